@@ -1,0 +1,1 @@
+"""Values: keys, peer IDs, multiaddrs, records. No I/O, no clock, no asyncio."""

@@ -1,0 +1,1 @@
+"""The background process: config, home, logs, RPC handlers, life and death."""

@@ -1,0 +1,1 @@
+"""asyncio: sockets, connections, streams, the swarm."""

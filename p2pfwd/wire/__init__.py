@@ -1,0 +1,1 @@
+"""Sans-IO protocol engines: bytes and `now` in, bytes and events out."""
