@@ -1,0 +1,201 @@
+"""multistream-select 1.0: two parties agree on one protocol name (WIRE section 4).
+
+A token is uvarint(n) followed by n bytes, the last of which is a newline that n counts. Both sides
+open with the header token; the dialer proposes, the listener echoes what it supports and answers
+`na` to everything else.
+
+Rules:
+- Header and first proposal leave in one write: go peeks the first bytes of a dial within 5 s, and
+  every round trip saved is one less on each new stream.
+- What follows the selection in the same read belongs to the next layer: `leftover()` hands it on.
+- Names match byte for byte. `/libp2p/simultaneous-connect` (go-libp2p <= 0.31 sends it on every
+  dial) and `ls` are just names we do not support.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..core import varint
+from ..errors import LocalProtocolError, ProtocolNotSupported, RemoteProtocolError
+
+MULTISTREAM: Final = "/multistream/1.0.0"
+
+MAX_TOKEN_BYTES: Final = 1024
+"""Longest token, newline included: what go and js read. A longer one is refused at its length."""
+
+MAX_LENGTH_BYTES: Final = 2
+"""Bytes of the uvarint that can express `MAX_TOKEN_BYTES`; more of them never become a legal token."""
+
+MAX_PROPOSALS: Final = 1000
+"""Proposals a listener answers. Nobody has that many; without a bound only a deadline ends a peer
+that goes on proposing (go has no bound)."""
+
+
+def encode_token(name: str) -> bytes:
+    """One token: length, name, newline. Raises LocalProtocolError on a name that cannot be sent."""
+    body = name.encode() + b"\n"
+    if len(body) > MAX_TOKEN_BYTES:
+        raise LocalProtocolError(f"multistream: the name {name[:40]!r}... is longer than a token may be")
+    if b"\n" in body[:-1]:
+        raise LocalProtocolError(f"multistream: the name {name!r} holds a newline")
+    return varint.encode(len(body)) + body
+
+
+HEADER: Final = encode_token(MULTISTREAM)
+_NA: Final = encode_token("na")
+
+
+class _Tokens:
+    """Cuts received bytes into tokens; holds at most one unfinished token between calls."""
+
+    __slots__ = ("_buffer", "_offset")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._offset = 0
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        self._buffer = self.rest() + data
+
+    def next(self) -> bytes | None:
+        """The next token without its newline, or None until more bytes come."""
+        try:
+            length, start = varint.decode(self._buffer, self._offset)
+        except varint.VarintIncomplete:
+            if len(self._buffer) - self._offset >= MAX_LENGTH_BYTES:
+                raise RemoteProtocolError("multistream: a token of the peer is too long") from None
+            return None
+        if length > MAX_TOKEN_BYTES:
+            raise RemoteProtocolError(
+                f"multistream: the peer announced a token of {length} bytes, {MAX_TOKEN_BYTES} are allowed"
+            )
+        end = start + length
+        if end > len(self._buffer):
+            return None
+        if length == 0 or self._buffer[end - 1] != 0x0A:
+            raise RemoteProtocolError("multistream: a token of the peer does not end in a newline")
+        self._offset = end
+        return self._buffer[start : end - 1]
+
+    def peek(self, size: int) -> bytes:
+        """What is there of the next `size` bytes."""
+        return self._buffer[self._offset : self._offset + size]
+
+    def rest(self) -> bytes:
+        """Takes all that is not cut yet."""
+        rest = self._buffer[self._offset :]
+        self._buffer = b""
+        self._offset = 0
+        return rest
+
+
+class _Negotiation:
+    """What both roles share: the header exchange, the selection and what came after it."""
+
+    def __init__(self) -> None:
+        self._tokens = _Tokens()
+        self._header_seen = False
+        self._handed_on = False
+        self._selected: str | None = None
+
+    @property
+    def selected(self) -> str | None:
+        """The agreed protocol, or None until there is one."""
+        return self._selected
+
+    def leftover(self) -> bytes:
+        """Bytes that followed the selection; they are handed on once."""
+        if self._selected is None:
+            raise LocalProtocolError("multistream: there is no leftover before a protocol is selected")
+        self._handed_on = True
+        return self._tokens.rest()
+
+    def receive(self, data: bytes | bytearray | memoryview) -> bytes:
+        """Takes received bytes in any chunking, returns bytes to send (maybe none).
+
+        Once a protocol is selected, bytes are only kept for `leftover()`.
+        """
+        if self._handed_on:
+            raise LocalProtocolError("multistream: bytes were fed after the leftover was handed on")
+        self._tokens.feed(data)
+        if not self._header_seen:
+            # Byte by byte, so that a server of another kind fails at once and not at a deadline.
+            opening = self._tokens.peek(len(HEADER))
+            if not HEADER.startswith(opening):
+                raise RemoteProtocolError(f"multistream: the peer opened with {opening!r}, not {HEADER!r}")
+        out = b""
+        while self._selected is None and (token := self._tokens.next()) is not None:
+            if self._header_seen:
+                out += self._on_token(token)
+            else:
+                self._header_seen = True
+        return out
+
+    def _on_token(self, token: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class DialerNegotiation(_Negotiation):
+    """The side that proposes, in order of preference, until one proposal is echoed.
+
+    `receive` raises ProtocolNotSupported once all were refused, RemoteProtocolError on anything that
+    is neither the echo nor `na`.
+    """
+
+    def __init__(self, proposals: Sequence[str]) -> None:
+        super().__init__()
+        if not proposals:
+            raise LocalProtocolError("multistream: nothing to propose")
+        self._proposals = tuple(proposals)
+        self._tokens_out = tuple(encode_token(name) for name in self._proposals)
+        self._index = 0
+
+    def start(self) -> bytes:
+        """Header and first proposal, for one write."""
+        return HEADER + self._tokens_out[0]
+
+    def _on_token(self, token: bytes) -> bytes:
+        proposal = self._proposals[self._index]
+        if token == proposal.encode():
+            self._selected = proposal
+            return b""
+        if token != b"na":
+            raise RemoteProtocolError(f"multistream: the peer answered {token[:40]!r} to {proposal}")
+        self._index += 1
+        if self._index == len(self._proposals):
+            names = ", ".join(self._proposals)
+            raise ProtocolNotSupported(
+                f"multistream: the peer does not support {names}", protocols=list(self._proposals)
+            )
+        return self._tokens_out[self._index]
+
+
+class ListenerNegotiation(_Negotiation):
+    """The side that answers: echoes the first name `supported` accepts, `na` to all before it."""
+
+    def __init__(self, supported: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._supported = supported
+        self._proposals_seen = 0
+
+    def start(self) -> bytes:
+        """The header; it may be sent before anything is read."""
+        return HEADER
+
+    def _on_token(self, token: bytes) -> bytes:
+        self._proposals_seen += 1
+        if self._proposals_seen > MAX_PROPOSALS:
+            raise RemoteProtocolError(f"multistream: the peer made more than {MAX_PROPOSALS} proposals")
+        # No name of ours is without a slash or outside UTF-8; `ls` and `na` end here too.
+        if not token.startswith(b"/"):
+            return _NA
+        try:
+            name = token.decode()
+        except UnicodeDecodeError:
+            return _NA
+        if not self._supported(name):
+            return _NA
+        self._selected = name
+        return encode_token(name)
