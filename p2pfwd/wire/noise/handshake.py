@@ -1,0 +1,223 @@
+"""The libp2p Noise handshake: XX, and in it each side's identity (libp2p spec: noise; WIRE section 6).
+
+Messages 2 and 3 carry a NoiseHandshakePayload: the identity's public key, its signature over the
+sender's static Noise key, and the muxers the sender speaks. Bytes in, bytes out; both roles.
+
+Rules:
+- The peer ID is compared before the signature is verified, as in go: a wrong peer costs no RSA.
+- Message 1 carries nothing (rust refuses it otherwise); what a peer puts there is ignored.
+- The muxer is the first of the initiator's list that the responder lists too. None in common means
+  None here: multistream-select then runs inside the channel, as go falls back.
+- After a failure nothing is sent to the peer and the object is not used again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from ...core.keys import PrivateKey, PublicKey
+from ...core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
+from ...core.peer_id import PeerId
+from ...errors import HandshakeFailed, InvalidKey, LocalProtocolError, PeerIdMismatch
+from .cipher import LENGTH_BYTES, OpenCipher, SealCipher
+from .xx import NoiseXX
+
+PROTOCOL: Final = "/noise"
+
+SIGNATURE_PREFIX: Final = b"noise-libp2p-static-key:"
+
+MAX_HANDSHAKE_MESSAGE_BYTES: Final = 16 * 1024
+"""Longest handshake message taken from a peer. An RSA-8192 identity needs about 2.3 KiB, a hundred
+muxer names 3 KiB more; the 64 KiB that the length field allows would only serve a stranger."""
+
+MAX_SIGNATURE_BYTES: Final = 1024
+"""The signature of an RSA-8192 key, the largest identity we take."""
+
+MAX_MUXERS: Final = 100
+"""A longer stream_muxers list is ignored, as go does: the list is searched once per own muxer."""
+
+
+class NoiseHandshake:
+    """One side of one handshake.
+
+    expected_peer: the identity the peer must prove; None takes any (listeners).
+    muxers: what to offer, in order of preference; empty sends no extension.
+    static_key, ephemeral_key: 32-byte X25519 private keys, for test vectors; fresh ones otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        initiator: bool,
+        identity: PrivateKey,
+        expected_peer: PeerId | None,
+        muxers: Sequence[str],
+        static_key: bytes | None = None,
+        ephemeral_key: bytes | None = None,
+    ) -> None:
+        self._initiator = initiator
+        self._identity = identity
+        self._expected_peer = expected_peer
+        self._muxers = tuple(muxers)
+        self._xx = NoiseXX(initiator=initiator, static_key=static_key, ephemeral_key=ephemeral_key)
+        self._buffer = bytearray()
+        self._started = False
+        self._handed_on = False
+        self._remote: tuple[PublicKey, PeerId] | None = None
+        self._muxer: str | None = None
+        self._ciphers: tuple[SealCipher, OpenCipher] | None = None
+
+    def start(self) -> bytes:
+        """Message 1, framed, for the initiator; nothing for the responder."""
+        if self._started:
+            raise LocalProtocolError("noise: the handshake was started twice")
+        self._started = True
+        return _frame(self._xx.write_message(b"")) if self._initiator else b""
+
+    def receive(self, data: bytes | bytearray | memoryview) -> bytes:
+        """Takes received bytes in any chunking, returns bytes to send (maybe none).
+
+        Once done, bytes are only kept for `leftover()`. Raises HandshakeFailed or PeerIdMismatch.
+        """
+        if not self._started:
+            raise LocalProtocolError("noise: bytes were fed before the start")
+        if self._handed_on:
+            raise LocalProtocolError("noise: bytes were fed after the leftover was handed on")
+        self._buffer += data
+        out = b""
+        while not self.done and (message := self._next_message()) is not None:
+            out += self._on_message(message)
+        return out
+
+    @property
+    def done(self) -> bool:
+        """Both identities are proved and the ciphers are ready."""
+        return self._ciphers is not None
+
+    @property
+    def remote_key(self) -> PublicKey:
+        """The identity key the peer proved."""
+        return self._proved()[0]
+
+    @property
+    def remote_peer(self) -> PeerId:
+        """The peer ID the peer proved."""
+        return self._proved()[1]
+
+    @property
+    def muxer(self) -> str | None:
+        """The muxer agreed in the handshake; None: negotiate it inside the channel."""
+        return self._muxer
+
+    @property
+    def seal(self) -> SealCipher:
+        """The cipher of what we send."""
+        return self._ready()[0]
+
+    @property
+    def open(self) -> OpenCipher:
+        """The cipher of what we receive."""
+        return self._ready()[1]
+
+    @property
+    def handshake_hash(self) -> bytes:
+        """The transcript hash, 32 bytes; equal on both sides once done."""
+        return self._xx.handshake_hash
+
+    def leftover(self) -> bytes:
+        """Raw bytes that followed the last handshake message; they are handed on once."""
+        self._ready()
+        self._handed_on = True
+        rest = bytes(self._buffer)
+        self._buffer = bytearray()
+        return rest
+
+    def _next_message(self) -> bytes | None:
+        if len(self._buffer) < LENGTH_BYTES:
+            return None
+        length = int.from_bytes(self._buffer[:LENGTH_BYTES], "big")
+        if length > MAX_HANDSHAKE_MESSAGE_BYTES:
+            raise HandshakeFailed(f"noise: the peer announced a handshake message of {length} bytes")
+        end = LENGTH_BYTES + length
+        if len(self._buffer) < end:
+            return None
+        message = bytes(self._buffer[LENGTH_BYTES:end])
+        del self._buffer[:end]
+        return message
+
+    def _on_message(self, message: bytes) -> bytes:
+        payload = self._xx.read_message(message)
+        if self._initiator:
+            self._check_payload(payload)
+            out = _frame(self._xx.write_message(self._payload()))
+            self._finish()
+            return out
+        if self._xx.done:
+            self._check_payload(payload)
+            self._finish()
+            return b""
+        return _frame(self._xx.write_message(self._payload()))
+
+    def _payload(self) -> bytes:
+        message = NoiseHandshakePayload(
+            identity_key=self._identity.public_key.to_protobuf(),
+            identity_sig=self._identity.sign(SIGNATURE_PREFIX + self._xx.local_static),
+        )
+        if self._muxers:
+            message.extensions.CopyFrom(NoiseExtensions(stream_muxers=self._muxers))
+        return message.SerializeToString()
+
+    def _check_payload(self, payload: bytes) -> None:
+        message = NoiseHandshakePayload()
+        try:
+            message.ParseFromString(payload)
+        except DecodeError:
+            raise HandshakeFailed("noise: the peer's handshake payload cannot be decoded") from None
+        try:
+            key = PublicKey.from_protobuf(message.identity_key)
+        except InvalidKey as exc:
+            raise HandshakeFailed(f"noise: the peer's identity key is not valid: {exc.message}") from exc
+        peer = PeerId.from_public_key(key)
+        if self._expected_peer is not None and peer != self._expected_peer:
+            raise PeerIdMismatch(
+                f"noise: the node proved to be {peer}, not {self._expected_peer}",
+                expected=str(self._expected_peer),
+                actual=str(peer),
+            )
+        signature = message.identity_sig
+        if len(signature) > MAX_SIGNATURE_BYTES or not key.verify(
+            SIGNATURE_PREFIX + self._xx.remote_static, signature
+        ):
+            raise HandshakeFailed("noise: the peer's identity signature is wrong", peer=str(peer))
+        self._remote = (key, peer)
+        self._muxer = self._agree(message.extensions.stream_muxers)
+
+    def _agree(self, remote: Sequence[str]) -> str | None:
+        if len(remote) > MAX_MUXERS:
+            return None
+        ours, theirs = (self._muxers, remote) if self._initiator else (remote, self._muxers)
+        return next((name for name in ours if name in theirs), None)
+
+    def _finish(self) -> None:
+        from_initiator, from_responder = self._xx.split()
+        if self._initiator:
+            self._ciphers = (SealCipher(from_initiator), OpenCipher(from_responder))
+        else:
+            self._ciphers = (SealCipher(from_responder), OpenCipher(from_initiator))
+
+    def _ready(self) -> tuple[SealCipher, OpenCipher]:
+        if self._ciphers is None:
+            raise LocalProtocolError("noise: the handshake is not done")
+        return self._ciphers
+
+    def _proved(self) -> tuple[PublicKey, PeerId]:
+        if self._remote is None:
+            raise LocalProtocolError("noise: the peer has not proved its identity yet")
+        return self._remote
+
+
+def _frame(message: bytes) -> bytes:
+    return len(message).to_bytes(LENGTH_BYTES, "big") + message
