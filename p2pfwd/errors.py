@@ -149,6 +149,12 @@ class MethodNotFound(P2PForwardError):
     code = "method-not-found"
 
 
+class InternalError(P2PForwardError):
+    """A defect in this program; the daemon's log has the trace."""
+
+    code = "internal"
+
+
 class DaemonNotRunning(P2PForwardError):
     """Nobody answers on the control socket."""
 
@@ -213,6 +219,13 @@ class TargetRefused(P2PForwardError):
 
     code = "target-refused"
     exit_status = ExitStatus.REFUSED
+
+
+class TargetTimeout(TargetRefused):
+    """The local service behind a listener does not answer at all."""
+
+    code = "target-timeout"
+    exit_status = ExitStatus.TIMED_OUT
 
 
 class ResourceLimitExceeded(P2PForwardError):

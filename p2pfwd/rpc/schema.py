@@ -13,7 +13,10 @@ from typing import Any
 
 RPC_MAJOR = 1
 MAX_LINE_BYTES = 1 << 20
-"""Longest request or reply line, newline included: holds any `ls` of 5,000 streams."""
+"""Longest request line, newline included; a daemon holds no more than this of what it cannot parse yet."""
+
+MAX_REPLY_BYTES = 16 << 20
+"""Longest reply or event line: `p2p.stream.ls` takes about 500 bytes a stream, and 20,000 streams fit."""
 
 _ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC"}
 
@@ -144,7 +147,7 @@ class ListenResult:
 class ForwardParams:
     protocol: str
     listen: str
-    peers: tuple[str, ...]  # one or more of: peer ID, /p2p/ID, multiaddr ending in /p2p/ID, /dnsaddr/host; all one peer
+    peers: tuple[str, ...]  # peer ID, /p2p/ID, multiaddr ending in /p2p/ID, /dnsaddr/host; all of one peer
     allow_custom_protocol: bool = False
     foreground: bool = False
 
