@@ -32,7 +32,7 @@ _CID_LIBP2P_KEY = b"\x01\x72"
 _HINT = "a peer ID looks like 12D3KooW… or Qm…; `p2pfwd id` on the other machine prints it"
 
 
-def _multihash_fault(data: bytes) -> str | None:
+def multihash_fault(data: bytes) -> str | None:
     """Why `data` is no peer ID multihash, or None if it is one."""
     if len(data) < 3 or data[1] != len(data) - 2:
         return "it is incomplete or mistyped"
@@ -54,7 +54,7 @@ class PeerId:
 
     def __init__(self, multihash: bytes) -> None:
         """Same as `from_bytes`."""
-        fault = _multihash_fault(multihash)
+        fault = multihash_fault(multihash)
         if fault is not None:
             raise InvalidPeerId(f"peer ID bytes {multihash[:48].hex()}: {fault}", hint=_HINT)
         self._bytes = bytes(multihash)
@@ -81,13 +81,9 @@ class PeerId:
         """
         bare = text.removeprefix("/p2p/") if text.startswith("/p2p/") else text.removeprefix("/ipfs/")
         try:
-            multihash = _decode_text(bare)
+            return cls(decode_text(bare))
         except ValueError as exc:
             raise InvalidPeerId(f"{quoted(text)} is no peer ID: {exc}", hint=_HINT) from exc
-        fault = _multihash_fault(multihash)
-        if fault is not None:
-            raise InvalidPeerId(f"{quoted(text)} is no peer ID: {fault}", hint=_HINT)
-        return cls(multihash)
 
     def to_bytes(self) -> bytes:
         """The multihash."""
@@ -134,18 +130,22 @@ class PeerId:
         return self._bytes < other._bytes
 
 
-def _decode_text(text: str) -> bytes:
-    """Multihash bytes of a text form without prefix; ValueError says what is wrong."""
+def decode_text(text: str) -> bytes:
+    """The multihash in a peer ID's text form without prefix; ValueError says what is wrong."""
     if not text:
         raise ValueError("it is empty")
     if len(text) > MAX_TEXT_CHARS:
         raise ValueError(f"it is longer than {MAX_TEXT_CHARS} characters")
+    bare = text.startswith(("1", "Qm"))
     try:
-        if text.startswith(("1", "Qm")):
-            return multibase.base58btc(text)
-        data = multibase.decode(text)
+        data = multibase.base58btc(text) if bare else multibase.decode(text)
     except ValueError as exc:
         raise ValueError("it is neither base58 nor a CIDv1") from exc
-    if not data.startswith(_CID_LIBP2P_KEY):
-        raise ValueError("it is no CIDv1 of a libp2p key")
-    return data[2:]
+    if not bare:
+        if not data.startswith(_CID_LIBP2P_KEY):
+            raise ValueError("it is no CIDv1 of a libp2p key")
+        data = data[2:]
+    fault = multihash_fault(data)
+    if fault is not None:
+        raise ValueError(fault)
+    return data

@@ -1,0 +1,293 @@
+"""Multiaddrs as immutable values, and what the rest of the program asks about them (multiaddr spec).
+
+Text and bytes follow go-multiaddr. Equality and hash are those of the bytes. The shorthand that people
+type (`127.0.0.1:22`, `22`, a bare peer ID) is understood by `parse_endpoint` and `parse_peer` only.
+A stranger's multiaddr that cannot be decoded costs that one address, never the message it came in:
+`from_bytes` raises InvalidMultiaddr and the caller drops it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any, Literal, NamedTuple, final
+
+from p2pfwd.core import multiaddr_components as components
+from p2pfwd.core.address_classes import AddressClass, class_of_ip4, class_of_ip6, class_of_name
+from p2pfwd.core.multiaddr_components import Part
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
+from p2pfwd.errors import InvalidMultiaddr
+
+__all__ = [
+    "AddressClass",
+    "Multiaddr",
+    "TcpEndpoint",
+    "address_class",
+    "from_sockaddr",
+    "is_relayed",
+    "parse_endpoint",
+    "parse_peer",
+    "tcp_endpoint",
+    "unix_path",
+]
+
+_P2P = components.BY_NAME["p2p"]
+_TCP = components.BY_NAME["tcp"]
+_NAMES = ("dns", "dns4", "dns6", "dnsaddr")
+_WRITE = "write an address like /ip4/127.0.0.1/tcp/22, /dns/example.com/tcp/22 or /unix/run/app.sock"
+_WRITE_PORT = "write HOST:PORT, as 127.0.0.1:22, or a multiaddr, as /ip4/127.0.0.1/tcp/22"
+_WRITE_PEER = "end it with the other side's peer ID, as /ip4/192.0.2.1/tcp/4002/p2p/12D3KooW…"
+
+
+@final
+class Multiaddr:
+    """One multiaddr. Made by `parse` and `from_bytes`; empty (and false) only where a method cut all away."""
+
+    __slots__ = ("_data", "_text")
+
+    _data: bytes
+    _text: str
+
+    def __init__(self, parts: list[Part]) -> None:
+        """From checked components; ValueError if a value is none of its protocol's."""
+        self._text = components.to_text(parts)
+        self._data = b"".join([component.encode(value) for component, value in parts])
+
+    @classmethod
+    def parse(cls, text: str) -> Multiaddr:
+        """The multiaddr of `text`; InvalidMultiaddr names the part that is wrong."""
+        try:
+            return cls(components.parse_text(text))
+        except ValueError as exc:
+            raise InvalidMultiaddr(f"failed to parse multiaddr {quoted(text)}: {exc}", hint=_WRITE) from exc
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Multiaddr:
+        """The multiaddr whose binary form is `data`; InvalidMultiaddr if there is none."""
+        try:
+            return cls(components.parse_bytes(bytes(data)))
+        except ValueError as exc:
+            shown = bytes(data[:48]).hex() + ("…" if len(data) > 48 else "")
+            raise InvalidMultiaddr(f"failed to parse multiaddr bytes {shown}: {exc}") from exc
+
+    def to_bytes(self) -> bytes:
+        """The binary form."""
+        return self._data
+
+    def components(self) -> tuple[tuple[str, str | None], ...]:
+        """(name, value as text) of each component; the value is None where the protocol has none."""
+        return tuple(
+            (component.name, component.to_text(value) if component.size else None)
+            for component, value in self._parts()
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether a component of protocol `name` is in it (`ipfs` counts as `p2p`)."""
+        wanted = components.BY_NAME.get(name)
+        return any(component is wanted for component, _ in self._parts())
+
+    def peer_id(self) -> PeerId | None:
+        """The peer ID at the very end; None if the last component is something else."""
+        parts = self._parts()
+        return PeerId.from_bytes(parts[-1][1]) if parts and parts[-1][0] is _P2P else None
+
+    def without_peer_id(self) -> Multiaddr:
+        """The address without its trailing `/p2p/ID`; itself if there is none."""
+        parts = self._parts()
+        return Multiaddr(parts[:-1]) if parts and parts[-1][0] is _P2P else self
+
+    def with_peer_id(self, peer_id: PeerId) -> Multiaddr:
+        """The address ending in `/p2p/<peer_id>`, which replaces a trailing one."""
+        parts = self._parts()
+        if parts and parts[-1][0] is _P2P:
+            parts.pop()
+        return Multiaddr([*parts, (_P2P, peer_id.to_bytes())])
+
+    def encapsulate(self, other: Multiaddr) -> Multiaddr:
+        """This address followed by `other`."""
+        return Multiaddr(self._parts() + other._parts())
+
+    def decapsulate(self, other: Multiaddr) -> Multiaddr:
+        """What stands before the last occurrence of `other`; the whole address if it does not occur."""
+        parts, wanted = self._parts(), other._parts()
+        for start in range(len(parts) - len(wanted), -1, -1) if wanted else ():
+            if parts[start : start + len(wanted)] == wanted:
+                return Multiaddr(parts[:start])
+        return self
+
+    def _parts(self) -> list[Part]:
+        return components.split(self._data)
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Multiaddr({self._text!r})"
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def __eq__(self, other: object) -> bool:
+        if other.__class__ is not Multiaddr:
+            return NotImplemented
+        return self._data == other._data
+
+    def __hash__(self) -> int:
+        return hash(self._data)
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+class TcpEndpoint(NamedTuple):
+    """Host and port of a plain TCP address; a link-local IPv6 host carries its zone (`fe80::1%eth0`)."""
+
+    family: Literal["ip4", "ip6", "dns", "dns4", "dns6"]
+    host: str
+    port: int
+
+
+def tcp_endpoint(addr: Multiaddr) -> TcpEndpoint | None:
+    """Host and port if `addr` is exactly host and TCP port (a trailing `/p2p/ID` aside), else None."""
+    items = list(addr.components())
+    if items and items[-1][0] == "p2p":
+        items.pop()
+    zone = ""
+    if len(items) == 3 and items[0][0] == "ip6zone" and items[1][0] == "ip6":
+        zone = f"%{items.pop(0)[1]}"
+    if len(items) != 2 or items[1][0] != "tcp":
+        return None
+    (family, host), (_, port) = items
+    if family not in ("ip4", "ip6", "dns", "dns4", "dns6") or host is None or port is None:
+        return None
+    return TcpEndpoint(family, host + zone, int(port))  # type: ignore[arg-type]
+
+
+def unix_path(addr: Multiaddr) -> str | None:
+    """The absolute socket path if `addr` is `/unix/…` and nothing else, else None."""
+    parts = addr._parts()
+    return parts[0][1].decode("utf-8") if len(parts) == 1 and parts[0][0].is_path else None
+
+
+def is_relayed(addr: Multiaddr) -> bool:
+    """Whether the way to the peer leads through a relay (`/p2p-circuit`)."""
+    return addr.has("p2p-circuit")
+
+
+def address_class(addr: Multiaddr) -> AddressClass:
+    """Where the first hop can be reached from; UNROUTABLE if the address begins with no host.
+
+    For a relayed address that hop is the relay. `localhost` is LOOPBACK; `.local` and the other
+    domains outside the public DNS are PRIVATE; every other name is NAME.
+    """
+    for component, value in addr._parts():
+        if component.name == "ip4":
+            return class_of_ip4(value)
+        if component.name == "ip6":
+            return class_of_ip6(value)
+        if component.name in _NAMES:
+            return class_of_name(value.decode("utf-8"))
+        if component.name != "ip6zone":
+            break
+    return AddressClass.UNROUTABLE
+
+
+def from_sockaddr(sockaddr: tuple[Any, ...]) -> Multiaddr:
+    """The `/ip4|ip6/…/tcp/…` of a socket's (host, port[, flow, scope]) with a numeric host.
+
+    An IPv4 address mapped into IPv6 becomes `/ip4`; a zone, by name or scope number, becomes `/ip6zone`.
+    """
+    host, port = str(sockaddr[0]), int(sockaddr[1])
+    host, _, zone = host.partition("%")
+    try:
+        address = ipaddress.ip_address(host)
+        tcp = _TCP.to_bytes(str(port))
+    except ValueError as exc:
+        raise InvalidMultiaddr(f"no multiaddr for the socket address {quoted(repr(sockaddr))}") from exc
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    parts: list[Part] = []
+    if isinstance(address, ipaddress.IPv6Address) and address.is_link_local:
+        if not zone and len(sockaddr) > 3 and sockaddr[3]:
+            zone = str(sockaddr[3])
+        if zone:
+            parts.append((components.BY_NAME["ip6zone"], zone.encode("utf-8")))
+    parts.append((components.BY_NAME[f"ip{address.version}"], address.packed))
+    return Multiaddr([*parts, (_TCP, tcp)])
+
+
+# --- what people type -----------------------------------------------------------------------------
+
+
+def parse_endpoint(text: str) -> Multiaddr:
+    """A multiaddr, or the shorthand `HOST:PORT`, `[IPv6]:PORT`, `:PORT` or `PORT`.
+
+    InvalidMultiaddr otherwise. Without a host, and for `localhost`, the host is 127.0.0.1; another name becomes `/dns/name`.
+    Whether the address fits its purpose (TCP, Unix socket, port 0) is for the caller to judge.
+    """
+    if text.startswith("/"):
+        return Multiaddr.parse(text)
+    host, colon, port = text.rpartition(":")
+    if text.endswith("]") or not (colon or _is_port(port)):
+        missing = ", or be HOST:PORT (the port is missing)" if text else ""
+        raise _invalid_endpoint(text, f"must begin with /{missing}")
+    if not _is_port(port):
+        raise _invalid_endpoint(text, "a port is a number from 0 to 65535")
+    try:
+        return Multiaddr(components.parse_text(f"{_host_component(host)}/tcp/{int(port)}"))
+    except ValueError as exc:
+        raise _invalid_endpoint(text, str(exc)) from exc
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535
+
+
+def _host_component(host: str) -> str:
+    """`/ip4/…`, `/ip6/…` or `/dns/…` for the host of a shorthand; ValueError if it is none."""
+    if host.lower() in ("", "localhost"):
+        return "/ip4/127.0.0.1"
+    if host.startswith("[") and host.endswith("]"):
+        address, _, zone = host[1:-1].partition("%")
+        return (f"/ip6zone/{zone}" if zone else "") + f"/ip6/{address}"
+    if ":" in host:
+        raise ValueError("an IPv6 address needs brackets, as [::1]:22")
+    if host.rpartition(".")[2].isdecimal():
+        return f"/ip4/{host}"
+    if not _is_host_name(host):
+        raise ValueError(f"{quoted(host)} is no host name")
+    return f"/dns/{host}"
+
+
+def _is_host_name(text: str) -> bool:
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and all(
+        0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum() for label in labels
+    )
+
+
+def _invalid_endpoint(text: str, reason: str) -> InvalidMultiaddr:
+    return InvalidMultiaddr(f"failed to parse multiaddr {quoted(text)}: {reason}", hint=_WRITE_PORT)
+
+
+def parse_peer(text: str) -> tuple[PeerId | None, Multiaddr | None]:
+    """(peer ID, address to reach it at) of a PEER argument.
+
+    A bare ID, `/p2p/ID` and `/ipfs/ID` give (ID, None); a multiaddr ending in `/p2p/ID` gives the ID and
+    what stands before it; `/dnsaddr/host`, whose records name the peer, gives (None, address).
+    Errors: InvalidPeerId for text that begins with no slash, InvalidMultiaddr for the rest.
+    """
+    if not text.startswith("/"):
+        return PeerId.parse(text), None
+    addr = Multiaddr.parse(text)
+    peer_id = addr.peer_id()
+    if peer_id is not None:
+        return peer_id, addr.without_peer_id() or None
+    items = addr.components()
+    if len(items) == 1 and items[0][0] == "dnsaddr":
+        return None, addr
+    if items[-1][0] == "p2p-circuit":
+        reason = "it names the relay and not the peer behind it"
+    else:
+        reason = "it has no peer ID at its end"
+    raise InvalidMultiaddr(f"multiaddr {quoted(text)} names no peer: {reason}", hint=_WRITE_PEER)
