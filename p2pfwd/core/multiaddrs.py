@@ -222,7 +222,8 @@ def from_sockaddr(sockaddr: tuple[Any, ...]) -> Multiaddr:
 def parse_endpoint(text: str) -> Multiaddr:
     """A multiaddr, or the shorthand `HOST:PORT`, `[IPv6]:PORT`, `:PORT` or `PORT`.
 
-    InvalidMultiaddr otherwise. Without a host, and for `localhost`, the host is 127.0.0.1; another name becomes `/dns/name`.
+    InvalidMultiaddr otherwise. Without a host, and for `localhost`, the host is 127.0.0.1; another name
+    becomes `/dns/name`.
     Whether the address fits its purpose (TCP, Unix socket, port 0) is for the caller to judge.
     """
     if text.startswith("/"):
