@@ -1,0 +1,59 @@
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+# Variables: PYTHON (interpreter for the venv), JOBS (parallel test processes), ARGS (more for pytest or a tool).
+
+PYTHON ?= python3
+JOBS   ?= 2
+ARGS   ?=
+
+VENV   := .venv
+STAMP  := $(VENV)/.installed
+PY     := $(VENV)/bin/python
+# A network namespace with nothing but loopback where the system allows one; plain otherwise.
+HERMETIC := $(PY) -m tests.support.netns --
+TIERS  := $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/interop)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv lint test peers interop netns fuzz bench proto demo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+venv: $(STAMP) ## make .venv with p2pfwd and everything its development needs
+
+lint: venv ## ruff, mypy (strict) and the import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+test: venv ## all tiers but netns, fuzz and bench; interop only where `make peers` has been run
+	$(HERMETIC) $(PY) -m pytest -n $(JOBS) --dist worksteal $(TIERS) $(ARGS)
+
+peers: venv ## fetch the real Kubo, go-libp2p and js-libp2p into ~/.cache/p2pfwd-peers
+	$(PY) -m tests.interop.peers.fetch
+
+interop: peers ## fetch the real peers and run the interop tier against them
+	$(HERMETIC) $(PY) -m pytest tests/interop $(ARGS)
+
+netns: venv ## NAT and fault topologies in network namespaces (root)
+	$(PY) -m pytest tests/netns $(ARGS)
+
+fuzz: venv ## random and mutated bytes against every parser that meets a stranger
+	$(PY) -m pytest tests/fuzz $(ARGS)
+
+bench: venv ## figures against Kubo, ssh and the floor, as ratios of one run
+	$(HERMETIC) $(PY) -m tests.bench $(ARGS)
+
+proto: venv ## regenerate p2pfwd/core/pb from the .proto files
+	$(PY) tools/gen_proto.py
+
+demo: venv ## two daemons on loopback share and fetch a web page and 100 MB
+	$(PY) tools/demo.py $(ARGS)
+
+clean: ## remove what the targets above made inside the checkout
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+"""What every tier has: the proof that a test leaves nothing behind, and short directories for sockets."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import leaks
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail the test if it leaves a task, a thread or a descriptor open."""
+    with leaks.watch():
+        yield
+
+
+@pytest.fixture
+def home(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A fresh directory with a short path: a Unix socket's path may have 107 bytes, `tmp_path` takes half."""
+    path = Path(tempfile.mkdtemp(prefix="p2pf-"))
+    yield path
+    shutil.rmtree(path)

@@ -1,0 +1,250 @@
+"""Loopback TCP for tests: free ports, ports that refuse, small threaded servers, transfers with checksums.
+
+All blocking and in threads, so that it serves daemons under test, real peers and the CLI alike. A server
+is a context manager: its end closes its connections and joins its threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+CHUNK = 1 << 18
+TIMEOUT_S = 20.0
+
+_ports = itertools.cycle(random.Random(os.getpid()).sample(range(10_000, 32_000), 4_000))
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 nobody listens on.
+
+    Below the range the system hands out itself, in an order of this process's own: neither an outgoing
+    connection nor another test process takes it before the caller does.
+    """
+    for port in itertools.islice(_ports, 4_000):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port that refuses connections for as long as the block lasts: bound, never listening."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+Handler = Callable[[socket.socket], None]
+
+
+class TcpServer:
+    """A loopback TCP server: `handler` runs in a thread per connection, which is closed after it.
+
+    OSError ends a handler quietly (the other end may reset); any other error is raised when the server's
+    block ends.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port: int = self._listener.getsockname()[1]
+        self.address = f"/ip4/127.0.0.1/tcp/{self.port}"
+        self.accepted = 0
+        self._live: set[socket.socket] = set()
+        self._errors: list[BaseException] = []
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._accept, name=f"server-{self.port}")]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                conn, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            with self._lock:
+                self.accepted += 1
+                self._live.add(conn)
+                thread = threading.Thread(target=self._serve, args=(conn,), name=f"conn-{self.port}")
+                self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, conn: socket.socket) -> None:
+        try:
+            self._handler(conn)
+        except OSError:
+            pass
+        except BaseException as exc:
+            self._errors.append(exc)
+        finally:
+            with self._lock:
+                self._live.discard(conn)
+            conn.close()
+
+    def close(self) -> None:
+        """Stop listening, shut every connection down, join the threads; raises a handler's own error."""
+        # shutdown wakes a blocked accept(); close alone does not.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self._listener.close()
+        with self._lock:
+            live = list(self._live)
+        for conn in live:
+            _shutdown(conn)
+        for thread in self._threads[1:]:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def __enter__(self) -> TcpServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _shutdown(conn: socket.socket) -> None:
+    try:
+        conn.shutdown(socket.SHUT_RDWR)
+    except OSError:  # gone already
+        return
+
+
+def echo(conn: socket.socket) -> None:
+    """Handler: send everything back, FIN for FIN."""
+    while data := conn.recv(CHUNK):
+        conn.sendall(data)
+    conn.shutdown(socket.SHUT_WR)
+
+
+def reply_at_end(conn: socket.socket) -> None:
+    """Handler: read to FIN, then answer with the SHA-256 of what came and close."""
+    digest = hashlib.sha256()
+    while data := conn.recv(CHUNK):
+        digest.update(data)
+    conn.sendall(digest.digest())
+
+
+def reset(conn: socket.socket) -> None:
+    """Close `conn` with RST instead of FIN."""
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.close()
+
+
+def connect(port: int, timeout_s: float = TIMEOUT_S) -> socket.socket:
+    """A connection to 127.0.0.1:port with `timeout_s` on everything done with it."""
+    return socket.create_connection(("127.0.0.1", port), timeout_s)
+
+
+def read_to_end(conn: socket.socket) -> bytes:
+    """Everything up to the peer's FIN; ConnectionResetError if it ends in RST instead."""
+    return b"".join(iter(lambda: conn.recv(CHUNK), b""))
+
+
+def read_exactly(conn: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes; EOFError if the peer's FIN comes before."""
+    data = bytearray()
+    while len(data) < size:
+        part = conn.recv(min(CHUNK, size - len(data)))
+        if not part:
+            raise EOFError(f"FIN after {len(data)} of {size} bytes")
+        data += part
+    return bytes(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """`size` reproducible bytes that never repeat within a megabyte boundary, made as they are sent."""
+
+    size: int
+    seed: int = 0
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes in order, at most CHUNK at a time."""
+        block = memoryview(random.Random(self.seed).randbytes(2 * CHUNK))
+        left, turn = self.size, 0
+        while left:
+            start = turn * 4099 % CHUNK  # another alignment every time: a swapped chunk shows in the digest
+            part = block[start : start + min(CHUNK, left)]
+            left, turn = left - len(part), turn + 1
+            yield part
+
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes."""
+        digest = hashlib.sha256()
+        for part in self.chunks():
+            digest.update(part)
+        return digest.digest()
+
+
+def send_payload(payload: Payload) -> Handler:
+    """Handler: send `payload` and close at once."""
+
+    def handler(conn: socket.socket) -> None:
+        for part in payload.chunks():
+            conn.sendall(part)
+
+    return handler
+
+
+def echoes(port: int, payload: Payload, *, half_close: bool = False) -> bool:
+    """Whether an echo server behind `port` returns `payload` byte for byte.
+
+    With `half_close` the FIN goes out right after the last byte and the reply is read to its FIN; without,
+    exactly `payload.size` bytes are read before anything is closed (what go peers need).
+    """
+    with connect(port) as conn:
+        sender = threading.Thread(target=_send, args=(conn, payload, half_close))
+        sender.start()
+        digest, size = hashlib.sha256(), 0
+        try:
+            while half_close or size < payload.size:
+                part = conn.recv(CHUNK)
+                if not part:
+                    break
+                digest.update(part)
+                size += len(part)
+        except ConnectionResetError:
+            return False
+        finally:
+            if size < payload.size:
+                _shutdown(conn)  # else the sender may wait for ever
+            sender.join()
+    return size == payload.size and digest.digest() == payload.digest()
+
+
+def _send(conn: socket.socket, payload: Payload, half_close: bool) -> None:
+    try:
+        for part in payload.chunks():
+            conn.sendall(part)
+        if half_close:
+            conn.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # the reader sees and reports it
+
+
+def download(port: int) -> tuple[int, bytes]:
+    """(size, SHA-256) of everything a server behind `port` sends up to its FIN."""
+    digest, size = hashlib.sha256(), 0
+    with connect(port) as conn:
+        while part := conn.recv(CHUNK):
+            digest.update(part)
+            size += len(part)
+    return size, digest.digest()
