@@ -21,6 +21,7 @@ from p2pfwd import errors
 from p2pfwd.errors import ConnectionLost, DaemonNotRunning, RpcProtocolError, RpcVersionMismatch, TimedOut
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.paths import check_socket_path
+from p2pfwd.rpc.peer import peer_uid
 from p2pfwd.rpc.schema import (
     MAX_REPLY_BYTES,
     METHODS,
@@ -173,16 +174,6 @@ class Subscription:
     def cancel(self) -> None:
         """End the subscription."""
         self._client.call("events.cancel", CancelParams(self.id))
-
-
-def peer_uid(sock: socket.socket) -> int | None:
-    """User id of the process at the other end of a Unix socket; None where the system cannot tell."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    credentials = struct.Struct("3i")  # pid, uid, gid
-    uid: int = credentials.unpack(sock.getsockopt(socket.SOL_SOCKET, option, credentials.size))[1]
-    return uid
 
 
 def _connected(path: Path, timeout_s: float | None) -> socket.socket:

@@ -18,6 +18,9 @@ MAX_LINE_BYTES = 1 << 20
 MAX_REPLY_BYTES = 16 << 20
 """Longest reply or event line: `p2p.stream.ls` takes about 500 bytes a stream, and 20,000 streams fit."""
 
+TOPICS = ("log", "listeners", "streams", "peers")
+"""What `events.subscribe` takes."""
+
 _ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC"}
 
 
@@ -289,7 +292,7 @@ class LogLevelResult:
 
 @dataclass(frozen=True, slots=True)
 class SubscribeParams:
-    topics: tuple[str, ...]  # "log", "listeners", "streams", "peers"
+    topics: tuple[str, ...]  # of TOPICS
 
 
 @dataclass(frozen=True, slots=True)

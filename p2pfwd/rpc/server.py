@@ -1,0 +1,370 @@
+"""The control socket's server: JSON-RPC over a Unix socket, for this user only.
+
+Implements p2pfwd-rpc(7): hello first, several calls in flight, subscriptions, leases.
+Rules: the process at the other end must have this user's uid (or root's). The caller of `start` holds the
+home's lock, so a socket file nobody answers on is stale and is unlinked. Closing either direction of a
+connection ends it: its calls are cancelled, its subscriptions end, its leases (`CallContext.on_disconnect`)
+are called. A client that does not read its replies is not read from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from p2pfwd import errors
+from p2pfwd.errors import P2PForwardError, RpcProtocolError
+from p2pfwd.rpc import codec
+from p2pfwd.rpc.events import EventHub, EventQueue
+from p2pfwd.rpc.paths import check_socket_path
+from p2pfwd.rpc.peer import peer_uid
+from p2pfwd.rpc.schema import (
+    MAX_LINE_BYTES,
+    MAX_REPLY_BYTES,
+    METHODS,
+    RPC_MAJOR,
+    CancelParams,
+    Empty,
+    Event,
+    HelloParams,
+    SubscribeParams,
+    SubscribeResult,
+)
+
+log = logging.getLogger("p2pfwd.rpc")
+
+MAX_CONNECTIONS = 256
+"""Clients at once: commands and a few foreground listens; beyond it something runs wild."""
+MAX_CALLS_IN_FLIGHT = 64
+"""Calls of one connection under way: with MAX_LINE_BYTES it bounds what one client makes us hold."""
+MAX_SUBSCRIPTIONS = 16
+"""Subscriptions of one connection."""
+CLOSE_GRACE_S = 1.0
+"""How long closing waits for clients to take the last replies."""
+BACKLOG = 128
+
+
+class CallContext:
+    """What a handler may know of its call, and the lease on its client."""
+
+    __slots__ = ("_connection", "method")
+
+    def __init__(self, connection: Connection, method: str) -> None:
+        self._connection = connection
+        self.method = method
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the client's connection ends: at once if it has."""
+        self._connection.add_lease(callback)
+
+
+Handler = Callable[[CallContext, Any], Awaitable[Any]]
+
+
+class RpcServer:
+    """Serves `handlers` (method of `schema.METHODS` -> coroutine function) on the socket `path`.
+
+    `events.*` are its own. `daemon.hello` must be among the handlers; the version is checked before.
+    """
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self.hub = EventHub()
+        self.handlers = handlers
+        self.connections: set[Connection] = set()
+        self.closing = False
+        self._path = path
+        self._inode: tuple[int, int] | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Bind and serve; the caller holds the home's lock, and the directory exists.
+
+        Raises BindFailed, StorageFailed, or DaemonRunning when another home's daemon answers there.
+        """
+        sock = _bind(self._path)
+        info = os.lstat(self._path)
+        self._inode = (info.st_dev, info.st_ino)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+
+    def publish(self, topic: str, data: dict[str, Any]) -> None:
+        """Tell an event to its subscribers; never blocks, never fails."""
+        self.hub.publish(topic, time.time(), data)
+
+    async def close(self) -> None:
+        """Answer calls under way with ShuttingDown, end every connection, remove the socket. Idempotent."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self._unlink()
+        connections = list(self.connections)
+        for connection in connections:
+            connection.shut()
+        if connections:
+            await asyncio.wait([c.ended for c in connections], timeout=CLOSE_GRACE_S)
+        for connection in connections:
+            await connection.abort()
+
+    def _unlink(self) -> None:
+        # Only the file bound here: another daemon may have put its own in the place.
+        with contextlib.suppress(FileNotFoundError):
+            info = os.lstat(self._path)
+            if (info.st_dev, info.st_ino) == self._inode:
+                os.unlink(self._path)
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, server: RpcServer) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._decoder = codec.LineDecoder(MAX_LINE_BYTES)
+        self._calls: dict[codec.RequestId, asyncio.Task[None]] = {}
+        self._leases: list[Callable[[], None]] = []
+        self._queues: dict[int, EventQueue] = {}
+        self._greeted = False
+        self._full = False
+
+    # --- the transport's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        refusal = self._refusal(transport)
+        self._server.connections.add(self)
+        if refusal is not None:
+            self._write(codec.encode_error(None, refusal))
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        for line in self._decoder.feed(data):
+            self._take(line)
+
+    def pause_writing(self) -> None:
+        self._full = True
+        for queue in self._queues.values():
+            queue.pause()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        for queue in list(self._queues.values()):
+            queue.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._server.connections.discard(self)
+        for queue in self._queues.values():
+            self._server.hub.remove(queue)
+        self._queues.clear()
+        for call in self._calls.values():
+            call.cancel()
+        leases, self._leases = self._leases, []
+        for lease in leases:
+            lease()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    # --- for the server and the context
+
+    def add_lease(self, callback: Callable[[], None]) -> None:
+        """See `CallContext.on_disconnect`."""
+        if self.ended.done():
+            callback()
+        else:
+            self._leases.append(callback)
+
+    def shut(self) -> None:
+        """The server closes: cancel the calls, which answers them, then close when all is written."""
+        for call in self._calls.values():
+            call.cancel()
+        if not self._calls and self._transport is not None:
+            self._transport.close()
+
+    async def abort(self) -> None:
+        """End at once, and wait until nothing of this connection runs."""
+        if self._transport is not None:
+            self._transport.abort()
+        if self._calls:
+            await asyncio.wait(list(self._calls.values()))
+        await self.ended
+
+    # --- requests
+
+    def _refusal(self, transport: asyncio.Transport) -> P2PForwardError | None:
+        uid = peer_uid(transport.get_extra_info("socket"))
+        if uid not in (None, 0, os.geteuid()):
+            log.warning("control socket: refused a client of uid %d", uid)
+            return errors.UsageError(f"control socket: it belongs to uid {os.geteuid()}, not to uid {uid}")
+        if self._server.closing:
+            return _shutting_down()
+        if len(self._server.connections) >= MAX_CONNECTIONS:
+            return errors.ResourceLimitExceeded(f"control socket: {MAX_CONNECTIONS} clients are connected")
+        return None
+
+    def _take(self, line: bytes | None) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        if line is None:
+            too_long = RpcProtocolError(f"RPC line: longer than {MAX_LINE_BYTES} bytes")
+            self._write(codec.encode_error(None, too_long))
+            return
+        try:
+            request = codec.decode_request(line)
+        except codec.InvalidRequest as exc:
+            self._write(codec.encode_error(exc.request_id, exc))
+            return
+        try:
+            handler, params = self._route(request)
+        except P2PForwardError as exc:
+            self._write(codec.encode_error(request.id, exc))
+            return
+        context = CallContext(self, request.method)
+        call = asyncio.get_running_loop().create_task(self._call(request.id, handler, context, params))
+        self._calls[request.id] = call
+        call.add_done_callback(lambda _: self._finished(request.id))
+
+    def _route(self, request: codec.Request) -> tuple[Handler, Any]:
+        method = request.method
+        if self._server.closing:
+            raise _shutting_down()
+        if request.id in self._calls:
+            raise RpcProtocolError(f"RPC request: a call with the id {request.id!r} is under way")
+        if len(self._calls) >= MAX_CALLS_IN_FLIGHT:
+            raise errors.ResourceLimitExceeded(f"control socket: {MAX_CALLS_IN_FLIGHT} calls are under way")
+        if not self._greeted and method != "daemon.hello":
+            raise RpcProtocolError("RPC request: the first call must be daemon.hello")
+        own: dict[str, Handler] = {"events.subscribe": self._subscribe, "events.cancel": self._cancel}
+        handler = own.get(method) or self._server.handlers.get(method)
+        if handler is None or method not in METHODS:
+            raise errors.MethodNotFound(f"the daemon has no RPC method {method!r}", method=method)
+        params: Any = codec.params_from_json(METHODS[method][0], request.params, method)
+        if isinstance(params, HelloParams):
+            _check_major(params.rpc)
+            self._greeted = True
+        return handler, params
+
+    async def _call(
+        self, request_id: codec.RequestId, handler: Handler, context: CallContext, params: Any
+    ) -> None:
+        try:
+            line = codec.encode_result(request_id, await handler(context, params))
+            if len(line) > MAX_REPLY_BYTES:
+                raise RpcProtocolError(f"RPC reply to {context.method}: {len(line)} bytes are too many")
+        except asyncio.CancelledError:
+            self._write(codec.encode_error(request_id, _shutting_down()))
+            raise
+        except P2PForwardError as exc:
+            line = codec.encode_error(request_id, exc)
+        except Exception as exc:  # the root of an RPC call
+            log.exception("defect in %s", context.method)
+            line = codec.encode_error(request_id, _internal(exc))
+        self._write(line)
+
+    def _finished(self, request_id: codec.RequestId) -> None:
+        del self._calls[request_id]
+        if self._server.closing and not self._calls and self._transport is not None:
+            self._transport.close()
+
+    def _write(self, line: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(line)
+
+    # --- subscriptions
+
+    async def _subscribe(self, context: CallContext, params: SubscribeParams) -> SubscribeResult:
+        if len(self._queues) >= MAX_SUBSCRIPTIONS:
+            raise errors.ResourceLimitExceeded(f"control socket: {MAX_SUBSCRIPTIONS} subscriptions are open")
+        queue = self._server.hub.subscribe(params.topics, self._send_event)
+        if self._full:
+            queue.pause()
+        self._queues[queue.number] = queue
+        return SubscribeResult(queue.number)
+
+    async def _cancel(self, context: CallContext, params: CancelParams) -> Empty:
+        queue = self._queues.pop(params.subscription, None)
+        if queue is None:
+            raise errors.NotFound(f"no subscription {params.subscription} on this connection")
+        self._server.hub.remove(queue)
+        return Empty()
+
+    def _send_event(self, event: Event) -> bool:
+        self._write(codec.encode_event(event))
+        return not self._full
+
+
+def _check_major(major: int) -> None:
+    if major != RPC_MAJOR:
+        raise errors.RpcVersionMismatch(
+            f"control socket: the daemon speaks RPC {RPC_MAJOR}, the command RPC {major}",
+            hint="restart the daemon so that both are of one version: p2pfwd shutdown, then p2pfwd daemon",
+            daemon=RPC_MAJOR,
+            client=major,
+        )
+
+
+def _shutting_down() -> P2PForwardError:
+    return errors.ShuttingDown("the daemon is shutting down")
+
+
+def _internal(exc: Exception) -> P2PForwardError:
+    return errors.InternalError(
+        f"a defect in the daemon ({type(exc).__name__})",
+        hint="the daemon's log has the trace; please report it",
+    )
+
+
+def _bind(path: Path) -> socket.socket:
+    check_socket_path(path)
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(os.fsencode(path))
+    except OSError as exc:
+        sock.close()
+        raise errors.BindFailed(f"control socket {path}: {exc.strerror}", path=str(path)) from exc
+    finally:
+        os.umask(mask)
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise errors.StorageFailed(f"control socket {path}: {exc.strerror}", path=str(path)) from exc
+    if not stat.S_ISSOCK(mode):
+        raise errors.StorageFailed(
+            f"control socket {path}: there is a file of another kind", hint=f"move it away: {path}"
+        )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fsencode(path))
+        except BlockingIOError:
+            pass  # its backlog is full: somebody is there
+        except OSError:
+            os.unlink(path)
+            return
+    raise errors.DaemonRunning(
+        f"control socket {path}: a daemon with another home answers there",
+        hint="set XDG_RUNTIME_DIR or P2PFWD_HOME (or --home) apart from the other daemon's",
+        socket=str(path),
+    )
