@@ -1,0 +1,251 @@
+"""A splice: a local socket and a stream, moved into each other in callbacks.
+
+Truth (DESIGN 5): half-close is kept both ways and the splice ends when both FINs have passed; a reset
+or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF.
+Back-pressure is withheld credit: what the socket does not take stays here, bounded by the stream's
+window, and is not acknowledged; a stream that cannot send leaves the socket unread. No task, no
+queue, no timer per splice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ..net.stream import Stream
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    """Close a TCP socket so that its peer sees a RST, not an EOF."""
+    with suppress(OSError):  # already disconnected: nobody is left to be told
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
+
+
+class Splice:
+    """One tunnelled connection. `on_closed(splice)` is called exactly once, when it is over.
+
+    hold_fin: keep our FIN back until the remote's has come: Kubo ends both directions at the first.
+    """
+
+    __slots__ = (
+        "_fd",
+        "_hold_fin",
+        "_local_eof",
+        "_loop",
+        "_on_closed",
+        "_parked",
+        "_pending",
+        "_pending_offset",
+        "_remote_eof",
+        "_sock",
+        "_writing",
+        "bytes_in",
+        "bytes_out",
+        "closed",
+        "error",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        stream: Stream,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        on_closed: Callable[[Splice], None],
+        *,
+        hold_fin: bool = False,
+    ) -> None:
+        """Takes over `sock`, connected and non-blocking."""
+        self.stream = stream
+        self.bytes_in = 0
+        """From the peer, taken by the socket."""
+        self.bytes_out = 0
+        """From the socket, sent to the peer."""
+        self.closed = False
+        self.error: Exception | None = None
+        """Why it ended, if not by both FINs."""
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._loop = loop
+        self._on_closed = on_closed
+        self._hold_fin = hold_fin
+        self._pending: deque[bytes] | None = None
+        self._pending_offset = 0
+        self._local_eof = False
+        self._remote_eof = False
+        self._parked = False
+        self._writing = False
+
+    def start(self) -> None:
+        """Begin to move bytes, what the stream already holds first."""
+        self._loop.add_reader(self._fd, self._readable)
+        self.stream.set_sink(self)
+
+    # --- local socket → stream --------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        frame = self.stream.begin_frame()
+        if frame is None:
+            self._loop.remove_reader(self._fd)
+            self._parked = True
+            self.stream.want_to_send()
+        elif self._move(frame) == 0:
+            self._loop.remove_reader(self._fd)
+            self._end_local()
+
+    def resume_sending(self) -> bool:
+        """The stream may send: one frame's turn, straight from the socket. True if more may wait."""
+        if not self._parked or self.closed:
+            return False
+        frame = self.stream.begin_frame()
+        if frame is None:
+            self.stream.want_to_send()
+            return False
+        n = self._move(frame)
+        if n == len(frame):
+            self.stream.want_to_send()  # more is waiting: another turn, without the selector
+            return True
+        if n == 0:
+            self._parked = False
+            self._end_local()
+        elif not self.closed:
+            self._unpark()
+        return False
+
+    def _move(self, frame: memoryview) -> int | None:
+        """Receive into the frame and send it; bytes moved, 0 at EOF, None if there was nothing."""
+        try:
+            n = self._sock.recv_into(frame)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as exc:
+            self._fail(exc)
+            return None
+        if n:
+            self.bytes_out += n
+            self.stream.end_frame(n)
+        return n
+
+    def _unpark(self) -> None:
+        self._parked = False
+        self._loop.add_reader(self._fd, self._readable)
+
+    def _end_local(self) -> None:
+        self._local_eof = True
+        if not self._hold_fin or self._remote_eof:
+            self.stream.close_write()
+        self._finish_if_done()
+
+    # --- stream → local socket --------------------------------------------------------------------
+
+    def data_received(self, view: memoryview) -> None:
+        """Payload from the peer."""
+        if self._pending is not None:
+            self._pending.append(bytes(view))
+            return
+        try:
+            n = self._sock.send(view)
+        except (BlockingIOError, InterruptedError):
+            n = 0
+        except OSError as exc:
+            self._fail(exc)
+            return
+        self.bytes_in += n
+        if n < len(view):
+            self._pending = deque((bytes(view[n:]),))
+            self._writing = True
+            self._loop.add_writer(self._fd, self._writable)
+        if n:
+            self.stream.consumed(n)
+
+    def _writable(self) -> None:
+        pending = self._pending
+        assert pending is not None
+        sent = 0
+        try:
+            while pending:
+                chunk = pending[0]
+                offset = self._pending_offset
+                n = self._sock.send(memoryview(chunk)[offset:] if offset else chunk)
+                sent += n
+                if n + offset < len(chunk):
+                    self._pending_offset = offset + n
+                    break
+                self._pending_offset = 0
+                pending.popleft()
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError as exc:
+            self._fail(exc)
+            return
+        self.bytes_in += sent
+        if not pending:
+            self._pending = None
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+            if self._remote_eof:
+                self._end_remote()
+        if sent and not self.closed:
+            self.stream.consumed(sent)
+
+    def eof_received(self) -> None:
+        """The peer's FIN."""
+        self._remote_eof = True
+        if self._pending is None:
+            self._end_remote()
+
+    def _end_remote(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            self._fail(exc)
+            return
+        if self._hold_fin and self._local_eof:
+            self.stream.close_write()
+        self._finish_if_done()
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def _finish_if_done(self) -> None:
+        if self._local_eof and self._remote_eof and self._pending is None:
+            self._close()
+            self._sock.close()
+            self._on_closed(self)
+
+    def _close(self) -> None:
+        self.closed = True
+        self._pending = None
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+
+    def stream_lost(self, exc: Exception) -> None:
+        """Reset by the peer or by us, or the connection is gone: the application must see an error."""
+        if self.closed:
+            return
+        self.error = exc
+        self._close()
+        close_with_reset(self._sock)
+        self._on_closed(self)
+
+    def _fail(self, exc: OSError) -> None:
+        """The local socket failed: the peer must see an error."""
+        if self.closed:
+            return
+        self.error = exc
+        self._close()
+        close_with_reset(self._sock)
+        self.stream.reset()
+        self._on_closed(self)
+
+    def reset(self) -> None:
+        """End abruptly on both sides."""
+        self.stream.reset()  # comes back through stream_lost

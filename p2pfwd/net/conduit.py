@@ -1,0 +1,72 @@
+"""Contracts of the data path: what carries bytes below, who receives them, who takes a stream's payload.
+
+A *conduit* is an ordered byte pipe with callbacks: a TCP connection, or (over a relay) a stream. A
+*channel* is the security on top of it. The *receiver* of either is told of bytes by callback, never
+by a task: negotiate in coroutines, then move bytes in callbacks. Views are valid during the call only.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..core.multiaddrs import Multiaddr
+
+
+class Receiver(Protocol):
+    """Told what happens on a conduit."""
+
+    def data_received(self, view: memoryview) -> int:
+        """Bytes have come; returns how many were taken. The rest is given again, with more behind it."""
+
+    def eof_received(self) -> None:
+        """The other end sends no more."""
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        """The conduit is gone: `None` after a `close` or `abort` of ours. The last call."""
+
+    def drained(self) -> None:
+        """What could not be sent at once has been sent; `congested` is False again."""
+
+
+class Conduit(Protocol):
+    """An ordered byte pipe."""
+
+    local_addr: Multiaddr
+    remote_addr: Multiaddr
+    progressed_at: float
+    """Loop time of the last progress while congested."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether bytes wait to be sent. Do not send more until `drained`."""
+
+    def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
+        """Begin, or go on, with this receiver; it is given `leftover` first."""
+
+    def send(self, view: memoryview, *, framed: bool = False) -> None:
+        """Send a view; `framed`: it lies in the pool's frame buffer, which is kept if some remains.
+
+        Otherwise what cannot be sent at once is copied.
+        """
+
+    def finish(self) -> None:
+        """No more will be sent; send EOF after what waits."""
+
+    def abort(self) -> None:
+        """End at once, dropping what waits; `conduit_lost` follows."""
+
+
+class StreamSink(Protocol):
+    """The fast face of a stream: where its payload goes."""
+
+    def data_received(self, view: memoryview) -> None:
+        """Payload; answer with `stream.consumed(n)` when it has been passed on."""
+
+    def eof_received(self) -> None:
+        """The remote half is closed; nothing was lost."""
+
+    def stream_lost(self, exc: Exception) -> None:
+        """Reset, or the connection is gone: an error, never an end. The last call."""
+
+    def resume_sending(self) -> bool:
+        """Send one frame now if there is something to send; True if more may wait."""

@@ -1,0 +1,422 @@
+"""A connection: a secure channel, a yamux session on it, its streams, and proof that the peer lives.
+
+The data path runs through here once a frame each way and does no more than the arithmetic:
+
+    socket → channel.open → session.receive → stream's sink → local socket
+    local socket → begin_frame (recv into the staging buffer) → end_frame → channel.seal → socket
+
+Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out at the end
+of the turn. Fairness: one frame a turn for each stream that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..core.multiaddrs import Multiaddr, is_relayed
+from ..core.peer_id import PeerId
+from ..errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
+from ..wire.multistream import DialerNegotiation, ListenerNegotiation
+from ..wire.yamux import YAMUX
+from ..wire.yamux.frame import HEADER_BYTES, GoAwayCode
+from ..wire.yamux.session import (
+    CreditGranted,
+    Event,
+    PingAcked,
+    Session,
+    StreamFinished,
+    StreamOpened,
+    StreamWasReset,
+    WentAway,
+)
+from ..wire.yamux.stream import StreamCore
+from .secure import Channel
+from .stream import Direction, Stream, lost
+
+log = logging.getLogger("p2pfwd.net")
+
+KEEPALIVE_IDLE_S: Final = 20.0
+"""Silence after which the peer is pinged."""
+
+KEEPALIVE_TIMEOUT_S: Final = 15.0
+"""Silence after that ping which means a dead peer: found within 20 + 15 + two ticks of 4 s < 45 s."""
+
+TICK_S: Final = 4.0
+WRITE_STALL_S: Final = 30.0
+"""A peer that takes no byte for this long while some wait is dead."""
+
+FRAMES_PER_TURN: Final = 16
+"""Frames sent for waiting streams before the event loop gets its turn."""
+
+CLOSE_TIMEOUT_S: Final = 3.0
+"""How long a graceful close waits for what was sent to arrive, and for the peer's EOF."""
+
+INBOUND_NEGOTIATION_S: Final = 10.0
+_ping_values = itertools.count(1)
+
+
+class Conn:
+    """One live connection to a peer. Made by the upgrader; owns its channel and streams."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        direction: Direction,
+        loop: asyncio.AbstractEventLoop,
+        max_inbound_streams: int,
+    ) -> None:
+        self.loop = loop
+        self.direction: Direction = direction
+        self.remote_peer: PeerId = channel.remote_peer
+        self.remote_addr: Multiaddr = channel.conduit.remote_addr
+        self.local_addr: Multiaddr = channel.conduit.local_addr
+        self.security = channel.security
+        self.muxer = YAMUX
+        self.is_relayed = is_relayed(self.remote_addr)
+        self.limited = False
+        self.opened_at = loop.time()
+        self.closed: asyncio.Future[Exception | None] = loop.create_future()
+        """Done when the connection is over; its result is the cause, None after a close of ours."""
+        self.identified: asyncio.Future[None] = loop.create_future()
+        """Done when the peer has told who it is, or has failed to."""
+        self.streams: dict[int, Stream] = {}
+        self._channel = channel
+        self._pool = channel.pool
+        self._session = Session(client=direction == "outbound", max_inbound_streams=max_inbound_streams)
+        self._accepts: Callable[[str], bool] = lambda _protocol: False
+        self._on_stream: Callable[[Stream], None] | None = None
+        self._waiting: deque[Stream] = deque()
+        self._in_turn = False
+        self._flush_due = False
+        self._drain_due = False
+        self._closing = False
+        self._offset = 0
+        self._heard_at = self.opened_at
+        self._pinged_at: float | None = None
+        self._pong: asyncio.Future[float] | None = None
+        self._timer = loop.call_later(TICK_S, self._tick)
+
+    def start(
+        self, leftover: bytes, accepts: Callable[[str], bool], on_stream: Callable[[Stream], None]
+    ) -> None:
+        """Begin: `accepts` says which protocols are served, `on_stream` takes each negotiated stream."""
+        self._accepts = accepts
+        self._on_stream = on_stream
+        self._ping()
+        self._channel.hand_over(self)
+        if leftover:
+            self.plaintext_received(memoryview(leftover))
+            self.turn_ended()
+        self._flush()
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round trip of the connection, seconds; None until it was measured."""
+        return self._session.rtt_s
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    async def open_stream(
+        self,
+        protocols: Sequence[str],
+        timeout_s: float = 15.0,
+        *,
+        known: bool = False,
+        settled: Callable[[Stream], None] = lambda _stream: None,
+    ) -> Stream:
+        """Open a stream for the first of `protocols` that the peer serves.
+
+        `known`: the peer is known to serve the only one, so return at once and let data ride along
+        with the proposal; a refusal then fails the stream. `settled` is called once when the
+        negotiation has ended, well or with `stream.error`. Raises ProtocolNotSupported, TimedOut,
+        ConnectionLost, ResourceLimitExceeded.
+        """
+        if self.closed.done() or self._closing:
+            raise ConnectionLost(f"the connection to {self.remote_peer} is closed")
+        core = self._session.open()
+        stream = self.streams[core.id] = Stream(self, core, "outbound")
+        negotiation = DialerNegotiation(protocols)
+        if known:
+            stream.negotiate(negotiation, settled)
+            return stream
+        done: asyncio.Future[None] = self.loop.create_future()
+
+        def wake(stream: Stream) -> None:
+            settled(stream)
+            if not done.done():
+                done.set_result(None)
+
+        stream.negotiate(negotiation, wake)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await done
+        except TimeoutError:
+            stream.reset()
+            names = ", ".join(protocols)
+            raise TimedOut(f"{self.remote_peer} did not answer for {names} within {timeout_s:g} s") from None
+        except BaseException:
+            stream.reset()
+            raise
+        if stream.error is not None:
+            raise stream.error
+        return stream
+
+    def _stream_opened(self, core: StreamCore) -> None:
+        stream = self.streams[core.id] = Stream(self, core, "inbound")
+        deadline = self.loop.call_later(INBOUND_NEGOTIATION_S, stream.reset)
+
+        def negotiated(stream: Stream) -> None:
+            deadline.cancel()
+            if stream.error is None and self._on_stream is not None:
+                self._on_stream(stream)
+
+        stream.negotiate(ListenerNegotiation(self._accepts), negotiated)
+
+    def finish_stream(self, core: StreamCore) -> None:
+        """Send FIN on a stream."""
+        self._session.finish(core)
+        self._forget_if_over(core)
+        self._schedule_flush()
+
+    def reset_stream(self, stream: Stream) -> None:
+        """Send RST on a stream, if it is still there."""
+        core = stream.core
+        self._session.reset(core)
+        self._forget_if_over(core)
+        self._schedule_flush()
+
+    def _forget_if_over(self, core: StreamCore) -> None:
+        if core.id not in self._session.streams:
+            self.streams.pop(core.id, None)
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether frames must wait."""
+        return self._channel.congested
+
+    def begin_frame(self, max_payload: int) -> memoryview:
+        """Where the next frame's payload goes, behind the control frames that go first."""
+        control = self._session.control
+        if len(control) > self._channel.max_plaintext // 2:
+            self._flush()
+        start = self._offset = len(control)
+        start += HEADER_BYTES
+        stop = start + max_payload
+        most = self._channel.max_plaintext
+        return self._pool.staging[start : stop if stop < most else most]
+
+    def end_frame(self, core: StreamCore, n: int) -> None:
+        """Seal and send control frames and a frame with `n` bytes of payload."""
+        session, offset = self._session, self._offset
+        if offset:
+            self._pool.staging[:offset] = session.control
+            session.control.clear()
+        session.write_data_header(core, n, self._pool.staging, offset)
+        self._channel.send_staged(offset + HEADER_BYTES + n)
+
+    def send_small(self, core: StreamCore, data: bytes) -> None:
+        """Queue a small frame with the control frames, so that it shares their send."""
+        frame = bytearray(HEADER_BYTES + len(data))
+        self._session.write_data_header(core, len(data), memoryview(frame), 0)
+        frame[HEADER_BYTES:] = data
+        self._session.control += frame
+        self._schedule_flush()
+
+    def consumed(self, core: StreamCore, n: int) -> None:
+        """Payload was passed on; grant credit when it is due."""
+        self._session.consumed(core, n, self.loop.time())
+        if self._session.control and not self._in_turn:
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_due and not self._in_turn and self._session.control:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        control = self._session.control
+        while control and not self._channel.congested and not self.closed.done():
+            n = min(len(control), self._channel.max_plaintext)
+            self._pool.staging[:n] = control[:n]
+            del control[:n]
+            self._channel.send_staged(n)
+
+    def wait_to_send(self, stream: Stream) -> None:
+        """Give the stream its turn when frames can be sent."""
+        self._waiting.append(stream)
+        if not self._channel.congested and not self._in_turn:
+            self._schedule_drain()
+
+    def stop_waiting(self, stream: Stream) -> None:
+        """The stream is over."""
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+
+    def _schedule_drain(self) -> None:
+        if not self._drain_due:
+            self._drain_due = True
+            self.loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._drain_due = False
+        self.channel_drained()
+
+    def channel_drained(self) -> None:
+        """Control first, then one frame each for the streams that wait, in turn."""
+        self._flush()
+        waiting, frames = self._waiting, 0
+        while waiting and not self._channel.congested:
+            if frames == FRAMES_PER_TURN:
+                self._schedule_drain()
+                return
+            frames += 1
+            waiting.popleft().resume()
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def plaintext_received(self, view: memoryview) -> None:
+        """From the channel: a piece of the session."""
+        self._in_turn = True
+        try:
+            events = self._session.receive(view)
+        except RemoteProtocolError as exc:
+            self._violated(exc)
+            return
+        for event in events:
+            self._handle(event)
+
+    def turn_ended(self) -> None:
+        """From the channel: answer what this read brought, all in one send."""
+        self._in_turn = False
+        self._heard_at = self.loop.time()
+        if self._waiting and not self._channel.congested:
+            self.channel_drained()
+        elif self._session.control:
+            self._flush()
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case StreamOpened(core):
+                self._stream_opened(core)
+            case CreditGranted(core):
+                if (stream := self.streams.get(core.id)) is not None:
+                    stream.on_credit()
+            case StreamFinished(core):
+                stream = self.streams.get(core.id)
+                self._forget_if_over(core)
+                if stream is not None:
+                    stream.on_finished()
+            case StreamWasReset(core, code):
+                if (stream := self.streams.pop(core.id, None)) is not None:
+                    stream.on_lost(StreamReset("the peer reset the stream", by="remote", reset_code=code))
+            case PingAcked():
+                self._ponged()
+            case WentAway(code):
+                log.debug("%s goes away, code %#x", self.remote_peer, code)
+
+    def _violated(self, exc: RemoteProtocolError) -> None:
+        log.warning("closing the connection to %s: %s", self.remote_peer, exc)
+        self._session.go_away(GoAwayCode.PROTOCOL_ERROR)
+        self._in_turn = False
+        self._flush()
+        self._end(exc)
+        self._channel.conduit.finish()
+        self._channel.conduit.abort()
+
+    # --- liveness ---------------------------------------------------------------------------------
+
+    def _ping(self) -> None:
+        self._pinged_at = self.loop.time()
+        self._session.ping(next(_ping_values) & 0xFFFF_FFFF)
+
+    def _ponged(self) -> None:
+        assert self._pinged_at is not None
+        rtt = self.loop.time() - self._pinged_at
+        self._pinged_at = None
+        old = self._session.rtt_s
+        self._session.rtt_s = rtt if old is None else (3 * old + rtt) / 4
+        if self._pong is not None and not self._pong.done():
+            self._pong.set_result(rtt)
+
+    def _tick(self) -> None:
+        now = self.loop.time()
+        silent = now - self._heard_at
+        conduit = self._channel.conduit
+        if self._pinged_at is not None and min(silent, now - self._pinged_at) > KEEPALIVE_TIMEOUT_S:
+            self.abort(TimedOut(f"no sign of life for {silent:.0f} s"))
+            return
+        if conduit.congested and now - conduit.progressed_at > WRITE_STALL_S:
+            self.abort(TimedOut(f"the peer took no data for {WRITE_STALL_S:g} s"))
+            return
+        if self._pinged_at is None and silent > KEEPALIVE_IDLE_S:
+            self._ping()
+            self._flush()
+        self._timer = self.loop.call_later(TICK_S, self._tick)
+
+    async def measure_rtt(self, timeout_s: float) -> float:
+        """One yamux ping; seconds. Raises TimedOut, ConnectionLost."""
+        if self._pong is None:
+            self._pong = self.loop.create_future()
+        if self._pinged_at is None:
+            self._ping()
+            self._flush()
+        pong = self._pong
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(pong)
+        except TimeoutError:
+            raise TimedOut(f"{self.remote_peer} did not answer a ping within {timeout_s:g} s") from None
+        finally:
+            if self._pong is pong:
+                self._pong = None
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def channel_lost(self, exc: Exception | None) -> None:
+        """From the channel: the connection is over."""
+        self._in_turn = False
+        self._end(exc)
+
+    def _end(self, cause: Exception | None) -> None:
+        if self.closed.done():
+            return
+        self._timer.cancel()
+        self.closed.set_result(cause)
+        if not self.identified.done():
+            self.identified.set_result(None)
+        error: P2PForwardError = lost(self, cause)
+        if self._pong is not None and not self._pong.done():
+            self._pong.set_exception(error)
+            self._pong.exception()  # mark as retrieved: nobody may be waiting any more
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            stream.on_lost(error)
+
+    def abort(self, exc: Exception | None = None) -> None:
+        """End at once; every stream fails with `exc` as its cause."""
+        self._end(exc)
+        self._channel.conduit.abort()
+
+    async def close(self) -> None:
+        """End gracefully: say so, let what was sent arrive, then close. Idempotent."""
+        if self._closing or self.closed.done():
+            await asyncio.shield(self.closed)
+            return
+        self._closing = True
+        self._session.go_away(GoAwayCode.NORMAL)
+        self._flush()
+        self._channel.conduit.finish()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await asyncio.shield(self.closed)
+        except TimeoutError:
+            self.abort()

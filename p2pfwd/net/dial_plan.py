@@ -1,0 +1,69 @@
+"""Which addresses of a peer to dial, and when: a pure policy (happy eyeballs, RFC 8305; go's ranker).
+
+Addresses nearer to home go first, IPv6 before IPv4 of the same class; each next one starts a little
+later, and none waits for another to fail. Relayed addresses go last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+
+NEAR_STEP_S: Final = 0.03
+"""Between private or loopback addresses: they answer at once or never."""
+
+FAR_STEP_S: Final = 0.25
+"""Between public addresses, as RFC 8305 and go."""
+
+MAX_ADDRESSES: Final = 32
+"""Tried for one peer; the rest only costs time."""
+
+_ORDER: Final = {
+    AddressClass.LOOPBACK: 0,
+    AddressClass.PRIVATE: 1,
+    AddressClass.PUBLIC: 2,
+    AddressClass.NAME: 2,
+    AddressClass.UNROUTABLE: 3,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDial:
+    """Dial `addr`, `delay_s` seconds after the beginning."""
+
+    addr: Multiaddr
+    delay_s: float
+
+
+def is_dialable(addr: Multiaddr) -> bool:
+    """Whether this node can dial the address as it is: a literal TCP endpoint that is somewhere."""
+    endpoint = tcp_endpoint(addr)
+    if endpoint is None or endpoint.family not in ("ip4", "ip6") or endpoint.port == 0:
+        return False
+    return address_class(addr) in _ORDER
+
+
+def plan(addrs: Iterable[Multiaddr], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:
+    """The dials to make, in order. Drops what cannot be dialed, duplicates, and `own` addresses."""
+    mine = {addr.without_peer_id() for addr in own}
+    wanted = {
+        addr.without_peer_id(): None
+        for addr in addrs
+        if is_dialable(addr) and not is_relayed(addr) and addr.without_peer_id() not in mine
+    }
+
+    def rank(addr: Multiaddr) -> tuple[int, int]:
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        return _ORDER[address_class(addr)], 0 if endpoint.family == "ip6" else 1
+
+    planned: list[PlannedDial] = []
+    delay = 0.0
+    for addr in sorted(wanted, key=rank)[:MAX_ADDRESSES]:
+        planned.append(PlannedDial(addr, delay))
+        near = address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE)
+        delay += NEAR_STEP_S if near else FAR_STEP_S
+    return planned

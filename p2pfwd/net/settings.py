@@ -1,0 +1,42 @@
+"""What can be set on the swarm, with its defaults and their reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .secure import NOISE, TLS
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmSettings:
+    """Durations in seconds, counts otherwise."""
+
+    security: tuple[str, ...] = (NOISE, TLS)
+    """In order of preference; Noise is as fast in place and needs one library less."""
+    early_muxer: bool = True
+    """Agree on yamux inside the handshake; saves a round trip. Off only to test the other path."""
+    connect_timeout_s: float = 5.0
+    """One TCP connect, as go."""
+    upgrade_timeout_s: float = 15.0
+    """From accepted or connected to muxed, as go."""
+    dial_timeout_s: float = 30.0
+    """All addresses of one peer."""
+    stream_timeout_s: float = 15.0
+    """Opening a stream, its negotiation included."""
+    max_connections: int = 512
+    max_connections_per_ip: int = 32
+    """Inbound, from one address that is not loopback (go: 8; a company behind one NAT is one address)."""
+    max_pending_inbound: int = 64
+    """Handshakes under way that strangers began."""
+    max_pending_inbound_per_ip: int = 8
+    max_connections_per_peer: int = 8
+    max_streams_per_peer: int = 1024
+    """Inbound, on one connection; more are reset."""
+    high_water: int = 192
+    """Connections above which idle, unprotected ones are closed..."""
+    low_water: int = 160
+    """... down to this many."""
+    grace_s: float = 20.0
+    """A connection younger than this is not trimmed."""
+    dns_servers: tuple[str, ...] = ()
+    """Name servers `ip` or `ip:port`; empty: the system's."""

@@ -1,0 +1,330 @@
+"""A libp2p stream with two faces.
+
+Slow, for negotiation and small messages: `await read()`, `await write()`. Fast, for splices:
+`set_sink()` once, then payload goes from the yamux frame straight to the sink, and `begin_frame` /
+`end_frame` let the sink's owner receive from its socket into the frame that will be sealed.
+
+Truth about ends: EOF means that the remote sent FIN and every byte before it was given out. A reset
+or a lost connection is an error, and comes at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal
+
+from ..core import varint
+from ..core.peer_id import PeerId
+from ..errors import (
+    ConnectionLost,
+    LocalProtocolError,
+    P2PForwardError,
+    ProtocolError,
+    ProtocolNotSupported,
+    RemoteProtocolError,
+    StreamReset,
+)
+from ..wire.multistream import DialerNegotiation, ListenerNegotiation
+from ..wire.yamux.stream import StreamCore
+from .conduit import StreamSink
+
+if TYPE_CHECKING:
+    from .conn import Conn
+
+Direction = Literal["inbound", "outbound"]
+
+LINGER_S: Final = 15.0
+"""How long `close()` lets the remote take to send its FIN before the stream is reset."""
+
+
+class Stream:
+    """One stream of a connection. Made by `Conn`."""
+
+    __slots__ = (
+        "_buffer",
+        "_eof",
+        "_error",
+        "_negotiation",
+        "_on_negotiated",
+        "_sink",
+        "_waiter",
+        "_waiting_to_send",
+        "conn",
+        "core",
+        "direction",
+        "protocol",
+    )
+
+    def __init__(self, conn: Conn, core: StreamCore, direction: Direction) -> None:
+        self.conn = conn
+        self.direction: Direction = direction
+        self.protocol: str | None = None
+        self.core = core
+        self._buffer = bytearray()
+        self._eof = False
+        self._error: P2PForwardError | None = None
+        self._sink: StreamSink | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._waiting_to_send = False
+        self._negotiation: DialerNegotiation | ListenerNegotiation | None = None
+        self._on_negotiated: Callable[[Stream], None] | None = None
+        core.sink = self._received
+
+    @property
+    def id(self) -> int:
+        """The yamux stream id."""
+        return self.core.id
+
+    @property
+    def remote_peer(self) -> PeerId:
+        """The peer at the other end."""
+        return self.conn.remote_peer
+
+    # --- negotiation ------------------------------------------------------------------------------
+
+    def negotiate(
+        self,
+        negotiation: DialerNegotiation | ListenerNegotiation,
+        on_negotiated: Callable[[Stream], None] | None,
+    ) -> None:
+        """Run multistream-select on this stream in callbacks; `on_negotiated` once `protocol` is known.
+
+        A failure ends the stream: see `error`.
+        """
+        self._negotiation = negotiation
+        self._on_negotiated = on_negotiated
+        self._send_small(negotiation.start())
+        backlog, self.core.backlog = self.core.backlog, None
+        if backlog:
+            self._received(memoryview(backlog))
+
+    def _negotiate(self, view: memoryview) -> None:
+        negotiation = self._negotiation
+        assert negotiation is not None
+        try:
+            answer = negotiation.receive(view)
+        except (ProtocolError, ProtocolNotSupported) as exc:
+            self._fail(exc)
+            self.reset()
+            return
+        if answer:
+            self._send_small(answer)
+        if negotiation.selected is None:
+            self.consumed(len(view))
+            return
+        self.protocol = negotiation.selected
+        self._negotiation = None
+        leftover = negotiation.leftover()
+        self.consumed(len(view) - len(leftover))
+        done, self._on_negotiated = self._on_negotiated, None
+        if self._sink is not None:
+            self.core.sink = self._sink.data_received
+        if leftover:
+            self.core.sink(memoryview(leftover))
+        if done is not None:
+            done(self)
+
+    def _send_small(self, data: bytes) -> None:
+        """A negotiation message: a few bytes, always within the initial window."""
+        if self.core.can_send:
+            self.conn.send_small(self.core, data)
+
+    # --- from the connection ----------------------------------------------------------------------
+
+    def _received(self, view: memoryview) -> None:
+        if self._negotiation is not None:
+            self._negotiate(view)
+            return
+        self._buffer += view
+        self._wake()
+
+    def on_finished(self) -> None:
+        """The remote half is closed."""
+        self._eof = True
+        if self._negotiation is not None:
+            self._fail(RemoteProtocolError("multistream: the peer closed the stream, no protocol chosen"))
+            self.reset()
+        elif self._sink is not None:
+            self._sink.eof_received()
+        self._wake()
+
+    def on_lost(self, error: P2PForwardError) -> None:
+        """Reset by the peer, or the connection is gone."""
+        self._fail(error)
+
+    def _fail(self, error: P2PForwardError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        self._buffer.clear()
+        self.conn.stop_waiting(self)
+        done, self._on_negotiated = self._on_negotiated, None
+        if self._sink is not None:
+            self._sink.stream_lost(error)
+        if done is not None:
+            done(self)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    @property
+    def error(self) -> P2PForwardError | None:
+        """Why the stream failed, if it did."""
+        return self._error
+
+    # --- slow face --------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        if self._waiter is not None:
+            raise LocalProtocolError("two tasks wait on one stream")
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def read(self, max_bytes: int = 65536) -> bytes:
+        """Up to `max_bytes` bytes, at least one; b"" at the remote's FIN.
+
+        Raises StreamReset, ConnectionLost, or the error of a failed negotiation.
+        """
+        while not self._buffer:
+            if self._error is not None:
+                raise self._error
+            if self._eof:
+                return b""
+            await self._wait()
+        data = bytes(self._buffer[:max_bytes])
+        del self._buffer[: len(data)]
+        self.consumed(len(data))
+        return data
+
+    async def read_exactly(self, n: int) -> bytes:
+        """Exactly `n` bytes. Raises RemoteProtocolError when the remote closes before."""
+        parts = bytearray()
+        while len(parts) < n:
+            data = await self.read(n - len(parts))
+            if not data:
+                raise RemoteProtocolError(f"the peer closed the stream after {len(parts)} of {n} bytes")
+            parts += data
+        return bytes(parts)
+
+    async def read_delimited(self, max_bytes: int, prefix: bytes = b"") -> bytes:
+        """One message with a varint length in front, of which `prefix` was read already.
+
+        Raises RemoteProtocolError above `max_bytes`.
+        """
+        while True:
+            try:
+                length, _ = varint.decode(prefix)
+                break
+            except varint.VarintIncomplete:
+                prefix += await self.read_exactly(1)
+        if length > max_bytes:
+            raise RemoteProtocolError(f"a message of {length} bytes, more than {max_bytes}")
+        return await self.read_exactly(length)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`, waiting for credit and for the connection. Raises as `read` does."""
+        view = memoryview(data)
+        while len(view):
+            if self._error is not None:
+                raise self._error
+            frame = self.begin_frame()
+            if frame is None:
+                self.want_to_send()
+                await self._wait()
+                continue
+            n = min(len(frame), len(view))
+            frame[:n] = view[:n]
+            self.end_frame(n)
+            view = view[n:]
+
+    async def write_delimited(self, message: bytes) -> None:
+        """One message with a varint length in front."""
+        await self.write(varint.encode(len(message)) + message)
+
+    # --- fast face --------------------------------------------------------------------------------
+
+    def set_sink(self, sink: StreamSink) -> None:
+        """Give payload, EOF and loss to `sink` from now on, what is already here first."""
+        self._sink = sink
+        if self._error is not None:
+            sink.stream_lost(self._error)
+            return
+        if self._negotiation is None:
+            self.core.sink = sink.data_received
+            if self._buffer:
+                buffer, self._buffer = self._buffer, bytearray()
+                sink.data_received(memoryview(buffer))
+            if self._eof:
+                sink.eof_received()
+
+    def begin_frame(self) -> memoryview | None:
+        """Where to put the payload of the next frame, or None when nothing can be sent now.
+
+        Follow with `end_frame` in the same callback, or with nothing.
+        """
+        core = self.core
+        if not core.send_window or self.conn.congested or not core.can_send:
+            return None
+        return self.conn.begin_frame(core.send_window)
+
+    def end_frame(self, n: int) -> None:
+        """Send the `n` > 0 bytes put into the view of `begin_frame`."""
+        self.conn.end_frame(self.core, n)
+
+    def want_to_send(self) -> None:
+        """Have `resume_sending` called (or a waiting `write` woken) when a frame may be sent."""
+        if not self._waiting_to_send:
+            self._waiting_to_send = True
+            if self.core.send_window:
+                self.conn.wait_to_send(self)
+
+    def on_credit(self) -> None:
+        """The send window is open again."""
+        if self._waiting_to_send:
+            self.conn.wait_to_send(self)
+
+    def resume(self) -> bool:
+        """From the connection, when it can send: one frame's turn. True if more may wait."""
+        self._waiting_to_send = False
+        if self._sink is not None:
+            return self._sink.resume_sending()
+        self._wake()
+        return False
+
+    def consumed(self, n: int) -> None:
+        """`n` bytes of payload were passed on: the peer may have credit for more."""
+        self.conn.consumed(self.core, n)
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def close_write(self) -> None:
+        """Half-close: FIN after what was written. Idempotent."""
+        if self.core.can_send:
+            self.conn.finish_stream(self.core)
+
+    async def close(self) -> None:
+        """FIN, and no interest in more from the remote; what comes is dropped."""
+        self.close_write()
+        if self.core.can_receive:
+            self.core.sink = self._drop
+            self.conn.loop.call_later(LINGER_S, self.reset)
+
+    def _drop(self, view: memoryview) -> None:
+        self.conn.consumed(self.core, len(view))
+
+    def reset(self) -> None:
+        """End abruptly, both ways. Idempotent."""
+        self.conn.reset_stream(self)
+        self._fail(StreamReset("the stream was reset here", by="local"))
+
+
+def lost(conn: Conn, cause: Exception | None) -> ConnectionLost:
+    """The error of every stream of a connection that ended."""
+    because = f": {cause}" if cause is not None else ""
+    return ConnectionLost(f"the connection to {conn.remote_peer} was lost{because}")

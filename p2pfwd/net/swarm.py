@@ -1,0 +1,371 @@
+"""The swarm: listening sockets, connections by peer, protocol handlers.
+
+One shared connection per peer serves everything; a second one (both dialed at once) is legal and
+kept. Handlers run as tasks that the swarm owns; what escapes from one is logged and resets its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.keys import PrivateKey
+from ..core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
+from ..core.peer_id import PeerId
+from ..errors import (
+    InvalidMultiaddr,
+    P2PForwardError,
+    ProtocolNotSupported,
+    ResourceLimitExceeded,
+    SelfDial,
+    ShuttingDown,
+    TimedOut,
+)
+from . import interfaces, peerstore, tcp
+from .acceptor import BACKLOG, Acceptor, bind_failure
+from .buffers import BufferPool
+from .conn import Conn
+from .connmgr import ConnMgr
+from .dialer import Dialer
+from .peerstore import Peerstore
+from .resolver import Resolver
+from .settings import SwarmSettings
+from .stream import Stream
+from .upgrader import Upgrader, describe
+
+__all__ = ["Conn", "Stream", "Swarm"]
+
+log = logging.getLogger("p2pfwd.net")
+
+Handler = Callable[[Stream], Awaitable[None]]
+IDENTIFY_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    prefix: str
+    accepts: Callable[[str], bool]
+    handler: Handler
+
+
+class Swarm:
+    """All connections of one identity. Create inside a running loop; end with `close`."""
+
+    def __init__(self, identity: PrivateKey, settings: SwarmSettings | None = None) -> None:
+        self.identity = identity
+        self.peer_id = PeerId.from_public_key(identity.public_key)
+        self.settings = settings or SwarmSettings()
+        self.peerstore = Peerstore()
+        self.connmgr = ConnMgr(self.settings)
+        self.resolver = Resolver(self.settings.dns_servers)
+        self._loop = asyncio.get_running_loop()
+        self._pool = BufferPool()
+        self._upgrader = Upgrader(
+            identity,
+            self._pool,
+            accepts=self.accepts,
+            on_stream=self._on_stream,
+            security=self.settings.security,
+            early_muxer=self.settings.early_muxer,
+            max_inbound_streams=self.settings.max_streams_per_peer,
+        )
+        self._dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self._pool, self.settings)
+        self._acceptors: list[Acceptor] = []
+        self._conns: dict[PeerId, list[Conn]] = {}
+        self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._handlers: dict[str, Handler] = {}
+        self._prefixes: dict[str, _Prefix] = {}
+        self._observed: dict[PeerId, Multiaddr] = {}
+        self._connected: list[Callable[[Conn], None]] = []
+        self._disconnected: list[Callable[[Conn], None]] = []
+        self._closing = False
+
+    # --- listening --------------------------------------------------------------------------------
+
+    async def listen(self, addr: Multiaddr) -> Multiaddr:
+        """Listen on an ip4 or ip6 tcp address; the bound one (port 0 becomes real).
+
+        Raises InvalidMultiaddr, AddressInUse, BindFailed.
+        """
+        endpoint = tcp_endpoint(addr)
+        if endpoint is None or endpoint.family not in ("ip4", "ip6"):
+            raise InvalidMultiaddr(f"cannot listen on {addr}: not an /ip4 or /ip6 TCP address")
+        family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise bind_failure(exc, str(addr)) from exc
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((endpoint.host, endpoint.port))
+            sock.listen(BACKLOG)
+        except OSError as exc:
+            sock.close()
+            raise bind_failure(exc, str(addr)) from exc
+        self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
+        return from_sockaddr(sock.getsockname())
+
+    def listen_addrs(self) -> list[Multiaddr]:
+        """Bound addresses, unspecified ones as the interfaces' addresses, best first."""
+        found: dict[Multiaddr, None] = {}
+        for acceptor in self._acceptors:
+            for addr in interfaces.expand(from_sockaddr(acceptor.sock.getsockname())):
+                found[addr] = None
+        return interfaces.best_first(list(found))
+
+    def note_observed(self, conn: Conn, addr: Multiaddr) -> None:
+        """A peer says it sees us at `addr`."""
+        self._observed[conn.remote_peer] = addr
+
+    def observed_addrs(self) -> list[Multiaddr]:
+        """As connected peers see this node."""
+        return list(dict.fromkeys(self._observed.values()))
+
+    def _accepted(self, sock: socket.socket) -> None:
+        stack = ExitStack()
+        try:
+            tcp.tune(sock)
+            conduit = tcp.TcpConduit(sock, self._loop, self._pool)
+            stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))
+        except (OSError, ResourceLimitExceeded) as exc:
+            log.debug("connection refused: %s", exc)
+            sock.close()
+            return
+        self.spawn(self._inbound(conduit, stack), "inbound upgrade")
+
+    async def _inbound(self, conduit: tcp.TcpConduit, stack: ExitStack) -> None:
+        with stack:
+            try:
+                async with asyncio.timeout(self.settings.upgrade_timeout_s):
+                    conn = await self._upgrader.upgrade(conduit, "inbound")
+            except (P2PForwardError, TimeoutError, OSError) as exc:
+                log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
+                return
+        self._add(conn)
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def conns(self, peer_id: PeerId | None = None) -> list[Conn]:
+        """Live connections, to one peer or all, direct and old ones first."""
+        if peer_id is not None:
+            return list(self._conns.get(peer_id, ()))
+        return [conn for conns in self._conns.values() for conn in conns]
+
+    def on_connected(self, callback: Callable[[Conn], None]) -> None:
+        """Be told of every new connection."""
+        self._connected.append(callback)
+
+    def on_disconnected(self, callback: Callable[[Conn], None]) -> None:
+        """Be told when one is over."""
+        self._disconnected.append(callback)
+
+    def _add(self, conn: Conn) -> None:
+        conns = self._conns.setdefault(conn.remote_peer, [])
+        refuse = None
+        if self._closing:
+            refuse = "shutting down"
+        elif conn.remote_peer == self.peer_id:
+            refuse = "it is this node"
+        elif len(conns) >= self.settings.max_connections_per_peer:
+            refuse = f"the peer has {len(conns)} connections"
+        if refuse is not None or conn.closed.done():
+            log.debug("connection to %s dropped: %s", conn.remote_peer, refuse or "closed")
+            if not conns:
+                del self._conns[conn.remote_peer]
+            conn.abort()
+            return
+        conns.append(conn)
+        conns.sort(key=lambda c: (c.is_relayed, c.opened_at))
+        conn.closed.add_done_callback(lambda _: self._remove(conn))
+        peer, addr = conn.remote_peer, conn.remote_addr
+        log.info("connected to %s at %s (%s, %s)", peer, addr, conn.direction, conn.security)
+        for callback in self._connected:
+            callback(conn)
+        for idle in self.connmgr.to_trim(self.conns(), self._loop.time()):
+            log.info("trimming the idle connection to %s", idle.remote_peer)
+            self.spawn(idle.close(), "trim")
+
+    def _remove(self, conn: Conn) -> None:
+        conns = self._conns[conn.remote_peer]
+        conns.remove(conn)
+        if not conns:
+            del self._conns[conn.remote_peer]
+            self._observed.pop(conn.remote_peer, None)
+        cause = conn.closed.result()
+        log.info("disconnected from %s: %s", conn.remote_peer, describe(cause) if cause else "closed")
+        if conn.direction == "outbound":
+            addrs, ttl = [conn.remote_addr], peerstore.CONNECTED_TTL_S
+            self.peerstore.add_addrs(conn.remote_peer, addrs, ttl, "connected")
+        for callback in self._disconnected:
+            callback(conn)
+
+    async def connect(
+        self,
+        peer_id: PeerId,
+        addrs: Iterable[Multiaddr] = (),
+        *,
+        timeout_s: float | None = None,
+        force: bool = False,
+    ) -> Conn:
+        """A live connection: one that is there, or a new one; concurrent callers share the dial.
+
+        `addrs` are tried beside what the peerstore knows. `force` ignores the back-off. Raises
+        SelfDial, PeerNotFound, DialFailed, DialTimeout, TimedOut, ShuttingDown.
+        """
+        if self._closing:
+            raise ShuttingDown("the swarm is shutting down")
+        if peer_id == self.peer_id:
+            raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
+        self.peerstore.add_addrs(peer_id, addrs, peerstore.TOLD_TTL_S, "given")
+        if conns := self._conns.get(peer_id):
+            return conns[0]
+        task = self._dialing.get(peer_id)
+        if task is None:
+            task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, force))
+            task.add_done_callback(lambda _: self._dialing.pop(peer_id, None))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise TimedOut(f"{peer_id} could not be reached within {timeout_s:g} s") from None
+
+    async def _dial(self, peer_id: PeerId, force: bool) -> Conn:
+        conn = await self._dialer.dial(
+            peer_id, self.peerstore.addrs(peer_id), self.listen_addrs(), force=force
+        )
+        self._add(conn)
+        if conn.closed.done():
+            raise ShuttingDown("the connection was closed as it came up")
+        return conn
+
+    async def disconnect(self, peer_id: PeerId) -> int:
+        """Close all connections to a peer gracefully; how many there were."""
+        conns = self.conns(peer_id)
+        await asyncio.gather(*(conn.close() for conn in conns))
+        return len(conns)
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    async def open_stream(
+        self,
+        peer_id: PeerId,
+        protocols: Sequence[str],
+        *,
+        addrs: Iterable[Multiaddr] = (),
+        timeout_s: float | None = None,
+        confirm: bool = False,
+    ) -> Stream:
+        """A negotiated stream to a peer, connecting first if need be.
+
+        Where the peer is known to serve the only protocol asked for, the stream is returned before
+        the peer has confirmed it, unless `confirm`. Raises as `connect` and `Conn.open_stream`.
+        """
+        conns = self._conns.get(peer_id)
+        conn = conns[0] if conns else await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        if not conn.identified.done():  # once per connection; tells agent and protocols
+            await asyncio.wait([conn.identified], timeout=IDENTIFY_WAIT_S)
+        known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
+        limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
+        settled = self._settled(peer_id, protocols)
+        return await conn.open_stream(protocols, limit_s, known=known, settled=settled)
+
+    def _settled(self, peer_id: PeerId, protocols: Sequence[str]) -> Callable[[Stream], None]:
+        def settled(stream: Stream) -> None:
+            if stream.protocol is not None:
+                self.peerstore.remember_served(peer_id, stream.protocol, True)
+            elif isinstance(stream.error, ProtocolNotSupported):
+                for protocol in protocols:
+                    self.peerstore.remember_served(peer_id, protocol, False)
+
+        return settled
+
+    def set_stream_handler(self, protocol: str, handler: Handler) -> None:
+        """Serve a protocol; `handler(stream)` runs as a task for each inbound stream."""
+        self._handlers[protocol] = handler
+
+    def remove_stream_handler(self, protocol: str) -> None:
+        """Serve it no more; live streams stay."""
+        self._handlers.pop(protocol, None)
+
+    def set_prefix_handler(self, prefix: str, accepts: Callable[[str], bool], handler: Handler) -> None:
+        """Serve the protocols below `prefix` that `accepts` takes; identify lists the bare prefix."""
+        self._prefixes[prefix] = _Prefix(prefix, accepts, handler)
+
+    def protocols(self) -> list[str]:
+        """What identify lists."""
+        return [*self._handlers, *self._prefixes]
+
+    def accepts(self, protocol: str) -> bool:
+        """Whether an inbound stream of this protocol is served."""
+        return self._handler(protocol) is not None
+
+    def _handler(self, protocol: str) -> Handler | None:
+        if (handler := self._handlers.get(protocol)) is not None:
+            return handler
+        for prefix in self._prefixes.values():
+            if protocol.startswith(prefix.prefix) and prefix.accepts(protocol):
+                return prefix.handler
+        return None
+
+    def _on_stream(self, stream: Stream) -> None:
+        assert stream.protocol is not None
+        handler = self._handler(stream.protocol)
+        if handler is None or self._closing:
+            stream.reset()
+            return
+        self.spawn(self._serve(handler, stream), f"serve {stream.protocol}")
+
+    async def _serve(self, handler: Handler, stream: Stream) -> None:
+        try:
+            await handler(stream)
+        except P2PForwardError as exc:
+            log.debug("%s from %s ended: %s", stream.protocol, stream.remote_peer, exc)
+            stream.reset()
+        except BaseException:
+            stream.reset()
+            raise
+
+    # --- tasks and the end ------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, Any], what: str) -> asyncio.Task[Any]:
+        """Run `work` as a task owned by the swarm: logged if it fails, cancelled at the end."""
+
+        async def wall() -> None:
+            try:
+                await work
+            except P2PForwardError as exc:
+                log.debug("%s: %s", what, exc)
+            except Exception:
+                log.exception("%s failed", what)
+
+        task = self._loop.create_task(wall(), name=what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())  # cancelled before it began
+        return task
+
+    async def close(self) -> None:
+        """Stop listening, close every connection gracefully, cancel what runs. Idempotent."""
+        self._closing = True
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
+        dials = list(self._dialing.values())
+        for task in dials:
+            task.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+        await asyncio.gather(*(conn.close() for conn in self.conns()))
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+

@@ -1,0 +1,224 @@
+"""From a raw conduit to a connection: security, then muxer, by multistream-select (WIRE section 5).
+
+The dialer is multistream's and the security protocol's initiator and yamux's client; the listener
+the reverse. A muxer agreed inside the handshake saves the second negotiation. On failure the conduit
+is closed without a word to the peer; the error says which stage it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..core.keys import PrivateKey
+from ..core.peer_id import PeerId
+from ..errors import HandshakeFailed, NegotiationFailed, P2PForwardError, ProtocolNotSupported
+from ..wire.multistream import DialerNegotiation, ListenerNegotiation
+from ..wire.noise.handshake import NoiseHandshake
+from ..wire.yamux import YAMUX
+from .buffers import BufferPool
+from .conduit import Conduit
+from .conn import Conn
+from .secure import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from .stream import Direction, Stream
+
+MAX_BUFFERED_BYTES: Final = 1 << 20
+"""What a handshake may leave unread: more is no handshake."""
+
+Negotiation = DialerNegotiation | ListenerNegotiation
+
+
+class _Inbox:
+    """Receiver of a conduit, and owner of a channel, while coroutines negotiate on it."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended: Exception | None = None
+
+    def data_received(self, view: memoryview) -> int:
+        self.plaintext_received(view)
+        return len(view)
+
+    def plaintext_received(self, view: memoryview) -> None:
+        if len(self._buffer) + len(view) > MAX_BUFFERED_BYTES:
+            self._end(HandshakeFailed("the peer sends more than a handshake"))
+            return
+        self._buffer += view
+        self._wake()
+
+    def turn_ended(self) -> None:
+        pass  # woken already
+
+    def eof_received(self) -> None:
+        self._end(HandshakeFailed("the peer closed the connection during the handshake"))
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        because = f": {exc}" if exc is not None else ""
+        self._end(HandshakeFailed(f"the connection ended during the handshake{because}"))
+
+    channel_lost = conduit_lost
+
+    def drained(self) -> None:
+        pass  # handshake messages are small; nobody waits
+
+    channel_drained = drained
+
+    def _end(self, exc: Exception) -> None:
+        self._ended = self._ended or exc
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def read(self) -> bytes:
+        """What has come, at least one byte. Raises HandshakeFailed at the end of the connection."""
+        while not self._buffer:
+            if self._ended is not None:
+                raise self._ended
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self.take()
+
+    def take(self) -> bytes:
+        """What has come, maybe nothing."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
+
+class Upgrader:
+    """Upgrades conduits for one identity.
+
+    accepts, on_stream: for the streams of every connection, see `Conn.start`.
+    security: protocols in order of preference, for dialing; a listener serves them all.
+    """
+
+    def __init__(
+        self,
+        identity: PrivateKey,
+        pool: BufferPool,
+        *,
+        accepts: Callable[[str], bool],
+        on_stream: Callable[[Stream], None],
+        security: Sequence[str] = (NOISE, TLS),
+        early_muxer: bool = True,
+        max_inbound_streams: int = 1024,
+    ) -> None:
+        self._accepts = accepts
+        self._on_stream = on_stream
+        self._identity = identity
+        self._pool = pool
+        self._security = tuple(security)
+        self._muxers = (YAMUX,) if early_muxer else ()
+        self._max_inbound_streams = max_inbound_streams
+
+    async def upgrade(
+        self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None
+    ) -> Conn:
+        """The connection, started.
+
+        Raises HandshakeFailed, PeerIdMismatch, NegotiationFailed. Time limits are the caller's; on any
+        failure, cancellation included, the conduit is aborted.
+        """
+        try:
+            return await self._upgrade(conduit, direction, expected_peer)
+        except BaseException:
+            conduit.abort()
+            raise
+
+    async def _upgrade(
+        self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None
+    ) -> Conn:
+        dialing = direction == "outbound"
+        inbox = _Inbox()
+        conduit.start(inbox)
+        negotiation = self._negotiation(dialing, self._security)
+        conduit.send(memoryview(negotiation.start()))
+        while negotiation.selected is None:
+            answer = self._step("security", negotiation, await inbox.read())
+            conduit.send(memoryview(answer))
+        channel, early, leftover = await self._secure(
+            conduit, inbox, negotiation.selected, negotiation.leftover(), dialing, expected_peer
+        )
+        channel.start(inbox, leftover + inbox.take())
+        plain = b"" if early else await self._negotiate_muxer(channel, inbox, dialing)
+        conn = Conn(
+            channel,
+            direction=direction,
+            loop=asyncio.get_running_loop(),
+            max_inbound_streams=self._max_inbound_streams,
+        )
+        conn.start(plain + inbox.take(), self._accepts, self._on_stream)
+        return conn
+
+    def _negotiation(self, dialing: bool, names: Sequence[str]) -> Negotiation:
+        return DialerNegotiation(names) if dialing else ListenerNegotiation(names.__contains__)
+
+    def _step(self, stage: str, negotiation: Negotiation, data: bytes) -> bytes:
+        try:
+            return negotiation.receive(data)
+        except ProtocolNotSupported as exc:
+            raise NegotiationFailed(f"no common {stage} protocol with the peer: {exc.message}") from exc
+
+    async def _secure(
+        self,
+        conduit: Conduit,
+        inbox: _Inbox,
+        protocol: str,
+        leftover: bytes,
+        dialing: bool,
+        expected_peer: PeerId | None,
+    ) -> tuple[Channel, bool, bytes]:
+        """(channel, whether the muxer is agreed, ciphertext read too much)."""
+        if protocol == TLS:
+            from .tls import TlsHandshake  # OpenSSL's bindings: only when somebody wants them
+
+            handshake: NoiseHandshake | TlsHandshake = TlsHandshake(
+                initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
+            )
+        else:
+            handshake = NoiseHandshake(
+                initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
+            )
+        conduit.send(memoryview(handshake.start()))
+        data = leftover
+        while True:
+            if data:
+                conduit.send(memoryview(handshake.receive(data)))
+            if handshake.done:
+                break
+            data = await inbox.read()
+        if isinstance(handshake, NoiseHandshake):
+            channel: Channel = NoiseChannel(
+                conduit, self._pool, handshake.remote_peer, handshake.seal, handshake.open
+            )
+        else:
+            channel = TlsChannel(conduit, self._pool, handshake.remote_peer, handshake)
+        return channel, handshake.muxer == YAMUX, handshake.leftover()
+
+    async def _negotiate_muxer(self, channel: Channel, inbox: _Inbox, dialing: bool) -> bytes:
+        """multistream-select inside the channel; plaintext that followed it."""
+        negotiation = self._negotiation(dialing, (YAMUX,))
+        self._send_plain(channel, negotiation.start())
+        while negotiation.selected is None:
+            self._send_plain(channel, self._step("muxer", negotiation, await inbox.read()))
+        return negotiation.leftover()
+
+    def _send_plain(self, channel: Channel, data: bytes) -> None:
+        if data:
+            self._pool.staging[: len(data)] = data
+            channel.send_staged(len(data))
+
+
+def describe(exc: BaseException) -> str:
+    """One clause on why a dial or an upgrade failed, for people."""
+    if isinstance(exc, P2PForwardError):
+        return exc.message
+    if isinstance(exc, TimeoutError):
+        return "timed out"
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    return f"{type(exc).__name__}: {exc}"

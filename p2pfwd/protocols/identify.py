@@ -1,0 +1,119 @@
+"""Identify and identify-push on the swarm: who is it, what does it serve, where does it listen (WIRE 9).
+
+Asked once on every new connection, both ways; `Conn.identified` is done after it, well or not. A
+failure is logged and the connection stays. Addresses are told and taken by the class of the
+connection: loopback addresses only over loopback, private ones not to public peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from ..core.multiaddrs import AddressClass, Multiaddr, address_class
+from ..core.record import PeerRecord
+from ..errors import P2PForwardError, TimedOut
+from ..net import peerstore
+from ..net.conn import Conn
+from ..net.stream import Stream
+from ..net.swarm import Swarm
+from ..wire import identify as wire
+
+log = logging.getLogger("p2pfwd.identify")
+
+PROTOCOL_VERSION: Final = "ipfs/0.1.0"
+TIMEOUT_S: Final = 5.0
+
+_NEAR: Final = {AddressClass.LOOPBACK: 0, AddressClass.PRIVATE: 1}
+
+
+def visible(addrs: Iterable[Multiaddr], over: Multiaddr) -> list[Multiaddr]:
+    """The addresses that make sense to, or from, a peer met at `over`."""
+    nearest = _NEAR.get(address_class(over), 2)
+    return [addr for addr in addrs if _NEAR.get(address_class(addr), 2) >= nearest]
+
+
+class Identify:
+    """The service; registers itself on the swarm."""
+
+    def __init__(self, swarm: Swarm, agent_version: str) -> None:
+        self.agent_version = agent_version
+        self._swarm = swarm
+        self._sequence = time.time_ns()
+        swarm.set_stream_handler(wire.ID, self._answer)
+        swarm.set_stream_handler(wire.PUSH, self._pushed)
+        swarm.on_connected(self._connected)
+
+    def _connected(self, conn: Conn) -> None:
+        self._swarm.spawn(self._ask(conn), "identify")
+
+    def message(self, conn: Conn) -> bytes:
+        """What we tell the peer of this connection."""
+        swarm = self._swarm
+        self._sequence = max(self._sequence + 1, time.time_ns())
+        addrs = tuple(visible(swarm.listen_addrs(), conn.remote_addr))
+        record = PeerRecord(swarm.peer_id, self._sequence, addrs).to_signed(swarm.identity)
+        return wire.encode(
+            wire.IdentifyMessage(
+                public_key=swarm.identity.public_key.to_protobuf(),
+                listen_addrs=addrs,
+                protocols=tuple(swarm.protocols()),
+                observed_addr=conn.remote_addr,
+                protocol_version=PROTOCOL_VERSION,
+                agent_version=self.agent_version,
+                signed_peer_record=record,
+            )
+        )
+
+    async def _answer(self, stream: Stream) -> None:
+        await stream.write_delimited(self.message(stream.conn))
+        await stream.close()
+
+    async def _pushed(self, stream: Stream) -> None:
+        await self._read(stream)
+
+    async def _ask(self, conn: Conn) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                stream = await conn.open_stream([wire.ID], TIMEOUT_S)
+                await self._read(stream)
+        except (P2PForwardError, TimeoutError) as exc:
+            cause = exc if isinstance(exc, P2PForwardError) else TimedOut(f"no answer within {TIMEOUT_S:g} s")
+            log.info("%s could not be identified: %s", conn.remote_peer, cause)
+        finally:
+            if not conn.identified.done():
+                conn.identified.set_result(None)
+
+    async def _read(self, stream: Stream) -> None:
+        parts: list[wire.IdentifyMessage] = []
+        try:
+            while len(parts) < wire.MAX_MESSAGES and (first := await stream.read(1)):
+                parts.append(wire.decode(await stream.read_delimited(wire.MAX_MESSAGE_BYTES, first)))
+        except BaseException:
+            stream.reset()
+            raise
+        await stream.close()
+        if not parts:
+            return
+        conn, message = stream.conn, wire.merge(parts)
+        addrs, _certified = wire.verify(message, conn.remote_peer)
+        store = self._swarm.peerstore
+        store.identified(conn.remote_peer, message.agent_version, message.protocols)
+        told = visible(addrs, conn.remote_addr)
+        store.add_addrs(conn.remote_peer, told, peerstore.CONNECTED_TTL_S, "identify")
+        if message.observed_addr is not None:
+            self._swarm.note_observed(conn, message.observed_addr)
+
+    async def push(self) -> None:
+        """Tell every connected peer that takes pushes what changed here."""
+        for conn in self._swarm.conns():
+            if wire.PUSH in self._swarm.peerstore.protocols(conn.remote_peer):
+                self._swarm.spawn(self._push(conn), "identify push")
+
+    async def _push(self, conn: Conn) -> None:
+        stream = await conn.open_stream([wire.PUSH], TIMEOUT_S)
+        await stream.write_delimited(self.message(conn))
+        await stream.close()

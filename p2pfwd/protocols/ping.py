@@ -1,0 +1,77 @@
+"""Ping on the swarm, `/ipfs/ping/1.0.0`: 32 bytes echoed, as often as the opener likes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Final
+
+from ..errors import RemoteProtocolError, StreamReset, TimedOut
+from ..net.conn import Conn
+from ..net.stream import Stream
+from ..net.swarm import Swarm
+from ..wire import ping as wire
+
+IDLE_S: Final = 60.0
+"""A ping stream silent for this long is closed."""
+
+MAX_STREAMS_PER_PEER: Final = 2
+"""Inbound ping streams of one peer, as go."""
+
+
+class Ping:
+    """The service; registers itself on the swarm."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._serving: dict[Conn, int] = {}
+        swarm.set_stream_handler(wire.ID, self._answer)
+
+    async def _answer(self, stream: Stream) -> None:
+        conn = stream.conn
+        serving = self._serving.get(conn, 0)
+        if serving >= MAX_STREAMS_PER_PEER:
+            stream.reset()
+            return
+        self._serving[conn] = serving + 1
+        try:
+            while True:
+                async with asyncio.timeout(IDLE_S):
+                    first = await stream.read(wire.PAYLOAD_BYTES)
+                    if not first:
+                        break
+                    rest = wire.PAYLOAD_BYTES - len(first)
+                    await stream.write(first + await stream.read_exactly(rest))
+            await stream.close()
+        except TimeoutError:
+            stream.reset()
+        except StreamReset:
+            pass  # how many implementations end a ping
+        finally:
+            self._serving[conn] -= 1
+            if not self._serving[conn]:
+                del self._serving[conn]
+
+    async def ping(self, conn: Conn, timeout_s: float) -> float:
+        """One round trip on a stream of its own; seconds, negotiation not counted.
+
+        Raises TimedOut, ProtocolNotSupported, RemoteProtocolError on a wrong echo, ConnectionLost.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                stream = await conn.open_stream([wire.ID], timeout_s)
+                try:
+                    payload = os.urandom(wire.PAYLOAD_BYTES)
+                    begin = loop.time()
+                    await stream.write(payload)
+                    echo = await stream.read_exactly(wire.PAYLOAD_BYTES)
+                    rtt_s = loop.time() - begin
+                except BaseException:
+                    stream.reset()
+                    raise
+                await stream.close()
+        except TimeoutError:
+            raise TimedOut(f"{conn.remote_peer} did not answer a ping within {timeout_s:g} s") from None
+        if echo != payload:
+            raise RemoteProtocolError(f"ping: {conn.remote_peer} echoed other bytes")
+        return rtt_s

@@ -1,0 +1,314 @@
+"""A Yamux session, sans-IO: received bytes in, events out; control frames gather in `control`.
+
+Rules:
+- The core never writes. What must be sent is appended to `control`, which the owner puts in front
+  of the next data frame; a data frame's header is written into the buffer the owner gives.
+- DATA payload goes straight to the stream's sink, without an event, a copy or an allocation but the
+  slice; everything else is rare and is an event, in the order of arrival.
+- Every length is checked against the stream's credit before any state is made (CVE-2026-32314).
+- What a peer can make us answer is bounded by `MAX_CONTROL_BYTES` (CVE-2024-32984).
+- A frame for a stream that is not there is ignored, its payload skipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ...errors import LocalProtocolError, RemoteProtocolError, ResourceLimitExceeded
+from . import frame as f
+from .stream import Input, State, StreamCore
+from .window import WindowBudget
+
+MAX_INBOUND_STREAMS: Final = 1024
+"""Streams one peer may have open to us; go allows 256 to 1000. More are reset."""
+
+MAX_UNACKED_OPENS: Final = 256
+"""Streams opened by us and not yet acknowledged; beyond it rust resets and go blocks."""
+
+MAX_CONTROL_BYTES: Final = 256 * 1024
+"""Unsent control bytes: 20,000 frames. More means the peer makes us answer and does not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """The peer opened a stream; set its sink."""
+
+    stream: StreamCore
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFinished:
+    """The peer sends no more on it."""
+
+    stream: StreamCore
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWasReset:
+    """The peer reset it; `code` is informational (0 from older peers)."""
+
+    stream: StreamCore
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreditGranted:
+    """Its send window was empty and is not any more."""
+
+    stream: StreamCore
+
+
+@dataclass(frozen=True, slots=True)
+class PingAcked:
+    """The answer to our ping of this value."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class WentAway:
+    """The peer opens and accepts no more streams."""
+
+    code: int
+
+
+Event = StreamOpened | StreamFinished | StreamWasReset | CreditGranted | PingAcked | WentAway
+
+
+class Session:
+    """Both ends' multiplexer. `client` is the side that dialed: it has the odd stream ids."""
+
+    def __init__(
+        self,
+        *,
+        client: bool,
+        max_inbound_streams: int = MAX_INBOUND_STREAMS,
+        budget: WindowBudget | None = None,
+    ) -> None:
+        self.control = bytearray()
+        """Frames to be sent, ahead of any data."""
+        self.streams: dict[int, StreamCore] = {}
+        self.rtt_s: float | None = None
+        """Round trip, set by the owner; windows grow only when it is known."""
+        self.remote_went_away = False
+        self._next_id = 1 if client else 2
+        self._remote_parity = 0 if client else 1
+        self._last_remote_id = 0
+        self._max_inbound = max_inbound_streams
+        self._inbound = 0
+        self._unacked = 0
+        self._budget = budget or WindowBudget()
+        self._ping_value: int | None = None
+        self._partial = bytearray()
+        self._body_left = 0
+        self._body_stream: StreamCore | None = None
+        self._body_fin = False
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def receive(self, data: memoryview) -> list[Event]:
+        """Take the next bytes of the session, in any cut; the events they make, in order.
+
+        Raises RemoteProtocolError: send `go_away(PROTOCOL_ERROR)` and close.
+        """
+        events: list[Event] = []
+        pos, end = 0, len(data)
+        while pos < end:
+            left = self._body_left
+            if left:
+                stop = pos + left if left <= end - pos else end
+                self._body(data[pos:stop], events)
+                pos = stop
+            elif self._partial or end - pos < f.HEADER_BYTES:
+                stop = min(end, pos + f.HEADER_BYTES - len(self._partial))
+                self._partial += data[pos:stop]
+                pos = stop
+                if len(self._partial) == f.HEADER_BYTES:
+                    header, self._partial = self._partial, bytearray()
+                    self._header(header, 0, events)
+            else:
+                self._header(data, pos, events)
+                pos += f.HEADER_BYTES
+        if len(self.control) > MAX_CONTROL_BYTES:
+            raise RemoteProtocolError("yamux: the peer makes this node answer and does not read the answers")
+        return events
+
+    def _body(self, view: memoryview, events: list[Event]) -> None:
+        self._body_left -= len(view)
+        stream = self._body_stream
+        if stream is None:
+            return
+        if stream.state is not State.RESET:
+            stream.sink(view)
+        if not self._body_left:
+            self._body_stream = None
+            if self._body_fin:
+                self._fin_received(stream, events)
+
+    def _header(self, data: bytes | bytearray | memoryview, offset: int, events: list[Event]) -> None:
+        frame_type, flags, stream_id, length = f.decode_header(data, offset)
+        if frame_type == f.DATA or frame_type == f.WINDOW_UPDATE:
+            self._stream_frame(frame_type, flags, stream_id, length, events)
+        elif frame_type == f.PING:
+            self._ping_frame(flags, length, events)
+        else:
+            self.remote_went_away = True
+            events.append(WentAway(length))
+
+    def _stream_frame(
+        self, frame_type: int, flags: int, stream_id: int, length: int, events: list[Event]
+    ) -> None:
+        is_data = frame_type == f.DATA
+        if flags & f.SYN and not flags & f.RST:
+            stream = self._syn_received(stream_id, length if is_data else 0, events)
+        else:
+            stream = self.streams.get(stream_id)
+        if stream is None:
+            if is_data:
+                self._body_left, self._body_stream = length, None
+            return
+        if flags & f.RST:
+            self._forget(stream)
+            stream.advance(Input.RST_RECEIVED)
+            if is_data:
+                self._body_left, self._body_stream = length, None
+            events.append(StreamWasReset(stream, 0 if is_data else length))
+            return
+        if not stream.acked:
+            self._acked(stream)
+        if is_data:
+            self._data_announced(stream, flags, length, events)
+            return
+        if length:
+            self._credit_received(stream, length, events)
+        if flags & f.FIN:
+            self._fin_received(stream, events)
+
+    def _data_announced(self, stream: StreamCore, flags: int, length: int, events: list[Event]) -> None:
+        window = stream.receive_window
+        if length > window.credit:
+            raise RemoteProtocolError(
+                f"yamux: {length} bytes on stream {stream.id}, which has credit for {window.credit}"
+            )
+        if length and not stream.can_receive:
+            raise RemoteProtocolError(f"yamux: data after FIN on stream {stream.id}")
+        window.credit -= length
+        self._body_left, self._body_fin = length, bool(flags & f.FIN)
+        self._body_stream = stream if length else None
+        if not length and self._body_fin:
+            self._fin_received(stream, events)
+
+    def _syn_received(self, stream_id: int, payload: int, events: list[Event]) -> StreamCore | None:
+        if stream_id == 0 or stream_id & 1 != self._remote_parity:
+            raise RemoteProtocolError(f"yamux: the peer may not open stream {stream_id}")
+        if stream_id <= self._last_remote_id:
+            raise RemoteProtocolError(f"yamux: stream {stream_id} was opened before")
+        if payload > f.INITIAL_WINDOW_BYTES:
+            raise RemoteProtocolError(f"yamux: {payload} bytes with the SYN of stream {stream_id}")
+        self._last_remote_id = stream_id
+        if self._inbound >= self._max_inbound:
+            self._queue(f.WINDOW_UPDATE, f.RST, stream_id, 0)
+            return None
+        stream = self.streams[stream_id] = StreamCore(stream_id)
+        stream.acked = True
+        self._inbound += 1
+        self._queue(f.WINDOW_UPDATE, f.ACK, stream_id, 0)
+        events.append(StreamOpened(stream))
+        return stream
+
+    def _credit_received(self, stream: StreamCore, delta: int, events: list[Event]) -> None:
+        was = stream.send_window
+        if was + delta > f.MAX_WINDOW:
+            raise RemoteProtocolError(f"yamux: the window of stream {stream.id} overflows 32 bits")
+        stream.send_window = was + delta
+        if not was:
+            events.append(CreditGranted(stream))
+
+    def _fin_received(self, stream: StreamCore, events: list[Event]) -> None:
+        if not stream.can_receive:
+            return  # a repeated FIN, or one behind our reset
+        if stream.advance(Input.FIN_RECEIVED) is State.CLOSED:
+            self._forget(stream)
+        events.append(StreamFinished(stream))
+
+    def _ping_frame(self, flags: int, value: int, events: list[Event]) -> None:
+        if flags & f.SYN:
+            self._queue(f.PING, f.ACK, 0, value)
+        elif value == self._ping_value:  # any other pong is ignored, as go does
+            self._ping_value = None
+            events.append(PingAcked(value))
+
+    def _acked(self, stream: StreamCore) -> None:
+        stream.acked = True
+        self._unacked -= 1
+
+    def _forget(self, stream: StreamCore) -> None:
+        del self.streams[stream.id]
+        stream.receive_window.release(self._budget)
+        if not stream.acked:
+            self._acked(stream)
+        if stream.id & 1 == self._remote_parity:
+            self._inbound -= 1
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def _queue(self, frame_type: int, flags: int, stream_id: int, length: int) -> None:
+        self.control += f.HEADER.pack(f.VERSION, frame_type, flags, stream_id, length)
+
+    @property
+    def can_open(self) -> bool:
+        """Whether a stream may be opened now."""
+        return not self.remote_went_away and self._unacked < MAX_UNACKED_OPENS
+
+    def open(self) -> StreamCore:
+        """Open a stream; its SYN is queued. Raises ResourceLimitExceeded when `can_open` is False."""
+        if not self.can_open or self._next_id > 0xFFFF_FFFF:
+            raise ResourceLimitExceeded("yamux: the peer takes no more streams on this connection")
+        stream = self.streams[self._next_id] = StreamCore(self._next_id)
+        self._next_id += 2
+        self._unacked += 1
+        self._queue(f.WINDOW_UPDATE, f.SYN, stream.id, 0)
+        return stream
+
+    def write_data_header(self, stream: StreamCore, nbytes: int, buffer: memoryview, offset: int) -> None:
+        """Put the header of a DATA frame of `nbytes` at `offset` and take its credit.
+
+        The owner sends buffer[offset : offset + 12 + nbytes], after `control`.
+        """
+        if not 0 < nbytes <= stream.send_window or not stream.can_send:
+            raise LocalProtocolError(
+                f"yamux: {nbytes} bytes on stream {stream.id} with window {stream.send_window}"
+            )
+        stream.send_window -= nbytes
+        f.HEADER.pack_into(buffer, offset, f.VERSION, f.DATA, 0, stream.id, nbytes)
+
+    def finish(self, stream: StreamCore) -> None:
+        """Half-close: queue our FIN. Nothing may be sent on the stream after it."""
+        if stream.advance(Input.FIN_SENT) is State.CLOSED:
+            self._forget(stream)
+        self._queue(f.WINDOW_UPDATE, f.FIN, stream.id, 0)
+
+    def reset(self, stream: StreamCore) -> None:
+        """Queue a RST, if the stream is still there."""
+        if stream.id in self.streams:
+            self._forget(stream)
+            stream.advance(Input.RST_SENT)
+            self._queue(f.WINDOW_UPDATE, f.RST, stream.id, 0)
+
+    def consumed(self, stream: StreamCore, nbytes: int, now: float) -> None:
+        """The application took `nbytes` of the stream's payload; queue credit when it is due."""
+        if stream.can_receive and stream.receive_window.due(nbytes):
+            delta = stream.receive_window.top_up(now, self.rtt_s, self._budget)
+            self._queue(f.WINDOW_UPDATE, 0, stream.id, delta)
+
+    def ping(self, value: int) -> None:
+        """Queue a ping; one may be outstanding (rust and js are strict about pongs)."""
+        if self._ping_value is not None:
+            raise LocalProtocolError("yamux: a ping is outstanding")
+        self._ping_value = value & 0xFFFF_FFFF
+        self._queue(f.PING, f.SYN, 0, self._ping_value)
+
+    def go_away(self, code: f.GoAwayCode) -> None:
+        """Queue the last frame of a session."""
+        self._queue(f.GO_AWAY, 0, 0, int(code))

@@ -1,0 +1,94 @@
+"""One Yamux stream's state machine and its two windows.
+
+The four ways a stream can change are in one table; data and credit do not change the state. An
+absent pair is a defect of ours (`LocalProtocolError`): what a peer may repeat is in the table.
+
+    OPEN ──FIN sent──▶ LOCAL_CLOSED ──FIN received──▶ CLOSED
+    OPEN ──FIN received──▶ REMOTE_CLOSED ──FIN sent──▶ CLOSED
+    any ──RST sent or received──▶ RESET
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+from ...errors import LocalProtocolError
+from .frame import INITIAL_WINDOW_BYTES
+from .window import ReceiveWindow
+
+
+class State(Enum):
+    """Which halves are still open."""
+
+    OPEN = auto()
+    LOCAL_CLOSED = auto()
+    REMOTE_CLOSED = auto()
+    CLOSED = auto()
+    RESET = auto()
+
+
+class Input(Enum):
+    """What changes a state."""
+
+    FIN_SENT = auto()
+    FIN_RECEIVED = auto()
+    RST_SENT = auto()
+    RST_RECEIVED = auto()
+
+
+TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
+    (State.OPEN, Input.FIN_SENT): State.LOCAL_CLOSED,
+    (State.OPEN, Input.FIN_RECEIVED): State.REMOTE_CLOSED,
+    (State.LOCAL_CLOSED, Input.FIN_RECEIVED): State.CLOSED,
+    (State.REMOTE_CLOSED, Input.FIN_SENT): State.CLOSED,
+    (State.REMOTE_CLOSED, Input.FIN_RECEIVED): State.REMOTE_CLOSED,  # a repeated FIN is tolerated
+    **{
+        (state, rst): State.RESET
+        for state in (State.OPEN, State.LOCAL_CLOSED, State.REMOTE_CLOSED)
+        for rst in (Input.RST_SENT, Input.RST_RECEIVED)
+    },
+}
+
+
+class StreamCore:
+    """State, windows and data sink of one stream; made by `Session` only.
+
+    `sink` takes each piece of payload as it arrives, as a memoryview that is valid only during the
+    call. Until somebody sets it, payload is held in `backlog` (bounded by the receive window).
+    """
+
+    __slots__ = ("acked", "backlog", "id", "receive_window", "send_window", "sink", "state")
+
+    def __init__(self, stream_id: int) -> None:
+        self.id = stream_id
+        self.state = State.OPEN
+        self.acked = False
+        self.send_window = INITIAL_WINDOW_BYTES
+        self.receive_window = ReceiveWindow()
+        self.backlog: bytearray | None = None
+        self.sink: Callable[[memoryview], None] = self._hold
+
+    def _hold(self, view: memoryview) -> None:
+        if self.backlog is None:
+            self.backlog = bytearray()
+        self.backlog += view
+
+    def advance(self, what: Input) -> State:
+        """Apply one input; the new state."""
+        try:
+            self.state = TRANSITIONS[self.state, what]
+        except KeyError:
+            raise LocalProtocolError(f"yamux: {what.name} in state {self.state.name}") from None
+        return self.state
+
+    @property
+    def can_send(self) -> bool:
+        """Whether our half is open."""
+        return self.state is State.OPEN or self.state is State.REMOTE_CLOSED
+
+    @property
+    def can_receive(self) -> bool:
+        """Whether the peer's half is open."""
+        return self.state is State.OPEN or self.state is State.LOCAL_CLOSED
