@@ -18,7 +18,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from p2pfwd import errors
 from p2pfwd.errors import P2PForwardError, RpcProtocolError
@@ -139,13 +139,12 @@ class Connection(asyncio.Protocol):
     # --- the transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        refusal = self._refusal(transport)
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        refusal = self._refusal(self._transport)
         self._server.connections.add(self)
         if refusal is not None:
             self._write(codec.encode_error(None, refusal))
-            transport.close()
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         for line in self._decoder.feed(data):
