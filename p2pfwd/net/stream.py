@@ -18,7 +18,6 @@ from ..core import varint
 from ..core.peer_id import PeerId
 from ..errors import (
     ConnectionLost,
-    LocalProtocolError,
     P2PForwardError,
     ProtocolError,
     ProtocolNotSupported,
@@ -47,9 +46,10 @@ class Stream:
         "_error",
         "_negotiation",
         "_on_negotiated",
+        "_read_waiter",
         "_sink",
-        "_waiter",
         "_waiting_to_send",
+        "_write_waiter",
         "conn",
         "core",
         "direction",
@@ -65,7 +65,8 @@ class Stream:
         self._eof = False
         self._error: P2PForwardError | None = None
         self._sink: StreamSink | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._read_waiter: asyncio.Future[None] | None = None
+        self._write_waiter: asyncio.Future[None] | None = None
         self._waiting_to_send = False
         self._negotiation: DialerNegotiation | ListenerNegotiation | None = None
         self._on_negotiated: Callable[[Stream], None] | None = None
@@ -137,7 +138,7 @@ class Stream:
             self._negotiate(view)
             return
         self._buffer += view
-        self._wake()
+        self._wake_reader()
 
     def on_finished(self) -> None:
         """The remote half is closed."""
@@ -147,7 +148,7 @@ class Stream:
             self.reset()
         elif self._sink is not None:
             self._sink.eof_received()
-        self._wake()
+        self._wake_reader()
 
     def on_lost(self, error: P2PForwardError) -> None:
         """Reset by the peer, or the connection is gone."""
@@ -164,11 +165,16 @@ class Stream:
             self._sink.stream_lost(error)
         if done is not None:
             done(self)
-        self._wake()
+        self._wake_reader()
+        self._wake_writer()
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _wake_reader(self) -> None:
+        if self._read_waiter is not None and not self._read_waiter.done():
+            self._read_waiter.set_result(None)
+
+    def _wake_writer(self) -> None:
+        if self._write_waiter is not None and not self._write_waiter.done():
+            self._write_waiter.set_result(None)
 
     @property
     def error(self) -> P2PForwardError | None:
@@ -176,15 +182,6 @@ class Stream:
         return self._error
 
     # --- slow face --------------------------------------------------------------------------------
-
-    async def _wait(self) -> None:
-        if self._waiter is not None:
-            raise LocalProtocolError("two tasks wait on one stream")
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     async def read(self, max_bytes: int = 65536) -> bytes:
         """Up to `max_bytes` bytes, at least one; b"" at the remote's FIN.
@@ -196,7 +193,12 @@ class Stream:
                 raise self._error
             if self._eof:
                 return b""
-            await self._wait()
+            assert self._read_waiter is None, "two tasks read one stream"
+            self._read_waiter = self.conn.loop.create_future()
+            try:
+                await self._read_waiter
+            finally:
+                self._read_waiter = None
         data = bytes(self._buffer[:max_bytes])
         del self._buffer[: len(data)]
         self.consumed(len(data))
@@ -236,7 +238,12 @@ class Stream:
             frame = self.begin_frame()
             if frame is None:
                 self.want_to_send()
-                await self._wait()
+                assert self._write_waiter is None, "two tasks write one stream"
+                self._write_waiter = self.conn.loop.create_future()
+                try:
+                    await self._write_waiter
+                finally:
+                    self._write_waiter = None
                 continue
             n = min(len(frame), len(view))
             frame[:n] = view[:n]
@@ -294,7 +301,7 @@ class Stream:
         self._waiting_to_send = False
         if self._sink is not None:
             return self._sink.resume_sending()
-        self._wake()
+        self._wake_writer()
         return False
 
     def consumed(self, n: int) -> None:

@@ -71,7 +71,7 @@ class TcpConduit:
         if first:
             self._loop.add_reader(self._fd, self._readable)
         if leftover:
-            view = memoryview(leftover)
+            view = memoryview(bytearray(leftover))  # channels open messages in place
             self._carry = bytes(view[receiver.data_received(view) :])
         if self._at_eof:
             receiver.eof_received()
