@@ -22,6 +22,14 @@ GRACE_S = 2.0
 """Seconds a thread has to end by itself: long enough for a busy machine's scheduler."""
 
 
+_outliving: set[int] = set()
+
+
+def outlive(*descriptors: int) -> None:
+    """Name descriptors opened within a test that a longer-lived fixture owns and closes."""
+    _outliving.update(descriptors)
+
+
 class LeakError(AssertionError):
     """A test left something behind; the message lists it."""
 
@@ -86,6 +94,8 @@ def _descriptors() -> dict[int, str]:
     except FileNotFoundError:
         return found
     for name in names:
+        if int(name) in _outliving:
+            continue
         try:
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:  # the descriptor of the listing itself
@@ -101,4 +111,5 @@ def _descriptors_left(before: dict[int, str]) -> list[str]:
 
 
 def _new(before: dict[int, str]) -> dict[int, str]:
-    return {number: what for number, what in _descriptors().items() if before.get(number) != what}
+    now = _descriptors()
+    return {number: now[number] for number in now if before.get(number) != now[number]}

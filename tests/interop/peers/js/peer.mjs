@@ -1,0 +1,128 @@
+// A js-libp2p node behind JSON lines (see ../jsonl.py): node peer.mjs --key FILE (a PrivateKey protobuf).
+// Listens on 127.0.0.1, a free port. No bootstrap list, no mDNS, no UPnP: none of those is even installed.
+// Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
+//           open proto peer data | ping peer | protocols peer | peers
+// Ends when stdin closes.
+import './node20.mjs' // first: module order is evaluation order
+import { createLibp2p } from 'libp2p'
+import { tcp } from '@libp2p/tcp'
+import { noise } from '@libp2p/noise'
+import { tls } from '@libp2p/tls'
+import { yamux } from '@libp2p/yamux'
+import { identify, identifyPush } from '@libp2p/identify'
+import { ping } from '@libp2p/ping'
+import { privateKeyFromProtobuf } from '@libp2p/crypto/keys'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { multiaddr } from '@multiformats/multiaddr'
+import net from 'node:net'
+import fs from 'node:fs'
+import readline from 'node:readline'
+import { parseArgs } from 'node:util'
+
+const { values: options } = parseArgs({ options: { key: { type: 'string' } } })
+const node = await createLibp2p({
+  privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
+  services: { identify: identify(), identifyPush: identifyPush(), ping: ping() },
+  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+  transports: [tcp()],
+  // The default drops more than 5 connections a second from one host: here everybody is one host.
+  connectionManager: { inboundConnectionThreshold: 1000 },
+  connectionEncrypters: [noise(), tls()],
+  // The default (4 MiB) is below yamux's own largest window, and resets a stream whose reader is slow.
+  streamMuxers: [yamux({ streamOptions: { maxReadBufferLength: 32 << 20 } })]
+})
+
+const emit = message => process.stdout.write(JSON.stringify(message) + '\n')
+const hostPort = address => { const part = address.split('/'); return { host: part[2], port: Number(part[4]) } }
+const limits = { maxInboundStreams: 10000, maxOutboundStreams: 10000 }
+const soon = () => ({ signal: AbortSignal.timeout(20000) })
+
+// Copy between a stream and a TCP socket, with back-pressure and half-close both ways. send, pause and
+// resume throw on a dead stream: uncaught in an event handler, that would end this process.
+function splice (stream, sock) {
+  const guarded = call => {
+    try { return call() } catch (error) { console.error('splice:', error.message); sock.destroy(); return true }
+  }
+  stream.addEventListener('message', event => {
+    if (!sock.write(event.data.subarray())) {
+      guarded(() => stream.pause())
+      sock.once('drain', () => guarded(() => stream.resume()))
+    }
+  })
+  stream.addEventListener('end', () => sock.end())
+  stream.addEventListener('close', event => { if (event.error) sock.resetAndDestroy() })
+  sock.on('data', data => {
+    if (!guarded(() => stream.send(data))) {
+      sock.pause()
+      stream.addEventListener('drain', () => sock.resume(), { once: true })
+    }
+  })
+  sock.on('end', () => stream.close().catch(() => {}))
+  sock.on('error', error => guarded(() => stream.abort(error)))
+}
+
+function echo (stream) {
+  stream.addEventListener('message', event => {
+    try {
+      if (!stream.send(event.data)) {
+        stream.pause()
+        stream.addEventListener('drain', () => stream.resume(), { once: true })
+      }
+    } catch (error) { stream.abort(error) }
+  })
+  stream.addEventListener('end', () => stream.close().catch(() => {}))
+}
+
+const commands = {
+  connect: async ({ addr }) => { await node.dial(multiaddr(addr), soon()) },
+  handle: async ({ proto, target }) => {
+    // Listeners are attached before anything is awaited: data may follow at once.
+    const serve = stream => target == null
+      ? echo(stream)
+      : splice(stream, net.connect({ ...hostPort(target), allowHalfOpen: true, noDelay: true }))
+    await node.handle(proto, serve, { ...limits, force: true })
+  },
+  forward: async ({ proto, listen, peer }) => {
+    const server = net.createServer({ allowHalfOpen: true, noDelay: true, pauseOnConnect: true }, sock => {
+      node.dialProtocol(peerIdFromString(peer), proto, { ...limits, ...soon() }).then(
+        stream => { splice(stream, sock); sock.resume() },
+        error => { console.error('forward:', error.message); sock.resetAndDestroy() })
+    })
+    await new Promise((resolve, reject) => { server.on('error', reject); server.listen(hostPort(listen), resolve) })
+  },
+  open: async ({ proto, peer, data }) => {
+    const stream = await node.dialProtocol(peerIdFromString(peer), proto, { ...limits, ...soon() })
+    let reply = ''
+    const ended = new Promise((resolve, reject) => {
+      stream.addEventListener('end', () => resolve())
+      stream.addEventListener('close', event => event.error ? reject(event.error) : resolve())
+    })
+    stream.addEventListener('message', event => { reply += Buffer.from(event.data.subarray()).toString() })
+    stream.send(new TextEncoder().encode(data))
+    await stream.close()
+    await ended
+    return { reply }
+  },
+  ping: async ({ peer }) => ({ ms: await node.services.ping.ping(peerIdFromString(peer), soon()) }),
+  protocols: async ({ peer }) => {
+    const known = await node.peerStore.get(peerIdFromString(peer))
+    const agent = Buffer.from(known.metadata.get('AgentVersion') ?? '').toString()
+    const addresses = known.addresses.map(({ multiaddr, isCertified }) => ({ addr: `${multiaddr}`, certified: isCertified }))
+    return { protocols: known.protocols, agent, addresses }
+  },
+  peers: async () => ({
+    peers: node.getConnections().map(conn => ({
+      id: `${conn.remotePeer}`, direction: conn.direction, security: conn.encryption, muxer: conn.multiplexer
+    }))
+  })
+}
+
+emit({ id: `${node.peerId}`, addrs: node.getMultiaddrs().map(String) })
+const input = readline.createInterface({ input: process.stdin })
+for await (const line of input) {
+  const { cmd, ...args } = JSON.parse(line)
+  try { emit({ ok: true, ...await commands[cmd](args) }) } catch (error) { emit({ ok: false, error: `${error.name}: ${error.message}` }) }
+}
+setTimeout(() => process.exit(0), 1000)
+await node.stop()
+process.exit(0)
