@@ -1,0 +1,149 @@
+"""Binding the local end of a forward: a TCP address or a unix socket.
+
+Rules: a name is resolved and its first address bound; options are set on the listening socket, since
+accepted sockets inherit them; a unix socket is 0600 before anybody can connect, replaces a file nobody
+answers on, and is removed at the end if it is still the one made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint, unix_path
+from p2pfwd.errors import AddressInUse, BindFailed, InvalidMultiaddr
+from p2pfwd.net.acceptor import BACKLOG, bind_failure
+
+MAX_UNIX_PATH_BYTES: Final = 107
+"""sun_path is 108 bytes with its final zero (unix(7))."""
+
+_FAMILIES: Final = {
+    "ip4": socket.AF_INET,
+    "ip6": socket.AF_INET6,
+    "dns4": socket.AF_INET,
+    "dns6": socket.AF_INET6,
+    "dns": socket.AF_UNSPEC,
+}
+
+
+@dataclass(slots=True)
+class BoundSocket:
+    """A listening socket and the address it really has."""
+
+    sock: socket.socket
+    address: Multiaddr
+    path: str | None = None  # of a unix socket
+    inode: tuple[int, int] | None = None
+
+    def remove_file(self) -> None:
+        """Unlink the unix socket's file, unless somebody has replaced it."""
+        if self.path is None:
+            return
+        with suppress(FileNotFoundError):
+            found = os.lstat(self.path)
+            if (found.st_dev, found.st_ino) == self.inode:
+                os.unlink(self.path)
+
+
+async def bind(address: Multiaddr, loop: asyncio.AbstractEventLoop) -> BoundSocket:
+    """Listen on `address`; port 0 takes a free one.
+
+    Raises InvalidMultiaddr, AddressInUse or BindFailed.
+    """
+    path = unix_path(address)
+    if path is not None:
+        return _bind_unix(address, path)
+    endpoint = tcp_endpoint(address)
+    if endpoint is None:
+        raise InvalidMultiaddr(
+            f"cannot listen on {address}: address does not contain tcp or unix protocol alone",
+            hint="use a form like /ip4/127.0.0.1/tcp/2222 or /unix/run/user/1000/ssh.sock",
+        )
+    family = _FAMILIES[endpoint.family]
+    if endpoint.family in ("ip4", "ip6"):
+        return _bind_tcp(family, (endpoint.host, endpoint.port), address)
+    try:
+        found = await loop.getaddrinfo(endpoint.host, endpoint.port, family=family, type=socket.SOCK_STREAM)
+    except OSError as exc:
+        raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {exc.strerror}") from exc
+    return _bind_tcp(found[0][0], found[0][4], address)
+
+
+def _bind_tcp(family: int, sockaddr: tuple[object, ...], address: Multiaddr) -> BoundSocket:
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:
+        raise bind_failure(exc, str(address)) from exc
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.bind(sockaddr)
+        sock.listen(BACKLOG)
+        return BoundSocket(sock, from_sockaddr(sock.getsockname()))
+    except OSError as exc:
+        sock.close()
+        raise bind_failure(exc, str(address)) from exc
+
+
+def _bind_unix(address: Multiaddr, path: str) -> BoundSocket:
+    size = len(os.fsencode(path))
+    if size > MAX_UNIX_PATH_BYTES:
+        raise BindFailed(
+            f"cannot listen on {address}: the socket path is {size} bytes long, "
+            f"the system's limit is {MAX_UNIX_PATH_BYTES}",
+            hint="choose a shorter path",
+        )
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            sock.bind(path)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            _remove_stale(address, path)
+            sock.bind(path)
+        os.chmod(path, 0o600)  # nobody can connect before listen()
+        made = os.lstat(path)
+        sock.listen(BACKLOG)
+        return BoundSocket(sock, address, path, (made.st_dev, made.st_ino))
+    except OSError as exc:
+        sock.close()
+        raise _unix_failure(exc, address) from exc
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _unix_failure(exc: OSError, address: Multiaddr) -> AddressInUse | BindFailed:
+    if exc.errno in (errno.EACCES, errno.EPERM):  # bind_failure would speak of privileged ports
+        return BindFailed(f"cannot listen on {address}: no permission to create the socket file")
+    if exc.errno == errno.ENOENT:
+        return BindFailed(f"cannot listen on {address}: the directory does not exist")
+    return bind_failure(exc, str(address))
+
+
+def _remove_stale(address: Multiaddr, path: str) -> None:
+    """Unlink a socket file nobody listens on; raise AddressInUse for anything else."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise AddressInUse(f"cannot listen on {address}: a file that is no socket has that path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog answers EAGAIN at once: somebody is there
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise AddressInUse(
+        f"cannot listen on {address}: another program listens there", hint="choose another path"
+    )

@@ -1,0 +1,66 @@
+"""Tries a forward or a target once and tells what was found. Failures are outcomes, never raised."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, TimedOut
+from p2pfwd.forwarding.health import state_of
+from p2pfwd.forwarding.probe import probe
+from p2pfwd.forwarding.proc_net import somebody_listens
+from p2pfwd.forwarding.target import Target
+from p2pfwd.forwarding.values import READY, CheckOutcome
+
+if TYPE_CHECKING:
+    from p2pfwd.net.swarm import Swarm
+
+
+async def check_target(target: Target, timeout_s: float) -> CheckOutcome:
+    """Does the service behind a listen answer? A connection is made only when looking cannot tell."""
+    started = time.monotonic()
+    if not somebody_listens(target.address):
+        try:
+            sock = await target.connect(timeout_s)
+        except P2PForwardError as exc:
+            return _failure(exc, started)
+        sock.close()
+    return CheckOutcome(ok=True, state=READY, elapsed_s=time.monotonic() - started)
+
+
+async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> CheckOutcome:
+    """Can the peer be reached, does it serve the protocol, and does its service answer (see probe.py)?"""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await swarm.connect(peer, timeout_s=timeout_s, force=True)  # somebody asked: no back-off
+            answer = await probe(swarm, peer, protocol, timeout_s)
+            conn = answer.conn
+            elapsed_s = time.monotonic() - started
+            rtt_s = conn.rtt_s if conn.rtt_s is not None else await conn.measure_rtt(timeout_s)
+    except TimeoutError:
+        return _failure(TimedOut(f"the peer did not answer within {timeout_s:g} s"), started)
+    except P2PForwardError as exc:
+        return _failure(exc, started)
+    return CheckOutcome(
+        ok=answer.state == READY,
+        state=answer.state,
+        reason=answer.reason,
+        path="relayed" if conn.is_relayed else "direct",
+        remote_address=str(conn.remote_addr),
+        security=conn.security,
+        elapsed_s=elapsed_s,
+        rtt_s=rtt_s,
+    )
+
+
+def _failure(exc: P2PForwardError, started: float) -> CheckOutcome:
+    return CheckOutcome(
+        ok=False,
+        state=state_of(exc),
+        reason=exc.message,
+        hint=exc.hint,
+        elapsed_s=time.monotonic() - started,
+    )

@@ -1,0 +1,207 @@
+"""What LocalListener (forward) and RemoteListener (listen) share, and the registry that owns both.
+
+Rules (DESIGN §7): a listener exists iff it is registered; listens are keyed by protocol, forwards by
+their bound address; ids are monotonic and never reused; closing takes the listener out at once and
+leaves its live streams alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from typing import Any, ClassVar, Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
+from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.health import Health
+from p2pfwd.forwarding.values import CloseMatch, Direction, ListenerInfo
+
+log = logging.getLogger("p2pfwd.forwarding")
+
+LOG_INTERVAL_S: Final = 10.0
+"""One line per listener in this time, however many connections fail for the same cause."""
+
+
+class Closed:
+    """Awaitable many times and by many: the end of a listener."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from self._event.wait().__await__()
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """It has ended."""
+        self._event.set()
+
+
+class Listener(ABC):
+    """One registered listen or forward, its health and its totals."""
+
+    direction: ClassVar[Direction]
+
+    def __init__(self, listener_id: int, protocol: str, events: Events, *, foreground: bool) -> None:
+        now = time.time()
+        self.id = listener_id
+        self.protocol = protocol
+        self.foreground = foreground
+        self.created = now
+        self.health = Health(now)
+        self.live = 0  # streams now
+        self.bytes_in = 0  # of streams that have ended
+        self.bytes_out = 0
+        self.closed = Closed()
+        self._events = events
+        self._logged_at = 0.0
+        self._unlogged = 0
+
+    @property
+    @abstractmethod
+    def listen_address(self) -> Multiaddr:
+        """Kubo's ListenAddress."""
+
+    @property
+    @abstractmethod
+    def target_address(self) -> Multiaddr:
+        """Kubo's TargetAddress."""
+
+    @property
+    @abstractmethod
+    def key(self) -> tuple[Direction, str]:
+        """What no second listener may have."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Take nothing new and drop what is being opened; live streams stay. Idempotent.
+
+        `closed` is set when nothing is left behind.
+        """
+
+    @abstractmethod
+    def stream_ended(self, error: Exception | None, bytes_in: int) -> None:
+        """One of its streams is over; `error` is None if both sides finished."""
+
+    def describe(self) -> str:
+        """For log lines."""
+        return f"{self.direction} {self.id} {self.protocol}"
+
+    def worked(self) -> None:
+        """A connection went through."""
+        if self.health.ready(time.time()):
+            self._events.listener("changed", self.info)
+
+    def failed(self, error: P2PForwardError) -> None:
+        """A connection did not go through: keep the reason, log it now and then."""
+        was = self.health.state
+        now = time.time()
+        changed = self.health.failed(error, now)
+        if self.health.state != was or now - self._logged_at >= LOG_INTERVAL_S:
+            more = f" ({self._unlogged} more in between)" if self._unlogged else ""
+            log.warning("%s: %s%s", self.describe(), error.message, more)
+            self._logged_at, self._unlogged = now, 0
+        else:
+            self._unlogged += 1
+        if changed:
+            self._events.listener("changed", self.info)
+
+    def told(self, state: str, reason: str | None, hint: str | None) -> None:
+        """A check found `state`."""
+        if self.health.told(state, reason, hint, time.time()):
+            self._events.listener("changed", self.info)
+
+    def info(self, live_in: int = 0, live_out: int = 0) -> ListenerInfo:
+        """A snapshot; `live_in` and `live_out` are the bytes of the streams still alive."""
+        return ListenerInfo(
+            id=self.id,
+            direction=self.direction,
+            protocol=self.protocol,
+            listen_address=self.listen_address,
+            target_address=self.target_address,
+            state=self.health.state,
+            reason=self.health.reason,
+            hint=self.health.hint,
+            state_since=self.health.since,
+            streams=self.live,
+            bytes_in=self.bytes_in + live_in,
+            bytes_out=self.bytes_out + live_out,
+            foreground=self.foreground,
+            created=self.created,
+        )
+
+
+class ListenerRegistry:
+    """The only owner of listeners."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._by_id: dict[int, Listener] = {}  # insertion order is id order
+        self._by_key: dict[tuple[Direction, str], Listener] = {}
+        self._next_id = 1
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def take_id(self) -> int:
+        """The next id; never given again."""
+        taken = self._next_id
+        self._next_id += 1
+        return taken
+
+    def refuse_duplicate(self, key: tuple[Direction, str]) -> None:
+        """Raise ListenerExists if the key is taken."""
+        holder = self._by_key.get(key)
+        if holder is not None:
+            what = f"protocol {key[1]}" if key[0] == "listen" else f"listen address {key[1]}"
+            raise ListenerExists(
+                f"listener already registered: the {what} is taken by {holder.describe()}",
+                hint="close it first, or choose another one",
+                listener=holder.id,
+            )
+
+    def register(self, listener: Listener) -> None:
+        """From now on the listener exists. Raises ListenerExists."""
+        self.refuse_duplicate(listener.key)
+        self._by_id[listener.id] = listener
+        self._by_key[listener.key] = listener
+        self._events.listener("added", listener.info)
+
+    def find(self, direction: Direction, key: str) -> Listener | None:
+        """The listen for a protocol, or the forward at an address."""
+        return self._by_key.get((direction, key))
+
+    def get(self, listener_id: int) -> Listener:
+        """Raises NotFound."""
+        listener = self._by_id.get(listener_id)
+        if listener is None:
+            raise NotFound(f"no listener has id {listener_id}")
+        return listener
+
+    def all(self) -> list[Listener]:
+        """In the order in which they came."""
+        return list(self._by_id.values())
+
+    def close(self, match: CloseMatch) -> list[Listener]:
+        """Remove and stop those that match; await `closed` of each to see it done."""
+        closing = [
+            listener
+            for listener in self._by_id.values()
+            if match.matches(listener.protocol, listener.listen_address, listener.target_address)
+        ]
+        for listener in closing:
+            del self._by_id[listener.id]
+            del self._by_key[listener.key]
+        for listener in closing:
+            listener.stop()
+            self._events.listener("removed", listener.info)
+        return closing

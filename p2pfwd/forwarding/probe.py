@@ -1,0 +1,124 @@
+"""The probe: asks a peer whether it serves a protocol, without touching the service behind it.
+
+Opening a stream of the protocol itself makes the far side dial its target, and a one-shot service
+takes that for its client. So a p2pfwd node also answers `/p2pfwd/probe/1.0.0<protocol>`: negotiation
+succeeds iff the protocol is served, then it sends one varint-delimited message, the listener's state as
+in `ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes. A
+Kubo knows only the protocol itself and gets, offered second in the same negotiation, a stream that is
+half-closed at once: its service sees one connection that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, ProtocolNotSupported, RemoteProtocolError, StreamReset
+from p2pfwd.forwarding.listeners import ListenerRegistry
+from p2pfwd.forwarding.listeners_remote import RemoteListener
+from p2pfwd.forwarding.values import READY, UNKNOWN
+
+if TYPE_CHECKING:
+    from p2pfwd.net.stream import Stream
+    from p2pfwd.net.swarm import Conn, Swarm
+
+PREFIX: Final = "/p2pfwd/probe/1.0.0"
+MAX_STATE_BYTES: Final = 64
+"""A state is an error code: a few words in kebab-case."""
+
+GRACE_S: Final = 1.0
+"""How long a peer that only knows the protocol itself has to show that its target is dead."""
+
+_STATE: Final = re.compile(rb"[a-z][a-z-]*")
+_STRANGER_SAYS: Final = {
+    "target-refused": "its service does not answer",
+    "target-timeout": "its service does not answer in time",
+    "resource-limit": "it is at its limit of connections",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """The peer serves the protocol, and this is how its service is."""
+
+    conn: Conn
+    state: str
+    reason: str | None
+
+
+class ProbeService:
+    """Answers probes about the listens of a registry."""
+
+    def __init__(self, listeners: ListenerRegistry) -> None:
+        self._listeners = listeners
+
+    def _asked(self, name: str) -> RemoteListener | None:
+        found = self._listeners.find("listen", name.removeprefix(PREFIX))
+        return found if isinstance(found, RemoteListener) else None
+
+    def accepts(self, name: str) -> bool:
+        """Whether `name` asks about a protocol that is served."""
+        return name.startswith(PREFIX) and self._asked(name) is not None
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one probe."""
+        listener = self._asked(stream.protocol or "")
+        if listener is None:  # closed since the negotiation
+            stream.reset()
+            return
+        try:
+            await stream.write_delimited(listener.glance().encode())
+            await stream.close()
+        except P2PForwardError:  # the peer does not wait for the answer
+            stream.reset()
+
+
+async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> ProbeAnswer:
+    """Ask `peer` about `protocol`; connects if need be.
+
+    Raises what `Swarm.open_stream` raises (ProtocolNotSupported names `protocol`), TimeoutError.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    try:
+        stream = await swarm.open_stream(peer, (PREFIX + protocol, protocol), timeout_s=timeout_s)
+    except ProtocolNotSupported as exc:
+        raise ProtocolNotSupported(
+            f"the peer is there but does not serve {protocol}",
+            hint="is the listen running on the other machine, under exactly this name?",
+            protocol=protocol,
+        ) from exc
+    try:
+        if stream.protocol == protocol:
+            return await _try_service(stream, min(GRACE_S, deadline - loop.time()))
+        async with asyncio.timeout_at(deadline):
+            return await _read_answer(stream)
+    finally:
+        stream.reset()
+
+
+async def _read_answer(stream: Stream) -> ProbeAnswer:
+    message = await stream.read_delimited(MAX_STATE_BYTES)
+    if not _STATE.fullmatch(message):
+        raise RemoteProtocolError("the peer's answer to a probe is no state")
+    state = message.decode()
+    if state in (READY, UNKNOWN):
+        return ProbeAnswer(stream.conn, READY, None)
+    says = _STRANGER_SAYS.get(state, f"it reports {state}")
+    return ProbeAnswer(stream.conn, state, f"the peer serves the protocol, but {says}")
+
+
+async def _try_service(stream: Stream, grace_s: float) -> ProbeAnswer:
+    stream.close_write()
+    try:
+        async with asyncio.timeout(grace_s):
+            await stream.read(1)
+    except StreamReset:
+        reason = "the peer took the stream and reset it: its service does not answer, or it refuses this node"
+        return ProbeAnswer(stream.conn, "stream-reset", reason)
+    except TimeoutError:
+        pass  # a service that waits: it is alive
+    return ProbeAnswer(stream.conn, READY, None)

@@ -1,0 +1,261 @@
+"""The forwarding service: what `listen`, `forward`, `ls`, `close` and `stream` do, on one host.
+
+Semantics are Kubo's `ipfs p2p` (KUBO.md §1) with its faults mended (issue 2 §1). Rule: what can be
+refused is refused before anything is changed; deciding is synchronous, so no locks are needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ListenerExists, P2PForwardError, SelfDial, ShuttingDown, StreamReset
+from p2pfwd.forwarding import probe
+from p2pfwd.forwarding.bind import bind
+from p2pfwd.forwarding.check import check_peer, check_target
+from p2pfwd.forwarding.events import EventCallback, Events
+from p2pfwd.forwarding.listeners import ListenerRegistry
+from p2pfwd.forwarding.listeners_local import LocalListener
+from p2pfwd.forwarding.listeners_remote import RemoteListener
+from p2pfwd.forwarding.names import PREFIX, check_protocol
+from p2pfwd.forwarding.splice import Splice
+from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
+from p2pfwd.forwarding.target import Target
+from p2pfwd.forwarding.values import CheckOutcome, CloseMatch, ForwardingLimits, ListenerInfo, StreamInfo
+
+if TYPE_CHECKING:
+    from p2pfwd.host import Host
+    from p2pfwd.net.stream import Stream
+    from p2pfwd.net.swarm import Conn
+
+log = logging.getLogger("p2pfwd.forwarding")
+
+_ALL: Final = CloseMatch(all=True)
+
+
+class Forwarding:
+    """All listeners and streams of one host. Make it inside the running event loop."""
+
+    def __init__(
+        self, host: Host, *, limits: ForwardingLimits | None = None, make_splice: SpliceFactory = Splice
+    ) -> None:
+        self.limits = limits if limits is not None else ForwardingLimits()
+        self._host = host
+        self._swarm = host.swarm
+        self._loop = asyncio.get_running_loop()
+        self._events = Events()
+        self._listeners = ListenerRegistry(self._events)
+        self._streams = StreamRegistry(self._swarm, self._loop, self._events, self.limits, make_splice)
+        self._closing = False
+        probes = probe.ProbeService(self._listeners)
+        self._swarm.set_prefix_handler(PREFIX, self._serves, self._serve)
+        self._swarm.set_prefix_handler(probe.PREFIX, probes.accepts, probes.serve)
+        self._swarm.on_connected(self._connected)
+        self._swarm.on_disconnected(self._disconnected)
+
+    # --- listen -----------------------------------------------------------------------------------
+
+    async def listen(
+        self,
+        protocol: str,
+        target: Multiaddr,
+        *,
+        report_peer_id: bool = False,
+        allow_custom_protocol: bool = False,
+        foreground: bool = False,
+    ) -> RemoteListener:
+        """Offer the service at `target` under `protocol`; the target is not tried.
+
+        Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ShuttingDown.
+        """
+        self._refuse_when_closing()
+        checked = Target(target)
+        check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
+        self._listeners.refuse_duplicate(("listen", protocol))
+        if self._swarm.accepts(protocol):
+            raise ListenerExists(f"the node itself serves {protocol}", protocol=protocol)
+        listener = RemoteListener(
+            self._listeners.take_id(),
+            protocol,
+            checked,
+            self._host.peer_id,
+            self._streams,
+            self._events,
+            self.limits,
+            report_peer_id=report_peer_id,
+            foreground=foreground,
+        )
+        self._listeners.register(listener)
+        if not protocol.startswith(PREFIX):
+            self._swarm.set_stream_handler(protocol, self._serve)
+        return listener
+
+    def _serves(self, protocol: str) -> bool:
+        return self._listeners.find("listen", protocol) is not None
+
+    async def _serve(self, stream: Stream) -> None:
+        listener = self._listeners.find("listen", stream.protocol or "")
+        if isinstance(listener, RemoteListener):
+            listener.serve(stream)
+        else:  # closed since the negotiation
+            stream.reset()
+
+    # --- forward ----------------------------------------------------------------------------------
+
+    async def forward(
+        self,
+        protocol: str,
+        listen: Multiaddr,
+        peer_id: PeerId,
+        addrs: Iterable[Multiaddr] = (),
+        *,
+        allow_custom_protocol: bool = False,
+        foreground: bool = False,
+    ) -> LocalListener:
+        """Open `listen`; each of its connections becomes a stream of `protocol` to `peer_id`.
+
+        `addrs` are kept for the life of the forward. Nothing is dialed yet. Raises InvalidMultiaddr,
+        InvalidProtocol, SelfDial, ListenerExists, AddressInUse, BindFailed, ShuttingDown.
+        """
+        self._refuse_when_closing()
+        if peer_id == self._host.peer_id:
+            raise SelfDial(
+                f"{peer_id} is this node itself",
+                hint="give the peer ID of the other machine: `p2pfwd id` there prints it",
+            )
+        check_protocol(protocol, allow_custom=allow_custom_protocol, serving=False)
+        self._listeners.refuse_duplicate(("forward", str(listen)))
+        bound = await bind(listen, self._loop)
+        try:
+            self._refuse_when_closing()
+            self._listeners.refuse_duplicate(("forward", str(bound.address)))
+        except P2PForwardError:
+            bound.sock.close()
+            bound.remove_file()
+            raise
+        listener = LocalListener(
+            self._listeners.take_id(),
+            protocol,
+            peer_id,
+            bound,
+            self._swarm,
+            self._streams,
+            self._events,
+            self.limits,
+            foreground=foreground,
+        )
+        explicit = tuple(addrs)
+        if explicit:
+            self._swarm.peerstore.pin(peer_id, explicit, listener.pin_tag)
+        listener.start()
+        self._listeners.register(listener)
+        return listener
+
+    def _forwards_to(self, peer_id: PeerId) -> Iterator[LocalListener]:
+        for listener in self._listeners.all():
+            if isinstance(listener, LocalListener) and listener.peer_id == peer_id:
+                yield listener
+
+    def _connected(self, conn: Conn) -> None:
+        for listener in self._forwards_to(conn.remote_peer):
+            listener.peer_connected()
+
+    def _disconnected(self, conn: Conn) -> None:
+        if not self._swarm.conns(conn.remote_peer):
+            for listener in self._forwards_to(conn.remote_peer):
+                listener.peer_disconnected()
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def listeners(self) -> list[ListenerInfo]:
+        """Every listen and forward, in the order in which they came."""
+        live = self._streams.live_bytes()
+        for listener in self._listeners.all():
+            if listener.health.state == StreamReset.code and live.get(listener.id, (0, 0))[0]:
+                listener.worked()  # a live stream brings bytes: what was said of an earlier one is past
+        return [listener.info(*live.get(listener.id, (0, 0))) for listener in self._listeners.all()]
+
+    def streams(self) -> list[StreamInfo]:
+        """Every live stream, by id."""
+        return self._streams.snapshot()
+
+    def totals(self) -> tuple[int, int]:
+        """Bytes in and out of all streams so far."""
+        live = self._streams.live_bytes().values()
+        return (
+            self._streams.bytes_in + sum(bytes_in for bytes_in, _ in live),
+            self._streams.bytes_out + sum(bytes_out for _, bytes_out in live),
+        )
+
+    def on_event(self, callback: EventCallback) -> Callable[[], None]:
+        """Call `callback` with a ForwardingEvent at every change; it must not raise. Returns its end."""
+        return self._events.subscribe(callback)
+
+    async def check(self, listener_id: int, timeout_s: float = 30.0) -> CheckOutcome:
+        """Try a listener once, without disturbing its service, and keep what was found as its state.
+
+        Raises NotFound.
+        """
+        listener = self._listeners.get(listener_id)
+        if isinstance(listener, LocalListener):
+            outcome = await check_peer(self._swarm, listener.peer_id, listener.protocol, timeout_s)
+        else:
+            assert isinstance(listener, RemoteListener)
+            outcome = await check_target(listener.target, min(timeout_s, self.limits.target_timeout_s))
+        if not listener.closed.done():
+            listener.told(outcome.state, outcome.reason, outcome.hint)
+        return outcome
+
+    async def check_target(self, target: Multiaddr) -> CheckOutcome:
+        """Does a service answer at `target`? Raises InvalidMultiaddr."""
+        return await check_target(Target(target), self.limits.target_timeout_s)
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def close(self, match: CloseMatch) -> list[ListenerInfo]:
+        """Close the listeners that match; their live streams stay. The addresses are free on return."""
+        live = self._streams.live_bytes()
+        closed = self._listeners.close(match)
+        for listener in closed:
+            if isinstance(listener, RemoteListener) and not listener.protocol.startswith(PREFIX):
+                self._swarm.remove_stream_handler(listener.protocol)
+        return [listener.info(*live.get(listener.id, (0, 0))) for listener in closed]
+
+    def close_stream(self, stream_id: int) -> StreamInfo:
+        """Reset one stream. Raises StreamNotFound."""
+        return self._streams.close(stream_id)
+
+    def close_all_streams(self) -> list[StreamInfo]:
+        """Reset every stream."""
+        return self._streams.close_all()
+
+    async def drain(self, timeout_s: float) -> int:
+        """Take nothing new, give live streams `timeout_s` to end, reset the rest; returns how many."""
+        self._closing = True
+        self.close(_ALL)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._streams.wait_empty()
+        except TimeoutError:
+            left = self.close_all_streams()
+            log.warning("%d streams were still open after %g s and were reset", len(left), timeout_s)
+            return len(left)
+        return 0
+
+    async def aclose(self) -> None:
+        """End everything now. Idempotent."""
+        self._closing = True
+        closing = self._listeners.all()
+        self.close(_ALL)
+        self.close_all_streams()
+        for listener in closing:
+            await listener.closed
+        await self._streams.wait_empty()
+
+    def _refuse_when_closing(self) -> None:
+        if self._closing:
+            raise ShuttingDown("the daemon is shutting down and takes nothing new")

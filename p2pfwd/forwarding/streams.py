@@ -1,0 +1,260 @@
+"""The registry of live tunnelled connections, both directions.
+
+Rules (DESIGN §7): ids are monotonic over both directions and never reused; byte counts are pulled from
+the splice when asked; while a peer has streams here its connection is protected from trimming; limits
+are checked before a stream is registered. A listen's stream is here from its first moment, while its
+target is still being dialed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from p2pfwd.core.multiaddrs import from_sockaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
+from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.listeners import Listener
+from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
+
+if TYPE_CHECKING:
+    from p2pfwd.forwarding.splice import Splice
+    from p2pfwd.net.stream import Stream
+    from p2pfwd.net.swarm import Swarm
+
+PROTECT_TAG: Final = "p2pfwd-stream"
+RATE_INTERVAL_S: Final = 0.2
+"""Snapshots closer together than this show the rate of the one before: less is noise."""
+
+KUBO_AGENTS: Final = ("kubo/", "go-ipfs/")
+
+SpliceFactory = Callable[..., "Splice"]
+Origin = tuple[Any, ...] | str | None
+"""As accept() gives it: a TCP sockaddr, the path of a unix client (mostly ""), None for a remote origin."""
+
+
+class StreamEntry:
+    """One tunnelled connection. Small: there are thousands."""
+
+    __slots__ = ("_mark", "_registry", "abandon", "id", "listener", "opened_at", "origin", "splice", "stream")
+
+    def __init__(
+        self,
+        registry: StreamRegistry,
+        stream_id: int,
+        listener: Listener,
+        stream: Stream,
+        origin: Origin,
+        opened_at: float,
+    ) -> None:
+        self._registry = registry
+        self.id = stream_id
+        self.listener = listener
+        self.stream = stream
+        self.origin = origin
+        self.opened_at = opened_at
+        self.splice: Splice | None = None
+        self.abandon: Callable[[], object] | None = None  # ends the target dial under way
+        self._mark: tuple[float, int, int, float, float] | None = None
+
+    def ended(self, splice: Splice) -> None:
+        """From the splice, once: both directions are over."""
+        self._registry.remove(self)
+        self.listener.stream_ended(splice.error, splice.bytes_in)
+
+    def info(self, now: float) -> StreamInfo:
+        """A snapshot; moves the mark from which the next rate counts."""
+        splice, stream, listener = self.splice, self.stream, self.listener
+        bytes_in, bytes_out = (splice.bytes_in, splice.bytes_out) if splice is not None else (0, 0)
+        at, old_in, old_out, rate_in, rate_out = self._mark or (self.opened_at, 0, 0, 0.0, 0.0)
+        elapsed = now - at
+        if elapsed >= RATE_INTERVAL_S:
+            rate_in, rate_out = (bytes_in - old_in) / elapsed, (bytes_out - old_out) / elapsed
+            self._mark = (now, bytes_in, bytes_out, rate_in, rate_out)
+        conn, peer = stream.conn, str(stream.remote_peer)
+        return StreamInfo(
+            id=self.id,
+            listener_id=listener.id,
+            direction="inbound" if listener.direction == "listen" else "outbound",
+            protocol=listener.protocol,
+            origin_address=_origin_text(self.origin, peer),
+            target_address=str(listener.target_address),
+            peer=peer,
+            age_s=now - self.opened_at,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            rate_in=rate_in,
+            rate_out=rate_out,
+            path="relayed" if conn.is_relayed else "direct",
+            remote_address=str(conn.remote_addr),
+            rtt_s=conn.rtt_s,
+            dialing_target=splice is None,
+        )
+
+
+def _origin_text(origin: Origin, peer: str) -> str:
+    if origin is None:
+        return f"/p2p/{peer}"
+    if isinstance(origin, tuple):
+        return str(from_sockaddr(origin))
+    return f"/unix/{origin.lstrip('/') or '@'}"  # clients rarely have a name; Kubo shows them so too
+
+
+class StreamRegistry:
+    """The only owner of tunnelled connections."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        loop: asyncio.AbstractEventLoop,
+        events: Events,
+        limits: ForwardingLimits,
+        make_splice: SpliceFactory,
+    ) -> None:
+        self.bytes_in = 0  # of streams that have ended
+        self.bytes_out = 0
+        self._swarm = swarm
+        self._loop = loop
+        self._events = events
+        self._limits = limits
+        self._make_splice = make_splice
+        self._entries: dict[int, StreamEntry] = {}
+        self._per_peer: dict[PeerId, int] = {}
+        self._dialing = 0
+        self._next_id = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def admit(self, listener: Listener, peer: PeerId) -> None:
+        """Raise ResourceLimitExceeded if one more stream would be too many."""
+        limits = self._limits
+        if len(self._entries) >= limits.max_streams:
+            raise ResourceLimitExceeded(f"the limit of {limits.max_streams} streams is reached")
+        if self._per_peer.get(peer, 0) >= limits.max_streams_per_peer:
+            raise ResourceLimitExceeded(
+                f"the limit of {limits.max_streams_per_peer} streams with {peer.short()} is reached"
+            )
+        if listener.live >= limits.max_streams_per_listener:
+            raise ResourceLimitExceeded(
+                f"the limit of {limits.max_streams_per_listener} streams of one listener is reached"
+            )
+        if listener.direction == "listen" and self._dialing >= limits.max_pending_targets:
+            raise ResourceLimitExceeded(f"{self._dialing} connections to targets are already under way")
+
+    def add(self, listener: Listener, stream: Stream, origin: Origin) -> StreamEntry:
+        """Register a stream that `splice` will connect. Raises ResourceLimitExceeded (see `admit`)."""
+        peer = stream.remote_peer
+        self.admit(listener, peer)
+        entry = StreamEntry(self, self._next_id, listener, stream, origin, self._loop.time())
+        self._next_id += 1
+        self._entries[entry.id] = entry
+        self._dialing += 1
+        listener.live += 1
+        count = self._per_peer.get(peer, 0)
+        self._per_peer[peer] = count + 1
+        if not count:
+            self._swarm.connmgr.protect(peer, PROTECT_TAG)
+        self._empty.clear()
+        self._events.stream("added", lambda: entry.info(self._loop.time()))
+        return entry
+
+    def splice(self, entry: StreamEntry, sock: socket.socket) -> None:
+        """Connect a registered stream with its socket; the splice owns both from now on."""
+        self._dialing -= 1
+        entry.abandon = None
+        entry.splice = splice = self._make_splice(
+            entry.stream, sock, self._loop, entry.ended, hold_fin=self._hold_fin(entry)
+        )
+        splice.start()
+
+    def _hold_fin(self, entry: StreamEntry) -> bool:
+        """Whether the remote is a Kubo, whose pipe ends both ways at the first FIN (KUBO.md §0.1)."""
+        mode = self._limits.kubo_half_close
+        if mode != "auto":
+            return mode == "on"
+        if not entry.listener.protocol.startswith("/x/"):
+            return False
+        agent = self._swarm.peerstore.agent(entry.stream.remote_peer)
+        return agent is not None and agent.startswith(KUBO_AGENTS)
+
+    def remove(self, entry: StreamEntry) -> None:
+        """Take out a stream that has ended, or whose target could not be reached; idempotent."""
+        if self._entries.pop(entry.id, None) is None:
+            return
+        listener, splice, peer = entry.listener, entry.splice, entry.stream.remote_peer
+        listener.live -= 1
+        if splice is None:
+            self._dialing -= 1
+        else:
+            listener.bytes_in += splice.bytes_in
+            listener.bytes_out += splice.bytes_out
+            self.bytes_in += splice.bytes_in
+            self.bytes_out += splice.bytes_out
+        left = self._per_peer[peer] - 1
+        if left:
+            self._per_peer[peer] = left
+        else:
+            del self._per_peer[peer]
+            self._swarm.connmgr.unprotect(peer, PROTECT_TAG)
+        if not self._entries:
+            self._empty.set()
+        self._events.stream("removed", lambda: entry.info(self._loop.time()))
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def snapshot(self) -> list[StreamInfo]:
+        """Every live stream, by id."""
+        now = self._loop.time()
+        return [entry.info(now) for entry in self._entries.values()]
+
+    def live_bytes(self) -> dict[int, tuple[int, int]]:
+        """Bytes in and out of the live streams, by listener id."""
+        sums: dict[int, tuple[int, int]] = {}
+        for entry in self._entries.values():
+            if entry.splice is not None:
+                bytes_in, bytes_out = sums.get(entry.listener.id, (0, 0))
+                sums[entry.listener.id] = (
+                    bytes_in + entry.splice.bytes_in,
+                    bytes_out + entry.splice.bytes_out,
+                )
+        return sums
+
+    async def wait_empty(self) -> None:
+        """Return when no stream is left."""
+        await self._empty.wait()
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def close(self, stream_id: int) -> StreamInfo:
+        """Reset one stream, and its local connection. Raises StreamNotFound."""
+        entry = self._entries.get(stream_id)
+        if entry is None:
+            raise StreamNotFound(f"no live stream has id {stream_id}", hint="see `p2pfwd stream ls`")
+        return self._close(entry)
+
+    def close_all(self) -> list[StreamInfo]:
+        """Reset every stream."""
+        return [self._close(entry) for entry in tuple(self._entries.values())]
+
+    def drop_dialing(self, listener: Listener) -> None:
+        """Reset the streams of `listener` whose target has not answered yet."""
+        for entry in tuple(self._entries.values()):
+            if entry.listener is listener and entry.splice is None:
+                self._close(entry)
+
+    def _close(self, entry: StreamEntry) -> StreamInfo:
+        info = entry.info(self._loop.time())
+        if entry.splice is not None:
+            entry.splice.reset()
+        else:
+            if entry.abandon is not None:
+                entry.abandon()
+            entry.stream.reset()
+            self.remove(entry)
+        return info

@@ -1,0 +1,244 @@
+"""A host, swarm, streams, sockets and splices in memory: the shapes forwarding relies on, and no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import StreamReset
+from p2pfwd.forwarding.bind import BoundSocket
+
+
+def peer(number: int) -> PeerId:
+    """A valid peer ID, the same for the same number (an inlined ed25519 key of that byte)."""
+    return PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([number]) * 32)
+
+
+SELF, ALICE, BOB = peer(1), peer(2), peer(3)
+
+
+class FakeConn:
+    def __init__(self, remote_peer: PeerId) -> None:
+        self.remote_peer = remote_peer
+        self.remote_addr = Multiaddr.parse("/ip4/192.0.2.7/tcp/4002")
+        self.is_relayed = False
+        self.rtt_s: float | None = 0.002
+        self.security = "/noise"
+
+    async def measure_rtt(self, timeout_s: float) -> float:
+        return 0.003
+
+
+class FakeStream:
+    """Reads what was put into `incoming` (bytes, b"" for FIN, or an error to raise); waits when empty."""
+
+    def __init__(self, remote_peer: PeerId, protocol: str) -> None:
+        self.remote_peer = remote_peer
+        self.protocol = protocol
+        self.conn = FakeConn(remote_peer)
+        self.incoming: asyncio.Queue[bytes | Exception] = asyncio.Queue()
+        self.sent: list[bytes] = []
+        self.resets = 0
+        self.finished = False
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def close_write(self) -> None:
+        self.finished = True
+
+    async def close(self) -> None:
+        self.finished = True
+
+    async def read(self, max_bytes: int = 65536) -> bytes:
+        item = await self.incoming.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    async def read_delimited(self, max_bytes: int) -> bytes:
+        return await self.read(max_bytes)
+
+    async def write_delimited(self, message: bytes) -> None:
+        self.sent.append(message)
+
+
+class FakeSocket:
+    def __init__(self, name: Any = ("127.0.0.1", 50000), takes: int | OSError = 1 << 20) -> None:
+        self.name = name
+        self.takes = takes
+        self.sent = b""
+        self.closed = False
+        self.lingers: list[bytes] = []
+
+    def getpeername(self) -> Any:
+        if isinstance(self.name, OSError):
+            raise self.name
+        return self.name
+
+    def send(self, data: bytes) -> int:
+        if isinstance(self.takes, OSError):
+            raise self.takes
+        self.sent += data[: self.takes]
+        return min(len(data), self.takes)
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        if option == socket.SO_LINGER:
+            self.lingers.append(value)
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def was_reset(self) -> bool:
+        return self.closed and bool(self.lingers)
+
+
+class FakeSplice:
+    """Counts nothing by itself; `end` is what a real one does when both directions are over."""
+
+    made: list[FakeSplice]
+
+    def __init__(
+        self, stream: Any, sock: Any, loop: Any, on_closed: Callable[[Any], None], *, hold_fin: bool = False
+    ) -> None:
+        self.stream, self.sock, self.hold_fin = stream, sock, hold_fin
+        self.bytes_in = self.bytes_out = 0
+        self.error: Exception | None = None
+        self.started = False
+        self._on_closed = on_closed
+
+    def start(self) -> None:
+        self.started = True
+
+    def reset(self) -> None:
+        self.stream.reset()
+        self.end(StreamReset("reset here", by="local"))
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.sock.close()
+        self._on_closed(self)
+
+
+class FakeConnMgr:
+    def __init__(self) -> None:
+        self.protected: set[tuple[PeerId, str]] = set()
+
+    def protect(self, peer_id: PeerId, tag: str) -> None:
+        self.protected.add((peer_id, tag))
+
+    def unprotect(self, peer_id: PeerId, tag: str) -> None:
+        self.protected.discard((peer_id, tag))
+
+
+class FakePeerstore:
+    def __init__(self) -> None:
+        self.pinned: dict[tuple[PeerId, str], tuple[Multiaddr, ...]] = {}
+        self.agents: dict[PeerId, str] = {}
+
+    def pin(self, peer_id: PeerId, addrs: Sequence[Multiaddr], tag: str) -> None:
+        self.pinned[peer_id, tag] = tuple(addrs)
+
+    def unpin(self, peer_id: PeerId, tag: str) -> None:
+        self.pinned.pop((peer_id, tag), None)
+
+    def agent(self, peer_id: PeerId) -> str | None:
+        return self.agents.get(peer_id)
+
+
+class FakeSwarm:
+    """`answers` decides what open_stream does: a stream, an error, or a future of either."""
+
+    def __init__(self) -> None:
+        self.peer_id = SELF
+        self.connmgr = FakeConnMgr()
+        self.peerstore = FakePeerstore()
+        self.handlers: dict[str, Any] = {}
+        self.prefixes: dict[str, tuple[Any, Any]] = {}
+        self.forced: list[bool] = []
+        self.answers: list[Any] = []
+        self.asked: list[tuple[PeerId, tuple[str, ...]]] = []
+        self.connected: list[Callable[[Any], None]] = []
+        self.disconnected: list[Callable[[Any], None]] = []
+
+    async def open_stream(
+        self, peer_id: PeerId, protocols: Sequence[str], *, timeout_s: float | None = None
+    ) -> Any:
+        self.asked.append((peer_id, tuple(protocols)))
+        answer = self.answers.pop(0) if self.answers else FakeStream(peer_id, protocols[0])
+        if isinstance(answer, asyncio.Future):
+            answer = await answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def connect(self, peer_id: PeerId, *, timeout_s: float, force: bool) -> Any:
+        self.forced.append(force)
+
+    def conns(self, peer_id: PeerId) -> list[Any]:
+        return []
+
+    def on_connected(self, callback: Callable[[Any], None]) -> None:
+        self.connected.append(callback)
+
+    def on_disconnected(self, callback: Callable[[Any], None]) -> None:
+        self.disconnected.append(callback)
+
+    def accepts(self, protocol: str) -> bool:
+        return protocol in self.handlers or any(
+            protocol.startswith(prefix) and accepts(protocol)
+            for prefix, (accepts, _) in self.prefixes.items()
+        )
+
+    def set_stream_handler(self, protocol: str, handler: Any) -> None:
+        self.handlers[protocol] = handler
+
+    def remove_stream_handler(self, protocol: str) -> None:
+        self.handlers.pop(protocol, None)
+
+    def set_prefix_handler(self, prefix: str, accepts: Any, handler: Any) -> None:
+        self.prefixes[prefix] = (accepts, handler)
+
+
+class FakeHost:
+    def __init__(self) -> None:
+        self.swarm = FakeSwarm()
+        self.peer_id = self.swarm.peer_id
+
+
+class FakeAcceptor:
+    """In place of net.acceptor.Acceptor: the test hands in the connections."""
+
+    made: list[FakeAcceptor]
+
+    def __init__(self, sock: Any, loop: Any, accepted: Callable[[Any], None], exhausted: Any = None) -> None:
+        self.sock, self.accepted, self.exhausted = sock, accepted, exhausted
+        self.paused = self.closed = False
+        FakeAcceptor.made.append(self)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def close(self) -> None:
+        self.closed = True
+        self.sock.close()
+
+
+async def fake_bind(address: Multiaddr, loop: Any) -> BoundSocket:
+    """In place of bind.bind: port 0 becomes 40000."""
+    text = str(address).replace("/tcp/0", "/tcp/40000")
+    return BoundSocket(FakeSocket(), Multiaddr.parse(text))  # type: ignore[arg-type]
+
+
+async def turns(count: int = 5) -> None:
+    """Let what is ready run."""
+    for _ in range(count):
+        await asyncio.sleep(0)
