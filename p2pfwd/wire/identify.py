@@ -1,0 +1,182 @@
+"""Identify and identify push: what a peer says about itself (libp2p spec: identify; WIRE section 9).
+
+`encode` and `decode` handle one message without its length prefix; the stream carries each message
+delimited, at most `MAX_MESSAGE_BYTES` long, and a sender may spread its fields over several.
+
+Rules:
+- rust reads the first message only, and 4096 bytes of it: ours is one message that fits.
+- Both address lists are filled: rust cannot open go's records, go ignores rust's.
+- What cannot be understood is left out piece by piece; a peer with one odd address is still a peer.
+- Texts are a stranger's: bounded here, escaped where they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from ..core.multiaddrs import Multiaddr
+from ..core.pb import identify_pb2
+from ..core.peer_id import PeerId
+from ..core.record import InvalidRecord, PeerRecord
+from ..errors import InvalidMultiaddr, RemoteProtocolError
+from .multistream import MAX_TOKEN_BYTES
+
+ID: Final = "/ipfs/id/1.0.0"
+PUSH: Final = "/ipfs/id/push/1.0.0"
+
+PROTOCOL_VERSION: Final = "ipfs/0.1.0"
+"""What every implementation on the public network says."""
+
+MAX_MESSAGE_BYTES: Final = 8192
+"""Longest message read from a peer: the bound of go and js."""
+
+MAX_MESSAGES: Final = 10
+"""Messages of one exchange that are merged: the bound of go and js."""
+
+MAX_SENT_BYTES: Final = 4095
+"""Longest message sent: rust reads 4096 bytes of the first and fails on more."""
+
+MAX_SENT_RECORD_BYTES: Final = 2048
+"""A longer signed record is not sent when the message is too long: it would crowd out all else.
+Peers then use the plain addresses."""
+
+MAX_ADDRESSES: Final = 500
+"""Addresses kept of one peer (go's bound per connected peer); ten full messages could carry 8000."""
+
+MAX_PROTOCOLS: Final = 1000
+"""Protocol names kept of one peer: as many as a listener would let it propose."""
+
+MAX_VERSION_CHARS: Final = 256
+"""Characters kept of the two version texts: they are shown to people and kept per peer."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyMessage:
+    """One message, or several merged. Absent fields are None or empty; nothing is verified yet."""
+
+    public_key: bytes | None = None
+    listen_addrs: tuple[Multiaddr, ...] = ()
+    protocols: tuple[str, ...] = ()
+    observed_addr: Multiaddr | None = None
+    protocol_version: str | None = None
+    agent_version: str | None = None
+    signed_peer_record: bytes | None = None
+
+
+def encode(msg: IdentifyMessage) -> bytes:
+    """The message, undelimited, trimmed to MAX_SENT_BYTES.
+
+    An oversized record goes first, then addresses from the end, then protocols from the end.
+    """
+    out = identify_pb2.Identify(
+        public_key=msg.public_key,
+        listen_addrs=[addr.to_bytes() for addr in msg.listen_addrs],
+        protocols=msg.protocols,
+        observed_addr=None if msg.observed_addr is None else msg.observed_addr.to_bytes(),
+        protocol_version=msg.protocol_version,
+        agent_version=msg.agent_version,
+        signed_peer_record=msg.signed_peer_record,
+    )
+    if out.ByteSize() > MAX_SENT_BYTES and len(out.signed_peer_record) > MAX_SENT_RECORD_BYTES:
+        out.ClearField("signed_peer_record")
+    while out.ByteSize() > MAX_SENT_BYTES and out.listen_addrs:
+        del out.listen_addrs[-1]
+    while out.ByteSize() > MAX_SENT_BYTES and out.protocols:
+        del out.protocols[-1]
+    return out.SerializeToString()
+
+
+def decode(data: bytes | bytearray | memoryview) -> IdentifyMessage:
+    """One undelimited message. Raises RemoteProtocolError when it is too long or no message at all."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise RemoteProtocolError(
+            f"identify: a message of {len(data)} bytes, {MAX_MESSAGE_BYTES} are allowed"
+        )
+    message = identify_pb2.Identify()
+    try:
+        message.ParseFromString(bytes(data))
+    except DecodeError:
+        raise RemoteProtocolError("identify: the peer's message cannot be decoded") from None
+    observed = _addresses([message.observed_addr]) if message.HasField("observed_addr") else ()
+    return IdentifyMessage(
+        public_key=message.public_key if message.HasField("public_key") else None,
+        listen_addrs=_addresses(message.listen_addrs),
+        protocols=_protocols(message.protocols),
+        observed_addr=observed[0] if observed else None,
+        protocol_version=_text(message.protocol_version) if message.HasField("protocol_version") else None,
+        agent_version=_text(message.agent_version) if message.HasField("agent_version") else None,
+        signed_peer_record=message.signed_peer_record if message.HasField("signed_peer_record") else None,
+    )
+
+
+def merge(parts: Iterable[IdentifyMessage]) -> IdentifyMessage:
+    """One message of several, as protobuf merges: lists are joined, of single fields the last counts."""
+    listen_addrs: dict[Multiaddr, None] = {}
+    protocols: dict[str, None] = {}
+    public_key = observed_addr = protocol_version = agent_version = signed_peer_record = None
+    for part in parts:
+        listen_addrs.update(dict.fromkeys(part.listen_addrs))
+        protocols.update(dict.fromkeys(part.protocols))
+        public_key = _last(public_key, part.public_key)
+        observed_addr = _last(observed_addr, part.observed_addr)
+        protocol_version = _last(protocol_version, part.protocol_version)
+        agent_version = _last(agent_version, part.agent_version)
+        signed_peer_record = _last(signed_peer_record, part.signed_peer_record)
+    return IdentifyMessage(
+        public_key=public_key,
+        listen_addrs=tuple(listen_addrs)[:MAX_ADDRESSES],
+        protocols=tuple(protocols)[:MAX_PROTOCOLS],
+        observed_addr=observed_addr,
+        protocol_version=protocol_version,
+        agent_version=agent_version,
+        signed_peer_record=signed_peer_record,
+    )
+
+
+def verify(msg: IdentifyMessage, remote_peer: PeerId) -> tuple[tuple[Multiaddr, ...], bool]:
+    """(addresses to believe, whether `remote_peer` signed them).
+
+    A valid record of that very peer is the only source; any other record is as good as none, and
+    the plain list counts. The message's public key is not needed: the connection has proved it.
+    """
+    if msg.signed_peer_record is not None:
+        try:
+            record = PeerRecord.from_signed(msg.signed_peer_record)
+        except InvalidRecord:
+            return msg.listen_addrs, False  # rust signs under a domain of its own
+        if record.peer_id == remote_peer:
+            return record.addresses, True
+    return msg.listen_addrs, False
+
+
+def _last(old: _T | None, new: _T | None) -> _T | None:
+    return old if new is None else new
+
+
+def _addresses(encoded: Iterable[bytes]) -> tuple[Multiaddr, ...]:
+    addresses: dict[Multiaddr, None] = {}
+    for data in encoded:
+        if len(addresses) == MAX_ADDRESSES:
+            break
+        try:
+            addresses[Multiaddr.from_bytes(data)] = None
+        except InvalidMultiaddr:
+            continue  # a component of a newer multiaddr table: the others still count
+    return tuple(addresses)
+
+
+def _protocols(names: Iterable[str | bytes]) -> tuple[str, ...]:
+    # A name outside UTF-8 arrives as bytes; neither it nor one too long for a token can be proposed.
+    usable = (n for n in names if isinstance(n, str) and 0 < len(n.encode()) < MAX_TOKEN_BYTES)
+    return tuple(dict.fromkeys(usable))[:MAX_PROTOCOLS]
+
+
+def _text(value: str | bytes) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    return text[:MAX_VERSION_CHARS]
