@@ -33,9 +33,6 @@ MAX_HANDSHAKE_MESSAGE_BYTES: Final = 16 * 1024
 """Longest handshake message taken from a peer. An RSA-8192 identity needs about 2.3 KiB, a hundred
 muxer names 3 KiB more; the 64 KiB that the length field allows would only serve a stranger."""
 
-MAX_SIGNATURE_BYTES: Final = 1024
-"""The signature of an RSA-8192 key, the largest identity we take."""
-
 MAX_MUXERS: Final = 100
 """A longer stream_muxers list is ignored, as go does: the list is searched once per own muxer."""
 
@@ -187,10 +184,7 @@ class NoiseHandshake:
                 expected=str(self._expected_peer),
                 actual=str(peer),
             )
-        signature = message.identity_sig
-        if len(signature) > MAX_SIGNATURE_BYTES or not key.verify(
-            SIGNATURE_PREFIX + self._xx.remote_static, signature
-        ):
+        if not key.verify(SIGNATURE_PREFIX + self._xx.remote_static, message.identity_sig):
             raise HandshakeFailed("noise: the peer's identity signature is wrong", peer=str(peer))
         self._remote = (key, peer)
         self._muxer = self._agree(message.extensions.stream_muxers)

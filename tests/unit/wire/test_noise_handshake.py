@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2pfwd.core.keys import PrivateKey, PublicKey
+from p2pfwd.core.keys import MAX_SIGNATURE_BYTES, PrivateKey, PublicKey
 from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import HandshakeFailed, LocalProtocolError, PeerIdMismatch
@@ -14,7 +14,6 @@ from p2pfwd.wire.noise.cipher import TAG
 from p2pfwd.wire.noise.handshake import (
     MAX_HANDSHAKE_MESSAGE_BYTES,
     MAX_MUXERS,
-    MAX_SIGNATURE_BYTES,
     SIGNATURE_PREFIX,
     NoiseHandshake,
 )
