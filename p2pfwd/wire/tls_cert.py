@@ -1,0 +1,156 @@
+"""Certificates of libp2p TLS: a throw-away key, vouched for by the identity key (WIRE section 7).
+
+The certificate is self-signed and carries one extension, OID 1.3.6.1.4.1.53594.1.1:
+
+    SignedKey ::= SEQUENCE { publicKey OCTET STRING, signature OCTET STRING }
+
+publicKey is the identity's PublicKey protobuf; the signature is the identity's, over a prefix and the
+certificate key's SubjectPublicKeyInfo.
+
+Rules: times come in as parameters. X.509's own trust (chains, names, key usage) means nothing here;
+everything that does is checked by `verify_certificate`. This module loads cryptography's X.509 code
+(about 2 MB), so only what speaks TLS imports it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat import asn1
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+from ..core.keys import PrivateKey, PublicKey
+from ..errors import HandshakeFailed, InvalidKey
+
+EXTENSION_OID: Final = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
+
+SIGNATURE_PREFIX: Final = b"libp2p-tls-handshake:"
+
+MAX_CERTIFICATE_BYTES: Final = 16 * 1024
+"""Longest certificate parsed. An RSA-8192 identity takes 2.1 KiB and an RSA-8192 certificate key as
+much again; nothing needs more than 6 KiB."""
+
+MAX_EXTENSIONS: Final = 16
+"""Extensions looked at; libp2p needs one, go's and OpenSSL's habits add three."""
+
+BACKDATED: Final = timedelta(hours=1)
+"""How far our certificates start in the past, for peers with a late clock (as go)."""
+
+LIFETIME: Final = timedelta(days=36_500)
+"""How long they hold: a hundred years (as go); the key lives only as long as the process."""
+
+_HARMLESS_CRITICAL: Final = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    }
+)
+"""Critical extensions we understand well enough to say that they restrict nothing here."""
+
+
+@asn1.sequence
+class _SignedKey:
+    public_key: bytes
+    signature: bytes
+
+
+def make_certificate(identity: PrivateKey, now: datetime) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
+    """A fresh P-256 key and its certificate (DER) in the name of `identity`; `now` is timezone-aware."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    signed_key = _SignedKey(
+        public_key=identity.public_key.to_protobuf(),
+        signature=identity.sign(SIGNATURE_PREFIX + _spki(key.public_key())),
+    )
+    serial = x509.random_serial_number()
+    # go puts nothing but a serial number into the subject; X.509 wants a non-empty issuer.
+    name = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .serial_number(serial)
+        .public_key(key.public_key())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + LIFETIME)
+        .add_extension(x509.UnrecognizedExtension(EXTENSION_OID, asn1.encode_der(signed_key)), critical=False)
+        .sign(key, SHA256())
+    )
+    return certificate.public_bytes(Encoding.DER), key
+
+
+def verify_certificate(der: bytes, now: datetime) -> PublicKey:
+    """The identity key a peer's certificate proves at `now` (timezone-aware). Raises HandshakeFailed.
+
+    The caller compares the peer ID, and that the peer sent exactly one certificate.
+    """
+    if len(der) > MAX_CERTIFICATE_BYTES:
+        raise HandshakeFailed(f"tls: the peer's certificate has {len(der)} bytes")
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key()
+        starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        extensions = certificate.extensions
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as exc:
+        raise HandshakeFailed(f"tls: the peer's certificate cannot be parsed: {exc}") from exc
+    if not starts <= now <= ends:
+        raise HandshakeFailed(f"tls: the peer's certificate is valid from {starts} to {ends} only")
+    _check_self_signature(certificate)
+    return _check_identity(_signed_key(extensions), key)
+
+
+def _check_self_signature(certificate: x509.Certificate) -> None:
+    try:
+        # Refuses MD5 and SHA-1 too.
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        raise HandshakeFailed("tls: the peer's certificate is not signed by its own key") from exc
+
+
+def _signed_key(extensions: x509.Extensions) -> bytes:
+    found: bytes | None = None
+    if len(extensions) > MAX_EXTENSIONS:
+        raise HandshakeFailed(f"tls: the peer's certificate has {len(extensions)} extensions")
+    for extension in extensions:
+        if extension.oid == EXTENSION_OID:
+            assert isinstance(extension.value, x509.UnrecognizedExtension)
+            found = extension.value.value
+        elif extension.critical and extension.oid not in _HARMLESS_CRITICAL:
+            oid = extension.oid.dotted_string
+            raise HandshakeFailed(f"tls: the peer's certificate has the unknown critical extension {oid}")
+    if found is None:
+        raise HandshakeFailed("tls: the peer's certificate has no libp2p extension")
+    return found
+
+
+def _check_identity(extension: bytes, key: CertificatePublicKeyTypes) -> PublicKey:
+    try:
+        signed_key = asn1.decode_der(_SignedKey, extension)
+    except ValueError as exc:
+        raise HandshakeFailed("tls: the libp2p extension of the peer's certificate cannot be parsed") from exc
+    try:
+        identity = PublicKey.from_protobuf(signed_key.public_key)
+    except InvalidKey as exc:
+        raise HandshakeFailed(f"tls: the peer's identity key is not valid: {exc.message}") from exc
+    if not identity.verify(SIGNATURE_PREFIX + _spki(key), signed_key.signature):
+        raise HandshakeFailed("tls: the peer's identity did not sign its certificate's key")
+    return identity
+
+
+def _spki(key: CertificatePublicKeyTypes) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
