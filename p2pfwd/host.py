@@ -6,16 +6,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from . import __version__
-from .core.keys import PrivateKey
-from .core.multiaddrs import Multiaddr, tcp_endpoint
-from .core.peer_id import PeerId
-from .errors import AddressInUse, BindFailed
-from .net.conn import Conn
-from .net.settings import SwarmSettings
-from .net.swarm import Swarm
-from .protocols.identify import Identify
-from .protocols.ping import Ping
+from p2pfwd import __version__
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import AddressInUse, BindFailed
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.protocols.identify import Identify
+from p2pfwd.protocols.ping import Ping
 
 log = logging.getLogger("p2pfwd.host")
 

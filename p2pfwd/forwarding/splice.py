@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from ..net.stream import Stream
+from p2pfwd.net.stream import Stream
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 

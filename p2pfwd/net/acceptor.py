@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from ..errors import AddressInUse, BindFailed
+from p2pfwd.errors import AddressInUse, BindFailed
 
 log = logging.getLogger("p2pfwd.net")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr
 
 
 class Receiver(Protocol):

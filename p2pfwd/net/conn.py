@@ -18,13 +18,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ..core.multiaddrs import Multiaddr, is_relayed
-from ..core.peer_id import PeerId
-from ..errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
-from ..wire.multistream import DialerNegotiation, ListenerNegotiation
-from ..wire.yamux import YAMUX
-from ..wire.yamux.frame import HEADER_BYTES, GoAwayCode
-from ..wire.yamux.session import (
+from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
+from p2pfwd.net.secure import Channel
+from p2pfwd.net.stream import Direction, Stream, lost
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.yamux import YAMUX
+from p2pfwd.wire.yamux.frame import HEADER_BYTES, GoAwayCode
+from p2pfwd.wire.yamux.session import (
     CreditGranted,
     Event,
     PingAcked,
@@ -34,9 +36,7 @@ from ..wire.yamux.session import (
     StreamWasReset,
     WentAway,
 )
-from ..wire.yamux.stream import StreamCore
-from .secure import Channel
-from .stream import Direction, Stream, lost
+from p2pfwd.wire.yamux.stream import StreamCore
 
 log = logging.getLogger("p2pfwd.net")
 

@@ -12,15 +12,15 @@ from collections.abc import Collection
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
-from ..core.peer_id import PeerId
-from ..errors import ResourceLimitExceeded
-from .settings import SwarmSettings
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ResourceLimitExceeded
+from p2pfwd.net.settings import SwarmSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .conn import Conn
+    from p2pfwd.net.conn import Conn
 
 
 class ConnMgr:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
 
 NEAR_STEP_S: Final = 0.03
 """Between private or loopback addresses: they answer at once or never."""

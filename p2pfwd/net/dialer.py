@@ -11,16 +11,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ..core.multiaddrs import Multiaddr, tcp_endpoint
-from ..core.peer_id import PeerId
-from ..errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
-from . import dial_plan, tcp
-from .buffers import BufferPool
-from .conn import Conn
-from .peerstore import Peerstore
-from .resolver import Resolver
-from .settings import SwarmSettings
-from .upgrader import Upgrader, describe
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
+from p2pfwd.net import dial_plan, tcp
+from p2pfwd.net.buffers import BufferPool
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.net.resolver import Resolver
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.upgrader import Upgrader, describe
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 4.0

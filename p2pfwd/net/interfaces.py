@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ifaddr
 
-from ..core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 
 _RANK = {
     AddressClass.PUBLIC: 0,

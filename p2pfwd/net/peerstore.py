@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..core.multiaddrs import Multiaddr
-from ..core.peer_id import PeerId
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
 
 MAX_PEERS: Final = 4096
 MAX_ADDRESSES_PER_PEER: Final = 64

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from ..core.multiaddrs import Multiaddr
-from ..errors import InvalidMultiaddr, PeerNotFound
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import InvalidMultiaddr, PeerNotFound
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as DnsResolver

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from ..core.peer_id import PeerId
-from ..errors import ProtocolError
-from ..wire.noise.cipher import MAX_PLAINTEXT, OpenCipher, SealCipher
-from .buffers import BufferPool
-from .conduit import Conduit
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ProtocolError
+from p2pfwd.net.buffers import BufferPool
+from p2pfwd.net.conduit import Conduit
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, OpenCipher, SealCipher
 
 if TYPE_CHECKING:
-    from .tls import TlsHandshake
+    from p2pfwd.net.tls import TlsHandshake
 
 NOISE = "/noise"
 TLS = "/tls/1.0.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .secure import NOISE, TLS
+from p2pfwd.net.secure import NOISE, TLS
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..core import varint
-from ..core.peer_id import PeerId
-from ..errors import (
+from p2pfwd.core import varint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import (
     ConnectionLost,
     P2PForwardError,
     ProtocolError,
@@ -24,12 +24,12 @@ from ..errors import (
     RemoteProtocolError,
     StreamReset,
 )
-from ..wire.multistream import DialerNegotiation, ListenerNegotiation
-from ..wire.yamux.stream import StreamCore
-from .conduit import StreamSink
+from p2pfwd.net.conduit import StreamSink
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.yamux.stream import StreamCore
 
 if TYPE_CHECKING:
-    from .conn import Conn
+    from p2pfwd.net.conn import Conn
 
 Direction = Literal["inbound", "outbound"]
 

@@ -14,10 +14,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.keys import PrivateKey
-from ..core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
-from ..core.peer_id import PeerId
-from ..errors import (
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import (
     InvalidMultiaddr,
     P2PForwardError,
     ProtocolNotSupported,
@@ -26,17 +26,17 @@ from ..errors import (
     ShuttingDown,
     TimedOut,
 )
-from . import interfaces, peerstore, tcp
-from .acceptor import BACKLOG, Acceptor, bind_failure
-from .buffers import BufferPool
-from .conn import Conn
-from .connmgr import ConnMgr
-from .dialer import Dialer
-from .peerstore import Peerstore
-from .resolver import Resolver
-from .settings import SwarmSettings
-from .stream import Stream
-from .upgrader import Upgrader, describe
+from p2pfwd.net import interfaces, peerstore, tcp
+from p2pfwd.net.acceptor import BACKLOG, Acceptor, bind_failure
+from p2pfwd.net.buffers import BufferPool
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.connmgr import ConnMgr
+from p2pfwd.net.dialer import Dialer
+from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.net.resolver import Resolver
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.stream import Stream
+from p2pfwd.net.upgrader import Upgrader, describe
 
 __all__ = ["Conn", "Stream", "Swarm"]
 

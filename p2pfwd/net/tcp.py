@@ -12,9 +12,9 @@ import errno
 import socket
 from typing import Final
 
-from ..core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
-from .buffers import READ_BYTES, BufferPool
-from .conduit import Receiver
+from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
+from p2pfwd.net.buffers import READ_BYTES, BufferPool
+from p2pfwd.net.conduit import Receiver
 
 UNSENT_LOWAT_BYTES: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: unsent bytes the kernel takes. Bounds how long an ssh keystroke waits behind a

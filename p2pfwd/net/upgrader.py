@@ -11,17 +11,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ..core.keys import PrivateKey
-from ..core.peer_id import PeerId
-from ..errors import HandshakeFailed, NegotiationFailed, P2PForwardError, ProtocolNotSupported
-from ..wire.multistream import DialerNegotiation, ListenerNegotiation
-from ..wire.noise.handshake import NoiseHandshake
-from ..wire.yamux import YAMUX
-from .buffers import BufferPool
-from .conduit import Conduit
-from .conn import Conn
-from .secure import NOISE, TLS, Channel, NoiseChannel, TlsChannel
-from .stream import Direction, Stream
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import HandshakeFailed, NegotiationFailed, P2PForwardError, ProtocolNotSupported
+from p2pfwd.net.buffers import BufferPool
+from p2pfwd.net.conduit import Conduit
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.secure import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from p2pfwd.net.stream import Direction, Stream
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.yamux import YAMUX
 
 MAX_BUFFERED_BYTES: Final = 1 << 20
 """What a handshake may leave unread: more is no handshake."""
@@ -174,7 +174,7 @@ class Upgrader:
     ) -> tuple[Channel, bool, bytes]:
         """(channel, whether the muxer is agreed, ciphertext read too much)."""
         if protocol == TLS:
-            from .tls import TlsHandshake  # OpenSSL's bindings: only when somebody wants them
+            from p2pfwd.net.tls import TlsHandshake  # OpenSSL's bindings: only when somebody wants them
 
             handshake: NoiseHandshake | TlsHandshake = TlsHandshake(
                 initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers

@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from ..core.multiaddrs import AddressClass, Multiaddr, address_class
-from ..core.record import PeerRecord
-from ..errors import P2PForwardError, TimedOut
-from ..net import peerstore
-from ..net.conn import Conn
-from ..net.stream import Stream
-from ..net.swarm import Swarm
-from ..wire import identify as wire
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.record import PeerRecord
+from p2pfwd.errors import P2PForwardError, TimedOut
+from p2pfwd.net import peerstore
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.stream import Stream
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.wire import identify as wire
 
 log = logging.getLogger("p2pfwd.identify")
 

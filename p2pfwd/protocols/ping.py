@@ -6,11 +6,11 @@ import asyncio
 import os
 from typing import Final
 
-from ..errors import RemoteProtocolError, StreamReset, TimedOut
-from ..net.conn import Conn
-from ..net.stream import Stream
-from ..net.swarm import Swarm
-from ..wire import ping as wire
+from p2pfwd.errors import RemoteProtocolError, StreamReset, TimedOut
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.stream import Stream
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.wire import ping as wire
 
 IDLE_S: Final = 60.0
 """A ping stream silent for this long is closed."""

@@ -11,7 +11,7 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import Final
 
-from ...errors import RemoteProtocolError
+from p2pfwd.errors import RemoteProtocolError
 
 HEADER_BYTES: Final = 12
 VERSION: Final = 0

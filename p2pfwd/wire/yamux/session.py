@@ -15,10 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ...errors import LocalProtocolError, RemoteProtocolError, ResourceLimitExceeded
-from . import frame as f
-from .stream import Input, State, StreamCore
-from .window import WindowBudget
+from p2pfwd.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitExceeded
+from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux.stream import Input, State, StreamCore
+from p2pfwd.wire.yamux.window import WindowBudget
 
 MAX_INBOUND_STREAMS: Final = 1024
 """Streams one peer may have open to us; go allows 256 to 1000. More are reset."""

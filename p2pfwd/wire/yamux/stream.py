@@ -14,9 +14,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from ...errors import LocalProtocolError
-from .frame import INITIAL_WINDOW_BYTES
-from .window import ReceiveWindow
+from p2pfwd.errors import LocalProtocolError
+from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
+from p2pfwd.wire.yamux.window import ReceiveWindow
 
 
 class State(Enum):

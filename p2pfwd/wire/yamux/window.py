@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .frame import INITIAL_WINDOW_BYTES
+from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 
 MAX_WINDOW_BYTES: Final = 16 << 20
 """Largest window of one stream, as go and js: the bandwidth-delay product of 2 Gb/s at 63 ms."""
