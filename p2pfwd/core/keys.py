@@ -26,6 +26,8 @@ MAX_PRIVATE_KEY_BYTES = 8192
 MAX_SIGNATURE_BYTES = 1024
 """Longest signature looked at: RSA with 8192 bits."""
 
+_INCOMPLETE = "the bytes are no complete protobuf of a libp2p key of a known type"
+
 _Message = TypeVar("_Message", keys_pb2.PublicKey, keys_pb2.PrivateKey)
 
 
@@ -54,7 +56,10 @@ def _decode(message: _Message, data: bytes, limit: int, kind: str) -> _Message:
     try:
         message.ParseFromString(data)
     except DecodeError as exc:
-        raise InvalidKey(f"{kind} key: the bytes are no complete protobuf of a libp2p key") from exc
+        raise InvalidKey(f"{kind} key: {_INCOMPLETE}") from exc
+    if not (message.HasField("type") and message.HasField("data")):
+        # An unknown type is an unknown enum value, which protobuf keeps apart: the field is absent.
+        raise InvalidKey(f"{kind} key: {_INCOMPLETE}")
     return message
 
 

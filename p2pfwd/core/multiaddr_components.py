@@ -212,13 +212,13 @@ def _library_codec(protocol: Protocol) -> _Codec:
     def to_text(value: bytes) -> str:
         try:
             return str(codec_by_name(protocol.codec).to_string(protocol, value))
-        except LibraryError as exc:
+        except (LibraryError, ValueError) as exc:  # its sentences quote the input raw
             raise ValueError(f"no {protocol.name} address") from exc
 
     def to_bytes(text: str) -> bytes:
         try:
             value = bytes(codec_by_name(protocol.codec).to_bytes(protocol, text))
-        except LibraryError as exc:
+        except (LibraryError, ValueError) as exc:  # its sentences quote the input raw
             raise ValueError(f"no {protocol.name} address") from exc
         if len(to_text(value)) != len(text):
             raise ValueError(f"no {protocol.name} address")

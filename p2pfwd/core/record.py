@@ -67,8 +67,7 @@ class SignedEnvelope:
         message = envelope_pb2.Envelope()
         try:
             message.ParseFromString(data)
-            # Partial: an absent key must end in InvalidKey, not in an encoding error.
-            key = PublicKey.from_protobuf(message.public_key.SerializePartialToString())
+            key = PublicKey.from_protobuf(message.public_key.SerializeToString())
         except (DecodeError, InvalidKey) as exc:
             raise InvalidRecord("signed envelope: no readable envelope with a usable public key") from exc
         return cls(key, message.payload_type, message.payload, message.signature)
