@@ -1,1 +1,1 @@
-"""The command line. Imports rpc, core and errors only (and `daemon.run` inside one command)."""
+"""The command line: parses, asks the daemon over the control socket, prints. Nothing heavy at start."""

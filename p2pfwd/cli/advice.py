@@ -1,0 +1,132 @@
+"""What to do next: the line the other person pastes, and the command for a well-known service. Pure.
+
+The printed lines are under test, pasted as printed: whatever is said here must run in a shell.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from p2pfwd.cli.text import endpoint, host_port, is_loopback, unix_path
+
+MAX_PASTED_ADDRESSES = 3
+"""Addresses in the pasted line: enough for a LAN, a public and an IPv6 one; more would hide the command."""
+
+_PORT_SHIFT = 10_000
+"""From a service's port to the suggested local one: both fit on one machine, for a first try alone."""
+
+_SERVICES = {
+    "ssh": "ssh -p {port} {name}",
+    "http": "http://{endpoint}/",
+    "https": "https://{endpoint}/",
+    "postgres": "psql -h {host} -p {port}",
+    "mysql": "mysql -h {host} -P {port} --protocol=tcp",
+    "redis": "redis-cli -h {host} -p {port}",
+    "mongodb": "mongosh --host {host} --port {port}",
+    "vnc": "vncviewer {host}::{port}",
+    "rdp": "xfreerdp /v:{endpoint}",
+    "socks": "curl --socks5-hostname {endpoint} https://example.org/",
+    "git": "git clone git://{endpoint}/",
+}
+
+_NAMES = {
+    **{name: name for name in _SERVICES},
+    "sftp": "ssh",
+    "web": "http",
+    "www": "http",
+    "postgresql": "postgres",
+    "pg": "postgres",
+    "mariadb": "mysql",
+    "mongo": "mongodb",
+    "socks5": "socks",
+}
+
+_PORTS = {
+    22: "ssh",
+    80: "http",
+    443: "https",
+    1080: "socks",
+    2222: "ssh",
+    3000: "http",
+    3306: "mysql",
+    3389: "rdp",
+    5432: "postgres",
+    5900: "vnc",
+    5901: "vnc",
+    6379: "redis",
+    8000: "http",
+    8080: "http",
+    8443: "https",
+    9418: "git",
+    27017: "mongodb",
+}
+
+_LOCAL_PORTS = {22: 2222, 80: 8080, 443: 8443}
+_NAMED_LOCAL_PORTS = {"ssh": 2222, "http": 8080, "https": 8443}
+
+
+def service_name(protocol: str, port: int | None) -> str | None:
+    """The well-known service behind a protocol name, or behind a local port when the name says nothing."""
+    for word in re.split(r"[^a-z0-9]+", protocol.lower()):
+        if word in _NAMES:
+            return _NAMES[word]
+    if port is None:
+        return None
+    return _PORTS.get(port) or _PORTS.get(port - _PORT_SHIFT)
+
+
+def suggested_port(protocol: str, target: str) -> int:
+    """A local port for the other person's `forward`; 0 (the system chooses) when nothing suggests one.
+
+    Never the target's own port, so that the line also runs on the machine that printed it.
+    """
+    parts = host_port(target)
+    if parts is None:
+        return _NAMED_LOCAL_PORTS.get(service_name(protocol, None) or "", 0)
+    port = parts[1]
+    if port in _LOCAL_PORTS:
+        return _LOCAL_PORTS[port]
+    shifted = port + _PORT_SHIFT
+    return shifted if shifted <= 65535 else port - _PORT_SHIFT
+
+
+def pasted_addresses(addresses: Sequence[str]) -> list[str]:
+    """The addresses worth giving away: the first few from outside; loopback ones only if all are."""
+    outside = [address for address in addresses if not is_loopback(address)]
+    return (outside or list(addresses))[:MAX_PASTED_ADDRESSES]
+
+
+def forward_command(protocol: str, target: str, peer: str, addresses: Sequence[str]) -> str:
+    """The command line that forwards to this listen from elsewhere, quoted for a POSIX shell."""
+    words = ["p2pfwd", "forward"]
+    if not protocol.startswith("/x/"):
+        words.append("--allow-custom-protocol")
+    if protocol.startswith("-"):
+        words.append("--")
+    words += [protocol, f"127.0.0.1:{suggested_port(protocol, target)}"]
+    words += pasted_addresses(addresses) or [peer]
+    return shlex.join(words)
+
+
+def close_command(protocol: str) -> str:
+    """The command line that closes a listen or forward, quoted for a POSIX shell."""
+    return shlex.join(["p2pfwd", "close", "-p", protocol])
+
+
+def next_step(protocol: str, listen_address: str) -> str:
+    """What to type or open to use a forward: a command, a URL, or where to connect a client."""
+    parts = host_port(listen_address)
+    if parts is None:
+        path = unix_path(listen_address) or listen_address
+        if service_name(protocol, None) == "http":
+            return f"curl --unix-socket {shlex.quote(path)} http://localhost/"
+        return f"connect a client to {path}"
+    host, port = parts
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    name = "localhost" if host == "127.0.0.1" else host
+    service = service_name(protocol, port)
+    if service is None:
+        return f"connect a client to {endpoint(host, port)}"
+    return _SERVICES[service].format(host=host, port=port, name=name, endpoint=endpoint(host, port))

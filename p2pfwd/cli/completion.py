@@ -1,0 +1,273 @@
+"""Shell completion: `completion SHELL` prints a script that asks `p2pfwd __complete WORDS…` for candidates.
+
+Commands and options come from the command tree, values from the running daemon: protocols, addresses, stream
+IDs, known peers. Completion is silent: no daemon, no candidates. Candidates are one per line,
+`value<TAB>description`; nothing a peer chose is put in a description, and no shell evaluates a candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from p2pfwd.cli.render import write
+from p2pfwd.errors import P2PForwardError
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+    from p2pfwd.rpc.client import Client
+
+TIMEOUT_S = 1.0
+"""For the daemon to answer while a person holds Tab."""
+
+LEVELS = ("debug", "info", "warning", "error")
+
+Candidate = tuple[str, str]
+
+
+class Shell(StrEnum):
+    """Shells there is a script for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+_BASH = r"""
+_p2pfwd() {
+    local IFS=$'\n' words cword cur
+    if declare -F _get_comp_words_by_ref >/dev/null; then
+        _get_comp_words_by_ref -n : cur words cword
+    else
+        words=("${COMP_WORDS[@]}") cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]}
+    fi
+    COMPREPLY=()
+    local line
+    while IFS= read -r line; do
+        COMPREPLY+=("$(printf '%q' "${line%%$'\t'*}")")
+    done < <("${words[0]}" __complete "${words[@]:1:cword}" 2>/dev/null)
+    if declare -F __ltrim_colon_completions >/dev/null; then
+        __ltrim_colon_completions "$cur"
+    fi
+}
+complete -o default -F _p2pfwd p2pfwd
+"""
+
+_ZSH = r"""
+#compdef p2pfwd
+_p2pfwd() {
+    local -a lines values
+    local line
+    lines=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    for line in "${lines[@]}"; do
+        [[ -n $line ]] && values+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+    done
+    (( ${#values} )) && _describe -V 'p2pfwd' values || _files
+}
+if [ "$funcstack[1]" = "_p2pfwd" ]; then
+    _p2pfwd "$@"
+else
+    compdef _p2pfwd p2pfwd
+fi
+"""
+
+_FISH = r"""
+function __p2pfwd_complete
+    set -l words (commandline -opc) (commandline -ct)
+    $words[1] __complete $words[2..-1] 2>/dev/null
+end
+complete -c p2pfwd -f -a '(__p2pfwd_complete)'
+complete -c p2pfwd -n '__fish_seen_subcommand_from key' -F
+"""
+
+SCRIPTS = {Shell.BASH: _BASH, Shell.ZSH: _ZSH, Shell.FISH: _FISH}
+
+
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> None:
+    """Print a completion script for a shell.
+
+    bash: eval "$(p2pfwd completion bash)" in ~/.bashrc. zsh: the same in ~/.zshrc, after compinit.
+    fish: p2pfwd completion fish > ~/.config/fish/completions/p2pfwd.fish
+    """
+    write(SCRIPTS[shell].strip())
+
+
+def complete(root: Any, env: Env, words: Sequence[str]) -> list[Candidate]:
+    """Candidates for the last of `words` (the arguments typed so far), in the command tree `root`."""
+    *typed, incomplete = words or [""]
+    command, context, rest = _descend(root, typed)
+    option, position = _scan(command, rest)
+    if option is None and incomplete.startswith("-"):
+        name, equals, value = incomplete.partition("=")
+        if not equals:
+            return [found for found in _options(command) if found[0].startswith(incomplete)]
+        option = _option(command, name)
+        prefix, incomplete = f"{name}=", value
+    else:
+        prefix = ""
+    if option is None and hasattr(command, "commands"):
+        found = list(_subcommands(command, context))
+    else:
+        found = _values(env, option or _argument(command, position))
+    return [(prefix + value, text) for value, text in found if value.startswith(incomplete)]
+
+
+def home_option(words: Sequence[str]) -> str | None:
+    """The value of --home among the words typed so far."""
+    for word, following in pairwise(words):
+        if word == "--home":
+            return following
+    return next((word.removeprefix("--home=") for word in words if word.startswith("--home=")), None)
+
+
+def print_candidates(root: Any, env: Env, words: Sequence[str]) -> None:
+    """Candidates on stdout, one per line."""
+    for value, text in complete(root, env, words):
+        if value.isprintable():
+            write(f"{value}\t{text}")
+
+
+def _descend(root: Any, typed: Sequence[str]) -> tuple[Any, Any, list[str]]:
+    """The command that `typed` leads to, its context, and the words after it."""
+    command, context, rest = root, _context(root, None), list(typed)
+    while hasattr(command, "commands"):
+        index = _first_positional(command, rest)
+        if index is None:
+            break
+        found = command.get_command(context, rest[index])
+        if found is None:
+            break
+        command, context, rest = found, _context(found, context), rest[index + 1 :]
+    return command, context, rest
+
+
+def _context(command: Any, parent: Any) -> Any:
+    return command.context_class(command, info_name=command.name, parent=parent)
+
+
+def _first_positional(command: Any, words: Sequence[str]) -> int | None:
+    skip = False
+    for index, word in enumerate(words):
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            option = _option(command, word)
+            skip = option is not None and not option.is_flag
+        else:
+            return index
+    return None
+
+
+def _scan(command: Any, words: Sequence[str]) -> tuple[Any, int]:
+    """The option whose value comes next, or None; and how many arguments there are already."""
+    pending, position, only_arguments = None, 0, False
+    for word in words:
+        if pending is not None:
+            pending = None
+        elif only_arguments or not word.startswith("-") or word == "-":
+            position += 1
+        elif word == "--":
+            only_arguments = True
+        else:
+            option = _option(command, word)
+            pending = option if option is not None and not option.is_flag else None
+    return pending, position
+
+
+def _option(command: Any, name: str) -> Any:
+    for parameter in command.params:
+        if name in parameter.opts and parameter.param_type_name == "option":
+            return parameter
+    return None
+
+
+def _argument(command: Any, position: int) -> Any:
+    arguments = [it for it in command.params if it.param_type_name == "argument"]
+    if position < len(arguments):
+        return arguments[position]
+    return arguments[-1] if arguments and arguments[-1].nargs == -1 else None
+
+
+def _options(command: Any) -> Iterator[Candidate]:
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and not getattr(parameter, "hidden", False):
+            name = max(parameter.opts, key=len)
+            yield name, _first_line(parameter.help)
+    yield "--help", "Show this message and exit."
+
+
+def _subcommands(command: Any, context: Any) -> Iterator[Candidate]:
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        if not found.hidden:
+            yield name, _first_line(found.help)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]
+
+
+# --- values from the daemon -----------------------------------------------------------------------
+
+
+def _values(env: Env, parameter: Any) -> list[Candidate]:
+    source = _SOURCES.get(parameter.name) if parameter is not None else None
+    if source is None:
+        return []
+    if isinstance(source, tuple):
+        return [(value, "") for value in source]
+    try:
+        with env.connect(timeout_s=TIMEOUT_S) as client:
+            return sorted(dict(source(client)).items())
+    except P2PForwardError:
+        return []  # completion never speaks: no daemon, nothing to offer
+
+
+def _protocols(client: Client) -> Iterator[Candidate]:
+    for listener in _listeners(client):
+        yield listener.protocol, ""
+
+
+def _listen_addresses(client: Client) -> Iterator[Candidate]:
+    for listener in _listeners(client):
+        yield listener.listen_address, listener.direction
+
+
+def _target_addresses(client: Client) -> Iterator[Candidate]:
+    for listener in _listeners(client):
+        yield listener.target_address, listener.direction
+
+
+def _stream_ids(client: Client) -> Iterator[Candidate]:
+    for stream in client.call("p2p.stream.ls", timeout_s=TIMEOUT_S).streams:
+        yield stream.handler_id, stream.direction
+
+
+def _peers(client: Client) -> Iterator[Candidate]:
+    for peer in client.call("swarm.peers", timeout_s=TIMEOUT_S).peers:
+        yield peer.peer, "connected"
+    for listener in _listeners(client):
+        if listener.direction == "forward":
+            yield listener.target_address.removeprefix("/p2p/"), "forward"
+
+
+def _listeners(client: Client) -> Any:
+    return client.call("p2p.ls", timeout_s=TIMEOUT_S).listeners
+
+
+_SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] = {
+    "protocol": _protocols,
+    "listen_address": _listen_addresses,
+    "target_address": _target_addresses,
+    "stream_id": _stream_ids,
+    "peer": _peers,
+    "new_level": LEVELS,
+    "subsystem": ("all",),
+    "shell": tuple(Shell),
+}

@@ -1,0 +1,99 @@
+"""Where a command runs: home, terminal, colour, and its way to the daemon.
+
+Everything a command reads from its surroundings is read here, once, so that tests can say what it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from p2pfwd.rpc.client import Client
+    from p2pfwd.rpc.paths import Paths
+
+CONNECT_TIMEOUT_S = 5.0
+"""For a daemon to accept and greet: it answers in a millisecond unless the machine is overloaded."""
+
+START_TIMEOUT_S = 20.0
+"""For a daemon started by `listen` or `forward` to become ready."""
+
+CALL_TIMEOUT_S = 30.0
+"""For an answer that needs no network."""
+
+R = TypeVar("R")
+
+_MIN_COLUMNS = 40
+_OFF = {"0", "no", "false", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """The surroundings of one run of the CLI."""
+
+    home: str | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    terminal: bool = field(default_factory=sys.stdout.isatty)
+    talkative: bool = field(default_factory=sys.stderr.isatty)
+
+    @property
+    def colour(self) -> bool:
+        """Whether stdout may carry colour: a terminal, no NO_COLOR, not a dumb one."""
+        return self.terminal and not self.environ.get("NO_COLOR") and self.environ.get("TERM") != "dumb"
+
+    @property
+    def columns(self) -> int:
+        """Width of the terminal in cells: COLUMNS if set, else what the terminal says, else 80."""
+        return max(_MIN_COLUMNS, shutil.get_terminal_size((80, 24)).columns)
+
+    @property
+    def autostart(self) -> bool:
+        """Whether P2PFWD_AUTOSTART allows `listen` and `forward` to start a daemon."""
+        return self.environ.get("P2PFWD_AUTOSTART", "1").strip().lower() not in _OFF
+
+    def paths(self) -> Paths:
+        """The files of this home; --home goes before P2PFWD_HOME, and that before the XDG directories."""
+        from p2pfwd.rpc.paths import Paths
+
+        return Paths.resolve(self.home, self.environ)
+
+    def connect(self, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
+        """A connection to the running daemon; raises DaemonNotRunning."""
+        from p2pfwd.rpc.client import Client
+
+        return Client.connect(self.paths().socket, timeout_s)
+
+    def connect_or_start(self, *, start: bool) -> Client:
+        """A connection to the daemon; when none runs it is started, if `start` and the environment allow."""
+        from p2pfwd.errors import DaemonNotRunning
+
+        try:
+            return self.connect()
+        except DaemonNotRunning:
+            if not (start and self.autostart):
+                raise
+        from p2pfwd.cli.render import talk
+        from p2pfwd.rpc import autostart
+
+        paths = self.paths()
+        autostart.start(paths, self.environ, START_TIMEOUT_S)
+        talk(f"Started the p2pfwd daemon (log: {paths.log_file}).")
+        return self.connect()
+
+    def ask(self, method: str, params: Any, result: type[R], *, timeout_s: float = CALL_TIMEOUT_S) -> R:
+        """One call to the running daemon."""
+        with self.connect() as client:
+            return answer(client, method, params, result, timeout_s=timeout_s)
+
+
+def answer(
+    client: Client, method: str, params: Any, result: type[R], *, timeout_s: float = CALL_TIMEOUT_S
+) -> R:
+    """One call on an open connection; the daemon's errors are raised as their classes."""
+    value = client.call(method, params, timeout_s=timeout_s)
+    assert isinstance(value, result), f"{method} answered {type(value).__name__}"
+    return value

@@ -1,0 +1,108 @@
+"""`--foreground`: the listener lives as long as the command.
+
+Kubo's words: `…, waiting for interrupt...` when it stands, `Received interrupt, removing listener for
+<proto>` when it goes, whether by Ctrl-C, SIGTERM or a `close` from elsewhere. The daemon holds the listener
+under a lease of this connection, so that it goes even when this process is killed outright.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from p2pfwd.cli.render import write, write_json
+from p2pfwd.cli.text import printable
+from p2pfwd.errors import ConnectionLost, DaemonNotRunning, P2PForwardError, ShuttingDown
+from p2pfwd.rpc.schema import CloseParams, Listener
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+    from p2pfwd.rpc.client import Client, Subscription
+
+_REMOVE_TIMEOUT_S = 3.0
+
+_NOUNS = {"listen": "listener", "forward": "forwarder"}
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM ends the body as Ctrl-C does, by KeyboardInterrupt."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def hold(env: Env, client: Client, subscription: Subscription, listener: Listener, *, as_json: bool) -> None:
+    """Wait until the listener is closed from elsewhere, or this command is interrupted; then it is gone.
+
+    Raises DaemonNotRunning when the daemon stops first.
+    """
+    if not as_json:
+        write(f"{_opening(listener)}, waiting for interrupt...")
+    reason = "closed"
+    try:
+        while _stands(client, listener):
+            subscription.next()
+    except KeyboardInterrupt:
+        reason = "interrupt"
+        remove(env, listener)
+    except (ConnectionLost, ShuttingDown):
+        raise DaemonNotRunning("the daemon stopped, and the listener with it") from None
+    if as_json:
+        write_json({**status("closing", listener), "Reason": reason}, line=True)
+    else:
+        write(f"Received interrupt, removing {_NOUNS[listener.direction]} for {printable(listener.protocol)}")
+
+
+def _stands(client: Client, listener: Listener) -> bool:
+    # The events only say when to look: they may be dropped, the list of listeners is always true.
+    if any(listener.id == other.id for other in client.call("p2p.ls").listeners):
+        return True
+    if client.call("daemon.status").draining:
+        raise ShuttingDown("the daemon is stopping")
+    return False
+
+
+def status(word: str, listener: Listener) -> dict[str, Any]:
+    """Kubo's JSON of a foreground listener: `active` at its beginning, `closing` at its end."""
+    address = listener.target_address if listener.direction == "listen" else listener.listen_address
+    return {"Status": word, "Protocol": listener.protocol, "Address": address}
+
+
+def remove(env: Env, listener: Listener) -> bool:
+    """Close exactly this listener, over a connection of its own; whether the daemon confirmed it.
+
+    The lease would do it too, after this process has ended; whoever waits for the command may count on it
+    having happened. When the daemon cannot be asked any more the lease is all there is.
+    """
+    params = CloseParams(
+        protocol=listener.protocol,
+        listen_address=listener.listen_address,
+        target_address=listener.target_address,
+    )
+    try:
+        with env.connect(timeout_s=_REMOVE_TIMEOUT_S) as client:
+            client.call("p2p.close", params, timeout_s=_REMOVE_TIMEOUT_S)
+    except P2PForwardError:
+        return False
+    return True
+
+
+def watch(client: Client) -> Subscription:
+    """The listener events of a connection; none is missed if this comes before the listener is made."""
+    return client.subscribe(("listeners",))
+
+
+def _opening(listener: Listener) -> str:
+    if listener.direction == "listen":
+        return f"Listening on {printable(listener.protocol)}, forwarding to {listener.target_address}"
+    return f"Forwarding {printable(listener.protocol)} to {listener.listen_address}"

@@ -1,0 +1,116 @@
+"""`forward`: open a local port that leads to a peer's service, try it once, and say what to do next."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pfwd.cli.advice import close_command, next_step
+from p2pfwd.cli.env import answer
+from p2pfwd.cli.exits import warn
+from p2pfwd.cli.foreground import hold, remove, status, terminable, watch
+from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
+from p2pfwd.cli.render import document, talk, write, write_json
+from p2pfwd.cli.text import milliseconds, printable, short_address, short_peer
+from p2pfwd.rpc.schema import Check, CheckParams, ForwardParams, ForwardResult
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+    from p2pfwd.rpc.client import Client
+
+CHECK_TIMEOUT_S = 10.0
+"""How long a forward tries its peer before it returns: longer than any peer that is there takes to answer."""
+
+_GRACE_S = 5.0
+"""What the daemon may need beyond a bound it was given, before this command stops waiting for it."""
+
+
+def forward(
+    ctx: typer.Context,
+    protocol: Protocol,
+    listen: Annotated[
+        str,
+        typer.Argument(
+            metavar="LISTEN",
+            help="Where to listen: a multiaddr, HOST:PORT, :PORT or PORT; port 0 takes a free one.",
+        ),
+    ],
+    peer: Annotated[
+        list[str],
+        typer.Argument(metavar="PEER...", help="The peer: its ID, or addresses of it ending in /p2p/ID."),
+    ],
+    allow_custom_protocol: Custom = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not try the peer now.")] = False,
+    foreground: Foreground = False,
+    no_start: NoStart = False,
+    as_json: AsJson = False,
+) -> None:
+    """Open a local port whose connections reach a peer's service.
+
+    The peer is tried once; the forward stands whether or not it answers, and tries again at each connection.
+    """
+    params = ForwardParams(
+        protocol=protocol,
+        listen=listen,
+        peers=tuple(peer),
+        allow_custom_protocol=allow_custom_protocol,
+        foreground=foreground,
+    )
+    env: Env = ctx.obj
+    with ExitStack() as stack:
+        if foreground:
+            stack.enter_context(terminable())
+        client = stack.enter_context(env.connect_or_start(start=not no_start))
+        subscription = watch(client) if foreground else None
+        result = answer(client, "p2p.forward", params, ForwardResult)
+        if not as_json:
+            _print(result)
+        check = None if no_check else _try(env, client, result)
+        if as_json:
+            _print_json(result, check, foreground=foreground)
+        elif check is not None:
+            _print_check(check)
+        if subscription is not None:
+            hold(env, client, subscription, result.listener, as_json=as_json)
+
+
+def _try(env: Env, client: Client, result: ForwardResult) -> Check:
+    if env.talkative:
+        talk(f"Trying {short_peer(result.peer)} ...")
+    params = CheckParams(listener=result.listener.id, timeout_s=CHECK_TIMEOUT_S)
+    try:
+        return answer(client, "p2p.check", params, Check, timeout_s=CHECK_TIMEOUT_S + _GRACE_S)
+    except KeyboardInterrupt:
+        # A command that was interrupted has changed nothing.
+        if remove(env, result.listener):
+            talk(f"Interrupted: the forward on {short_address(result.listener.listen_address)} was removed.")
+        raise
+
+
+def _print_json(result: ForwardResult, check: Check | None, *, foreground: bool) -> None:
+    value = document(result) | {"Check": document(check)}
+    if foreground:
+        value = status("active", result.listener) | value
+    write_json(value, line=foreground)
+
+
+def _print(result: ForwardResult) -> None:
+    listener = result.listener
+    local = short_address(listener.listen_address)
+    write(f"Forwarding {local} -> {printable(listener.protocol)} at {short_peer(result.peer)}")
+    write(f"  {next_step(listener.protocol, listener.listen_address)}")
+    write(f"To stop: {close_command(listener.protocol)}")
+
+
+def _print_check(check: Check) -> None:
+    if check.ok:
+        how = [check.path or "direct"]
+        if check.rtt_ms is not None:
+            how.append(f"round trip {milliseconds(check.rtt_ms)}")
+        if check.remote_address:
+            how.append(check.remote_address)
+        write(f"The peer answers: {', '.join(how)}.")
+        return
+    warn(f"{check.reason or check.state}; the forward stands and tries again at each connection", check.hint)

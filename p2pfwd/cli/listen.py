@@ -1,0 +1,90 @@
+"""`listen`: offer a local service under a protocol name, and say what that means."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pfwd.cli.advice import close_command, forward_command
+from p2pfwd.cli.env import answer
+from p2pfwd.cli.exits import warn
+from p2pfwd.cli.foreground import hold, status, terminable, watch
+from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
+from p2pfwd.cli.render import document, write, write_json
+from p2pfwd.cli.text import printable, short_address
+from p2pfwd.rpc.schema import ListenParams, ListenResult
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+
+
+def listen(
+    ctx: typer.Context,
+    protocol: Protocol,
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="The local service: a multiaddr, HOST:PORT, :PORT or PORT."),
+    ],
+    allow_custom_protocol: Custom = False,
+    report_peer_id: Annotated[
+        bool,
+        typer.Option(
+            "-r", "--report-peer-id", help="Begin each connection to the target with the dialer's peer ID."
+        ),
+    ] = False,
+    foreground: Foreground = False,
+    no_start: NoStart = False,
+    as_json: AsJson = False,
+) -> None:
+    """Offer a local service to other peers.
+
+    Prints the line the other person pastes. Any peer that knows this peer ID and the protocol name can
+    connect.
+    """
+    params = ListenParams(
+        protocol=protocol,
+        target=target,
+        allow_custom_protocol=allow_custom_protocol,
+        report_peer_id=report_peer_id,
+        foreground=foreground,
+    )
+    env: Env = ctx.obj
+    with ExitStack() as stack:
+        if foreground:
+            stack.enter_context(terminable())
+        client = stack.enter_context(env.connect_or_start(start=not no_start))
+        subscription = watch(client) if foreground else None
+        result = answer(client, "p2p.listen", params, ListenResult)
+        if as_json:
+            _print_json(result, foreground=foreground)
+        else:
+            _print(result)
+        if subscription is not None:
+            hold(env, client, subscription, result.listener, as_json=as_json)
+
+
+def _command(result: ListenResult) -> str:
+    listener = result.listener
+    return forward_command(listener.protocol, listener.target_address, result.peer, result.addresses)
+
+
+def _print_json(result: ListenResult, *, foreground: bool) -> None:
+    value = document(result) | {"Command": _command(result)}
+    if foreground:
+        value = status("active", result.listener) | value
+    write_json(value, line=foreground)
+
+
+def _print(result: ListenResult) -> None:
+    listener, check = result.listener, result.target_check
+    target = short_address(listener.target_address)
+    answers = ", which answers" if check.ok else ", which does not answer now"
+    write(f"Sharing {printable(listener.protocol)} -> {target}{answers}.")
+    write("Any peer that knows this peer ID and the protocol name can connect.")
+    write("On the other machine, run:")
+    write(f"  {_command(result)}")
+    write(f"To stop sharing: {close_command(listener.protocol)}")
+    if not check.ok:
+        warn(f"{check.reason or target}; streams are reset until it answers", check.hint)

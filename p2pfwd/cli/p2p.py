@@ -1,0 +1,218 @@
+"""`close`, `ls`, `stream ls` and `stream close`: what is there, and ending it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pfwd.cli.options import AsJson, Headers
+from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
+from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, size
+from p2pfwd.errors import UsageError
+from p2pfwd.rpc.schema import (
+    CloseParams,
+    CloseResult,
+    Empty,
+    Listener,
+    LsResult,
+    Stream,
+    StreamCloseParams,
+    StreamCloseResult,
+    StreamLsResult,
+)
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+
+NOTHING_SELECTED = "no matching options given"
+ALL_AND_OTHERS = "can't combine --all with other matching options"
+
+_LISTENER_COLUMNS = (
+    Column("DIR"),
+    Column("PROTOCOL", keep=16),
+    Column("LISTEN", keep=16),
+    Column("TARGET", keep=16),
+    Column("STATE", state=True),
+    Column("LIVE", right=True),
+    Column("IN", right=True),
+    Column("OUT", right=True),
+)
+
+_STREAM_COLUMNS = (
+    Column("ID", right=True),
+    Column("PROTOCOL", keep=16),
+    Column("ORIGIN -> TARGET"),
+    Column("AGE", right=True),
+    Column("IN", right=True),
+    Column("OUT", right=True),
+    Column("RATE", right=True),
+    Column("PATH", right=True),
+    Column("RTT", right=True),
+)
+
+stream = new_group("List and end live streams.")
+
+
+def close(
+    ctx: typer.Context,
+    all_: Annotated[bool, typer.Option("-a", "--all", help="Close every listen and forward.")] = False,
+    protocol: Annotated[
+        str | None, typer.Option("-p", "--protocol", metavar="P", help="Those of this protocol name.")
+    ] = None,
+    listen_address: Annotated[
+        str | None, typer.Option("-l", "--listen-address", metavar="M", help="Those listening here.")
+    ] = None,
+    target_address: Annotated[
+        str | None, typer.Option("-t", "--target-address", metavar="M", help="Those leading here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close listens and forwards: those that match every filter given.
+
+    Live streams go on; `p2pfwd stream close` ends them.
+    """
+    filtered = any(value is not None for value in (protocol, listen_address, target_address))
+    if all_ and filtered:
+        raise UsageError(ALL_AND_OTHERS)
+    if not (all_ or filtered):
+        raise UsageError(NOTHING_SELECTED, hint="give -a, or some of -p, -l and -t")
+    params = CloseParams(
+        all=all_, protocol=protocol, listen_address=listen_address, target_address=target_address
+    )
+    env: Env = ctx.obj
+    result = env.ask("p2p.close", params, CloseResult)
+    if as_json:
+        write_json(result)
+    else:
+        write(closed_sentence(result.closed))
+
+
+def closed_sentence(closed: Sequence[Listener]) -> str:
+    """What a close did, named and counted."""
+    if not closed:
+        return "Nothing matched."
+    parts = []
+    for noun in ("forward", "listen"):
+        if number := sum(listener.direction == noun for listener in closed):
+            parts.append(counted(number, noun))
+    text = f"Closed {joined(parts)}."
+    if live := sum(listener.streams for listener in closed):
+        text += f" {counted(live, 'stream')} still live: see 'p2pfwd stream ls'."
+    return text
+
+
+def ls(
+    ctx: typer.Context,
+    streams: Annotated[bool, typer.Option("--streams", help="Also the live streams.")] = False,
+    headers: Headers = False,
+    as_json: AsJson = False,
+) -> None:
+    """List listens and forwards.
+
+    On a terminal a table; elsewhere one plain line each: protocol, listen address, target address.
+    """
+    env: Env = ctx.obj
+    with env.connect() as client:
+        listeners = client.call("p2p.ls", Empty()).listeners
+        live = client.call("p2p.stream.ls", Empty()).streams if streams else ()
+    if as_json:
+        write_json({"Listeners": listeners, "Streams": live} if streams else {"Listeners": listeners})
+        return
+    _print_listeners(env, listeners, headers=headers)
+    if streams:
+        if listeners and live:
+            write("")
+        _print_streams(env, live, headers=headers)
+
+
+@stream.command("ls", help="List live streams.")
+def stream_ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) -> None:
+    """On a terminal a table; elsewhere one plain line each: ID, protocol, origin, target."""
+    env: Env = ctx.obj
+    result = env.ask("p2p.stream.ls", Empty(), StreamLsResult)
+    if as_json:
+        write_json(result)
+    else:
+        _print_streams(env, result.streams, headers=headers)
+
+
+@stream.command("close", help="Reset live streams: one by its ID, or all.")
+def stream_close(
+    ctx: typer.Context,
+    stream_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="As `stream ls` shows it.", show_default=False)
+    ] = None,
+    all_: Annotated[bool, typer.Option("-a", "--all", help="Every live stream.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Both ends see a reset."""
+    if all_ and stream_id is not None:
+        raise UsageError("can't combine --all with a stream ID")
+    if not all_ and stream_id is None:
+        raise UsageError("no id specified", hint="give a stream ID (see 'p2pfwd stream ls') or -a")
+    env: Env = ctx.obj
+    result = env.ask("p2p.stream.close", StreamCloseParams(id=stream_id, all=all_), StreamCloseResult)
+    if as_json:
+        write_json(result)
+    else:
+        write(f"Closed {counted(len(result.closed), 'stream')}." if result.closed else "No live streams.")
+
+
+def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) -> None:
+    if not env.terminal:
+        header = ("Protocol", "Listen Address", "Target Address")
+        rows = [(it.protocol, it.listen_address, it.target_address) for it in listeners]
+        write_lines(rows, header if headers else None)
+        return
+    if not listeners:
+        write("No listens and no forwards.")
+        return
+    write_table(env, _LISTENER_COLUMNS, [_listener_row(listener) for listener in listeners])
+    for listener in listeners:
+        if listener.reason:
+            write(f"{printable(listener.protocol)}: {printable(listener.reason)}")
+
+
+def _listener_row(listener: Listener) -> tuple[str, ...]:
+    return (
+        listener.direction,
+        listener.protocol,
+        short_address(listener.listen_address),
+        short_address(listener.target_address),
+        listener.state.replace("-", " "),
+        str(listener.streams),
+        size(listener.bytes_in),
+        size(listener.bytes_out),
+    )
+
+
+def _print_streams(env: Env, streams: Sequence[Stream], *, headers: bool) -> None:
+    if not env.terminal:
+        header = ("ID", "Protocol", "Origin", "Target")
+        rows = [(it.handler_id, it.protocol, it.origin_address, it.target_address) for it in streams]
+        write_lines(rows, header if headers else None)
+        return
+    if not streams:
+        write("No live streams.")
+        return
+    write_table(env, _STREAM_COLUMNS, [_stream_row(stream) for stream in streams])
+
+
+def _stream_row(stream: Stream) -> tuple[str, ...]:
+    return (
+        stream.handler_id,
+        stream.protocol,
+        f"{short_address(stream.origin_address)} -> {short_address(stream.target_address)}",
+        age(stream.age_s),
+        size(stream.bytes_in),
+        size(stream.bytes_out),
+        f"{size(stream.rate_in + stream.rate_out)}/s",
+        stream.path,
+        milliseconds(stream.rtt_ms),
+    )
+
+
+__all__ = ["LsResult", "close", "closed_sentence", "ls", "stream"]

@@ -1,0 +1,149 @@
+"""Printing: one JSON document, plain aligned lines for programs, tables for people.
+
+Data goes to stdout, talk to stderr. On a terminal a list is a table with a header; elsewhere it is Kubo's
+plain aligned lines, so that scripts written for `ipfs p2p ls` keep working. rich is imported only for a
+table on a terminal: it costs a third of the whole run of `ls`. Colour is off with NO_COLOR and never
+carries meaning.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from p2pfwd.cli.text import printable
+from p2pfwd.rpc.schema import wire_name
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+
+_GAP = 2
+"""Cells between two columns."""
+
+_NARROWEST = 7
+"""What a text column keeps when there is no room at all."""
+
+_STATE_STYLES = {"ready": "green", "unknown": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table for people; numbers are `right` and never fold, text folds after `keep` cells."""
+
+    title: str
+    right: bool = False
+    state: bool = False
+    keep: int = 0
+
+
+def document(value: Any) -> Any:
+    """A result as JSON-able values under its names on the wire."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {wire_name(field): document(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): document(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [document(item) for item in value]
+    return value
+
+
+def write(text: str) -> None:
+    """Text and a newline on stdout; a closed pipe ends the process as it ends any filter, without a word."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+
+
+def talk(text: str) -> None:
+    """Text and a newline on stderr; nothing can be done when nobody reads it."""
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        return
+
+
+def write_json(value: Any, *, line: bool = False) -> None:
+    """One JSON document on stdout; on a single line when more will follow."""
+    import json
+
+    write(json.dumps(document(value), indent=None if line else 2))
+
+
+def write_lines(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
+    """Plain aligned lines, one per row: cells padded to the widest plus one space, the last one unpadded."""
+    lines = [[printable(cell) for cell in row] for row in ([header] if header else []) + list(rows)]
+    if not lines:
+        return
+    widths = [max(len(row[index]) for row in lines) + 1 for index in range(len(lines[0]) - 1)]
+    for row in lines:
+        write("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1])
+
+
+def write_table(env: Env, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """A table for people, as wide as the terminal; text cells fold, numbers do not."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(
+        file=sys.stdout,
+        color_system="auto" if env.colour else None,
+        width=max(env.columns, 1000),  # the columns' widths are set: nothing may be cut
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for column, width in zip(columns, widths(columns, rows, env.columns), strict=True):
+        table.add_column(
+            column.title, justify="right" if column.right else "left", overflow="fold", width=width
+        )
+    for row in rows:
+        cells = []
+        for column, cell in zip(columns, row, strict=True):
+            style = _STATE_STYLES.get(cell, "yellow") if column.state else ""
+            cells.append(Text(printable(cell), style=style))
+        table.add_row(*cells)
+    with console.capture() as capture:
+        console.print(table)
+    write("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], limit: int) -> list[int]:
+    """Widths of the columns of a table that is to fit into `limit` cells.
+
+    Text columns give way, the one with most to give first, down to `keep`, and then below it. Numbers never
+    do: a table that fits in no way is left to the terminal to wrap.
+    """
+    longest = [max(len(printable(row[index])) for row in rows) for index in range(len(columns))]
+    found = [max(len(column.title), length) for column, length in zip(columns, longest, strict=True)]
+    excess = sum(found) + _GAP * (len(columns) - 1) - limit
+    for keeping in (True, False):
+        floors = [
+            width if column.right else max(_NARROWEST, min(width, column.keep if keeping else 0))
+            for column, width in zip(columns, found, strict=True)
+        ]
+        while excess > 0:
+            spare, index = max(
+                (width - floor, i) for i, (width, floor) in enumerate(zip(found, floors, strict=True))
+            )
+            if spare <= 0:
+                break
+            found[index] -= 1
+            excess -= 1
+    return found
+
+
+def write_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """`name  value` lines; an empty name continues the one above."""
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        write(f"{name.ljust(width)}  {printable(value)}".rstrip())

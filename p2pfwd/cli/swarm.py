@@ -1,0 +1,194 @@
+"""`swarm …` and `ping`: connections to peers, with no tunnel in between."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from p2pfwd.cli.env import answer
+from p2pfwd.cli.options import AsJson, Headers
+from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
+from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer
+from p2pfwd.errors import NotFound, P2PForwardError
+from p2pfwd.rpc.schema import (
+    AddrsResult,
+    ConnectParams,
+    ConnectResult,
+    DisconnectParams,
+    DisconnectResult,
+    Empty,
+    Peer,
+    PeersResult,
+    PingParams,
+    PingResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from p2pfwd.cli.env import Env
+
+DIAL_TIMEOUT_S = 35.0
+"""Above the daemon's own dial budget of 30 s, so that its answer, with its reasons, arrives."""
+
+PING_INTERVAL_S = 1.0
+
+_PEER_COLUMNS = (
+    Column("PEER", keep=11),
+    Column("ADDRESS", keep=21),
+    Column("DIR"),
+    Column("SECURITY"),
+    Column("LIVE", right=True),
+    Column("AGE", right=True),
+    Column("RTT", right=True),
+    Column("AGENT"),
+)
+
+swarm = new_group("Connections to peers.")
+
+PeerArgument = Annotated[
+    str, typer.Argument(metavar="PEER", help="A peer ID, or an address ending in /p2p/ID.")
+]
+
+
+@swarm.command("connect", help="Connect to a peer.")
+def connect(
+    ctx: typer.Context,
+    address: Annotated[
+        list[str], typer.Argument(metavar="MULTIADDR...", help="Addresses of one peer, ending in /p2p/ID.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Succeeds at once when there is a connection already."""
+    env: Env = ctx.obj
+    params = ConnectParams(addresses=tuple(address))
+    result = env.ask("swarm.connect", params, ConnectResult, timeout_s=DIAL_TIMEOUT_S)
+    if as_json:
+        write_json(result)
+        return
+    peer = result.connection
+    how = [peer.addr, peer.security]
+    if peer.rtt_ms is not None:
+        how.append(milliseconds(peer.rtt_ms))
+    write(f"Connected to {peer.peer} ({', '.join(how)}).")
+
+
+@swarm.command("disconnect", help="Close the connections to a peer.")
+def disconnect(ctx: typer.Context, peer: PeerArgument, as_json: AsJson = False) -> None:
+    """Streams over them end with a reset."""
+    env: Env = ctx.obj
+    result = env.ask("swarm.disconnect", DisconnectParams(peer=peer), DisconnectResult)
+    if not result.closed:
+        raise NotFound(f"there is no connection to {result.peer}", hint="see 'p2pfwd swarm peers'")
+    if as_json:
+        write_json(result)
+    else:
+        write(f"Closed {counted(result.closed, 'connection')} to {result.peer}.")
+
+
+@swarm.command("peers", help="List live connections.")
+def peers(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) -> None:
+    """On a terminal a table; elsewhere one multiaddr each, ending in the peer ID."""
+    env: Env = ctx.obj
+    result = env.ask("swarm.peers", Empty(), PeersResult)
+    if as_json:
+        write_json(result)
+    elif not env.terminal:
+        rows = [[_full(peer)] for peer in result.peers]
+        write_lines(rows, ["Address"] if headers else None)
+    elif not result.peers:
+        write("No connections.")
+    else:
+        write_table(env, _PEER_COLUMNS, [_peer_row(peer) for peer in result.peers])
+
+
+@swarm.command("addrs", help="Show the addresses of this node.")
+def addrs(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Those it listens on, and those that peers saw it at."""
+    env: Env = ctx.obj
+    result = env.ask("swarm.addrs", Empty(), AddrsResult)
+    if as_json:
+        write_json(result)
+        return
+    pairs = [("listen", address) for address in result.listen]
+    pairs += [("observed", address) for address in result.observed]
+    if pairs:
+        write_pairs(pairs)
+
+
+def ping(
+    ctx: typer.Context,
+    peer: PeerArgument,
+    count: Annotated[int, typer.Option("-n", "--count", metavar="COUNT", min=1, help="How many pings.")] = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the round trip to a peer, connecting to it first.
+
+    Fails when not one ping is answered.
+    """
+    env: Env = ctx.obj
+    answered: list[PingResult] = []
+    failure: P2PForwardError | None = None
+    with env.connect() as client:
+        for number in range(count):
+            if number:
+                time.sleep(PING_INTERVAL_S)  # the pace of pings, not a wait for anything
+            try:
+                result = answer(client, "ping", PingParams(peer=peer), PingResult, timeout_s=DIAL_TIMEOUT_S)
+            except P2PForwardError as error:
+                failure = error
+                if not answered:
+                    break
+                if not as_json:
+                    talk(f"no answer: {error.message}")
+            else:
+                answered.append(result)
+                if not as_json:
+                    write(_ping_line(result))
+    if not answered:
+        assert failure is not None
+        raise failure
+    summary = _summary(answered, count)
+    if as_json:
+        write_json(summary)
+    elif count > 1:
+        least, mean, most = (milliseconds(summary[f"{name}Milliseconds"]) for name in ("Min", "Mean", "Max"))
+        write(f"{len(answered)} of {count} answered; round trip: least {least}, mean {mean}, most {most}")
+
+
+def _ping_line(result: PingResult) -> str:
+    where = f"{result.path}, {result.remote_address}"
+    return f"{short_peer(result.peer)}: {milliseconds(result.rtt_ms)} ({where})"
+
+
+def _summary(answered: Sequence[PingResult], count: int) -> dict[str, Any]:
+    times = [result.rtt_ms for result in answered]
+    return {
+        "Peer": answered[-1].peer,
+        "Pings": document(answered),
+        "Sent": count,
+        "Received": len(answered),
+        "MinMilliseconds": min(times),
+        "MeanMilliseconds": sum(times) / len(times),
+        "MaxMilliseconds": max(times),
+    }
+
+
+def _full(peer: Peer) -> str:
+    return peer.addr if peer.addr.endswith(f"/p2p/{peer.peer}") else f"{peer.addr}/p2p/{peer.peer}"
+
+
+def _peer_row(peer: Peer) -> tuple[str, ...]:
+    return (
+        short_peer(peer.peer),
+        short_address(peer.addr),
+        peer.direction.removesuffix("bound"),
+        peer.security.split("/")[1],
+        str(peer.streams),
+        age(peer.age_s),
+        milliseconds(peer.rtt_ms),
+        peer.agent_version or "-",
+    )

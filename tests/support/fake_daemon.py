@@ -1,0 +1,157 @@
+"""A daemon that is only its control socket: it answers what a test tells it to, and notes what it was asked.
+
+It speaks the real codec on a real Unix socket, in a thread, so that the command line under test is the
+whole of it, entry point to exit status, and still says the same in every run.
+"""
+
+from __future__ import annotations
+
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from p2pfwd.errors import MethodNotFound, P2PForwardError
+from p2pfwd.rpc import codec
+from p2pfwd.rpc.schema import RPC_MAJOR, Empty, Event, HelloResult, SubscribeResult
+
+PEER = "12D3KooWA1b2c3d4e5f6g7h8i9jkLmNoPqRsTuVwXyZabcdefLcL"
+OTHER = "12D3KooWZyXwVuTsRqPoNmLkjihgfedcba987654321ZYXwvuTHr"
+
+WAIT_S = 10.0
+
+Answer = object | P2PForwardError | Callable[[Mapping[str, Any]], object]
+
+
+class FakeDaemon:
+    """`answers` maps a method to its result, to an error, or to a function of its parameters."""
+
+    def __init__(self, path: Path, *, rpc: int = RPC_MAJOR) -> None:
+        self.answers: dict[str, Answer] = {
+            "daemon.hello": HelloResult(rpc=rpc, version="0.1.0", id=PEER, pid=4242),
+            "events.subscribe": SubscribeResult(subscription=7),
+            "events.cancel": Empty(),
+        }
+        self.calls: list[tuple[str, Mapping[str, Any]]] = []
+        self._asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._server.bind(str(path))
+        self._server.listen()
+        self._orders, self._inbox = socket.socketpair()
+        self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._decoders: dict[socket.socket, codec.LineDecoder] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="fake-daemon")
+        self._thread.start()
+
+    def called(self, method: str) -> list[Mapping[str, Any]]:
+        """The parameters of every call of `method` so far."""
+        return [params for name, params in self.calls if name == method]
+
+    def wait_for_call(self, method: str) -> None:
+        """Wait until somebody calls `method` (each call is waited for once)."""
+        while self._asked.get(timeout=WAIT_S) != method:
+            continue
+
+    def emit(self, topic: str, data: Mapping[str, Any]) -> None:
+        """Send an event to everybody connected."""
+        line = codec.encode_event(Event(subscription=7, topic=topic, time=1_700_000_000.25, data=dict(data)))
+
+        def send() -> None:
+            for client in self._decoders:
+                client.sendall(line)
+
+        self._order(send)
+
+    def hang_up(self) -> None:
+        """Close every connection and the socket, as a daemon that stops."""
+        self._order(self._close_all)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._order(lambda: setattr(self, "_stopping", True))
+        self._thread.join(WAIT_S)
+        self._orders.close()
+        self._inbox.close()
+
+    def __enter__(self) -> FakeDaemon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _order(self, task: Callable[[], object]) -> None:
+        done = threading.Event()
+
+        def run() -> None:
+            task()
+            done.set()
+
+        self._tasks.put(run)
+        self._orders.send(b"x")
+        assert done.wait(WAIT_S)
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as self._selector:
+            for sock in (self._server, self._inbox):
+                self._selector.register(sock, selectors.EVENT_READ)
+            while not self._stopping:
+                for key, _ in self._selector.select():
+                    self._readable(key.fileobj)
+            self._close_all()
+
+    def _readable(self, sock: Any) -> None:
+        if sock is self._inbox:
+            sock.recv(1)
+            self._tasks.get()()
+        elif sock is self._server:
+            client, _ = sock.accept()
+            self._decoders[client] = codec.LineDecoder()
+            self._selector.register(client, selectors.EVENT_READ)
+        elif sock in self._decoders:
+            data = sock.recv(1 << 16)
+            if not data:
+                self._drop(sock)
+                return
+            for line in self._decoders[sock].feed(data):
+                assert line is not None
+                sock.sendall(self._reply(codec.decode_request(line)))
+
+    def _reply(self, request: codec.Request) -> bytes:
+        self.calls.append((request.method, request.params))
+        answer = self.answers.get(request.method, MethodNotFound(f"no method {request.method}"))
+        if callable(answer):
+            answer = answer(request.params)
+        self._asked.put(request.method)
+        if isinstance(answer, P2PForwardError):
+            return codec.encode_error(request.id, answer)
+        return codec.encode_result(request.id, answer)
+
+    def _drop(self, client: socket.socket) -> None:
+        self._selector.unregister(client)
+        del self._decoders[client]
+        client.close()
+
+    def _close_all(self) -> None:
+        for client in list(self._decoders):
+            self._drop(client)
+        if self._server.fileno() >= 0:
+            self._selector.unregister(self._server)
+            self._server.close()
+
+
+def until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> bool:
+    """Poll `condition` until it holds; whether it did within the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
