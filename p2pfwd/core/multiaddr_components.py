@@ -319,6 +319,8 @@ def parse_bytes(data: bytes) -> list[Part]:
 
 def to_text(parts: list[Part]) -> str:
     """The canonical text of `parts`; ValueError if a value is none of its protocol's."""
+    if any(component.is_path for component, _ in parts[:-1]):
+        raise ValueError("nothing can follow a /unix path")  # its text would swallow what does
     pieces: list[str] = []
     for component, value in parts:
         if component.size == 0:

@@ -97,15 +97,15 @@ class Multiaddr:
         return Multiaddr(parts[:-1]) if parts and parts[-1][0] is _P2P else self
 
     def with_peer_id(self, peer_id: PeerId) -> Multiaddr:
-        """The address ending in `/p2p/<peer_id>`, which replaces a trailing one."""
-        parts = self._parts()
-        if parts and parts[-1][0] is _P2P:
-            parts.pop()
-        return Multiaddr([*parts, (_P2P, peer_id.to_bytes())])
+        """The address ending in `/p2p/<peer_id>`, which replaces a trailing one.
+
+        InvalidMultiaddr after a /unix path.
+        """
+        return self.without_peer_id()._followed_by([(_P2P, peer_id.to_bytes())])
 
     def encapsulate(self, other: Multiaddr) -> Multiaddr:
-        """This address followed by `other`."""
-        return Multiaddr(self._parts() + other._parts())
+        """This address followed by `other`; InvalidMultiaddr if it ends in a /unix path."""
+        return self._followed_by(other._parts())
 
     def decapsulate(self, other: Multiaddr) -> Multiaddr:
         """What stands before the last occurrence of `other`; the whole address if it does not occur."""
@@ -114,6 +114,12 @@ class Multiaddr:
             if parts[start : start + len(wanted)] == wanted:
                 return Multiaddr(parts[:start])
         return self
+
+    def _followed_by(self, more: list[Part]) -> Multiaddr:
+        try:
+            return Multiaddr(self._parts() + more)
+        except ValueError as exc:
+            raise InvalidMultiaddr(f"multiaddr {quoted(self._text)}: {exc}") from exc
 
     def _parts(self) -> list[Part]:
         return components.split(self._data)

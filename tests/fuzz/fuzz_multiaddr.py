@@ -40,7 +40,7 @@ def _check(addr: Multiaddr) -> None:
     assert Multiaddr.parse(str(addr)) == addr == Multiaddr.from_bytes(addr.to_bytes())
     assert len(addr.components()) > 0
     peer_id = addr.peer_id()
-    assert peer_id is None or addr.without_peer_id().with_peer_id(peer_id) == addr
+    assert peer_id is None or addr.with_peer_id(peer_id) == addr
     tcp_endpoint(addr)
     unix_path(addr)
     is_relayed(addr)

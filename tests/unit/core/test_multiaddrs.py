@@ -125,6 +125,7 @@ def test_looser_forms_python_would_take_are_refused(text: str) -> None:
         ("047f00000180", "varint"),
         ("d20303124001", "certificate hash"),
         ("90030378797a", "socket path"),
+        ("9003022f61060050", "nothing can follow"),
     ],
 )
 def test_bad_bytes_are_refused_with_the_reason(data: str, reason: str) -> None:
@@ -162,6 +163,14 @@ def test_the_peer_id_is_the_one_at_the_end() -> None:
 def test_encapsulate_appends() -> None:
     addr = Multiaddr.parse("/ip4/1.2.3.4").encapsulate(Multiaddr.parse("/tcp/80"))
     assert addr == Multiaddr.parse("/ip4/1.2.3.4/tcp/80")
+
+
+def test_nothing_follows_a_unix_path_because_its_text_would_swallow_it() -> None:
+    path = Multiaddr.parse("/unix/run/x")
+    with pytest.raises(InvalidMultiaddr, match="nothing can follow"):
+        path.encapsulate(Multiaddr.parse("/tcp/1"))
+    with pytest.raises(InvalidMultiaddr, match="nothing can follow"):
+        path.with_peer_id(PeerId.parse(ID))
 
 
 def test_a_multiaddr_is_a_value() -> None:
