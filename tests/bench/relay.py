@@ -50,7 +50,7 @@ class Relay:
                 leg = self.legs.get(fd)
                 if leg is None:
                     if fd == self.listener.fileno():
-                        self.accept()
+                        self.accept_all()
                     continue
                 try:
                     if events & select.EPOLLOUT:
@@ -62,8 +62,16 @@ class Relay:
                 except OSError:
                     self.drop(leg)
 
-    def accept(self) -> None:
-        client, _ = self.listener.accept()
+    def accept_all(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except BlockingIOError:
+                return
+            self.join(client)
+
+    def join(self, client: socket.socket) -> None:
+        """A connection of its own to the target for `client`."""
         pair = Leg(client), Leg(socket.create_connection(self.target))
         for leg, other in (pair, pair[::-1]):
             leg.other = other

@@ -1,0 +1,144 @@
+"""The measurements: each takes a running tunnel and returns its figures.
+
+Names of figures (and units): `up`/`down` (MB/s, 10^6 bytes), `up_cpu`/`down_cpu` (CPU seconds per GB of
+both ends; `_user` and `_sys` are its parts), `rtt_*` and `open_*` and `burst_*` (microseconds), `many_*`
+(20 bulk streams: total MB/s, slowest through fastest, microseconds of the echo beside them),
+`idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.client import Client
+from tests.bench.procs import Cpu, Memory
+from tests.bench.tunnels import Tunnel
+
+MANY = 20
+BURST = 400
+HELD = 400
+IDLE = 2000
+SETTLE_S = 1.0
+"""Before memory is read: what a daemon does after start or after a burst of opens is over by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything; the quick run takes less."""
+
+    bulk_s: float = 1.5
+    rounds: int = 2000
+    opens: int = 200
+    many_s: float = 2.0
+    many_ways: tuple[str, ...] = ("down", "up")
+    commands: int = 7
+    aead_s: float = 0.3
+
+
+QUICK = Sizes(bulk_s=0.8, rounds=1000, opens=100, many_s=1.5, many_ways=("down",), commands=3, aead_s=0.2)
+
+Phase = Callable[[Client, Tunnel, Sizes], dict[str, float]]
+
+
+def bulk(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """One stream, each way: a probe of 32 MiB sets how much is sent in about `bulk_s`."""
+    figures: dict[str, float] = {}
+    for way in ("up", "down"):
+        probe = client.run(way, tunnel.port, 32)["MBps"]
+        mib = max(32, min(4096, int(probe * sizes.bulk_s)))
+        before = Cpu.of(tunnel.pids)
+        result = client.run(way, tunnel.port, mib)
+        used = Cpu.of(tunnel.pids) - before
+        gb = mib * 1.048576e-3
+        figures[way] = result["MBps"]
+        if tunnel.pids:
+            figures[f"{way}_cpu"] = used.total_s / gb
+            figures[f"{way}_user"] = used.user_s / gb
+            figures[f"{way}_sys"] = used.system_s / gb
+    return figures
+
+
+def round_trip(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    return _quantiles("rtt", client.run("rtt", tunnel.port, sizes.rounds)["us"], "p50", "p99")
+
+
+def opening(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    return _quantiles("open", client.run("ttfb", tunnel.port, sizes.opens)["us"], "p50", "p99")
+
+
+def burst(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """400 opens at once: when the first byte was back, from the start of all."""
+    result = client.run("burst", tunnel.port, BURST)
+    failed = {"burst_failed": float(result["failed"])}
+    if not result["us"]["n"]:
+        return failed
+    return failed | _quantiles("burst", result["us"], "p50", "max")
+
+
+def many(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """20 bulk streams, and a keystroke's echo beside them."""
+    figures: dict[str, float] = {}
+    for way in sizes.many_ways:
+        result = client.run("many", tunnel.port, way, MANY, sizes.many_s)
+        rates = result["streams"]
+        figures[f"many_{way}"] = result["MBps"]
+        figures[f"many_{way}_even"] = min(rates) / max(rates) if max(rates) else 0.0
+        figures[f"many_{way}_lost"] = float(result["lost"])
+        figures |= _quantiles(f"many_{way}_echo", result["us"], "p50", "p99")
+    return figures
+
+
+def memory(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """On fresh daemons: idle, with 400 streams, and what each of 2,000 idle streams costs."""
+    time.sleep(SETTLE_S)
+    figures: dict[str, float] = {}
+    idle = _memory(tunnel, figures, "idle")
+    with client.holding(tunnel.port, HELD):
+        time.sleep(SETTLE_S)
+        _memory(tunnel, figures, f"with_{HELD}")
+        with client.holding(tunnel.port, IDLE - HELD):
+            time.sleep(SETTLE_S)
+            held = _memory(tunnel, figures, f"with_{IDLE}")
+            figures["per_stream"] = (held.pss - idle.pss) / IDLE
+    return figures
+
+
+def _memory(tunnel: Tunnel, figures: dict[str, float], name: str) -> Memory:
+    """Sum over both daemons; the figures are of one daemon, on average."""
+    each = [Memory.of(pid) for pid in tunnel.pids]
+    total = sum(each, Memory())
+    figures[f"{name}_rss"] = total.rss / len(each)
+    figures[f"{name}_pss"] = total.pss / len(each)
+    if name == "idle" and tunnel.host_bytes:
+        figures["idle_rss_own"] = (total.rss - tunnel.host_bytes) / len(each)
+    return total
+
+
+def commands(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """Wall time of `p2pfwd ls` against a daemon with one listener, and of Python doing nothing."""
+    if tunnel.ls is None:
+        return {}
+    ls, argv = tunnel.ls, [sys.executable, "-c", "pass"]
+    return {
+        "ls": min(_wall_ms(ls) for _ in range(sizes.commands)),
+        "python": min(_wall_ms(lambda: _checked(argv)) for _ in range(sizes.commands)),
+    }
+
+
+def _checked(argv: list[str]) -> None:
+    subprocess.run(argv, check=True)
+
+
+def _wall_ms(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _quantiles(name: str, us: dict[str, Any], *which: str) -> dict[str, float]:
+    return {f"{name}_{quantile}": float(us[quantile]) for quantile in which}

@@ -1,0 +1,243 @@
+"""The bench's report: plain text tables, medians with least and greatest over the repeats."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.bench.goals import GOALS, Goal, floor_parts, over_floor
+from tests.bench.results import Results, Spread
+from tests.bench.tunnels import SETUPS
+
+Cell = Callable[[Results, str], str]
+
+
+def number(value: float) -> str:
+    """Three figures that count."""
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def spread(value: Spread | None, scale: float = 1.0) -> str:
+    """`median (least–greatest)`, the median alone where all are one."""
+    if value is None:
+        return "-"
+    text = number(value.median * scale)
+    if value.least == value.greatest:
+        return text
+    return f"{text} ({number(value.least * scale)}–{number(value.greatest * scale)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A heading and what stands under it for a tunnel."""
+
+    heading: str
+    cell: Cell
+
+
+def figure(heading: str, name: str, scale: float = 1.0) -> Column:
+    return Column(heading, lambda results, tunnel: spread(results.spread(tunnel, name), scale))
+
+
+def against(heading: str, name: str, other: Callable[[str], str]) -> Column:
+    """Ratio of `name` to that of the tunnel `other` names; empty for the tunnel itself."""
+
+    def cell(results: Results, tunnel: str) -> str:
+        base = other(tunnel)
+        if base == tunnel:
+            return "1"
+        return spread(results.ratio((tunnel, name), (base, name)))
+
+    return Column(heading, cell)
+
+
+def kubo_of(tunnel: str) -> str:
+    """The Kubo pair a tunnel is held against."""
+    return "kubo-tls" if tunnel.endswith("tls") else "kubo-noise"
+
+
+def relays(tunnel: str) -> str:
+    return "relay"
+
+
+def parts(way: str) -> Column:
+    """User and kernel share of the CPU."""
+
+    def cell(results: Results, tunnel: str) -> str:
+        user, kernel = results.spread(tunnel, f"{way}_user"), results.spread(tunnel, f"{way}_sys")
+        return f"{number(user.median)} + {number(kernel.median)}" if user and kernel else "-"
+
+    return Column("user + kernel", cell)
+
+
+def above_floor(way: str) -> Column:
+    """CPU against two relays, a sealing and an opening."""
+
+    def cell(results: Results, tunnel: str) -> str:
+        if tunnel == "relay" or tunnel.endswith("tls"):
+            return "-"
+        return spread(results.combined([(tunnel, f"{way}_cpu"), *floor_parts(way)], over_floor))
+
+    return Column("/ floor", cell)
+
+
+TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
+    (
+        "One bulk stream, MB/s",
+        "up",
+        [
+            figure("up", "up"), against("/ Kubo", "up", kubo_of), against("/ relay", "up", relays),
+            figure("down", "down"), against("/ Kubo", "down", kubo_of), against("/ relay", "down", relays),
+        ],
+    ),
+    (
+        "CPU seconds per GB, both ends; floor: two plain relays, one sealing, one opening",
+        "up_cpu",
+        [
+            figure("up", "up_cpu"), parts("up"), against("/ Kubo", "up_cpu", kubo_of), above_floor("up"),
+            figure("down", "down_cpu"), parts("down"), against("/ Kubo", "down_cpu", kubo_of),
+            above_floor("down"),
+        ],
+    ),
+    (
+        "1 byte there and back over one connection, µs",
+        "rtt_p50",
+        [
+            figure("p50", "rtt_p50"), figure("p99", "rtt_p99"), against("p50 / Kubo", "rtt_p50", kubo_of),
+            against("p50 / relay", "rtt_p50", relays),
+        ],
+    ),
+    (
+        "A new connection to its first byte back, µs",
+        "open_p50",
+        [
+            figure("p50", "open_p50"), figure("p99", "open_p99"), against("p50 / Kubo", "open_p50", kubo_of),
+            against("p50 / relay", "open_p50", relays),
+        ],
+    ),
+    (
+        "400 connections opened at once, ms to the first byte back",
+        "burst_p50",
+        [
+            figure("half of them", "burst_p50", 1e-3), figure("all", "burst_max", 1e-3),
+            against("all / Kubo", "burst_max", kubo_of), figure("failed", "burst_failed"),
+        ],
+    ),
+    (
+        "20 bulk streams down, MB/s, and a 1-byte echo beside them, ms",
+        "many_down",
+        [
+            figure("total", "many_down"), figure("slowest / fastest", "many_down_even"),
+            figure("lost", "many_down_lost"),
+            figure("echo p50", "many_down_echo_p50", 1e-3), figure("echo p99", "many_down_echo_p99", 1e-3),
+        ],
+    ),
+    (
+        "20 bulk streams up",
+        "many_up",
+        [
+            figure("total", "many_up"), figure("slowest / fastest", "many_up_even"),
+            figure("lost", "many_up_lost"),
+            figure("echo p50", "many_up_echo_p50", 1e-3), figure("echo p99", "many_up_echo_p99", 1e-3),
+        ],
+    ),
+    (
+        "Memory of one daemon, MB (RSS; PSS), and KB per idle stream over both",
+        "idle_rss",
+        [
+            figure("idle", "idle_rss", 1e-6), figure("PSS", "idle_pss", 1e-6),
+            figure("Kubo less Python", "idle_rss_own", 1e-6),
+            figure("400 streams", "with_400_rss", 1e-6), figure("2,000 streams", "with_2000_rss", 1e-6),
+            figure("KB a stream", "per_stream", 1e-3), against("/ Kubo", "per_stream", kubo_of),
+        ],
+    ),
+    (
+        "`p2pfwd ls`, wall time, ms",
+        "ls",
+        [figure("ls", "ls"), figure("python -c pass", "python")],
+    ),
+]  # fmt: skip
+
+
+def grid(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows under their headings: the first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for index, row in enumerate(rows):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        yield "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
+        if index == 0:
+            yield "  ".join("-" * w for w in widths)
+
+
+def table(results: Results, columns: Sequence[Column], needs: str) -> Iterator[str]:
+    """One table, a row per tunnel that has the figure `needs`; nothing where none has."""
+    rows = [["tunnel", *(column.heading for column in columns)]]
+    for tunnel in SETUPS:
+        if results.values(tunnel, needs):
+            rows.append([tunnel, *(column.cell(results, tunnel) for column in columns)])
+    if len(rows) > 1:
+        kept = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
+        yield from grid([[row[i] for i in kept] for row in rows])
+
+
+def bound(goal: Goal, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{'≥' if goal.more_is_better else '≤'} {value:g} {goal.unit}"
+
+
+def verdicts(results: Results) -> list[dict[str, Any]]:
+    """One document per goal that could be judged."""
+    found = []
+    for goal in GOALS:
+        value = goal.value(results)
+        if value is not None:
+            found.append({
+                "figure": goal.label, "against": goal.against, "unit": goal.unit,
+                "median": value.median, "least": value.least, "greatest": value.greatest,
+                "must": goal.must, "aim": goal.aim, "verdict": goal.verdict(value),
+            })  # fmt: skip
+    return found
+
+
+def verdict_table(results: Results) -> Iterator[str]:
+    rows = [["figure", "against", "measured", "must", "aim", "verdict"]]
+    for goal in GOALS:
+        value = goal.value(results)
+        if value is not None:
+            measured = f"{spread(value)} {goal.unit}"
+            limits = [bound(goal, goal.must), bound(goal, goal.aim)]
+            rows.append([goal.label, goal.against, measured, *limits, goal.verdict(value)])
+    if len(rows) > 1:
+        yield from grid(rows)
+
+
+def render(results: Results) -> str:
+    """The whole report."""
+    about = results.about
+    lines = [
+        f"{about['processors']} processors, Linux {about['kernel']}, Python {about['python']}, "
+        f"client: {about['client']}. Daemons, client and server share the processors.",
+        f"Medians of {about['repeats']} interleaved repeats (least–greatest).",
+    ]
+    for title, needs, columns in TABLES:
+        body = list(table(results, columns, needs))
+        if body:
+            lines += ["", title, "", *body]
+    seal, opened = results.spread("aead", "aead_seal"), results.spread("aead", "aead_open")
+    if seal and opened:
+        lines += ["", f"ChaCha20-Poly1305 at 64 KiB, s/GB: sealing {spread(seal)}, opening {spread(opened)}"]
+    judged = list(verdict_table(results))
+    if judged:
+        lines += ["", "Against the goals (information, not a pass or a failure)", "", *judged]
+    if results.others_cores:
+        typical, worst = statistics.median(results.others_cores), max(results.others_cores)
+        lines += ["", f"Other processes meanwhile: {typical:.2f} processors (median), {worst:.2f} (worst)."]
+    lines += [f"Not measured: {tunnel}: {reason}" for tunnel, reason in results.skipped.items()]
+    lines += [f"Failed: {line}" for line in results.failures]
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""One run of the bench: every tunnel set up, every measurement taken round robin, as often as asked.
+
+Within a repeat all tunnels are up; each measurement goes through all of them before the next begins, so
+what is compared lies seconds apart. Every other repeat goes backwards. Each repeat has fresh daemons.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import phases
+from tests.bench.client import Client, ClientError
+from tests.bench.floor import aead_s_per_gb
+from tests.bench.phases import Phase, Sizes
+from tests.bench.procs import Cpu, machine_busy_s
+from tests.bench.results import Results
+from tests.bench.tunnels import SETUPS, Lab, Missing, Tunnel
+from tests.interop.peers.process import PeerFailed
+
+QUIET_CORES = 0.25
+QUIET_WINDOW_S = 0.25
+
+PHASES: Mapping[str, tuple[Phase, frozenset[str]]] = {
+    "rtt": (phases.round_trip, frozenset(SETUPS)),
+    "open": (phases.opening, frozenset(SETUPS)),
+    "bulk": (phases.bulk, frozenset(SETUPS)),
+    "burst": (phases.burst, frozenset(SETUPS)),
+    "many": (phases.many, frozenset({"relay", "ssh", "kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
+    "ls": (phases.commands, frozenset({"p2pfwd-noise"})),
+}
+"""Measurements in their order, and the tunnels they are taken on."""
+
+FRESH: Mapping[str, tuple[Phase, frozenset[str]]] = {
+    "memory": (phases.memory, frozenset({"kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
+}
+"""Those that want daemons nothing has gone through yet."""
+
+FAILURES = (ClientError, PeerFailed, AssertionError, OSError, RuntimeError)
+"""How a tunnel or a measurement fails; a failed one is reported, the run goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run."""
+
+    tunnels: Sequence[str]
+    phases: Sequence[str]
+    repeats: int
+    sizes: Sizes
+    patience_s: float
+    """How long to wait for the machine to be quiet before a measurement."""
+
+
+class Runner:
+    """Runs a plan into `results`."""
+
+    def __init__(self, plan: Plan, client: Client, work: Path) -> None:
+        self.plan, self.client, self.work = plan, client, work
+        self.log = work / "log"
+        self.results = Results()
+        self.results.about = {
+            "client": client.kind,
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+            "processors": os.cpu_count(),
+            "repeats": plan.repeats,
+        }
+
+    def run(self) -> Results:
+        for repeat in range(self.plan.repeats):
+            names = self.plan.tunnels if repeat % 2 == 0 else self.plan.tunnels[::-1]
+            self.results.add("aead", repeat, aead_s_per_gb(self.plan.sizes.aead_s))
+            self._together(repeat, names)
+            self._fresh(repeat, names)
+        return self.results
+
+    def _together(self, repeat: int, names: Sequence[str]) -> None:
+        """All tunnels up, one measurement after the other through all of them."""
+        wanted = [name for name in PHASES if name in self.plan.phases]
+        if not wanted:
+            return
+        with ExitStack() as stack:
+            self._say(repeat, "starting")
+            server = self.client.serve(stack, self.log)
+            up = {name: self._start(stack, name, server) for name in names}
+            for phase in wanted:
+                self._say(repeat, phase)
+                for name in names:
+                    tunnel = up[name]
+                    if tunnel is None or name not in PHASES[phase][1]:
+                        continue
+                    if not self._measure(repeat, name, tunnel, phase, PHASES[phase][0]):
+                        up[name] = None
+
+    def _fresh(self, repeat: int, names: Sequence[str]) -> None:
+        for phase, (measure, tunnels) in FRESH.items():
+            if phase not in self.plan.phases:
+                continue
+            self._say(repeat, phase)
+            for name in names:
+                if name not in tunnels:
+                    continue
+                with ExitStack() as stack:
+                    tunnel = self._start(stack, name, self.client.serve(stack, self.log))
+                    if tunnel is not None:
+                        self._measure(repeat, name, tunnel, phase, measure)
+
+    def _start(self, stack: ExitStack, name: str, server: int) -> Tunnel | None:
+        if name in self.results.skipped:
+            return None
+        try:
+            return SETUPS[name](Lab(stack, self.work, self.log), server)
+        except Missing as exc:
+            self.results.skipped[name] = str(exc)
+        except FAILURES as exc:
+            self._failed(name, "start", exc)
+        return None
+
+    def _measure(self, repeat: int, name: str, tunnel: Tunnel, phase: str, measure: Phase) -> bool:
+        """Whether the measurement came to its end; its figures are in the results."""
+        wait_quiet(self.plan.patience_s)
+        with_others = _Others()
+        try:
+            figures = measure(self.client, tunnel, self.plan.sizes)
+        except FAILURES as exc:
+            self._failed(name, phase, exc)
+            return False
+        self.results.others_cores.append(with_others.cores())
+        self.results.add(name, repeat, figures)
+        return True
+
+    def _failed(self, name: str, phase: str, exc: Exception) -> None:
+        line = f"{name}: {phase}: {type(exc).__name__}: {exc}"
+        self.results.failures.append(line)
+        print(line, file=sys.stderr)
+
+    def _say(self, repeat: int, what: str) -> None:
+        print(f"repeat {repeat + 1} of {self.plan.repeats}: {what}", file=sys.stderr, flush=True)
+
+
+class _Others:
+    """What processes that are not ours use from now on. Ours are this one and its descendants."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def cores(self) -> float:
+        busy, own, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
+        return max(0.0, busy - own) / max(clock, 1e-3)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return machine_busy_s(), Cpu.of([os.getpid()]).total_s, time.monotonic()
+
+
+def wait_quiet(limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    """Return when the machine was nearly idle for a moment, or after `limit_s`."""
+    end = clock() + limit_s
+    while clock() < end:
+        busy, start = machine_busy_s(), clock()
+        time.sleep(QUIET_WINDOW_S)
+        if (machine_busy_s() - busy) / (clock() - start) < QUIET_CORES:
+            return

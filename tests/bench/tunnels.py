@@ -1,0 +1,219 @@
+"""The tunnels under measurement: how each is set up between a local port and the bench's server.
+
+Every setup takes a `Lab` and the server's port, and puts what it starts on the lab's stack. What cannot be
+had here (no sshd, no Kubo, ...) raises `Missing` with the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pfwd.core.keys import KeyType, PrivateKey
+from p2pfwd.core.peer_id import PeerId
+from tests.bench.procs import Memory, free_port, spawn, wait_listening
+from tests.interop.peers.fetch import PeerMissing, locate
+from tests.interop.peers.process import Peer
+from tests.support.daemon import Daemon
+from tests.support.netns import is_loopback_only
+
+PROTOCOL = "/x/bench"
+
+
+class Missing(Exception):
+    """A tunnel that cannot be set up here; the message is the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A running tunnel. `pids` are its daemons (roots of process trees), the forwarding side first."""
+
+    port: int
+    pids: tuple[int, ...] = ()
+    host_bytes: int = 0
+    """Resident memory that is the Python around a library's node, not the node."""
+    ls: Callable[[], object] | None = None
+    """Runs one `p2pfwd ls`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """Where a tunnel's processes live: they end with `stack`."""
+
+    stack: ExitStack
+    work: Path
+    log: Path
+
+    def directory(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.work))
+
+
+Setup = Callable[[Lab, int], Tunnel]
+
+
+def tcp(port: int) -> str:
+    """Loopback and a port as a multiaddr."""
+    return f"/ip4/127.0.0.1/tcp/{port}"
+
+
+# --- the ends of the scale ------------------------------------------------------------------------
+
+
+def direct(lab: Lab, server: int) -> Tunnel:
+    """No tunnel."""
+    return Tunnel(server)
+
+
+def relay(lab: Lab, server: int) -> Tunnel:
+    """Two plain relays in a row: the kernel's share of two daemons."""
+    far, near = free_port(), free_port()
+    pids = []
+    for listen, target in ((far, server), (near, far)):
+        words = [sys.executable, "-m", "tests.bench.relay", str(listen), str(target)]
+        process = spawn(lab.stack, words, lab.log)
+        wait_listening(listen, process)
+        pids.append(process.pid)
+    return Tunnel(near, tuple(reversed(pids)))
+
+
+def ssh(lab: Lab, server: int) -> Tunnel:
+    """`ssh -L` to an sshd of its own, with its default cipher."""
+    sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if sshd is None or shutil.which("ssh") is None:
+        raise Missing("no sshd or no ssh here")
+    if os.geteuid() != 0:
+        raise Missing("sshd needs root")
+    home = lab.directory("ssh")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", home / name], check=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    far, near = free_port(), free_port()
+    settings = {
+        "Port": far, "ListenAddress": "127.0.0.1", "HostKey": home / "host", "PidFile": "none",
+        "AuthorizedKeysFile": home / "user.pub", "StrictModes": "no", "UsePAM": "no",
+        "PasswordAuthentication": "no", "PermitRootLogin": "prohibit-password",
+    }  # fmt: skip
+    (home / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+    listener = spawn(lab.stack, [sshd, "-D", "-e", "-f", str(home / "sshd_config")], lab.log)
+    wait_listening(far, listener)
+    options = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": home / "known", "IdentitiesOnly": "yes"}
+    words: list[str | Path] = ["ssh", "-F", "none", "-N", "-i", home / "user", "-p", str(far)]
+    words += [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
+    forward = f"127.0.0.1:{near}:127.0.0.1:{server}"
+    client = spawn(lab.stack, [*words, "-L", forward, "root@127.0.0.1"], lab.log)
+    wait_listening(near, client)
+    return Tunnel(near, (client.pid, listener.pid))
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+def kubo_node(lab: Lab, security: str) -> Peer:
+    """A Kubo with an Ed25519 identity that speaks only `security`."""
+    if not is_loopback_only():
+        raise Missing("Kubo runs only in a loopback-only network namespace, which is not to be had here")
+    try:
+        library = locate("kubo")
+    except PeerMissing as exc:
+        raise Missing(str(exc)) from exc
+    key = PrivateKey.generate(KeyType.ED25519)
+    directory = lab.directory("kubo")
+    words: list[str | Path] = [sys.executable, "-m", "tests.interop.peers.kubo_node", "--lib", library]
+    words += ["--repo", directory / "repo", "--security", security]
+    words += ["--peer-id", str(PeerId.from_public_key(key.public_key))]
+    words += ["--key", base64.b64encode(key.to_protobuf()).decode()]
+    return lab.stack.enter_context(Peer("kubo", words, directory))
+
+
+def kubo_host_bytes() -> int:
+    """Resident memory of the Python around a Kubo before it loads the library."""
+    script = "import tests.interop.peers.kubo_node; print(flush=True); input()"
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        size = Memory.of(process.pid).rss
+        process.stdin.write(b"\n")
+        process.stdin.close()
+    return size
+
+
+def p2pfwd_node(lab: Lab, security: str) -> Daemon:
+    """A p2pfwd daemon that prefers `security`."""
+    home = lab.directory("p2pfwd")
+    (home / "config.toml").write_text(config_for(security), encoding="utf-8")
+    daemon = Daemon(home)
+    lab.stack.callback(daemon.stop)
+    return daemon
+
+
+def config_for(security: str) -> str:
+    """A config.toml that leaves only one security protocol."""
+    return {"noise": 'security = ["noise"]\n', "tls": 'security = ["tls"]\n'}[security]
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def kubo_pair(security: str) -> Setup:
+    def setup(lab: Lab, server: int) -> Tunnel:
+        far, near = kubo_node(lab, security), kubo_node(lab, security)
+        port = free_port()
+        far("listen", proto=PROTOCOL, target=tcp(server))
+        near("connect", addr=far.addrs[0])
+        near("forward", proto=PROTOCOL, listen=tcp(port), peer=str(far.id))
+        return Tunnel(port, (near.pid, far.pid), host_bytes=2 * kubo_host_bytes())
+
+    return setup
+
+
+def p2pfwd_pair(security: str) -> Setup:
+    def setup(lab: Lab, server: int) -> Tunnel:
+        far, near = p2pfwd_node(lab, security), p2pfwd_node(lab, security)
+        far.ok("listen", PROTOCOL, tcp(server))
+        port = free_port()
+        near.ok("forward", PROTOCOL, tcp(port), far.address)
+        pids = near.process.pid, far.process.pid
+        return Tunnel(port, pids, ls=lambda: near.ok("ls"))
+
+    return setup
+
+
+def p2pfwd_to_kubo(lab: Lab, server: int) -> Tunnel:
+    """p2pfwd forwards, Kubo listens."""
+    far, near = kubo_node(lab, "noise"), p2pfwd_node(lab, "noise")
+    port = free_port()
+    far("listen", proto=PROTOCOL, target=tcp(server))
+    near.ok("forward", PROTOCOL, tcp(port), far.addrs[0])
+    return Tunnel(port, (near.process.pid, far.pid))
+
+
+def kubo_to_p2pfwd(lab: Lab, server: int) -> Tunnel:
+    """Kubo forwards, p2pfwd listens."""
+    far, near = p2pfwd_node(lab, "noise"), kubo_node(lab, "noise")
+    port = free_port()
+    far.ok("listen", PROTOCOL, tcp(server))
+    near("connect", addr=far.address)
+    near("forward", proto=PROTOCOL, listen=tcp(port), peer=far.peer_id)
+    return Tunnel(port, (near.pid, far.process.pid))
+
+
+SETUPS: Mapping[str, Setup] = {
+    "direct": direct,
+    "relay": relay,
+    "ssh": ssh,
+    "kubo-noise": kubo_pair("noise"),
+    "p2pfwd-noise": p2pfwd_pair("noise"),
+    "kubo-tls": kubo_pair("tls"),
+    "p2pfwd-tls": p2pfwd_pair("tls"),
+    "p2pfwd-kubo": p2pfwd_to_kubo,
+    "kubo-p2pfwd": kubo_to_p2pfwd,
+}
