@@ -161,10 +161,7 @@ class LocalListener(Listener):
 
     def _opened(self, sock: socket.socket) -> None:
         self._opening.pop(sock, None)
-        if self._acceptor is None:
-            if not self._opening:
-                self.closed.set()
-        elif len(self._opening) < self._limits.max_pending_opens:
+        if self._acceptor is not None and len(self._opening) < self._limits.max_pending_opens:
             self._acceptor.resume()
 
     def stop(self) -> None:
@@ -175,8 +172,16 @@ class LocalListener(Listener):
         self._acceptor = None
         self._bound.remove_file()
         self._swarm.peerstore.unpin(self.peer_id, self.pin_tag)
-        for sock, task in tuple(self._opening.items()):
+        dropped = set(self._opening.values())
+
+        def ended(task: asyncio.Task[None]) -> None:
+            dropped.discard(task)
+            if not dropped:
+                self.closed.set()
+
+        for sock, task in self._opening.items():
             close_with_reset(sock)  # a task cancelled before its first step would not do it
             task.cancel()
-        if not self._opening:
+            task.add_done_callback(ended)
+        if not dropped:
             self.closed.set()

@@ -18,7 +18,7 @@ from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.bind import bind
 from p2pfwd.forwarding.check import check_peer, check_target
 from p2pfwd.forwarding.events import EventCallback, Events
-from p2pfwd.forwarding.listeners import ListenerRegistry
+from p2pfwd.forwarding.listeners import Listener, ListenerRegistry
 from p2pfwd.forwarding.listeners_local import LocalListener
 from p2pfwd.forwarding.listeners_remote import RemoteListener
 from p2pfwd.forwarding.names import PREFIX, check_protocol
@@ -50,6 +50,7 @@ class Forwarding:
         self._events = Events()
         self._listeners = ListenerRegistry(self._events)
         self._streams = StreamRegistry(self._swarm, self._loop, self._events, self.limits, make_splice)
+        self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
         probes = probe.ProbeService(self._listeners)
         self._swarm.set_prefix_handler(PREFIX, self._serves, self._serve)
@@ -220,6 +221,7 @@ class Forwarding:
         """Close the listeners that match; their live streams stay. The addresses are free on return."""
         live = self._streams.live_bytes()
         closed = self._listeners.close(match)
+        self._ending = [listener for listener in self._ending + closed if not listener.closed.done()]
         for listener in closed:
             if isinstance(listener, RemoteListener) and not listener.protocol.startswith(PREFIX):
                 self._swarm.remove_stream_handler(listener.protocol)
@@ -249,10 +251,9 @@ class Forwarding:
     async def aclose(self) -> None:
         """End everything now. Idempotent."""
         self._closing = True
-        closing = self._listeners.all()
         self.close(_ALL)
         self.close_all_streams()
-        for listener in closing:
+        for listener in self._ending:
             await listener.closed
         await self._streams.wait_empty()
 

@@ -1,0 +1,46 @@
+"""Pins which addresses can be a target; connecting is tested on real sockets in tests/net."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import InvalidMultiaddr
+from p2pfwd.forwarding.target import Target
+from tests.unit.forwarding.fakes import ALICE
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/ip4/127.0.0.1/tcp/22",
+        "/ip6/::1/tcp/22",
+        "/dns/localhost/tcp/22",
+        "/dns4/example.com/tcp/443",
+        "/dns6/example.com/tcp/443",
+        "/unix/run/user/1000/a.sock",
+    ],
+)
+def test_tcp_names_and_unix_sockets_are_targets(address: str) -> None:
+    target = Target(Multiaddr.parse(address))
+    assert str(target.address) == address
+    assert (target.name is not None) == address.startswith("/dns")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/ip4/127.0.0.1/tcp/0", "^port can not be 0$"),
+        ("/dns/localhost/tcp/0", "^port can not be 0$"),
+        ("/ip4/127.0.0.1/udp/53", "^address does not contain tcp or unix protocol$"),
+        ("/ip4/127.0.0.1", "^address does not contain tcp or unix protocol$"),
+        ("/ip4/127.0.0.1/tcp/80/ws", "alone"),
+        ("/ip4/127.0.0.1/tcp/80/http", "alone"),
+        (f"/p2p/{ALICE}", "not a peer"),
+        (f"/ip4/127.0.0.1/tcp/4001/p2p/{ALICE}", "not a peer"),
+        ("/unix/" + "a" * 107, "longer than 107 bytes"),
+    ],
+)
+def test_everything_else_is_refused_before_anything_is_done(address: str, words: str) -> None:
+    with pytest.raises(InvalidMultiaddr, match=words):
+        Target(Multiaddr.parse(address))
