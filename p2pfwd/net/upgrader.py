@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import HandshakeFailed, NegotiationFailed, P2PForwardError, ProtocolNotSupported
+from p2pfwd.errors import (
+    HandshakeFailed,
+    NegotiationFailed,
+    P2PForwardError,
+    ProtocolNotSupported,
+)
 from p2pfwd.net.buffers import BufferPool
 from p2pfwd.net.conduit import Conduit
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.secure import NOISE, TLS, Channel, NoiseChannel, TlsChannel
 from p2pfwd.net.stream import Direction, Stream
+from p2pfwd.net.tls import TlsHandshake
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.yamux import YAMUX
@@ -174,30 +181,36 @@ class Upgrader:
     ) -> tuple[Channel, bool, bytes]:
         """(channel, whether the muxer is agreed, ciphertext read too much)."""
         if protocol == TLS:
-            from p2pfwd.net.tls import TlsHandshake  # OpenSSL's bindings: only when somebody wants them
+            tls = TlsHandshake(
+                initiator=dialing,
+                identity=self._identity,
+                expected_peer=expected_peer,
+                muxers=self._muxers,
+                now=datetime.now(UTC),
+            )
+            try:
+                await self._shake_hands(tls, conduit, inbox, leftover)
+            except P2PForwardError:
+                conduit.send(memoryview(tls.last_words()))  # the alert that says why
+                raise
+            return TlsChannel(conduit, self._pool, tls.remote_peer, tls), tls.muxer == YAMUX, tls.leftover()
+        noise = NoiseHandshake(
+            initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
+        )
+        await self._shake_hands(noise, conduit, inbox, leftover)
+        channel = NoiseChannel(conduit, self._pool, noise.remote_peer, noise.seal, noise.open)
+        return channel, noise.muxer == YAMUX, noise.leftover()
 
-            handshake: NoiseHandshake | TlsHandshake = TlsHandshake(
-                initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
-            )
-        else:
-            handshake = NoiseHandshake(
-                initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
-            )
+    async def _shake_hands(
+        self, handshake: NoiseHandshake | TlsHandshake, conduit: Conduit, inbox: _Inbox, data: bytes
+    ) -> None:
         conduit.send(memoryview(handshake.start()))
-        data = leftover
         while True:
             if data:
                 conduit.send(memoryview(handshake.receive(data)))
             if handshake.done:
-                break
+                return
             data = await inbox.read()
-        if isinstance(handshake, NoiseHandshake):
-            channel: Channel = NoiseChannel(
-                conduit, self._pool, handshake.remote_peer, handshake.seal, handshake.open
-            )
-        else:
-            channel = TlsChannel(conduit, self._pool, handshake.remote_peer, handshake)
-        return channel, handshake.muxer == YAMUX, handshake.leftover()
 
     async def _negotiate_muxer(self, channel: Channel, inbox: _Inbox, dialing: bool) -> bytes:
         """multistream-select inside the channel; plaintext that followed it."""
