@@ -146,18 +146,13 @@ def kubo_host_bytes() -> int:
     return size
 
 
-def p2pfwd_node(lab: Lab, security: str) -> Daemon:
-    """A p2pfwd daemon that prefers `security`."""
+def p2pfwd_node(lab: Lab, security: str, env: Mapping[str, str] | None = None) -> Daemon:
+    """A p2pfwd daemon that speaks only `security`; `env` is added to its environment."""
     home = lab.directory("p2pfwd")
-    (home / "config.toml").write_text(config_for(security), encoding="utf-8")
-    daemon = Daemon(home)
+    (home / "config.toml").write_text(f'[swarm]\nsecurity = ["{security}"]\n', encoding="utf-8")
+    daemon = Daemon(home, env=env)
     lab.stack.callback(daemon.stop)
     return daemon
-
-
-def config_for(security: str) -> str:
-    """A config.toml that leaves only one security protocol."""
-    return {"noise": 'security = ["noise"]\n', "tls": 'security = ["tls"]\n'}[security]
 
 
 # --- pairs ----------------------------------------------------------------------------------------
