@@ -174,7 +174,13 @@ class StreamRegistry:
         splice.start()
 
     def _hold_fin(self, entry: StreamEntry) -> bool:
-        """Whether the remote is a Kubo, whose pipe ends both ways at the first FIN (KUBO.md §0.1)."""
+        """Whether the remote is a Kubo, whose pipe ends both ways at the first FIN (KUBO.md §0.1).
+
+        Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
+        the client behind a Kubo waits for it.
+        """
+        if entry.listener.direction != "forward":
+            return False
         mode = self._limits.kubo_half_close
         if mode != "auto":
             return mode == "on"

@@ -204,6 +204,23 @@ def send_payload(payload: Payload) -> Handler:
     return handler
 
 
+def receive_payload(size: int) -> Handler:
+    """Handler: read exactly `size` bytes, answer with their SHA-256, wait for the other end's FIN."""
+
+    def handler(conn: socket.socket) -> None:
+        digest, left = hashlib.sha256(), size
+        while left:
+            data = conn.recv(min(CHUNK, left))
+            if not data:
+                return
+            digest.update(data)
+            left -= len(data)
+        conn.sendall(digest.digest())
+        conn.recv(1)
+
+    return handler
+
+
 def echoes(port: int, payload: Payload, *, half_close: bool = False) -> bool:
     """Whether an echo server behind `port` returns `payload` byte for byte.
 
@@ -248,3 +265,11 @@ def download(port: int) -> tuple[int, bytes]:
             digest.update(part)
             size += len(part)
     return size, digest.digest()
+
+
+def upload(port: int, payload: Payload) -> bytes:
+    """Send `payload` to a `receive_payload` server behind `port`; the SHA-256 it answers with."""
+    with connect(port) as conn:
+        for part in payload.chunks():
+            conn.sendall(part)
+        return read_exactly(conn, 32)

@@ -69,7 +69,7 @@ class Peer:
         """What it keeps open in this process."""
         return self._stdin.fileno(), self._stdout.fileno()
 
-    def __call__(self, cmd: str, **arguments: object) -> dict[str, Any]:
+    def __call__(self, cmd: str, /, **arguments: object) -> dict[str, Any]:
         """Send one command and return its answer. Raises PeerFailed with the peer's own words."""
         self._stdin.write(json.dumps({"cmd": cmd, **arguments}).encode() + b"\n")
         self._stdin.flush()

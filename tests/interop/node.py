@@ -1,0 +1,68 @@
+"""p2pfwd's own side at the library level: a `Host` with chosen security, muxer negotiation and key type."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from p2pfwd.core.keys import KeyType, PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.forwarding.service import Forwarding
+from p2pfwd.host import Host, HostSettings
+from p2pfwd.net.settings import SwarmSettings
+from tests.interop.peers.process import Peer
+
+LOOPBACK = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the matrix: who is at the other end, and how the connection is to be made."""
+
+    kind: str
+    security: str
+    early_muxer: bool
+    key_type: KeyType  # of both ends
+
+    def __str__(self) -> str:
+        muxer = "early" if self.early_muxer else "multistream"
+        return f"{self.kind}-{self.security.split('/')[1]}-{muxer}-{self.key_type.name.lower()}"
+
+
+@asynccontextmanager
+async def host(cell: Cell) -> AsyncIterator[Host]:
+    """A host that offers and accepts nothing but what the cell says."""
+    swarm = SwarmSettings(security=(cell.security,), early_muxer=cell.early_muxer)
+    node = await Host.start(PrivateKey.generate(cell.key_type), [LOOPBACK], HostSettings(swarm=swarm))
+    try:
+        yield node
+    finally:
+        await node.close()
+
+
+@asynccontextmanager
+async def forwarding(node: Host) -> AsyncIterator[Forwarding]:
+    """The forwarding service on a host."""
+    service = Forwarding(node)
+    try:
+        yield service
+    finally:
+        await service.aclose()
+
+
+async def ask(peer: Peer, cmd: str, /, **arguments: Any) -> dict[str, Any]:
+    """A command to a real peer, while our own loop goes on serving it."""
+    return await asyncio.to_thread(peer, cmd, **arguments)
+
+
+def full_address(node: Host) -> str:
+    """Where a peer reaches the host, ID included."""
+    return str(node.swarm.listen_addrs()[0].with_peer_id(node.peer_id))
+
+
+def address(peer: Peer) -> Multiaddr:
+    """Where a peer is, without its ID."""
+    return Multiaddr.parse(peer.addrs[0]).without_peer_id()
