@@ -38,6 +38,9 @@ ALPN_NO_MUXER: Final = "libp2p"
 """Last in every ALPN offer: take TLS, and negotiate the muxer inside the channel."""
 
 RECORD_HEADER_BYTES: Final = 5
+CONTENT_TYPES: Final = range(20, 24)
+"""First byte of a record: change_cipher_spec, alert, handshake, application_data."""
+
 MAX_RECORD_PLAINTEXT: Final = 1 << 14
 """Plaintext of one TLS record: RFC 8446 section 5.1."""
 
@@ -167,7 +170,8 @@ class TlsHandshake:
             while offset < size:
                 offset += self._connection.send(view[offset : offset + MAX_RECORD_PLAINTEXT])
         except self._ssl.Error as exc:
-            raise LocalProtocolError(f"tls: {_reason(exc)}") from exc
+            # After a failure that `read` has seen or put off, the blame is the peer's.
+            raise self._failure or LocalProtocolError(f"tls: {_reason(exc)}") from exc
         records = size // MAX_RECORD_PLAINTEXT + 1
         return self._outgoing(size + records * RECORD_OVERHEAD)
 
@@ -255,6 +259,9 @@ class TlsHandshake:
         raise HandshakeFailed("tls: no application protocol in common with the peer")
 
     def _next_record(self) -> bytes | None:
+        if self._buffer and self._buffer[0] not in CONTENT_TYPES:
+            # At the first byte: what looks like a record's length may never be fulfilled.
+            raise HandshakeFailed("tls: the peer does not speak TLS")
         if len(self._buffer) < RECORD_HEADER_BYTES:
             return None
         length = int.from_bytes(self._buffer[3:RECORD_HEADER_BYTES], "big")
