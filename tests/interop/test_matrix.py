@@ -23,7 +23,7 @@ from tests.interop.conftest import Start
 from tests.interop.node import LOOPBACK, Cell, address, ask, forwarding, full_address, host
 from tests.interop.peers.process import Peer
 from tests.support import sockets
-from tests.support.sockets import Payload, TcpServer
+from tests.support.sockets import Payload, Received, TcpServer
 
 KINDS = ("kubo", "p2pd", "js")
 CELLS = [
@@ -114,11 +114,10 @@ def test_forward_to_the_peers_listener(peer: Start, cell: Cell) -> None:
                 endpoint = tcp_endpoint(listener.listen_address)
                 assert endpoint is not None
                 ports.append(endpoint.port)
-            await asyncio.to_thread(check_transfers, ports, payload)
-            assert len(service.listeners()) == len(ports)
+            await asyncio.to_thread(check_transfers, cell, ports, payload)
 
     with ExitStack() as stack:
-        targets = {name: stack.enter_context(server) for name, server in servers(payload).items()}
+        targets = {name: stack.enter_context(server) for name, server in servers(cell, payload).items()}
         asyncio.run(main())
 
 
@@ -137,25 +136,31 @@ def test_listen_for_the_peers_forward(peer: Start, cell: Cell) -> None:
                 ports.append(sockets.free_port())
                 where = f"/ip4/127.0.0.1/tcp/{ports[-1]}"
                 await ask(other, "forward", proto=protocol, listen=where, peer=str(node.peer_id))
-            await asyncio.to_thread(check_transfers, ports, payload)
+            await asyncio.to_thread(check_transfers, cell, ports, payload)
 
     with ExitStack() as stack:
-        targets = {name: stack.enter_context(server) for name, server in servers(payload).items()}
+        targets = {name: stack.enter_context(server) for name, server in servers(cell, payload).items()}
         asyncio.run(main())
 
 
-def servers(payload: Payload) -> dict[str, TcpServer]:
+def servers(cell: Cell, payload: Payload) -> dict[str, TcpServer]:
     """The targets behind the tunnels of one test, in the order of `check_transfers`."""
     return {
         "echo": TcpServer(sockets.echo),
-        "down": TcpServer(sockets.send_payload(payload)),
+        "down": TcpServer(sockets.send_payload(payload, wait=cell.kind != "js")),
         "up": TcpServer(sockets.receive_payload(payload.size)),
     }
 
 
-def check_transfers(ports: list[int], payload: Payload) -> None:
-    """Through these local ports: 300 kB echoed, `payload` whole in each direction."""
+def check_transfers(cell: Cell, ports: list[int], payload: Payload) -> None:
+    """Through these local ports: 300 kB echoed, `payload` whole in each direction.
+
+    js closes when all is sent; with a go peer the reader closes first. The pipe of a go peer, when its own
+    application closes, closes the stream in one goroutine and may reset it in another: once in some thirty
+    times every byte comes, and a reset instead of FIN.
+    """
     echo, down, up = ports
     assert sockets.echoes(echo, Payload(300_000))
-    assert sockets.download(down) == (payload.size, payload.digest())
+    received = sockets.download(down, None if cell.kind == "js" else payload.size)
+    assert received == Received(payload.size, payload.digest(), clean=True)
     assert sockets.upload(up, payload) == payload.digest()

@@ -194,12 +194,14 @@ class Payload:
         return digest.digest()
 
 
-def send_payload(payload: Payload) -> Handler:
-    """Handler: send `payload` and close at once."""
+def send_payload(payload: Payload, *, wait: bool = False) -> Handler:
+    """Handler: send `payload` and close at once, or only after the other end has (`wait`)."""
 
     def handler(conn: socket.socket) -> None:
         for part in payload.chunks():
             conn.sendall(part)
+        if wait:
+            conn.recv(1)
 
     return handler
 
@@ -257,14 +259,26 @@ def _send(conn: socket.socket, payload: Payload, half_close: bool) -> None:
         return  # the reader sees and reports it
 
 
-def download(port: int) -> tuple[int, bytes]:
-    """(size, SHA-256) of everything a server behind `port` sends up to its FIN."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came out of a connection up to its end."""
+
+    size: int
+    digest: bytes  # SHA-256
+    clean: bool  # ended in FIN, not in RST
+
+
+def download(port: int, at_most: int | None = None) -> Received:
+    """Everything a server behind `port` sends, or the first `at_most` bytes of it and then our FIN."""
     digest, size = hashlib.sha256(), 0
     with connect(port) as conn:
-        while part := conn.recv(CHUNK):
-            digest.update(part)
-            size += len(part)
-    return size, digest.digest()
+        try:
+            while size != at_most and (part := conn.recv(CHUNK)):
+                digest.update(part)
+                size += len(part)
+        except ConnectionResetError:
+            return Received(size, digest.digest(), clean=False)
+    return Received(size, digest.digest(), clean=True)
 
 
 def upload(port: int, payload: Payload) -> bytes:
