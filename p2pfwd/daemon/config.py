@@ -164,7 +164,7 @@ class Settings:
     target_timeout_s: float = _key(
         "forward.target_timeout_s", 10.0, "Connecting to a local service.", _at_least(0.1)
     )
-    kubo_half_close: str = _key(
+    kubo_half_close: Literal["auto", "on", "off"] = _key(
         "forward.kubo_half_close",
         "auto",
         "Hold a tunnel's end of data until the reply has ended, as Kubo needs: auto (by the peer's agent), "
@@ -173,6 +173,12 @@ class Settings:
     )
     drain_timeout_s: float = _key(
         "daemon.drain_timeout_s", 10.0, "How long live streams may go on when the daemon stops.", _at_least(0)
+    )
+    event_loop: Literal["auto", "asyncio", "uvloop"] = _key(
+        "daemon.event_loop",
+        "auto",
+        "Event loop: asyncio, uvloop where it is installed, or auto.",
+        _one_of("auto", "asyncio", "uvloop"),
     )
     log_level: str = _key("log.level", "info", f"Least level logged: {', '.join(LEVELS)}.", _one_of(*LEVELS))
     log_max_bytes: int = _key(

@@ -65,6 +65,8 @@ class EventHub:
     def __init__(self) -> None:
         self._queues: dict[int, EventQueue] = {}
         self._last_number = 0
+        self.changed: Callable[[], None] = lambda: None
+        """Called after every subscription's begin and end: what `wanted` says may have changed."""
 
     def subscribe(self, topics: Collection[str], send: Callable[[Event], bool]) -> EventQueue:
         """A new subscription; raises InvalidParams for no topic and for one there is not."""
@@ -76,11 +78,13 @@ class EventHub:
         self._last_number += 1
         queue = EventQueue(self._last_number, topics, send)
         self._queues[queue.number] = queue
+        self.changed()
         return queue
 
     def remove(self, queue: EventQueue) -> None:
         """End a subscription. Idempotent."""
-        self._queues.pop(queue.number, None)
+        if self._queues.pop(queue.number, None) is not None:
+            self.changed()
 
     def wanted(self, topic: str) -> bool:
         """Whether anybody listens: what is dear to make need not be made otherwise."""

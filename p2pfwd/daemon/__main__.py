@@ -1,0 +1,47 @@
+"""`python -m p2pfwd.daemon [--settings JSON]`: the daemon without the command line's modules.
+
+What `p2pfwd daemon` turns into, and what the background start runs; the home comes from P2PFWD_HOME.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from typing import Any
+
+from p2pfwd.daemon.run import report, run
+from p2pfwd.errors import ExitStatus, P2PForwardError, UsageError
+from p2pfwd.rpc.paths import Paths
+
+
+def _settings(arguments: list[str]) -> dict[str, Any]:
+    if not arguments:
+        return {}
+    if len(arguments) == 2 and arguments[0] == "--settings":
+        try:
+            found = json.loads(arguments[1])
+        except ValueError:
+            found = None
+        if isinstance(found, dict):
+            return found
+    raise UsageError("this module takes --settings JSON and nothing else", hint="use p2pfwd daemon")
+
+
+def main() -> int:
+    """Run the daemon; the exit status."""
+    env = dict(os.environ)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run(Paths.resolve(None, env), _settings(sys.argv[1:]), env)
+    except P2PForwardError as error:
+        return report(error, env)
+    except KeyboardInterrupt:
+        return int(ExitStatus.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The running daemon: host, forwarding, control socket, brought up in this order.
+
+Rules: the control socket is bound only when the host listens, so whoever gets an answer gets a working
+daemon. Stopping takes nothing new, gives live streams a bounded time, then resets them; asked a second time
+it does not wait. The control socket answers until the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.daemon import views
+from p2pfwd.daemon.handlers import Handlers
+from p2pfwd.forwarding.service import Forwarding
+from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
+from p2pfwd.host import Host, HostSettings
+from p2pfwd.net.resolver import Resolver
+from p2pfwd.net.secure import NOISE, TLS
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.rpc.codec import result_to_json
+from p2pfwd.rpc.server import RpcServer
+
+if TYPE_CHECKING:
+    from p2pfwd.core.keys import PrivateKey
+    from p2pfwd.daemon.config import Settings
+    from p2pfwd.net.conn import Conn
+    from p2pfwd.rpc.paths import Paths
+
+log = logging.getLogger("p2pfwd.daemon")
+
+_SECURITY = {"noise": NOISE, "tls": TLS}
+_ACTIONS = {"added": "opened", "changed": "changed", "removed": "closed"}
+
+
+class Running:
+    """One daemon; `start` makes it, `stopped` ends when it is to be taken down, `stop` takes it down."""
+
+    def __init__(self, paths: Paths, settings: Settings, host: Host, log_name: str | None) -> None:
+        self.paths = paths
+        self.host = host
+        self.log_name = log_name
+        self.started_at = time.monotonic()
+        self.draining = False
+        self.resolver = Resolver(settings.dns_servers)
+        self.forwarding = Forwarding(host, limits=forwarding_limits(settings))
+        self.server = RpcServer(paths.socket, Handlers(self).table())
+        self.server.hub.changed = self._subscribers_changed
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._unfollow: Any = None
+        host.swarm.on_connected(lambda conn: self._peer("connected", conn))
+        host.swarm.on_disconnected(lambda conn: self._peer("disconnected", conn))
+
+    @classmethod
+    async def start(
+        cls, paths: Paths, settings: Settings, identity: PrivateKey, log_name: str | None = None
+    ) -> Running:
+        """Listen for peers, then for commands. Raises as `Host.start` and `RpcServer.start`, nothing left."""
+        listen = [Multiaddr.parse(text) for text in settings.listen]
+        host = await Host.start(identity, listen, host_settings(settings))
+        try:
+            running = cls(paths, settings, host, log_name)
+            await running.server.start()
+        except BaseException:
+            await host.close()
+            raise
+        return running
+
+    def request_stop(self) -> None:
+        """Begin to stop; asked again, stop waiting for live streams."""
+        if self._stop.is_set():
+            self._at_once.set()
+        self._stop.set()
+
+    async def wait_for_stop(self) -> None:
+        """Until somebody asks for the stop."""
+        await self._stop.wait()
+
+    @property
+    def forced(self) -> bool:
+        """Whether the stop was asked for twice."""
+        return self._at_once.is_set()
+
+    async def stop(self) -> None:
+        """Drain, then close everything."""
+        self.draining = True
+        try:
+            await self._drain()
+        finally:
+            await self.forwarding.aclose()
+            await self.host.close()
+            await self.server.close()
+
+    async def _drain(self) -> None:
+        live = len(self.forwarding.streams())
+        if live:
+            log.info("stopping: %d live streams have up to %g s to end", live, self._drain_timeout_s)
+        drain = asyncio.create_task(self.forwarding.drain(self._drain_timeout_s))
+        at_once = asyncio.create_task(self._at_once.wait())
+        try:
+            await asyncio.wait([drain, at_once], return_when=asyncio.FIRST_COMPLETED)
+            if drain.done():
+                drain.result()
+        finally:
+            drain.cancel()
+            at_once.cancel()
+            await asyncio.wait([drain, at_once])
+
+    # --- events
+
+    def _subscribers_changed(self) -> None:
+        """Follow the forwarding service only while somebody listens: its events cost each stream time."""
+        wanted = self.server.hub.wanted("listeners") or self.server.hub.wanted("streams")
+        if wanted and self._unfollow is None:
+            self._unfollow = self.forwarding.on_event(self._forwarding)
+        elif not wanted and self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
+
+    def _forwarding(self, event: ForwardingEvent) -> None:
+        action = _ACTIONS[event.change]
+        if event.listener is not None:
+            shown = result_to_json(views.listener(event.listener))
+            self.server.publish("listeners", {"action": action, "id": event.listener.id, "listener": shown})
+        if event.stream is not None:
+            shown = result_to_json(views.stream(event.stream))
+            self.server.publish("streams", {"action": action, "id": str(event.stream.id), "stream": shown})
+
+    def _peer(self, action: str, conn: Conn) -> None:
+        if self.server.hub.wanted("peers"):
+            data = {"action": action, "peer": str(conn.remote_peer), "address": str(conn.remote_addr)}
+            self.server.publish("peers", data)
+
+
+def host_settings(settings: Settings) -> HostSettings:
+    """The host's part of the settings."""
+    swarm = SwarmSettings(
+        security=tuple(_SECURITY[name] for name in settings.security),
+        connect_timeout_s=settings.connect_timeout_s,
+        upgrade_timeout_s=settings.upgrade_timeout_s,
+        dial_timeout_s=settings.dial_timeout_s,
+        stream_timeout_s=settings.stream_timeout_s,
+        max_connections=settings.max_connections,
+        max_connections_per_ip=settings.max_connections_per_ip,
+        max_pending_inbound=settings.max_pending_inbound,
+        max_pending_inbound_per_ip=settings.max_pending_inbound_per_ip,
+        max_connections_per_peer=settings.max_connections_per_peer,
+        max_streams_per_peer=settings.max_streams_per_connection,
+        high_water=settings.high_water,
+        low_water=settings.low_water,
+        dns_servers=settings.dns_servers,
+    )
+    return HostSettings(swarm=swarm, fall_back_to_free_port=True)
+
+
+def forwarding_limits(settings: Settings) -> ForwardingLimits:
+    """The forwarding service's part of the settings."""
+    return ForwardingLimits(
+        max_streams=settings.max_streams,
+        max_streams_per_peer=settings.max_streams_per_peer,
+        max_streams_per_listener=settings.max_streams_per_listener,
+        max_pending_targets=settings.max_pending_targets,
+        max_pending_opens=settings.max_pending_opens,
+        open_timeout_s=settings.open_timeout_s,
+        target_timeout_s=settings.target_timeout_s,
+        kubo_half_close=settings.kubo_half_close,
+    )

@@ -1,0 +1,69 @@
+"""PEER and address arguments of RPC calls, as people type them, into values."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint, parse_peer
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, PeerNotFound, UsageError
+
+MAX_PEER_ARGUMENTS = 32
+"""PEERs of one call: addresses of one peer."""
+
+Resolve = Callable[[Multiaddr], Awaitable[Sequence[Multiaddr]]]
+
+
+async def read_peers(texts: Sequence[str], resolve: Resolve) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+    """The peer that all of `texts` name, and the addresses given for it, without its ID.
+
+    `/dnsaddr/host` without an ID is resolved to learn it, and kept, to be resolved again at each dial.
+    Raises InvalidPeerId, InvalidMultiaddr, PeerNotFound, and UsageError when they name more than one peer.
+    """
+    if not texts:
+        raise UsageError("no peer given", hint="give a peer ID, or a multiaddr that ends in /p2p/<peer ID>")
+    if len(texts) > MAX_PEER_ARGUMENTS:
+        raise UsageError(f"{len(texts)} peer arguments, where {MAX_PEER_ARGUMENTS} is the limit")
+    found: dict[PeerId, str] = {}
+    addresses: dict[Multiaddr, None] = {}
+    for text in texts:
+        peer_id, address = parse_peer(text)
+        if address is not None:
+            addresses[address] = None
+        if peer_id is None:
+            assert address is not None
+            peer_id = await _peer_behind(address, resolve)
+        found.setdefault(peer_id, text)
+    if len(found) > 1:
+        one, two, *_ = found.items()
+        raise UsageError(
+            f"the arguments name two peers: {one[0]} ({one[1]}) and {two[0]} ({two[1]})",
+            hint="give addresses of one peer",
+        )
+    return next(iter(found)), tuple(addresses)
+
+
+async def _peer_behind(address: Multiaddr, resolve: Resolve) -> PeerId:
+    named = list(dict.fromkeys(entry.peer_id() for entry in await resolve(address)))
+    peers = [peer_id for peer_id in named if peer_id is not None]
+    if not peers:
+        raise PeerNotFound(f"fail to resolve the multiaddr: {address} names no peer in DNS")
+    if len(peers) > 1:
+        raise InvalidMultiaddr(
+            f"ambiguous multiaddr {address} could refer to {peers[0]} or {peers[1]}",
+            hint=f"say which: {address}/p2p/{peers[0]}",
+        )
+    return peers[0]
+
+
+def read_filter(text: str) -> Multiaddr:
+    """An address given to select listeners: a multiaddr, a shorthand, or a peer ID in any text form.
+
+    Raises InvalidMultiaddr.
+    """
+    if not text.startswith("/") and ":" not in text:
+        try:
+            return Multiaddr.parse(f"/p2p/{PeerId.parse(text)}")
+        except InvalidPeerId:
+            pass  # then it is an address, or an error that speaks of addresses
+    return parse_endpoint(text)

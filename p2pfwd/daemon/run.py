@@ -1,0 +1,153 @@
+"""The daemon's process: from the command to the last line. `main` is what `p2pfwd daemon` calls.
+
+Rules: stdout has the peer ID, the addresses and the socket's path, then "Daemon is ready"; talk and log go to
+stderr, or all to the log file in the background. SIGTERM, SIGINT and SIGHUP drain, a second one ends at once.
+This module is light, since the CLI imports it: asyncio and the node are imported when the daemon runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from p2pfwd.errors import ExitStatus, P2PForwardError
+from p2pfwd.rpc.autostart import READY_VARIABLE, command, report_failure, report_ready
+from p2pfwd.rpc.paths import Paths
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from p2pfwd.daemon.config import Settings
+    from p2pfwd.daemon.logs import LogHandler
+    from p2pfwd.daemon.node import Running
+    from p2pfwd.daemon.repo import Repo
+
+READY = "Daemon is ready"
+
+
+def main(paths: Paths, overrides: Mapping[str, Any] | None = None) -> int:
+    """Run the daemon in this process until it is stopped; the exit status.
+
+    `overrides` are settings by key, as from the command line. Called by the CLI it replaces the process
+    by one that has not loaded what only commands need. Raises what keeps the daemon from starting.
+    """
+    if "typer" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        arguments, env = command(paths, os.environ, overrides)
+        os.execve(arguments[0], arguments, env)
+    return run(paths, overrides or {}, os.environ)
+
+
+def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> int:
+    """As `main`, in this very process."""
+    from p2pfwd.daemon import config, logs
+    from p2pfwd.daemon.repo import Repo
+
+    settings = config.load(paths.config_file, env, overrides).settings
+    repo = Repo.open(paths)
+    try:
+        handler = _log_handler(paths, settings, env)
+        logs.install(handler, settings.log_level)
+        try:
+            with _runner(settings) as runner:
+                return runner.run(_serve(repo, settings, handler, env))
+        finally:
+            logs.uninstall(handler)
+    finally:
+        repo.close()
+
+
+def background(env: Mapping[str, str]) -> bool:
+    """Whether the daemon was started by a command, detached: its output is the log file."""
+    return READY_VARIABLE in env
+
+
+def report(error: P2PForwardError, env: Mapping[str, str]) -> int:
+    """Tell why the daemon does not run: to stderr, and to the command that started it; the exit status."""
+    sys.stderr.write(f"Error: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+    report_failure(error, env)
+    return int(error.exit_status)
+
+
+def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> LogHandler:
+    from p2pfwd.daemon.logs import FileSink, LogHandler, StderrSink
+    from p2pfwd.private_files import storage_failed
+
+    if not background(env):
+        return LogHandler(StderrSink())
+    try:
+        return LogHandler(FileSink(paths.log_file, settings.log_max_bytes, (1, 2)))
+    except OSError as exc:
+        raise storage_failed("log file", paths.log_file, exc) from exc
+
+
+def _runner(settings: Settings) -> asyncio.Runner:
+    import asyncio
+
+    if settings.event_loop == "asyncio":
+        return asyncio.Runner()
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mapping[str, str]) -> int:
+    import asyncio
+
+    from p2pfwd.daemon.node import Running
+    from p2pfwd.daemon.sd_notify import notify
+
+    loop = asyncio.get_running_loop()
+    log_name = str(repo.paths.log_file) if background(env) else None
+    running = await Running.start(repo.paths, settings, repo.identity, log_name)
+    forget_signals = _handle_signals(loop, running)
+    handler.publish_to(lambda data: running.server.publish("log", data), loop.call_soon_threadsafe)
+    try:
+        repo.ready()
+        _announce(repo, running)
+        notify(f"READY=1\nMAINPID={os.getpid()}", env)
+        report_ready(env)
+        await running.wait_for_stop()
+        notify("STOPPING=1", env)
+    finally:
+        await running.stop()
+        handler.publish_to(None, None)
+        forget_signals()
+    return int(ExitStatus.INTERRUPTED if running.forced else ExitStatus.OK)
+
+
+def _handle_signals(loop: asyncio.AbstractEventLoop, running: Running) -> Callable[[], None]:
+    wanted = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
+    for number in wanted:
+        loop.add_signal_handler(number, running.request_stop)
+
+    def forget() -> None:
+        for number in wanted:
+            loop.remove_signal_handler(number)
+
+    return forget
+
+
+def _announce(repo: Repo, running: Running) -> None:
+    lines = [f"Peer ID: {running.host.peer_id}"]
+    if repo.identity_is_new:
+        lines.insert(0, f"Made a new identity: {repo.paths.key_file}")
+    for addr in running.host.swarm.listen_addrs():
+        lines.append(f"Listening on {addr.with_peer_id(running.host.peer_id)}")
+    lines += [f"Control socket: {repo.paths.socket}", READY]
+    try:
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads stdout any more: the daemon serves on. Python must not try again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
