@@ -14,6 +14,7 @@ everything that does is checked by `verify_certificate`. This module loads crypt
 
 from __future__ import annotations
 
+import warnings
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from ..core.keys import PrivateKey, PublicKey
@@ -95,7 +97,7 @@ def verify_certificate(der: bytes, now: datetime) -> PublicKey:
     if len(der) > MAX_CERTIFICATE_BYTES:
         raise HandshakeFailed(f"tls: the peer's certificate has {len(der)} bytes")
     try:
-        certificate = x509.load_der_x509_certificate(der)
+        certificate = _load(der)
         key = certificate.public_key()
         starts, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         extensions = certificate.extensions
@@ -112,6 +114,16 @@ def verify_certificate(der: bytes, now: datetime) -> PublicKey:
         raise HandshakeFailed(f"tls: the peer's certificate is valid from {starts} to {ends} only")
     _check_self_signature(certificate)
     return _check_identity(_signed_key(extensions), key)
+
+
+def _load(der: bytes) -> x509.Certificate:
+    """The certificate; ValueError also where the parser only warns, as for a serial number below 1."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CryptographyDeprecationWarning)
+        try:
+            return x509.load_der_x509_certificate(der)
+        except CryptographyDeprecationWarning as exc:
+            raise ValueError(str(exc)) from exc
 
 
 def _check_self_signature(certificate: x509.Certificate) -> None:

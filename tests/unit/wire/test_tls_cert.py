@@ -192,6 +192,16 @@ def test_a_signature_with_a_broken_hash_is_refused() -> None:
         verify_certificate(SHA1_CERTIFICATE, valid_then)
 
 
+def test_what_the_parser_only_warns_of_is_refused_without_a_warning() -> None:
+    der, _ = make_certificate(PrivateKey.generate(), NOW)
+    serial = x509.load_der_x509_certificate(der).serial_number
+    encoded = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
+    at = der.index(bytes([2, len(encoded)]) + encoded) + 2
+    negative = der[:at] + bytes([der[at] | 0x80]) + der[at + 1 :]
+    with pytest.raises(HandshakeFailed, match="serial number"):
+        verify_certificate(negative, NOW)
+
+
 def test_every_cut_and_every_altered_byte_is_refused_or_changes_nothing() -> None:
     """The self-signature covers all that matters; the rest is the encoding of the signature itself."""
     identity = PrivateKey.generate()

@@ -1,0 +1,52 @@
+"""Any bytes, to either role of multistream-select: in every chunking the same bounded answer or refusal.
+
+Further: a selection is a name the role could agree to, and what followed it is handed on untouched.
+"""
+
+from __future__ import annotations
+
+from p2pfwd.errors import ProtocolNotSupported, RemoteProtocolError
+from p2pfwd.wire.multistream import HEADER, DialerNegotiation, ListenerNegotiation, encode_token
+
+NAMES = ("/noise", "/x/web")
+NA = encode_token("na")
+SEEDS = [
+    HEADER + encode_token("/noise"),
+    HEADER + NA + encode_token("/x/web") + b"payload",
+    HEADER + encode_token("/libp2p/simultaneous-connect") + encode_token("/x/web") + b"\x16\x03\x01",
+    HEADER + encode_token("ls") + encode_token("/" + "n" * 1000),
+    HEADER * 2,
+]
+
+
+def outcome(role: type[DialerNegotiation] | type[ListenerNegotiation], data: bytes, step: int) -> object:
+    negotiation = (
+        DialerNegotiation(NAMES) if role is DialerNegotiation else ListenerNegotiation(NAMES.__contains__)
+    )
+    out = b""
+    try:
+        for start in range(0, len(data), step):
+            out += negotiation.receive(data[start : start + step])
+    except (RemoteProtocolError, ProtocolNotSupported) as exc:
+        assert exc.message.isprintable()
+        return isinstance(exc, RemoteProtocolError)
+    # The dialer's answers are its own proposals; the listener's are no longer than what it was asked.
+    assert len(out) <= max(len(data), 64)
+    if negotiation.selected is None:
+        return out, None
+    rest = negotiation.leftover()
+    assert negotiation.selected in NAMES
+    assert data.endswith(encode_token(negotiation.selected) + rest)
+    return out, negotiation.selected, rest
+
+
+def one(data: bytes) -> None:
+    """Feed `data` to both roles, whole and in pieces, and check the invariant."""
+    for role in (DialerNegotiation, ListenerNegotiation):
+        assert outcome(role, data, len(data) + 1) == outcome(role, data, 1) == outcome(role, data, 5)
+
+
+if __name__ == "__main__":
+    from mutator import main
+
+    main(one, SEEDS)

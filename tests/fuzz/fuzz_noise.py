@@ -1,0 +1,96 @@
+"""Any bytes, to either side of a Noise handshake: HandshakeFailed or a wait, never done without proof.
+
+Bytes are taken as the framed answer to message 1, as message 1 itself, as the decrypted payload of
+message 2, and as a transport message. In every chunking the outcome is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.errors import HandshakeFailed, RemoteProtocolError
+from p2pfwd.wire.noise.cipher import OpenCipher
+from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.noise.xx import NoiseXX
+
+VECTORS = Path(__file__).parents[1] / "vectors/noise_libp2p_transcript.json"
+VECTOR = json.loads(VECTORS.read_text())["transcripts"][0]
+FRAMES = [bytes.fromhex(frame["frame_hex"]) for frame in VECTOR["frames"]]
+PAYLOAD = bytes.fromhex(VECTOR["frames"][1]["payload_hex"])
+SEEDS = [FRAMES[0], FRAMES[1], FRAMES[1] + FRAMES[3], PAYLOAD, FRAMES[3][2:]]
+YAMUX = "/yamux/1.0.0"
+KEYS = {
+    role: PrivateKey.from_protobuf(bytes.fromhex(VECTOR[f"{role}_identity_private_pb_hex"]))
+    for role in ("init", "resp")
+}
+
+
+def side(role: str) -> NoiseHandshake:
+    return NoiseHandshake(
+        initiator=role == "init",
+        identity=KEYS[role],
+        expected_peer=None,
+        muxers=[YAMUX],
+        static_key=bytes.fromhex(VECTOR[f"{role}_static_hex"]),
+        ephemeral_key=bytes.fromhex(VECTOR[f"{role}_ephemeral_hex"]),
+    )
+
+
+def outcome(role: str, data: bytes, step: int) -> object:
+    handshake = side(role)
+    handshake.start()
+    out = b""
+    try:
+        for start in range(0, len(data), step):
+            out += handshake.receive(data[start : start + step])
+    except HandshakeFailed as exc:
+        assert not handshake.done
+        assert exc.message.isprintable()
+        return type(exc)
+    if not handshake.done:
+        return out, None
+    assert role == "init", "a responder is never done after bytes that answer nothing"
+    assert data.startswith(FRAMES[1])
+    assert handshake.remote_key == KEYS["resp"].public_key
+    return out, handshake.leftover()
+
+
+def payload(data: bytes) -> None:
+    init = side("init")
+    xx = NoiseXX(
+        initiator=False,
+        static_key=bytes.fromhex(VECTOR["resp_static_hex"]),
+        ephemeral_key=bytes.fromhex(VECTOR["resp_ephemeral_hex"]),
+    )
+    xx.read_message(init.start()[2:])
+    message = xx.write_message(data)
+    try:
+        init.receive(len(message).to_bytes(2, "big") + message)
+    except HandshakeFailed as exc:
+        assert exc.message.isprintable()
+    else:
+        assert init.remote_key == KEYS["resp"].public_key
+        assert init.muxer in (YAMUX, None)
+
+
+def one(data: bytes) -> None:
+    """Take `data` in all four ways and check the invariant."""
+    for role in ("init", "resp"):
+        assert outcome(role, data, len(data) + 1) == outcome(role, data, 1)
+    payload(data)
+    buffer = bytearray(len(data))
+    try:
+        n = OpenCipher(bytes.fromhex(VECTOR["init_send_key_hex"])).open_into(
+            memoryview(data), memoryview(buffer)
+        )
+    except RemoteProtocolError:
+        return
+    assert (data, n) == (FRAMES[3][2:], len(FRAMES[3]) - 18)
+
+
+if __name__ == "__main__":
+    from mutator import main
+
+    main(one, SEEDS)
