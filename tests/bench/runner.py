@@ -56,6 +56,8 @@ class Plan:
     sizes: Sizes
     patience_s: float
     """How long to wait for the machine to be quiet before a measurement."""
+    tries: int
+    """How often a measurement is taken while other processes are busy; the quietest counts."""
 
 
 class Runner:
@@ -124,16 +126,23 @@ class Runner:
         return None
 
     def _measure(self, repeat: int, name: str, tunnel: Tunnel, phase: str, measure: Phase) -> bool:
-        """Whether the measurement came to its end; its figures are in the results."""
-        wait_quiet(self.plan.patience_s)
-        with_others = _Others()
-        try:
-            figures = measure(self.client, tunnel, self.plan.sizes)
-        except FAILURES as exc:
-            self._failed(name, phase, exc)
-            return False
-        self.results.others_cores.append(with_others.cores())
-        self.results.add(name, repeat, figures)
+        """Whether the measurement came to its end; the figures of the quietest try are in the results."""
+        quietest = float("inf")
+        for _ in range(self.plan.tries):
+            wait_quiet(self.plan.patience_s)
+            others = _Others()
+            try:
+                figures = measure(self.client, tunnel, self.plan.sizes)
+            except FAILURES as exc:
+                self._failed(name, phase, exc)
+                return False
+            cores = others.cores()
+            if cores < quietest:
+                quietest = cores
+                self.results.add(name, repeat, figures)
+            if cores < QUIET_CORES:
+                break
+        self.results.others_cores.append(quietest)
         return True
 
     def _failed(self, name: str, phase: str, exc: Exception) -> None:
