@@ -1,4 +1,4 @@
-"""Hypothesis for this tier: the same examples on every run, and no deadline, which only measures the machine."""
+"""Hypothesis here: the same examples on every run, no deadline (it would only measure the machine)."""
 
 from hypothesis import settings
 
