@@ -39,7 +39,7 @@ class BoundSocket:
     sock: socket.socket
     address: Multiaddr
     path: str | None = None  # of a unix socket
-    inode: tuple[int, int] | None = None
+    identity: tuple[int, int, int] | None = None  # of its file
 
     def remove_file(self) -> None:
         """Unlink the unix socket's file, unless somebody has replaced it."""
@@ -47,8 +47,13 @@ class BoundSocket:
             return
         with suppress(FileNotFoundError):
             found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == self.inode:
+            if _identity(found) == self.identity:
                 os.unlink(self.path)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int, int]:
+    """Tells a file from its successor, which may get the same inode; unlike ctime, mtime outlives a chmod."""
+    return (found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
 async def bind(address: Multiaddr, loop: asyncio.AbstractEventLoop) -> BoundSocket:
@@ -70,8 +75,9 @@ async def bind(address: Multiaddr, loop: asyncio.AbstractEventLoop) -> BoundSock
         return _bind_tcp(family, (endpoint.host, endpoint.port), address)
     try:
         found = await loop.getaddrinfo(endpoint.host, endpoint.port, family=family, type=socket.SOCK_STREAM)
-    except OSError as exc:
-        raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {exc.strerror}") from exc
+    except (OSError, UnicodeError) as exc:  # UnicodeError: no host name, by its own rules
+        why = getattr(exc, "strerror", None) or exc
+        raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {why}") from exc
     return _bind_tcp(found[0][0], found[0][4], address)
 
 
@@ -112,9 +118,8 @@ def _bind_unix(address: Multiaddr, path: str) -> BoundSocket:
             _remove_stale(address, path)
             sock.bind(path)
         os.chmod(path, 0o600)  # nobody can connect before listen()
-        made = os.lstat(path)
         sock.listen(BACKLOG)
-        return BoundSocket(sock, address, path, (made.st_dev, made.st_ino))
+        return BoundSocket(sock, address, path, _identity(os.lstat(path)))
     except OSError as exc:
         sock.close()
         raise _unix_failure(exc, address) from exc

@@ -121,10 +121,9 @@ class Target:
         host, port = self.name
         try:
             found = await loop.getaddrinfo(host, port, family=self._family, type=socket.SOCK_STREAM)
-        except OSError as exc:
-            raise TargetRefused(
-                f"the name of the target {self.address} cannot be resolved: {exc.strerror or exc}"
-            ) from exc
+        except (OSError, UnicodeError) as exc:  # UnicodeError: no host name, by its own rules
+            why = getattr(exc, "strerror", None) or exc
+            raise TargetRefused(f"the name of the target {self.address} cannot be resolved: {why}") from exc
         failure: P2PForwardError | None = None
         for tried, (family, _, _, _, sockaddr) in enumerate(found):
             try:

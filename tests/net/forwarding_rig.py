@@ -6,6 +6,7 @@ Tests speak to them as programs do, through blocking sockets; `run` executes a c
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -89,9 +90,7 @@ class Rig:
 
         return self.run(work())
 
-    async def start(
-        self, listen: Multiaddr = ANY_PORT, key: PrivateKey | None = None, **limits: Any
-    ) -> Node:
+    async def start(self, listen: Multiaddr = ANY_PORT, key: PrivateKey | None = None, **limits: Any) -> Node:
         """A new node."""
         host = await Host.start(key or PrivateKey.generate(), [listen])
         node = Node(host, Forwarding(host, limits=ForwardingLimits(**limits)))
@@ -116,10 +115,12 @@ class Pair(Rig):
         self.near, self.far = self.run(self.start()), self.run(self.start())
         return self
 
-    def listen(self, target: Multiaddr | str, protocol: str = "/x/test", **options: bool) -> None:
+    def listen(
+        self, target: Multiaddr | str, protocol: str = "/x/test", *, report_peer_id: bool = False
+    ) -> None:
         """Offer `target` at the far side."""
         address = Multiaddr.parse(target) if isinstance(target, str) else target
-        self.run(self.far.service.listen(protocol, address, **options))
+        self.run(self.far.service.listen(protocol, address, report_peer_id=report_peer_id))
 
     def forward(self, protocol: str = "/x/test", listen: Multiaddr = ANY_PORT) -> int:
         """Forward at the near side; the local port (0 for a unix socket)."""
@@ -128,9 +129,9 @@ class Pair(Rig):
         )
         return port_of(self.local)
 
-    def tunnel(self, target: Multiaddr | str, **options: bool) -> int:
+    def tunnel(self, target: Multiaddr | str, *, report_peer_id: bool = False) -> int:
         """Both; the local port."""
-        self.listen(target, **options)
+        self.listen(target, report_peer_id=report_peer_id)
         return self.forward()
 
     def state(self) -> ListenerInfo:
@@ -167,3 +168,22 @@ def port_of(listener: LocalListener) -> int:
 def local(port: int) -> Multiaddr:
     """The loopback address with that port."""
     return parse_endpoint(str(port))
+
+
+class FullBacklog:
+    """A loopback port that answers no SYN: its backlog is full."""
+
+    def __enter__(self) -> str:
+        self._server = socket.socket()
+        self._server.bind(("127.0.0.1", 0))
+        self._server.listen(0)
+        host, port = self._server.getsockname()
+        self._fill = [socket.socket() for _ in range(8)]
+        for sock in self._fill:
+            sock.setblocking(False)
+            sock.connect_ex((host, port))
+        return f"/ip4/{host}/tcp/{port}"
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (*self._fill, self._server):
+            sock.close()

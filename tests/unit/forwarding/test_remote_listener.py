@@ -86,6 +86,23 @@ def test_a_stream_becomes_a_connection_without_a_task_of_ours(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_the_replys_fin_is_never_held_back(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice], target: FakeTarget, mode: str
+) -> None:
+    # A Kubo's client waits for it; only a request's FIN would cut the reply off.
+    async def main() -> None:
+        service = forwarding(kubo_half_close=mode)
+        host.swarm.peerstore.agents[ALICE] = "kubo/0.22.0/"
+        await service.listen("/x/a", TARGET)
+        incoming(host)
+        await turns(1)
+        assert splices[0].hold_fin is False
+        await service.aclose()
+
+    asyncio.run(main())
+
+
 def test_report_peer_id_writes_exactly_the_id_and_a_newline_first(
     forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice], target: FakeTarget
 ) -> None:

@@ -1,0 +1,273 @@
+"""Pins the two socket ends of forwarding: binding (TCP, names, unix files) and connecting to a target."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import (
+    AddressInUse,
+    BindFailed,
+    InvalidMultiaddr,
+    P2PForwardError,
+    ResourceLimitExceeded,
+    TargetRefused,
+    TargetTimeout,
+)
+from p2pfwd.forwarding.bind import BoundSocket, bind
+from p2pfwd.forwarding.target import Target
+from p2pfwd.net.acceptor import bind_failure
+from tests.net.forwarding_rig import LOOPS, FullBacklog
+from tests.support.sockets import TcpServer, echo, refusing_port
+
+Run = Callable[[Awaitable[object]], object]
+
+
+@pytest.fixture(params=list(LOOPS))
+def run(request: pytest.FixtureRequest) -> Run:
+    def run(work: Awaitable[object]) -> object:
+        async def main() -> object:
+            return await work
+
+        with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+            return runner.run(main())
+
+    return run
+
+
+def bound(address: str) -> BoundSocket:
+    async def main() -> BoundSocket:
+        return await bind(Multiaddr.parse(address), asyncio.get_running_loop())
+
+    return asyncio.run(main())
+
+
+# --- binding --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0", "/dns4/localhost/tcp/0"])
+def test_the_real_address_is_known_and_options_are_inherited(address: str) -> None:
+    made = bound(address)
+    with made.sock:
+        family = "/ip6/::1" if "ip6" in address else "/ip4/127.0.0.1"
+        assert str(made.address) == f"{family}/tcp/{made.sock.getsockname()[1]}"
+        with socket.create_connection(made.sock.getsockname()[:2], 20):
+            conn, _ = made.sock.accept()
+            with conn:
+                assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_an_address_somebody_has_is_in_use() -> None:
+    with TcpServer(echo) as server, pytest.raises(AddressInUse) as caught:
+        bound(server.address)
+    assert server.address in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EACCES, "permission denied"),
+        (errno.EADDRNOTAVAIL, "no interface of this machine"),
+        (errno.EAFNOSUPPORT, "Address family not supported"),
+    ],
+)
+def test_a_failed_bind_says_why(code: int, words: str) -> None:
+    failure = bind_failure(OSError(code, os.strerror(code)), "/ip4/127.0.0.1/tcp/80")
+    assert isinstance(failure, BindFailed) and words in failure.message
+    if code == errno.EACCES:
+        assert failure.hint is not None and "1024" in failure.hint
+
+
+def test_an_address_of_no_interface_cannot_be_bound() -> None:
+    with pytest.raises(BindFailed, match="no interface"):
+        bound("/ip4/192.0.2.1/tcp/0")
+
+
+def test_a_name_that_cannot_be_resolved_cannot_be_bound() -> None:
+    with pytest.raises(BindFailed, match="cannot be resolved"):
+        bound(f"/dns/{'a' * 64}.invalid/tcp/0")
+
+
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/udp/53", "/ip4/127.0.0.1/tcp/1/ws", "/ip4/127.0.0.1"])
+def test_what_is_no_listen_address_is_refused(address: str) -> None:
+    with pytest.raises(InvalidMultiaddr, match="tcp or unix"):
+        bound(address)
+
+
+def test_a_unix_socket_is_private_and_removed(home: Path) -> None:
+    path = home / "entry"
+    made = bound(f"/unix{path}")
+    with made.sock:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    made.remove_file()
+    assert not path.exists()
+    made.remove_file()
+
+
+def test_a_stale_unix_socket_is_replaced(home: Path) -> None:
+    path = home / "entry"
+    with bound(f"/unix{path}").sock:
+        pass
+    assert path.exists(), "left behind as by a crash"
+    made = bound(f"/unix{path}")
+    with made.sock, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+@pytest.mark.parametrize("backlog", ["room", "full"])
+def test_a_unix_socket_somebody_answers_on_is_in_use(home: Path, backlog: str) -> None:
+    path = home / "entry"
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as client:
+        other.bind(str(path))
+        other.listen(0)
+        if backlog == "full":
+            client.connect(str(path))
+        with pytest.raises(AddressInUse, match="another program listens there"):
+            bound(f"/unix{path}")
+        assert path.exists()
+
+
+def test_a_file_is_never_overwritten(home: Path) -> None:
+    path = home / "notes.txt"
+    path.write_text("precious")
+    with pytest.raises(AddressInUse, match="no socket"):
+        bound(f"/unix{path}")
+    assert path.read_text() == "precious"
+
+
+def test_the_file_of_a_successor_is_not_removed(home: Path) -> None:
+    path = home / "entry"
+    first = bound(f"/unix{path}")
+    first.sock.close()
+    second = bound(f"/unix{path}")
+    os.utime(path, (1, 1))  # made at another time; its inode may well be the first one's
+    with second.sock:
+        first.remove_file()
+        assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/" + "a" * 107, "108 bytes long, the system's limit is 107"),
+        ("/" + "ä" * 54, "109 bytes long"),
+        ("/no/such/directory/sock", "the directory does not exist"),
+    ],
+)
+def test_unix_paths_that_cannot_be_say_why(path: str, words: str) -> None:
+    with pytest.raises(BindFailed, match=words):
+        bound(f"/unix{path}")
+
+
+# --- targets --------------------------------------------------------------------------------------
+
+
+async def connected(address: str, timeout_s: float = 10) -> bytes:
+    """What a target answers to "hello"."""
+    sock = await Target(Multiaddr.parse(address)).connect(timeout_s)
+    loop = asyncio.get_running_loop()
+    with sock:
+        assert sock.gettimeout() == 0
+        await loop.sock_sendall(sock, b"hello")
+        return await loop.sock_recv(sock, 100)
+
+
+def test_a_loopback_target_is_connected_without_waiting_for_the_loop() -> None:
+    with TcpServer(echo) as server:
+        sock, done = Target(Multiaddr.parse(server.address)).begin()
+        assert sock is not None and done
+        with sock:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            sock.setblocking(True)
+            sock.sendall(b"hello")
+            assert sock.recv(100) == b"hello"
+
+
+def test_tcp_and_names(run: Run) -> None:
+    with TcpServer(echo) as server:
+        assert run(connected(server.address)) == b"hello"
+        # ::1 comes first where there is IPv6, and nobody is there.
+        assert run(connected(f"/dns/localhost/tcp/{server.port}")) == b"hello"
+
+
+def failure(run: Run, address: str, timeout_s: float = 10) -> P2PForwardError:
+    with pytest.raises(P2PForwardError) as caught:
+        run(connected(address, timeout_s))
+    return caught.value
+
+
+def test_a_refused_target(run: Run) -> None:
+    with refusing_port() as port:
+        for address in (f"/ip4/127.0.0.1/tcp/{port}", f"/dns4/localhost/tcp/{port}"):
+            error = failure(run, address)
+            assert type(error) is TargetRefused
+            assert error.message == f"the target {address} refused the connection"
+
+
+def test_a_silent_target_ends_at_the_deadline(run: Run) -> None:
+    with FullBacklog() as address:
+        for target in (address, address.replace("/ip4/127.0.0.1", "/dns4/localhost")):
+            error = failure(run, target, timeout_s=0.1)
+            assert type(error) is TargetTimeout
+            assert error.message == f"the target {target} did not answer within 0.1 s"
+
+
+def test_no_descriptor_left_is_our_limit_and_not_the_targets_fault() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    target = Target(Multiaddr.parse("/ip4/127.0.0.1/tcp/9"))
+    with pytest.raises(ResourceLimitExceeded, match="Too many open files"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            target.begin()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_unix_targets(run: Run, home: Path) -> None:
+    path = home / "target"
+    assert failure(run, f"/unix{path}").message == f"the target /unix{path} does not exist"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        assert "refused the connection" in failure(run, f"/unix{path}").message
+        server.listen(1)
+        thread = threading.Thread(target=_answer, args=(server, 1))
+        thread.start()
+        assert run(connected(f"/unix{path}")) == b"hello"
+        thread.join()
+
+
+def _answer(server: socket.socket, times: int) -> None:
+    for _ in range(times):
+        conn, _ = server.accept()
+        with conn:
+            conn.sendall(conn.recv(100))
+
+
+def test_a_unix_target_with_a_full_backlog_is_waited_for(run: Run, home: Path) -> None:
+    path = str(home / "target")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(path)
+        server.listen(0)
+        first.connect(path)
+        sock, done = Target(Multiaddr.parse(f"/unix{path}")).begin()
+        assert sock is not None and not done, "the backlog is full"
+        sock.close()
+        error = failure(run, f"/unix{path}", timeout_s=0.1)
+        assert type(error) is TargetTimeout
+        first.sendall(b"first")
+        thread = threading.Thread(target=_answer, args=(server, 2))
+        thread.start()
+        assert run(connected(f"/unix{path}")) == b"hello"
+        thread.join()
