@@ -110,8 +110,8 @@ class Splice:
             self.stream.want_to_send()
             return False
         n = self._move(frame)
-        if n == len(frame):
-            self.stream.want_to_send()  # more is waiting: another turn, without the selector
+        if n:
+            self.stream.want_to_send()  # another turn, without the selector, until nothing is there
             return True
         if n == 0:
             self._parked = False

@@ -92,9 +92,11 @@ class Conn:
         self._accepts: Callable[[str], bool] = lambda _protocol: False
         self._on_stream: Callable[[Stream], None] | None = None
         self._waiting: deque[Stream] = deque()
+        self._slot_waiters: deque[asyncio.Future[None]] = deque()
         self._in_turn = False
         self._flush_due = False
         self._drain_due = False
+        self._draining = False
         self._closing = False
         self._offset = 0
         self._heard_at = self.opened_at
@@ -137,14 +139,37 @@ class Conn:
         negotiation has ended, well or with `stream.error`. Raises ProtocolNotSupported, TimedOut,
         ConnectionLost, ResourceLimitExceeded.
         """
-        if self.closed.done() or self._closing:
-            raise ConnectionLost(f"the connection to {self.remote_peer} is closed")
-        core = self._session.open()
-        stream = self.streams[core.id] = Stream(self, core, "outbound")
-        negotiation = DialerNegotiation(protocols)
-        if known:
-            stream.negotiate(negotiation, settled)
-            return stream
+        self._check_open()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self._session.can_open:
+                    await self._slot()
+                core = self._session.open()
+                stream = self.streams[core.id] = Stream(self, core, "outbound")
+                if known:
+                    stream.negotiate(DialerNegotiation(protocols), settled)
+                else:
+                    await self._negotiated(stream, protocols, settled)
+                return stream
+        except TimeoutError:
+            names = ", ".join(protocols)
+            raise TimedOut(f"{self.remote_peer} did not answer for {names} within {timeout_s:g} s") from None
+
+    async def _slot(self) -> None:
+        """Wait until the peer has acknowledged some of the streams opened before."""
+        self._check_open()
+        waiter = self.loop.create_future()
+        self._slot_waiters.append(waiter)
+        await waiter
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self.closed.done() or self._closing or self._session.remote_went_away:
+            raise ConnectionLost(f"the connection to {self.remote_peer} is closing")
+
+    async def _negotiated(
+        self, stream: Stream, protocols: Sequence[str], settled: Callable[[Stream], None]
+    ) -> None:
         done: asyncio.Future[None] = self.loop.create_future()
 
         def wake(stream: Stream) -> None:
@@ -152,20 +177,14 @@ class Conn:
             if not done.done():
                 done.set_result(None)
 
-        stream.negotiate(negotiation, wake)
+        stream.negotiate(DialerNegotiation(protocols), wake)
         try:
-            async with asyncio.timeout(timeout_s):
-                await done
-        except TimeoutError:
-            stream.reset()
-            names = ", ".join(protocols)
-            raise TimedOut(f"{self.remote_peer} did not answer for {names} within {timeout_s:g} s") from None
+            await done
         except BaseException:
             stream.reset()
             raise
         if stream.error is not None:
             raise stream.error
-        return stream
 
     def _stream_opened(self, core: StreamCore) -> None:
         stream = self.streams[core.id] = Stream(self, core, "inbound")
@@ -253,7 +272,7 @@ class Conn:
     def wait_to_send(self, stream: Stream) -> None:
         """Give the stream its turn when frames can be sent."""
         self._waiting.append(stream)
-        if not self._channel.congested and not self._in_turn:
+        if not self._channel.congested and not self._in_turn and not self._draining:
             self._schedule_drain()
 
     def stop_waiting(self, stream: Stream) -> None:
@@ -274,12 +293,14 @@ class Conn:
         """Control first, then one frame each for the streams that wait, in turn."""
         self._flush()
         waiting, frames = self._waiting, 0
+        self._draining = True
         while waiting and not self._channel.congested:
             if frames == FRAMES_PER_TURN:
                 self._schedule_drain()
-                return
+                break
             frames += 1
             waiting.popleft().resume()
+        self._draining = False
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -298,10 +319,20 @@ class Conn:
         """From the channel: answer what this read brought, all in one send."""
         self._in_turn = False
         self._heard_at = self.loop.time()
+        if self._slot_waiters:
+            self._wake_slot_waiters()
         if self._waiting and not self._channel.congested:
             self.channel_drained()
         elif self._session.control:
             self._flush()
+
+    def _wake_slot_waiters(self) -> None:
+        slots = self._session.free_slots
+        while self._slot_waiters and (slots > 0 or self.closed.done()):
+            waiter = self._slot_waiters.popleft()
+            if not waiter.done():  # cancelled
+                waiter.set_result(None)
+                slots -= 1
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -397,6 +428,7 @@ class Conn:
         if self._pong is not None and not self._pong.done():
             self._pong.set_exception(error)
             self._pong.exception()  # mark as retrieved: nobody may be waiting any more
+        self._wake_slot_waiters()
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.on_lost(error)

@@ -257,9 +257,14 @@ class Session:
         self.control += f.HEADER.pack(f.VERSION, frame_type, flags, stream_id, length)
 
     @property
+    def free_slots(self) -> int:
+        """How many streams may be opened before the peer must acknowledge some."""
+        return 0 if self.remote_went_away else MAX_UNACKED_OPENS - self._unacked
+
+    @property
     def can_open(self) -> bool:
         """Whether a stream may be opened now."""
-        return not self.remote_went_away and self._unacked < MAX_UNACKED_OPENS
+        return self.free_slots > 0
 
     def open(self) -> StreamCore:
         """Open a stream; its SYN is queued. Raises ResourceLimitExceeded when `can_open` is False."""

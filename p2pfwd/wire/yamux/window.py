@@ -21,19 +21,35 @@ GROWTH_ROUND_TRIPS: Final = 4
 
 
 class WindowBudget:
-    """What is left of a session's growth budget, in bytes."""
+    """A session's growth budget, in bytes, and its fair division.
 
-    __slots__ = ("left",)
+    A stream may not grow beyond the budget's share of each stream that has grown: otherwise the first
+    of twenty bulk streams take it all and are twice as fast as the others for good.
+    """
+
+    __slots__ = ("growers", "left", "total")
 
     def __init__(self, total_bytes: int = SESSION_BUDGET_BYTES) -> None:
+        self.total = total_bytes
         self.left = total_bytes
+        self.growers = 0
+        """Streams whose window is larger than the initial one."""
 
-    def take(self, nbytes: int) -> bool:
-        """Take `nbytes`, or nothing. Half of what is left always stays for other streams."""
-        if nbytes * 2 > self.left:
-            return False
-        self.left -= nbytes
-        return True
+    def grow(self, size: int) -> int:
+        """By how many bytes a window of `size` may grow now: to its double, or not at all."""
+        growth = min(size, MAX_WINDOW_BYTES - size)
+        first = size == INITIAL_WINDOW_BYTES
+        share = self.total // (self.growers + 1 if first else self.growers)
+        if not growth or size + growth > share or growth > self.left:
+            return 0
+        self.left -= growth
+        self.growers += first
+        return growth
+
+    def release(self, size: int) -> None:
+        """A stream with a window of `size` is over."""
+        self.left += size - INITIAL_WINDOW_BYTES
+        self.growers -= size > INITIAL_WINDOW_BYTES
 
 
 class ReceiveWindow:
@@ -57,9 +73,8 @@ class ReceiveWindow:
     def top_up(self, now: float, rtt_s: float | None, budget: WindowBudget) -> int:
         """The delta to grant at `now` (seconds, monotonic); at least what was consumed."""
         delta = self.consumed
-        growth = min(self.size, MAX_WINDOW_BYTES - self.size)
-        fast = rtt_s is not None and now - self.topped_up_at < GROWTH_ROUND_TRIPS * rtt_s
-        if growth and fast and budget.take(growth):
+        if rtt_s is not None and now - self.topped_up_at < GROWTH_ROUND_TRIPS * rtt_s:
+            growth = budget.grow(self.size)
             self.size += growth
             delta += growth
         self.consumed = 0
@@ -70,5 +85,5 @@ class ReceiveWindow:
 
     def release(self, budget: WindowBudget) -> None:
         """Give the growth back to the session; the stream is over."""
-        budget.left += self.size - INITIAL_WINDOW_BYTES
+        budget.release(self.size)
         self.size = INITIAL_WINDOW_BYTES
