@@ -102,6 +102,8 @@ def complete(root: Any, env: Env, words: Sequence[str]) -> list[Candidate]:
     """Candidates for the last of `words` (the arguments typed so far), in the command tree `root`."""
     *typed, incomplete = words or [""]
     command, context, rest = _descend(root, typed)
+    if command is None:
+        return []
     option, position = _scan(command, rest)
     if option is None and incomplete.startswith("-"):
         name, equals, value = incomplete.partition("=")
@@ -134,7 +136,7 @@ def print_candidates(root: Any, env: Env, words: Sequence[str]) -> None:
 
 
 def _descend(root: Any, typed: Sequence[str]) -> tuple[Any, Any, list[str]]:
-    """The command that `typed` leads to, its context, and the words after it."""
+    """The command that `typed` leads to (None: there is no such), its context, and the words after it."""
     command, context, rest = root, _context(root, None), list(typed)
     while hasattr(command, "commands"):
         index = _first_positional(command, rest)
@@ -142,7 +144,7 @@ def _descend(root: Any, typed: Sequence[str]) -> tuple[Any, Any, list[str]]:
             break
         found = command.get_command(context, rest[index])
         if found is None:
-            break
+            return None, context, []
         command, context, rest = found, _context(found, context), rest[index + 1 :]
     return command, context, rest
 

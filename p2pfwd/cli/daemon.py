@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
+import signal
+import time
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,9 +19,10 @@ from p2pfwd.rpc.schema import Empty, IdResult, StatusResult
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
+    from p2pfwd.rpc.client import Subscription
 
-SHUTDOWN_TIMEOUT_S = 30.0
-"""For a daemon to drain its streams and go; it gives them 10 s."""
+SHUTDOWN_TIMEOUT_S = 60.0
+"""For a daemon to drain its streams and go: six times what it gives them by default."""
 
 
 def daemon(
@@ -45,18 +50,55 @@ def daemon(
 def shutdown(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Stop the daemon, and wait until it has stopped.
 
-    Live streams get a bounded time to end.
+    Live streams get a bounded time to end; a second `shutdown` meanwhile ends them at once.
     """
     env: Env = ctx.obj
+    deadline = time.monotonic() + SHUTDOWN_TIMEOUT_S
     with env.connect() as client:
         pid = client.hello.pid
+        events = client.subscribe(("listeners",))
         client.call("daemon.shutdown")
-        with contextlib.suppress(ConnectionLost):
-            client.subscribe(("peers",)).next(SHUTDOWN_TIMEOUT_S)
+        _wait_for_end(events, deadline)
+    _wait_for_lock(env.paths().lock_file, deadline)
     if as_json:
         write_json({"PID": pid})
     else:
         write("The daemon has stopped.")
+
+
+def _wait_for_end(events: Subscription, deadline: float) -> None:
+    try:
+        while True:
+            events.next(deadline - time.monotonic())
+    except ConnectionLost:
+        return
+    except TimedOut:
+        raise _still_stopping() from None
+
+
+def _wait_for_lock(path: Path, deadline: float) -> None:
+    # The daemon closes its control socket before it lets go of its home; whoever waits for this command may
+    # start another daemon at once.
+    def late(number: int, frame: FrameType | None) -> None:
+        raise _still_stopping()
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, deadline - time.monotonic()))
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _still_stopping() -> TimedOut:
+    return TimedOut(
+        f"the daemon is still stopping after {SHUTDOWN_TIMEOUT_S:g} s",
+        hint="it waits for live streams (daemon.drain_timeout_s); p2pfwd shutdown again ends them at once",
+    )
 
 
 def status(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -98,6 +140,3 @@ def show_id(ctx: typer.Context, as_json: AsJson = False) -> None:
             *(("protocols" if not index else "", name) for index, name in enumerate(result.protocols)),
         ]
     )
-
-
-__all__ = ["TimedOut", "daemon", "show_id", "shutdown", "status"]

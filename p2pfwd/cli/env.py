@@ -80,8 +80,11 @@ class Env:
         from p2pfwd.rpc import autostart
 
         paths = self.paths()
+        first = not paths.key_file.exists()
         autostart.start(paths, self.environ, START_TIMEOUT_S)
         talk(f"Started the p2pfwd daemon (log: {paths.log_file}).")
+        if first:
+            talk(f"Made a new identity: {paths.key_file}")
         return self.connect()
 
     def ask(self, method: str, params: Any, result: type[R], *, timeout_s: float = CALL_TIMEOUT_S) -> R:

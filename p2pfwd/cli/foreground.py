@@ -8,7 +8,7 @@ under a lease of this connection, so that it goes even when this process is kill
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -41,15 +41,25 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def hold(env: Env, client: Client, subscription: Subscription, listener: Listener, *, as_json: bool) -> None:
+def hold(
+    env: Env,
+    client: Client,
+    subscription: Subscription,
+    listener: Listener,
+    active: Mapping[str, Any] | None,
+) -> None:
     """Wait until the listener is closed from elsewhere, or this command is interrupted; then it is gone.
 
-    Raises DaemonNotRunning when the daemon stops first.
+    Says so in Kubo's words, or, given `active`, in Kubo's JSON with that added to its first line. Raises
+    DaemonNotRunning when the daemon stops first.
     """
-    if not as_json:
-        write(f"{_opening(listener)}, waiting for interrupt...")
     reason = "closed"
     try:
+        # Inside the try: who reads this may interrupt at once.
+        if active is None:
+            write(f"{_opening(listener)}, waiting for interrupt...")
+        else:
+            write_json({**_status("active", listener), **active}, line=True)
         while _stands(client, listener):
             subscription.next()
     except KeyboardInterrupt:
@@ -57,10 +67,10 @@ def hold(env: Env, client: Client, subscription: Subscription, listener: Listene
         remove(env, listener)
     except (ConnectionLost, ShuttingDown):
         raise DaemonNotRunning("the daemon stopped, and the listener with it") from None
-    if as_json:
-        write_json({**status("closing", listener), "Reason": reason}, line=True)
-    else:
+    if active is None:
         write(f"Received interrupt, removing {_NOUNS[listener.direction]} for {printable(listener.protocol)}")
+    else:
+        write_json({**_status("closing", listener), "Reason": reason}, line=True)
 
 
 def _stands(client: Client, listener: Listener) -> bool:
@@ -70,12 +80,6 @@ def _stands(client: Client, listener: Listener) -> bool:
     if client.call("daemon.status").draining:
         raise ShuttingDown("the daemon is stopping")
     return False
-
-
-def status(word: str, listener: Listener) -> dict[str, Any]:
-    """Kubo's JSON of a foreground listener: `active` at its beginning, `closing` at its end."""
-    address = listener.target_address if listener.direction == "listen" else listener.listen_address
-    return {"Status": word, "Protocol": listener.protocol, "Address": address}
 
 
 def remove(env: Env, listener: Listener) -> bool:
@@ -106,3 +110,8 @@ def _opening(listener: Listener) -> str:
     if listener.direction == "listen":
         return f"Listening on {printable(listener.protocol)}, forwarding to {listener.target_address}"
     return f"Forwarding {printable(listener.protocol)} to {listener.listen_address}"
+
+
+def _status(word: str, listener: Listener) -> dict[str, Any]:
+    address = listener.target_address if listener.direction == "listen" else listener.listen_address
+    return {"Status": word, "Protocol": listener.protocol, "Address": address}

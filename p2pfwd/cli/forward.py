@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from p2pfwd.cli.advice import close_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.foreground import hold, remove, status, terminable, watch
+from p2pfwd.cli.foreground import hold, remove, terminable, watch
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
-from p2pfwd.cli.render import document, talk, write, write_json
+from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import milliseconds, printable, short_address, short_peer
+from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import Check, CheckParams, ForwardParams, ForwardResult
 
 if TYPE_CHECKING:
@@ -68,12 +69,13 @@ def forward(
         if not as_json:
             _print(result)
         check = None if no_check else _try(env, client, result)
-        if as_json:
-            _print_json(result, check, foreground=foreground)
-        elif check is not None:
+        document = _document(result, check) if as_json else None
+        if document is None and check is not None:
             _print_check(check)
         if subscription is not None:
-            hold(env, client, subscription, result.listener, as_json=as_json)
+            hold(env, client, subscription, result.listener, document)
+        elif document is not None:
+            write_json(document)
 
 
 def _try(env: Env, client: Client, result: ForwardResult) -> Check:
@@ -89,11 +91,8 @@ def _try(env: Env, client: Client, result: ForwardResult) -> Check:
         raise
 
 
-def _print_json(result: ForwardResult, check: Check | None, *, foreground: bool) -> None:
-    value = document(result) | {"Check": document(check)}
-    if foreground:
-        value = status("active", result.listener) | value
-    write_json(value, line=foreground)
+def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
+    return {**result_to_json(result), "Check": None if check is None else result_to_json(check)}
 
 
 def _print(result: ForwardResult) -> None:

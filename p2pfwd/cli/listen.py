@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from p2pfwd.cli.advice import close_command, forward_command
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.foreground import hold, status, terminable, watch
+from p2pfwd.cli.foreground import hold, terminable, watch
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
-from p2pfwd.cli.render import document, write, write_json
+from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import printable, short_address
+from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import ListenParams, ListenResult
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ def listen(
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = watch(client) if foreground else None
         result = answer(client, "p2p.listen", params, ListenResult)
-        if as_json:
-            _print_json(result, foreground=foreground)
-        else:
+        document = _document(result) if as_json else None
+        if document is None:
             _print(result)
         if subscription is not None:
-            hold(env, client, subscription, result.listener, as_json=as_json)
+            hold(env, client, subscription, result.listener, document)
+        elif document is not None:
+            write_json(document)
 
 
 def _command(result: ListenResult) -> str:
@@ -70,11 +72,8 @@ def _command(result: ListenResult) -> str:
     return forward_command(listener.protocol, listener.target_address, result.peer, result.addresses)
 
 
-def _print_json(result: ListenResult, *, foreground: bool) -> None:
-    value = document(result) | {"Command": _command(result)}
-    if foreground:
-        value = status("active", result.listener) | value
-    write_json(value, line=foreground)
+def _document(result: ListenResult) -> dict[str, Any]:
+    return {**result_to_json(result), "Command": _command(result)}
 
 
 def _print(result: ListenResult) -> None:

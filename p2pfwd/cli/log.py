@@ -59,9 +59,11 @@ def tail(
 
 
 def log_line(event: Event) -> str:
-    """One event of the log as a line: time, level, subsystem, message."""
+    """One event of the log as text: time, level, subsystem, message; below it the trace, if it has one."""
     when = datetime.fromtimestamp(event.time).isoformat(" ", "milliseconds")
     if "message" not in event.data:
         return f"{when} ({event.data.get('count', 'some')} lines dropped)"
-    fields = (str(event.data.get(name, "-")) for name in ("level", "logger", "message"))
-    return " ".join([when, *(printable(field) for field in fields)])
+    level, logger, message = (str(event.data.get(name, "-")) for name in ("level", "logger", "message"))
+    line = f"{when} {level.upper()} {printable(logger)}: {printable(message)}"
+    trace = event.data.get("trace")
+    return "\n".join([line, *map(printable, trace.splitlines())]) if isinstance(trace, str) else line

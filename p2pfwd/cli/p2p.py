@@ -17,7 +17,6 @@ from p2pfwd.rpc.schema import (
     CloseResult,
     Empty,
     Listener,
-    LsResult,
     Stream,
     StreamCloseParams,
     StreamCloseResult,
@@ -213,6 +212,3 @@ def _stream_row(stream: Stream) -> tuple[str, ...]:
         stream.path,
         milliseconds(stream.rtt_ms),
     )
-
-
-__all__ = ["LsResult", "close", "closed_sentence", "ls", "stream"]

@@ -12,11 +12,10 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from p2pfwd.cli.text import printable
-from p2pfwd.rpc.schema import wire_name
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
@@ -41,9 +40,11 @@ class Column:
 
 
 def document(value: Any) -> Any:
-    """A result as JSON-able values under its names on the wire."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {wire_name(field): document(getattr(value, field.name)) for field in fields(value)}
+    """Results, and mappings and sequences of them, as JSON-able values under their names on the wire."""
+    from p2pfwd.rpc.codec import result_to_json
+
+    if is_dataclass(value):
+        return result_to_json(value)
     if isinstance(value, Mapping):
         return {str(key): document(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

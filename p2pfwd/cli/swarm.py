@@ -12,7 +12,7 @@ from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
 from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer
-from p2pfwd.errors import NotFound, P2PForwardError
+from p2pfwd.errors import P2PForwardError
 from p2pfwd.rpc.schema import (
     AddrsResult,
     ConnectParams,
@@ -81,8 +81,6 @@ def disconnect(ctx: typer.Context, peer: PeerArgument, as_json: AsJson = False) 
     """Streams over them end with a reset."""
     env: Env = ctx.obj
     result = env.ask("swarm.disconnect", DisconnectParams(peer=peer), DisconnectResult)
-    if not result.closed:
-        raise NotFound(f"there is no connection to {result.peer}", hint="see 'p2pfwd swarm peers'")
     if as_json:
         write_json(result)
     else:

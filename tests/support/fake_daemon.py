@@ -25,11 +25,12 @@ OTHER = "12D3KooWZyXwVuTsRqPoNmLkjihgfedcba987654321ZYXwvuTHr"
 
 WAIT_S = 10.0
 
-Answer = object | P2PForwardError | Callable[[Mapping[str, Any]], object]
+Answer = object | P2PForwardError | Callable[[Mapping[str, Any]], object] | None
+"""A result, an error, a function of the parameters, or None: no answer at all."""
 
 
 class FakeDaemon:
-    """`answers` maps a method to its result, to an error, or to a function of its parameters."""
+    """`answers` maps a method to its Answer; a method without one does not exist."""
 
     def __init__(self, path: Path, *, rpc: int = RPC_MAJOR) -> None:
         self.answers: dict[str, Answer] = {
@@ -116,13 +117,19 @@ class FakeDaemon:
             self._decoders[client] = codec.LineDecoder()
             self._selector.register(client, selectors.EVENT_READ)
         elif sock in self._decoders:
-            data = sock.recv(1 << 16)
-            if not data:
+            try:
+                self._serve(sock)
+            except ConnectionError:  # a command that was interrupted, or whose reader went away
                 self._drop(sock)
-                return
-            for line in self._decoders[sock].feed(data):
-                assert line is not None
-                sock.sendall(self._reply(codec.decode_request(line)))
+
+    def _serve(self, client: socket.socket) -> None:
+        data = client.recv(1 << 16)
+        if not data:
+            self._drop(client)
+            return
+        for line in self._decoders[client].feed(data):
+            assert line is not None
+            client.sendall(self._reply(codec.decode_request(line)))
 
     def _reply(self, request: codec.Request) -> bytes:
         self.calls.append((request.method, request.params))
@@ -130,6 +137,8 @@ class FakeDaemon:
         if callable(answer):
             answer = answer(request.params)
         self._asked.put(request.method)
+        if answer is None:
+            return b""
         if isinstance(answer, P2PForwardError):
             return codec.encode_error(request.id, answer)
         return codec.encode_result(request.id, answer)

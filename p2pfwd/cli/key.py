@@ -1,0 +1,99 @@
+"""`key export` and `key import`: the identity, in Kubo's form, while no daemon uses it or is needed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pfwd.cli.options import AsJson
+from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.render import talk, write, write_json
+from p2pfwd.cli.text import printable
+from p2pfwd.errors import DaemonNotRunning, DaemonRunning, StorageFailed, UsageError
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+
+key = new_group("The identity of this node.")
+
+
+@key.command("export", help="Print the private key, or save it to a file.")
+def export(
+    ctx: typer.Context,
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="A new file, made readable by you alone.", show_default=False),
+    ] = None,
+) -> None:
+    """As base64 of its libp2p protobuf, which is Identity.PrivKey of a Kubo configuration."""
+    from p2pfwd.identity_file import encode, load
+    from p2pfwd.private_files import write_atomically
+
+    env: Env = ctx.obj
+    text = encode(load(env.paths().key_file))
+    if file is None:
+        if env.terminal:
+            talk("Whoever has this key can be this node: keep it secret.")
+        write(text)
+        return
+    if os.path.lexists(file):
+        raise UsageError(f"key file {file}: it exists already", hint="give the name of a new file")
+    write_atomically(Path(file), text.encode() + b"\n", "key file")
+    talk(f"Saved the private key to {printable(file)}: keep it secret.")
+
+
+@key.command("import", help="Take a private key over as the identity of this node.")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A file with the key; - reads stdin.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the identity there is; its peer ID is lost.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Base64 of a PrivateKey protobuf: Ed25519, RSA, secp256k1 or ECDSA."""
+    from p2pfwd.core.peer_id import PeerId
+    from p2pfwd.identity_file import import_text
+
+    env: Env = ctx.obj
+    _refuse_while_a_daemon_runs(env)
+    imported = import_text(env.paths().key_file, _read(file), replace=force)
+    peer_id = str(PeerId.from_public_key(imported.public_key))
+    if as_json:
+        write_json({"ID": peer_id})
+    else:
+        write(f"This node is now {peer_id}.")
+
+
+def _refuse_while_a_daemon_runs(env: Env) -> None:
+    try:
+        client = env.connect()
+    except DaemonNotRunning:
+        return
+    with client:
+        raise DaemonRunning(
+            f"a daemon is running here (process {client.hello.pid}), and has its identity",
+            hint="stop it first: p2pfwd shutdown",
+        )
+
+
+def _read(file: str) -> str:
+    from p2pfwd.identity_file import MAX_BYTES
+
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(file).open("rb") as source:
+                data = source.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _failed(file, error) from error
+    return data.decode("ascii", "replace")
+
+
+def _failed(file: str, error: OSError) -> StorageFailed:
+    return StorageFailed(f"key file {file}: {error.strerror}")

@@ -1,0 +1,114 @@
+"""Shell completion: candidates from the command tree and the daemon, and a real bash that asks for them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.rpc.schema import LsResult, PeersResult, StreamLsResult
+from tests.cli.conftest import Run
+from tests.cli.samples import CONNECTION, FORWARD, INBOUND, LISTEN, STREAM
+from tests.support.daemon import PROGRAM, environment
+from tests.support.fake_daemon import OTHER, PEER, FakeDaemon
+
+
+@pytest.fixture
+def filled(fake: FakeDaemon) -> FakeDaemon:
+    """A fake daemon that has something of everything."""
+    fake.answers |= {
+        "p2p.ls": LsResult((LISTEN, FORWARD)),
+        "p2p.stream.ls": StreamLsResult((STREAM, INBOUND)),
+        "swarm.peers": PeersResult((CONNECTION,)),
+    }
+    return fake
+
+
+CASES = [
+    (("",), {"daemon", "listen", "forward", "close", "ls", "stream", "swarm", "completion"}),
+    (("f",), {"forward"}),
+    (("stream", ""), {"ls", "close"}),
+    (("stream", "close", ""), {"7", "12"}),
+    (("stream", "close", "1"), {"12"}),
+    (("close", "-p", ""), {"/x/web", "/x/ssh"}),
+    (("close", "-a", "--protocol", "/x/w"), {"/x/web"}),
+    (("close", "--protocol=/x/w"), {"--protocol=/x/web"}),
+    (("close", "-l", ""), {f"/p2p/{PEER}", "/ip4/127.0.0.1/tcp/2222"}),
+    (("close", "-t", ""), {f"/p2p/{OTHER}", "/ip4/127.0.0.1/tcp/8000"}),
+    (("close", "--l"), {"--listen-address"}),
+    (("ping", ""), {OTHER}),
+    (("ping", "-n", ""), set()),
+    (("ping", "-n", "3", ""), {OTHER}),
+    (("forward", "/x/a", "2222", ""), {OTHER}),
+    (("forward", "/x/a", "2222", OTHER, ""), {OTHER}),
+    (("forward", "--no-check", "/x/a", "2222", ""), {OTHER}),
+    (("forward", "--", "/x/a", "2222", ""), {OTHER}),
+    (("forward", "/x/a", ""), set()),
+    (("swarm", "disconnect", "12"), {OTHER}),
+    (("log", "level", "all", ""), {"debug", "info", "warning", "error"}),
+    (("completion", ""), {"bash", "zsh", "fish"}),
+    (("bogus", ""), set()),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), CASES)
+def test_candidates(filled: FakeDaemon, run: Run, words: tuple[str, ...], expected: set[str]) -> None:
+    result = run("__complete", *words)
+    assert (result.status, result.err) == (0, "")
+    found = {line.partition("\t")[0] for line in result.out.splitlines()}
+    assert expected <= found if words == ("",) else expected == found
+
+
+@pytest.mark.parametrize("words", [("stream", "close", ""), ("close", "-p", ""), ("ping", "")])
+def test_without_a_daemon_there_is_nothing_and_no_word(run: Run, words: tuple[str, ...]) -> None:
+    result = run("__complete", *words)
+    assert (result.status, result.out, result.err) == (0, "", "")
+
+
+def test_the_home_on_the_line_being_typed_is_the_one_asked(
+    filled: FakeDaemon, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2PFWD_HOME", str(home / "other"))
+    assert "7\t" in run("__complete", "--home", str(home), "stream", "close", "").out
+    assert "7\t" in run("__complete", f"--home={home}", "stream", "close", "").out
+    assert run("__complete", "stream", "close", "").out == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_are_accepted_by_their_shell(run: Run, shell: str) -> None:
+    script = run("completion", shell).out
+    assert "__complete" in script
+    program = shutil.which(shell)
+    if program is None:
+        pytest.skip(f"{shell} is not installed")
+    done = subprocess.run([program, "-n", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+BASH = """
+eval "$(p2pfwd completion bash)"
+complete -p p2pfwd
+COMP_WORDS=({words}) COMP_CWORD={index} COMP_LINE="{line}" COMP_POINT={point}
+_p2pfwd p2pfwd "" ""
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_from_the_daemon(filled: FakeDaemon, home: Path) -> None:
+    line = "p2pfwd close -p /x/"
+    script = BASH.format(words=line, index=3, line=line, point=len(line))
+    env = environment(home)
+    env["PATH"] = f"{Path(PROGRAM).parent}:{env['PATH']}"
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
+    registered, *candidates = done.stdout.splitlines()
+    assert registered.endswith("_p2pfwd p2pfwd") and done.stderr == ""
+    assert candidates == ["/x/ssh", "/x/web"]
+
+
+def test_an_unknown_shell(run: Run) -> None:
+    result = run("completion", "tcsh")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("Error: Invalid value for 'SHELL': ")

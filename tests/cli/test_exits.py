@@ -1,0 +1,219 @@
+"""How a run ends: exit status, one sentence on stderr, and nothing on stdout when it failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from p2pfwd import errors
+from p2pfwd.rpc.schema import LsResult
+from tests.cli.conftest import Run
+from tests.cli.samples import FORWARD
+from tests.support.daemon import PROGRAM, Program, environment, run_cli
+from tests.support.fake_daemon import OTHER, FakeDaemon
+
+USAGE_ERRORS = [
+    (("close",), "no matching options given", "give -a, or some of -p, -l and -t"),
+    (("close", "-a", "-p", "/x/a"), "can't combine --all with other matching options", None),
+    (("close", "-a", "-l", "1"), "can't combine --all with other matching options", None),
+    (("stream", "close"), "no id specified", "give a stream ID (see 'p2pfwd stream ls') or -a"),
+    (("stream", "close", "-a", "3"), "can't combine --all with a stream ID", None),
+    (("forward", "/x/a", "2222"), "Missing argument 'PEER...'", "see 'p2pfwd forward --help'"),
+    (("listn",), "No such command 'listn'. Did you mean 'listen'?", "see 'p2pfwd --help'"),
+    (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
+    (("ping", "-n", "0", OTHER), "Invalid value for '-n' / '--count': 0 is not in the range x>=1", ...),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message", "hint"), USAGE_ERRORS)
+def test_usage_errors_ask_nothing_of_the_daemon(
+    fake: FakeDaemon, run: Run, arguments: tuple[str, ...], message: str, hint: object
+) -> None:
+    result = run(*arguments)
+    lines = result.err.splitlines()
+    assert (result.status, result.out, lines[0]) == (2, "", f"Error: {message}")
+    if hint is not ...:
+        assert lines[1:] == ([f"hint: {hint}"] if hint else [])
+    assert fake.calls == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("stream",), ("swarm",), ("log",), ("key",), ("config",)])
+def test_a_group_without_a_command_shows_its_help_on_stderr(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"Usage: {' '.join(['p2pfwd', *arguments])} [OPTIONS] COMMAND")
+
+
+NEED_A_DAEMON = [
+    ("ls",),
+    ("close", "-a"),
+    ("stream", "ls"),
+    ("stream", "close", "1"),
+    ("id",),
+    ("status",),
+    ("ping", OTHER),
+    ("swarm", "connect", f"/ip4/127.0.0.1/tcp/1/p2p/{OTHER}"),
+    ("swarm", "disconnect", OTHER),
+    ("swarm", "peers"),
+    ("swarm", "addrs"),
+    ("log", "level", "all", "info"),
+    ("log", "tail"),
+    ("shutdown",),
+    ("listen", "/x/a", "80", "--no-start"),
+    ("forward", "/x/a", "80", OTHER, "--no-start"),
+]
+
+
+@pytest.mark.parametrize("arguments", NEED_A_DAEMON)
+def test_without_a_daemon(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.status, result.out) == (3, "")
+    assert result.err == (
+        "Error: no daemon is running\n"
+        "hint: start it with: p2pfwd daemon (listen and forward start it by themselves)\n"
+    )
+
+
+EXITS = [
+    (errors.P2PForwardError, 1),
+    (errors.ListenerExists, 1),
+    (errors.AddressInUse, 1),
+    (errors.InvalidMultiaddr, 2),
+    (errors.SelfDial, 2),
+    (errors.StreamNotFound, 4),
+    (errors.PeerNotFound, 4),
+    (errors.ProtocolNotSupported, 5),
+    (errors.PeerIdMismatch, 5),
+    (errors.DialFailed, 1),
+    (errors.DialTimeout, 6),
+    (errors.TimedOut, 6),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), EXITS)
+def test_the_daemons_errors_have_their_exit_status(
+    fake: FakeDaemon, run: Run, error: type[errors.P2PForwardError], status: int
+) -> None:
+    fake.answers["p2p.listen"] = error("layer: what went wrong", hint="the cure")
+    result = run("listen", "/x/a", "80")
+    assert result.status == status
+    assert (result.out, result.err) == ("", "Error: layer: what went wrong\nhint: the cure\n")
+
+
+def test_with_json_an_error_is_one_object_on_stderr(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = errors.InvalidProtocol("protocol name must be within '/x/' namespace")
+    result = run("listen", "/its/not/a/x/path", "80", "--json")
+    assert (result.status, result.out) == (2, "")
+    assert json.loads(result.err) == {
+        "Code": "invalid-protocol",
+        "Message": "protocol name must be within '/x/' namespace",
+        "Hint": None,
+    }
+    usage = json.loads(run("ls", "--json", "--bogus").err)
+    assert (usage["Code"], usage["Message"]) == ("usage", "No such option: --bogus")
+
+
+def test_an_unknown_code_from_a_newer_daemon_is_a_plain_failure(fake: FakeDaemon, run: Run) -> None:
+    class FromTheFuture(errors.P2PForwardError):
+        code = "from-the-future"
+
+    fake.answers["p2p.ls"] = FromTheFuture("something new")
+    assert (run("ls").status, run("ls").err) == (1, "Error: something new\n")
+
+
+def test_rpc_version_mismatch(home: Path, run: Run) -> None:
+    with FakeDaemon(home / "rpc.sock", rpc=2):
+        result = run("ls")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith("Error: control socket: the daemon speaks RPC 2, this command 1\nhint: ")
+
+
+def test_a_daemon_that_dies_during_a_call(fake: FakeDaemon, home: Path) -> None:
+    fake.answers["p2p.ls"] = None
+    with Program(home, ["ls"]) as program:
+        fake.wait_for_call("p2p.ls")
+        fake.hang_up()
+        assert (program.wait(), program.stdout) == (1, "")
+        assert program.stderr == "Error: control socket: the daemon ended the connection\n"
+
+
+def test_arguments_that_are_not_utf8(home: Path) -> None:
+    result = subprocess.run(
+        [PROGRAM, "listen", b"/x/\xff", "80"], env=environment(home), capture_output=True, check=False
+    )
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr == (
+        b"Error: argument 2 is not valid UTF-8: /x/\\xff\nhint: protocol names and paths are UTF-8 text\n"
+    )
+
+
+def test_a_home_that_is_not_utf8(home: Path) -> None:
+    env = {**environment(home), "P2PFWD_HOME": os.fsdecode(b"/tmp/\xff")}
+    result = subprocess.run([PROGRAM, "ls"], env=env, capture_output=True, check=False)
+    assert result.returncode == 2 and result.stderr.startswith(b"Error: home directory")
+
+
+def test_a_socket_path_that_is_too_long(home: Path) -> None:
+    result = run_cli(home, "--home", str(home / ("long" * 40)), "ls")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "a Unix socket's path may have 107" in result.stderr
+    assert "\nhint: set P2PFWD_HOME (or --home)" in result.stderr
+
+
+def test_a_socket_this_user_may_not_use(home: Path) -> None:
+    (home / "rpc.sock").mkdir()
+    result = run_cli(home, "ls")
+    assert result.returncode in (1, 3) and len(result.stderr.splitlines()) <= 2
+
+
+def test_ctrl_c_is_quiet(fake: FakeDaemon, home: Path) -> None:
+    with Program(home, ["log", "tail"]) as program:
+        fake.wait_for_call("events.subscribe")
+        program.process.send_signal(signal.SIGINT)
+        assert (program.wait(), program.stdout, program.stderr) == (130, "", "")
+
+
+def test_a_reader_that_goes_away_is_no_error(fake: FakeDaemon, home: Path) -> None:
+    fake.answers["p2p.ls"] = LsResult((FORWARD,) * 5000)
+    process = subprocess.Popen(
+        [PROGRAM, "ls"], env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(20) == -signal.SIGPIPE
+
+
+def test_stdout_in_ascii_loses_nothing(fake: FakeDaemon, home: Path) -> None:
+    fake.answers["p2p.ls"] = errors.NotFound("gone: ü")
+    result = run_cli(home, "ls", env={"PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stderr) == (4, "Error: gone: \\xfc\n")
+
+
+def test_version(run: Run) -> None:
+    from p2pfwd import __version__
+
+    assert (run("--version").out, run("--version").status) == (f"p2pfwd {__version__}\n", 0)
+
+
+def test_a_strangers_control_characters_do_not_reach_stderr(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.ls"] = errors.RemoteProtocolError("peer said \x1b[2J\u202e")
+    assert run("ls").err == "Error: peer said \\x1b[2J\\u202e\n"
+
+
+def test_run_as_a_module(home: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "p2pfwd.cli.app", "ls"],
+        env=environment(home),
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 3

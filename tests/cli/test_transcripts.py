@@ -1,0 +1,350 @@
+"""Transcripts: what each command prints, to a program and to a person, word for word.
+
+The daemon is a fake one with fixed answers; the terminal is a real one, 80 cells wide.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from p2pfwd.rpc.schema import (
+    AddrsResult,
+    CloseResult,
+    ConnectResult,
+    DisconnectResult,
+    IdResult,
+    LogLevelResult,
+    LsResult,
+    PeersResult,
+    PingResult,
+    StatusResult,
+    StreamCloseResult,
+    StreamLsResult,
+)
+from tests.cli.conftest import Run
+from tests.cli.samples import (
+    CONNECTION,
+    FORWARD,
+    FORWARDED,
+    INBOUND,
+    LISTEN,
+    LISTENED,
+    REACHED,
+    REFUSED,
+    STREAM,
+)
+from tests.support.fake_daemon import OTHER, PEER, FakeDaemon
+
+OnTerminal = Callable[..., str]
+
+
+@pytest.fixture
+def filled(fake: FakeDaemon) -> FakeDaemon:
+    """A fake daemon with one listen, one forward and a stream in each."""
+    fake.answers |= {
+        "p2p.ls": LsResult((LISTEN, FORWARD)),
+        "p2p.stream.ls": StreamLsResult((STREAM, INBOUND)),
+        "swarm.peers": PeersResult((CONNECTION,)),
+    }
+    return fake
+
+
+# --- ls -------------------------------------------------------------------------------------------
+
+
+def test_ls_to_a_program_is_kubos_lines(filled: FakeDaemon, run: Run) -> None:
+    result = run("ls")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        f"/x/web /p2p/{PEER} /ip4/127.0.0.1/tcp/8000\n/x/ssh /ip4/127.0.0.1/tcp/2222{' ' * 35}/p2p/{OTHER}\n"
+    )
+
+
+def test_ls_of_one_listen_is_exactly_kubos_line(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.ls"] = LsResult((LISTEN,))
+    assert run("ls").out == f"/x/web /p2p/{PEER} /ip4/127.0.0.1/tcp/8000\n"
+
+
+def test_ls_headers_come_once_and_when_there_is_nothing_else(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.ls"] = LsResult(())
+    assert run("ls").out == ""
+    assert run("ls", "-v").out == "Protocol Listen Address Target Address\n"
+
+
+def test_ls_streams_follow_after_an_empty_line(filled: FakeDaemon, run: Run) -> None:
+    listeners, streams = run("ls", "--streams", "--headers").out.split("\n\n")
+    assert listeners.splitlines()[0].split() == ["Protocol", "Listen", "Address", "Target", "Address"]
+    assert [line.split()[:2] for line in streams.splitlines()] == [
+        ["ID", "Protocol"],
+        ["7", "/x/ssh"],
+        ["12", "/x/web"],
+    ]
+
+
+def test_ls_json_is_one_document_with_kubos_names(filled: FakeDaemon, run: Run) -> None:
+    document = json.loads(run("ls", "--json").out)
+    assert list(document) == ["Listeners"]
+    first = document["Listeners"][0]
+    assert (first["Protocol"], first["ListenAddress"]) == ("/x/web", f"/p2p/{PEER}")
+    assert first["TargetAddress"] == "/ip4/127.0.0.1/tcp/8000"
+    document = json.loads(run("ls", "--streams", "--json").out)
+    assert [it["HandlerID"] for it in document["Streams"]] == ["7", "12"]
+    assert document["Streams"][0]["OriginAddress"] == "/ip4/127.0.0.1/tcp/51822"
+
+
+def test_ls_json_of_nothing_is_an_empty_list(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.ls"] = LsResult(())
+    fake.answers["p2p.stream.ls"] = StreamLsResult(())
+    assert json.loads(run("ls", "--json", "--streams").out) == {"Listeners": [], "Streams": []}
+
+
+def test_ls_on_a_terminal_fits_80_cells(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
+    assert on_terminal("ls", "--streams") == (
+        "DIR      PROTOCOL  LISTEN          TARGET          STATE      LIVE     IN    OUT\n"
+        "listen   /x/web    12D3…defLcL     127.0.0.1:8000  target        0     0B     0B\n"
+        "                                                   refused\n"
+        "forward  /x/ssh    127.0.0.1:2222  12D3…wvuTHr     ready         1  1.2MB  310kB\n"
+        "/x/web: target 127.0.0.1:8000: connection refused\n"
+        "\n"
+        "ID  PROTOCOL  ORIGIN -> TARGET           AGE     IN    OUT    RATE    PATH   RTT\n"
+        " 7  /x/ssh    127.0.0.1:51822 ->       3m12s  1.2MB  310kB  12kB/s  direct  24ms\n"
+        "              12D3…wvuTHr\n"
+        "12  /x/web    12D3…wvuTHr ->           2h05m  1.2MB  310kB    0B/s  direct     -\n"
+        "              127.0.0.1:8000\n"
+    )
+
+
+def test_ls_on_a_wide_terminal_takes_one_line_each(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
+    lines = on_terminal("ls", "--streams", columns=120).splitlines()
+    assert lines[1].startswith("listen   /x/web    12D3…defLcL     127.0.0.1:8000  target refused     0")
+    assert "127.0.0.1:51822 -> 12D3…wvuTHr" in lines[6]
+    assert len(lines) == 8
+
+
+def test_tables_lose_nothing_when_it_is_narrow(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
+    shown = on_terminal("ls", columns=40)
+    assert "1.2MB" in shown and "310kB" in shown
+
+
+def test_colour_only_on_a_terminal_without_no_color(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
+    assert "\x1b[" in on_terminal("ls", colour=True)
+    assert "\x1b[" not in on_terminal("ls")
+
+
+def test_nothing_is_said_in_words_on_a_terminal(fake: FakeDaemon, on_terminal: OnTerminal) -> None:
+    fake.answers |= {"p2p.ls": LsResult(()), "p2p.stream.ls": StreamLsResult(())}
+    assert on_terminal("ls", "--streams") == "No listens and no forwards.\nNo live streams.\n"
+
+
+# --- streams, close -------------------------------------------------------------------------------
+
+
+def test_stream_ls_to_a_program_is_kubos_lines(filled: FakeDaemon, run: Run) -> None:
+    filled.answers["p2p.stream.ls"] = StreamLsResult((INBOUND,))
+    assert run("stream", "ls").out == f"12 /x/web /p2p/{OTHER} /ip4/127.0.0.1/tcp/8000\n"
+
+
+def test_stream_close_says_what_it_did(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.stream.close"] = StreamCloseResult((STREAM,))
+    assert run("stream", "close", "7").out == "Closed 1 stream.\n"
+    assert fake.called("p2p.stream.close") == [{"id": "7", "all": False}]
+    fake.answers["p2p.stream.close"] = StreamCloseResult(())
+    assert run("stream", "close", "-a").out == "No live streams.\n"
+
+
+@pytest.mark.parametrize(
+    ("closed", "sentence"),
+    [
+        ((), "Nothing matched."),
+        ((LISTEN,), "Closed 1 listen."),
+        ((LISTEN, replace(FORWARD, streams=0)), "Closed 1 forward and 1 listen."),
+        ((FORWARD, FORWARD), "Closed 2 forwards. 2 streams still live: see 'p2pfwd stream ls'."),
+    ],
+)
+def test_close_names_what_it_counts(
+    fake: FakeDaemon, run: Run, closed: tuple[object, ...], sentence: str
+) -> None:
+    fake.answers["p2p.close"] = CloseResult(closed)  # type: ignore[arg-type]
+    result = run("close", "-a")
+    assert (result.status, result.out, result.err) == (0, sentence + "\n", "")
+
+
+def test_close_hands_every_filter_over(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.close"] = CloseResult(())
+    run("close", "-p", "/x/a", "-l", "2222", "-t", "/p2p/Q")
+    assert fake.called("p2p.close") == [
+        {"all": False, "protocol": "/x/a", "listen_address": "2222", "target_address": "/p2p/Q"}
+    ]
+
+
+# --- listen, forward ------------------------------------------------------------------------------
+
+
+def test_listen_says_what_it_means_and_what_to_paste(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = LISTENED
+    result = run("listen", "/x/web", "8000")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        "Sharing /x/web -> 127.0.0.1:8000, which answers.\n"
+        "Any peer that knows this peer ID and the protocol name can connect.\n"
+        "On the other machine, run:\n"
+        f"  p2pfwd forward /x/web 127.0.0.1:18000 /ip4/192.0.2.7/tcp/4101/p2p/{PEER} "
+        f"/ip6/2001:db8::7/tcp/4101/p2p/{PEER}\n"
+        "To stop sharing: p2pfwd close -p /x/web\n"
+    )
+
+
+def test_listen_warns_of_a_target_that_does_not_answer(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = replace(LISTENED, target_check=REFUSED)
+    result = run("listen", "/x/web", "8000")
+    assert result.status == 0
+    assert result.out.startswith("Sharing /x/web -> 127.0.0.1:8000, which does not answer now.\n")
+    assert result.err == (
+        "Warning: target 127.0.0.1:8000: connection refused; streams are reset until it answers\n"
+        "hint: start the service, or close this listen\n"
+    )
+
+
+def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = LISTENED
+    document = json.loads(run("listen", "/x/web", "8000", "--json", "-r").out)
+    assert document["Listener"]["Protocol"] == "/x/web"
+    assert document["TargetCheck"]["Ok"] is True
+    assert document["Command"].startswith("p2pfwd forward /x/web 127.0.0.1:18000 /ip4/192.0.2.7/")
+    assert fake.called("p2p.listen") == [
+        {
+            "protocol": "/x/web",
+            "target": "8000",
+            "allow_custom_protocol": False,
+            "report_peer_id": True,
+            "foreground": False,
+        }
+    ]
+
+
+def test_forward_says_what_to_do_next_and_how_the_peer_was_reached(fake: FakeDaemon, run: Run) -> None:
+    fake.answers |= {"p2p.forward": FORWARDED, "p2p.check": REACHED}
+    result = run("forward", "/x/ssh", "2222", OTHER, f"/ip4/192.0.2.7/tcp/4101/p2p/{OTHER}")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        "Forwarding 127.0.0.1:2222 -> /x/ssh at 12D3…wvuTHr\n"
+        "  ssh -p 2222 localhost\n"
+        "To stop: p2pfwd close -p /x/ssh\n"
+        "The peer answers: direct, round trip 0.42ms, /ip4/192.0.2.7/tcp/4101.\n"
+    )
+    assert fake.called("p2p.forward")[0]["peers"] == [OTHER, f"/ip4/192.0.2.7/tcp/4101/p2p/{OTHER}"]
+
+
+def test_forward_says_why_the_peer_was_not_reached_and_stands(fake: FakeDaemon, run: Run) -> None:
+    check = replace(REFUSED, state="peer-unreachable", reason="no address of the peer answers", hint=None)
+    fake.answers |= {"p2p.forward": FORWARDED, "p2p.check": check}
+    result = run("forward", "/x/ssh", "2222", OTHER)
+    assert result.status == 0
+    assert result.err == (
+        "Warning: no address of the peer answers; the forward stands and tries again at each connection\n"
+    )
+    assert json.loads(run("forward", "/x/ssh", "2222", OTHER, "--json").out)["Check"]["Ok"] is False
+
+
+def test_forward_no_check_does_not_check(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.forward"] = FORWARDED
+    result = run("forward", "/x/ssh", "2222", OTHER, "--no-check")
+    assert (result.status, result.err) == (0, "")
+    assert "The peer answers" not in result.out and not fake.called("p2p.check")
+    assert json.loads(run("forward", "--no-check", "/x/ssh", "2222", OTHER, "--json").out)["Check"] is None
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+def test_swarm_peers(filled: FakeDaemon, run: Run, on_terminal: OnTerminal) -> None:
+    assert run("swarm", "peers").out == f"/ip4/192.0.2.7/tcp/4101/p2p/{OTHER}\n"
+    assert json.loads(run("swarm", "peers", "--json").out)["Peers"][0]["Peer"] == OTHER
+    # The agent's escape sequence, a stranger's words, does not reach the terminal.
+    assert on_terminal("swarm", "peers", columns=100) == (
+        "PEER         ADDRESS         DIR  SECURITY  LIVE    AGE     RTT  AGENT\n"
+        "12D3…wvuTHr  192.0.2.7:4101  out  noise        1  1m01s  0.42ms  kubo/0.22.0/\\x1b[31m\n"
+    )
+
+
+def test_swarm_connect_and_disconnect(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["swarm.connect"] = ConnectResult(CONNECTION)
+    assert run("swarm", "connect", f"/ip4/192.0.2.7/tcp/4101/p2p/{OTHER}").out == (
+        f"Connected to {OTHER} (/ip4/192.0.2.7/tcp/4101, /noise, 0.42ms).\n"
+    )
+    fake.answers["swarm.disconnect"] = DisconnectResult(peer=OTHER, closed=2)
+    assert run("swarm", "disconnect", OTHER).out == f"Closed 2 connections to {OTHER}.\n"
+
+
+def test_swarm_addrs(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["swarm.addrs"] = AddrsResult(PEER, ("/ip4/10.0.0.2/tcp/4011",), ("/ip4/192.0.2.7/tcp/4011",))
+    assert run("swarm", "addrs").out == (
+        "listen    /ip4/10.0.0.2/tcp/4011\nobserved  /ip4/192.0.2.7/tcp/4011\n"
+    )
+
+
+def test_ping_prints_each_and_a_summary(fake: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfwd.cli.swarm.PING_INTERVAL_S", 0)
+    times = iter([0.4, 1.6, 0.4, 1.6])
+    address = "/ip4/192.0.2.7/tcp/4101"
+    fake.answers["ping"] = lambda params: PingResult(OTHER, address, "direct", next(times))
+    assert run("ping", "-n", "2", OTHER).out == (
+        f"12D3…wvuTHr: 0.40ms (direct, {address})\n"
+        f"12D3…wvuTHr: 1.6ms (direct, {address})\n"
+        "2 of 2 answered; round trip: least 0.40ms, mean 1.0ms, most 1.6ms\n"
+    )
+    document = json.loads(run("ping", "-n", "2", OTHER, "--json").out)
+    assert (document["Sent"], document["Received"], document["MaxMilliseconds"]) == (2, 2, 1.6)
+
+
+def test_id(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["id"] = IdResult(
+        PEER, "CAES", (f"/ip4/10.0.0.2/tcp/4011/p2p/{PEER}",), "p2pfwd/0.1.0", "ipfs/0.1.0", ("/x/", "/y")
+    )
+    assert run("id").out == (
+        f"peer ID     {PEER}\n"
+        "public key  CAES\n"
+        "agent       p2pfwd/0.1.0\n"
+        f"addresses   /ip4/10.0.0.2/tcp/4011/p2p/{PEER}\n"
+        "protocols   /x/\n"
+        "            /y\n"
+    )
+    assert json.loads(run("id", "--json").out) == {
+        "ID": PEER,
+        "PublicKey": "CAES",
+        "Addresses": [f"/ip4/10.0.0.2/tcp/4011/p2p/{PEER}"],
+        "AgentVersion": "p2pfwd/0.1.0",
+        "ProtocolVersion": "ipfs/0.1.0",
+        "Protocols": ["/x/", "/y"],
+    }
+
+
+def test_status(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["daemon.status"] = StatusResult(
+        "0.1.0", 42, PEER, 3725.0, home="/h", socket="/h/rpc.sock", log="/h/daemon.log", peers=1,
+        connections=2, listeners=3, streams=4, bytes_in=1500, bytes_out=0, rss_bytes=38_000_000,
+        addresses=("/ip4/10.0.0.2/tcp/4011", "/ip6/::1/tcp/4011"),
+    )  # fmt: skip
+    assert run("status").out == (
+        "daemon     p2pfwd 0.1.0, running for 1h02m, process 42\n"
+        f"peer ID    {PEER}\n"
+        "addresses  /ip4/10.0.0.2/tcp/4011\n"
+        "           /ip6/::1/tcp/4011\n"
+        "tunnels    3 listeners, 4 live streams\n"
+        "peers      1 peer over 2 connections\n"
+        "traffic    1.5kB in, 0B out\n"
+        "memory     38MB\n"
+        "home       /h\n"
+        "socket     /h/rpc.sock\n"
+        "log        /h/daemon.log\n"
+    )
+
+
+def test_log_level(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["log.level"] = LogLevelResult({"swarm": "debug", "rpc": "info"})
+    assert run("log", "level", "swarm", "debug").out == "rpc   info\nswarm debug\n"
+    assert fake.called("log.level") == [{"subsystem": "swarm", "level": "debug"}]
