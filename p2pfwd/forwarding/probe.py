@@ -22,8 +22,8 @@ from p2pfwd.forwarding.listeners_remote import RemoteListener
 from p2pfwd.forwarding.values import READY, UNKNOWN
 
 if TYPE_CHECKING:
-    from p2pfwd.net.stream import Stream
-    from p2pfwd.net.swarm import Conn, Swarm
+    from p2pfwd.net.stream import Carrier, Stream
+    from p2pfwd.net.swarm import Swarm
 
 PREFIX: Final = "/p2pfwd/probe/1.0.0"
 MAX_STATE_BYTES: Final = 64
@@ -44,7 +44,7 @@ _STRANGER_SAYS: Final = {
 class ProbeAnswer:
     """The peer serves the protocol, and this is how its service is."""
 
-    conn: Conn
+    conn: Carrier
     state: str
     reason: str | None
 

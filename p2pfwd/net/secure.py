@@ -159,6 +159,11 @@ class TlsChannel(Channel):
         """Seal and send the first `n` bytes of the pool's `staging` as records."""
         self.conduit.send(memoryview(self._tls.write(self.pool.staging[:n])))
 
+    def eof_received(self) -> None:
+        """An alert may have come just before."""
+        self.data_received(memoryview(b""))
+        super().eof_received()
+
     def _open(self, view: memoryview) -> int:
         for plain in self._tls.read(view):
             if self._owner is not None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal, Protocol
 
 from p2pfwd.core import varint
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     ConnectionLost,
@@ -28,13 +29,33 @@ from p2pfwd.net.conduit import StreamSink
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux.stream import StreamCore
 
-if TYPE_CHECKING:
-    from p2pfwd.net.conn import Conn
-
 Direction = Literal["inbound", "outbound"]
 
 LINGER_S: Final = 15.0
 """How long `close()` lets the remote take to send its FIN before the stream is reset."""
+
+
+class Carrier(Protocol):
+    """What a stream needs of, and shows of, the connection it is on (`net.conn.Conn`)."""
+
+    loop: asyncio.AbstractEventLoop
+    remote_peer: PeerId
+    remote_addr: Multiaddr
+    is_relayed: bool
+    security: str
+
+    @property
+    def rtt_s(self) -> float | None: ...
+    @property
+    def congested(self) -> bool: ...
+    def begin_frame(self, max_payload: int) -> memoryview: ...
+    def end_frame(self, core: StreamCore, n: int) -> None: ...
+    def send_small(self, core: StreamCore, data: bytes) -> None: ...
+    def consumed(self, core: StreamCore, n: int) -> None: ...
+    def wait_to_send(self, stream: Stream) -> None: ...
+    def stop_waiting(self, stream: Stream) -> None: ...
+    def finish_stream(self, core: StreamCore) -> None: ...
+    def reset_stream(self, stream: Stream) -> None: ...
 
 
 class Stream:
@@ -44,6 +65,7 @@ class Stream:
         "_buffer",
         "_eof",
         "_error",
+        "_finish_due",
         "_negotiation",
         "_on_negotiated",
         "_read_waiter",
@@ -56,7 +78,7 @@ class Stream:
         "protocol",
     )
 
-    def __init__(self, conn: Conn, core: StreamCore, direction: Direction) -> None:
+    def __init__(self, conn: Carrier, core: StreamCore, direction: Direction) -> None:
         self.conn = conn
         self.direction: Direction = direction
         self.protocol: str | None = None
@@ -64,6 +86,7 @@ class Stream:
         self._buffer = bytearray()
         self._eof = False
         self._error: P2PForwardError | None = None
+        self._finish_due = False
         self._sink: StreamSink | None = None
         self._read_waiter: asyncio.Future[None] | None = None
         self._write_waiter: asyncio.Future[None] | None = None
@@ -116,6 +139,8 @@ class Stream:
             return
         self.protocol = negotiation.selected
         self._negotiation = None
+        if self._finish_due:
+            self.close_write()
         leftover = negotiation.leftover()
         self.consumed(len(view) - len(leftover))
         done, self._on_negotiated = self._on_negotiated, None
@@ -311,8 +336,14 @@ class Stream:
     # --- ending -----------------------------------------------------------------------------------
 
     def close_write(self) -> None:
-        """Half-close: FIN after what was written. Idempotent."""
-        if self.core.can_send:
+        """Half-close: FIN after what was written. Idempotent.
+
+        It waits for the answer to a proposal that data rode along with: js-libp2p 3.3 forgets a FIN that
+        comes while it still negotiates, and its application never sees the end.
+        """
+        if self._negotiation is not None:
+            self._finish_due = True
+        elif self.core.can_send:
             self.conn.finish_stream(self.core)
 
     async def close(self) -> None:
@@ -331,7 +362,7 @@ class Stream:
         self._fail(StreamReset("the stream was reset here", by="local"))
 
 
-def lost(conn: Conn, cause: Exception | None) -> ConnectionLost:
+def lost(conn: Carrier, cause: Exception | None) -> ConnectionLost:
     """The error of every stream of a connection that ended."""
     because = f": {cause}" if cause is not None else ""
     return ConnectionLost(f"the connection to {conn.remote_peer} was lost{because}")

@@ -121,9 +121,9 @@ class Swarm:
                 found[addr] = None
         return interfaces.best_first(list(found))
 
-    def note_observed(self, conn: Conn, addr: Multiaddr) -> None:
-        """A peer says it sees us at `addr`."""
-        self._observed[conn.remote_peer] = addr
+    def note_observed(self, observer: PeerId, addr: Multiaddr) -> None:
+        """A connected peer says it sees us at `addr`."""
+        self._observed[observer] = addr
 
     def observed_addrs(self) -> list[Multiaddr]:
         """As connected peers see this node."""

@@ -8,8 +8,9 @@ Rules:
   proves is judged by `wire.tls_cert`, during the handshake, so that a refusal is answered by an alert.
 - A TLS 1.3 client is done before the server has looked at its certificate: a refusal arrives as an
   alert at the first `read`. Callers count a connection as made when its first bytes have come.
-- One certificate and one context per handshake: nothing links two connections, and no
-  session can be resumed. The client offers no name (SNI); the server hands out no tickets.
+- One certificate and one context per handshake: nothing links two connections, and no session can be
+  resumed: OpenSSL's tickets, which pyOpenSSL cannot turn off in TLS 1.3, die with the context that
+  could open them. The client offers no name (SNI).
 - OpenSSL is loaded by the first handshake, not by this module: a node that only speaks Noise never
   pays its 5 MB.
 """
@@ -20,9 +21,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from ..core.keys import PrivateKey, PublicKey
-from ..core.peer_id import PeerId
-from ..errors import (
+from p2pfwd.core.keys import PrivateKey, PublicKey
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import (
     HandshakeFailed,
     LocalProtocolError,
     PeerIdMismatch,
@@ -209,7 +210,7 @@ class TlsHandshake:
         from cryptography import x509
         from OpenSSL import SSL
 
-        from ..wire.tls_cert import make_certificate
+        from p2pfwd.wire.tls_cert import make_certificate
 
         der, key = make_certificate(identity, self._now)
         # Any: the stubs on PyPI are older than the types pyOpenSSL ships.
@@ -233,7 +234,7 @@ class TlsHandshake:
         """Called by OpenSSL, several times for one certificate; an exception becomes an alert."""
         from cryptography.hazmat.primitives.serialization import Encoding
 
-        from ..wire.tls_cert import verify_certificate
+        from p2pfwd.wire.tls_cert import verify_certificate
 
         if depth > 0:
             raise HandshakeFailed("tls: the peer sent more than one certificate")

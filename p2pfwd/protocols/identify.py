@@ -50,18 +50,18 @@ class Identify:
     def _connected(self, conn: Conn) -> None:
         self._swarm.spawn(self._ask(conn), "identify")
 
-    def message(self, conn: Conn) -> bytes:
-        """What we tell the peer of this connection."""
+    def message(self, remote_addr: Multiaddr) -> bytes:
+        """What we tell a peer that is seen at `remote_addr`."""
         swarm = self._swarm
         self._sequence = max(self._sequence + 1, time.time_ns())
-        addrs = tuple(visible(swarm.listen_addrs(), conn.remote_addr))
+        addrs = tuple(visible(swarm.listen_addrs(), remote_addr))
         record = PeerRecord(swarm.peer_id, self._sequence, addrs).to_signed(swarm.identity)
         return wire.encode(
             wire.IdentifyMessage(
                 public_key=swarm.identity.public_key.to_protobuf(),
                 listen_addrs=addrs,
                 protocols=tuple(swarm.protocols()),
-                observed_addr=conn.remote_addr,
+                observed_addr=remote_addr,
                 protocol_version=PROTOCOL_VERSION,
                 agent_version=self.agent_version,
                 signed_peer_record=record,
@@ -69,7 +69,7 @@ class Identify:
         )
 
     async def _answer(self, stream: Stream) -> None:
-        await stream.write_delimited(self.message(stream.conn))
+        await stream.write_delimited(self.message(stream.conn.remote_addr))
         await stream.close()
 
     async def _pushed(self, stream: Stream) -> None:
@@ -105,7 +105,7 @@ class Identify:
         told = visible(addrs, conn.remote_addr)
         store.add_addrs(conn.remote_peer, told, peerstore.CONNECTED_TTL_S, "identify")
         if message.observed_addr is not None:
-            self._swarm.note_observed(conn, message.observed_addr)
+            self._swarm.note_observed(conn.remote_peer, message.observed_addr)
 
     async def push(self) -> None:
         """Tell every connected peer that takes pushes what changed here."""
@@ -115,5 +115,5 @@ class Identify:
 
     async def _push(self, conn: Conn) -> None:
         stream = await conn.open_stream([wire.PUSH], TIMEOUT_S)
-        await stream.write_delimited(self.message(conn))
+        await stream.write_delimited(self.message(conn.remote_addr))
         await stream.close()

@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import Final
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError, StreamReset, TimedOut
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.stream import Stream
@@ -23,16 +24,16 @@ class Ping:
     """The service; registers itself on the swarm."""
 
     def __init__(self, swarm: Swarm) -> None:
-        self._serving: dict[Conn, int] = {}
+        self._serving: dict[PeerId, int] = {}
         swarm.set_stream_handler(wire.ID, self._answer)
 
     async def _answer(self, stream: Stream) -> None:
-        conn = stream.conn
-        serving = self._serving.get(conn, 0)
+        peer = stream.remote_peer
+        serving = self._serving.get(peer, 0)
         if serving >= MAX_STREAMS_PER_PEER:
             stream.reset()
             return
-        self._serving[conn] = serving + 1
+        self._serving[peer] = serving + 1
         try:
             while True:
                 async with asyncio.timeout(IDLE_S):
@@ -47,9 +48,9 @@ class Ping:
         except StreamReset:
             pass  # how many implementations end a ping
         finally:
-            self._serving[conn] -= 1
-            if not self._serving[conn]:
-                del self._serving[conn]
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
 
     async def ping(self, conn: Conn, timeout_s: float) -> float:
         """One round trip on a stream of its own; seconds, negotiation not counted.

@@ -18,12 +18,12 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from ..core.multiaddrs import Multiaddr
-from ..core.pb import identify_pb2
-from ..core.peer_id import PeerId
-from ..core.record import InvalidRecord, PeerRecord
-from ..errors import InvalidMultiaddr, RemoteProtocolError
-from .multistream import MAX_TOKEN_BYTES
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.pb import identify_pb2
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.record import InvalidRecord, PeerRecord
+from p2pfwd.errors import InvalidMultiaddr, RemoteProtocolError
+from p2pfwd.wire.multistream import MAX_TOKEN_BYTES
 
 ID: Final = "/ipfs/id/1.0.0"
 PUSH: Final = "/ipfs/id/push/1.0.0"

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from ..core import varint
-from ..errors import LocalProtocolError, ProtocolNotSupported, RemoteProtocolError
+from p2pfwd.core import varint
+from p2pfwd.errors import LocalProtocolError, ProtocolNotSupported, RemoteProtocolError
 
 MULTISTREAM: Final = "/multistream/1.0.0"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..errors import RemoteProtocolError
+from p2pfwd.errors import RemoteProtocolError
 
 ID: Final = "/ipfs/ping/1.0.0"
 

@@ -28,8 +28,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
-from ..core.keys import PrivateKey, PublicKey
-from ..errors import HandshakeFailed, InvalidKey
+from p2pfwd.core.keys import PrivateKey, PublicKey
+from p2pfwd.errors import HandshakeFailed, InvalidKey
 
 EXTENSION_OID: Final = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 

@@ -14,7 +14,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from ...errors import LocalProtocolError, RemoteProtocolError
+from p2pfwd.errors import LocalProtocolError, RemoteProtocolError
 
 LENGTH_BYTES: Final = 2
 """Big-endian length in front of every Noise message; it counts the tag, not itself."""

@@ -18,12 +18,12 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from ...core.keys import PrivateKey, PublicKey
-from ...core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
-from ...core.peer_id import PeerId
-from ...errors import HandshakeFailed, InvalidKey, LocalProtocolError, PeerIdMismatch
-from .cipher import LENGTH_BYTES, OpenCipher, SealCipher
-from .xx import NoiseXX
+from p2pfwd.core.keys import PrivateKey, PublicKey
+from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError, PeerIdMismatch
+from p2pfwd.wire.noise.cipher import LENGTH_BYTES, OpenCipher, SealCipher
+from p2pfwd.wire.noise.xx import NoiseXX
 
 PROTOCOL: Final = "/noise"
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from ...errors import HandshakeFailed, LocalProtocolError
+from p2pfwd.errors import HandshakeFailed, LocalProtocolError
 
 PROTOCOL_NAME: Final = b"Noise_XX_25519_ChaChaPoly_SHA256"
 """Exactly one hash long, so it is the first hash as it stands."""
