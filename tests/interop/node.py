@@ -66,3 +66,12 @@ def full_address(node: Host) -> str:
 def address(peer: Peer) -> Multiaddr:
     """Where a peer is, without its ID."""
     return Multiaddr.parse(peer.addrs[0]).without_peer_id()
+
+
+SERVE = {"kubo": "listen", "p2pd": "handle", "js": "handle"}
+"""Each kind's word for `p2p listen`."""
+
+
+async def serve(peer: Peer, protocol: str, target: str) -> None:
+    """Have a peer listen for `protocol` on behalf of `target`."""
+    await ask(peer, SERVE[peer.kind], proto=protocol, target=target)

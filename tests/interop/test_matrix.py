@@ -20,7 +20,7 @@ from p2pfwd.net import upgrader
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.secure import NOISE, TLS
 from tests.interop.conftest import Start
-from tests.interop.node import LOOPBACK, Cell, address, ask, forwarding, full_address, host
+from tests.interop.node import LOOPBACK, Cell, address, ask, forwarding, full_address, host, serve
 from tests.interop.peers.process import Peer
 from tests.support import sockets
 from tests.support.sockets import Payload, Received, TcpServer
@@ -31,7 +31,6 @@ CELLS = [
     for values in itertools.product(KINDS, (NOISE, TLS), (True, False), (KeyType.ED25519, KeyType.RSA))
 ]
 AGENTS = {"kubo": "kubo/0.22.0", "p2pd": "p2pd/", "js": "js-libp2p/"}
-SERVE = {"kubo": "listen", "p2pd": "handle", "js": "handle"}
 BULK = {"kubo": 100_000_000, "p2pd": 20_000_000, "js": 20_000_000}
 """Bytes each way through each kind: the full measure through Kubo, the product's other end."""
 
@@ -109,7 +108,7 @@ def test_forward_to_the_peers_listener(peer: Start, cell: Cell) -> None:
             ports: list[int] = []
             for name, target in targets.items():
                 protocol = f"/x/to-{cell}/{name}"
-                await ask(other, SERVE[cell.kind], proto=protocol, target=target.address)
+                await serve(other, protocol, target.address)
                 listener = await service.forward(protocol, LOOPBACK, other.id)
                 endpoint = tcp_endpoint(listener.listen_address)
                 assert endpoint is not None

@@ -12,12 +12,11 @@ import pytest
 
 from p2pfwd.core.keys import KeyType
 from tests.interop.conftest import Start
+from tests.interop.node import SERVE
 from tests.support import sockets
 from tests.support.sockets import Payload, TcpServer
 
 KINDS = ("kubo", "p2pd", "js")
-SERVE = {"kubo": "listen", "p2pd": "handle", "js": "handle"}
-"""Each kind's word for `p2p listen`."""
 
 
 @pytest.mark.parametrize("key_type", [KeyType.ED25519, KeyType.RSA])

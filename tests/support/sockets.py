@@ -13,6 +13,7 @@ import random
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,15 @@ class TcpServer:
             with self._lock:
                 self._live.discard(conn)
             conn.close()
+
+    def idle(self, timeout_s: float) -> bool:
+        """Wait until every connection accepted so far has been served; False when it takes longer."""
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            threads = self._threads[1:]
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def close(self) -> None:
         """Stop listening, shut every connection down, join the threads; raises a handler's own error."""
