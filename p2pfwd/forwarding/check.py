@@ -39,7 +39,7 @@ async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float
             answer = await probe(swarm, peer, protocol, timeout_s)
             conn = answer.conn
             elapsed_s = time.monotonic() - started
-            rtt_s = conn.rtt_s if conn.rtt_s is not None else await conn.measure_rtt(timeout_s)
+            rtt_s = await conn.measure_rtt(timeout_s)
     except TimeoutError:
         return _failure(TimedOut(f"the peer did not answer within {timeout_s:g} s"), started)
     except P2PForwardError as exc:

@@ -374,7 +374,8 @@ class Conn:
         rtt = self.loop.time() - self._pinged_at
         self._pinged_at = None
         old = self._session.rtt_s
-        self._session.rtt_s = rtt if old is None else (3 * old + rtt) / 4
+        # The first sample includes the handshake's tail, so a better one replaces it at once.
+        self._session.rtt_s = rtt if old is None or rtt < old else (3 * old + rtt) / 4
         if self._pong is not None and not self._pong.done():
             self._pong.set_result(rtt)
 
