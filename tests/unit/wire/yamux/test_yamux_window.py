@@ -1,0 +1,94 @@
+"""Pins flow control on the receiving side: when credit is granted, how windows grow, what bounds them."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
+from p2pfwd.wire.yamux.window import (
+    GROWTH_ROUND_TRIPS,
+    MAX_WINDOW_BYTES,
+    SESSION_BUDGET_BYTES,
+    ReceiveWindow,
+    WindowBudget,
+)
+
+RTT_S = 0.05
+SLOW_S = GROWTH_ROUND_TRIPS * RTT_S
+FAST_S = SLOW_S - 0.001
+
+
+def consume(window: ReceiveWindow, nbytes: int, now: float, budget: WindowBudget) -> int:
+    """The peer sends `nbytes`, the application takes them: the credit granted for it."""
+    window.credit -= nbytes
+    return window.top_up(now, RTT_S, budget) if window.due(nbytes) else 0
+
+
+def test_credit_is_granted_at_half_the_window_and_not_before() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    half = INITIAL_WINDOW_BYTES // 2
+    assert consume(window, half - 1, 0.0, budget) == 0
+    assert consume(window, 1, 0.0, budget) == half
+    assert window.credit == window.size == INITIAL_WINDOW_BYTES
+
+
+@pytest.mark.parametrize(
+    ("between_s", "rtt_s", "grows"),
+    [(FAST_S, RTT_S, True), (SLOW_S, RTT_S, False), (10.0, RTT_S, False), (0.0, None, False)],
+)
+def test_the_window_doubles_when_two_top_ups_fall_within_four_round_trips(
+    between_s: float, rtt_s: float | None, grows: bool
+) -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    half = INITIAL_WINDOW_BYTES // 2
+    deltas = []
+    for now in (100.0, 100.0 + between_s):
+        window.credit -= half
+        assert window.due(half)
+        deltas.append(window.top_up(now, rtt_s, budget))
+    assert deltas[0] == half, "nothing is known before the second"
+    assert deltas[1] == half + (INITIAL_WINDOW_BYTES if grows else 0)
+    assert window.size == INITIAL_WINDOW_BYTES * (2 if grows else 1) == window.credit
+
+
+def grow(window: ReceiveWindow, budget: WindowBudget) -> None:
+    for turn in range(20):
+        consume(window, window.size // 2, turn * 0.001, budget)
+
+
+def test_a_window_stops_growing_at_sixteen_mebibytes() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    grow(window, budget)
+    assert window.size == MAX_WINDOW_BYTES == 16 << 20
+    assert budget.left == SESSION_BUDGET_BYTES - MAX_WINDOW_BYTES + INITIAL_WINDOW_BYTES
+
+
+@pytest.mark.parametrize("count", [1, 2, 20, 300])
+def test_windows_that_grow_together_share_the_sessions_budget(count: int) -> None:
+    budget = WindowBudget()
+    windows = [ReceiveWindow() for _ in range(count)]
+    for turn in range(20):
+        for window in windows:
+            consume(window, window.size // 2, turn * 0.001, budget)
+    sizes = [window.size for window in windows]
+    assert sum(sizes) - count * INITIAL_WINDOW_BYTES + budget.left == SESSION_BUDGET_BYTES
+    assert budget.left >= 0
+    assert max(sizes) <= 2 * min(sizes), "none is much faster than another for good"
+
+
+def test_streams_that_come_when_the_budget_is_taken_keep_the_initial_window() -> None:
+    budget = WindowBudget()
+    for _ in range(100):
+        grow(ReceiveWindow(), budget)
+    assert 0 <= budget.left < SESSION_BUDGET_BYTES
+    late = ReceiveWindow()
+    for turn in range(3):
+        assert consume(late, late.size // 2, turn * 0.001, budget) >= INITIAL_WINDOW_BYTES // 2
+
+
+def test_release_gives_the_growth_back_once() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    grow(window, budget)
+    window.release(budget)
+    window.release(budget)
+    assert budget.left == SESSION_BUDGET_BYTES
