@@ -17,6 +17,7 @@ from typing import Final
 
 from p2pfwd.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitExceeded
 from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux.ids import RemoteIds
 from p2pfwd.wire.yamux.stream import Input, State, StreamCore
 from p2pfwd.wire.yamux.window import WindowBudget
 
@@ -94,7 +95,7 @@ class Session:
         self.remote_went_away = False
         self._next_id = 1 if client else 2
         self._remote_parity = 0 if client else 1
-        self._last_remote_id = 0
+        self._remote_ids = RemoteIds(self._remote_parity)
         self._max_inbound = max_inbound_streams
         self._inbound = 0
         self._unacked = 0
@@ -200,13 +201,9 @@ class Session:
             self._fin_received(stream, events)
 
     def _syn_received(self, stream_id: int, payload: int, events: list[Event]) -> StreamCore | None:
-        if stream_id == 0 or stream_id & 1 != self._remote_parity:
-            raise RemoteProtocolError(f"yamux: the peer may not open stream {stream_id}")
-        if stream_id <= self._last_remote_id:
-            raise RemoteProtocolError(f"yamux: stream {stream_id} was opened before")
+        self._remote_ids.open(stream_id)
         if payload > f.INITIAL_WINDOW_BYTES:
             raise RemoteProtocolError(f"yamux: {payload} bytes with the SYN of stream {stream_id}")
-        self._last_remote_id = stream_id
         if self._inbound >= self._max_inbound:
             self._queue(f.WINDOW_UPDATE, f.RST, stream_id, 0)
             return None

@@ -26,7 +26,7 @@ VIOLATIONS = {
     "data after FIN": OPEN_FIN + f.encode_header(f.DATA, 0, 1, 1),
     "a duplicate SYN": OPEN + OPEN,
     "a SYN of an id used up": OPEN + f.encode_header(f.WINDOW_UPDATE, f.RST, 1, 0) + OPEN,
-    "a SYN that goes back": f.encode_header(f.WINDOW_UPDATE, f.SYN, 5, 0) + OPEN,
+    "a late SYN that comes twice": f.encode_header(f.WINDOW_UPDATE, f.SYN, 5, 0) + OPEN + OPEN,
     "a SYN of our parity": f.encode_header(f.WINDOW_UPDATE, f.SYN, 2, 0),
     "a SYN of stream 0": f.encode_header(f.WINDOW_UPDATE, f.SYN, 0, 0),
     "another version": b"\x01" + bytes(11),
