@@ -1,0 +1,180 @@
+"""The man pages say what the program does: every command, option, exit status, setting, method, error code.
+
+Both ways: what the program has and a page lacks fails, and what a page has and the program lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfwd import errors
+from p2pfwd.cli.app import root_command
+from p2pfwd.daemon.config import Config, Settings
+from p2pfwd.rpc import schema
+
+MAN = Path(__file__).parents[2] / "man"
+PAGES = ("p2pfwd.1", "p2pfwd-daemon.8", "p2pfwd-rpc.7")
+
+
+def sections(page: str, macro: str) -> dict[str, list[str]]:
+    """Lines below each heading of a page: `Sh` or `Ss`."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in (MAN / page).read_text().splitlines():
+        if line.startswith(f".{macro} "):
+            lines = found[line.split(" ", 1)[1]] = []
+        elif line.startswith(".Sh "):
+            lines = []
+        else:
+            lines.append(line)
+    return found
+
+
+def flags(lines: list[str]) -> set[str]:
+    """The options that the tags of a list name: `.It Fl f , Fl \\-foreground` is -f and --foreground."""
+    words = [word for line in lines if line.startswith(".It Fl ") for word in line.split()]
+    named = {words[index + 1] for index, word in enumerate(words) if word.endswith("Fl")}
+    return {"-" + word.replace("\\", "") for word in named}
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command that is no group, by its words."""
+    command = command or root_command()
+    context = command.context_class(command, info_name="p2pfwd")
+    for name in command.list_commands(context):
+        found = command.get_command(context, name)
+        if hasattr(found, "commands"):
+            yield from commands(found, (*path, name))
+        else:
+            yield " ".join((*path, name)), found
+
+
+COMMANDS = dict(commands())
+
+
+def test_the_commands_are_those_of_the_program() -> None:
+    described = [name for name in sections("p2pfwd.1", "Ss") if name[0].islower()]
+    assert described == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_options_of_a_command(name: str) -> None:
+    lines = sections("p2pfwd.1", "Ss")[name]
+    options = [it for it in COMMANDS[name].params if it.param_type_name == "option"]
+    assert flags(lines) == {spelling for option in options for spelling in option.opts}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_arguments_of_a_command(name: str) -> None:
+    synopsis = next(line for line in sections("p2pfwd.1", "Ss")[name] if line.startswith(".D1 "))
+    assert synopsis.startswith(f".D1 Nm Cm {name}")
+    arguments = [it for it in COMMANDS[name].params if it.param_type_name == "argument"]
+    for argument in arguments:
+        word = argument.metavar.removesuffix("...")
+        assert re.search(rf"\b{word}\b", synopsis), argument.metavar
+        assert (argument.nargs == -1) == (f"{word} ..." in synopsis)
+
+
+def test_the_options_of_every_command() -> None:
+    options = [it for it in root_command().params if it.param_type_name == "option"]
+    spelled = {spelling for option in options for spelling in option.opts}
+    described = flags(sections("p2pfwd.1", "Ss")["Options for every command"])
+    assert described == spelled | {"-h", "--help"}
+
+
+def test_the_exit_statuses() -> None:
+    lines = sections("p2pfwd.1", "Sh")["EXIT STATUS"]
+    assert [int(line[4:]) for line in lines if line.startswith(".It ")] == [
+        int(it) for it in errors.ExitStatus
+    ]
+
+
+def test_the_settings() -> None:
+    lines = sections("p2pfwd-daemon.8", "Sh")["SETTINGS"]
+    tags = [line.removeprefix(".It Va ") for line in lines if line.startswith(".It Va ")]
+    defaults = [line.removeprefix("Default: ") for line in lines if line.startswith("Default: ")]
+    entries = list(Config(Settings(), {}).entries())
+    assert dict(zip(tags, defaults, strict=True)) == {it.key: json.dumps(it.default) for it in entries}
+
+
+def test_the_options_of_the_daemon() -> None:
+    options = [it for it in COMMANDS["daemon"].params if it.param_type_name == "option"]
+    described = flags(sections("p2pfwd-daemon.8", "Sh")["DESCRIPTION"])
+    assert described == {spelling for option in options for spelling in option.opts}
+
+
+def test_the_methods_of_the_rpc() -> None:
+    described = [name for name in sections("p2pfwd-rpc.7", "Ss") if name[0].islower()]
+    assert described == list(schema.METHODS)
+
+
+@pytest.mark.parametrize("method", schema.METHODS)
+def test_the_parameters_and_results_of_a_method(method: str) -> None:
+    params, result = schema.METHODS[method]
+    lines = sections("p2pfwd-rpc.7", "Ss")[method]
+    described = [line.removeprefix(".It Va ") for line in lines if line.startswith(".It Va ")]
+    required = [f.name + " *" if f.default is MISSING else f.name for f in fields(params)]
+    assert described == required
+    if result is schema.Check:
+        assert ".Sx Check ." in lines
+    else:
+        assert members(lines) == [schema.wire_name(f) for f in fields(result)]
+
+
+@pytest.mark.parametrize("kind", [schema.Listener, schema.Stream, schema.Peer, schema.Check])
+def test_the_objects_of_the_rpc(kind: Any) -> None:
+    assert members(sections("p2pfwd-rpc.7", "Ss")[kind.__name__]) == [
+        schema.wire_name(f) for f in fields(kind)
+    ]
+
+
+def members(lines: list[str]) -> list[str]:
+    return [line.removeprefix(".It Vt ") for line in lines if line.startswith(".It Vt ")]
+
+
+def test_the_topics_of_the_rpc() -> None:
+    lines = sections("p2pfwd-rpc.7", "Sh")["EVENTS"]
+    tags = [line.removeprefix(".It Cm ") for line in lines if line.startswith(".It Cm ")]
+    assert tuple(tags) == schema.TOPICS
+
+
+def test_the_error_codes_and_their_exit_statuses() -> None:
+    found = [it for it in vars(errors).values() if isinstance(it, type)]
+    codes = {it.code: int(it.exit_status) for it in found if issubclass(it, errors.P2PForwardError)}
+    lines = sections("p2pfwd-rpc.7", "Sh")["ERRORS"]
+    tags = [re.fullmatch(r"\.It Er (\S+) Pq (\d+)", line) for line in lines if line.startswith(".It ")]
+    assert {tag[1]: int(tag[2]) for tag in tags if tag} == codes
+
+
+def test_the_limits_of_the_rpc() -> None:
+    text = (MAN / "p2pfwd-rpc.7").read_text()
+    from p2pfwd.rpc import codec, events
+
+    assert f"may have {schema.MAX_LINE_BYTES} bytes" in text
+    assert f"at most {codec.MAX_ID_CHARS} characters" in text
+    assert f"up to {events.MAX_QUEUED_EVENTS} of them" in text
+    assert f'"rpc":{schema.RPC_MAJOR}' in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_is_sound_mdoc(page: str) -> None:
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    done = subprocess.run(
+        ["groff", "-mdoc", "-Tutf8", "-ww", str(MAN / page)], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) > 50
+
+
+def test_every_page_is_there() -> None:
+    assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
