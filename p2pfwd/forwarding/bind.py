@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import stat
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint, unix_path
 from p2pfwd.errors import AddressInUse, BindFailed, InvalidMultiaddr
 from p2pfwd.net.acceptor import BACKLOG, bind_failure
+
+log = logging.getLogger("p2pfwd.forwarding")
 
 MAX_UNIX_PATH_BYTES: Final = 107
 """sun_path is 108 bytes with its final zero (unix(7))."""
@@ -45,10 +47,13 @@ class BoundSocket:
         """Unlink the unix socket's file, unless somebody has replaced it."""
         if self.path is None:
             return
-        with suppress(FileNotFoundError):
-            found = os.lstat(self.path)
-            if _identity(found) == self.identity:
+        try:
+            if _identity(os.lstat(self.path)) == self.identity:
                 os.unlink(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            log.warning("cannot remove the socket file %s: %s", self.path, exc.strerror)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int, int]:

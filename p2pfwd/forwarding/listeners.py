@@ -89,7 +89,7 @@ class Listener(ABC):
         """
 
     @abstractmethod
-    def stream_ended(self, error: Exception | None, bytes_in: int) -> None:
+    def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """One of its streams is over; `error` is None if both sides finished."""
 
     def describe(self) -> str:

@@ -66,6 +66,7 @@ class LocalListener(Listener):
         self._opening: dict[socket.socket, asyncio.Task[None]] = {}
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
+        self._reset_id = -1  # of the stream that was reset last before any answer
         if bound.path is None and address_class(bound.address) is not AddressClass.LOOPBACK:
             log.warning("%s: other machines can connect to %s", self.describe(), bound.address)
 
@@ -98,18 +99,24 @@ class LocalListener(Listener):
         if self.health.state == READY:
             self.told(UNKNOWN, None, None)
 
-    def stream_ended(self, error: Exception | None, bytes_in: int) -> None:
+    def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """What the end of a stream says about the peer."""
         if isinstance(error, ProtocolNotSupported | ConnectionLost):
             self.failed(error)
-        elif isinstance(error, StreamReset) and error.details.get("by") == "remote" and not bytes_in:
+        elif bytes_in:
+            self.stream_answered(stream_id)
+        elif isinstance(error, StreamReset) and error.details.get("by") == "remote":
+            self._reset_id = stream_id
             self.failed(
                 StreamReset(
                     "the peer took the stream and reset it before any answer",
                     hint="its service may be down, or it does not want this node: see `p2pfwd ls` there",
                 )
             )
-        elif bytes_in:
+
+    def stream_answered(self, stream_id: int) -> None:
+        """The peer sent something on a stream: takes back what an earlier one's reset made us say."""
+        if self.health.state == StreamReset.code and stream_id > self._reset_id:
             self.worked()
 
     def _exhausted(self, exc: OSError | None) -> None:

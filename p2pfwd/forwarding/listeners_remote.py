@@ -136,7 +136,7 @@ class RemoteListener(Listener):
         self._streams.remove(entry)
         self.failed(error)
 
-    def stream_ended(self, error: Exception | None, bytes_in: int) -> None:
+    def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """Says nothing about the target: it answered, or there would have been no stream."""
 
     def glance(self) -> str:

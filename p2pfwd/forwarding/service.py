@@ -176,8 +176,10 @@ class Forwarding:
         """Every listen and forward, in the order in which they came."""
         live = self._streams.live_bytes()
         for listener in self._listeners.all():
-            if listener.health.state == StreamReset.code and live.get(listener.id, (0, 0))[0]:
-                listener.worked()  # a live stream brings bytes: what was said of an earlier one is past
+            if isinstance(listener, LocalListener) and listener.health.state == StreamReset.code:
+                newest = self._streams.newest_answered(listener)
+                if newest is not None:
+                    listener.stream_answered(newest)
         return [listener.info(*live.get(listener.id, (0, 0))) for listener in self._listeners.all()]
 
     def streams(self) -> list[StreamInfo]:

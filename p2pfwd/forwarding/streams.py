@@ -63,7 +63,7 @@ class StreamEntry:
     def ended(self, splice: Splice) -> None:
         """From the splice, once: both directions are over."""
         self._registry.remove(self)
-        self.listener.stream_ended(splice.error, splice.bytes_in)
+        self.listener.stream_ended(self.id, splice.error, splice.bytes_in)
 
     def info(self, now: float) -> StreamInfo:
         """A snapshot; moves the mark from which the next rate counts."""
@@ -230,6 +230,13 @@ class StreamRegistry:
                     bytes_out + entry.splice.bytes_out,
                 )
         return sums
+
+    def newest_answered(self, listener: Listener) -> int | None:
+        """Id of the newest live stream of `listener` on which the peer has sent something."""
+        for entry in reversed(self._entries.values()):
+            if entry.listener is listener and entry.splice is not None and entry.splice.bytes_in:
+                return entry.id
+        return None
 
     async def wait_empty(self) -> None:
         """Return when no stream is left."""

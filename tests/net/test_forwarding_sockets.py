@@ -25,8 +25,8 @@ from p2pfwd.errors import (
 )
 from p2pfwd.forwarding.bind import BoundSocket, bind
 from p2pfwd.forwarding.target import Target
-from p2pfwd.net.acceptor import bind_failure
-from tests.net.forwarding_rig import LOOPS, FullBacklog
+from p2pfwd.net.acceptor import Acceptor, bind_failure
+from tests.net.forwarding_rig import ANY_PORT, LOOPS, FullBacklog
 from tests.support.sockets import TcpServer, echo, refusing_port
 
 Run = Callable[[Awaitable[object]], object]
@@ -167,6 +167,31 @@ def test_the_file_of_a_successor_is_not_removed(home: Path) -> None:
 def test_unix_paths_that_cannot_be_say_why(path: str, words: str) -> None:
     with pytest.raises(BindFailed, match=words):
         bound(f"/unix{path}")
+
+
+def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
+        made = await bind(ANY_PORT, loop)
+        acceptor = Acceptor(made.sock, loop, arrived.put_nowait)
+        address = made.sock.getsockname()
+        acceptor.pause()
+        acceptor.pause()
+        with socket.create_connection(address, 20), socket.create_connection(address, 20):
+            await asyncio.sleep(0.02)
+            assert arrived.empty()
+            acceptor.resume()
+            acceptor.resume()
+            for _ in range(2):
+                async with asyncio.timeout(10):
+                    (await arrived.get()).close()
+            acceptor.pause()
+        acceptor.close()
+        acceptor.resume()
+        acceptor.close()
+
+    run(main())
 
 
 # --- targets --------------------------------------------------------------------------------------

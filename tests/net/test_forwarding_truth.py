@@ -77,7 +77,8 @@ def test_d01_the_services_half_close_arrives_and_it_still_reads(pair: Pair, size
                     conn.sendall(part)
         with pair.settled():
             pass
-    assert uploads == [Payload(size, seed=turn).digest() for turn in range(times)]
+    # One may end after its successor.
+    assert sorted(uploads) == sorted(Payload(size, seed=turn).digest() for turn in range(times))
 
 
 @pytest.mark.parametrize(("size", "times"), SIZES)

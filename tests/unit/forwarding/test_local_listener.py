@@ -251,9 +251,33 @@ def test_a_peer_that_resets_before_any_answer_is_a_state_until_bytes_come(
         await turns()
         assert state(service)[0] == "stream-reset", "an accepted stream alone proves nothing"
         splices[1].bytes_in = 5
-        assert state(service)[0] == "ready"
+        assert state(service)[0] == "ready", "asked while it is alive"
         splices[1].end(StreamReset("reset", by="remote"))
         assert state(service)[0] == "ready", "it answered before"
+        await service.aclose()
+
+    asyncio.run(main())
+
+
+def test_an_older_stream_does_not_take_back_a_newer_ones_failure(
+    forwarding: MakeForwarding, splices: list[FakeSplice]
+) -> None:
+    async def main() -> None:
+        service = forwarding()
+        _, acceptor = await open_forward(service)
+        for error, expected in (
+            (StreamReset("reset", by="remote"), "stream-reset"),
+            (ProtocolNotSupported("not served any more"), "protocol-not-supported"),
+        ):
+            for _ in range(2):
+                acceptor.accepted(FakeSocket())
+            await turns()
+            older, newer = splices[-2:]
+            older.bytes_in = 5
+            newer.end(error)
+            assert state(service)[0] == expected
+            older.end()
+            assert state(service)[0] == expected
         await service.aclose()
 
     asyncio.run(main())
