@@ -169,7 +169,12 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
     if not listeners:
         write("No listens and no forwards.")
         return
-    write_table(env, _LISTENER_COLUMNS, [_listener_row(listener) for listener in listeners])
+    write_table(
+        _LISTENER_COLUMNS,
+        [_listener_row(listener) for listener in listeners],
+        limit=env.columns,
+        colour=env.colour,
+    )
     for listener in listeners:
         if listener.reason:
             write(f"{printable(listener.protocol)}: {printable(listener.reason)}")
@@ -197,7 +202,9 @@ def _print_streams(env: Env, streams: Sequence[Stream], *, headers: bool) -> Non
     if not streams:
         write("No live streams.")
         return
-    write_table(env, _STREAM_COLUMNS, [_stream_row(stream) for stream in streams])
+    write_table(
+        _STREAM_COLUMNS, [_stream_row(stream) for stream in streams], limit=env.columns, colour=env.colour
+    )
 
 
 def _stream_row(stream: Stream) -> tuple[str, ...]:

@@ -13,12 +13,9 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from p2pfwd.cli.text import printable
-
-if TYPE_CHECKING:
-    from p2pfwd.cli.env import Env
 
 _GAP = 2
 """Cells between two columns."""
@@ -88,22 +85,24 @@ def write_lines(rows: Sequence[Sequence[str]], header: Sequence[str] | None = No
         write("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1])
 
 
-def write_table(env: Env, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
-    """A table for people, as wide as the terminal; text cells fold, numbers do not."""
+def write_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, limit: int, colour: bool
+) -> None:
+    """A table for people, at most `limit` cells wide where that can be; text folds, numbers do not."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(
         file=sys.stdout,
-        color_system="auto" if env.colour else None,
-        width=max(env.columns, 1000),  # the columns' widths are set: nothing may be cut
+        color_system="auto" if colour else None,
+        width=max(limit, 1000),  # the columns' widths are set: nothing may be cut
         highlight=False,
         markup=False,
         emoji=False,
     )
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for column, width in zip(columns, widths(columns, rows, env.columns), strict=True):
+    for column, width in zip(columns, widths(columns, rows, limit), strict=True):
         table.add_column(
             column.title, justify="right" if column.right else "left", overflow="fold", width=width
         )

@@ -100,7 +100,9 @@ def peers(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False)
     elif not result.peers:
         write("No connections.")
     else:
-        write_table(env, _PEER_COLUMNS, [_peer_row(peer) for peer in result.peers])
+        write_table(
+            _PEER_COLUMNS, [_peer_row(peer) for peer in result.peers], limit=env.columns, colour=env.colour
+        )
 
 
 @swarm.command("addrs", help="Show the addresses of this node.")
