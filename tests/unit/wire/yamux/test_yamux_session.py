@@ -77,6 +77,14 @@ def test_an_ack_stands_alone_whatever_came_with_the_syn() -> None:
     assert queued(session) == [(f.WINDOW_UPDATE, f.ACK, 1, 0)]
 
 
+def test_streams_opened_at_once_may_arrive_swapped() -> None:
+    # go takes the id first and queues the frame later.
+    session = listener()
+    opened(session, 5)
+    opened(session, 1)
+    opened(session, 3)
+
+
 @pytest.mark.parametrize("size", [0, 1, WINDOW])
 def test_data_on_the_syn_waits_for_the_sink(size: int) -> None:
     session = listener()
