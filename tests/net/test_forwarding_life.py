@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import socket
 import stat
 import threading
@@ -29,7 +28,6 @@ from tests.support.sockets import (
     echoes,
     read_exactly,
     read_to_end,
-    reply_at_end,
 )
 
 
@@ -41,10 +39,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a19_a20_closing_frees_the_address_and_leaves_live_streams(pair: Pair) -> None:
@@ -184,27 +178,6 @@ def test_d07_closing_a_listen_during_its_target_dial(pair: Pair) -> None:
         assert descriptors() == before + 2
 
 
-def test_d08_many_cycles_leave_descriptors_and_memory_flat(pair: Pair) -> None:
-    with TcpServer(reply_at_end) as server:
-        port = pair.tunnel(server.address)
-
-        def cycles(count: int) -> None:
-            for _ in range(count):
-                with connect(port) as conn:
-                    conn.sendall(b"0123456789")
-                    conn.shutdown(socket.SHUT_WR)
-                    assert len(read_to_end(conn)) == 32
-            for node in (pair.near, pair.far):
-                pair.run(no_streams(node.service))
-
-        cycles(200)  # what is warm is warm
-        fds, rss = descriptors(), rss_bytes()
-        cycles(300)
-        assert descriptors() <= fds + 1  # the last server thread may still be closing
-        assert rss_bytes() - rss < 4 << 20
-        assert pair.do(pair.near.service.streams) == []
-
-
 def test_d11_unix_sockets_at_both_ends(pair: Pair, home: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(home / "target"))
@@ -264,91 +237,6 @@ def test_d04_a_silent_target_is_rst_in_time_and_visible_meanwhile() -> None:
         info = pair.do(pair.far.service.listeners)[0]
         assert info.state == "target-timeout"
         assert info.reason == f"the target {black_hole} did not answer within 0.3 s"
-
-
-def test_d12_a_slow_reader_does_not_slow_the_others(pair: Pair) -> None:
-    # 100 streams here; the bench has the large figures.
-    size = 256 << 10
-    with TcpServer(echo) as server:
-        port = pair.tunnel(server.address)
-        slow = connect(port)
-        slow.setblocking(False)
-        sent = 0
-        stuck = time.monotonic() + 0.5
-        while time.monotonic() < stuck:  # until its credit and every buffer on the way are used up
-            try:
-                sent += slow.send(bytes(1 << 16))
-                stuck = time.monotonic() + 0.5
-            except BlockingIOError:
-                pass
-        conns = [connect(port) for _ in range(100)]
-        senders = [threading.Thread(target=conn.sendall, args=(bytes(size),)) for conn in conns]
-        for sender in senders:
-            sender.start()
-        for conn in conns:
-            assert len(read_exactly(conn, size)) == size
-        for sender in senders:
-            sender.join()
-        for conn in conns:
-            conn.close()
-        slow.settimeout(20)
-        assert len(read_exactly(slow, sent)) == sent, "and the slow one has lost nothing"
-        slow.close()
-
-
-def test_d14_accepting_survives_running_out_of_descriptors(pair: Pair) -> None:
-    with TcpServer(echo) as server:
-        port = pair.tunnel(server.address)
-        assert echoes(port, Payload(10))
-        pair.run(no_streams(pair.near.service))
-        pair.run(no_streams(pair.far.service))
-        clients = [socket.socket() for _ in range(4)]
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-        blockers = []
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-        try:
-            while True:  # fill the gaps below the limit
-                try:
-                    blockers.append(os.dup(0))
-                except OSError:
-                    break
-            for client in clients:
-                client.settimeout(20)
-                client.connect(("127.0.0.1", port))  # the kernel's backlog takes it
-            pair.run(_until_state(pair, "resource-limit"))
-            before = time.thread_time()
-            idle = pair.run(_cpu_of_loop(0.5))
-            assert idle < 0.1, "backing off, not spinning"
-            assert time.thread_time() - before < 1
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for fd in blockers:
-                os.close(fd)
-        for client in clients:
-            client.sendall(b"back")
-            assert read_exactly(client, 4) == b"back"
-            client.close()
-        assert pair.state().state == "ready"
-
-
-async def _until_state(pair: Pair, state: str) -> None:
-    reached = asyncio.Event()
-    service = pair.near.service
-    cancel = service.on_event(lambda e: reached.set() if e.listener and e.listener.state == state else None)
-    try:
-        async with asyncio.timeout(10):
-            if service.listeners()[0].state != state:
-                await reached.wait()
-    finally:
-        cancel()
-
-
-async def _cpu_of_loop(wall_s: float) -> float:
-    """CPU seconds that the loop's thread uses in `wall_s` seconds."""
-    before = time.thread_time()
-    await asyncio.sleep(wall_s)
-    return time.thread_time() - before
 
 
 def test_a_forward_ends_with_its_node_and_nothing_is_left() -> None:
