@@ -12,6 +12,7 @@ from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.host import Host, HostSettings
+from p2pfwd.net.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from tests.interop.peers.process import Peer
 
@@ -58,9 +59,19 @@ async def ask(peer: Peer, cmd: str, /, **arguments: Any) -> dict[str, Any]:
     return await asyncio.to_thread(peer, cmd, **arguments)
 
 
-def full_address(node: Host) -> str:
-    """Where a peer reaches the host, ID included."""
-    return str(node.swarm.listen_addrs()[0].with_peer_id(node.peer_id))
+async def dialed_by(peer: Peer, node: Host) -> Conn:
+    """Have `peer` dial the host; the connection, as the host sees it."""
+    accepted: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+
+    def connected(conn: Conn) -> None:
+        if not accepted.done():
+            accepted.set_result(conn)
+
+    node.swarm.on_connected(connected)
+    where = node.swarm.listen_addrs()[0].with_peer_id(node.peer_id)
+    await ask(peer, "connect", addr=str(where))
+    # The peer's side may be complete a moment before ours.
+    return await asyncio.wait_for(accepted, 10)
 
 
 def address(peer: Peer) -> Multiaddr:

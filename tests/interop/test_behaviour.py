@@ -18,7 +18,7 @@ from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.errors import DialFailed, P2PForwardError, ProtocolNotSupported
 from p2pfwd.net.secure import NOISE, TLS
 from tests.interop.conftest import Start
-from tests.interop.node import LOOPBACK, Cell, address, ask, forwarding, full_address, host, serve
+from tests.interop.node import LOOPBACK, Cell, address, ask, dialed_by, forwarding, host, serve
 from tests.interop.peers.process import Peer
 from tests.support import sockets
 from tests.support.sockets import Payload, TcpServer
@@ -176,12 +176,12 @@ def test_unknown_protocol_is_refused(peer: Start, kind: str) -> None:
 
 def is_reset(port: int) -> bool:
     """Whether a client of this port sees RST, and nothing before it."""
-    with sockets.connect(port) as conn:
-        try:
+    try:
+        with sockets.connect(port) as conn:
             conn.sendall(b"anybody?")
             conn.recv(1)
-        except (ConnectionResetError, BrokenPipeError):
-            return True
+    except (ConnectionResetError, BrokenPipeError):  # connect() itself finds out, where the RST is quick
+        return True
     return False
 
 
@@ -235,7 +235,7 @@ def test_our_other_key_types(peer: Start, kind: str, key_type: KeyType, security
         async with host(Cell(kind, security, True, key_type)) as node:
             await node.ping(other.id, [address(other)], timeout_s=10)
         async with host(Cell(kind, security, True, key_type)) as node:
-            await ask(other, "connect", addr=full_address(node))
+            await dialed_by(other, node)
             await node.ping(other.id, timeout_s=10)
 
     asyncio.run(main())

@@ -20,7 +20,7 @@ from p2pfwd.net import upgrader
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.secure import NOISE, TLS
 from tests.interop.conftest import Start
-from tests.interop.node import LOOPBACK, Cell, address, ask, forwarding, full_address, host, serve
+from tests.interop.node import LOOPBACK, Cell, address, ask, dialed_by, forwarding, host, serve
 from tests.interop.peers.process import Peer
 from tests.support import sockets
 from tests.support.sockets import Payload, Received, TcpServer
@@ -56,8 +56,7 @@ async def meet(node: Host, other: Peer, direction: str) -> Conn:
     if direction == "outbound":
         conn = await node.swarm.connect(other.id, [address(other)])
     else:
-        await ask(other, "connect", addr=full_address(node))
-        (conn,) = node.swarm.conns(other.id)
+        conn = await dialed_by(other, node)
     async with asyncio.timeout(10):
         await asyncio.shield(conn.identified)
     return conn
