@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from p2pfwd.daemon.lean import admit_openssl, leave_out_openssl
 from p2pfwd.errors import ExitStatus, P2PForwardError
 from p2pfwd.rpc.autostart import READY_VARIABLE, command, report_failure, report_ready
 from p2pfwd.rpc.paths import Paths
@@ -44,6 +45,7 @@ def main(paths: Paths, overrides: Mapping[str, Any] | None = None) -> int:
 
 def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> int:
     """As `main`, in this very process."""
+    leave_out_openssl()
     from p2pfwd.daemon import config, logs
     from p2pfwd.daemon.repo import Repo
 
@@ -88,15 +90,16 @@ def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> Lo
 
 
 def _runner(settings: Settings) -> asyncio.Runner:
+    if settings.event_loop == "uvloop":
+        admit_openssl()
+        import asyncio
+
+        import uvloop
+
+        return asyncio.Runner(loop_factory=uvloop.new_event_loop)
     import asyncio
 
-    if settings.event_loop == "asyncio":
-        return asyncio.Runner()
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    return asyncio.Runner()
 
 
 async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mapping[str, str]) -> int:

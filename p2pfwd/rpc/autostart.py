@@ -47,14 +47,15 @@ def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> None:
     private_directory(paths.log_file.parent, "log directory")
     reader, writer = os.pipe()
     try:
-        child = _spawn(paths, env, writer)
-    finally:
-        os.close(writer)
-    try:
-        report = _read_report(reader, time.monotonic() + timeout_s)
-    except BaseException:
-        _end(child)
-        raise
+        try:
+            child = _spawn(paths, env, writer)
+        finally:
+            os.close(writer)
+        try:
+            report = _read_report(reader, time.monotonic() + timeout_s)
+        except BaseException:
+            _end(child)
+            raise
     finally:
         os.close(reader)
     if report is None:

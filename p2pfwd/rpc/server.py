@@ -49,6 +49,7 @@ MAX_SUBSCRIPTIONS = 16
 """Subscriptions of one connection."""
 CLOSE_GRACE_S = 1.0
 """How long closing waits for clients to take the last replies."""
+ACCEPT_PAUSE_S = 1.0
 BACKLOG = 128
 
 
@@ -82,18 +83,40 @@ class RpcServer:
         self.closing = False
         self._path = path
         self._inode: tuple[int, int] | None = None
-        self._server: asyncio.Server | None = None
+        self._sock: socket.socket | None = None
+        self._accepting: set[asyncio.Task[Any]] = set()
+        self._paused: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Bind and serve; the caller holds the home's lock, and the directory exists.
 
         Raises BindFailed, StorageFailed, or DaemonRunning when another home's daemon answers there.
         """
-        sock = _bind(self._path)
+        self._sock = _bind(self._path)
         info = os.lstat(self._path)
         self._inode = (info.st_dev, info.st_ino)
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._sock is not None:
+            asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        assert self._sock is not None
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Connection(self), sock=sock, backlog=BACKLOG)
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as exc:  # no descriptors, no memory: it passes, and trying at once would spin
+            log.warning("control socket: accepting paused: %s", exc.strerror)
+            loop.remove_reader(self._sock.fileno())
+            self._paused = loop.call_later(ACCEPT_PAUSE_S, self._resume)
+            return
+        sock.setblocking(False)
+        task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), sock))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
 
     def publish(self, topic: str, data: dict[str, Any]) -> None:
         """Tell an event to its subscribers; never blocks, never fails."""
@@ -102,10 +125,15 @@ class RpcServer:
     async def close(self) -> None:
         """Answer calls under way with ShuttingDown, end every connection, remove the socket. Idempotent."""
         self.closing = True
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._sock is not None:
+            asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
             self._unlink()
+        if self._paused is not None:
+            self._paused.cancel()
+        if self._accepting:
+            await asyncio.wait(list(self._accepting))
         connections = list(self.connections)
         for connection in connections:
             connection.shut()
@@ -334,6 +362,8 @@ def _bind(path: Path) -> socket.socket:
     mask = os.umask(0o177)
     try:
         sock.bind(os.fsencode(path))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
     except OSError as exc:
         sock.close()
         raise errors.BindFailed(f"control socket {path}: {exc.strerror}", path=str(path)) from exc

@@ -338,6 +338,29 @@ def test_a_subscriber_that_does_not_read_costs_a_bounded_queue(home: Path) -> No
     assert asyncio.run(asyncio.wait_for(main(), 20)) > 5_000
 
 
+def test_accepting_pauses_when_descriptors_run_out_and_goes_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Exhausted:
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock, self.left = sock, 2
+
+        def accept(self) -> Any:
+            self.left -= 1
+            if self.left >= 0:
+                raise OSError(24, "Too many open files")
+            return self.sock.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.sock, name)
+
+    monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.01)
+    bind = server._bind
+    monkeypatch.setattr(server, "_bind", lambda path: Exhausted(bind(path)))
+    serve(home, lambda path: Client.connect(path).close())
+    assert caplog.text.count("accepting paused: Too many open files") == 2
+
+
 def test_a_stale_socket_is_replaced(home: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(home / "rpc.sock"))
