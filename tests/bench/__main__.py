@@ -33,7 +33,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="how often everything is measured (3; quick: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     parser.add_argument("--python-client", action="store_true", help="the client in Python, not in C")
-    parser.add_argument("--tries", type=int, help="tries per measurement while the machine is busy (2; quick: 1)")
+    parser.add_argument("--tries", type=int, help="tries while the machine is busy with others (2; quick: 1)")
     parser.add_argument(
         "--patience", type=float, metavar="SECONDS", help="longest wait for a quiet machine, each time (2)"
     )

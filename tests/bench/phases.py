@@ -93,18 +93,27 @@ def many(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
     return figures
 
 
-def memory(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
-    """On fresh daemons: idle, with 400 streams, and what each of 2,000 idle streams costs."""
+def idle(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """Memory of fresh daemons that are connected and have nothing to do."""
     time.sleep(SETTLE_S)
     figures: dict[str, float] = {}
-    idle = _memory(tunnel, figures, "idle")
+    total = _memory(tunnel, figures, "idle")
+    if tunnel.host_bytes:
+        figures["idle_rss_own"] = (total.rss - tunnel.host_bytes) / len(tunnel.pids)
+    return figures
+
+
+def streams(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """Memory of fresh daemons with 400 streams, and what each of 2,000 idle streams costs."""
+    figures: dict[str, float] = {}
+    before = sum((Memory.of(pid) for pid in tunnel.pids), Memory())
     with client.holding(tunnel.port, HELD):
         time.sleep(SETTLE_S)
         _memory(tunnel, figures, f"with_{HELD}")
         with client.holding(tunnel.port, IDLE - HELD):
             time.sleep(SETTLE_S)
             held = _memory(tunnel, figures, f"with_{IDLE}")
-            figures["per_stream"] = (held.pss - idle.pss) / IDLE
+            figures["per_stream"] = (held.pss - before.pss) / IDLE
     return figures
 
 
@@ -114,8 +123,6 @@ def _memory(tunnel: Tunnel, figures: dict[str, float], name: str) -> Memory:
     total = sum(each, Memory())
     figures[f"{name}_rss"] = total.rss / len(each)
     figures[f"{name}_pss"] = total.pss / len(each)
-    if name == "idle" and tunnel.host_bytes:
-        figures["idle_rss_own"] = (total.rss - tunnel.host_bytes) / len(each)
     return total
 
 

@@ -37,10 +37,10 @@ PHASES: Mapping[str, tuple[Phase, frozenset[str]]] = {
 }
 """Measurements in their order, and the tunnels they are taken on."""
 
-FRESH: Mapping[str, tuple[Phase, frozenset[str]]] = {
-    "memory": (phases.memory, frozenset({"kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
-}
+FRESH: Mapping[str, Phase] = {"idle": phases.idle, "streams": phases.streams}
 """Those that want daemons nothing has gone through yet."""
+
+FRESH_TUNNELS = frozenset({"kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})
 
 FAILURES = (ClientError, PeerFailed, AssertionError, OSError, RuntimeError)
 """How a tunnel or a measurement fails; a failed one is reported, the run goes on."""
@@ -102,17 +102,17 @@ class Runner:
                         up[name] = None
 
     def _fresh(self, repeat: int, names: Sequence[str]) -> None:
-        for phase, (measure, tunnels) in FRESH.items():
-            if phase not in self.plan.phases:
+        """One tunnel after the other, alone."""
+        wanted = [name for name in FRESH if name in self.plan.phases]
+        for name in names:
+            if not wanted or name not in FRESH_TUNNELS:
                 continue
-            self._say(repeat, phase)
-            for name in names:
-                if name not in tunnels:
-                    continue
-                with ExitStack() as stack:
-                    tunnel = self._start(stack, name, self.client.serve(stack, self.log))
+            self._say(repeat, f"memory of {name}")
+            with ExitStack() as stack:
+                tunnel = self._start(stack, name, self.client.serve(stack, self.log))
+                for phase in wanted:
                     if tunnel is not None:
-                        self._measure(repeat, name, tunnel, phase, measure)
+                        self._measure(repeat, name, tunnel, phase, FRESH[phase])
 
     def _start(self, stack: ExitStack, name: str, server: int) -> Tunnel | None:
         if name in self.results.skipped:
