@@ -138,7 +138,7 @@ class Settings:
     )
     max_streams: int = _key("limits.streams", 8192, "Tunnelled streams, in all.", _at_least(1))
     max_streams_per_connection: int = _key(
-        "limits.streams_per_connection", 1024, "Streams a peer may open on one connection.", _at_least(1)
+        "limits.streams_per_connection", 4096, "Streams a peer may open on one connection.", _at_least(1)
     )
     max_streams_per_peer: int = _key(
         "limits.streams_per_peer", 4096, "Tunnelled streams with one peer.", _at_least(1)
