@@ -52,7 +52,7 @@ proto: venv ## regenerate p2pfwd/core/pb from the .proto files
 	$(PY) tools/gen_proto.py
 
 demo: venv ## two daemons on loopback share and fetch a web page and 100 MB
-	$(PY) tools/demo.py $(ARGS)
+	$(PY) -m tools.demo $(ARGS)
 
 clean: ## remove what the targets above made inside the checkout
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

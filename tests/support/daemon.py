@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 PROGRAM = str(Path(sys.executable).with_name("p2pfwd"))
 READY = "Daemon is ready"
@@ -72,6 +72,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                start_new_session=True,  # a Ctrl-C in the terminal is for us; `stop` is for it
             )
         assert self.process.stdout is not None
         self._stdout: IO[bytes] = self.process.stdout
@@ -140,7 +141,7 @@ class Program:
         finally:
             self._stdout.close()
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

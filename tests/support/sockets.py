@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
@@ -121,7 +122,7 @@ class TcpServer:
         if self._errors:
             raise self._errors[0]
 
-    def __enter__(self) -> TcpServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

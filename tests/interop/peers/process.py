@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.peer_id import PeerId
@@ -109,7 +109,7 @@ class Peer:
             self._process.wait()
         self._stdout.close()
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
