@@ -177,7 +177,7 @@ class Settings:
     event_loop: Literal["auto", "asyncio", "uvloop"] = _key(
         "daemon.event_loop",
         "auto",
-        "Event loop: asyncio, uvloop where it is installed, or auto.",
+        "Event loop: asyncio, uvloop, or auto: uvloop where it is installed.",
         _one_of("auto", "asyncio", "uvloop"),
     )
     log_level: str = _key("log.level", "info", f"Least level logged: {', '.join(LEVELS)}.", _one_of(*LEVELS))

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from p2pfwd.daemon.lean import admit_openssl, leave_out_openssl
-from p2pfwd.errors import ExitStatus, P2PForwardError
+from p2pfwd.daemon.lean import import_uvloop, leave_out_openssl
+from p2pfwd.errors import ExitStatus, InvalidConfig, P2PForwardError
 from p2pfwd.rpc.autostart import READY_VARIABLE, command, report_failure, report_ready
 from p2pfwd.rpc.paths import Paths
 
@@ -90,16 +90,16 @@ def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> Lo
 
 
 def _runner(settings: Settings) -> asyncio.Runner:
-    if settings.event_loop == "uvloop":
-        admit_openssl()
-        import asyncio
-
-        import uvloop
-
-        return asyncio.Runner(loop_factory=uvloop.new_event_loop)
     import asyncio
 
-    return asyncio.Runner()
+    if settings.event_loop == "asyncio":
+        return asyncio.Runner()
+    uvloop = import_uvloop()
+    if uvloop is None:
+        if settings.event_loop == "uvloop":
+            raise InvalidConfig("daemon.event_loop is uvloop, and that cannot be imported", hint="use auto")
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mapping[str, str]) -> int:
