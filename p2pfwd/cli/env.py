@@ -31,14 +31,22 @@ _MIN_COLUMNS = 40
 _OFF = {"0", "no", "false", "off"}
 
 
+def _stdout_is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _stderr_is_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
 @dataclass(frozen=True, slots=True)
 class Env:
     """The surroundings of one run of the CLI."""
 
     home: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    terminal: bool = field(default_factory=sys.stdout.isatty)
-    talkative: bool = field(default_factory=sys.stderr.isatty)
+    terminal: bool = field(default_factory=_stdout_is_terminal)
+    talkative: bool = field(default_factory=_stderr_is_terminal)
 
     @property
     def colour(self) -> bool:

@@ -270,7 +270,7 @@ def _read(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # whoever needs the home will say what is wrong with it
         return None
     except OSError as exc:
         raise InvalidConfig(f"config file {path}: {exc.strerror}", hint=_MEND, path=str(path)) from exc
