@@ -1,6 +1,7 @@
 """What is known of peers: addresses with an age and a source, agent, protocols. In memory, bounded.
 
 Addresses come with a time to live, or are pinned: a forward pins its explicit addresses for its life.
+After its time an address is stale: no longer told to others, but still tried where nothing better is known.
 Everything keyed by what strangers send is capped (CVE-2023-40583 was an unbounded one).
 """
 
@@ -25,6 +26,12 @@ CONNECTED_TTL_S: Final = 900.0
 TOLD_TTL_S: Final = 3600.0
 """Addresses that a person typed for one command."""
 
+STALE_S: Final = 5 * 86_400.0
+"""How long after it was last seen a stale address is kept (the ancestor's seeds: 5 days)."""
+
+SEEN_STEP_S: Final = 60.0
+"""An address seen again sooner has not changed: whoever observes is not told of every repetition."""
+
 
 @dataclass(slots=True)
 class AddressEntry:
@@ -32,6 +39,17 @@ class AddressEntry:
 
     expires_at: float
     source: str
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAddress:
+    """One address of a peer, as it is known now."""
+
+    addr: Multiaddr
+    source: str  # "given", "identify", "connected", ...
+    age_s: float  # since it was last seen
+    ttl_s: float  # time to live that is left; 0 or less: stale
 
 
 @dataclass(slots=True)
@@ -53,6 +71,15 @@ class Peerstore:
         self._clock = clock
         self._max_peers = max_peers
         self._peers: OrderedDict[PeerId, PeerEntry] = OrderedDict()
+        self._observers: list[Callable[[PeerId], None]] = []
+
+    def on_change(self, callback: Callable[[PeerId], None]) -> None:
+        """Be told of every peer whose addresses, pinned ones included, or agent changed."""
+        self._observers.append(callback)
+
+    def _changed(self, peer_id: PeerId) -> None:
+        for callback in self._observers:
+            callback(peer_id)
 
     def _entry(self, peer_id: PeerId) -> PeerEntry:
         entry = self._peers.get(peer_id)
@@ -68,50 +95,86 @@ class Peerstore:
 
     def add_addrs(self, peer_id: PeerId, addrs: Iterable[Multiaddr], ttl_s: float, source: str) -> None:
         """Remember addresses (any `/p2p/ID` at their end is cut off) for `ttl_s` seconds."""
-        entry = self._entry(peer_id)
-        expires_at = self._clock() + ttl_s
-        for addr in addrs:
-            bare = addr.without_peer_id()
-            known = entry.addrs.get(bare)
-            if known is not None:
-                known.expires_at = max(known.expires_at, expires_at)
-                known.source = source
-                continue
+        entry, now = self._entry(peer_id), self._clock()
+        seen = [self._see(entry, addr.without_peer_id(), now, now + ttl_s, source) for addr in addrs]
+        if any(seen):
+            self._changed(peer_id)
+
+    def _see(self, entry: PeerEntry, bare: Multiaddr, seen_at: float, expires_at: float, source: str) -> bool:
+        """Remember one address; whether that is news."""
+        known = entry.addrs.get(bare)
+        if known is None:
             if len(entry.addrs) >= MAX_ADDRESSES_PER_PEER:
                 soonest = min(entry.addrs, key=lambda a: entry.addrs[a].expires_at)
                 del entry.addrs[soonest]
-            entry.addrs[bare] = AddressEntry(expires_at, source)
+            entry.addrs[bare] = AddressEntry(expires_at, source, seen_at)
+            return True
+        known.expires_at = max(known.expires_at, expires_at)
+        if seen_at - known.seen_at < SEEN_STEP_S and source == known.source:
+            return False
+        known.seen_at, known.source = max(known.seen_at, seen_at), source
+        return True
+
+    def restore(self, peer_id: PeerId, known: Iterable[KnownAddress], agent: str | None) -> None:
+        """Take over what was known in an earlier life; what is known already, and younger, stays."""
+        entry, now = self._entry(peer_id), self._clock()
+        for item in known:
+            if item.addr not in entry.addrs and item.age_s < STALE_S:
+                self._see(entry, item.addr, now - item.age_s, now + item.ttl_s, item.source)
+        if entry.agent is None:
+            entry.agent = agent
+        self._changed(peer_id)
 
     def drop_addr(self, peer_id: PeerId, addr: Multiaddr) -> None:
         """Forget an address at which somebody else was found."""
-        if (entry := self._peers.get(peer_id)) is not None:
-            entry.addrs.pop(addr.without_peer_id(), None)
+        entry = self._peers.get(peer_id)
+        if entry is not None and entry.addrs.pop(addr.without_peer_id(), None) is not None:
+            self._changed(peer_id)
+
+    def pinned(self, peer_id: PeerId) -> list[Multiaddr]:
+        """The pinned addresses."""
+        entry = self._peers.get(peer_id)
+        pins = entry.pinned.values() if entry is not None else ()
+        return list(dict.fromkeys(addr.without_peer_id() for addrs in pins for addr in addrs))
+
+    def known(self, peer_id: PeerId) -> list[KnownAddress]:
+        """Every address that is not pinned, stale ones included."""
+        entry, now = self._peers.get(peer_id), self._clock()
+        if entry is None:
+            return []
+        for addr in [a for a, e in entry.addrs.items() if now - e.seen_at > STALE_S and e.expires_at <= now]:
+            del entry.addrs[addr]
+        return [
+            KnownAddress(a, e.source, now - e.seen_at, e.expires_at - now) for a, e in entry.addrs.items()
+        ]
 
     def addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """Pinned addresses, then the others that have not expired."""
-        entry = self._peers.get(peer_id)
-        if entry is None:
-            return []
-        now = self._clock()
-        for addr in [a for a, e in entry.addrs.items() if e.expires_at <= now]:
-            del entry.addrs[addr]
-        pinned = (addr.without_peer_id() for addrs in entry.pinned.values() for addr in addrs)
-        return list(dict.fromkeys([*pinned, *entry.addrs]))
+        fresh = (known.addr for known in self.known(peer_id) if known.ttl_s > 0)
+        return list(dict.fromkeys([*self.pinned(peer_id), *fresh]))
+
+    def dialable(self, peer_id: PeerId) -> list[Multiaddr]:
+        """As `addrs`; the stale ones where there is none: a try costs little, and peers move seldom."""
+        return self.addrs(peer_id) or [known.addr for known in self.known(peer_id)]
 
     def pin(self, peer_id: PeerId, addrs: Iterable[Multiaddr], tag: str) -> None:
         """Keep these addresses until `unpin` with the same tag."""
         self._entry(peer_id).pinned[tag] = tuple(addrs)
+        self._changed(peer_id)
 
     def unpin(self, peer_id: PeerId, tag: str) -> None:
         """Undo `pin`; nothing if there was none."""
-        if (entry := self._peers.get(peer_id)) is not None:
-            entry.pinned.pop(tag, None)
+        entry = self._peers.get(peer_id)
+        if entry is not None and entry.pinned.pop(tag, None) is not None:
+            self._changed(peer_id)
 
     def identified(self, peer_id: PeerId, agent: str | None, protocols: Iterable[str]) -> None:
         """What the peer said of itself in identify."""
         entry = self._entry(peer_id)
-        entry.agent = agent
         entry.protocols = frozenset(list(protocols)[:MAX_PROTOCOLS_PER_PEER])
+        if entry.agent != agent:
+            entry.agent = agent
+            self._changed(peer_id)
 
     def agent(self, peer_id: PeerId) -> str | None:
         """Its agent version, if it was ever identified."""

@@ -214,33 +214,40 @@ class Swarm:
         *,
         timeout_s: float | None = None,
         force: bool = False,
+        only: bool = False,
     ) -> Conn:
         """A live connection: one that is there, or a new one; concurrent callers share the dial.
 
-        `addrs` are tried beside what the peerstore knows. `force` ignores the back-off. Raises
-        SelfDial, PeerNotFound, DialFailed, DialTimeout, TimedOut, ShuttingDown.
+        `addrs` are tried beside what the peerstore knows; with `only` they alone, in a dial that is not
+        shared. `force` ignores the back-off. Raises SelfDial, PeerNotFound, DialFailed, DialTimeout,
+        TimedOut, ShuttingDown.
         """
         if self._closing:
             raise ShuttingDown("the swarm is shutting down")
         if peer_id == self.peer_id:
             raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
-        self.peerstore.add_addrs(peer_id, addrs, peerstore.TOLD_TTL_S, "given")
+        given = list(addrs)
+        if not only:
+            self.peerstore.add_addrs(peer_id, given, peerstore.TOLD_TTL_S, "given")
         if conns := self._conns.get(peer_id):
             return conns[0]
         task = self._dialing.get(peer_id)
-        if task is None:
-            task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, force))
-            task.add_done_callback(lambda _: self._dialing.pop(peer_id, None))
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(task)
+                if task is None and only:
+                    return await self._dial(peer_id, given, force)
+                return await asyncio.shield(task or self._shared_dial(peer_id, force))
         except TimeoutError:
             raise TimedOut(f"{peer_id} could not be reached within {timeout_s:g} s") from None
 
-    async def _dial(self, peer_id: PeerId, force: bool) -> Conn:
-        conn = await self._dialer.dial(
-            peer_id, self.peerstore.addrs(peer_id), self.listen_addrs(), force=force
-        )
+    def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Conn]:
+        known = self.peerstore.dialable(peer_id)
+        task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, known, force))
+        task.add_done_callback(lambda _: self._dialing.pop(peer_id, None))
+        return task
+
+    async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Conn:
+        conn = await self._dialer.dial(peer_id, addrs, self.listen_addrs(), force=force)
         self._add(conn)
         if conn.closed.done():
             raise ShuttingDown("the connection was closed as it came up")
