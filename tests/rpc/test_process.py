@@ -280,3 +280,13 @@ def test_a_log_that_cannot_be_written_is_told(home: Path) -> None:
     (home / "daemon.log").mkdir()
     with pytest.raises(errors.StorageFailed, match=r"log file .*: Is a directory"):
         autostart.start(Paths.resolve(str(home), {}), environment(home), 20)
+
+
+def test_a_home_that_is_a_file_is_told_as_that(home: Path) -> None:
+    (home / "file").write_text("")
+    status, _, err = outcome(home / "file")
+    assert status == 1
+    assert err == (
+        f"Error: home directory {home}/file: Not a directory\n"
+        "hint: choose another home with P2PFWD_HOME or --home\n"
+    )
