@@ -64,7 +64,7 @@ class Run:
         return {stream_id: bytes(core.backlog or b"") for stream_id, core in self.streams.items()}
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(WIRES, st.lists(st.integers(0, 1500), max_size=40))
 def test_events_payload_answers_and_errors_are_the_same_in_any_cut(
     wire_frames: list[bytes], at: list[int]

@@ -6,7 +6,8 @@ import pytest
 
 from p2pfwd.errors import RemoteProtocolError
 from p2pfwd.wire.yamux import frame as f
-from p2pfwd.wire.yamux.session import MAX_CONTROL_BYTES, Session, StreamOpened
+from p2pfwd.wire.yamux import session as session_module
+from p2pfwd.wire.yamux.session import MAX_CONTROL_BYTES, Session, StreamOpened, StreamWasReset
 
 WINDOW = f.INITIAL_WINDOW_BYTES
 OPEN = f.encode_header(f.WINDOW_UPDATE, f.SYN, 1, 0)
@@ -99,6 +100,28 @@ def test_streams_of_ours_do_not_count_as_the_peers() -> None:
     (event,) = session.receive(memoryview(OPEN))
     assert isinstance(event, StreamOpened)
     assert session.receive(memoryview(f.encode_header(f.WINDOW_UPDATE, f.SYN, 3, 0))) == []
+
+
+def test_what_one_peer_makes_us_buffer_is_bounded_over_all_its_streams(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "MAX_BUFFERED_BYTES", 2 * WINDOW)
+    session = Session(client=False)
+    for stream_id in (1, 3):
+        session.receive(memoryview(f.encode_header(f.DATA, f.SYN, stream_id, WINDOW) + bytes(WINDOW)))
+    one, two = session.streams[1], session.streams[3]
+    session.control.clear()
+    wire = f.encode_header(f.DATA, f.SYN, 5, 1) + b"x" + f.encode_header(f.DATA, 0, 5, 1) + b"y"
+    opened, lost = session.receive(memoryview(wire))
+    assert isinstance(opened, StreamOpened) and isinstance(lost, StreamWasReset)
+    assert opened.stream is lost.stream and not opened.stream.backlog
+    assert session.control[12:] == f.encode_header(f.WINDOW_UPDATE, f.RST, 5, 0)
+    assert session.streams == {1: one, 3: two}, "the streams that were there before stay"
+    session.consumed(one, WINDOW, now=1.0)
+    session.reset(two)
+    assert session.buffered_bytes == 0
+    (opened,) = session.receive(memoryview(f.encode_header(f.DATA, f.SYN, 7, 1) + b"z"))
+    assert isinstance(opened, StreamOpened) and opened.stream.backlog == b"z"
 
 
 FLOODS = {
