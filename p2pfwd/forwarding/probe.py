@@ -5,7 +5,8 @@ takes that for its client. So a p2pfwd node also answers `/p2pfwd/probe/1.0.0<pr
 succeeds iff the protocol is served, then it sends one varint-delimited message, the listener's state as
 in `ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes. A
 Kubo knows only the protocol itself and gets, offered second in the same negotiation, a stream that is
-half-closed at once: its service sees one connection that ends.
+watched for a moment and then reset: its service sees one connection that ends. (A FIN would ask nothing
+more: a Kubo answers one with FIN or with reset, whether its service is alive or not.)
 """
 
 from __future__ import annotations
@@ -112,7 +113,6 @@ async def _read_answer(stream: Stream) -> ProbeAnswer:
 
 
 async def _try_service(stream: Stream, grace_s: float) -> ProbeAnswer:
-    stream.close_write()
     try:
         async with asyncio.timeout(grace_s):
             await stream.read(1)

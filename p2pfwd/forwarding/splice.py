@@ -19,6 +19,9 @@ from typing import Final
 
 from p2pfwd.net.stream import Stream
 
+CHUNK_BYTES: Final = 64 * 1024
+"""What the socket does not take is kept in pieces of at most this: cheap to extend, to send, to free."""
+
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -77,7 +80,7 @@ class Splice:
         self._loop = loop
         self._on_closed = on_closed
         self._hold_fin = hold_fin
-        self._pending: deque[bytes] | None = None
+        self._pending: deque[bytearray] | None = None
         self._pending_offset = 0
         self._local_eof = False
         self._remote_eof = False
@@ -149,7 +152,7 @@ class Splice:
     def data_received(self, view: memoryview) -> None:
         """Payload from the peer."""
         if self._pending is not None:
-            self._pending.append(bytes(view))
+            self._hold(view)
             return
         try:
             n = self._sock.send(view)
@@ -160,11 +163,19 @@ class Splice:
             return
         self.bytes_in += n
         if n < len(view):
-            self._pending = deque((bytes(view[n:]),))
+            self._pending = deque((bytearray(view[n:]),))
             self._writing = True
             self._loop.add_writer(self._fd, self._writable)
         if n:
             self.stream.consumed(n)
+
+    def _hold(self, view: memoryview) -> None:
+        assert self._pending is not None
+        last = self._pending[-1]
+        if len(last) + len(view) <= CHUNK_BYTES:  # a byte object each would cost 40 times a small frame
+            last += view
+        else:
+            self._pending.append(bytearray(view))
 
     def _writable(self) -> None:
         pending = self._pending

@@ -34,7 +34,7 @@ class Conduit(Protocol):
     local_addr: Multiaddr
     remote_addr: Multiaddr
     progressed_at: float
-    """Loop time of the last progress while congested."""
+    """Monotonic time of the last progress while congested."""
 
     @property
     def congested(self) -> bool:

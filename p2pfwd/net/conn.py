@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -80,7 +81,7 @@ class Conn:
         self.muxer = YAMUX
         self.is_relayed = is_relayed(self.remote_addr)
         self.limited = False
-        self.opened_at = loop.time()
+        self.opened_at = time.monotonic()
         self.closed: asyncio.Future[Exception | None] = loop.create_future()
         """Done when the connection is over; its result is the cause, None after a close of ours."""
         self.identified: asyncio.Future[None] = loop.create_future()
@@ -251,7 +252,7 @@ class Conn:
 
     def consumed(self, core: StreamCore, n: int) -> None:
         """Payload was passed on; grant credit when it is due."""
-        self._session.consumed(core, n, self.loop.time())
+        self._session.consumed(core, n, time.monotonic())
         if self._session.control and not self._in_turn:
             self._schedule_flush()
 
@@ -318,7 +319,7 @@ class Conn:
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send."""
         self._in_turn = False
-        self._heard_at = self.loop.time()
+        self._heard_at = time.monotonic()
         if self._slot_waiters:
             self._wake_slot_waiters()
         if self._waiting and not self._channel.congested:
@@ -366,12 +367,12 @@ class Conn:
     # --- liveness ---------------------------------------------------------------------------------
 
     def _ping(self) -> None:
-        self._pinged_at = self.loop.time()
+        self._pinged_at = time.monotonic()
         self._session.ping(next(_ping_values) & 0xFFFF_FFFF)
 
     def _ponged(self) -> None:
         assert self._pinged_at is not None
-        rtt = self.loop.time() - self._pinged_at
+        rtt = time.monotonic() - self._pinged_at
         self._pinged_at = None
         old = self._session.rtt_s
         # The first sample includes the handshake's tail, so a better one replaces it at once.
@@ -380,7 +381,7 @@ class Conn:
             self._pong.set_result(rtt)
 
     def _tick(self) -> None:
-        now = self.loop.time()
+        now = time.monotonic()
         silent = now - self._heard_at
         conduit = self._channel.conduit
         if self._pinged_at is not None and min(silent, now - self._pinged_at) > KEEPALIVE_TIMEOUT_S:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import time
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
@@ -47,7 +48,7 @@ class TcpConduit:
         self.remote_addr: Multiaddr = from_sockaddr(sock.getpeername())
         self.congested = False
         self.progressed_at = 0.0
-        """Loop time of the last send that the kernel took while congested."""
+        """Monotonic time of the last send that the kernel took while congested."""
         self._sock = sock
         self._fd = sock.fileno()
         self._loop = loop
@@ -118,7 +119,7 @@ class TcpConduit:
         if n == len(view):
             return
         self.congested = True
-        self.progressed_at = self._loop.time()
+        self.progressed_at = time.monotonic()
         if framed:
             self._unsent, self._owned = view[n:], self._pool.keep_frame()
         else:
@@ -135,7 +136,7 @@ class TcpConduit:
         except OSError as exc:
             self._lose(exc)
             return
-        self.progressed_at = self._loop.time()
+        self.progressed_at = time.monotonic()
         if n < len(unsent):
             self._unsent = unsent[n:]
             return

@@ -8,6 +8,7 @@ is closed without a word to the peer; the error says which stage it was.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -233,5 +234,5 @@ def describe(exc: BaseException) -> str:
     if isinstance(exc, TimeoutError):
         return "timed out"
     if isinstance(exc, OSError):
-        return exc.strerror or str(exc)
+        return os.strerror(exc.errno) if exc.errno is not None else str(exc)  # asyncio's texts are longer
     return f"{type(exc).__name__}: {exc}"

@@ -100,6 +100,7 @@ def test_d14_accepting_survives_running_out_of_descriptors(pair: Pair) -> None:
         assert echoes(port, Payload(10))
         pair.run(no_streams(pair.near.service))
         pair.run(no_streams(pair.far.service))
+        assert server.idle(20)  # a descriptor that it frees later would let one connection half in
         clients = [socket.socket() for _ in range(4)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))

@@ -77,6 +77,7 @@ def test_d01_the_services_half_close_arrives_and_it_still_reads(pair: Pair, size
                     conn.sendall(part)
         with pair.settled():
             pass
+        assert server.idle(30), "the service has read all that its socket holds"
     # One may end after its successor.
     assert sorted(uploads) == sorted(Payload(size, seed=turn).digest() for turn in range(times))
 

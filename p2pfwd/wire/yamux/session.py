@@ -27,6 +27,10 @@ MAX_INBOUND_STREAMS: Final = 1024
 MAX_UNACKED_OPENS: Final = 256
 """Streams opened by us and not yet acknowledged; beyond it rust resets and go blocks."""
 
+MAX_BUFFERED_BYTES: Final = 128 << 20
+"""Payload of one session that waits to be consumed: the growth budget, and 256 initial windows. The
+stream that would exceed it is reset: one peer must not fill the memory through many stalled targets."""
+
 MAX_CONTROL_BYTES: Final = 256 * 1024
 """Unsent control bytes: 20,000 frames. More means the peer makes us answer and does not read."""
 
@@ -92,6 +96,8 @@ class Session:
         self.streams: dict[int, StreamCore] = {}
         self.rtt_s: float | None = None
         """Round trip, set by the owner; windows grow only when it is known."""
+        self.buffered_bytes = 0
+        """Payload received on live streams and not yet consumed."""
         self.remote_went_away = False
         self._next_id = 1 if client else 2
         self._remote_parity = 0 if client else 1
@@ -194,7 +200,13 @@ class Session:
             )
         if length and not stream.can_receive:
             raise RemoteProtocolError(f"yamux: data after FIN on stream {stream.id}")
+        if self.buffered_bytes + length > MAX_BUFFERED_BYTES:
+            self.reset(stream)
+            self._body_left, self._body_stream = length, None
+            events.append(StreamWasReset(stream, 0))
+            return
         window.credit -= length
+        self.buffered_bytes += length
         self._body_left, self._body_fin = length, bool(flags & f.FIN)
         self._body_stream = stream if length else None
         if not length and self._body_fin:
@@ -242,6 +254,7 @@ class Session:
 
     def _forget(self, stream: StreamCore) -> None:
         del self.streams[stream.id]
+        self.buffered_bytes -= stream.receive_window.unconsumed
         stream.receive_window.release(self._budget)
         if not stream.acked:
             self._acked(stream)
@@ -300,7 +313,10 @@ class Session:
 
     def consumed(self, stream: StreamCore, nbytes: int, now: float) -> None:
         """The application took `nbytes` of the stream's payload; queue credit when it is due."""
-        if stream.can_receive and stream.receive_window.due(nbytes):
+        if stream.id not in self.streams:
+            return
+        self.buffered_bytes -= nbytes
+        if stream.receive_window.due(nbytes) and stream.can_receive:
             delta = stream.receive_window.top_up(now, self.rtt_s, self._budget)
             self._queue(f.WINDOW_UPDATE, 0, stream.id, delta)
 

@@ -65,6 +65,11 @@ class ReceiveWindow:
         """Bytes the application has taken since the last top-up."""
         self.topped_up_at = -1.0e9
 
+    @property
+    def unconsumed(self) -> int:
+        """Bytes received that the application has not taken."""
+        return self.size - self.credit - self.consumed
+
     def due(self, nbytes: int) -> bool:
         """Count `nbytes` as consumed; True when a top-up is due."""
         self.consumed += nbytes
