@@ -54,7 +54,7 @@ class Kubo:
     """One running node; methods named `cmd_*` are the commands."""
 
     def __init__(
-        self, library: Path, repo: Path, identity: tuple[str, str] | None, security: str = "both"
+        self, library: Path, repo: Path, port: int, identity: tuple[str, str] | None, security: str = "both"
     ) -> None:
         repo.mkdir(parents=True, exist_ok=True)
         os.chdir(repo)  # the library writes kubo.log into the current directory
@@ -65,7 +65,7 @@ class Kubo:
         self._repo = str(repo).encode()
         if self._lib.CreateRepo(self._repo) < 0:
             sys.exit(f"CreateRepo failed; see {repo}/kubo.log")
-        configure(repo / "config", identity, security)
+        configure(repo / "config", port, identity, security)
         if self._lib.RunNode(self._repo) != 1:
             sys.exit(f"RunNode failed; see {repo}/kubo.log")
         self.id = self._lib.GetNodeID(self._repo).decode()
@@ -106,13 +106,13 @@ class Kubo:
         self._lib.CleanupNode(self._repo)
 
 
-def configure(path: Path, identity: tuple[str, str] | None, security: str) -> None:
+def configure(path: Path, port: int, identity: tuple[str, str] | None, security: str) -> None:
     """Loopback, TCP only, nothing that would look for other nodes."""
     weights = {"TLS": 100 if security != "noise" else False, "Noise": 200 if security != "tls" else False}
     config = json.loads(path.read_text(encoding="utf-8"))
     if identity is not None:
         config["Identity"] = {"PeerID": identity[0], "PrivKey": identity[1]}
-    config["Addresses"].update(Swarm=["/ip4/127.0.0.1/tcp/0"], API=[], Gateway=[])
+    config["Addresses"].update(Swarm=[f"/ip4/127.0.0.1/tcp/{port}"], API=[], Gateway=[])
     config["Bootstrap"] = []
     config["Discovery"]["MDNS"]["Enabled"] = False
     config["Experimental"]["Libp2pStreamMounting"] = True
@@ -139,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--lib", type=Path, required=True)
     parser.add_argument("--repo", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--peer-id")
     parser.add_argument("--key")
     parser.add_argument("--security", choices=("both", "noise", "tls"), default="both")
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_routes()
     out = claim_stdout()
     identity = (options.peer_id, options.key) if options.key else None
-    node = Kubo(options.lib.resolve(), options.repo.resolve(), identity, options.security)
+    node = Kubo(options.lib.resolve(), options.repo.resolve(), options.port, identity, options.security)
     write_line(out, {"id": node.id, "addrs": node.addresses()})
     for line in sys.stdin:
         try:

@@ -118,17 +118,18 @@ class Peer:
         self.close()
 
 
-def kubo(directory: Path, key_type: KeyType) -> Peer:
-    """Kubo with an RSA identity of its own making, or another of ours. Raises PeerMissing."""
-    identity: list[str] = []
+def kubo(directory: Path, key_type: KeyType, port: int = 0) -> Peer:
+    """Kubo with an RSA identity of its own making, or another of ours. Raises PeerMissing.
+
+    In a directory it was in before, it is the node it was.
+    """
+    command: list[str | Path] = [sys.executable, "-m", "tests.interop.peers.kubo_node"]
+    command += ["--lib", locate("kubo"), "--repo", directory / "repo", "--port", str(port)]
     if key_type is not KeyType.RSA:
         key = PrivateKey.generate(key_type)
         encoded = base64.b64encode(key.to_protobuf()).decode()
-        identity = ["--peer-id", str(PeerId.from_public_key(key.public_key)), "--key", encoded]
-    script = [sys.executable, "-m", "tests.interop.peers.kubo_node"]
-    return Peer(
-        "kubo", [*script, "--lib", locate("kubo"), "--repo", directory / "repo", *identity], directory
-    )
+        command += ["--peer-id", str(PeerId.from_public_key(key.public_key)), "--key", encoded]
+    return Peer("kubo", command, directory)
 
 
 def p2pd(directory: Path, key_type: KeyType) -> Peer:
