@@ -8,6 +8,8 @@ nothing.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,6 +17,15 @@ from collections.abc import Sequence
 from p2pfwd.cli.render import talk
 from p2pfwd.cli.text import printable
 from p2pfwd.errors import ExitStatus, P2PForwardError, UsageError
+
+
+def prepare_streams() -> None:
+    """Make stdout and stderr take any text: a closed one takes it silently, a narrow encoding escapes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def checked_arguments(arguments: Sequence[str]) -> list[str]:

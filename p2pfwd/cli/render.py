@@ -16,6 +16,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from p2pfwd.cli.text import printable
+from p2pfwd.errors import StorageFailed
 
 _GAP = 2
 """Cells between two columns."""
@@ -57,6 +58,10 @@ def write(text: str) -> None:
     except BrokenPipeError:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
+    except OSError as error:
+        # What could not be written stays in the buffer: Python must not try again, and complain, at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        raise StorageFailed(f"standard output: {error.strerror}") from error
 
 
 def talk(text: str) -> None:

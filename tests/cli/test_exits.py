@@ -217,3 +217,25 @@ def test_run_as_a_module(home: Path) -> None:
         check=False,
     )
     assert result.returncode == 3
+
+
+def test_a_full_disk_under_stdout(fake: FakeDaemon, home: Path) -> None:
+    fake.answers["p2p.ls"] = LsResult((FORWARD,))
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [PROGRAM, "ls"],
+            env=environment(home),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: standard output: No space left on device\n")
+
+
+def test_a_closed_stdout(fake: FakeDaemon, home: Path) -> None:
+    fake.answers["p2p.ls"] = LsResult((FORWARD,))
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{PROGRAM} ls >&- 2>&-"], env=environment(home), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

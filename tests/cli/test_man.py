@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from p2pfwd import errors
-from p2pfwd.cli.app import root_command
+from p2pfwd.cli.tree import root_command
 from p2pfwd.daemon.config import Config, Settings
 from p2pfwd.rpc import schema
 
