@@ -1,0 +1,46 @@
+"""The shape of the code that no linter knows: sizes, names, and that every module says what it is.
+
+Import directions are contracts of import-linter (`make lint`), broad excepts and prints are ruff's.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted(
+    path.relative_to(ROOT) for path in (ROOT / "p2pfwd").rglob("*.py") if not path.name.endswith("_pb2.py")
+)
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 60
+MAX_MEDIAN_LINES = 200
+VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
+
+
+def read(module: Path) -> str:
+    """Source of a module."""
+    return (ROOT / module).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_module_is_small_named_and_explained(module: Path) -> None:
+    """At most 500 lines, functions of at most 60, a docstring, a name that says something."""
+    source = read(module)
+    tree = ast.parse(source)
+    assert source.count("\n") <= MAX_FILE_LINES
+    assert module.stem not in VAGUE
+    assert source == "" or ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION_LINES, node.name
+        if isinstance(node, ast.ClassDef):
+            assert not node.name.endswith(("Manager", "Helper", "Utils")), node.name
+
+
+def test_the_median_module_is_short() -> None:
+    """Half of the modules have at most 200 lines."""
+    assert statistics.median(read(module).count("\n") for module in MODULES) <= MAX_MEDIAN_LINES
