@@ -10,7 +10,7 @@ import typer
 from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
-from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, size
+from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
 from p2pfwd.errors import UsageError
 from p2pfwd.rpc.schema import (
     CloseParams,
@@ -177,7 +177,7 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
     )
     for listener in listeners:
         if listener.reason:
-            write(f"{printable(listener.protocol)}: {printable(listener.reason)}")
+            write(f"{printable(listener.protocol)}: {printable(shorten_peers(listener.reason))}")
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import re
 _SHORT_HEAD, _SHORT_TAIL = 4, 6
 _ENDPOINT = re.compile(r"^/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d+)(/.*)?$")
 _PEER_SUFFIX = re.compile(r"^(.*)/(?:p2p|ipfs)/([^/]+)$")
+_PEER_ID = re.compile(r"(?:12D3KooW|16Uiu2HA|Qm)[1-9A-HJ-NP-Za-km-z]{38,}")
 _LOOPBACK = re.compile(r"^/(?:ip4/127\.|ip6/::1/|dns[46]?/localhost/)")
 
 
@@ -25,6 +26,11 @@ def short_peer(peer_id: str) -> str:
     if len(peer_id) <= _SHORT_HEAD + _SHORT_TAIL + 1:
         return peer_id
     return f"{peer_id[:_SHORT_HEAD]}…{peer_id[-_SHORT_TAIL:]}"
+
+
+def shorten_peers(sentence: str) -> str:
+    """A sentence with the peer IDs in it shortened."""
+    return _PEER_ID.sub(lambda match: short_peer(match[0]), sentence)
 
 
 def is_loopback(address: str) -> bool:

@@ -134,3 +134,12 @@ def test_milliseconds() -> None:
     assert [text.milliseconds(it) for it in (None, 0.04, 0.99, 1.0, 9.94, 9.96, 240.0)] == [
         "-", "0.04ms", "0.99ms", "1.0ms", "9.9ms", "10ms", "240ms",
     ]  # fmt: skip
+
+
+def test_peer_ids_in_sentences_are_shortened() -> None:
+    rsa = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"
+    peer = "12D3KooWGjMCzjmzGgxx2Lu4HUpfSxRHUAAN4hN9ckgjFnKoTtB7"
+    said = f"cannot reach {peer}: /ip4/1.2.3.4/tcp/1/p2p/{rsa} is another"
+    assert text.shorten_peers(said) == (
+        "cannot reach 12D3…KoTtB7: /ip4/1.2.3.4/tcp/1/p2p/QmYy…Wjhx5N is another"
+    )
