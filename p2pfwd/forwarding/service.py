@@ -22,7 +22,6 @@ from p2pfwd.forwarding.listeners import Listener, ListenerRegistry
 from p2pfwd.forwarding.listeners_local import LocalListener
 from p2pfwd.forwarding.listeners_remote import RemoteListener
 from p2pfwd.forwarding.names import PREFIX, check_protocol
-from p2pfwd.forwarding.splice import Splice
 from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import CheckOutcome, CloseMatch, ForwardingLimits, ListenerInfo, StreamInfo
@@ -41,7 +40,7 @@ class Forwarding:
     """All listeners and streams of one host. Make it inside the running event loop."""
 
     def __init__(
-        self, host: Host, *, limits: ForwardingLimits | None = None, make_splice: SpliceFactory = Splice
+        self, host: Host, *, limits: ForwardingLimits | None = None, make_splice: SpliceFactory = make_splice
     ) -> None:
         self.limits = limits if limits is not None else ForwardingLimits()
         self._host = host
@@ -246,7 +245,8 @@ class Forwarding:
                 await self._streams.wait_empty()
         except TimeoutError:
             left = self.close_all_streams()
-            log.warning("%d streams were still open after %g s and were reset", len(left), timeout_s)
+            if left:
+                log.warning("%d streams were still open after %g s and were reset", len(left), timeout_s)
             return len(left)
         return 0
 

@@ -33,14 +33,10 @@ def close_with_reset(sock: socket.socket) -> None:
 
 
 class Splice:
-    """One tunnelled connection. `on_closed(splice)` is called exactly once, when it is over.
-
-    hold_fin: keep our FIN back until the remote's has come: Kubo ends both directions at the first.
-    """
+    """One tunnelled connection. `on_closed(splice)` is called exactly once, when it is over."""
 
     __slots__ = (
         "_fd",
-        "_hold_fin",
         "_local_eof",
         "_loop",
         "_on_closed",
@@ -63,8 +59,6 @@ class Splice:
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
         on_closed: Callable[[Splice], None],
-        *,
-        hold_fin: bool = False,
     ) -> None:
         """Takes over `sock`, connected and non-blocking."""
         self.stream = stream
@@ -79,7 +73,6 @@ class Splice:
         self._fd = sock.fileno()
         self._loop = loop
         self._on_closed = on_closed
-        self._hold_fin = hold_fin
         self._pending: deque[bytearray] | None = None
         self._pending_offset = 0
         self._local_eof = False
@@ -143,9 +136,11 @@ class Splice:
 
     def _end_local(self) -> None:
         self._local_eof = True
-        if not self._hold_fin or self._remote_eof:
-            self.stream.close_write()
+        self._send_fin()
         self._finish_if_done()
+
+    def _send_fin(self) -> None:
+        self.stream.close_write()
 
     # --- stream → local socket --------------------------------------------------------------------
 
@@ -219,8 +214,8 @@ class Splice:
         except OSError as exc:
             self._fail(exc)
             return
-        if self._hold_fin and self._local_eof:
-            self.stream.close_write()
+        if self._local_eof:
+            self.stream.close_write()  # one that was held back
         self._finish_if_done()
 
     # --- ending -----------------------------------------------------------------------------------

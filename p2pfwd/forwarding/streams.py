@@ -29,8 +29,6 @@ PROTECT_TAG: Final = "p2pfwd-stream"
 RATE_INTERVAL_S: Final = 0.2
 """Snapshots closer together than this show the rate of the one before: less is noise."""
 
-KUBO_AGENTS: Final = ("kubo/", "go-ipfs/")
-
 SpliceFactory = Callable[..., "Splice"]
 Origin = tuple[Any, ...] | str | None
 """As accept() gives it: a TCP sockaddr, the path of a unix client (mostly ""), None for a remote origin."""
@@ -168,26 +166,24 @@ class StreamRegistry:
         """Connect a registered stream with its socket; the splice owns both from now on."""
         self._dialing -= 1
         entry.abandon = None
+        kubo = self._is_kubo(entry)
+        # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
+        # the client behind a Kubo waits for it.
+        hold_fin = kubo and entry.listener.direction == "forward"
         entry.splice = splice = self._make_splice(
-            entry.stream, sock, self._loop, entry.ended, hold_fin=self._hold_fin(entry)
+            entry.stream, sock, self._loop, entry.ended, kubo=kubo, hold_fin=hold_fin
         )
         splice.start()
 
-    def _hold_fin(self, entry: StreamEntry) -> bool:
-        """Whether the remote is a Kubo, whose pipe ends both ways at the first FIN (KUBO.md §0.1).
-
-        Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
-        the client behind a Kubo waits for it.
-        """
-        if entry.listener.direction != "forward":
-            return False
+    def _is_kubo(self, entry: StreamEntry) -> bool:
+        """Whether to treat the remote as a Kubo, whose pipe ends both ways at the first FIN."""
         mode = self._limits.kubo_half_close
         if mode != "auto":
             return mode == "on"
         if not entry.listener.protocol.startswith("/x/"):
             return False
         agent = self._swarm.peerstore.agent(entry.stream.remote_peer)
-        return agent is not None and agent.startswith(KUBO_AGENTS)
+        return agent is not None and agent.startswith(kubo_pipe.AGENTS)
 
     def remove(self, entry: StreamEntry) -> None:
         """Take out a stream that has ended, or whose target could not be reached; idempotent."""

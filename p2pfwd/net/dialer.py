@@ -64,7 +64,7 @@ class Dialer:
         budget_s = self._settings.dial_timeout_s
         try:
             async with asyncio.timeout(budget_s):
-                planned = dial_plan.plan(await self._resolve(addrs, attempts), own)
+                planned = dial_plan.plan(await self._resolve(peer_id, addrs, attempts), own)
                 if not planned and not attempts:
                     raise self._nothing_to_dial(peer_id, addrs)
                 conn = await self._race(peer_id, planned, attempts, force)
@@ -89,12 +89,12 @@ class Dialer:
         return kind(f"cannot reach {peer_id}{when}: {tried}", attempts=listed)
 
     async def _resolve(
-        self, addrs: Sequence[Multiaddr], attempts: list[tuple[str, str]]
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr], attempts: list[tuple[str, str]]
     ) -> list[Multiaddr]:
         found: list[Multiaddr] = []
         for addr in addrs:
             try:
-                found += await self._resolver.resolve(addr)
+                found += await self._resolver.resolve(addr.with_peer_id(peer_id))  # a dnsaddr lists many
             except PeerNotFound as exc:
                 attempts.append((str(addr), exc.message))
         return found
