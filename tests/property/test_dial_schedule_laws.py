@@ -25,8 +25,12 @@ ages = st.sampled_from([0.0, 10.0, 1e6])
 class Machine(RuleBasedStateMachine):
     """Any order of what may happen to a schedule, with a model of what it promised."""
 
-    @initialize(resolvable=st.booleans(), seed=st.integers(0, 1000))
-    def begin(self, resolvable: bool, seed: int) -> None:
+    @initialize(
+        resolvable=st.booleans(),
+        seed=st.integers(0, 1000),
+        first=st.lists(st.tuples(some_addrs, ages), min_size=len(PEERS), max_size=len(PEERS)),
+    )
+    def begin(self, resolvable: bool, seed: int, first: list[tuple[list[Multiaddr], float]]) -> None:
         self.now = 0.0
         self.known: dict[PeerId, dict[Multiaddr, float]] = {}
         self.schedule = DialSchedule(
@@ -37,6 +41,8 @@ class Machine(RuleBasedStateMachine):
         self.looking: set[PeerId] = set()
         self.up: set[PeerId] = set()
         self.dialed: dict[Multiaddr, float] = {}
+        for who, (addrs, age_s) in zip(PEERS, first, strict=True):
+            self.keep(who, addrs, age_s, Priority.STATIC)
 
     def check_dialed(self, addrs: Sequence[Multiaddr]) -> None:
         for addr in addrs:
