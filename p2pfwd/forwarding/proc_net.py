@@ -1,4 +1,6 @@
-"""Is somebody listening on a loopback or unix address? Asked without connecting.
+"""What the system's lists of sockets tell: is somebody listening, has a local client closed altogether?
+
+Is somebody listening on a loopback or unix address? Asked without connecting.
 
 A connection just to see is not harmless: a one-shot server (`nc -l`) takes it for its client and ends,
 a database counts it as an error. Linux lists its listening sockets (proc(5), /proc/net/tcp and
@@ -8,6 +10,8 @@ a database counts it as an error. Linux lists its listening sockets (proc(5), /p
 from __future__ import annotations
 
 import ipaddress
+import select
+import socket
 import struct
 from pathlib import Path
 from typing import Final
@@ -15,6 +19,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint, unix_path
 
 _LISTEN: Final = "0A"  # TCP_LISTEN
+_NOBODY: Final = "0"
 _ACCEPTING: Final = 0x10000  # __SO_ACCEPTCON
 MAX_BYTES: Final = 4 << 20
 """Of a list: about 25,000 connections. A longer one is not worth the time."""
@@ -36,6 +41,46 @@ def somebody_listens(target: Multiaddr, proc: Path = Path("/proc/net")) -> bool:
         accepted6 = {_hex(ipaddress.IPv6Address(0)), _hex(ipaddress.IPv6Address(f"::ffff:{address}"))}
         return _tcp(proc / "tcp", accepted, endpoint.port) or _tcp(proc / "tcp6", accepted6, endpoint.port)
     return _tcp(proc / "tcp6", {_hex(address), _hex(ipaddress.IPv6Address(0))}, endpoint.port)
+
+
+def has_closed(sock: socket.socket, proc: Path = Path("/proc/net")) -> bool | None:
+    """Whether the other end of a connection, whose FIN has come, has closed it or only half-closed it.
+
+    None where that cannot be known: the other end is on another machine.
+    """
+    if sock.family == socket.AF_UNIX:
+        poll = select.poll()
+        poll.register(sock, 0)  # POLLHUP is always told: both directions are shut
+        return bool(poll.poll(0))
+    try:
+        own, other = sock.getsockname(), sock.getpeername()
+    except OSError:  # no connection any more
+        return True
+    owner = _owner(_endpoints(other), _endpoints(own), proc)
+    if owner is None:
+        return True if ipaddress.ip_address(other[0]).is_loopback else None
+    return owner == _NOBODY
+
+
+def _endpoints(sockaddr: tuple[str, int]) -> set[str]:
+    """The ways the kernel prints an address and port: a program may use IPv4 through an IPv6 socket."""
+    address = ipaddress.ip_address(sockaddr[0].partition("%")[0])
+    forms = {_hex(address)}
+    if isinstance(address, ipaddress.IPv4Address):
+        forms.add(_hex(ipaddress.IPv6Address(f"::ffff:{address}")))
+    elif address.ipv4_mapped is not None:
+        forms.add(_hex(address.ipv4_mapped))
+    return {f"{form}:{sockaddr[1]:04X}" for form in forms}
+
+
+def _owner(local: set[str], remote: set[str], proc: Path) -> str | None:
+    """Inode of the socket with this local and remote end, `_NOBODY` once closed, None if there is none."""
+    for name in ("tcp", "tcp6"):
+        for line in _lines(proc / name):
+            fields = line.split(None, 10)
+            if len(fields) > 9 and fields[1] in local and fields[2] in remote:
+                return fields[9]
+    return None
 
 
 def _hex(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:

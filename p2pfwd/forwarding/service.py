@@ -18,6 +18,7 @@ from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.bind import bind
 from p2pfwd.forwarding.check import check_peer, check_target
 from p2pfwd.forwarding.events import EventCallback, Events
+from p2pfwd.forwarding.kubo import make_splice
 from p2pfwd.forwarding.listeners import Listener, ListenerRegistry
 from p2pfwd.forwarding.listeners_local import LocalListener
 from p2pfwd.forwarding.listeners_remote import RemoteListener

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from p2pfwd.core.multiaddrs import from_sockaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
+from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.listeners import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo

@@ -104,9 +104,16 @@ class FakeSplice:
     made: list[FakeSplice]
 
     def __init__(
-        self, stream: Any, sock: Any, loop: Any, on_closed: Callable[[Any], None], *, hold_fin: bool = False
+        self,
+        stream: Any,
+        sock: Any,
+        loop: Any,
+        on_closed: Callable[[Any], None],
+        *,
+        kubo: bool,
+        hold_fin: bool,
     ) -> None:
-        self.stream, self.sock, self.hold_fin = stream, sock, hold_fin
+        self.stream, self.sock, self.kubo, self.hold_fin = stream, sock, kubo, hold_fin
         self.bytes_in = self.bytes_out = 0
         self.error: Exception | None = None
         self.started = False

@@ -404,7 +404,7 @@ def test_the_fin_is_held_back_for_kubo(
         await service.forward(protocol, LOCAL, ALICE, allow_custom_protocol=True)
         FakeAcceptor.made[-1].accepted(FakeSocket())
         await turns()
-        assert splices[0].hold_fin is held
+        assert (splices[0].kubo, splices[0].hold_fin) == (held, held)
         await service.aclose()
 
     asyncio.run(main())
