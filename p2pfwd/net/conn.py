@@ -261,10 +261,11 @@ class Conn:
             self._flush_due = True
             self.loop.call_soon(self._flush)
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
+        """Send what control frames there are; `last`: even behind what the conduit still has to send."""
         self._flush_due = False
         control = self._session.control
-        while control and not self._channel.congested and not self.closed.done():
+        while control and (last or not self._channel.congested) and not self.closed.done():
             n = min(len(control), self._channel.max_plaintext)
             self._pool.staging[:n] = control[:n]
             del control[:n]
@@ -329,7 +330,8 @@ class Conn:
 
     def _wake_slot_waiters(self) -> None:
         slots = self._session.free_slots
-        while self._slot_waiters and (slots > 0 or self.closed.done()):
+        over = self.closed.done() or self._session.remote_went_away
+        while self._slot_waiters and (slots > 0 or over):
             waiter = self._slot_waiters.popleft()
             if not waiter.done():  # cancelled
                 waiter.set_result(None)
@@ -377,8 +379,9 @@ class Conn:
         old = self._session.rtt_s
         # The first sample includes the handshake's tail, so a better one replaces it at once.
         self._session.rtt_s = rtt if old is None or rtt < old else (3 * old + rtt) / 4
-        if self._pong is not None and not self._pong.done():
+        if self._pong is not None:
             self._pong.set_result(rtt)
+            self._pong = None
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -396,28 +399,26 @@ class Conn:
         self._timer = self.loop.call_later(TICK_S, self._tick)
 
     async def measure_rtt(self, timeout_s: float) -> float:
-        """One yamux ping; seconds. Raises TimedOut, ConnectionLost."""
+        """One yamux ping, shared by those who ask meanwhile; seconds. Raises TimedOut, ConnectionLost."""
+        if self.closed.done():
+            raise lost(self, self.closed.result())
         if self._pong is None:
             self._pong = self.loop.create_future()
         if self._pinged_at is None:
             self._ping()
             self._flush()
-        pong = self._pong
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(pong)
+                return await asyncio.shield(self._pong)
         except TimeoutError:
             raise TimedOut(f"{self.remote_peer} did not answer a ping within {timeout_s:g} s") from None
-        finally:
-            if self._pong is pong:
-                self._pong = None
 
     # --- ending -----------------------------------------------------------------------------------
 
     def channel_lost(self, exc: Exception | None) -> None:
         """From the channel: the connection is over."""
         self._in_turn = False
-        self._end(exc)
+        self._end(None if self._closing else exc)
 
     def _end(self, cause: Exception | None) -> None:
         if self.closed.done():
@@ -427,7 +428,7 @@ class Conn:
         if not self.identified.done():
             self.identified.set_result(None)
         error: P2PForwardError = lost(self, cause)
-        if self._pong is not None and not self._pong.done():
+        if self._pong is not None:
             self._pong.set_exception(error)
             self._pong.exception()  # mark as retrieved: nobody may be waiting any more
         self._wake_slot_waiters()
@@ -447,7 +448,7 @@ class Conn:
             return
         self._closing = True
         self._session.go_away(GoAwayCode.NORMAL)
-        self._flush()
+        self._flush(last=True)  # with the FINs that wait
         self._channel.conduit.finish()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

@@ -5,7 +5,8 @@ Slow, for negotiation and small messages: `await read()`, `await write()`. Fast,
 `end_frame` let the sink's owner receive from its socket into the frame that will be sealed.
 
 Truth about ends: EOF means that the remote sent FIN and every byte before it was given out. A reset
-or a lost connection is an error, and comes at once.
+or a lost connection is an error, and comes at once; a reader who had not yet read up to the FIN when the
+connection was lost still gets the rest and the EOF.
 """
 
 from __future__ import annotations
@@ -130,11 +131,11 @@ class Stream:
         try:
             answer = negotiation.receive(view)
         except (ProtocolError, ProtocolNotSupported) as exc:
+            self._send_small(negotiation.last_words())
             self._fail(exc)
             self.reset()
             return
-        if answer:
-            self._send_small(answer)
+        self._send_small(answer)
         if negotiation.selected is None:
             self.consumed(len(view))
             return
@@ -154,7 +155,7 @@ class Stream:
 
     def _send_small(self, data: bytes) -> None:
         """A negotiation message: a few bytes, always within the initial window."""
-        if self.core.can_send:
+        if data and self.core.can_send:
             self.conn.send_small(self.core, data)
 
     # --- from the connection ----------------------------------------------------------------------
@@ -184,7 +185,8 @@ class Stream:
         if self._error is not None:
             return
         self._error = error
-        self._buffer.clear()
+        if not self._whole:
+            self._buffer.clear()
         self.conn.stop_waiting(self)
         done, self._on_negotiated = self._on_negotiated, None
         if self._sink is not None:
@@ -203,6 +205,11 @@ class Stream:
             self._write_waiter.set_result(None)
 
     @property
+    def _whole(self) -> bool:
+        """Everything to the remote's FIN has come, and neither side took it back with a reset."""
+        return self._eof and (self._error is None or isinstance(self._error, ConnectionLost))
+
+    @property
     def error(self) -> P2PForwardError | None:
         """Why the stream failed, if it did."""
         return self._error
@@ -215,10 +222,10 @@ class Stream:
         Raises StreamReset, ConnectionLost, or the error of a failed negotiation.
         """
         while not self._buffer:
+            if self._whole:
+                return b""
             if self._error is not None:
                 raise self._error
-            if self._eof:
-                return b""
             assert self._read_waiter is None, "two tasks read one stream"
             self._read_waiter = self.conn.loop.create_future()
             try:
@@ -304,7 +311,7 @@ class Stream:
         core = self.core
         if not core.send_window or self.conn.congested or not core.can_send:
             return None
-        return self.conn.begin_frame(core.send_window)
+        return self.conn.begin_frame(core.send_window) or None  # empty: control frames fill it
 
     def end_frame(self, n: int) -> None:
         """Send the `n` > 0 bytes put into the view of `begin_frame`."""
@@ -351,16 +358,32 @@ class Stream:
         """FIN, and no interest in more from the remote; what comes is dropped."""
         self.close_write()
         if self.core.can_receive:
-            self.core.sink = self._drop
+            self.set_sink(_Discard(self))  # a negotiation under way still comes to its end
             self.conn.loop.call_later(LINGER_S, self.reset)
-
-    def _drop(self, view: memoryview) -> None:
-        self.conn.consumed(self.core, len(view))
 
     def reset(self) -> None:
         """End abruptly, both ways. Idempotent."""
         self.conn.reset_stream(self)
         self._fail(StreamReset("the stream was reset here", by="local"))
+
+
+class _Discard:
+    """Sink of a stream in which nobody is interested any more."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def data_received(self, view: memoryview) -> None:
+        self._stream.consumed(len(view))
+
+    def eof_received(self) -> None:
+        pass
+
+    def stream_lost(self, exc: Exception) -> None:
+        pass
+
+    def resume_sending(self) -> bool:
+        return False
 
 
 def lost(conn: Carrier, cause: Exception | None) -> ConnectionLost:

@@ -99,6 +99,7 @@ class _Negotiation:
         self._header_seen = False
         self._handed_on = False
         self._selected: str | None = None
+        self._out = b""
 
     @property
     def selected(self) -> str | None:
@@ -125,12 +126,19 @@ class _Negotiation:
             opening = self._tokens.peek(len(HEADER))
             if not HEADER.startswith(opening):
                 raise RemoteProtocolError(f"multistream: the peer opened with {opening!r}, not {HEADER!r}")
-        out = b""
         while self._selected is None and (token := self._tokens.next()) is not None:
             if self._header_seen:
-                out += self._on_token(token)
+                self._out += self._on_token(token)
             else:
                 self._header_seen = True
+        return self.last_words()
+
+    def last_words(self) -> bytes:
+        """What was to be answered before the failure of `receive`: the `na` that says why it is over.
+
+        A dialer that lets its data ride along with a proposal has this data taken for more proposals.
+        """
+        out, self._out = self._out, b""
         return out
 
     def _on_token(self, token: bytes) -> bytes:

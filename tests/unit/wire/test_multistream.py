@@ -148,3 +148,12 @@ def test_misuse_is_local_blame() -> None:
         DialerNegotiation(["/a\n/b"])
     with pytest.raises(LocalProtocolError):
         DialerNegotiation(["/a"]).leftover()
+
+
+def test_the_refusal_before_a_violation_can_still_be_sent() -> None:
+    """A dialer whose data rode along with a refused proposal must learn that it was refused."""
+    listener = ListenerNegotiation(lambda _name: False)
+    with pytest.raises(RemoteProtocolError):
+        listener.receive(HEADER + encode_token("/gone/1") + b"\x05no token")
+    assert listener.last_words() == encode_token("na")
+    assert listener.last_words() == b""

@@ -1,0 +1,105 @@
+"""Hosts on loopback in the test's own event loop, and handlers that tests often need."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.host import Host, HostSettings
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.stream import Stream
+from p2pfwd.net.swarm import Swarm
+
+ANY_PORT = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
+ECHO = "/test/echo/1.0.0"
+TAKE = "/test/take/1.0.0"
+
+
+def stranger() -> PeerId:
+    """A peer ID nobody has."""
+    return PeerId.from_public_key(PrivateKey.generate().public_key)
+
+
+@asynccontextmanager
+async def swarm(**settings: Any) -> AsyncIterator[Swarm]:
+    """A listening swarm without identify: nothing is on its connections but what the test does."""
+    made = Swarm(PrivateKey.generate(), SwarmSettings(**settings))
+    made.on_connected(lambda conn: conn.identified.set_result(None))
+    try:
+        await made.listen(ANY_PORT)
+        yield made
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def host(**settings: Any) -> AsyncIterator[Host]:
+    """A listening host, with identify and ping."""
+    made = await Host.start(PrivateKey.generate(), [ANY_PORT], HostSettings(swarm=SwarmSettings(**settings)))
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@asynccontextmanager
+async def pair(**settings: Any) -> AsyncIterator[tuple[Conn, Conn]]:
+    """Both ends of one connection between two swarms: the dialer's and the listener's."""
+    async with swarm(**settings) as near, swarm(**settings) as far:
+        arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+        far.on_connected(arrived.set_result)
+        far.set_stream_handler(ECHO, echo)
+        yield await near.connect(far.peer_id, far.listen_addrs()), await arrived
+
+
+async def echo(stream: Stream) -> None:
+    """Handler: everything back, FIN for FIN."""
+    while data := await stream.read():
+        await stream.write(data)
+    stream.close_write()
+
+
+class Taken:
+    """Handler that hands the streams of one protocol to the test, which then does as it likes."""
+
+    def __init__(self, conn_or_swarm: Swarm, protocol: str = TAKE) -> None:
+        self._streams: asyncio.Queue[Stream] = asyncio.Queue()
+        conn_or_swarm.set_stream_handler(protocol, self._handle)
+
+    async def _handle(self, stream: Stream) -> None:
+        await self._streams.put(stream)
+
+    async def get(self) -> Stream:
+        """The next stream."""
+        return await self._streams.get()
+
+
+@asynccontextmanager
+async def stream_pair(**settings: Any) -> AsyncIterator[tuple[Stream, Stream]]:
+    """Both ends of one stream between two swarms: the opener's and the other."""
+    async with swarm(**settings) as near, swarm(**settings) as far:
+        taken = Taken(far)
+        stream = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+        yield stream, await taken.get()
+
+
+def conn_of(stream: Stream) -> Conn:
+    """The connection that carries the stream."""
+    assert isinstance(stream.conn, Conn)
+    return stream.conn
+
+
+async def read_all(stream: Stream, pause: Callable[[], Awaitable[object]] | None = None) -> bytes:
+    """Everything to the remote's FIN; `pause` between reads, to be slow."""
+    got = bytearray()
+    while data := await stream.read():
+        got += data
+        if pause is not None:
+            await pause()
+    return bytes(got)
