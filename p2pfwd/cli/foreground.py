@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from p2pfwd.cli.render import write, write_json
+from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import printable
 from p2pfwd.errors import ConnectionLost, DaemonNotRunning, P2PForwardError, ShuttingDown
 from p2pfwd.rpc.schema import CloseParams, Listener
@@ -39,6 +39,17 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def undone_if_interrupted(env: Env, listener: Listener) -> Iterator[None]:
+    """Ctrl-C in the body takes the listener back: a command that was interrupted has changed nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if remove(env, listener):
+            talk(f"Interrupted: the {listener.direction} of {printable(listener.protocol)} was removed.")
+        raise
 
 
 def hold(

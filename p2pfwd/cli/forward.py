@@ -10,7 +10,7 @@ import typer
 from p2pfwd.cli.advice import close_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.foreground import hold, remove, terminable, watch
+from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import milliseconds, printable, short_address, short_peer
@@ -66,12 +66,13 @@ def forward(
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = watch(client) if foreground else None
         result = answer(client, "p2p.forward", params, ForwardResult)
-        if not as_json:
-            _print(result)
-        check = None if no_check else _try(env, client, result)
-        document = _document(result, check) if as_json else None
-        if document is None and check is not None:
-            _print_check(check)
+        with undone_if_interrupted(env, result.listener):
+            if not as_json:
+                _print(result)
+            check = None if no_check else _try(env, client, result)
+            document = _document(result, check) if as_json else None
+            if document is None and check is not None:
+                _print_check(check)
         if subscription is not None:
             hold(env, client, subscription, result.listener, document)
         elif document is not None:
@@ -82,13 +83,7 @@ def _try(env: Env, client: Client, result: ForwardResult) -> Check:
     if env.talkative:
         talk(f"Trying {short_peer(result.peer)} ...")
     params = CheckParams(listener=result.listener.id, timeout_s=CHECK_TIMEOUT_S)
-    try:
-        return answer(client, "p2p.check", params, Check, timeout_s=CHECK_TIMEOUT_S + _GRACE_S)
-    except KeyboardInterrupt:
-        # A command that was interrupted has changed nothing.
-        if remove(env, result.listener):
-            talk(f"Interrupted: the forward on {short_address(result.listener.listen_address)} was removed.")
-        raise
+    return answer(client, "p2p.check", params, Check, timeout_s=CHECK_TIMEOUT_S + _GRACE_S)
 
 
 def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:

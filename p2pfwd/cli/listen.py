@@ -10,7 +10,7 @@ import typer
 from p2pfwd.cli.advice import close_command, forward_command
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.foreground import hold, terminable, watch
+from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import printable, short_address
@@ -59,8 +59,9 @@ def listen(
         subscription = watch(client) if foreground else None
         result = answer(client, "p2p.listen", params, ListenResult)
         document = _document(result) if as_json else None
-        if document is None:
-            _print(result)
+        with undone_if_interrupted(env, result.listener):
+            if document is None:
+                _print(result)
         if subscription is not None:
             hold(env, client, subscription, result.listener, document)
         elif document is not None:

@@ -42,6 +42,14 @@ def pair() -> Iterator[Pair]:
         shutil.rmtree(base)
 
 
+@pytest.fixture(autouse=True)
+def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails does not take the next ones with it."""
+    yield
+    if "pair" in request.fixturenames:
+        request.getfixturevalue("pair")[1].ok("close", "-a")
+
+
 def sentence(stderr: str) -> str:
     """The one sentence of a failure, its hint checked and cut off."""
     first, *rest = stderr.splitlines()
@@ -284,9 +292,10 @@ def test_ctrl_c_while_a_peer_is_tried_leaves_no_forward(pair: Pair) -> None:
         with Program(other.home, ["forward", "/x/there", str(port), address]) as program:
             program.wait_for("To stop")
             silent.settimeout(10)
-            silent.accept()[0].close()
+            dialed, _ = silent.accept()
             program.signal(signal.SIGINT)
             assert program.wait() == 130
+            dialed.close()
     assert other.ok("ls") == ""
 
 

@@ -123,5 +123,5 @@ def test_ctrl_c_during_the_check_takes_the_forward_back(holding: FakeDaemon, hom
         holding.wait_for_call("p2p.check")
         program.process.send_signal(signal.SIGINT)
         assert program.wait() == 130
-        assert program.stderr == "Interrupted: the forward on 127.0.0.1:2222 was removed.\n"
+        assert program.stderr == "Interrupted: the forward of /x/ssh was removed.\n"
     assert len(holding.called("p2p.close")) == 1

@@ -223,7 +223,7 @@ def test_a13_forward_on_port_0_shows_the_real_one(net: Net, target: TcpServer) -
     port = int(net.client.ok("ls").split()[1].rpartition("/")[2])
     assert port > 0 and f"127.0.0.1:{port}" in said
     assert echoed(port) == b"over there and back"
-    assert net.client.ok("close", "-p", "/x/a13") == "Closed 1 forward.\n"
+    assert net.client.ok("close", "-p", "/x/a13").startswith("Closed 1 forward.")
     assert closed(port)
 
 
