@@ -5,8 +5,8 @@ Each against real daemons, through the real command line.
 
 from __future__ import annotations
 
+import ctypes
 import json
-import os
 import resource
 import shutil
 import signal
@@ -25,6 +25,8 @@ from tests.support.in_process import QuickDaemon
 from tests.support.sockets import TcpServer, echo, free_port, refusing_port
 
 NOBODY = "12D3KooWGjMCzjmzGgxx2Lu4HUpfSxRHUAAN4hN9ckgjFnKoTtB7"
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 24, 1, 2, 10
+
 SWARM = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0"}
 
 Pair = tuple[Daemon, Daemon]
@@ -119,16 +121,31 @@ def test_port_in_use(pair: Pair) -> None:
     assert other.ok("ls") == ""
 
 
-def test_privileged_port(pair: Pair) -> None:
-    one, other = pair
+def unprivileged() -> None:
+    """In a child before exec: root loses the right to any port and any file; others lack it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+
+
+def test_privileged_port(home: Path) -> None:
     floor = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-    if os.geteuid() == 0 or not floor.exists() or int(floor.read_text()) <= 79:
-        pytest.skip("this user may bind every port")
-    result = other.cli("forward", "/x/there", "79", one.address)
+    if not floor.exists() or int(floor.read_text()) <= 79:
+        pytest.skip("this system lets everybody bind every port")
+    with subprocess.Popen(
+        [PROGRAM, "daemon", "--swarm", "/ip4/127.0.0.1/tcp/0"],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=unprivileged,  # noqa: PLW1509 - this test has no threads
+    ) as daemon:
+        assert daemon.stdout is not None
+        assert any("Daemon is ready" in line for line in daemon.stdout)
+        result = run_cli(home, "forward", "/x/there", "79", NOBODY)
+        daemon.terminate()
     assert (result.returncode, result.stdout) == (1, "")
     assert "cannot listen on /ip4/127.0.0.1/tcp/79" in sentence(result.stderr)
     assert "\nhint: " in result.stderr
-    assert other.ok("ls") == ""
 
 
 def test_a_forward_to_what_does_not_answer_is_made_and_warned_of(pair: Pair) -> None:
@@ -180,10 +197,16 @@ def test_a_home_that_cannot_be_made(home: Path) -> None:
 
 
 def test_a_home_that_is_not_writable(home: Path) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
     home.chmod(0o500)
-    result = run_cli(home, "daemon")
+    result = subprocess.run(
+        [PROGRAM, "daemon"],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=unprivileged,
+        timeout=30,
+    )
     home.chmod(0o700)
     assert (result.returncode, result.stdout) == (1, "")
     assert sentence(result.stderr).startswith(f"home directory {home}: ")
