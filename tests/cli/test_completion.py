@@ -112,3 +112,12 @@ def test_an_unknown_shell(run: Run) -> None:
     result = run("completion", "tcsh")
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("Error: Invalid value for 'SHELL': ")
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes_from_the_daemon(filled: FakeDaemon, home: Path) -> None:
+    env = environment(home)
+    env["PATH"] = f"{Path(PROGRAM).parent}:{env['PATH']}"
+    script = "p2pfwd completion fish | source; complete -C 'p2pfwd close -p /x/'"
+    done = subprocess.run(["fish", "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert [line.strip() for line in done.stdout.splitlines()] == ["/x/ssh", "/x/web"]
