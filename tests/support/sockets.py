@@ -283,17 +283,22 @@ class Received:
     clean: bool  # ended in FIN, not in RST
 
 
+def receive_all(conn: socket.socket, at_most: int | None = None) -> Received:
+    """Everything the other end sends, or the first `at_most` bytes of it."""
+    digest, size = hashlib.sha256(), 0
+    try:
+        while size != at_most and (part := conn.recv(CHUNK)):
+            digest.update(part)
+            size += len(part)
+    except ConnectionResetError:
+        return Received(size, digest.digest(), clean=False)
+    return Received(size, digest.digest(), clean=True)
+
+
 def download(port: int, at_most: int | None = None) -> Received:
     """Everything a server behind `port` sends, or the first `at_most` bytes of it and then our FIN."""
-    digest, size = hashlib.sha256(), 0
     with connect(port) as conn:
-        try:
-            while size != at_most and (part := conn.recv(CHUNK)):
-                digest.update(part)
-                size += len(part)
-        except ConnectionResetError:
-            return Received(size, digest.digest(), clean=False)
-    return Received(size, digest.digest(), clean=True)
+        return receive_all(conn, at_most)
 
 
 def upload(port: int, payload: Payload) -> bytes:
