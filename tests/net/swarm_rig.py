@@ -52,10 +52,21 @@ async def host(**settings: Any) -> AsyncIterator[Host]:
 async def pair(**settings: Any) -> AsyncIterator[tuple[Conn, Conn]]:
     """Both ends of one connection between two swarms: the dialer's and the listener's."""
     async with swarm(**settings) as near, swarm(**settings) as far:
-        arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
-        far.on_connected(arrived.set_result)
+        arrived = next_conn(far)
         far.set_stream_handler(ECHO, echo)
         yield await near.connect(far.peer_id, far.listen_addrs()), await arrived
+
+
+def next_conn(made: Swarm) -> asyncio.Future[Conn]:
+    """The next connection that comes up."""
+    arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+
+    def connected(conn: Conn) -> None:
+        if not arrived.done():
+            arrived.set_result(conn)
+
+    made.on_connected(connected)
+    return arrived
 
 
 async def echo(stream: Stream) -> None:
