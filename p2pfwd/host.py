@@ -12,9 +12,11 @@ from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import AddressInUse, BindFailed
 from p2pfwd.net.conn import Conn
+from p2pfwd.net.network_watch import NetworkWatch
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.protocols.identify import Identify
+from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.protocols.ping import Ping
 
 log = logging.getLogger("p2pfwd.host")
@@ -48,6 +50,8 @@ class Host:
         self.peer_id: PeerId = self.swarm.peer_id
         self.identify = Identify(self.swarm, self.settings.agent_version)
         self._ping = Ping(self.swarm)
+        self.network = NetworkWatch()
+        self.keeper = PeerKeeper(self.swarm, self.network)
 
     @classmethod
     async def start(
@@ -95,4 +99,6 @@ class Host:
 
     async def close(self) -> None:
         """Close everything. Idempotent."""
+        self.network.close()
+        await self.keeper.close()
         await self.swarm.close()
