@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 PY     := $(VENV)/bin/python
 # A network namespace with nothing but loopback where the system allows one; plain otherwise.
 HERMETIC := $(PY) -m tests.support.netns --
-TIERS  := $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/interop)
+TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/interop)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv lint test peers interop netns fuzz bench proto demo clean

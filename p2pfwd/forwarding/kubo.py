@@ -1,4 +1,4 @@
-"""A splice with a Kubo, whose `ipfs p2p` pipe knows no half-close (KUBO.md §0.1, §2.3).
+"""A splice with a Kubo, whose `ipfs p2p` pipe knows no half-close.
 
 A Kubo ends a tunnel both ways at the first FIN from either side, and what is still under way is lost. So
 a forward holds its client's FIN until the reply has ended. Held for ever it would keep a service that

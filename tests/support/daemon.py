@@ -61,13 +61,20 @@ def run_cli(
 class Program:
     """A p2pfwd process that stays: its output can be waited for, line by line."""
 
-    def __init__(self, home: Path, args: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        args: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
+        """Start `p2pfwd ARGS`; `within` are words in front of it, such as `nsenter -t PID -n`."""
         self.home = home
         self.lines: list[str] = []
         self._stderr_path = home / f"stderr-{time.monotonic_ns()}.txt"
         with self._stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [PROGRAM, *args],
+                [*within, PROGRAM, *args],
                 env=environment(home, env),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -163,10 +170,11 @@ class Daemon(Program):
         *args: str,
         swarm: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
         env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         home.mkdir(exist_ok=True)
         listen = [word for address in swarm for word in ("--swarm", address)]
-        super().__init__(home, ["daemon", *listen, *args], env)
+        super().__init__(home, ["daemon", *listen, *args], env, within)
         try:
             self.wait_for(READY)
         except BaseException:

@@ -6,6 +6,7 @@ Import directions are contracts of import-linter (`make lint`), broad excepts an
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
@@ -44,3 +45,11 @@ def test_module_is_small_named_and_explained(module: Path) -> None:
 def test_the_median_module_is_short() -> None:
     """Half of the modules have at most 200 lines."""
     assert statistics.median(read(module).count("\n") for module in MODULES) <= MAX_MEDIAN_LINES
+
+
+def test_architecture_md_places_every_module() -> None:
+    """Who adds a module says on the map where it belongs."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[a-z_0-9]+", page))
+    missing = [str(module) for module in MODULES if module.stem.strip("_") not in named | {"init", "main"}]
+    assert missing == []

@@ -1,4 +1,4 @@
-"""Which stream ids a peer may still open (WIRE 8): each once, of its own parity.
+"""Which stream ids a peer may still open : each once, of its own parity.
 
 Ids grow, but their SYNs need not come in order: go takes an id first and queues the frame later, so two
 streams opened at once may arrive swapped, and an id whose opening was given up never comes at all. Of the
