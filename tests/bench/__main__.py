@@ -33,23 +33,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="how often everything is measured (3; quick: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     parser.add_argument("--python-client", action="store_true", help="the client in Python, not in C")
-    parser.add_argument("--tries", type=int, help="tries while the machine is busy with others (2; quick: 1)")
     parser.add_argument(
-        "--patience", type=float, metavar="SECONDS", help="longest wait for a quiet machine, each time (2)"
+        "--patience", type=float, metavar="SECONDS", help="time spent because others are busy (60; quick: 5)"
     )
     return parser.parse_args(argv)
 
 
 def plan_for(options: argparse.Namespace) -> Plan:
     quick: bool = options.quick
-    patience = options.patience if options.patience is not None else 0.0 if quick else 2.0
+    patience = options.patience if options.patience is not None else 5.0 if quick else 60.0
     return Plan(
         tunnels=options.only or (QUICK_TUNNELS if quick else tuple(SETUPS)),
         phases=options.phase or (*PHASES, *FRESH),
         repeats=options.repeats or (1 if quick else 3),
         sizes=QUICK if quick else Sizes(),
         patience_s=patience,
-        tries=options.tries or (1 if quick else 2),
     )
 
 
@@ -82,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="p2pfwd-bench-", ignore_cleanup_errors=True) as name:
         work = Path(name)
         client = find_client(work, python=options.python_client)
-        results = Runner(plan_for(options), client, work).run()
+        runner = Runner(plan_for(options), client, work)
+        try:
+            runner.run()
+        except (KeyboardInterrupt, SystemExit):
+            print("interrupted: what follows is what was measured", file=sys.stderr)
+    results = runner.results
     print(render(results))
     if options.json:
         document = results.document() | {"verdicts": verdicts(results)}

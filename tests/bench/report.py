@@ -56,6 +56,12 @@ def against(heading: str, name: str, other: Callable[[str], str]) -> Column:
     return Column(heading, cell)
 
 
+def against_one(way: str) -> Column:
+    """Many streams together against one, through the same tunnel."""
+    many = f"many_{way}"
+    return Column("/ one stream", lambda results, tunnel: spread(results.ratio((tunnel, many), (tunnel, way))))
+
+
 def kubo_of(tunnel: str) -> str:
     """The Kubo pair a tunnel is held against."""
     return "kubo-tls" if tunnel.endswith("tls") else "kubo-noise"
@@ -132,7 +138,7 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         "20 bulk streams down, MB/s, and a 1-byte echo beside them, ms",
         "many_down",
         [
-            figure("total", "many_down"), figure("slowest / fastest", "many_down_even"),
+            figure("total", "many_down"), against_one("down"), figure("slowest / fastest", "many_down_even"),
             figure("lost", "many_down_lost"),
             figure("echo p50", "many_down_echo_p50", 1e-3), figure("echo p99", "many_down_echo_p99", 1e-3),
         ],
@@ -141,7 +147,7 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         "20 bulk streams up",
         "many_up",
         [
-            figure("total", "many_up"), figure("slowest / fastest", "many_up_even"),
+            figure("total", "many_up"), against_one("up"), figure("slowest / fastest", "many_up_even"),
             figure("lost", "many_up_lost"),
             figure("echo p50", "many_up_echo_p50", 1e-3), figure("echo p99", "many_up_echo_p99", 1e-3),
         ],
