@@ -59,7 +59,7 @@ def against(heading: str, name: str, other: Callable[[str], str]) -> Column:
 def against_one(way: str) -> Column:
     """Many streams together against one, through the same tunnel."""
     many = f"many_{way}"
-    return Column("/ one stream", lambda results, tunnel: spread(results.ratio((tunnel, many), (tunnel, way))))
+    return Column("/ one stream", lambda found, tunnel: spread(found.ratio((tunnel, many), (tunnel, way))))
 
 
 def kubo_of(tunnel: str) -> str:
