@@ -188,13 +188,16 @@ def demo(root: Path) -> None:
 
 
 def interrupted(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the demo as Ctrl-C does."""
+    """Ctrl-C or SIGTERM ends the demo; another one does not disturb the cleaning up, which is bounded."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main() -> int:
     """Run the demo; its exit status."""
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
     root = Path(tempfile.mkdtemp(prefix="p2pfwd-demo-"))
     try:
         demo(root)

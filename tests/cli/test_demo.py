@@ -36,11 +36,12 @@ def test_interrupted_demo_cleans_up(home: Path) -> None:
         COMMAND, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as demo:
         assert demo.stdout is not None
-        pids = set()
-        for line in demo.stdout:
-            if line.startswith("100 MB:"):
-                pids = daemons_of(demo.pid)
-                os.killpg(demo.pid, signal.SIGINT)
+        while not demo.stdout.readline().startswith("100 MB:"):
+            assert demo.poll() is None
+        pids = daemons_of(demo.pid)
+        for _ in range(3):  # an impatient person
+            os.killpg(demo.pid, signal.SIGINT)
+        assert demo.stdout.read().endswith("Interrupted; the daemons are stopped and their homes removed.\n")
         assert demo.wait(20) == 130
     assert len(pids) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
