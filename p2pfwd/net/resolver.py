@@ -26,6 +26,11 @@ HOST_NAMES: Final = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",)}
 _FAMILY: Final = {"A": "ip4", "AAAA": "ip6"}
 
 
+def has_name(addr: Multiaddr) -> bool:
+    """Whether `addr` must be resolved before it can be dialed."""
+    return any(name == "dnsaddr" or name in HOST_NAMES for name, _ in addr.components())
+
+
 class Resolver:
     """servers: `ip` or `ip:port` each; empty means the system's."""
 
@@ -85,6 +90,7 @@ class Resolver:
         if depth == 0:
             raise PeerNotFound(f"DNS: dnsaddr entries of {domain} are nested more than {MAX_DEPTH} deep")
         found: list[Multiaddr] = []
+        error: PeerNotFound | None = None
         for text in await self._ask(f"_dnsaddr.{domain}", "TXT"):
             if not text.startswith("dnsaddr="):
                 continue
@@ -93,9 +99,14 @@ class Resolver:
             except InvalidMultiaddr:
                 continue  # one entry of somebody's zone; the others may be good
             if tuple(entry.components()[-len(suffix) :]) == tuple(suffix) or not suffix:
-                found += await self._resolve(entry, depth - 1)
+                try:
+                    found += await self._resolve(entry, depth - 1)
+                except PeerNotFound as exc:
+                    error = exc  # and so may the names they lead to
             if len(found) >= MAX_RESULTS:
                 break
+        if not found and error is not None:
+            raise error
         return found
 
     async def _ask(self, name: str, kind: str) -> list[str]:

@@ -1,0 +1,262 @@
+"""Pins dialing: what is tried, what is said when nothing works, who wins, and that nothing is left over."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import ConnectionLost, DialFailed, DialTimeout, PeerNotFound
+from p2pfwd.net import dialer as dialer_module
+from p2pfwd.net.resolver import Resolver
+from tests.net.swarm_rig import next_conn, stranger, swarm
+from tests.support.loops import on_loops, turns, until
+from tests.support.raw_peer import RawListener
+from tests.support.sockets import refusing_port
+
+DNS = Multiaddr.parse("/dns4/far.example/tcp/4001")
+
+
+@pytest.fixture
+def refused() -> Iterator[Multiaddr]:
+    with refusing_port() as port:
+        yield Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}")
+
+
+@pytest.fixture
+def silent() -> Iterator[Multiaddr]:
+    """Connects, and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{server.getsockname()[1]}")
+
+
+def attempts(exc: DialFailed) -> dict[str, str]:
+    return {attempt["Address"]: attempt["Reason"] for attempt in exc.details["attempts"]}
+
+
+@on_loops()
+async def test_a_failure_lists_every_address_with_its_reason(refused: Multiaddr, silent: Multiaddr) -> None:
+    async with swarm(upgrade_timeout_s=0.1) as near, swarm() as somebody:
+        peer = stranger()
+        with RawListener() as listener:
+            closes = asyncio.get_running_loop().create_task(listener.accept_tcp())
+            closes.add_done_callback(lambda task: task.result().close())
+            other = somebody.listen_addrs()[0]
+            with pytest.raises(DialFailed) as failure:
+                await near.connect(peer, [refused, silent, listener.addr, other])
+        told = attempts(failure.value)
+        assert set(told) == {str(addr) for addr in (refused, silent, listener.addr, other)}
+        assert told[str(refused)] == "Connection refused"
+        assert told[str(silent)] == "timed out"
+        assert str(somebody.peer_id) in told[str(other)]
+        assert "handshake" in told[str(listener.addr)] or "reset" in told[str(listener.addr)]
+        for addr, reason in told.items():
+            assert f"{addr}: {reason}" in failure.value.message
+        assert near.conns() == []
+
+
+@on_loops()
+async def test_the_first_address_that_works_wins_and_the_others_are_given_up(
+    refused: Multiaddr, silent: Multiaddr
+) -> None:
+    async with swarm() as near, swarm() as far:
+        conn = await near.connect(far.peer_id, [refused, silent, *far.listen_addrs()])
+        assert conn.remote_addr == far.listen_addrs()[0]
+        assert near.conns() == [conn]
+
+
+@on_loops()
+async def test_the_same_peer_at_several_addresses_ends_up_with_one_connection() -> None:
+    async with swarm() as near, swarm() as far:
+        for _ in range(3):
+            await far.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0"))
+        conn = await near.connect(far.peer_id, far.listen_addrs())
+        await until(lambda: len(far.conns()) == 1)
+        assert near.conns() == [conn] and not conn.closed.done()
+
+
+@on_loops()
+async def test_somebody_else_at_an_address_takes_it_out_of_the_book() -> None:
+    async with swarm() as near, swarm() as somebody, swarm() as far:
+        wrong = somebody.listen_addrs()[0]
+        with pytest.raises(DialFailed, match=str(somebody.peer_id)):
+            await near.connect(far.peer_id, [wrong])
+        assert near.peerstore.dialable(far.peer_id) == []
+        conn = await near.connect(somebody.peer_id, [wrong])
+        assert conn.remote_peer == somebody.peer_id, "the address is not held back for the one who is there"
+
+
+@on_loops()
+async def test_a_failed_address_is_left_alone_for_a_moment_unless_a_person_asks(refused: Multiaddr) -> None:
+    async with swarm() as near:
+        peer = stranger()
+        for force, reason in (
+            (False, "Connection refused"),
+            (False, "Connection refused (tried a moment ago)"),
+            (True, "Connection refused"),
+        ):
+            with pytest.raises(DialFailed) as failure:
+                await near.connect(peer, [refused], force=force)
+            assert attempts(failure.value) == {str(refused): reason}
+
+
+@on_loops("asyncio")
+async def test_the_back_off_grows_to_its_bound_and_a_success_ends_it(
+    refused: Multiaddr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with swarm() as near:
+        dialer = near._dialer
+        now = asyncio.get_running_loop().time()
+        peer = stranger()
+        delays = []
+        for _ in range(6):
+            dialer.failed(peer, refused, ConnectionRefusedError(111, "x"))
+            delays.append(round(dialer._backoffs[peer, refused].until - now, 1))
+        assert delays == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0], "a peer that comes back is reached within 5 s"
+        assert dialer.held_back(peer, refused) is not None
+        assert dialer.held_back(stranger(), refused) is None
+        dialer.worked(peer, refused)
+        assert dialer.held_back(peer, refused) is None
+        monkeypatch.setattr(dialer_module, "MAX_BACKOFFS", 3)
+        for _ in range(10):
+            dialer.failed(stranger(), refused, ConnectionRefusedError(111, "x"))
+        assert len(dialer._backoffs) == 3
+
+
+@on_loops()
+async def test_a_dial_has_a_limit_over_all_addresses(silent: Multiaddr) -> None:
+    async with swarm(dial_timeout_s=0.1) as near:
+        with pytest.raises(DialTimeout, match=r"within 0\.1 s") as failure:
+            await near.connect(stranger(), [silent])
+        assert attempts(failure.value) == {str(silent): "no answer"}
+
+
+@on_loops()
+async def test_nothing_to_dial_is_not_found_and_says_what_to_do() -> None:
+    async with swarm() as near:
+        with pytest.raises(PeerNotFound) as unknown:
+            await near.connect(stranger())
+        assert "/p2p/" in (unknown.value.hint or "")
+        quic = Multiaddr.parse("/ip4/192.0.2.1/udp/4001/quic-v1")
+        with pytest.raises(PeerNotFound, match="quic-v1"):
+            await near.connect(stranger(), [quic])
+        with pytest.raises(PeerNotFound):
+            await near.connect(stranger(), near.listen_addrs())
+
+
+@pytest.mark.parametrize("stage", ["connecting", "resolving"])
+@on_loops()
+async def test_a_cancelled_dial_leaves_nothing(
+    stage: str, silent: Multiaddr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving = hang(monkeypatch)
+    async with swarm() as near:
+        loop = asyncio.get_running_loop()
+        dial = near._dialer.dial(stranger(), [silent if stage == "connecting" else DNS], [])
+        dialing = loop.create_task(dial)
+        await turns()
+        assert (DNS in resolving()) is (stage == "resolving")
+        dialing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await dialing
+        assert len(asyncio.all_tasks()) == 1, "the descriptors are the fixture's to check"
+
+
+def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Multiaddr]]:
+    """A name server that never answers; the names asked for."""
+    asked: list[Multiaddr] = []
+
+    async def resolve(_self: Resolver, addr: Multiaddr) -> list[Multiaddr]:
+        asked.append(addr.without_peer_id())
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    return lambda: asked
+
+
+@on_loops()
+async def test_a_dead_name_server_does_not_keep_a_literal_address_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = hang(monkeypatch)
+    async with swarm() as near, swarm() as far:
+        conn = await near.connect(far.peer_id, [DNS, *far.listen_addrs()])
+        assert conn.remote_peer == far.peer_id and asked() == [DNS]
+
+
+@on_loops()
+async def test_a_name_resolved_late_joins_the_race(
+    monkeypatch: pytest.MonkeyPatch, refused: Multiaddr
+) -> None:
+    async with swarm() as near, swarm() as far:
+
+        async def resolve(_self: Resolver, addr: Multiaddr) -> list[Multiaddr]:
+            await turns()
+            return [far.listen_addrs()[0].with_peer_id(far.peer_id), refused]
+
+        monkeypatch.setattr(Resolver, "resolve", resolve)
+        conn = await near.connect(far.peer_id, [DNS, refused])
+        assert conn.remote_addr == far.listen_addrs()[0]
+
+
+@on_loops()
+async def test_names_without_an_answer_are_among_the_attempts(
+    monkeypatch: pytest.MonkeyPatch, refused: Multiaddr
+) -> None:
+    async def resolve(_self: Resolver, addr: Multiaddr) -> list[Multiaddr]:
+        raise PeerNotFound("DNS: no A record for far.example")
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    async with swarm() as near:
+        with pytest.raises(DialFailed) as failure:
+            await near.connect(stranger(), [DNS, refused])
+        assert attempts(failure.value) == {
+            str(DNS): "DNS: no A record for far.example",
+            str(refused): "Connection refused",
+        }
+
+
+@on_loops()
+async def test_names_that_never_answer_are_told_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    hang(monkeypatch)
+    async with swarm(dial_timeout_s=0.05) as near:
+        with pytest.raises(DialTimeout) as failure:
+            await near.connect(stranger(), [DNS])
+        assert attempts(failure.value) == {str(DNS): "no answer"}
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+@on_loops()
+async def test_a_peer_that_ends_the_connection_as_it_comes_up_is_no_success_for_long(how: str) -> None:
+    async with swarm() as near:
+        with RawListener() as listener:
+            connecting = asyncio.get_running_loop().create_task(
+                near.connect(listener.peer_id, [listener.addr])
+            )
+            peer = await listener.accept()
+            if how == "closes":
+                peer.close()
+            else:
+                peer.reset()
+            try:
+                conn = await connecting
+            except (DialFailed, ConnectionLost):
+                return
+            assert isinstance(await conn.closed, ConnectionError)
+            await turns()
+            assert near.conns() == []
+
+
+@on_loops()
+async def test_an_address_that_worked_is_remembered_for_the_next_dial() -> None:
+    async with swarm() as near, swarm() as far:
+        arrived = next_conn(far)
+        await near.connect(far.peer_id, far.listen_addrs())
+        await (await arrived).close()
+        await until(lambda: near.conns() == [])
+        again = await near.connect(far.peer_id)
+        assert again.remote_addr == far.listen_addrs()[0]
