@@ -112,11 +112,16 @@ class Conn:
         self._accepts = accepts
         self._on_stream = on_stream
         self._ping()
-        self._channel.hand_over(self)
         if leftover:
             self.plaintext_received(memoryview(leftover))
             self.turn_ended()
+        self._channel.hand_over(self)
         self._flush()
+
+    @property
+    def can_open(self) -> bool:
+        """Whether streams can be opened: neither side has begun to end it."""
+        return not (self.closed.done() or self._closing or self._session.remote_went_away)
 
     @property
     def rtt_s(self) -> float | None:
@@ -165,7 +170,7 @@ class Conn:
         self._check_open()
 
     def _check_open(self) -> None:
-        if self.closed.done() or self._closing or self._session.remote_went_away:
+        if not self.can_open:
             raise ConnectionLost(f"the connection to {self.remote_peer} is closing")
 
     async def _negotiated(

@@ -53,6 +53,7 @@ class Channel:
         self.pool = pool
         self._owner: ChannelOwner | None = None
         self._lost = False
+        self._cause: Exception | None = None
 
     @property
     def congested(self) -> bool:
@@ -65,8 +66,10 @@ class Channel:
         self.conduit.start(self, leftover)
 
     def hand_over(self, owner: ChannelOwner) -> None:
-        """Let another owner go on."""
+        """Let another owner go on; it is told at once of a loss that came before it."""
         self._owner = owner
+        if self._lost:
+            owner.channel_lost(self._cause)
 
     def send_staged(self, n: int) -> None:
         """Seal and send the first `n` bytes of the pool's `staging`."""
@@ -102,6 +105,7 @@ class Channel:
         """From the conduit, or on a violation: tell the owner, once."""
         if not self._lost:
             self._lost = True
+            self._cause = exc
             if self._owner is not None:
                 self._owner.channel_lost(exc)
 

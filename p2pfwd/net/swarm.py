@@ -18,8 +18,11 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
+    ConnectionLost,
+    DialFailed,
     InvalidMultiaddr,
     P2PForwardError,
+    PeerNotFound,
     ProtocolNotSupported,
     ResourceLimitExceeded,
     SelfDial,
@@ -43,6 +46,7 @@ __all__ = ["Conn", "Stream", "Swarm"]
 log = logging.getLogger("p2pfwd.net")
 
 Handler = Callable[[Stream], Awaitable[None]]
+Router = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
 IDENTIFY_WAIT_S = 5.0
 
 
@@ -78,6 +82,8 @@ class Swarm:
         self._acceptors: list[Acceptor] = []
         self._conns: dict[PeerId, list[Conn]] = {}
         self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
+        self._routing: dict[PeerId, asyncio.Task[None]] = {}
+        self._router: Router | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._handlers: dict[str, Handler] = {}
         self._prefixes: dict[str, _Prefix] = {}
@@ -139,7 +145,13 @@ class Swarm:
             log.debug("connection refused: %s", exc)
             sock.close()
             return
-        self.spawn(self._inbound(conduit, stack), "inbound upgrade")
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled():  # maybe before its first step
+                stack.close()
+                conduit.abort()
+
+        self.spawn(self._inbound(conduit, stack), "inbound upgrade").add_done_callback(ended)
 
     async def _inbound(self, conduit: tcp.TcpConduit, stack: ExitStack) -> None:
         with stack:
@@ -215,12 +227,14 @@ class Swarm:
         timeout_s: float | None = None,
         force: bool = False,
         only: bool = False,
+        route: bool = True,
     ) -> Conn:
         """A live connection: one that is there, or a new one; concurrent callers share the dial.
 
         `addrs` are tried beside what the peerstore knows; with `only` they alone, in a dial that is not
-        shared. `force` ignores the back-off. Raises SelfDial, PeerNotFound, DialFailed, DialTimeout,
-        TimedOut, ShuttingDown.
+        shared. Where nothing works the router is asked, unless `only` or not `route`. `force` ignores
+        the back-off. Raises SelfDial, PeerNotFound, DialFailed, DialTimeout,
+        TimedOut, ConnectionLost, ShuttingDown.
         """
         if self._closing:
             raise ShuttingDown("the swarm is shutting down")
@@ -229,28 +243,73 @@ class Swarm:
         given = list(addrs)
         if not only:
             self.peerstore.add_addrs(peer_id, given, peerstore.TOLD_TTL_S, "given")
-        if conns := self._conns.get(peer_id):
-            return conns[0]
-        task = self._dialing.get(peer_id)
+        if (conn := self._usable(peer_id)) is not None:
+            return conn
         try:
             async with asyncio.timeout(timeout_s):
-                if task is None and only:
-                    return await self._dial(peer_id, given, force)
-                return await asyncio.shield(task or self._shared_dial(peer_id, force))
+                try:
+                    return await self._connect(peer_id, given, force, only)
+                except (DialFailed, PeerNotFound) as exc:
+                    if self._router is None or only or not route:
+                        raise
+                    await self._route(peer_id, self._router, exc)
+                return await self._connect(peer_id, given, True, False)
         except TimeoutError:
             raise TimedOut(f"{peer_id} could not be reached within {timeout_s:g} s") from None
 
+    async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Conn:
+        if (task := self._dialing.get(peer_id)) is not None:
+            try:
+                return await asyncio.shield(task)
+            except (DialFailed, PeerNotFound):
+                if not (given or force):  # this caller knows nothing that the dial did not know
+                    raise
+        if only:
+            return await self._dial(peer_id, given, force)
+        return await asyncio.shield(self._dialing.get(peer_id) or self._shared_dial(peer_id, force))
+
+    def set_router(self, router: Router | None) -> None:
+        """Whom to ask when no known address of a peer works.
+
+        `router(peer_id, failure)` puts new addresses into the peerstore, or raises what is then the
+        failure of the `connect`.
+        """
+        self._router = router
+
+    async def _route(self, peer_id: PeerId, router: Router, failure: P2PForwardError) -> None:
+        """One look-up per peer at a time, shared; a caller that gives up does not end it."""
+        task = self._routing.get(peer_id)
+        if task is None:
+            task = self._routing[peer_id] = self._loop.create_task(router(peer_id, failure))
+            task.add_done_callback(lambda done: self._routed(peer_id, done))
+        await asyncio.shield(task)
+
+    def _routed(self, peer_id: PeerId, task: asyncio.Task[None]) -> None:
+        del self._routing[peer_id]
+        if not task.cancelled():
+            task.exception()  # retrieved, also when nobody waits any more
+
+    def _usable(self, peer_id: PeerId) -> Conn | None:
+        return next((conn for conn in self._conns.get(peer_id, ()) if conn.can_open), None)
+
     def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Conn]:
+        def ended(task: asyncio.Task[Conn]) -> None:
+            del self._dialing[peer_id]
+            if not task.cancelled():
+                task.exception()  # retrieved, also when nobody waits any more
+
         known = self.peerstore.dialable(peer_id)
         task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, known, force))
-        task.add_done_callback(lambda _: self._dialing.pop(peer_id, None))
+        task.add_done_callback(ended)
         return task
 
     async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Conn:
         conn = await self._dialer.dial(peer_id, addrs, self.listen_addrs(), force=force)
         self._add(conn)
         if conn.closed.done():
-            raise ShuttingDown("the connection was closed as it came up")
+            if self._closing:
+                raise ShuttingDown("the swarm is shutting down")
+            raise ConnectionLost(f"the connection to {peer_id} ended as it came up")
         return conn
 
     async def disconnect(self, peer_id: PeerId) -> int:
@@ -275,8 +334,7 @@ class Swarm:
         Where the peer is known to serve the only protocol asked for, the stream is returned before
         the peer has confirmed it, unless `confirm`. Raises as `connect` and `Conn.open_stream`.
         """
-        conns = self._conns.get(peer_id)
-        conn = conns[0] if conns else await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        conn = self._usable(peer_id) or await self.connect(peer_id, addrs, timeout_s=timeout_s)
         if not conn.identified.done():  # once per connection; tells agent and protocols
             await asyncio.wait([conn.identified], timeout=IDENTIFY_WAIT_S)
         known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
@@ -365,7 +423,7 @@ class Swarm:
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
-        dials = list(self._dialing.values())
+        dials: list[asyncio.Task[Any]] = [*self._dialing.values(), *self._routing.values()]
         for task in dials:
             task.cancel()
         await asyncio.gather(*dials, return_exceptions=True)

@@ -73,7 +73,11 @@ class Identify:
         await stream.close()
 
     async def _pushed(self, stream: Stream) -> None:
-        await self._read(stream)
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._read(stream)
+        except TimeoutError:
+            raise TimedOut(f"the peer's push did not end within {TIMEOUT_S:g} s") from None
 
     async def _ask(self, conn: Conn) -> None:
         try:

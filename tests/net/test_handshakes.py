@@ -1,0 +1,277 @@
+"""Pins what strangers can do before their handshake is done: nothing that lasts, and not too many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+import pytest
+
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr
+from p2pfwd.net import connmgr as connmgr_module
+from p2pfwd.net import upgrader as upgrader_module
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.wire.multistream import HEADER, encode_token
+from p2pfwd.wire.noise.handshake import NoiseHandshake
+from tests.net.swarm_rig import ECHO, echo, next_conn, read_all, swarm
+from tests.support.loops import on_loops, turns, until
+from tests.support.raw_peer import RawPeer, dial_tcp
+
+NOISE = HEADER + encode_token("/noise")
+TLS = HEADER + encode_token("/tls/1.0.0")
+MESSAGE_1 = NoiseHandshake(
+    initiator=True, identity=PrivateKey.generate(), expected_peer=None, muxers=()
+).start()
+
+
+async def read_to_end(sock: socket.socket) -> bytes:
+    """What the host sends until it closes, by FIN or RST."""
+    got = b""
+    with contextlib.suppress(ConnectionError):
+        while data := await asyncio.get_running_loop().sock_recv(sock, 65536):
+            got += data
+    return got
+
+
+async def serves(victim: Swarm) -> None:
+    """An honest peer gets through."""
+    async with swarm() as honest:
+        stream = await honest.open_stream(victim.peer_id, [ECHO], addrs=victim.listen_addrs())
+        await stream.write(b"ok")
+        stream.close_write()
+        assert await read_all(stream) == b"ok"
+
+
+UNFINISHED = {
+    "nothing": b"",
+    "half a header": HEADER[:9],
+    "no proposal": HEADER,
+    "half a proposal": NOISE[:-2],
+    "noise and nothing": NOISE,
+    "a length and nothing": NOISE + b"\x00\x20",
+    "message 1 and nothing": NOISE + MESSAGE_1,
+    "tls and nothing": TLS,
+    "half a client hello": TLS + bytes.fromhex("16030100c8010000c40303"),
+    "refused proposals": HEADER + encode_token("/plaintext/2.0.0") * 5,
+}
+
+
+@pytest.mark.parametrize("wire", UNFINISHED.values(), ids=list(UNFINISHED))
+@on_loops()
+async def test_a_handshake_that_does_not_go_on_is_closed_at_its_deadline(wire: bytes) -> None:
+    async with swarm(upgrade_timeout_s=0.1) as victim:
+        victim.set_stream_handler(ECHO, echo)
+        sock = await dial_tcp(victim.listen_addrs()[0])
+        with contextlib.closing(sock):
+            await asyncio.get_running_loop().sock_sendall(sock, wire)
+            await read_to_end(sock)
+        assert victim.conns() == []
+    assert not victim.connmgr._pending
+
+
+@on_loops("asyncio")
+async def test_a_byte_at_a_time_does_not_move_the_deadline() -> None:
+    async with swarm(upgrade_timeout_s=0.2) as victim:
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        sock = await dial_tcp(victim.listen_addrs()[0])
+        with contextlib.closing(sock):
+            reading = loop.create_task(read_to_end(sock))
+            wire = iter((NOISE + MESSAGE_1) * 1000)
+            with contextlib.suppress(ConnectionError):
+                while not reading.done():
+                    await loop.sock_sendall(sock, bytes([next(wire)]))
+                    await asyncio.wait([reading], timeout=0.01)
+            await reading
+        assert loop.time() - begin < 5
+
+
+GARBAGE = {
+    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "another multistream": b"\x13/multistream/9.0.0\n",
+    "a giant token": HEADER + b"\xff\xff\xff\xff\x0f",
+    "a giant noise message": NOISE + b"\xff\xff" + bytes(1000),
+    "a short message 1": NOISE + b"\x00\x01x",
+    "a long message 1": NOISE + b"\x01\x00" + bytes(256),
+    "message 1 twice": NOISE + MESSAGE_1 + MESSAGE_1,
+    "no tls": TLS + b"hello, this is no TLS record at all",
+    "an old tls": TLS + bytes.fromhex("15030100020228"),
+    "too many proposals": HEADER + encode_token("/nobody") * 1001,
+}
+
+
+@pytest.mark.parametrize("wire", GARBAGE.values(), ids=list(GARBAGE))
+@on_loops()
+async def test_garbage_is_closed_at_once_and_others_are_served(wire: bytes) -> None:
+    async with swarm() as victim:
+        victim.set_stream_handler(ECHO, echo)
+        sock = await dial_tcp(victim.listen_addrs()[0])
+        with contextlib.closing(sock):
+            await asyncio.get_running_loop().sock_sendall(sock, wire)
+            answer = await read_to_end(sock)
+        assert len(answer) < 10_000
+        assert not [conn for conn in victim.conns()]
+        await serves(victim)
+
+
+@on_loops()
+async def test_more_than_a_handshake_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrader_module, "MAX_BUFFERED_BYTES", 1000)
+    async with swarm() as victim:
+        sock = await dial_tcp(victim.listen_addrs()[0])
+        with contextlib.closing(sock), contextlib.suppress(ConnectionError):
+            await asyncio.get_running_loop().sock_sendall(sock, NOISE + MESSAGE_1 + bytes(1 << 20))
+            await read_to_end(sock)
+        assert victim.conns() == []
+
+
+@on_loops()
+async def test_half_open_connections_are_gone_with_their_socket() -> None:
+    async with swarm() as victim:
+        for hard in (True, False):
+            sock = await dial_tcp(victim.listen_addrs()[0])
+            await asyncio.get_running_loop().sock_sendall(sock, NOISE)
+            await until(lambda: victim.connmgr._pending.total() == 1)
+            if hard:
+                sock.close()
+            else:
+                sock.shutdown(socket.SHUT_WR)
+                await read_to_end(sock)
+                sock.close()
+            await until(lambda: not victim.connmgr._pending)
+
+
+@on_loops()
+async def test_handshakes_under_way_are_bounded_and_room_comes_back() -> None:
+    async with swarm(max_pending_inbound=3) as victim:
+        victim.set_stream_handler(ECHO, echo)
+        silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(3)]
+        await until(lambda: victim.connmgr._pending.total() == 3)
+        refused = await dial_tcp(victim.listen_addrs()[0])
+        with contextlib.closing(refused):
+            assert await read_to_end(refused) == b"", "closed before any byte"
+        for sock in silent:
+            sock.close()
+        await until(lambda: not victim.connmgr._pending)
+        await serves(victim)
+
+
+@pytest.fixture
+def loopback_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback is exempt from the limits per address; here it is a stranger's address."""
+    monkeypatch.setattr(connmgr_module, "counted_ip", lambda _addr: "192.0.2.1")
+
+
+@on_loops()
+async def test_one_address_gets_few_handshakes_at_once(loopback_counts: None) -> None:
+    async with swarm(max_pending_inbound_per_ip=2) as victim:
+        silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(2)]
+        await until(lambda: victim.connmgr._pending.total() == 2)
+        refused = await dial_tcp(victim.listen_addrs()[0])
+        with contextlib.closing(refused):
+            assert await read_to_end(refused) == b""
+        for sock in silent:
+            sock.close()
+
+
+@pytest.mark.parametrize("limit", ["max_connections_per_ip", "max_connections"])
+@on_loops()
+async def test_connections_are_bounded_and_closed_before_any_byte(limit: str, loopback_counts: None) -> None:
+    async with swarm(**{limit: 2}) as victim:
+        addr = victim.listen_addrs()[0]
+        async with await RawPeer.dial(addr), await RawPeer.dial(addr) as second:
+            await until(lambda: len(victim.conns()) == 2)
+            refused = await dial_tcp(addr)
+            with contextlib.closing(refused):
+                assert await read_to_end(refused) == b""
+            second.close()
+            await until(lambda: len(victim.conns()) == 1)
+            async with await RawPeer.dial(addr):
+                await until(lambda: len(victim.conns()) == 2)
+
+
+@on_loops()
+async def test_one_identity_gets_few_connections() -> None:
+    identity = PrivateKey.generate()
+    async with swarm(max_connections_per_peer=2) as victim:
+        addr = victim.listen_addrs()[0]
+        async with (
+            await RawPeer.dial(addr, identity=identity),
+            await RawPeer.dial(addr, identity=identity),
+            await RawPeer.dial(addr, identity=identity) as third,
+        ):
+            assert [frame.type for frame in await third.to_the_end()] in ([], [2]), "at most its first ping"
+            assert len(victim.conns(third.peer_id)) == 2
+
+
+@pytest.mark.parametrize("muxers", [("/yamux/1.0.0",), (), ("/mplex/6.7.0",)])
+@on_loops()
+async def test_what_follows_the_handshake_in_the_same_segment_is_not_lost(muxers: tuple[str, ...]) -> None:
+    async with swarm() as victim:
+        victim.set_stream_handler(ECHO, echo)
+        arrived = next_conn(victim)
+        async with await RawPeer.dial(victim.listen_addrs()[0], muxers=muxers) as peer:
+            await peer.open(1, ECHO)
+            assert (await arrived).remote_peer == peer.peer_id
+
+
+@on_loops()
+async def test_this_node_itself_is_not_a_peer() -> None:
+    async with swarm() as victim:
+        async with await RawPeer.dial(victim.listen_addrs()[0], identity=victim.identity) as mirror:
+            await mirror.to_the_end()
+        assert victim.conns() == []
+
+
+@on_loops()
+async def test_a_swarm_that_ends_leaves_no_connection_in_any_stage() -> None:
+    loop = asyncio.get_running_loop()
+    stages = [b"", HEADER, NOISE, NOISE + MESSAGE_1, TLS]
+    async with swarm() as victim:
+        addr = victim.listen_addrs()[0]
+        socks = [await dial_tcp(addr) for _ in stages]
+        for sock, wire in zip(socks, stages, strict=True):
+            await loop.sock_sendall(sock, wire)
+        await until(lambda: victim.connmgr._pending.total() == len(stages))
+        late = await dial_tcp(addr)  # accepted, or not even that, when the end comes
+        closing = loop.create_task(victim.close())
+        for sock in (*socks, late):
+            await read_to_end(sock)
+            sock.close()
+        await closing
+    assert not victim.connmgr._pending
+
+
+@on_loops("asyncio")
+async def test_a_connection_accepted_in_the_turn_of_the_end_is_closed() -> None:
+    # Its task is cancelled before its first step: nobody but the swarm can close the socket.
+    async with swarm() as victim:
+        ours, theirs = socket.socketpair()
+        ours.close()
+        theirs.close()
+        listener = socket.create_server(("127.0.0.1", 0))
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+        far.setblocking(False)
+        near.setblocking(False)
+        victim._accepted(far)
+        await victim.close()
+        await turns()
+        assert far.fileno() == -1, "closed"
+        assert not victim.connmgr._pending
+        near.close()
+        listener.close()
+
+
+def test_addresses_of_one_household_count_as_one() -> None:
+    counted = connmgr_module.counted_ip
+    parse = Multiaddr.parse
+    assert counted(parse("/ip4/127.0.0.1/tcp/1")) is None
+    assert counted(parse("/ip6/::1/tcp/1")) is None
+    assert counted(parse("/ip4/192.0.2.1/tcp/1")) == counted(parse("/ip4/192.0.2.1/tcp/2"))
+    assert counted(parse("/ip4/192.0.2.1/tcp/1")) != counted(parse("/ip4/192.0.2.2/tcp/1"))
+    assert counted(parse("/ip6/2001:db8::1/tcp/1")) == counted(parse("/ip6/2001:db8::ffff/tcp/2"))
+    assert counted(parse("/ip6/2001:db8::1/tcp/1")) != counted(parse("/ip6/2001:db8:0:1::1/tcp/1"))
+    assert counted(from_sockaddr(("2001:db8::1", 1, 0, 0))) == "2001:db8::/64"
