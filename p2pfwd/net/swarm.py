@@ -77,6 +77,7 @@ class Swarm:
             security=self.settings.security,
             early_muxer=self.settings.early_muxer,
             max_inbound_streams=self.settings.max_streams_per_peer,
+            psk=self.settings.psk,
         )
         self._dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self._pool, self.settings)
         self._acceptors: list[Acceptor] = []
@@ -253,7 +254,7 @@ class Swarm:
                     if self._router is None or only or not route:
                         raise
                     await self._route(peer_id, self._router, exc)
-                return await self._connect(peer_id, given, True, False)
+                return self._usable(peer_id) or await self._connect(peer_id, (), True, False)
         except TimeoutError:
             raise TimedOut(f"{peer_id} could not be reached within {timeout_s:g} s") from None
 
@@ -271,8 +272,7 @@ class Swarm:
     def set_router(self, router: Router | None) -> None:
         """Whom to ask when no known address of a peer works.
 
-        `router(peer_id, failure)` puts new addresses into the peerstore, or raises what is then the
-        failure of the `connect`.
+        `router(peer_id, failure)` connects, or raises what is then the failure of the `connect`.
         """
         self._router = router
 

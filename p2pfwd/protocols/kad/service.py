@@ -1,0 +1,255 @@
+"""One Kademlia DHT on the swarm: routing table, lookups, server (kad-dht spec; WIRE section 13).
+
+Rules: only peers that list the protocol and have just answered a FIND_NODE are in the table, never
+clients. What strangers tell is filtered by address class before it is dialed, and names they tell are
+not dialed at all: they may resolve to anything. A lookup dials without asking the router: it is the router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.stream import Stream
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.protocols.kad.requests import Server, ask
+from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
+from p2pfwd.wire.kad.buckets import RoutingTable
+from p2pfwd.wire.kad.diversity import DiversityLimits
+from p2pfwd.wire.kad.keys import key_of
+from p2pfwd.wire.kad.messages import (
+    AddProvider,
+    FindNode,
+    GetProviders,
+    KadPeer,
+    Request,
+    Response,
+)
+from p2pfwd.wire.kad.query import Lookup
+from p2pfwd.wire.kad.query_values import Ending, Goal, LookupResult, LookupSettings
+from p2pfwd.wire.kad.responder import Responder
+
+log = logging.getLogger("p2pfwd.kad")
+
+HEARSAY_TTL_S: Final = 120.0
+"""Addresses that a stranger told (go: 2 min)."""
+
+CHECK_TIMEOUT_S: Final = 10.0
+"""For a newcomer to answer before it is let into the table."""
+
+MAX_CHECKS: Final = 16
+"""Newcomers checked at once."""
+
+Try = Callable[[Sequence[Multiaddr]], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class DhtSettings:
+    """How one DHT behaves; intervals in seconds, each jittered by a quarter."""
+
+    lookup: LookupSettings = field(default_factory=LookupSettings)
+    refresh_s: float = 600.0
+    """Between self lookups."""
+    thorough_refresh_s: float = 3600.0
+    """Between refreshes that look at random targets too, and do not spare a self lookup."""
+    refresh_targets: int = 3
+    """Random targets of a thorough refresh, for a client; a server takes every bucket with room."""
+    revalidate_s: float = 60.0
+    """Between checks of the least recently seen entry of a random bucket."""
+
+
+class Dht:
+    """One DHT. Its timers are `upkeep.Upkeep`'s."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        protocol: str,
+        *,
+        scope: Scope,
+        server: bool,
+        settings: DhtSettings | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.scope = scope
+        self.is_server = server
+        self.settings = settings or DhtSettings()
+        self.table = RoutingTable(swarm.peer_id, limits=DiversityLimits() if scope is Scope.WAN else None)
+        self.changed = asyncio.Event()
+        """Set when somebody was let into the table."""
+        self.refreshed_at: float | None = None
+        self._swarm = swarm
+        self._checks = asyncio.Semaphore(MAX_CHECKS)
+        self._checking: set[PeerId] = set()
+        self._responder = Responder(
+            self.table,
+            scope=scope,
+            addrs_of=self._addrs_of,
+            is_connected=lambda peer_id: bool(swarm.conns(peer_id)),
+        )
+        if server:
+            swarm.set_stream_handler(protocol, Server(self._respond).serve)
+        swarm.on_connected(self._connected)
+
+    def _addrs_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
+        if peer_id == self._swarm.peer_id:
+            return self._swarm.listen_addrs()
+        return self._swarm.peerstore.addrs(peer_id)
+
+    def _respond(self, request: Request, stream: Stream) -> Response | None:
+        via = address_class(stream.conn.remote_addr)
+        return self._responder.respond(request, stream.remote_peer, via, time.monotonic())
+
+    # --- who is in the table ----------------------------------------------------------------------
+
+    def _connected(self, conn: Conn) -> None:
+        self._swarm.spawn(self._consider(conn), "kad admission")
+
+    async def _consider(self, conn: Conn) -> None:
+        """Let a newly connected server into the table once it has answered."""
+        await conn.identified
+        peer = conn.remote_peer
+        if peer in self._checking or not self._is_candidate(conn):
+            return
+        self._checking.add(peer)
+        try:
+            async with self._checks:
+                if self.table.wants(peer, conn.remote_addr):
+                    await self._check(conn)
+        finally:
+            self._checking.discard(peer)
+
+    def _is_candidate(self, conn: Conn) -> bool:
+        store, peer = self._swarm.peerstore, conn.remote_peer
+        if self.protocol not in store.protocols(peer):
+            return False
+        return is_at_home(store.addrs(peer), self.scope, address_class(conn.remote_addr))
+
+    async def _check(self, conn: Conn) -> bool:
+        peer = conn.remote_peer
+        try:
+            await ask(conn, self.protocol, FindNode(peer.to_bytes()), CHECK_TIMEOUT_S, known=True)
+        except (P2PForwardError, TimeoutError) as exc:
+            log.debug("%s is not let into the table: %s", peer, exc)
+            return False
+        self._answered(conn)
+        return True
+
+    def _answered(self, conn: Conn) -> None:
+        if self._is_candidate(conn):
+            before = len(self.table)
+            self.table.add(conn.remote_peer, conn.remote_addr, time.monotonic())
+            if len(self.table) > before:
+                self.changed.set()
+
+    def failed(self, peer: PeerId) -> None:
+        """The peer did not answer: suspect, or replaced at once."""
+        eviction = self.table.failed(peer)
+        if eviction.dropped:
+            log.debug("%s left the table, %s took its place", peer, eviction.promoted or "nobody")
+
+    async def revalidate(self, peer: PeerId) -> bool:
+        """Ask an entry whether it is still there."""
+        try:
+            conn = await self._swarm.connect(peer, timeout_s=CHECK_TIMEOUT_S, route=False)
+        except P2PForwardError as exc:
+            log.debug("%s cannot be revalidated: %s", peer, exc)
+            self.failed(peer)
+            return False
+        alive = await self._check(conn)
+        if not alive:
+            self.failed(peer)
+        return alive
+
+    # --- lookups ----------------------------------------------------------------------------------
+
+    async def find_peer(self, peer_id: PeerId, attempt: Try | None = None) -> LookupResult:
+        """Look for addresses of a peer; with `attempt`, go on until some work."""
+        return await self._lookup(Goal.PEER, peer_id.to_bytes(), attempt)
+
+    async def closest(self, target: bytes) -> LookupResult:
+        """The servers nearest to a key; connects to them, so that they know us."""
+        return await self._lookup(Goal.CLOSEST, target, None)
+
+    async def find_providers(self, key: bytes) -> LookupResult:
+        """Who provides a key (a multihash)."""
+        return await self._lookup(Goal.PROVIDERS, key, None)
+
+    async def provide(self, key: bytes) -> int:
+        """Tell the servers nearest to `key` that this node provides it; how many were told."""
+        nearest = (await self.closest(key)).closest
+        me = KadPeer(self._swarm.peer_id, tuple(self._swarm.listen_addrs()))
+        told = await asyncio.gather(
+            *(self._ask(peer, (), AddProvider(key, (me,))) for peer in nearest), return_exceptions=True
+        )
+        return sum(not isinstance(outcome, BaseException) for outcome in told)
+
+    async def _lookup(self, goal: Goal, target: bytes, attempt: Try | None) -> LookupResult:
+        seeds = self.table.closest(key_of(target), suspects=True)
+        settings = self.settings.lookup
+        query = Lookup(
+            goal, target, seeds, local=self._swarm.peer_id, now=time.monotonic(), settings=settings
+        )
+        request = GetProviders(target) if goal is Goal.PROVIDERS else FindNode(target)
+        running: dict[asyncio.Task[tuple[Conn, Response | None]], PeerId] = {}
+        try:
+            while True:
+                for peer in query.next_requests(time.monotonic()):
+                    work = self._ask(peer, query.addrs(peer), request)
+                    running[asyncio.create_task(work, name="kad request")] = peer
+                result = query.result(time.monotonic())
+                if query.done:
+                    if attempt is None or result.ending is not Ending.FOUND or await attempt(result.found):
+                        return result
+                    query.reject_found(result.found, time.monotonic())
+                elif running:
+                    deadline = query.deadline
+                    wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    done, _ = await asyncio.wait(
+                        running, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:
+                        self._report(query, running.pop(task), task)
+                else:
+                    return result
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _report(
+        self, query: Lookup, peer: PeerId, task: asyncio.Task[tuple[Conn, Response | None]]
+    ) -> None:
+        now = time.monotonic()
+        failure = task.exception()
+        if failure is not None:
+            if not isinstance(failure, P2PForwardError | TimeoutError):
+                raise failure
+            query.on_failure(peer, now)
+            self.failed(peer)
+            return
+        conn, response = task.result()
+        assert response is not None
+        self._answered(conn)
+        via, local = address_class(conn.remote_addr), self._swarm.peer_id
+        closer = passing_peers(response.closer_peers, self.scope, via, local=local)
+        providers = passing_peers(response.provider_peers, self.scope, via, local=local)
+        query.on_response(peer, closer, now, providers)
+
+    async def _ask(
+        self, peer: PeerId, addrs: Sequence[Multiaddr], request: Request
+    ) -> tuple[Conn, Response | None]:
+        timeout_s = self.settings.lookup.request_timeout_s
+        literal = [addr for addr in addrs if address_class(addr) is not AddressClass.NAME]
+        if literal:
+            self._swarm.peerstore.add_addrs(peer, literal, HEARSAY_TTL_S, "dht")
+        conn = await self._swarm.connect(peer, timeout_s=timeout_s, route=False)
+        return conn, await ask(conn, self.protocol, request, timeout_s, known=True)

@@ -1,0 +1,114 @@
+"""A DHT's timers: refresh and revalidation (Ethereum's node table in libp2p's form; WIRE section 14).
+
+Refresh: a lookup of ourselves, which connects to the nearest servers and so makes us findable, at start,
+on an address change and every ten minutes; once an hour random targets too. A self lookup is spared while
+we are still connected to half of the nearest: a client's idle traffic stays below 1 MB an hour.
+Revalidation: now and then the least recently seen entry of a random bucket is asked whether it is there;
+a dead one is replaced at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.protocols.kad.service import Dht
+from p2pfwd.wire.kad.keys import SEED_BYTES, TargetSearch, key_of_peer
+
+log = logging.getLogger("p2pfwd.kad")
+
+JITTER: Final = 0.25
+SETTLE_S: Final = 1.0
+"""After the first newcomer at start: the others come at the same time, and one lookup serves all."""
+
+RETRY_S: Final = 60.0
+"""Until the next try when a refresh found nobody to ask."""
+
+
+class Upkeep:
+    """The two tasks of one DHT; `close` ends them."""
+
+    def __init__(self, swarm: Swarm, dht: Dht, rng: random.Random | None = None) -> None:
+        self._swarm = swarm
+        self._dht = dht
+        self._rng = rng or random.Random()
+        self._wanted = asyncio.Event()
+        self._thorough_at = 0.0
+        self._tasks = [
+            swarm.spawn(self._refresh_for_ever(), f"kad refresh {dht.protocol}"),
+            swarm.spawn(self._revalidate_for_ever(), f"kad revalidation {dht.protocol}"),
+        ]
+
+    def refresh(self) -> None:
+        """Refresh soon, sparing nothing: the addresses changed, or somebody asks."""
+        self._thorough_at = 0.0
+        self._wanted.set()
+
+    async def close(self) -> None:
+        """End. Idempotent."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * self._rng.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _refresh_for_ever(self) -> None:
+        dht, settings = self._dht, self._dht.settings
+        while True:
+            if not len(dht.table):
+                dht.changed.clear()
+                await dht.changed.wait()
+                await asyncio.sleep(min(SETTLE_S, settings.refresh_s))
+            self._wanted.clear()
+            try:
+                await self._refresh()
+            except P2PForwardError as exc:
+                log.debug("refresh of %s: %s", dht.protocol, exc)
+            pause_s = settings.refresh_s if len(dht.table) else min(RETRY_S, settings.refresh_s)
+            try:
+                async with asyncio.timeout(self._jittered(pause_s)):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def _refresh(self) -> None:
+        dht, now = self._dht, time.monotonic()
+        thorough = now >= self._thorough_at
+        if thorough or not self._is_known_nearby():
+            await dht.closest(self._swarm.peer_id.to_bytes())
+        if thorough:
+            self._thorough_at = now + self._jittered(dht.settings.thorough_refresh_s)
+            cpls = dht.table.cpls_to_refresh()
+            if not dht.is_server:
+                self._rng.shuffle(cpls)
+                cpls = cpls[: dht.settings.refresh_targets]
+            for cpl in cpls:
+                await dht.closest(await self._target(cpl))
+        dht.refreshed_at = time.time()
+
+    def _is_known_nearby(self) -> bool:
+        """Whether half of the nearest servers are connected to us, and so tell others of us."""
+        nearest: list[PeerId] = self._dht.table.closest(key_of_peer(self._swarm.peer_id))
+        connected = sum(bool(self._swarm.conns(peer)) for peer in nearest)
+        return connected * 2 >= len(nearest) > 0
+
+    async def _target(self, cpl: int) -> bytes:
+        search = TargetSearch(key_of_peer(self._swarm.peer_id), cpl, self._rng.randbytes(SEED_BYTES))
+        while True:
+            if (target := search.step()) is not None:
+                return target
+            await asyncio.sleep(0)  # the loop's turn: a deep prefix takes 65,536 hashes
+
+    async def _revalidate_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._jittered(self._dht.settings.revalidate_s))
+            peer = self._dht.table.to_revalidate(self._rng)
+            if peer is not None:
+                await self._dht.revalidate(peer)
