@@ -117,7 +117,7 @@ class Routing:
         """The sources that have somebody to ask, after a moment's patience. Raises PeerNotFound."""
         ready = [source for source in self._sources if source.is_ready()]
         if not ready and self._sources:
-            waits: list[asyncio.Future[None]] = [asyncio.ensure_future(source.wait_ready()) for source in self._sources]
+            waits = [asyncio.create_task(source.wait_ready()) for source in self._sources]
             await asyncio.wait(waits, timeout=START_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
             await _end(waits)
             ready = [source for source in self._sources if source.is_ready()]
