@@ -18,14 +18,14 @@ from p2pfwd.net.secure import NOISE, TLS
 from p2pfwd.net.stream import Stream
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, pair, read_all, stream_pair, swarm
-from tests.support.loops import on_loops, turns
+from tests.support.loops import on_both_loops, turns
 
 BULK = random.Random(1).randbytes(3 << 20)
 
 
 @pytest.mark.parametrize("security", [NOISE, TLS])
 @pytest.mark.parametrize("early", [(True, True), (True, False), (False, True), (False, False)])
-@on_loops()
+@on_both_loops
 async def test_every_way_up_ends_in_a_connection_that_carries_streams(
     security: str, early: tuple[bool, bool]
 ) -> None:
@@ -46,7 +46,7 @@ async def test_every_way_up_ends_in_a_connection_that_carries_streams(
         assert conn.remote_addr == other.local_addr and conn.local_addr == other.remote_addr
 
 
-@on_loops()
+@on_both_loops
 async def test_without_a_common_security_protocol_the_dial_says_so() -> None:
     async with swarm(security=(TLS,)) as near, swarm(security=(NOISE,)) as far:
         with pytest.raises(Exception, match="no common security protocol"):
@@ -55,7 +55,7 @@ async def test_without_a_common_security_protocol_the_dial_says_so() -> None:
 
 
 @pytest.mark.parametrize("security", [NOISE, TLS])
-@on_loops()
+@on_both_loops
 async def test_bulk_both_ways_at_once_arrives_whole(security: str) -> None:
     async with stream_pair(security=(security,)) as (near, far):
 
@@ -69,7 +69,7 @@ async def test_bulk_both_ways_at_once_arrives_whole(security: str) -> None:
         assert conn_of(near).streams == conn_of(far).streams == {}
 
 
-@on_loops()
+@on_both_loops
 async def test_each_half_closes_alone() -> None:
     async with stream_pair() as (near, far):
         await near.write(b"question")
@@ -82,7 +82,7 @@ async def test_each_half_closes_alone() -> None:
         assert await near.read() == b"", "the end stays the end"
 
 
-@on_loops()
+@on_both_loops
 async def test_a_reset_is_an_error_at_once_on_both_sides() -> None:
     async with stream_pair() as (near, far):
         waiting = asyncio.ensure_future(far.read())
@@ -102,7 +102,7 @@ async def test_a_reset_is_an_error_at_once_on_both_sides() -> None:
             await far.write(b"x")
 
 
-@on_loops()
+@on_both_loops
 async def test_a_lost_connection_is_an_error_to_readers_and_writers_and_never_eof() -> None:
     async with stream_pair() as (near, far):
 
@@ -121,7 +121,7 @@ async def test_a_lost_connection_is_an_error_to_readers_and_writers_and_never_eo
             await far.read()
 
 
-@on_loops()
+@on_both_loops
 async def test_a_graceful_close_delivers_all_that_was_written_and_every_fin() -> None:
     async with stream_pair() as (near, far):
         await near.write(BULK[:250_000])
@@ -131,7 +131,7 @@ async def test_a_graceful_close_delivers_all_that_was_written_and_every_fin() ->
         await closing
 
 
-@on_loops()
+@on_both_loops
 async def test_a_slow_reader_still_gets_what_came_before_a_graceful_close() -> None:
     async with stream_pair() as (near, far):
         await near.write(BULK[:200_000])
@@ -143,7 +143,7 @@ async def test_a_slow_reader_still_gets_what_came_before_a_graceful_close() -> N
             await far.write(b"nobody is there")
 
 
-@on_loops()
+@on_both_loops
 async def test_a_close_of_ours_has_no_cause_and_the_others_is_told() -> None:
     async with pair() as (near, far):
         await asyncio.gather(near.close(), near.close())
@@ -153,7 +153,7 @@ async def test_a_close_of_ours_has_no_cause_and_the_others_is_told() -> None:
             await near.open_stream([ECHO])
 
 
-@on_loops()
+@on_both_loops
 async def test_the_second_proposal_is_taken_when_the_first_is_not_served() -> None:
     async with pair() as (near, _):
         stream = await near.open_stream(["/nobody/1", "/nobody/2", ECHO])
@@ -161,7 +161,7 @@ async def test_the_second_proposal_is_taken_when_the_first_is_not_served() -> No
         stream.reset()
 
 
-@on_loops()
+@on_both_loops
 async def test_a_protocol_nobody_serves_is_refused_by_name() -> None:
     async with pair() as (near, far):
         with pytest.raises(ProtocolNotSupported, match="/nobody/1"):
@@ -171,7 +171,7 @@ async def test_a_protocol_nobody_serves_is_refused_by_name() -> None:
         assert not near.closed.done() and not far.closed.done()
 
 
-@on_loops()
+@on_both_loops
 async def test_a_known_protocol_is_opened_without_waiting_and_data_rides_along() -> None:
     async with pair() as (near, _):
         settled: list[Stream] = []
@@ -183,7 +183,7 @@ async def test_a_known_protocol_is_opened_without_waiting_and_data_rides_along()
         assert stream.protocol == ECHO and settled == [stream]
 
 
-@on_loops()
+@on_both_loops
 async def test_a_known_protocol_that_is_refused_after_all_fails_the_stream() -> None:
     async with pair() as (near, _):
         settled: list[Stream] = []
@@ -196,7 +196,7 @@ async def test_a_known_protocol_that_is_refused_after_all_fails_the_stream() -> 
         assert settled == [stream]
 
 
-@on_loops()
+@on_both_loops
 async def test_a_message_written_and_closed_before_the_answer_arrives_with_its_end() -> None:
     async with swarm() as near, swarm() as far:
         taken = Taken(far)
@@ -211,7 +211,7 @@ async def test_a_message_written_and_closed_before_the_answer_arrives_with_its_e
         assert conn.streams == {}
 
 
-@on_loops()
+@on_both_loops
 async def test_an_unread_stream_costs_its_window_and_others_keep_their_speed() -> None:
     # D12: a stalled stream must not stall its neighbours, and its writer waits.
     async with swarm() as near, swarm() as far:
@@ -232,7 +232,7 @@ async def test_an_unread_stream_costs_its_window_and_others_keep_their_speed() -
         assert await whole == BULK
 
 
-@on_loops()
+@on_both_loops
 async def test_more_streams_than_may_be_unacknowledged_open_in_turn() -> None:
     async with pair() as (near, _):
         streams = await asyncio.gather(*(near.open_stream([ECHO]) for _ in range(600)))
@@ -241,7 +241,7 @@ async def test_more_streams_than_may_be_unacknowledged_open_in_turn() -> None:
             stream.reset()
 
 
-@on_loops()
+@on_both_loops
 async def test_streams_beyond_the_peers_limit_are_reset_and_the_others_live() -> None:
     async with swarm() as near, swarm(max_streams_per_peer=3) as far:
         far.set_stream_handler(ECHO, echo)
@@ -257,7 +257,7 @@ async def test_streams_beyond_the_peers_limit_are_reset_and_the_others_live() ->
         assert again.protocol == ECHO
 
 
-@on_loops()
+@on_both_loops
 async def test_a_peer_that_closes_in_the_middle_of_a_message_is_at_fault() -> None:
     async with stream_pair() as (near, far):
         await near.write_delimited(b"whole")
@@ -268,7 +268,7 @@ async def test_a_peer_that_closes_in_the_middle_of_a_message_is_at_fault() -> No
             await far.read_delimited(10)
 
 
-@on_loops()
+@on_both_loops
 async def test_a_message_above_its_bound_is_refused_at_its_length() -> None:
     async with stream_pair() as (near, far):
         await near.write(b"\xff\xff\xff\xff\x0f")
@@ -276,7 +276,7 @@ async def test_a_message_above_its_bound_is_refused_at_its_length() -> None:
             await far.read_delimited(100)
 
 
-@on_loops()
+@on_both_loops
 async def test_the_round_trip_is_measured_at_the_start_and_on_request() -> None:
     async with pair() as (near, far):
         first, second = await asyncio.gather(near.measure_rtt(5), near.measure_rtt(5))

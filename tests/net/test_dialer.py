@@ -13,7 +13,7 @@ from p2pfwd.errors import ConnectionLost, DialFailed, DialTimeout, PeerNotFound
 from p2pfwd.net import dialer as dialer_module
 from p2pfwd.net.resolver import Resolver
 from tests.net.swarm_rig import next_conn, stranger, swarm
-from tests.support.loops import on_loops, turns, until
+from tests.support.loops import on_both_loops, on_loop, turns, until
 from tests.support.raw_peer import RawListener
 from tests.support.sockets import refusing_port
 
@@ -37,7 +37,7 @@ def attempts(exc: DialFailed) -> dict[str, str]:
     return {attempt["Address"]: attempt["Reason"] for attempt in exc.details["attempts"]}
 
 
-@on_loops()
+@on_both_loops
 async def test_a_failure_lists_every_address_with_its_reason(refused: Multiaddr, silent: Multiaddr) -> None:
     async with swarm(upgrade_timeout_s=0.1) as near, swarm() as somebody:
         peer = stranger()
@@ -58,7 +58,7 @@ async def test_a_failure_lists_every_address_with_its_reason(refused: Multiaddr,
         assert near.conns() == []
 
 
-@on_loops()
+@on_both_loops
 async def test_the_first_address_that_works_wins_and_the_others_are_given_up(
     refused: Multiaddr, silent: Multiaddr
 ) -> None:
@@ -68,7 +68,7 @@ async def test_the_first_address_that_works_wins_and_the_others_are_given_up(
         assert near.conns() == [conn]
 
 
-@on_loops()
+@on_both_loops
 async def test_the_same_peer_at_several_addresses_ends_up_with_one_connection() -> None:
     async with swarm() as near, swarm() as far:
         for _ in range(3):
@@ -78,7 +78,7 @@ async def test_the_same_peer_at_several_addresses_ends_up_with_one_connection() 
         assert near.conns() == [conn] and not conn.closed.done()
 
 
-@on_loops()
+@on_both_loops
 async def test_somebody_else_at_an_address_takes_it_out_of_the_book() -> None:
     async with swarm() as near, swarm() as somebody, swarm() as far:
         wrong = somebody.listen_addrs()[0]
@@ -89,7 +89,7 @@ async def test_somebody_else_at_an_address_takes_it_out_of_the_book() -> None:
         assert conn.remote_peer == somebody.peer_id, "the address is not held back for the one who is there"
 
 
-@on_loops()
+@on_both_loops
 async def test_a_failed_address_is_left_alone_for_a_moment_unless_a_person_asks(refused: Multiaddr) -> None:
     async with swarm() as near:
         peer = stranger()
@@ -103,7 +103,7 @@ async def test_a_failed_address_is_left_alone_for_a_moment_unless_a_person_asks(
             assert attempts(failure.value) == {str(refused): reason}
 
 
-@on_loops("asyncio")
+@on_loop
 async def test_the_back_off_grows_to_its_bound_and_a_success_ends_it(
     refused: Multiaddr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +126,7 @@ async def test_the_back_off_grows_to_its_bound_and_a_success_ends_it(
         assert len(dialer._backoffs) == 3
 
 
-@on_loops()
+@on_both_loops
 async def test_a_dial_has_a_limit_over_all_addresses(silent: Multiaddr) -> None:
     async with swarm(dial_timeout_s=0.1) as near:
         with pytest.raises(DialTimeout, match=r"within 0\.1 s") as failure:
@@ -134,7 +134,7 @@ async def test_a_dial_has_a_limit_over_all_addresses(silent: Multiaddr) -> None:
         assert attempts(failure.value) == {str(silent): "no answer"}
 
 
-@on_loops()
+@on_both_loops
 async def test_nothing_to_dial_is_not_found_and_says_what_to_do() -> None:
     async with swarm() as near:
         with pytest.raises(PeerNotFound) as unknown:
@@ -148,7 +148,7 @@ async def test_nothing_to_dial_is_not_found_and_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("stage", ["connecting", "resolving"])
-@on_loops()
+@on_both_loops
 async def test_a_cancelled_dial_leaves_nothing(
     stage: str, silent: Multiaddr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +178,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Multiaddr]]:
     return lambda: asked
 
 
-@on_loops()
+@on_both_loops
 async def test_a_dead_name_server_does_not_keep_a_literal_address_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -188,7 +188,7 @@ async def test_a_dead_name_server_does_not_keep_a_literal_address_waiting(
         assert conn.remote_peer == far.peer_id and asked() == [DNS]
 
 
-@on_loops()
+@on_both_loops
 async def test_a_name_resolved_late_joins_the_race(
     monkeypatch: pytest.MonkeyPatch, refused: Multiaddr
 ) -> None:
@@ -203,7 +203,7 @@ async def test_a_name_resolved_late_joins_the_race(
         assert conn.remote_addr == far.listen_addrs()[0]
 
 
-@on_loops()
+@on_both_loops
 async def test_names_without_an_answer_are_among_the_attempts(
     monkeypatch: pytest.MonkeyPatch, refused: Multiaddr
 ) -> None:
@@ -220,7 +220,7 @@ async def test_names_without_an_answer_are_among_the_attempts(
         }
 
 
-@on_loops()
+@on_both_loops
 async def test_names_that_never_answer_are_told_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     hang(monkeypatch)
     async with swarm(dial_timeout_s=0.05) as near:
@@ -230,7 +230,7 @@ async def test_names_that_never_answer_are_told_at_the_deadline(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
-@on_loops()
+@on_both_loops
 async def test_a_peer_that_ends_the_connection_as_it_comes_up_is_no_success_for_long(how: str) -> None:
     async with swarm() as near:
         with RawListener() as listener:
@@ -251,7 +251,7 @@ async def test_a_peer_that_ends_the_connection_as_it_comes_up_is_no_success_for_
             assert near.conns() == []
 
 
-@on_loops()
+@on_both_loops
 async def test_an_address_that_worked_is_remembered_for_the_next_dial() -> None:
     async with swarm() as near, swarm() as far:
         arrived = next_conn(far)

@@ -16,7 +16,7 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from tests.net.swarm_rig import ECHO, echo, next_conn, read_all, swarm
-from tests.support.loops import on_loops, turns, until
+from tests.support.loops import on_loop, turns, until
 from tests.support.raw_peer import RawPeer, dial_tcp
 
 NOISE = HEADER + encode_token("/noise")
@@ -59,7 +59,7 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize("wire", UNFINISHED.values(), ids=list(UNFINISHED))
-@on_loops()
+@on_loop
 async def test_a_handshake_that_does_not_go_on_is_closed_at_its_deadline(wire: bytes) -> None:
     async with swarm(upgrade_timeout_s=0.1) as victim:
         victim.set_stream_handler(ECHO, echo)
@@ -71,7 +71,7 @@ async def test_a_handshake_that_does_not_go_on_is_closed_at_its_deadline(wire: b
     assert not victim.connmgr._pending
 
 
-@on_loops("asyncio")
+@on_loop
 async def test_a_byte_at_a_time_does_not_move_the_deadline() -> None:
     async with swarm(upgrade_timeout_s=0.2) as victim:
         loop = asyncio.get_running_loop()
@@ -103,7 +103,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("wire", GARBAGE.values(), ids=list(GARBAGE))
-@on_loops()
+@on_loop
 async def test_garbage_is_closed_at_once_and_others_are_served(wire: bytes) -> None:
     async with swarm() as victim:
         victim.set_stream_handler(ECHO, echo)
@@ -116,7 +116,7 @@ async def test_garbage_is_closed_at_once_and_others_are_served(wire: bytes) -> N
         await serves(victim)
 
 
-@on_loops()
+@on_loop
 async def test_more_than_a_handshake_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrader_module, "MAX_BUFFERED_BYTES", 1000)
     async with swarm() as victim:
@@ -127,7 +127,7 @@ async def test_more_than_a_handshake_is_not_kept(monkeypatch: pytest.MonkeyPatch
         assert victim.conns() == []
 
 
-@on_loops()
+@on_loop
 async def test_half_open_connections_are_gone_with_their_socket() -> None:
     async with swarm() as victim:
         for hard in (True, False):
@@ -143,7 +143,7 @@ async def test_half_open_connections_are_gone_with_their_socket() -> None:
             await until(lambda: not victim.connmgr._pending)
 
 
-@on_loops()
+@on_loop
 async def test_handshakes_under_way_are_bounded_and_room_comes_back() -> None:
     async with swarm(max_pending_inbound=3) as victim:
         victim.set_stream_handler(ECHO, echo)
@@ -164,7 +164,7 @@ def loopback_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connmgr_module, "counted_ip", lambda _addr: "192.0.2.1")
 
 
-@on_loops()
+@on_loop
 async def test_one_address_gets_few_handshakes_at_once(loopback_counts: None) -> None:
     async with swarm(max_pending_inbound_per_ip=2) as victim:
         silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(2)]
@@ -177,7 +177,7 @@ async def test_one_address_gets_few_handshakes_at_once(loopback_counts: None) ->
 
 
 @pytest.mark.parametrize("limit", ["max_connections_per_ip", "max_connections"])
-@on_loops()
+@on_loop
 async def test_connections_are_bounded_and_closed_before_any_byte(limit: str, loopback_counts: None) -> None:
     async with swarm(**{limit: 2}) as victim:
         addr = victim.listen_addrs()[0]
@@ -192,7 +192,7 @@ async def test_connections_are_bounded_and_closed_before_any_byte(limit: str, lo
                 await until(lambda: len(victim.conns()) == 2)
 
 
-@on_loops()
+@on_loop
 async def test_one_identity_gets_few_connections() -> None:
     identity = PrivateKey.generate()
     async with swarm(max_connections_per_peer=2) as victim:
@@ -207,7 +207,7 @@ async def test_one_identity_gets_few_connections() -> None:
 
 
 @pytest.mark.parametrize("muxers", [("/yamux/1.0.0",), (), ("/mplex/6.7.0",)])
-@on_loops()
+@on_loop
 async def test_what_follows_the_handshake_in_the_same_segment_is_not_lost(muxers: tuple[str, ...]) -> None:
     async with swarm() as victim:
         victim.set_stream_handler(ECHO, echo)
@@ -217,7 +217,7 @@ async def test_what_follows_the_handshake_in_the_same_segment_is_not_lost(muxers
             assert (await arrived).remote_peer == peer.peer_id
 
 
-@on_loops()
+@on_loop
 async def test_this_node_itself_is_not_a_peer() -> None:
     async with swarm() as victim:
         async with await RawPeer.dial(victim.listen_addrs()[0], identity=victim.identity) as mirror:
@@ -225,7 +225,7 @@ async def test_this_node_itself_is_not_a_peer() -> None:
         assert victim.conns() == []
 
 
-@on_loops()
+@on_loop
 async def test_a_swarm_that_ends_leaves_no_connection_in_any_stage() -> None:
     loop = asyncio.get_running_loop()
     stages = [b"", HEADER, NOISE, NOISE + MESSAGE_1, TLS]
@@ -244,7 +244,7 @@ async def test_a_swarm_that_ends_leaves_no_connection_in_any_stage() -> None:
     assert not victim.connmgr._pending
 
 
-@on_loops("asyncio")
+@on_loop
 async def test_a_connection_accepted_in_the_turn_of_the_end_is_closed() -> None:
     # Its task is cancelled before its first step: nobody but the swarm can close the socket.
     async with swarm() as victim:

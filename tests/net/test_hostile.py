@@ -20,7 +20,7 @@ from p2pfwd.wire.multistream import HEADER, MAX_PROPOSALS, encode_token
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
 from tests.net.swarm_rig import ECHO, TAKE, Taken, echo, next_conn, read_all, swarm
-from tests.support.loops import on_loops, turns
+from tests.support.loops import on_loop, turns
 from tests.support.raw_peer import RawPeer
 
 WINDOW = f.INITIAL_WINDOW_BYTES
@@ -68,7 +68,7 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize("wire", VIOLATIONS.values(), ids=list(VIOLATIONS))
-@on_loops()
+@on_loop
 async def test_a_violation_is_answered_with_go_away_and_ends_only_this_connection(wire: bytes) -> None:
     async with attacked() as (victim, conn, peer):
         await peer.send(wire)
@@ -78,7 +78,7 @@ async def test_a_violation_is_answered_with_go_away_and_ends_only_this_connectio
         await serves_others(victim)
 
 
-@on_loops()
+@on_loop
 async def test_a_message_that_was_altered_ends_the_connection() -> None:
     async with attacked() as (victim, conn, peer):
         sealed = bytearray(peer.sealed(OPEN))
@@ -91,7 +91,7 @@ async def test_a_message_that_was_altered_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("end", ["FIN", "RST", "FIN in the middle of a message"])
-@on_loops()
+@on_loop
 async def test_a_connection_that_ends_in_the_middle_is_lost_and_never_eof(end: str) -> None:
     async with attacked() as (victim, conn, peer):
         taken = Taken(victim)
@@ -128,7 +128,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=list(FLOODS))
-@on_loops()
+@on_loop
 async def test_a_flood_from_a_peer_that_does_not_read_ends_its_connection(flood: object) -> None:
     assert callable(flood)
     async with attacked(receive_buffer=4096) as (victim, conn, peer):
@@ -146,7 +146,7 @@ async def test_a_flood_from_a_peer_that_does_not_read_ends_its_connection(flood:
         await serves_others(victim)
 
 
-@on_loops()
+@on_loop
 async def test_a_flood_of_opens_is_bounded_for_a_peer_that_reads() -> None:
     async with attacked(max_streams_per_peer=10) as (victim, conn, peer):
         await peer.send(b"".join(f.encode_header(f.WINDOW_UPDATE, f.SYN, 2 * i + 1, 0) for i in range(2000)))
@@ -157,7 +157,7 @@ async def test_a_flood_of_opens_is_bounded_for_a_peer_that_reads() -> None:
         await serves_others(victim)
 
 
-@on_loops()
+@on_loop
 async def test_opening_and_resetting_for_ever_leaves_nothing() -> None:
     async with attacked() as (victim, conn, peer):
         served = 0
@@ -181,7 +181,7 @@ async def test_opening_and_resetting_for_ever_leaves_nothing() -> None:
         assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("serve")]
 
 
-@on_loops()
+@on_loop
 async def test_frames_for_streams_that_do_not_exist_are_ignored() -> None:
     async with attacked() as (_, _conn, peer):
         await peer.frame(f.DATA, 0, 99, body=bytes(100_000))
@@ -206,7 +206,7 @@ async def test_frames_for_streams_that_do_not_exist_are_ignored() -> None:
         HEADER + encode_token("/nobody") * (MAX_PROPOSALS + 1),
     ],
 )
-@on_loops("asyncio")
+@on_loop
 async def test_a_broken_negotiation_resets_its_stream_and_no_other(body: bytes) -> None:
     async with attacked() as (_, conn, peer):
         await peer.open(1, ECHO)
@@ -218,7 +218,7 @@ async def test_a_broken_negotiation_resets_its_stream_and_no_other(body: bytes) 
 
 
 @pytest.mark.parametrize("body", [b"", HEADER[:7], HEADER, HEADER + encode_token("/nobody") + b"\x09/te"])
-@on_loops()
+@on_loop
 async def test_a_negotiation_that_never_ends_is_reset_at_its_deadline(
     body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +230,7 @@ async def test_a_negotiation_that_never_ends_is_reset_at_its_deadline(
         await alive(peer)
 
 
-@on_loops()
+@on_loop
 async def test_a_stream_that_ends_before_its_protocol_is_known_is_reset() -> None:
     async with attacked() as (_, conn, peer):
         await peer.frame(f.DATA, f.SYN | f.FIN, 1, body=HEADER)
@@ -239,7 +239,7 @@ async def test_a_stream_that_ends_before_its_protocol_is_known_is_reset() -> Non
         await alive(peer)
 
 
-@on_loops()
+@on_loop
 async def test_everything_in_one_frame_with_the_fin_is_served() -> None:
     # rust opens lazily; a short request may come whole with SYN and FIN.
     async with attacked() as (_, _conn, peer):
@@ -252,7 +252,7 @@ async def test_everything_in_one_frame_with_the_fin_is_served() -> None:
         await peer.until(f.WINDOW_UPDATE, f.FIN, 1)
 
 
-@on_loops()
+@on_loop
 async def test_a_peer_that_acknowledges_nothing_stops_new_opens_until_it_does() -> None:
     async with attacked() as (_, conn, peer):
         opening = [asyncio.ensure_future(conn.open_stream([ECHO], 10)) for _ in range(MAX_UNACKED_OPENS)]
@@ -273,7 +273,7 @@ async def test_a_peer_that_acknowledges_nothing_stops_new_opens_until_it_does() 
                 await task
 
 
-@on_loops()
+@on_loop
 async def test_a_peer_that_never_answers_an_open_gets_a_reset() -> None:
     async with attacked() as (_, conn, peer):
         with pytest.raises(TimedOut, match=ECHO):
@@ -282,7 +282,7 @@ async def test_a_peer_that_never_answers_an_open_gets_a_reset() -> None:
         await peer.until(f.WINDOW_UPDATE, f.RST, 2)
 
 
-@on_loops()
+@on_loop
 async def test_after_go_away_streams_go_on_and_no_new_ones_are_opened() -> None:
     async with attacked() as (victim, conn, peer):
         await peer.open(1, ECHO)

@@ -16,7 +16,7 @@ from p2pfwd.net.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, TAKE, Taken, echo, next_conn, read_all, swarm
-from tests.support.loops import on_loops, turns, until
+from tests.support.loops import on_loop, turns, until
 from tests.support.raw_peer import RawPeer
 
 HOUR_S = 3600.0
@@ -44,7 +44,7 @@ def test_the_real_times_find_a_dead_peer_within_45_seconds() -> None:
     assert m.WRITE_STALL_S + m.TICK_S <= 45
 
 
-@on_loops()
+@on_loop
 async def test_a_silent_peer_is_dead_and_its_streams_fail(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +60,7 @@ async def test_a_silent_peer_is_dead_and_its_streams_fail(
             assert node.conns() == []
 
 
-@on_loops()
+@on_loop
 async def test_a_peer_that_answers_pings_lives_however_idle(quick: None) -> None:
     async with swarm() as node:
         arrived = next_conn(node)
@@ -72,7 +72,7 @@ async def test_a_peer_that_answers_pings_lives_however_idle(quick: None) -> None
             assert not conn.closed.done() and conn.rtt_s is not None
 
 
-@on_loops()
+@on_loop
 async def test_pings_have_fresh_values_and_one_is_outstanding(quick: None) -> None:
     async with swarm() as node, await RawPeer.dial(node.listen_addrs()[0]) as peer:
         values = []
@@ -94,7 +94,7 @@ async def congested_stream(node: Swarm, peer: RawPeer, taken: Taken) -> tuple[St
     return stream, writing
 
 
-@on_loops()
+@on_loop
 async def test_a_peer_that_takes_no_byte_is_dead_although_it_speaks(
     no_keepalive: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,7 +113,7 @@ async def test_a_peer_that_takes_no_byte_is_dead_although_it_speaks(
                 await writing
 
 
-@on_loops()
+@on_loop
 async def test_a_peer_that_does_not_read_costs_the_sockets_buffer_and_gets_it_all_later(
     no_keepalive: None,
 ) -> None:
@@ -131,7 +131,7 @@ async def test_a_peer_that_does_not_read_costs_the_sockets_buffer_and_gets_it_al
             assert got == BULK
 
 
-@on_loops()
+@on_loop
 async def test_a_graceful_close_behind_a_full_socket_still_brings_data_fin_and_go_away(
     no_keepalive: None,
 ) -> None:
@@ -154,7 +154,7 @@ async def test_a_graceful_close_behind_a_full_socket_still_brings_data_fin_and_g
             assert conn.closed.result() is None
 
 
-@on_loops()
+@on_loop
 async def test_a_graceful_close_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conn_module, "CLOSE_TIMEOUT_S", 0.05)
     async with swarm() as node:
@@ -165,7 +165,7 @@ async def test_a_graceful_close_does_not_wait_for_ever(monkeypatch: pytest.Monke
             assert conn.closed.result() is None
 
 
-@on_loops()
+@on_loop
 async def test_small_writes_pass_a_bulk_transfer(no_keepalive: None) -> None:
     # An ssh keystroke must not wait behind a copy: one frame of each stream per turn.
     async with swarm() as near, swarm() as far:

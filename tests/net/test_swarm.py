@@ -28,12 +28,12 @@ from p2pfwd.net.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ANY_PORT, ECHO, TAKE, Taken, echo, next_conn, read_all, stranger, swarm
-from tests.support.loops import on_loops, turns, until
+from tests.support.loops import on_both_loops, on_loop, turns, until
 from tests.support.raw_peer import RawListener, RawPeer
 from tests.support.sockets import refusing_port
 
 
-@on_loops()
+@on_both_loops
 async def test_all_who_connect_at_once_share_one_connection() -> None:
     async with swarm() as near, swarm() as far:
         conns = await asyncio.gather(*(near.connect(far.peer_id, far.listen_addrs()) for _ in range(20)))
@@ -42,7 +42,7 @@ async def test_all_who_connect_at_once_share_one_connection() -> None:
         assert await near.connect(far.peer_id) is conns[0]
 
 
-@on_loops()
+@on_both_loops
 async def test_one_who_gives_up_does_not_take_the_dial_from_the_others() -> None:
     async with swarm() as near, swarm() as far:
         loop = asyncio.get_running_loop()
@@ -55,7 +55,7 @@ async def test_one_who_gives_up_does_not_take_the_dial_from_the_others() -> None
         assert (await second).remote_peer == far.peer_id
 
 
-@on_loops()
+@on_both_loops
 async def test_a_dial_nobody_waits_for_fails_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     with RawListener() as listener:
         async with swarm() as near:
@@ -67,7 +67,7 @@ async def test_a_dial_nobody_waits_for_fails_without_a_word(caplog: pytest.LogCa
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@on_loops()
+@on_both_loops
 async def test_one_who_knows_a_better_address_is_not_held_to_a_dial_without_it() -> None:
     with refusing_port() as port:
         stale = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}")
@@ -81,7 +81,7 @@ async def test_one_who_knows_a_better_address_is_not_held_to_a_dial_without_it()
             assert (await knowing).remote_peer == far.peer_id
 
 
-@on_loops()
+@on_both_loops
 async def test_a_dial_with_given_addresses_only_tries_no_others() -> None:
     with refusing_port() as port:
         stale = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}")
@@ -93,7 +93,7 @@ async def test_a_dial_with_given_addresses_only_tries_no_others() -> None:
             assert near.peerstore.dialable(far.peer_id) == far.listen_addrs()
 
 
-@on_loops()
+@on_both_loops
 async def test_both_may_connect_at_once_and_either_connection_works() -> None:
     async with swarm() as near, swarm() as far:
         for node in (near, far):
@@ -110,14 +110,14 @@ async def test_both_may_connect_at_once_and_either_connection_works() -> None:
                 assert await read_all(stream) == b"x"
 
 
-@on_loops()
+@on_both_loops
 async def test_this_node_is_not_dialed() -> None:
     async with swarm() as near:
         with pytest.raises(SelfDial):
             await near.connect(near.peer_id, near.listen_addrs())
 
 
-@on_loops()
+@on_both_loops
 async def test_a_connection_that_is_being_closed_is_not_used_for_new_streams() -> None:
     async with swarm() as near:
         with RawListener() as listener:
@@ -138,7 +138,7 @@ async def test_a_connection_that_is_being_closed_is_not_used_for_new_streams() -
                     assert len(near.conns()) == 2
 
 
-@on_loops()
+@on_both_loops
 async def test_callbacks_tell_of_both_ends_of_a_connections_life() -> None:
     async with swarm() as near, swarm() as far:
         told: list[tuple[str, Conn]] = []
@@ -151,7 +151,7 @@ async def test_callbacks_tell_of_both_ends_of_a_connections_life() -> None:
         assert near.conns() == [] and await near.disconnect(far.peer_id) == 0
 
 
-@on_loops()
+@on_both_loops
 async def test_handlers_come_and_go_and_live_streams_stay() -> None:
     async with swarm() as near, swarm() as far:
         far.set_stream_handler(ECHO, echo)
@@ -164,7 +164,7 @@ async def test_handlers_come_and_go_and_live_streams_stay() -> None:
         assert await stream.read() == b"still"
 
 
-@on_loops()
+@on_both_loops
 async def test_a_prefix_serves_what_it_accepts_and_is_listed_bare() -> None:
     async with swarm() as near, swarm() as far:
         far.set_prefix_handler("/x/", lambda name: name != "/x/closed", echo)
@@ -176,7 +176,7 @@ async def test_a_prefix_serves_what_it_accepts_and_is_listed_bare() -> None:
                 await near.open_stream(far.peer_id, [refused])
 
 
-@on_loops()
+@on_both_loops
 async def test_a_second_stream_of_a_served_protocol_does_not_wait() -> None:
     async with swarm() as near, swarm() as far:
         far.set_stream_handler(ECHO, echo)
@@ -193,7 +193,7 @@ async def test_a_second_stream_of_a_served_protocol_does_not_wait() -> None:
             await near.open_stream(far.peer_id, [ECHO])
 
 
-@on_loops()
+@on_both_loops
 async def test_a_handlers_defect_is_logged_and_resets_its_stream_only(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -213,7 +213,7 @@ async def test_a_handlers_defect_is_logged_and_resets_its_stream_only(
     caplog.clear()
 
 
-@on_loops()
+@on_both_loops
 async def test_idle_connections_are_trimmed_above_the_high_water_mark() -> None:
     async with swarm(high_water=4, low_water=2, grace_s=-1.0) as victim:
         addr = victim.listen_addrs()[0]
@@ -247,14 +247,14 @@ async def test_idle_connections_are_trimmed_above_the_high_water_mark() -> None:
         ("/ip4/203.0.113.1/tcp/0", BindFailed),
     ],
 )
-@on_loops("asyncio")
+@on_loop
 async def test_what_cannot_be_listened_on_is_said(address: str, error: type[Exception]) -> None:
     async with swarm() as node:
         with pytest.raises(error, match="cannot listen on"):
             await node.listen(Multiaddr.parse(address))
 
 
-@on_loops("asyncio")
+@on_loop
 async def test_a_taken_port_is_an_error_or_another_port() -> None:
     async with swarm() as node:
         taken = node.listen_addrs()[0]
@@ -265,7 +265,7 @@ async def test_a_taken_port_is_an_error_or_another_port() -> None:
         await host.close()
 
 
-@on_loops("asyncio")
+@on_loop
 async def test_an_unspecified_address_is_told_as_the_interfaces() -> None:
     node = Swarm(PrivateKey.generate())
     bound = await node.listen(Multiaddr.parse("/ip4/0.0.0.0/tcp/0"))
@@ -275,7 +275,7 @@ async def test_an_unspecified_address_is_told_as_the_interfaces() -> None:
     await node.close()
 
 
-@on_loops()
+@on_both_loops
 async def test_the_end_closes_everything_and_says_so() -> None:
     async with swarm() as near, swarm() as far:
         serving = asyncio.Event()
@@ -302,7 +302,7 @@ async def test_the_end_closes_everything_and_says_so() -> None:
             await near.connect(far.peer_id, [addr], force=True)
 
 
-@on_loops()
+@on_both_loops
 async def test_the_end_cancels_a_dial() -> None:
     with RawListener() as listener:
         near = Swarm(PrivateKey.generate())
@@ -315,7 +315,7 @@ async def test_the_end_cancels_a_dial() -> None:
             await dialing
 
 
-@on_loops()
+@on_both_loops
 async def test_a_thousand_streams_at_once_come_and_go() -> None:
     async with swarm() as near, swarm() as far:
         far.set_stream_handler(ECHO, echo)

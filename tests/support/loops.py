@@ -1,9 +1,10 @@
-"""Coroutine tests on each event loop the daemon may run on.
+"""Coroutine tests, each in a fresh event loop of its own, with a time limit.
 
-    @on_loops()
+    @on_loop
     async def test_something() -> None: ...
 
-runs once on asyncio's loop and once on uvloop, each in a fresh loop, and fails after `LIMIT_S`.
+runs on asyncio's loop, which is the daemon's. `@on_both_loops` runs it on uvloop as well: it polls and
+calls back in another order, so that nothing comes to depend on asyncio's.
 """
 
 from __future__ import annotations
@@ -28,27 +29,40 @@ uvloop.new_event_loop().close()  # libuv opens a pipe for the whole process with
 AsyncTest = Callable[..., Coroutine[Any, Any, None]]
 
 
-def on_loops(*names: str) -> Callable[[AsyncTest], Callable[..., None]]:
-    """Decorates a coroutine test to run on these loops, by default all."""
+def on_loop(test: AsyncTest) -> Callable[..., None]:
+    """Decorates a coroutine test to run on asyncio's loop."""
 
-    def decorate(test: AsyncTest) -> Callable[..., None]:
-        @functools.wraps(test)
-        def run(*args: Any, event_loop_name: str, **kwargs: Any) -> None:
-            async def limited() -> None:
-                async with asyncio.timeout(LIMIT_S):
-                    await test(*args, **kwargs)
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        _run(LOOPS["asyncio"], test, *args, **kwargs)
 
-            with asyncio.Runner(loop_factory=LOOPS[event_loop_name]) as runner:
-                runner.run(limited())
+    return run
 
-        signature = inspect.signature(test)
-        extra = inspect.Parameter("event_loop_name", inspect.Parameter.KEYWORD_ONLY)
-        parameters = [*signature.parameters.values(), extra]
-        setattr(run, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
-        marked: Callable[..., None] = pytest.mark.parametrize("event_loop_name", names or list(LOOPS))(run)
-        return marked
 
-    return decorate
+def on_both_loops(test: AsyncTest) -> Callable[..., None]:
+    """Decorates a coroutine test to run on asyncio's loop and on uvloop."""
+
+    @functools.wraps(test)
+    def run(*args: Any, event_loop_name: str, **kwargs: Any) -> None:
+        _run(LOOPS[event_loop_name], test, *args, **kwargs)
+
+    signature = inspect.signature(test)
+    extra = inspect.Parameter("event_loop_name", inspect.Parameter.KEYWORD_ONLY)
+    parameters = [*signature.parameters.values(), extra]
+    setattr(run, "__signature__", signature.replace(parameters=parameters))  # noqa: B010
+    marked: Callable[..., None] = pytest.mark.parametrize("event_loop_name", list(LOOPS))(run)
+    return marked
+
+
+def _run(
+    make_loop: Callable[[], asyncio.AbstractEventLoop], test: AsyncTest, *args: Any, **kwargs: Any
+) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await test(*args, **kwargs)
+
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(limited())
 
 
 async def turns(count: int = 20) -> None:

@@ -41,6 +41,7 @@ class RawPeer:
     """One connection. All methods are the peer's own doing; nothing happens by itself."""
 
     def __init__(self, sock: socket.socket, identity: PrivateKey) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.identity = identity
         self.peer_id = PeerId.from_public_key(identity.public_key)
