@@ -13,7 +13,10 @@ FOLDER = Path(__file__).parent
 inputs = runpy.run_path(str(FOLDER / "mutator.py"))["inputs"]
 
 
-@pytest.mark.parametrize("target", ["varint", "multiaddr", "peer_id", "keys", "record", "arguments"])
+TARGETS = ["varint", "multiaddr", "peer_id", "keys", "record", "arguments", "swarm_key"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_invariant_holds_for_seeded_inputs(target: str) -> None:
     module = runpy.run_path(str(FOLDER / f"fuzz_{target}.py"))
     for data in islice(inputs(module["SEEDS"], 2026), 3000):
