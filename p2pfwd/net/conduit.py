@@ -16,7 +16,10 @@ class Receiver(Protocol):
     """Told what happens on a conduit."""
 
     def data_received(self, view: memoryview) -> int:
-        """Bytes have come; returns how many were taken. The rest is given again, with more behind it."""
+        """Bytes have come; returns how many were taken. They may be changed in place.
+
+        The rest is given again, as it was left, with more behind it.
+        """
 
     def eof_received(self) -> None:
         """The other end sends no more."""
@@ -33,8 +36,10 @@ class Conduit(Protocol):
 
     local_addr: Multiaddr
     remote_addr: Multiaddr
-    progressed_at: float
-    """Monotonic time of the last progress while congested."""
+
+    @property
+    def progressed_at(self) -> float:
+        """Monotonic time of the last progress while congested."""
 
     @property
     def congested(self) -> bool:
@@ -46,7 +51,7 @@ class Conduit(Protocol):
     def send(self, view: memoryview, *, framed: bool = False) -> None:
         """Send a view; `framed`: it lies in the pool's frame buffer, which is kept if some remains.
 
-        Otherwise what cannot be sent at once is copied.
+        A framed view may be changed by it. Otherwise what cannot be sent at once is copied.
         """
 
     def finish(self) -> None:

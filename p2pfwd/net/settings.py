@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pfwd.net.secure import NOISE, TLS
 
@@ -13,6 +13,10 @@ class SwarmSettings:
 
     security: tuple[str, ...] = (NOISE, TLS)
     """In order of preference; Noise is as fast in place and needs one library less."""
+    psk: bytes | None = field(default=None, repr=False)
+    """Pre-shared key of a private network, 32 secret bytes: only those who have it can be spoken to."""
+    local_only: bool = False
+    """Neither dial nor accept, nor ask a name server, beyond loopback, private and link-local addresses."""
     early_muxer: bool = True
     """Agree on yamux inside the handshake; saves a round trip. Off only to test the other path."""
     connect_timeout_s: float = 5.0

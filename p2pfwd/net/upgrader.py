@@ -2,7 +2,8 @@
 
 The dialer is multistream's and the security protocol's initiator and yamux's client; the listener
 the reverse. A muxer agreed inside the handshake saves the second negotiation. On failure the conduit
-is closed without a word to the peer; the error says which stage it was.
+is closed without a word to the peer; the error says which stage it was. In a private network all of it
+goes through a PnetConduit.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from p2pfwd.errors import (
     NegotiationFailed,
     P2PForwardError,
     ProtocolNotSupported,
+    RemoteProtocolError,
 )
 from p2pfwd.net.buffers import BufferPool
 from p2pfwd.net.conduit import Conduit
 from p2pfwd.net.conn import Conn
+from p2pfwd.net.pnet import PnetConduit
 from p2pfwd.net.secure import NOISE, TLS, Channel, NoiseChannel, TlsChannel
 from p2pfwd.net.stream import Direction, Stream
 from p2pfwd.net.tls import TlsHandshake
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.pnet import require_cipher
 from p2pfwd.wire.yamux import YAMUX
 
 MAX_BUFFERED_BYTES: Final = 1 << 20
@@ -63,6 +67,9 @@ class _Inbox:
         self._end(HandshakeFailed("the peer closed the connection during the handshake"))
 
     def conduit_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, NegotiationFailed):  # its own words say it best
+            self._end(exc)
+            return
         because = f": {exc}" if exc is not None else ""
         self._end(HandshakeFailed(f"the connection ended during the handshake{because}"))
 
@@ -102,6 +109,7 @@ class Upgrader:
 
     accepts, on_stream: for the streams of every connection, see `Conn.start`.
     security: protocols in order of preference, for dialing; a listener serves them all.
+    psk: of a private network; raises InvalidConfig where the package for it is not installed.
     """
 
     def __init__(
@@ -114,7 +122,11 @@ class Upgrader:
         security: Sequence[str] = (NOISE, TLS),
         early_muxer: bool = True,
         max_inbound_streams: int = 1024,
+        psk: bytes | None = None,
     ) -> None:
+        if psk is not None:
+            require_cipher()
+        self._psk = psk
         self._accepts = accepts
         self._on_stream = on_stream
         self._identity = identity
@@ -141,15 +153,13 @@ class Upgrader:
         self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None
     ) -> Conn:
         dialing = direction == "outbound"
+        if self._psk is not None:
+            conduit = PnetConduit(conduit, self._psk)
         inbox = _Inbox()
         conduit.start(inbox)
-        negotiation = self._negotiation(dialing, self._security)
-        conduit.send(memoryview(negotiation.start()))
-        while negotiation.selected is None:
-            answer = self._step("security", negotiation, await inbox.read())
-            conduit.send(memoryview(answer))
+        protocol, leftover = await self._negotiate_security(conduit, inbox, dialing)
         channel, early, leftover = await self._secure(
-            conduit, inbox, negotiation.selected, negotiation.leftover(), dialing, expected_peer
+            conduit, inbox, protocol, leftover, dialing, expected_peer
         )
         channel.start(inbox, leftover + inbox.take())
         plain = b"" if early else await self._negotiate_muxer(channel, inbox, dialing)
@@ -161,6 +171,32 @@ class Upgrader:
         )
         conn.start(plain + inbox.take(), self._accepts, self._on_stream)
         return conn
+
+    async def _negotiate_security(
+        self, conduit: Conduit, inbox: _Inbox, dialing: bool
+    ) -> tuple[str, bytes]:
+        """(protocol, bytes that followed its selection)."""
+        negotiation = self._negotiation(dialing, self._security)
+        conduit.send(memoryview(negotiation.start()))
+        try:
+            while negotiation.selected is None:
+                answer = self._step("security", negotiation, await inbox.read())
+                conduit.send(memoryview(answer))
+        except RemoteProtocolError as exc:
+            reason = None if negotiation.opened else self._strangeness(exc)
+            if reason is None:
+                raise
+            raise NegotiationFailed(reason) from exc
+        return negotiation.selected, negotiation.leftover()
+
+    def _strangeness(self, exc: RemoteProtocolError) -> str | None:
+        """What a peer may be that has not even said it speaks multistream."""
+        hung_up = isinstance(exc, HandshakeFailed)
+        if self._psk is None:
+            return None if hung_up else f"{exc.message}: it is no libp2p node, or one of a private network"
+        if hung_up:
+            return f"{exc.message}: it may be outside this private network, or have another swarm.key"
+        return "the peer is not in this private network, or has another swarm.key"
 
     def _negotiation(self, dialing: bool, names: Sequence[str]) -> Negotiation:
         return DialerNegotiation(names) if dialing else ListenerNegotiation(names.__contains__)

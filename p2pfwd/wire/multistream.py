@@ -106,6 +106,11 @@ class _Negotiation:
         """The agreed protocol, or None until there is one."""
         return self._selected
 
+    @property
+    def opened(self) -> bool:
+        """Whether the peer's header has come: it speaks multistream."""
+        return self._header_seen
+
     def leftover(self) -> bytes:
         """Bytes that followed the selection; they are handed on once."""
         if self._selected is None:
