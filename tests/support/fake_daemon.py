@@ -64,8 +64,11 @@ class FakeDaemon:
         line = codec.encode_event(Event(subscription=7, topic=topic, time=1_700_000_000.25, data=dict(data)))
 
         def send() -> None:
-            for client in self._decoders:
-                client.sendall(line)
+            for client in list(self._decoders):
+                try:
+                    client.sendall(line)
+                except ConnectionError:  # it has heard enough and ended meanwhile
+                    self._drop(client)
 
         self._order(send)
 
@@ -92,8 +95,10 @@ class FakeDaemon:
         done = threading.Event()
 
         def run() -> None:
-            task()
-            done.set()
+            try:
+                task()
+            finally:
+                done.set()
 
         self._tasks.put(run)
         self._orders.send(b"x")
