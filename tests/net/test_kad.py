@@ -1,0 +1,179 @@
+"""The DHT service on real hosts: who is let in, who is found, and what hostile servers cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import DialFailed, PeerNotFound
+from p2pfwd.protocols.kad.requests import ask
+from p2pfwd.wire.kad.messages import FindNode, GetValue, KadPeer, MessageType, Ping
+from p2pfwd.wire.kad.query_values import Ending
+from tests.net.kad_rig import PROTOCOL, Node, dead_address, hostile, hostile_bytes, network, start
+from tests.net.swarm_rig import stranger
+from tests.support.loops import on_loop, until
+
+
+@on_loop
+async def test_servers_fill_each_others_tables_and_clients_are_in_none() -> None:
+    async with network(6, clients=2) as nodes:
+        clients = {node.peer_id for node in nodes[6:]}
+        for node in nodes:
+            assert not clients & set(node.dht.table)
+            assert len(node.dht.table) >= 5
+
+
+@on_loop
+async def test_a_client_finds_a_client_by_its_id_alone_and_says_how() -> None:
+    async with network(6, clients=2) as nodes:
+        seeker, sought = nodes[6], nodes[7]
+        assert not seeker.host.swarm.peerstore.addrs(sought.peer_id)
+        conn = await seeker.host.swarm.connect(sought.peer_id)
+        assert conn.remote_peer == sought.peer_id
+        assert [step.state for step in seeker.progress][-1] == "found"
+        assert seeker.progress[0].text == "asking the DHT"
+
+
+@on_loop
+async def test_peers_are_found_after_the_first_node_and_a_third_of_the_others_are_gone() -> None:
+    async with network(12) as nodes:
+        gone = [nodes[0], *nodes[1:5]]
+        for node in gone:
+            await node.close()
+        left = nodes[5:]
+        for seeker, sought in itertools.pairwise(left):
+            await seeker.host.swarm.disconnect(sought.peer_id)
+            found = await seeker.dht.find_peer(sought.peer_id)
+            assert set(found.found) & set(sought.host.swarm.listen_addrs())
+
+
+@on_loop
+async def test_not_found_and_found_but_unreachable_are_two_failures() -> None:
+    async with network(4, clients=2) as nodes:
+        seeker, left = nodes[4], nodes[5]
+        nobody = stranger()
+        with pytest.raises(PeerNotFound, match=rf"{nobody} was not found: \d peers were asked"):
+            await seeker.host.swarm.connect(nobody)
+        address = left.host.swarm.listen_addrs()[0]
+        await left.close()
+        with pytest.raises(DialFailed, match="found, but cannot be reached") as failure:
+            await seeker.host.swarm.connect(left.peer_id)
+        attempts = failure.value.details["attempts"]
+        assert [one["Address"] for one in attempts] == [str(address)]
+
+
+@on_loop
+async def test_with_nobody_to_ask_it_says_so_and_how_to_get_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfwd.routing.START_WAIT_S", 0.05)
+    node = await start()
+    try:
+        with pytest.raises(PeerNotFound, match="no peer is there to ask") as failure:
+            await node.host.swarm.connect(stranger())
+        assert failure.value.hint is not None
+        assert "/p2p/" in failure.value.hint
+    finally:
+        await node.close()
+
+
+@on_loop
+async def test_providers_are_announced_and_found() -> None:
+    async with network(6) as nodes:
+        key = b"\x12\x20" + hashlib.sha256(b"a service").digest()
+        assert await nodes[1].dht.provide(key) >= 4
+        found = await nodes[3].dht.find_providers(key)
+        assert [one.peer_id for one in found.providers] == [nodes[1].peer_id]
+        assert set(found.providers[0].addrs) == set(nodes[1].host.swarm.listen_addrs())
+
+
+@on_loop
+async def test_ping_public_keys_and_several_requests_on_one_stream_are_answered() -> None:
+    async with network(2) as nodes:
+        conn = await nodes[1].host.swarm.connect(nodes[0].peer_id)
+        pong = await ask(conn, PROTOCOL, Ping(), 3)
+        assert pong is not None
+        assert pong.type is MessageType.PING
+        record = await ask(conn, PROTOCOL, GetValue(b"/pk/" + nodes[1].peer_id.to_bytes()), 3)
+        assert record is not None
+        assert record.record is not None
+        assert record.record.value == nodes[1].host.swarm.identity.public_key.to_protobuf()
+
+
+@on_loop
+async def test_a_dead_entry_is_dropped_by_revalidation() -> None:
+    async with network(3) as nodes:
+        dead = nodes[2].peer_id
+        await nodes[2].close()
+        table = nodes[1].dht.table
+        assert dead in table
+        for _ in range(2):  # suspect first, then gone: nobody was there to take its place
+            assert not await nodes[1].dht.revalidate(dead)
+        assert dead not in table
+        assert await nodes[1].dht.revalidate(nodes[0].peer_id)
+
+
+# --- hostile servers ------------------------------------------------------------------------------
+
+
+async def _finds_in_spite_of(nodes: list[Node], seeker: Node, sought: Node) -> None:
+    await seeker.host.swarm.disconnect(sought.peer_id)
+    seeker.host.swarm.peerstore.drop_addr(sought.peer_id, sought.host.swarm.listen_addrs()[0])
+    result = await seeker.dht.find_peer(sought.peer_id)
+    assert result.ending is Ending.FOUND
+    assert set(sought.host.swarm.listen_addrs()) <= set(result.found)
+    assert result.heard < 1000, "what liars tell is bounded"
+
+
+@on_loop
+async def test_twenty_fakes_per_answer_do_not_hide_an_honest_target() -> None:
+    def fakes(_request: FindNode, _asker: PeerId) -> list[KadPeer]:
+        return [KadPeer(stranger(), (dead_address(n),)) for n in range(20)]
+
+    async with network(5, clients=2) as nodes, hostile(fakes) as liar:
+        seeker = nodes[5]
+        await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
+        await until(lambda: liar.peer_id in seeker.dht.table)
+        await _finds_in_spite_of(nodes, seeker, nodes[6])
+
+
+@on_loop
+async def test_a_server_that_always_names_itself_or_the_asker_gains_nothing() -> None:
+    async with network(5, clients=2) as nodes:
+        seeker = nodes[5]
+        mine: list[KadPeer] = []
+        async with hostile(lambda _request, asker: [*mine, KadPeer(asker, (dead_address(3),))]) as liar:
+            mine.append(KadPeer(liar.peer_id, tuple(liar.swarm.listen_addrs())))
+            await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
+            await until(lambda: liar.peer_id in seeker.dht.table)
+            await _finds_in_spite_of(nodes, seeker, nodes[6])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"\x80\x80\x80\x02" + bytes(64), id="announces 4 MiB"),
+        pytest.param(b"\x05\xff\xff\xff\xff\xff", id="garbage"),
+        pytest.param(b"", id="silence"),
+    ],
+)
+@on_loop
+async def test_a_server_that_breaks_the_protocol_is_suspect_and_no_hindrance(answer: bytes) -> None:
+    async with network(5, clients=2) as nodes, hostile_bytes(lambda _r, _a: answer) as liar:
+        seeker = nodes[5]
+        await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
+        await until(lambda: liar.peer_id in seeker.dht.table)
+        await _finds_in_spite_of(nodes, seeker, nodes[6])
+
+
+@on_loop
+async def test_names_that_strangers_tell_are_not_resolved() -> None:
+    named = KadPeer(stranger(), (Multiaddr.parse("/dns4/trap.example/tcp/22"),))
+    async with network(3, clients=1) as nodes, hostile(lambda _r, _a: [named]) as liar:
+        seeker = nodes[3]
+        await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
+        await until(lambda: liar.peer_id in seeker.dht.table)
+        await seeker.dht.closest(stranger().to_bytes())
+        assert not seeker.host.swarm.peerstore.addrs(named.peer_id)
