@@ -101,6 +101,12 @@ class ListenerExists(P2PForwardError):
     code = "listener-exists"
 
 
+class PeerExists(P2PForwardError):
+    """The name has another peer already, or the peer another name."""
+
+    code = "peer-exists"
+
+
 class AddressInUse(P2PForwardError):
     """A local address cannot be bound: somebody has it."""
 

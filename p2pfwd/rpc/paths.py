@@ -80,6 +80,16 @@ class Paths:
             socket=(_runtime_dir(env) or state) / "rpc.sock",
         )
 
+    @property
+    def named_peers_file(self) -> Path:
+        """Peers that were given a name."""
+        return self.home / "peers.json"
+
+    @property
+    def address_book_file(self) -> Path:
+        """Addresses of peers met before; a cache."""
+        return self.home / "peers.db"
+
     def environment(self) -> dict[str, str]:
         """The variables a child needs to resolve to the same paths."""
         return {HOME_VARIABLE: str(self.home)} if self.single else {}

@@ -117,6 +117,22 @@ class Peer(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class NamedPeer(Message):
+    """One peer that has a name, or is kept without one."""
+
+    name: str  # "" without one
+    peer: str
+    addresses: tuple[str, ...]  # those given with the name, without the peer ID
+    kept: str | None  # "static" | "bootstrap"; null: not kept
+    state: str  # "connected" | "dialing" | "waiting" | "not-connected" (and not kept)
+    remote_address: str | None  # of its connection
+    last_outcome: str | None  # of the last try to keep it connected, in words
+    last_try_s: float | None = named("LastTrySeconds")  # ago
+    next_try_s: float | None = named("NextTrySeconds")  # from now
+    failures: int = 0  # in a row
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Check(Message):
     """Outcome of trying a forward or a target once."""
 
@@ -328,6 +344,51 @@ class PingResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PeerAddParams(Message):
+    """Parameters of `peer.add`."""
+
+    name: str
+    peers: tuple[str, ...]  # as ForwardParams.peers
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PeerAddResult(Message):
+    """Result of `peer.add`."""
+
+    peer: NamedPeer
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PeerRmParams(Message):
+    """Parameters of `peer.rm`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PeerRmResult(Message):
+    """Result of `peer.rm`."""
+
+    peer: NamedPeer
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PeerLsParams(Message):
+    """Parameters of `peer.ls`."""
+
+    all: bool = False  # kept peers without a name, too
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PeerLsResult(Message):
+    """Result of `peer.ls`."""
+
+    peers: tuple[NamedPeer, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StatusResult(Message):
     """Result of `daemon.status`."""
 
@@ -410,6 +471,9 @@ METHODS: dict[str, tuple[type, type]] = {
     "swarm.disconnect": (DisconnectParams, DisconnectResult),
     "swarm.peers": (Empty, PeersResult),
     "swarm.addrs": (Empty, AddrsResult),
+    "peer.add": (PeerAddParams, PeerAddResult),
+    "peer.rm": (PeerRmParams, PeerRmResult),
+    "peer.ls": (PeerLsParams, PeerLsResult),
     "id": (Empty, IdResult),
     "ping": (PingParams, PingResult),
     "log.level": (LogLevelParams, LogLevelResult),

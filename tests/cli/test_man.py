@@ -130,7 +130,9 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         assert members(lines) == [schema.wire_name(f) for f in fields(result)]
 
 
-@pytest.mark.parametrize("kind", [schema.Listener, schema.Stream, schema.Peer, schema.Check])
+@pytest.mark.parametrize(
+    "kind", [schema.Listener, schema.Stream, schema.Peer, schema.NamedPeer, schema.Check]
+)
 def test_the_objects_of_the_rpc(kind: Any) -> None:
     assert members(sections("p2pfwd-rpc.7", "Ss")[kind.__name__]) == [
         schema.wire_name(f) for f in fields(kind)
