@@ -1,0 +1,130 @@
+"""The peers a daemon knows of: named ones, kept ones, and the address book; what a PEER argument means.
+
+Rules: a named peer's addresses are pinned, so its bare ID finds it too. One marked to be kept is dialed at
+start and kept. PEER arguments wait a moment for the address book that is being read: after a start, what was
+known before is known at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
+from p2pfwd.daemon.named_peers import NamedPeer, NamedPeers, is_name, read_name
+from p2pfwd.daemon.peers import Resolve, read_filter, read_peers
+from p2pfwd.errors import InvalidPeerId, SelfDial
+from p2pfwd.net.address_book import AddressBook
+
+if TYPE_CHECKING:
+    from p2pfwd.host import Host
+    from p2pfwd.rpc.paths import Paths
+
+log = logging.getLogger("p2pfwd.peers")
+
+PIN: Final = "named"
+"""Tag of the addresses of named peers in the peerstore."""
+
+BOOK_WAIT_S: Final = 2.0
+"""How long a command waits for the address book; it is read in milliseconds, unless the disk hangs."""
+
+
+class Peering:
+    """Made with the node; `start` reads what there is, `close` writes what is left."""
+
+    def __init__(self, paths: Paths, host: Host, resolve: Resolve) -> None:
+        self.keeper = host.keeper
+        self.names = NamedPeers(paths.named_peers_file)
+        self.swarm = host.swarm
+        self._book = AddressBook(paths.address_book_file, host.swarm.peerstore)
+        self._resolve = resolve
+        self._applied: dict[PeerId, NamedPeer] = {}
+
+    def start(self) -> None:
+        """Begin to read the address book, and to keep whom to keep. Raises StorageFailed."""
+        self._book.start()
+        self.names.load()
+        self._apply()
+
+    async def close(self) -> None:
+        """Write the address book's rest. Idempotent."""
+        await self._book.close()
+
+    # --- named peers ------------------------------------------------------------------------------
+
+    async def add(self, name: str, texts: Sequence[str], keep: bool) -> tuple[NamedPeer, NamedPeer | None]:
+        """Name a peer; the entry, and the one it replaces. Raises as `read` and `NamedPeers.add`."""
+        name = read_name(name)
+        peer_id, addrs = await self.read(texts)
+        if peer_id == self.swarm.peer_id:
+            raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
+        named = NamedPeer(name, peer_id, addrs, keep)
+        try:
+            replaced = await self.names.add(named)
+        finally:
+            self._apply()
+        return named, replaced
+
+    async def remove(self, name: str) -> NamedPeer:
+        """Take a name away; connections stay. Raises as `NamedPeers.remove`."""
+        try:
+            return await self.names.remove(name)
+        finally:
+            self._apply()
+
+    def _apply(self) -> None:
+        """Make pins and keeping agree with the table, whatever became of a change."""
+        wanted = {named.peer_id: named for named in self.names.all()}
+        for peer_id in [*self._applied, *wanted]:
+            old, new = self._applied.get(peer_id), wanted.get(peer_id)
+            if old == new:
+                continue
+            if new is None:
+                self.swarm.peerstore.unpin(peer_id, PIN)
+            else:
+                self.swarm.peerstore.pin(peer_id, new.addrs, PIN)
+            if new is None or not new.keep:
+                self.keeper.release(peer_id)
+            elif peer_id == self.swarm.peer_id:
+                log.warning("%s is the name of this node itself, and not kept", new.name)
+            else:
+                self.keeper.keep(peer_id)
+            if new is None:
+                del self._applied[peer_id]
+            else:
+                self._applied[peer_id] = new
+
+    # --- arguments --------------------------------------------------------------------------------
+
+    async def read(self, texts: Sequence[str]) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+        """The peer that PEER arguments mean, and the addresses given for it; a name gives those it has.
+
+        Raises as `read_peers`.
+        """
+        if not self._book.loaded.is_set():
+            try:
+                async with asyncio.timeout(BOOK_WAIT_S):
+                    await self._book.loaded.wait()
+            except TimeoutError:
+                log.debug("a command goes on without the address book")
+        return await read_peers(texts, self._resolve, self._lookup)
+
+    def filter(self, text: str) -> Multiaddr:
+        """As `read_filter`; a name is its peer."""
+        named = self.names.find(text)
+        return read_filter(text if named is None else str(named.peer_id))
+
+    def _lookup(self, text: str) -> tuple[PeerId, tuple[Multiaddr, ...]] | None:
+        named = self.names.find(text)
+        if named is not None:
+            return named.peer_id, named.addrs
+        if is_name(text):
+            raise InvalidPeerId(
+                f"{quoted(text)} is no peer ID, and no peer has that name",
+                hint="p2pfwd peer ls shows the names, p2pfwd id on the other machine prints its peer ID",
+            )
+        return None

@@ -1,0 +1,220 @@
+"""peer.add, peer.rm, peer.ls and names in place of peers, against real nodes in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfwd import errors
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon.config import Settings
+from p2pfwd.daemon.node import Running
+from p2pfwd.net.dial_schedule import Priority
+from p2pfwd.rpc import schema as s
+from p2pfwd.rpc.client import Client
+from p2pfwd.rpc.paths import Paths
+
+SETTINGS = Settings(listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
+STRANGER = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
+NOWHERE = "/ip4/127.0.0.1/tcp/9"
+
+
+class Node:
+    """A running node with a client's calls; `address` is where it can be reached."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.peer = str(running.host.peer_id)
+        self.address = f"{running.host.swarm.listen_addrs()[0]}/p2p/{self.peer}"
+
+    async def call(self, method: str, params: Any = None) -> Any:
+        def work() -> Any:
+            with Client.connect(self.running.paths.socket) as client:
+                return client.call(method, params)
+
+        return await asyncio.to_thread(work)
+
+    async def row(self, name: str, **params: Any) -> s.NamedPeer:
+        rows: tuple[s.NamedPeer, ...] = (await self.call("peer.ls", s.PeerLsParams(**params))).peers
+        return next(row for row in rows if row.name == name)
+
+    async def until_connected(self, name: str) -> s.NamedPeer:
+        come = asyncio.Event()
+        self.running.host.swarm.on_connected(lambda _: come.set())
+        async with asyncio.timeout(10):
+            while (row := await self.row(name)).state != "connected":
+                await come.wait()
+                come.clear()
+        return row
+
+
+async def start(home: Path, identity: PrivateKey | None = None) -> Node:
+    paths = Paths.resolve(str(home), {})
+    return Node(await Running.start(paths, SETTINGS, identity or PrivateKey.generate()))
+
+
+def run(home: Path, script: Callable[[Node, Node], Awaitable[None]]) -> None:
+    """A script with two nodes."""
+
+    async def main() -> None:
+        near, far = await start(home / "a"), await start(home / "b")
+        try:
+            await script(near, far)
+        finally:
+            await near.running.stop()
+            await far.running.stop()
+
+    for name in ("a", "b"):
+        (home / name).mkdir(exist_ok=True)
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_name_stands_for_the_peer_wherever_one_is_asked(home: Path) -> None:
+    async def script(near: Node, far: Node) -> None:
+        added = await near.call("peer.add", s.PeerAddParams("Nas", (far.address,)))
+        assert (added.replaced, added.peer.name, added.peer.peer) == (False, "nas", far.peer)
+        assert added.peer.addresses == (far.address.removesuffix(f"/p2p/{far.peer}"),)
+        assert (added.peer.kept, added.peer.state, added.peer.next_try_s) == (None, "not-connected", None)
+        assert (await near.call("ping", s.PingParams("nas"))).peer == far.peer
+        row = await near.row("nas")
+        assert (row.state, row.remote_address) == ("connected", row.addresses[0])
+        closed = await near.call("swarm.disconnect", s.DisconnectParams("NAS"))
+        assert closed.peer == far.peer
+        connected = await near.call("swarm.connect", s.ConnectParams(("nas", far.address)))
+        assert connected.connection.peer == far.peer
+        forward = await near.call("p2p.forward", s.ForwardParams("/x/a", "0", ("nas",)))
+        assert forward.listener.target_address == f"/p2p/{far.peer}"
+        assert (await near.call("p2p.close", s.CloseParams(target_address="nas"))).closed == (
+            forward.listener,
+        )
+
+    run(home, script)
+
+
+def test_the_addresses_of_a_name_are_found_by_the_bare_id_as_long_as_it_is_there(home: Path) -> None:
+    async def script(near: Node, far: Node) -> None:
+        await near.call("peer.add", s.PeerAddParams("nas", (far.address,)))
+        await near.call("ping", s.PingParams(far.peer))
+        await near.call("peer.add", s.PeerAddParams("phone", (f"{NOWHERE}/p2p/{STRANGER}",)))
+        removed = await near.call("peer.rm", s.PeerRmParams("phone"))
+        assert removed.peer.peer == STRANGER
+        with pytest.raises(errors.PeerNotFound, match="no address is known"):
+            await near.call("ping", s.PingParams(STRANGER, 1.0))
+
+    run(home, script)
+
+
+def test_a_kept_peer_is_dialed_at_once_and_at_the_next_start_and_released(home: Path) -> None:
+    async def script(near: Node, far: Node) -> None:
+        await near.call("peer.add", s.PeerAddParams("nas", (far.address,), keep=True))
+        row = await near.until_connected("nas")
+        assert (row.kept, row.last_outcome, row.failures) == ("static", "connected", 0)
+        assert row.last_try_s is not None and row.last_try_s < 30
+        await near.running.stop()
+        again = await start(home / "a")
+        try:
+            await again.until_connected("nas")
+            assert again.running.host.swarm.connmgr.is_protected(PeerId.parse(far.peer))
+            renewed = await again.call("peer.add", s.PeerAddParams("nas", (far.address,)))
+            assert renewed.replaced and renewed.peer.kept is None and renewed.peer.state == "connected"
+            assert not again.running.host.swarm.connmgr.is_protected(PeerId.parse(far.peer))
+        finally:
+            await again.running.stop()
+
+    run(home, script)
+
+
+def test_an_unreachable_kept_peer_tells_why_and_when_next(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(near: Node, far: Node) -> None:
+        await near.call("peer.add", s.PeerAddParams("nas", (f"{NOWHERE}/p2p/{STRANGER}",), keep=True))
+        async with asyncio.timeout(10):
+            while (row := await near.row("nas")).state != "waiting":
+                pass
+        assert row.last_outcome == f"cannot reach {STRANGER}: {NOWHERE}: Connection refused"
+        assert row.failures == 1 and row.next_try_s is not None and 20 < row.next_try_s <= 30
+
+    run(home, script)
+    assert caplog.text.count("a kept peer is not connected") == 1
+
+
+def test_kept_peers_without_a_name_are_shown_when_asked(home: Path) -> None:
+    async def script(near: Node, far: Node) -> None:
+        keeper = near.running.host.keeper
+        keeper.keep(PeerId.parse(STRANGER), [Multiaddr.parse(NOWHERE)], Priority.BOOTSTRAP)
+        assert (await near.call("peer.ls", s.PeerLsParams())).peers == ()
+        row = await near.row("", all=True)
+        assert (row.peer, row.kept, row.addresses) == (STRANGER, "bootstrap", (NOWHERE,))
+
+    run(home, script)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "said"),
+    [
+        (s.PeerAddParams("1", (STRANGER,)), errors.UsageError, "cannot be the name"),
+        (s.PeerAddParams("nas", ()), errors.UsageError, "no peer given"),
+        (s.PeerAddParams("nas", (NOWHERE,)), errors.InvalidMultiaddr, "names no peer"),
+        (s.PeerAddParams("nas", ("phone",)), errors.InvalidPeerId, '"phone" is no peer ID, and no peer has'),
+        (s.PeerAddParams("nas", ("12D3KooWNo",)), errors.InvalidPeerId, '"12D3KooWNo" is no peer ID: it is'),
+        (s.PeerRmParams("nas"), errors.NotFound, 'no peer is named "nas"'),
+    ],
+)
+def test_what_is_refused(home: Path, params: Any, error: type[Exception], said: str) -> None:
+    async def script(near: Node, far: Node) -> None:
+        method = "peer.rm" if isinstance(params, s.PeerRmParams) else "peer.add"
+        with pytest.raises(error, match=said):
+            await near.call(method, params)
+        assert (await near.call("peer.ls", s.PeerLsParams(all=True))).peers == ()
+        with pytest.raises(errors.SelfDial):
+            await near.call("peer.add", s.PeerAddParams("me", (near.address,)))
+
+    run(home, script)
+
+
+def test_an_identity_that_became_a_named_peer_s_is_no_bar(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = PrivateKey.generate()
+
+    async def script(near: Node, far: Node) -> None:
+        mine = PeerId.from_public_key(key.public_key)
+        await near.call("peer.add", s.PeerAddParams("nas", (str(mine),), keep=True))
+        await near.running.stop()
+        again = await start(home / "a", key)
+        await again.running.stop()
+
+    run(home, script)
+    assert "nas is the name of this node itself, and not kept" in caplog.text
+
+
+def test_peers_met_before_a_restart_are_found_by_their_bare_id(home: Path) -> None:
+    async def script(near: Node, far: Node) -> None:
+        await near.call("ping", s.PingParams(far.address))
+        await near.running.stop()
+        again = await start(home / "a")
+        try:
+            assert (await again.call("ping", s.PingParams(far.peer))).peer == far.peer
+        finally:
+            await again.running.stop()
+
+    run(home, script)
+
+
+def test_a_home_that_has_a_damaged_book_starts(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        (home / name).mkdir()
+        (home / name / "peers.db").write_bytes(b"no database at all, and yet of some length" * 50)
+
+    async def script(near: Node, far: Node) -> None:
+        await near.call("ping", s.PingParams(far.address))
+
+    run(home, script)
+    assert caplog.text.count("a new one begun") == 2
