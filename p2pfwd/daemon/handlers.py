@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfwd import __version__
 from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
 from p2pfwd.daemon import logs, views
-from p2pfwd.daemon.peers import read_filter, read_peers
 from p2pfwd.errors import NotFound, UsageError
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.protocols.identify import PROTOCOL_VERSION
@@ -25,10 +24,10 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 
 if TYPE_CHECKING:
+    from p2pfwd.daemon.peering import Peering
     from p2pfwd.forwarding.listeners import Listener
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.host import Host
-    from p2pfwd.net.resolver import Resolver
     from p2pfwd.rpc.paths import Paths
 
 TARGET_CHECK_S = 3.0
@@ -45,7 +44,7 @@ class Node(Protocol):
     paths: Paths
     host: Host
     forwarding: Forwarding
-    resolver: Resolver
+    peering: Peering
     started_at: float  # monotonic
     log_name: str | None
     draining: bool
@@ -146,7 +145,7 @@ class Handlers:
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
         node = self._node
         listen = parse_endpoint(params.listen)
-        peer_id, addrs = await read_peers(params.peers, node.resolver.resolve)
+        peer_id, addrs = await self._node.peering.read(params.peers)
         listener = await node.forwarding.forward(
             params.protocol,
             listen,
@@ -181,10 +180,13 @@ class Handlers:
         match = CloseMatch(
             all=params.all,
             protocol=params.protocol,
-            listen_address=_filter(params.listen_address),
-            target_address=_filter(params.target_address),
+            listen_address=self._filter(params.listen_address),
+            target_address=self._filter(params.target_address),
         )
         return s.CloseResult(tuple(map(views.listener, self._node.forwarding.close(match))))
+
+    def _filter(self, text: str | None) -> Multiaddr | None:
+        return None if text is None else self._node.peering.filter(text)
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         return s.LsResult(tuple(map(views.listener, self._node.forwarding.listeners())))
@@ -211,7 +213,7 @@ class Handlers:
     # --- peers
 
     async def connect(self, context: CallContext, params: s.ConnectParams) -> s.ConnectResult:
-        peer_id, addrs = await read_peers(params.addresses, self._node.resolver.resolve)
+        peer_id, addrs = await self._node.peering.read(params.addresses)
         timeout_s = CONNECT_TIMEOUT_S if params.timeout_s is None else _timeout(params.timeout_s)
         swarm = self._node.host.swarm
         conn = await swarm.connect(peer_id, addrs, timeout_s=timeout_s, force=True)
@@ -219,7 +221,7 @@ class Handlers:
         return s.ConnectResult(views.peer(conn, agent, asyncio.get_running_loop().time()))
 
     async def disconnect(self, context: CallContext, params: s.DisconnectParams) -> s.DisconnectResult:
-        peer_id, _ = await read_peers((params.peer,), self._node.resolver.resolve)
+        peer_id, _ = await self._node.peering.read((params.peer,))
         closed = await self._node.host.swarm.disconnect(peer_id)
         if not closed:
             raise NotFound(f"not connected to {peer_id}", hint="p2pfwd swarm peers shows the connections")
@@ -252,14 +254,10 @@ class Handlers:
         )
 
     async def ping(self, context: CallContext, params: s.PingParams) -> s.PingResult:
-        peer_id, addrs = await read_peers((params.peer,), self._node.resolver.resolve)
+        peer_id, addrs = await self._node.peering.read((params.peer,))
         outcome = await self._node.host.ping(peer_id, addrs, _timeout(params.timeout_s))
         conn = outcome.conn
         return s.PingResult(str(peer_id), str(conn.remote_addr), views.path(conn), outcome.rtt_s * 1000)
-
-
-def _filter(text: str | None) -> Multiaddr | None:
-    return None if text is None else read_filter(text)
 
 
 def _timeout(timeout_s: float) -> float:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon import views
 from p2pfwd.daemon.handlers import Handlers
+from p2pfwd.daemon.peer_handlers import PeerHandlers
+from p2pfwd.daemon.peering import Peering
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host import Host, HostSettings
@@ -47,7 +49,9 @@ class Running:
         self.draining = False
         self.resolver = Resolver(settings.dns_servers)
         self.forwarding = Forwarding(host, limits=forwarding_limits(settings))
-        self.server = RpcServer(paths.socket, Handlers(self).table())
+        self.peering = Peering(paths, host, self.resolver.resolve)
+        methods = {**Handlers(self).table(), **PeerHandlers(self.peering).table()}
+        self.server = RpcServer(paths.socket, methods)
         self.server.hub.changed = self._subscribers_changed
         self._drain_timeout_s = settings.drain_timeout_s
         self._stop = asyncio.Event()
@@ -60,16 +64,27 @@ class Running:
     async def start(
         cls, paths: Paths, settings: Settings, identity: PrivateKey, log_name: str | None = None
     ) -> Running:
-        """Listen for peers, then for commands. Raises as `Host.start` and `RpcServer.start`, nothing left."""
+        """Listen for peers, then for commands.
+
+        Raises as `Host.start`, `Peering.start` and `RpcServer.start`, nothing left.
+        """
         listen = [Multiaddr.parse(text) for text in settings.listen]
         host = await Host.start(identity, listen, host_settings(settings))
         try:
             running = cls(paths, settings, host, log_name)
-            await running.server.start()
+            await running._begin()
         except BaseException:
             await host.close()
             raise
         return running
+
+    async def _begin(self) -> None:
+        try:
+            self.peering.start()
+            await self.server.start()
+        except BaseException:
+            await self.peering.close()
+            raise
 
     def request_stop(self) -> None:
         """Begin to stop; asked again, stop waiting for live streams."""
@@ -94,6 +109,7 @@ class Running:
         finally:
             await self.forwarding.aclose()
             await self.host.close()
+            await self.peering.close()
             await self.server.close()
 
     async def _drain(self) -> None:

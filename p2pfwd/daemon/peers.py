@@ -12,9 +12,13 @@ MAX_PEER_ARGUMENTS = 32
 """PEERs of one call: addresses of one peer."""
 
 Resolve = Callable[[Multiaddr], Awaitable[Sequence[Multiaddr]]]
+Lookup = Callable[[str], tuple[PeerId, tuple[Multiaddr, ...]] | None]
+"""A named peer and its addresses; None for what is no name."""
 
 
-async def read_peers(texts: Sequence[str], resolve: Resolve) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+async def read_peers(
+    texts: Sequence[str], resolve: Resolve, lookup: Lookup = lambda _: None
+) -> tuple[PeerId, tuple[Multiaddr, ...]]:
     """The peer that all of `texts` name, and the addresses given for it, without its ID.
 
     `/dnsaddr/host` without an ID is resolved to learn it, and kept, to be resolved again at each dial.
@@ -27,6 +31,10 @@ async def read_peers(texts: Sequence[str], resolve: Resolve) -> tuple[PeerId, tu
     found: dict[PeerId, str] = {}
     addresses: dict[Multiaddr, None] = {}
     for text in texts:
+        if (entry := lookup(text)) is not None:
+            found.setdefault(entry[0], text)
+            addresses.update(dict.fromkeys(entry[1]))
+            continue
         peer_id, address = parse_peer(text)
         if address is not None:
             addresses[address] = None
