@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2pfwd.cli.render import write
-from p2pfwd.errors import P2PForwardError
+from p2pfwd.errors import MethodNotFound, P2PForwardError
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
@@ -251,7 +251,17 @@ def _stream_ids(client: Client) -> Iterator[Candidate]:
         yield stream.handler_id, stream.direction
 
 
+def _peer_names(client: Client) -> Iterator[Candidate]:
+    try:
+        peers = client.call("peer.ls", timeout_s=TIMEOUT_S).peers
+    except MethodNotFound:
+        return  # a daemon older than this command line
+    for peer in peers:
+        yield peer.name, "kept connected" if peer.kept else "named peer"
+
+
 def _peers(client: Client) -> Iterator[Candidate]:
+    yield from _peer_names(client)
     for peer in client.call("swarm.peers", timeout_s=TIMEOUT_S).peers:
         yield peer.peer, "connected"
     for listener in _listeners(client):
@@ -269,6 +279,8 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "target_address": _target_addresses,
     "stream_id": _stream_ids,
     "peer": _peers,
+    "address": _peer_names,
+    "name": _peer_names,
     "new_level": LEVELS,
     "subsystem": ("all",),
     "shell": tuple(Shell),

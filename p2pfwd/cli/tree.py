@@ -45,6 +45,7 @@ COMMANDS = {
     "status": Entry("p2pfwd.cli.daemon", "status"),
     "ping": Entry("p2pfwd.cli.swarm", "ping"),
     "swarm": Entry("p2pfwd.cli.swarm", "swarm"),
+    "peer": Entry("p2pfwd.cli.peer", "peer"),
     "log": Entry("p2pfwd.cli.log", "log"),
     "key": Entry("p2pfwd.cli.key", "key"),
     "config": Entry("p2pfwd.cli.config", "config"),
