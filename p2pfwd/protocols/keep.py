@@ -49,6 +49,7 @@ class PeerKeeper:
         self._schedule = DialSchedule(self._addresses, random.random, limits)
         self._resolve: Resolve | None = None
         self._reasons: dict[PeerId, set[Priority]] = {}
+        self._missed: set[PeerId] = set()  # those whose absence the log has
         self._wake = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
         self._dials: set[asyncio.Task[Any]] = set()
@@ -87,6 +88,7 @@ class PeerKeeper:
             self._schedule.keep(peer_id, min(reasons), self._clock())
         else:
             self._reasons.pop(peer_id, None)
+            self._missed.discard(peer_id)
             self._schedule.release(peer_id)
 
     def set_resolve(self, resolve: Resolve | None) -> None:
@@ -154,7 +156,7 @@ class PeerKeeper:
             reason = ""
         except P2PForwardError as exc:
             reason = exc.message
-            log.debug("kept peer %s: %s", peer_id, reason)
+            self._log_failure(peer_id, reason)
         finally:
             now = self._clock()
             if reason:
@@ -163,9 +165,16 @@ class PeerKeeper:
                 self._schedule.succeeded(peer_id, now)
             self._wake.set()
 
+    def _log_failure(self, peer_id: PeerId, reason: str) -> None:
+        """Once, until the peer was there again; the status has the latest."""
+        first = Priority.STATIC in self._reasons.get(peer_id, ()) and peer_id not in self._missed
+        log.log(logging.WARNING if first else logging.DEBUG, "a kept peer is not connected: %s", reason)
+        if first:
+            self._missed.add(peer_id)
+
     async def _attempt(self, dial: Dial) -> None:
         """Try what is known, then what a look-up finds. Raises why neither worked."""
-        failure: P2PForwardError = PeerNotFound("no address is known")
+        failure: P2PForwardError = PeerNotFound(f"no address is known for {dial.peer_id}")
         if dial.addrs:
             try:
                 await self._swarm.connect(dial.peer_id, dial.addrs, force=True, only=True)
@@ -209,6 +218,7 @@ class PeerKeeper:
         return list(found.items())
 
     def _connected(self, conn: Conn) -> None:
+        self._missed.discard(conn.remote_peer)
         self._schedule.connected(conn.remote_peer, self._clock())
 
     def _disconnected(self, conn: Conn) -> None:

@@ -242,7 +242,7 @@ def test_who_has_no_address_is_looked_up(found: list[Multiaddr]) -> None:
             assert (known.addr, known.source) == (addr(9), "resolved")
         else:
             status = await rig.until(ALICE, lambda it: it.failures > 0)
-            assert status.outcome == "no address is known"
+            assert status.outcome == f"no address is known for {ALICE}"
 
     run(story, DialLimits())
 
