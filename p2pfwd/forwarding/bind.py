@@ -18,6 +18,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint, unix_path
 from p2pfwd.errors import AddressInUse, BindFailed, InvalidMultiaddr
+from p2pfwd.forwarding.splice import reset_by_default
 from p2pfwd.net.acceptor import BACKLOG, bind_failure
 
 log = logging.getLogger("p2pfwd.forwarding")
@@ -97,6 +98,7 @@ def _bind_tcp(family: int, sockaddr: tuple[object, ...], address: Multiaddr) -> 
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        reset_by_default(sock)  # these three are inherited by every accepted connection
         sock.bind(sockaddr)
         sock.listen(BACKLOG)
         return BoundSocket(sock, from_sockaddr(sock.getsockname()))

@@ -1,7 +1,8 @@
 """A splice: a local socket and a stream, moved into each other in callbacks.
 
 Truth (DESIGN 5): half-close is kept both ways and the splice ends when both FINs have passed; a reset
-or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF.
+or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF; so
+does the death of the daemon (SIGKILL, out of memory): the socket lingers for no time until both FINs passed.
 Back-pressure is withheld credit: what the socket does not take stays here, bounded by the stream's
 window, and is not acknowledged; a stream that cannot send leaves the socket unread. No task, no
 queue, no timer per splice.
@@ -23,12 +24,28 @@ CHUNK_BYTES: Final = 64 * 1024
 """What the socket does not take is kept in pieces of at most this: cheap to extend, to send, to free."""
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+_FLUSH_ON_CLOSE: Final = struct.pack("ii", 0, 0)
+
+
+def reset_by_default(sock: socket.socket) -> None:
+    """From now on a close of this TCP socket is a RST, that by the system included when the daemon is killed.
+
+    What ends as it should is closed with `close_cleanly`.
+    """
+    with suppress(OSError):  # already disconnected: nobody is left to be told
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 def close_with_reset(sock: socket.socket) -> None:
     """Close a TCP socket so that its peer sees a RST, not an EOF."""
-    with suppress(OSError):  # already disconnected: nobody is left to be told
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    reset_by_default(sock)
+    sock.close()
+
+
+def close_cleanly(sock: socket.socket) -> None:
+    """Close a TCP socket after both FINs; the system delivers what is still in its buffer."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FLUSH_ON_CLOSE)
     sock.close()
 
 
@@ -61,6 +78,7 @@ class Splice:
         on_closed: Callable[[Splice], None],
     ) -> None:
         """Takes over `sock`, connected and non-blocking."""
+        reset_by_default(sock)
         self.stream = stream
         self.bytes_in = 0
         """From the peer, taken by the socket."""
@@ -223,7 +241,7 @@ class Splice:
     def _finish_if_done(self) -> None:
         if self._local_eof and self._remote_eof and self._pending is None:
             self._close()
-            self._sock.close()
+            close_cleanly(self._sock)
             self._on_closed(self)
 
     def _close(self) -> None:
