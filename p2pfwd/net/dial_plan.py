@@ -30,6 +30,9 @@ _ORDER: Final = {
 }
 
 
+_LOCAL: Final = (AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.LINK_LOCAL)
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedDial:
     """Dial `addr`, `delay_s` seconds after the beginning."""
@@ -44,6 +47,11 @@ def is_dialable(addr: Multiaddr) -> bool:
     if endpoint is None or endpoint.family not in ("ip4", "ip6") or endpoint.port == 0:
         return False
     return address_class(addr) in _ORDER
+
+
+def is_local(addr: Multiaddr) -> bool:
+    """Whether the address is on this machine or in its own network, by its class."""
+    return address_class(addr) in _LOCAL
 
 
 def plan(addrs: Iterable[Multiaddr], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:

@@ -24,6 +24,9 @@ from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.upgrader import Upgrader, describe
 
+OUTSIDE: Final = "outside the local network, where this node stays"
+"""Why an address is not dialed in `SwarmSettings.local_only`."""
+
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 4.0
 MAX_BACKOFFS: Final = 4096
@@ -52,6 +55,7 @@ class Dialer:
         self._peerstore = peerstore
         self._pool = pool
         self._settings = settings
+        self.local_only = settings.local_only
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
 
     async def dial(
@@ -183,8 +187,12 @@ class _Race:
         """Queue dials of these addresses, counted from now."""
         now = self._elapsed()
         for planned in dial_plan.plan(addrs, self._own):
-            if planned.addr not in self._planned:
-                self._planned.add(planned.addr)
+            if planned.addr in self._planned:
+                continue
+            self._planned.add(planned.addr)
+            if self._dialer.local_only and not dial_plan.is_local(planned.addr):
+                self.attempts.append((str(planned.addr), OUTSIDE))
+            else:
                 self._queue.append(dial_plan.PlannedDial(planned.addr, now + planned.delay_s))
         self._queue.sort(key=lambda planned: planned.delay_s)
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import InvalidMultiaddr, PeerNotFound
+from p2pfwd.net.dial_plan import is_local
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as DnsResolver
+    from dns.nameserver import Nameserver
 
 MAX_DEPTH: Final = 4
 """dnsaddr entries that name dnsaddrs; as go."""
@@ -32,10 +34,13 @@ def has_name(addr: Multiaddr) -> bool:
 
 
 class Resolver:
-    """servers: `ip` or `ip:port` each; empty means the system's."""
+    """servers: `ip` or `ip:port` each; empty means the system's. local_only: ask only those of them that
+    are on this machine or in its own network.
+    """
 
-    def __init__(self, servers: Sequence[str] = ()) -> None:
+    def __init__(self, servers: Sequence[str] = (), *, local_only: bool = False) -> None:
         self._servers = tuple(servers)
+        self._local_only = local_only
         self._dns: DnsResolver | None = None
 
     def _resolver(self) -> DnsResolver:
@@ -47,6 +52,8 @@ class Resolver:
             self._dns.lifetime = LIFETIME_S
             if self._servers:
                 self._dns.nameservers = [Do53Nameserver(*_host_port(server)) for server in self._servers]
+            if self._local_only:
+                self._dns.nameservers = list(filter(_is_local, self._dns.nameservers))
         return self._dns
 
     async def resolve(self, addr: Multiaddr) -> list[Multiaddr]:
@@ -112,8 +119,13 @@ class Resolver:
     async def _ask(self, name: str, kind: str) -> list[str]:
         from dns.exception import DNSException
 
+        resolver = self._resolver()
+        if self._local_only and not resolver.nameservers:
+            raise PeerNotFound(
+                f"DNS: {name} is not looked up: no name server is in the local network, where this node stays"
+            )
         try:
-            answer = await self._resolver().resolve(name, kind)
+            answer = await resolver.resolve(name, kind)
         except DNSException as exc:
             reason = str(exc).rstrip(".") or type(exc).__name__
             raise PeerNotFound(f"DNS: no {kind} record for {name}: {reason}") from exc
@@ -127,6 +139,12 @@ def _host_port(server: str) -> tuple[str, int]:
     if colon and port.isdigit() and (host.startswith("[") or ":" not in host):
         return host.strip("[]"), int(port)
     return server, 53
+
+
+def _is_local(server: str | Nameserver) -> bool:
+    host = server if isinstance(server, str) else server.answer_nameserver()
+    family = "ip6" if ":" in host else "ip4"
+    return is_local(Multiaddr.parse(f"/{family}/{host.partition('%')[0]}"))
 
 
 def _join(components: Sequence[tuple[str, str | None]]) -> Multiaddr:

@@ -34,6 +34,7 @@ from p2pfwd.net.acceptor import BACKLOG, Acceptor, bind_failure
 from p2pfwd.net.buffers import BufferPool
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.connmgr import ConnMgr
+from p2pfwd.net.dial_plan import is_local
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.peerstore import Peerstore
 from p2pfwd.net.resolver import Resolver
@@ -66,7 +67,7 @@ class Swarm:
         self.settings = settings or SwarmSettings()
         self.peerstore = Peerstore()
         self.connmgr = ConnMgr(self.settings)
-        self.resolver = Resolver(self.settings.dns_servers)
+        self.resolver = Resolver(self.settings.dns_servers, local_only=self.settings.local_only)
         self._loop = asyncio.get_running_loop()
         self._pool = BufferPool()
         self._upgrader = Upgrader(
@@ -141,6 +142,8 @@ class Swarm:
         try:
             tcp.tune(sock)
             conduit = tcp.TcpConduit(sock, self._loop, self._pool)
+            if self.settings.local_only and not is_local(conduit.remote_addr):
+                raise ConnectionRefusedError(f"{conduit.remote_addr} is outside the local network")
             stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))
         except (OSError, ResourceLimitExceeded) as exc:
             log.debug("connection refused: %s", exc)
