@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -29,8 +30,8 @@ log = logging.getLogger("p2pfwd.peers")
 MAX_DIRTY: Final = 4096
 """Changed peers that wait to be written; changes of more are not."""
 
-RESTORED_AT_ONCE: Final = 64
-"""Peers given to the peerstore in one turn of the event loop: about a millisecond."""
+AT_ONCE: Final = 64
+"""Peers given to the peerstore, or taken from it, in one turn of the event loop: 2 ms if all are full."""
 
 MAX_TTL_S: Final = 86_400.0
 """Longest life left that is believed: the clock may have been set since."""
@@ -72,6 +73,7 @@ class AddressBook:
         self._saving: frozenset[PeerId] = frozenset()
         self._saved_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
+        self._backlog = 0  # peers still to be written on this occasion
         self._restoring = False
         self._closing = False
 
@@ -93,7 +95,7 @@ class AddressBook:
         try:
             async with asyncio.timeout(self._pace.close_s):
                 await self.loaded.wait()
-                if self._dirty:
+                while self._dirty:
                     self._flush()
                 if self._thread is not None:
                     self._jobs.put(None)
@@ -110,18 +112,28 @@ class AddressBook:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        waiting = self._dirty and not self._saving and self.loaded.is_set()
-        if self._timer is not None or self._closing or not waiting:
+        idle = not self._dirty or self._saving or not self.loaded.is_set()
+        if idle or self._closing or self._timer is not None:
+            return
+        if self._backlog > 0:
+            self._timer = self._loop.call_later(0.0, self._flush)
             return
         pause_s = self._pace.every_s if self.failure is None else self._pace.retry_s
         delay_s = max(self._pace.first_s, self._saved_at + pause_s - self._loop.time())
-        self._timer = self._loop.call_later(delay_s, self._flush)
+        self._timer = self._loop.call_later(delay_s, self._begin)
+
+    def _begin(self) -> None:
+        self._backlog = len(self._dirty)
+        self._flush()
 
     def _flush(self) -> None:
+        """Have some of what has changed written; `_has_saved` goes on with the rest."""
         self._timer = None
         now = self._wall()
-        batch = [self._stored(peer_id, now) for peer_id in self._dirty]
-        self._saving, self._dirty = frozenset(self._dirty), set()
+        self._saving = frozenset(islice(self._dirty, AT_ONCE))
+        self._dirty -= self._saving
+        self._backlog -= len(self._saving)
+        batch = [self._stored(peer_id, now) for peer_id in self._saving]
         self._submit(partial(self._save, batch, now - STALE_S))
 
     def _stored(self, peer_id: PeerId, now: float) -> StoredPeer:
@@ -149,6 +161,7 @@ class AddressBook:
     def _has_saved(self, error: StorageFailed | None) -> None:
         if error is not None:
             self._dirty |= self._saving
+            self._backlog = 0
             if self.failure is None:
                 log.warning("%s; what is learned of peers is kept in memory only", error.message)
         elif self.failure is not None:
@@ -192,8 +205,8 @@ class AddressBook:
             peers = self._undamaged(self._file.load)
         except StorageFailed as exc:
             log.warning("%s; nothing is known of peers met before", exc.message)
-        for start in range(0, len(peers), RESTORED_AT_ONCE):
-            self._tell(self._restore, peers[start : start + RESTORED_AT_ONCE])
+        for start in range(0, len(peers), AT_ONCE):
+            self._tell(self._restore, peers[start : start + AT_ONCE])
         self._tell(self._has_loaded)
 
     def _save(self, batch: Sequence[StoredPeer], horizon: float) -> None:

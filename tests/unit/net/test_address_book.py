@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -134,3 +136,9 @@ def test_a_large_book_comes_back_whole(home: Path) -> None:
 
     asyncio.run(first())
     asyncio.run(second())
+
+
+def test_what_the_book_needs_is_imported_when_it_is_used() -> None:
+    """sqlite3 is 1.6 MB of a daemon that may never meet anybody."""
+    script = "import sys, p2pfwd.daemon.node; sys.exit('sqlite3' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -14,7 +14,7 @@ from p2pfwd.errors import StorageFailed
 from p2pfwd.net import address_book as module
 from p2pfwd.net.address_book import Pace
 from p2pfwd.net.address_file import StoredPeer
-from tests.unit.net.book_rig import ALICE, BOB, Clocks, a_life, addr
+from tests.unit.net.book_rig import ALICE, BOB, NEVER, Clocks, a_life, addr, peer
 
 SOON = Pace(first_s=0.0, every_s=0.0, retry_s=0.0)
 
@@ -103,6 +103,25 @@ def test_what_changes_while_it_is_written_is_written_next(home: Path, fake_files
         await book.close()
 
     asyncio.run(life())
+
+
+def test_many_changes_are_written_in_portions_one_after_the_other(
+    home: Path, fake_files: list[FakeFile]
+) -> None:
+    """The event loop has its turn between them; none waits for the next occasion."""
+
+    async def life(pace: Pace) -> list[int]:
+        store, book = a_life(home / "none", Clocks(), pace)
+        for number in range(150):
+            store.add_addrs(peer(number), [addr(1)], 900.0, "dht")
+        if pace is not NEVER:
+            for _ in range(3):
+                await asyncio.wait_for(fake_files[-1].saved.get(), 5)
+        await book.close()
+        return [len(save) for save in fake_files[-1].saves]
+
+    assert asyncio.run(life(Pace(first_s=0.0))) == [64, 64, 22]
+    assert asyncio.run(life(NEVER)) == [64, 64, 22]
 
 
 def test_a_full_disk_is_told_once_and_everything_written_when_there_is_room(
