@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
-import stat
 from pathlib import Path
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.errors import InvalidKey, NotFound, UsageError
-from p2pfwd.private_files import private_directory, storage_failed, write_atomically
+from p2pfwd.private_files import private_directory, read_secret, write_atomically
 
 MAX_BYTES = 16384
 """Longest key file read: an RSA key of 8192 bits takes 6.3 KB in base64."""
@@ -89,36 +87,9 @@ def _restore(source: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        # O_NONBLOCK: a FIFO in the file's place must not hang the daemon.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        data = read_secret(path, _WHAT, MAX_BYTES, _restore(_WHAT))
     except FileNotFoundError:
         raise NotFound(
             f"{_WHAT} {path}: there is none yet", hint="the daemon makes one when it first starts"
         ) from None
-    except OSError as exc:
-        raise storage_failed(_WHAT, path, exc) from exc
-    try:
-        _check(path, os.fstat(fd))
-        data = os.read(fd, MAX_BYTES + 1)
-    except OSError as exc:
-        raise storage_failed(_WHAT, path, exc) from exc
-    finally:
-        os.close(fd)
-    if len(data) > MAX_BYTES:
-        raise InvalidKey(f"{_WHAT} {path}: longer than any key", hint=_restore(_WHAT))
     return data.decode("utf-8", "replace")
-
-
-def _check(path: Path, info: os.stat_result) -> None:
-    if not stat.S_ISREG(info.st_mode):
-        raise InvalidKey(f"{_WHAT} {path}: it is not a file", hint=_restore(_WHAT))
-    if info.st_uid not in (os.geteuid(), 0):
-        raise InvalidKey(
-            f"{_WHAT} {path}: it belongs to another user (uid {info.st_uid})", hint=f"chown {path}"
-        )
-    if stat.S_IMODE(info.st_mode) & 0o077:
-        raise InvalidKey(
-            f"{_WHAT} {path}: other users can read it (mode {stat.S_IMODE(info.st_mode):04o})",
-            hint=f"chmod 600 {path}",
-            path=str(path),
-        )

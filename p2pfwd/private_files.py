@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from p2pfwd.errors import StorageFailed
+from p2pfwd.errors import InvalidKey, StorageFailed
 
 _HINTS = {
     errno.ENOSPC: "free some space on that file system",
@@ -65,6 +65,46 @@ def _make(path: Path) -> None:
         path.mkdir(0o700)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def read_secret(path: Path, what: str, max_bytes: int, restore: str) -> bytes:
+    """The content of a file that its owner alone can read, at most `max_bytes`.
+
+    `what` names the file in errors, `restore` is the hint when it is no such file. Raises FileNotFoundError,
+    InvalidKey when others can read it (then its secret may be known already), StorageFailed.
+    """
+    try:
+        # O_NONBLOCK: a FIFO in the file's place must not hang the daemon.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise storage_failed(what, path, exc) from exc
+    try:
+        _check_secret(path, what, os.fstat(fd), restore)
+        data = os.read(fd, max_bytes + 1)
+    except OSError as exc:
+        raise storage_failed(what, path, exc) from exc
+    finally:
+        os.close(fd)
+    if len(data) > max_bytes:
+        raise InvalidKey(f"{what} {path}: longer than any key", hint=restore)
+    return data
+
+
+def _check_secret(path: Path, what: str, info: os.stat_result, restore: str) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        raise InvalidKey(f"{what} {path}: it is not a file", hint=restore)
+    if info.st_uid not in (os.geteuid(), 0):
+        raise InvalidKey(
+            f"{what} {path}: it belongs to another user (uid {info.st_uid})", hint=f"chown {path}"
+        )
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        raise InvalidKey(
+            f"{what} {path}: other users can read it (mode {stat.S_IMODE(info.st_mode):04o})",
+            hint=f"chmod 600 {path}",
+            path=str(path),
+        )
 
 
 def write_atomically(path: Path, data: bytes, what: str) -> None:
