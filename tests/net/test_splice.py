@@ -1,0 +1,385 @@
+"""Pins a splice between a TCP socket and a stream: both halves, every reset, back-pressure, nothing lost.
+
+`App` is the local application at one end of a loopback TCP connection; the splice has the other end, and
+`peer` is the far end of the splice's stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
+from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice
+from p2pfwd.net.stream import Stream
+from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
+from tests.net.swarm_rig import conn_of, pair, read_all, stream_pair
+from tests.support.loops import on_both_loops, turns, until
+
+BULK = random.Random(3).randbytes(5 << 20)
+
+
+class App:
+    """The local application, by hand."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self.sock, data)
+
+    def finish(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    async def read(self) -> bytes:
+        return await self._loop.sock_recv(self.sock, 65536)
+
+    async def read_all(self) -> bytes:
+        got = bytearray()
+        while data := await self.read():
+            got += data
+        return bytes(got)
+
+    async def sees_rst(self) -> None:
+        with pytest.raises(ConnectionResetError):
+            await self.read_all()
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+class Closed:
+    """Counts `on_closed`, and waits for it."""
+
+    def __init__(self) -> None:
+        self.splices: list[Splice] = []
+        self._event = asyncio.Event()
+
+    def __call__(self, splice: Splice) -> None:
+        self.splices.append(splice)
+        self._event.set()
+
+    async def once(self) -> Splice:
+        """The splice, when it has been closed; and it is so once."""
+        await self._event.wait()
+        await turns()
+        (splice,) = self.splices
+        assert splice.closed
+        return splice
+
+
+def tcp_pair(buffer_bytes: int | None = None) -> tuple[socket.socket, socket.socket]:
+    """Two connected loopback sockets, non-blocking."""
+    with socket.socket() as listener:
+        if buffer_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    near.setblocking(False)
+    far.setblocking(False)
+    if buffer_bytes is not None:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
+    return far, near
+
+
+def spliced(stream: Stream, *, buffer_bytes: int | None = None) -> tuple[App, Splice, Closed]:
+    """An application spliced to `stream`."""
+    ours, theirs = tcp_pair(buffer_bytes)
+    closed = Closed()
+    splice = Splice(stream, theirs, asyncio.get_running_loop(), closed)
+    splice.start()
+    return App(ours), splice, closed
+
+
+@asynccontextmanager
+async def tunnel(*, buffer_bytes: int | None = None) -> AsyncIterator[tuple[App, Splice, Closed, Stream]]:
+    """Application, splice, its end, and the peer's end of the stream."""
+    async with stream_pair() as (peer, stream):
+        app, splice, closed = spliced(stream, buffer_bytes=buffer_bytes)
+        try:
+            yield app, splice, closed, peer
+        finally:
+            app.sock.close()
+            if not splice.closed:
+                splice.reset()
+
+
+def held(splice: Splice) -> int:
+    """Bytes the splice keeps because the application has not taken them."""
+    return sum(map(len, splice._pending or ())) - splice._pending_offset
+
+
+@on_both_loops
+async def test_the_applications_half_closes_first_and_the_answer_still_comes() -> None:
+    async with tunnel() as (app, _, closed, peer):
+        await app.send(b"question")
+        app.finish()
+        assert await read_all(peer) == b"question"
+        await peer.write(b"answer")
+        peer.close_write()
+        assert await app.read_all() == b"answer"
+        splice = await closed.once()
+        assert splice.error is None
+        assert (splice.bytes_in, splice.bytes_out) == (6, 8)
+        assert conn_of(peer).streams == {}
+
+
+@on_both_loops
+async def test_the_peers_half_closes_first_and_the_application_still_sends() -> None:
+    async with tunnel() as (app, splice, closed, peer):
+        await peer.write(b"banner")
+        peer.close_write()
+        assert await app.read_all() == b"banner"
+        await turns()
+        assert not splice.closed
+        await app.send(b"late")
+        app.finish()
+        assert await read_all(peer) == b"late"
+        assert (await closed.once()).error is None
+
+
+@on_both_loops
+async def test_an_application_that_writes_and_closes_at_once_loses_nothing() -> None:
+    async with tunnel() as (app, _, closed, peer):
+        sending = asyncio.get_running_loop().create_task(app.send(BULK))
+        sending.add_done_callback(lambda _: app.sock.close())
+        assert await read_all(peer) == BULK
+        peer.close_write()
+        assert (await closed.once()).error is None
+
+
+@on_both_loops
+async def test_a_peer_that_writes_and_closes_at_once_loses_nothing_at_a_slow_application() -> None:
+    async with tunnel(buffer_bytes=8192) as (app, splice, closed, peer):
+        app.finish()
+        sending = asyncio.get_running_loop().create_task(peer.write(BULK))
+        sending.add_done_callback(lambda _: peer.close_write())
+        got, granted = bytearray(), 0
+        while data := await app.read():
+            got += data
+            granted = max(granted, splice.stream.core.receive_window.size)  # it shrinks with the last FIN
+            assert held(splice) <= granted
+        assert bytes(got) == BULK
+        assert (await closed.once()).error is None
+
+
+@pytest.mark.parametrize("first", ["application", "peer"])
+@on_both_loops
+async def test_once_both_fins_have_passed_the_rest_needs_no_connection(first: str) -> None:
+    async with tunnel(buffer_bytes=8192) as (app, splice, closed, peer):
+        if first == "application":
+            app.finish()
+        await peer.write(BULK[:200_000])
+        peer.close_write()
+        if first == "peer":
+            await until(lambda: splice._remote_eof)
+            app.finish()
+        await until(lambda: splice._remote_eof and splice._local_eof)
+        assert held(splice) > 0 and not splice.closed
+        conn_of(peer).abort(TimedOut("for the test"))
+        assert await app.read_all() == BULK[:200_000]
+        assert (await closed.once()).error is None
+
+
+@pytest.mark.parametrize("what", ["reset", "connection lost"])
+@on_both_loops
+async def test_a_stream_that_fails_is_a_rst_to_the_application(what: str) -> None:
+    async with tunnel() as (app, _, closed, peer):
+        await peer.write(b"half an ans")
+        assert await app.read() == b"half an ans"
+        if what == "reset":
+            peer.reset()
+        else:
+            conn_of(peer).abort()
+        await app.sees_rst()
+        error = (await closed.once()).error
+        assert isinstance(error, StreamReset if what == "reset" else ConnectionLost)
+
+
+@pytest.mark.parametrize("after_fin", [False, True])
+@on_both_loops
+async def test_a_failure_after_a_half_close_is_still_a_rst(after_fin: bool) -> None:
+    async with tunnel() as (app, splice, closed, peer):
+        if after_fin:
+            app.finish()
+            assert await read_all(peer) == b""
+        else:
+            peer.close_write()
+            await until(lambda: splice._remote_eof)
+        peer.reset()
+        if after_fin:
+            await app.sees_rst()
+        assert isinstance((await closed.once()).error, StreamReset)
+
+
+@on_both_loops
+async def test_an_applications_reset_is_the_peers_reset() -> None:
+    async with tunnel() as (app, _, closed, peer):
+        await peer.write(b"unread")
+        await turns()
+        app.reset()
+        with pytest.raises(StreamReset):
+            while True:
+                await peer.read()
+        assert isinstance((await closed.once()).error, ConnectionResetError)
+
+
+@on_both_loops
+async def test_an_application_that_goes_away_in_the_middle_of_a_download_resets_the_stream() -> None:
+    async with tunnel(buffer_bytes=8192) as (app, _, closed, peer):
+        writing = asyncio.get_running_loop().create_task(peer.write(BULK))
+        await app.read()
+        app.sock.close()  # with bytes unread: the kernel says RST
+        with pytest.raises(StreamReset):
+            await writing
+        assert (await closed.once()).error is not None
+
+
+@on_both_loops
+async def test_reset_from_here_is_seen_on_both_sides_and_closes_once() -> None:
+    async with tunnel() as (app, splice, closed, peer):
+        splice.reset()
+        splice.reset()
+        await app.sees_rst()
+        with pytest.raises(StreamReset):
+            await peer.read()
+        await closed.once()
+
+
+@on_both_loops
+async def test_a_slow_application_holds_the_peer_back_and_gets_it_all_later() -> None:
+    async with tunnel(buffer_bytes=8192) as (app, splice, closed, peer):
+        writing = asyncio.get_running_loop().create_task(peer.write(BULK))
+        await until(lambda: peer.core.send_window == 0)
+        await turns()
+        assert not writing.done()
+        assert 0 < held(splice) <= INITIAL_WINDOW_BYTES
+        reading = asyncio.get_running_loop().create_task(app.read_all())
+        await writing
+        peer.close_write()
+        assert await reading == BULK
+        app.finish()
+        assert (await closed.once()).bytes_in == len(BULK)
+
+
+@on_both_loops
+async def test_a_peer_that_does_not_read_holds_the_application_back_and_gets_it_all_later() -> None:
+    async with tunnel() as (app, splice, closed, peer):
+        sending = asyncio.get_running_loop().create_task(app.send(BULK))
+        await until(lambda: splice.stream.core.send_window == 0)
+        await turns(100)
+        assert not sending.done() and splice.bytes_out <= INITIAL_WINDOW_BYTES
+        reading = asyncio.get_running_loop().create_task(read_all(peer))
+        await sending
+        app.finish()
+        assert await reading == BULK
+        peer.close_write()
+        assert (await closed.once()).bytes_out == len(BULK)
+
+
+@on_both_loops
+async def test_a_splice_that_waits_for_credit_ends_with_its_stream() -> None:
+    async with tunnel() as (app, splice, closed, peer):
+        sending = asyncio.get_running_loop().create_task(app.send(BULK))
+        await until(lambda: splice.stream.core.send_window == 0)
+        peer.reset()
+        with pytest.raises(ConnectionError):
+            await sending
+        await closed.once()
+
+
+@on_both_loops
+async def test_frames_of_one_byte_cost_no_more_memory_than_large_ones() -> None:
+    async with tunnel(buffer_bytes=4096) as (app, splice, _, peer):
+        await peer.write(bytes(100_000))
+        await until(lambda: held(splice) > 0)
+        for _ in range(5000):
+            await peer.write(b"x")
+        await until(lambda: splice.bytes_in + held(splice) >= 105_000)
+        assert splice._pending is not None
+        assert len(splice._pending) <= 3 + 100_000 // CHUNK_BYTES + 1
+        got = b""
+        while len(got) < 105_000:
+            got += await app.read()
+        assert got == bytes(100_000) + b"x" * 5000
+
+
+@on_both_loops
+async def test_what_the_stream_held_before_the_start_comes_first() -> None:
+    async with stream_pair() as (peer, stream):
+        await peer.write(b"early")
+        peer.close_write()
+        await until(lambda: stream._eof)
+        app, _, closed = spliced(stream)
+        assert await app.read_all() == b"early"
+        app.sock.close()
+        assert (await closed.once()).error is None
+
+
+@on_both_loops
+async def test_a_stream_that_was_lost_before_the_start_is_a_rst() -> None:
+    async with stream_pair() as (peer, stream):
+        peer.reset()
+        await until(lambda: stream.error is not None)
+        app, _, closed = spliced(stream)
+        await app.sees_rst()
+        app.sock.close()
+        assert isinstance((await closed.once()).error, StreamReset)
+
+
+@on_both_loops
+async def test_a_refusal_that_comes_after_the_start_is_a_rst_with_its_reason() -> None:
+    async with pair() as (near, _):
+        stream = await near.open_stream(["/gone/1"], known=True)
+        app, _, closed = spliced(stream)
+        await app.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await app.sees_rst()
+        app.sock.close()
+        assert isinstance((await closed.once()).error, ProtocolNotSupported)
+
+
+@on_both_loops
+async def test_a_unix_socket_half_closes_both_ways_too() -> None:
+    async with stream_pair() as (peer, stream):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        closed, app = Closed(), App(ours)
+        Splice(stream, theirs, asyncio.get_running_loop(), closed).start()
+        await app.send(b"ping")
+        app.finish()
+        assert await read_all(peer) == b"ping"
+        await peer.write(b"pong")
+        peer.close_write()
+        assert await app.read_all() == b"pong"
+        ours.close()
+        assert (await closed.once()).error is None
+
+
+@on_both_loops
+async def test_many_splices_on_one_connection_keep_their_bytes_apart() -> None:
+    async with pair() as (near, far):
+        loop = asyncio.get_running_loop()
+
+        async def one(number: int) -> None:
+            stream = await near.open_stream(["/test/echo/1.0.0"])
+            app, _, closed = spliced(stream)
+            payload = random.Random(number).randbytes(200_000)
+            sending = loop.create_task(app.send(payload))
+            sending.add_done_callback(lambda _: app.finish())
+            assert await app.read_all() == payload
+            app.sock.close()
+            assert (await closed.once()).error is None
+
+        await asyncio.gather(*(one(number) for number in range(20)))
+        await until(lambda: not near.streams and not far.streams)
