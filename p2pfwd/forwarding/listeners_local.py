@@ -2,7 +2,9 @@
 
 Rules: accept at once but never more than `max_pending_opens` connections ahead of their streams (the
 rest waits in the kernel's backlog); one short task per connection, none per stream; a connection that
-gets no stream ends with RST, because a clean EOF would look like an empty answer (DESIGN §5).
+gets no stream ends with RST, because a clean EOF would look like an empty answer (DESIGN §5). A peer takes
+every stream before it knows of its service, so a stream that opens proves nothing of a service in doubt:
+only an answer does. Why one was reset, a p2pfwd peer is asked.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
@@ -21,10 +23,13 @@ from p2pfwd.errors import (
     ProtocolNotSupported,
     ResourceLimitExceeded,
     StreamReset,
+    TargetRefused,
+    TargetTimeout,
 )
 from p2pfwd.forwarding.bind import BoundSocket
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.listeners import Listener
+from p2pfwd.forwarding.probe import ask, not_served
 from p2pfwd.forwarding.splice import close_with_reset
 from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
@@ -34,6 +39,12 @@ if TYPE_CHECKING:
     from p2pfwd.net.swarm import Swarm
 
 log = logging.getLogger("p2pfwd.forwarding")
+
+ASK_INTERVAL_S: Final = 1.0
+"""How often a peer that resets streams is asked why, at most."""
+ASK_TIMEOUT_S: Final = 5.0
+
+_TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code)
 
 
 class LocalListener(Listener):
@@ -66,7 +77,9 @@ class LocalListener(Listener):
         self._opening: dict[socket.socket, asyncio.Task[None]] = {}
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
-        self._reset_id = -1  # of the stream that was reset last before any answer
+        self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = -ASK_INTERVAL_S
         if bound.path is None and address_class(bound.address) is not AddressClass.LOOPBACK:
             log.warning("%s: other machines can connect to %s", self.describe(), bound.address)
 
@@ -99,25 +112,68 @@ class LocalListener(Listener):
         if self.health.state == READY:
             self.told(UNKNOWN, None, None)
 
+    @property
+    def doubts_service(self) -> bool:
+        """Whether the peer was there at the last try and its service was not."""
+        return self.health.state == StreamReset.code or self.health.state in _TARGET_STATES
+
+    def told(self, state: str, reason: str | None, hint: str | None) -> None:
+        """A check found `state`: streams that are there already say nothing against it."""
+        self._doubt_id = self._streams.last_id
+        super().told(state, reason, hint)
+
     def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """What the end of a stream says about the peer."""
-        if isinstance(error, ProtocolNotSupported | ConnectionLost):
+        if isinstance(error, ProtocolNotSupported):
+            self.failed(not_served(self.protocol))
+        elif isinstance(error, ConnectionLost):
             self.failed(error)
         elif bytes_in:
             self.stream_answered(stream_id)
         elif isinstance(error, StreamReset) and error.details.get("by") == "remote":
-            self._reset_id = stream_id
-            self.failed(
-                StreamReset(
-                    "the peer took the stream and reset it before any answer",
-                    hint="its service may be down, or it does not want this node: see `p2pfwd ls` there",
-                )
-            )
+            self._doubt_id = stream_id
+            if self.health.state not in _TARGET_STATES:
+                self._reset_before_answer()
+            self._ask_why()
 
     def stream_answered(self, stream_id: int) -> None:
-        """The peer sent something on a stream: takes back what an earlier one's reset made us say."""
-        if self.health.state == StreamReset.code and stream_id > self._reset_id:
+        """The peer sent something on a stream: takes back what was said of its service before."""
+        if self.doubts_service and stream_id > self._doubt_id:
             self.worked()
+
+    def _reset_before_answer(self) -> None:
+        self.failed(
+            StreamReset(
+                "the peer took the stream and reset it before any answer",
+                hint="its service may be down, or it does not want this node: see `p2pfwd ls` there",
+            )
+        )
+
+    def _ask_why(self) -> None:
+        now = self._loop.time()
+        if self._asking is None and self._acceptor is not None and now - self._asked_at >= ASK_INTERVAL_S:
+            self._asked_at = now
+            self._asking = self._loop.create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+
+    async def _ask(self) -> None:
+        try:
+            answer = await ask(self._swarm, self.peer_id, self.protocol, ASK_TIMEOUT_S)
+        except (P2PForwardError, TimeoutError) as exc:  # a Kubo knows no probes: what was seen stands
+            log.debug("%s: the peer does not say why it resets: %s", self.describe(), exc)
+            return
+        if not self.doubts_service:  # something came through meanwhile, or the peer is gone
+            return
+        if answer.state not in _TARGET_STATES:
+            self._reset_before_answer()
+        elif answer.state != self.health.state:
+            log.warning("%s: %s", self.describe(), answer.reason)
+            super().told(answer.state, answer.reason, None)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s: a defect while asking the peer", self.describe(), exc_info=task.exception())
 
     def _exhausted(self, exc: OSError | None) -> None:
         if exc is None:
@@ -149,11 +205,11 @@ class LocalListener(Listener):
                 stream.reset()
                 raise
             self._streams.splice(entry, sock)
-            if self.health.state != StreamReset.code:  # a peer that resets takes every stream at first
+            if not self.doubts_service:
                 self.worked()
         except P2PForwardError as exc:
             close_with_reset(sock)
-            self.failed(exc)
+            self.failed(not_served(self.protocol) if isinstance(exc, ProtocolNotSupported) else exc)
         except OSError as exc:  # the client has gone while its stream was being opened
             log.debug("%s: a client left before its stream was open: %s", self.describe(), exc)
             close_with_reset(sock)
@@ -180,14 +236,17 @@ class LocalListener(Listener):
         self._bound.remove_file()
         self._swarm.peerstore.unpin(self.peer_id, self.pin_tag)
         dropped = set(self._opening.values())
+        if self._asking is not None:
+            dropped.add(self._asking)
 
         def ended(task: asyncio.Task[None]) -> None:
             dropped.discard(task)
             if not dropped:
                 self.closed.set()
 
-        for sock, task in self._opening.items():
+        for sock in self._opening:
             close_with_reset(sock)  # a task cancelled before its first step would not do it
+        for task in tuple(dropped):
             task.cancel()
             task.add_done_callback(ended)
         if not dropped:

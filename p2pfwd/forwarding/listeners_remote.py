@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, TargetRefused
+from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.listeners import Listener
 from p2pfwd.forwarding.proc_net import somebody_listens
@@ -140,9 +140,12 @@ class RemoteListener(Listener):
         """Says nothing about the target: it answered, or there would have been no stream."""
 
     def glance(self) -> str:
-        """The state to tell a probing peer: the last one known, refreshed without touching the service."""
+        """The state to tell a probing peer: the last one known, refreshed without touching the service.
+
+        A service that did not answer in time listens all the same: only a connection clears it.
+        """
         now = self._loop.time()
-        if now - self._glanced_at >= GLANCE_INTERVAL_S:
+        if self.health.state != TargetTimeout.code and now - self._glanced_at >= GLANCE_INTERVAL_S:
             self._glanced_at = now
             if somebody_listens(self.target.address):
                 self.worked()

@@ -77,6 +77,15 @@ class ProbeService:
             stream.reset()
 
 
+def not_served(protocol: str) -> ProtocolNotSupported:
+    """The peer was reached and knows no such protocol, in words for its user."""
+    return ProtocolNotSupported(
+        f"the peer is there but does not serve {protocol}",
+        hint="is the listen running on the other machine, under exactly this name?",
+        protocol=protocol,
+    )
+
+
 async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> ProbeAnswer:
     """Ask `peer` about `protocol`; connects if need be.
 
@@ -87,11 +96,7 @@ async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> 
     try:
         stream = await swarm.open_stream(peer, (PREFIX + protocol, protocol), timeout_s=timeout_s)
     except ProtocolNotSupported as exc:
-        raise ProtocolNotSupported(
-            f"the peer is there but does not serve {protocol}",
-            hint="is the listen running on the other machine, under exactly this name?",
-            protocol=protocol,
-        ) from exc
+        raise not_served(protocol) from exc
     try:
         if stream.protocol == protocol:
             return await _try_service(stream, min(GRACE_S, deadline - loop.time()))
@@ -99,6 +104,19 @@ async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> 
             return await _read_answer(stream)
     finally:
         stream.reset()
+
+
+async def ask(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> ProbeAnswer:
+    """What a p2pfwd peer says of `protocol`. Unlike `probe` it never touches a service, a Kubo's included.
+
+    Raises what `Swarm.open_stream` raises (ProtocolNotSupported: or the peer knows no probes), TimeoutError.
+    """
+    async with asyncio.timeout(timeout_s):
+        stream = await swarm.open_stream(peer, (PREFIX + protocol,), timeout_s=timeout_s)
+        try:
+            return await _read_answer(stream)
+        finally:
+            stream.reset()
 
 
 async def _read_answer(stream: Stream) -> ProbeAnswer:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ListenerExists, P2PForwardError, SelfDial, ShuttingDown, StreamReset
+from p2pfwd.errors import ListenerExists, P2PForwardError, SelfDial, ShuttingDown
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.bind import bind
 from p2pfwd.forwarding.check import check_peer, check_target
@@ -176,7 +176,7 @@ class Forwarding:
         """Every listen and forward, in the order in which they came."""
         live = self._streams.live_bytes()
         for listener in self._listeners.all():
-            if isinstance(listener, LocalListener) and listener.health.state == StreamReset.code:
+            if isinstance(listener, LocalListener) and listener.doubts_service:
                 newest = self._streams.newest_answered(listener)
                 if newest is not None:
                     listener.stream_answered(newest)

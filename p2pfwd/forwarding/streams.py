@@ -130,6 +130,11 @@ class StreamRegistry:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def last_id(self) -> int:
+        """Id of the newest stream there ever was; -1 if there was none."""
+        return self._next_id - 1
+
     def admit(self, listener: Listener, peer: PeerId) -> None:
         """Raise ResourceLimitExceeded if one more stream would be too many."""
         limits = self._limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -11,8 +12,8 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.forwarding.values import CheckOutcome, CloseMatch
-from tests.net.forwarding_rig import ANY_PORT, Pair
-from tests.support.sockets import TcpServer, echo, refusing_port
+from tests.net.forwarding_rig import ANY_PORT, FullBacklog, Pair
+from tests.support.sockets import TcpServer, connect, echo, refusing_port
 
 
 @pytest.fixture
@@ -99,3 +100,44 @@ def test_a_black_hole_ends_at_the_deadline(pair: Pair) -> None:
         assert (outcome.ok, outcome.state) == (False, "peer-unreachable")
         assert outcome.reason is not None and "within 0.3 s" in outcome.reason
         assert 0.2 < outcome.elapsed_s < 5
+
+
+def learned(pair: Pair, state: str) -> str | None:
+    """The reason `ls` gives once a client's connection has brought the forward into `state`."""
+
+    async def wait() -> str | None:
+        changed = asyncio.Event()
+        cancel = pair.near.service.on_event(lambda event: changed.set())
+        try:
+            async with asyncio.timeout(20):
+                while pair.near.service.listeners()[0].state != state:
+                    await changed.wait()
+                    changed.clear()
+        finally:
+            cancel()
+        return pair.near.service.listeners()[0].reason
+
+    return pair.run(wait())
+
+
+def test_a_client_that_meets_a_dead_service_makes_ls_say_so(pair: Pair) -> None:
+    with refusing_port() as dead:
+        port = pair.tunnel(f"/ip4/127.0.0.1/tcp/{dead}")
+        with pytest.raises(ConnectionResetError), connect(port) as conn:
+            conn.recv(1)
+        assert learned(pair, "target-refused") == (
+            "the peer serves the protocol, but its service does not answer"
+        )
+
+
+def test_a_client_that_meets_a_black_holed_service_makes_ls_say_so(pair: Pair) -> None:
+    pair.run(pair.close(pair.far))
+    pair.far = pair.run(pair.start(target_timeout_s=0.5))
+    with FullBacklog() as target:
+        port = pair.tunnel(target)
+        with pytest.raises(ConnectionResetError), connect(port) as conn:
+            conn.recv(1)
+        assert learned(pair, "target-timeout") == (
+            "the peer serves the protocol, but its service does not answer in time"
+        )
+        assert check(pair).state == "target-timeout", "that it listens does not make it answer"

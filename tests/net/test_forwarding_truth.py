@@ -140,7 +140,8 @@ def test_d03_a_refused_target_is_rst_and_both_sides_say_why(pair: Pair) -> None:
             ends_in_rst(port)
         with pair.settled():
             pass
-        assert pair.state().state == "stream-reset"
+        # The second as soon as the peer, asked, has said why: test_forwarding_check.
+        assert pair.state().state in ("stream-reset", "target-refused")
         far = pair.do(pair.far.service.listeners)[0]
         assert far.state == "target-refused"
         assert far.reason == f"the target /ip4/127.0.0.1/tcp/{closed} refused the connection"

@@ -80,7 +80,7 @@ def test_no_stream_means_rst_and_a_reason_never_a_clean_eof(
         acceptor.accepted(sock)
         await turns()
         assert sock.was_reset
-        assert state(service) == ("protocol-not-supported", "not served")
+        assert state(service) == ("protocol-not-supported", "the peer is there but does not serve /x/a")
         assert splices == [] and service.streams() == []
         await service.aclose()
 
@@ -289,14 +289,18 @@ def test_a_refusal_that_comes_after_the_stream_was_handed_out_is_a_state(
     async def main() -> None:
         service = forwarding()
         _, acceptor = await open_forward(service)
-        for error, expected in (
-            (ProtocolNotSupported("not served any more"), "protocol-not-supported"),
-            (ConnectionLost("lost"), "peer-unreachable"),
+        for error, *expected in (
+            (
+                ProtocolNotSupported("multistream: no"),
+                "protocol-not-supported",
+                "the peer is there but does not serve /x/a",
+            ),
+            (ConnectionLost("lost"), "peer-unreachable", "lost"),
         ):
             acceptor.accepted(FakeSocket())
             await turns()
             splices[-1].end(error)
-            assert state(service) == (expected, error.message)
+            assert list(state(service)) == expected
         await service.aclose()
 
     asyncio.run(main())
@@ -340,7 +344,7 @@ def test_one_log_line_for_many_failures_of_one_kind(
         asyncio.run(main())
     assert [r.getMessage() for r in caplog.records] == [
         "forward 1 /x/a: cannot reach it",
-        "forward 1 /x/a: not served (19 more in between)",
+        "forward 1 /x/a: the peer is there but does not serve /x/a (19 more in between)",
     ]
 
 

@@ -319,3 +319,18 @@ def test_a_glance_refreshes_the_state_but_not_at_a_strangers_pace(
         await service.aclose()
 
     asyncio.run(main())
+
+
+def test_a_glance_does_not_clear_a_service_that_never_answers(
+    forwarding: MakeForwarding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its socket listens, with a full backlog.
+    async def main() -> None:
+        service = forwarding()
+        listener: RemoteListener = await service.listen("/x/a", TARGET)
+        monkeypatch.setattr(listeners_remote, "somebody_listens", lambda address: True)
+        listener.failed(TargetTimeout("it did not answer within 10 s"))
+        assert listener.glance() == "target-timeout"
+        await service.aclose()
+
+    asyncio.run(main())
