@@ -1,4 +1,4 @@
-"""A name server on loopback that knows a few TXT records and nothing else."""
+"""A name server on loopback that knows a few TXT and address records and nothing else."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ import dns.rdatatype
 import dns.rrset
 
 
+def _quoted(text: str) -> str:
+    """A TXT record's text, in strings of at most 255 bytes."""
+    return " ".join(f'"{text[at : at + 255]}"' for at in range(0, len(text), 255))
+
+
 class FakeDns:
-    """`texts` maps a full name (`_dnsaddr.example.org.`) to its TXT strings; other names do not exist."""
+    """`texts` maps a full name (`_dnsaddr.example.org.`) to its TXT strings, `hosts` one to its IP addresses.
+
+    Other names do not exist. `asked` lists (name, type) of every question.
+    """
 
     def __init__(self) -> None:
         self.texts: dict[str, list[str]] = {}
+        self.hosts: dict[str, list[str]] = {}
+        self.asked: list[tuple[str, str]] = []
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.bind(("127.0.0.1", 0))
         self.port: int = self._sock.getsockname()[1]
@@ -37,12 +47,18 @@ class FakeDns:
         reply = dns.message.make_response(request)
         reply.flags |= dns.flags.RA
         question = request.question[0]
-        texts = self.texts.get(str(question.name))
-        if texts is None:
+        name, kind = str(question.name), dns.rdatatype.to_text(question.rdtype)
+        self.asked.append((name, kind))
+        texts, hosts = self.texts.get(name), self.hosts.get(name)
+        if texts is None and hosts is None:
             reply.set_rcode(dns.rcode.NXDOMAIN)
-        elif question.rdtype == dns.rdatatype.TXT:
-            quoted = [f'"{text}"' for text in texts]
-            reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", "TXT", *quoted))
+        found: list[str] = []
+        if kind == "TXT":
+            found = [_quoted(text) for text in texts or ()]
+        elif kind in ("A", "AAAA"):
+            found = [ip for ip in hosts or () if (":" in ip) == (kind == "AAAA")]
+        if found:
+            reply.answer.append(dns.rrset.from_text(question.name, 60, "IN", kind, *found))
         return reply.to_wire()
 
     def __enter__(self) -> FakeDns:
