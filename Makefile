@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 PY     := $(VENV)/bin/python
 # A network namespace with nothing but loopback where the system allows one; plain otherwise.
 HERMETIC := $(PY) -m tests.support.netns --
-TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/interop)
+TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/interop)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv lint test peers interop netns fuzz bench proto demo clean
@@ -30,7 +30,7 @@ lint: venv ## ruff, mypy (strict) and the import contracts
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-test: venv ## all tiers but netns, fuzz and bench; interop only where `make peers` has been run
+test: venv ## all tiers but netns and bench; interop only where `make peers` has been run
 	$(HERMETIC) $(PY) -m pytest -n $(JOBS) --dist worksteal $(TIERS) $(ARGS)
 
 peers: venv ## fetch the real Kubo, go-libp2p and js-libp2p into ~/.cache/p2pfwd-peers
@@ -42,7 +42,7 @@ interop: peers ## fetch the real peers and run the interop tier against them
 netns: venv ## NAT and fault topologies in network namespaces (root)
 	$(PY) -m pytest tests/netns $(ARGS)
 
-fuzz: venv ## random and mutated bytes against every parser that meets a stranger
+fuzz: venv ## mutated bytes against every parser that meets a stranger
 	$(PY) -m pytest tests/fuzz $(ARGS)
 
 bench: venv ## figures against Kubo, ssh and the floor, as ratios of one run
