@@ -46,6 +46,7 @@ COMMANDS = {
     "ping": Entry("p2pfwd.cli.swarm", "ping"),
     "swarm": Entry("p2pfwd.cli.swarm", "swarm"),
     "peer": Entry("p2pfwd.cli.peer", "peer"),
+    "dht": Entry("p2pfwd.cli.dht", "dht"),
     "log": Entry("p2pfwd.cli.log", "log"),
     "key": Entry("p2pfwd.cli.key", "key"),
     "config": Entry("p2pfwd.cli.config", "config"),

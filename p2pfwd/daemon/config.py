@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from p2pfwd.errors import InvalidConfig, InvalidMultiaddr
+from p2pfwd.errors import InvalidConfig, InvalidMultiaddr, InvalidPeerId
 
 MAX_FILE_BYTES = 1 << 20
 """Longest config.toml read; ours with every key is 3 KB."""
@@ -24,6 +24,9 @@ DEFAULT = "default"
 FILE = "config.toml"
 ENVIRONMENT = "environment"
 COMMAND_LINE = "command line"
+
+AUTO = "auto"
+"""What the network has by itself, where a setting could name something else."""
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -67,6 +70,27 @@ def _listen_addresses(value: tuple[str, ...]) -> str | None:
     return None
 
 
+def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
+    from p2pfwd.core.multiaddrs import parse_peer
+
+    for text in value:
+        if text == AUTO:
+            continue
+        try:
+            _, address = parse_peer(text)
+        except (InvalidMultiaddr, InvalidPeerId) as exc:
+            return f'"{AUTO}" or multiaddrs of peers ({exc.message})'
+        if address is None:
+            return f'"{AUTO}" or multiaddrs of peers, and {text} has no address'
+    return None
+
+
+def _prefix(value: str) -> str | None:
+    if value == AUTO or re.fullmatch(r"(/[A-Za-z0-9_.-]{1,32}){1,4}", value):
+        return None
+    return f'"{AUTO}" or a path such as /office'
+
+
 # --- the table --------------------------------------------------------------------------------------
 
 
@@ -78,6 +102,39 @@ def _key(name: str, default: Any, doc: str, check: Check | None = None) -> Any:
 class Settings:
     """The effective settings. Durations are seconds, sizes bytes."""
 
+    network: Literal["public", "lan", "private"] = _key(
+        "network",
+        "public",
+        "Whom this node meets: public (the IPFS network), lan (its local network, which nothing leaves), "
+        "private (those who have the same swarm key).",
+        _one_of("public", "lan", "private"),
+    )
+    bootstrap: tuple[str, ...] = _key(
+        "bootstrap.peers",
+        (AUTO,),
+        "Peers through which others are found, as multiaddrs; auto stands for the usual ones in the public "
+        "network, and for none in others.",
+        _bootstrap_peers,
+    )
+    dht_prefix: str = _key(
+        "dht.prefix",
+        AUTO,
+        "What the protocol name of the DHT has before /kad/1.0.0; auto: /p2pfwd in a private network, /ipfs "
+        "in others.",
+        _prefix,
+    )
+    dht_mode: Literal["auto", "client", "server"] = _key(
+        "dht.mode",
+        AUTO,
+        "Whether to answer others' questions: server, client (only ask), or auto: server in a private network "
+        "and on the LAN, and in the public DHT with a public address of its own.",
+        _one_of("auto", "client", "server"),
+    )
+    swarm_key: str = _key(
+        "private.swarm_key",
+        "",
+        "File with the key of the private network; none named: swarm.key in the home directory.",
+    )
     listen: tuple[str, ...] = _key(
         "swarm.listen",
         ("/ip4/0.0.0.0/tcp/4011", "/ip6/::/tcp/4011"),
@@ -233,7 +290,7 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, Any] | None
 
 
 _TABLE: dict[str, Field[Any]] = {f.metadata["key"]: f for f in fields(Settings)}
-_SECTIONS = frozenset(key.partition(".")[0] for key in _TABLE)
+_SECTIONS = frozenset(key.partition(".")[0] for key in _TABLE if "." in key)
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon import views
+from p2pfwd.daemon.dht_handlers import DhtHandlers
+from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.handlers import Handlers
 from p2pfwd.daemon.peer_handlers import PeerHandlers
 from p2pfwd.daemon.peering import Peering
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host import Host, HostSettings
-from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.secure import NOISE, TLS
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
@@ -29,7 +30,9 @@ from p2pfwd.rpc.server import RpcServer
 if TYPE_CHECKING:
     from p2pfwd.core.keys import PrivateKey
     from p2pfwd.daemon.config import Settings
+    from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.net.conn import Conn
+    from p2pfwd.routing import Progress
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.daemon")
@@ -41,16 +44,25 @@ _ACTIONS = {"added": "opened", "changed": "changed", "removed": "closed"}
 class Running:
     """One daemon; `start` makes it, `stopped` ends when it is to be taken down, `stop` takes it down."""
 
-    def __init__(self, paths: Paths, settings: Settings, host: Host, log_name: str | None) -> None:
+    def __init__(
+        self, paths: Paths, settings: Settings, network: NetworkProfile, host: Host, log_name: str | None
+    ) -> None:
         self.paths = paths
+        self.network = network
         self.host = host
         self.log_name = log_name
         self.started_at = time.monotonic()
         self.draining = False
-        self.resolver = Resolver(settings.dns_servers)
+        self.resolver = host.swarm.resolver
         self.forwarding = Forwarding(host, limits=forwarding_limits(settings))
         self.peering = Peering(paths, host, self.resolver.resolve)
-        methods = {**Handlers(self).table(), **PeerHandlers(self.peering).table()}
+        self.discovery = Discovery(host, network, settings.dht_mode)
+        self.discovery.on_progress(self._lookup)
+        methods = {
+            **Handlers(self).table(),
+            **PeerHandlers(self.peering).table(),
+            **DhtHandlers(self.discovery, self.peering).table(),
+        }
         self.server = RpcServer(paths.socket, methods)
         self.server.hub.changed = self._subscribers_changed
         self._drain_timeout_s = settings.drain_timeout_s
@@ -62,16 +74,21 @@ class Running:
 
     @classmethod
     async def start(
-        cls, paths: Paths, settings: Settings, identity: PrivateKey, log_name: str | None = None
+        cls,
+        paths: Paths,
+        settings: Settings,
+        network: NetworkProfile,
+        identity: PrivateKey,
+        log_name: str | None = None,
     ) -> Running:
         """Listen for peers, then for commands.
 
         Raises as `Host.start`, `Peering.start` and `RpcServer.start`, nothing left.
         """
         listen = [Multiaddr.parse(text) for text in settings.listen]
-        host = await Host.start(identity, listen, host_settings(settings))
+        host = await Host.start(identity, listen, host_settings(settings, network))
         try:
-            running = cls(paths, settings, host, log_name)
+            running = cls(paths, settings, network, host, log_name)
             await running._begin()
         except BaseException:
             await host.close()
@@ -81,8 +98,10 @@ class Running:
     async def _begin(self) -> None:
         try:
             self.peering.start()
+            self.discovery.start()
             await self.server.start()
         except BaseException:
+            await self.discovery.close()
             await self.peering.close()
             raise
 
@@ -108,6 +127,7 @@ class Running:
             await self._drain()
         finally:
             await self.forwarding.aclose()
+            await self.discovery.close()
             await self.host.close()
             await self.peering.close()
             await self.server.close()
@@ -147,15 +167,22 @@ class Running:
             shown = result_to_json(views.stream(event.stream))
             self.server.publish("streams", {"action": action, "id": str(event.stream.id), "stream": shown})
 
+    def _lookup(self, progress: Progress) -> None:
+        if self.server.hub.wanted("lookups"):
+            data = {"action": progress.state, "peer": str(progress.peer_id), "text": progress.text}
+            self.server.publish("lookups", {**data, "elapsed_s": progress.elapsed_s})
+
     def _peer(self, action: str, conn: Conn) -> None:
         if self.server.hub.wanted("peers"):
             data = {"action": action, "peer": str(conn.remote_peer), "address": str(conn.remote_addr)}
             self.server.publish("peers", data)
 
 
-def host_settings(settings: Settings) -> HostSettings:
+def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:
     """The host's part of the settings."""
     swarm = SwarmSettings(
+        psk=network.psk,
+        local_only=network.local_only,
         security=tuple(_SECURITY[name] for name in settings.security),
         connect_timeout_s=settings.connect_timeout_s,
         upgrade_timeout_s=settings.upgrade_timeout_s,

@@ -93,12 +93,14 @@ def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> Lo
 async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mapping[str, str]) -> int:
     import asyncio
 
+    from p2pfwd.daemon import networks
     from p2pfwd.daemon.node import Running
     from p2pfwd.daemon.sd_notify import notify
 
     loop = asyncio.get_running_loop()
     log_name = str(repo.paths.log_file) if background(env) else None
-    running = await Running.start(repo.paths, settings, repo.identity, log_name)
+    network = networks.load(repo.paths.home, settings, env)
+    running = await Running.start(repo.paths, settings, network, repo.identity, log_name)
     forget_signals = _handle_signals(loop, running)
     handler.publish_to(lambda data: running.server.publish("log", data), loop.call_soon_threadsafe)
     try:
@@ -131,6 +133,8 @@ def _handle_signals(loop: asyncio.AbstractEventLoop, running: Running) -> Callab
 
 def _announce(repo: Repo, running: Running) -> None:
     lines = [f"Peer ID: {running.host.peer_id}"]
+    if running.network.fingerprint is not None:
+        lines.append(f"Private network, swarm key {running.network.fingerprint}")
     if repo.identity_is_new:
         lines.insert(0, f"Made a new identity: {repo.paths.key_file}")
     for addr in running.host.swarm.listen_addrs():

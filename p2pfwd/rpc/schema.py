@@ -8,8 +8,22 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
+    Check,
+    DhtBucket,
+    DhtTable,
+    Empty,
+    Listener,
+    Message,
+    NamedPeer,
+    Peer,
+    Stream,
+    named,
+    wire_name,
+)
 
 RPC_MAJOR = 1
 MAX_LINE_BYTES = 1 << 20
@@ -18,138 +32,8 @@ MAX_LINE_BYTES = 1 << 20
 MAX_REPLY_BYTES = 16 << 20
 """Longest reply or event line: `p2p.stream.ls` takes about 500 bytes a stream, and 20,000 streams fit."""
 
-TOPICS = ("log", "listeners", "streams", "peers")
+TOPICS = ("log", "listeners", "streams", "peers", "lookups")
 """What `events.subscribe` takes."""
-
-_ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC", "rss": "RSS"}
-
-
-def named(wire: str, **kw: Any) -> Any:
-    """A dataclass field whose name on the wire is `wire`."""
-    return field(metadata={"wire": wire}, **kw)
-
-
-def wire_name(f: Field[Any]) -> str:
-    """The name a result field has on the wire: its metadata, else CamelCase."""
-    if "wire" in f.metadata:
-        return str(f.metadata["wire"])
-    return "".join(_ACRONYMS.get(word, word.capitalize()) for word in f.name.split("_"))
-
-
-class Message:
-    """Base of every dataclass here: compares and shows them.
-
-    That `dataclass` need not generate code for it, class by class, takes 6 of 16 ms off every command's start
-    (`python -X importtime -c 'import p2pfwd.rpc.schema'`); the docstrings take another 2 off, since without
-    one it makes a signature's text.
-    """
-
-    __slots__ = ()
-
-    def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__match_args__)  # type: ignore[attr-defined]
-
-    def __eq__(self, other: object) -> bool:
-        return self._values() == other._values() if type(other) is type(self) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((type(self), self._values()))
-
-    def __repr__(self) -> str:
-        shown = zip(self.__match_args__, self._values(), strict=True)  # type: ignore[attr-defined]
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown)})"
-
-
-# --- shared values --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Listener(Message):
-    """One listen or forward, as `ls` shows it."""
-
-    id: int
-    direction: str  # "listen" | "forward"
-    protocol: str
-    listen_address: str  # listen: /p2p/<self>; forward: the bound address
-    target_address: str  # listen: the local service; forward: /p2p/<peer>
-    state: str  # "ready" | "unknown" | "peer-unreachable" | "target-refused" | other error code
-    reason: str | None  # one sentence when the state is bad
-    streams: int
-    bytes_in: int  # from the remote peer, over all streams so far
-    bytes_out: int  # to the remote peer
-    foreground: bool
-    created: float  # unix seconds
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Stream(Message):
-    """One live tunnelled connection."""
-
-    handler_id: str = named("HandlerID")
-    direction: str = "inbound"  # "inbound" (listen side) | "outbound" (forward side)
-    protocol: str = ""
-    origin_address: str = ""  # forward side: the local client; listen side: /p2p/<dialer>
-    target_address: str = ""
-    peer: str = ""
-    age_s: float = named("AgeSeconds", default=0.0)
-    bytes_in: int = 0  # from the peer
-    bytes_out: int = 0  # to the peer
-    rate_in: float = 0.0  # bytes per second since the last snapshot
-    rate_out: float = 0.0
-    path: str = "direct"  # "direct" | "relayed"
-    remote_address: str = ""  # multiaddr of the connection underneath
-    rtt_ms: float | None = named("RTTMilliseconds", default=None)
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Peer(Message):
-    """One live connection."""
-
-    peer: str
-    addr: str
-    direction: str  # "inbound" | "outbound"
-    security: str  # "/noise" | "/tls/1.0.0"
-    muxer: str
-    agent_version: str | None
-    streams: int
-    age_s: float = named("AgeSeconds")
-    rtt_ms: float | None = named("RTTMilliseconds")
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class NamedPeer(Message):
-    """One peer that has a name, or is kept without one."""
-
-    name: str  # "" without one
-    peer: str
-    addresses: tuple[str, ...]  # those given with the name, without the peer ID
-    kept: str | None  # "static" | "bootstrap"; null: not kept
-    state: str  # "connected" | "dialing" | "waiting" | "not-connected" (and not kept)
-    remote_address: str | None  # of its connection
-    last_outcome: str | None  # of the last try to keep it connected, in words
-    last_try_s: float | None = named("LastTrySeconds")  # ago
-    next_try_s: float | None = named("NextTrySeconds")  # from now
-    failures: int = 0  # in a row
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Check(Message):
-    """Outcome of trying a forward or a target once."""
-
-    ok: bool
-    state: str  # as Listener.state
-    reason: str | None
-    hint: str | None
-    path: str | None  # "direct" | "relayed"
-    remote_address: str | None
-    security: str | None
-    elapsed_ms: float
-    rtt_ms: float | None = named("RTTMilliseconds")
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Empty(Message):
-    """No parameters, or no result."""
 
 
 # --- per method -----------------------------------------------------------------------------------
@@ -314,6 +198,52 @@ class AddrsResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DhtFindParams(Message):
+    """Parameters of `dht.findpeer`."""
+
+    peer: str  # a peer ID, or a name of `peer add`
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DhtFindResult(Message):
+    """Result of `dht.findpeer`."""
+
+    peer: str
+    addresses: tuple[str, ...]
+    protocol: str  # of the DHT in which it was found
+    asked: int  # peers
+    hops: int
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DhtQueryParams(Message):
+    """Parameters of `dht.query`."""
+
+    peer: str  # a peer ID: the key whose nearest servers are looked for
+    timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DhtQueryResult(Message):
+    """Result of `dht.query`."""
+
+    closest: tuple[str, ...]  # servers that answered, nearest first
+    protocol: str
+    asked: int
+    hops: int
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DhtStatResult(Message):
+    """Result of `dht.stat`."""
+
+    tables: tuple[DhtTable, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IdResult(Message):
     """Result of `id`."""
 
@@ -408,6 +338,8 @@ class StatusResult(Message):
     bytes_out: int = 0
     rss_bytes: int = 0
     draining: bool = False
+    network: str = "public"  # "public" | "lan" | "private"
+    swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -474,6 +406,9 @@ METHODS: dict[str, tuple[type, type]] = {
     "peer.add": (PeerAddParams, PeerAddResult),
     "peer.rm": (PeerRmParams, PeerRmResult),
     "peer.ls": (PeerLsParams, PeerLsResult),
+    "dht.findpeer": (DhtFindParams, DhtFindResult),
+    "dht.query": (DhtQueryParams, DhtQueryResult),
+    "dht.stat": (Empty, DhtStatResult),
     "id": (Empty, IdResult),
     "ping": (PingParams, PingResult),
     "log.level": (LogLevelParams, LogLevelResult),

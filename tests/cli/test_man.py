@@ -131,7 +131,16 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [schema.Listener, schema.Stream, schema.Peer, schema.NamedPeer, schema.Check]
+    "kind",
+    [
+        schema.Listener,
+        schema.Stream,
+        schema.Peer,
+        schema.NamedPeer,
+        schema.DhtTable,
+        schema.DhtBucket,
+        schema.Check,
+    ],
 )
 def test_the_objects_of_the_rpc(kind: Any) -> None:
     assert members(sections("p2pfwd-rpc.7", "Ss")[kind.__name__]) == [

@@ -1,0 +1,124 @@
+"""The daemon's ways to find peers: its DHTs, and the routing that races them.
+
+With no DHT configured nothing runs. Bootstrap peers are kept by the dial scheduler like static peers; a
+DHT's table fills with whoever is connected and serves it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon.networks import NetworkProfile
+from p2pfwd.errors import PeerNotFound, TimedOut
+from p2pfwd.host import Host
+from p2pfwd.net.dial_schedule import Priority
+from p2pfwd.protocols.kad.service import Dht
+from p2pfwd.protocols.kad.upkeep import Upkeep
+from p2pfwd.routing import DhtSource, Progress, Routing
+from p2pfwd.wire.kad.address_filter import Scope
+from p2pfwd.wire.kad.query_values import LookupResult
+
+log = logging.getLogger("p2pfwd.discovery")
+
+SOURCE_NAMES = {
+    Scope.WAN: "the public DHT",
+    Scope.LAN: "the DHT of the LAN",
+    Scope.PRIVATE: "the private DHT",
+}
+
+
+class Discovery:
+    """Owns the DHTs of one host; `start` begins, `close` ends their timers."""
+
+    def __init__(self, host: Host, network: NetworkProfile, mode: str) -> None:
+        """`mode`: "auto" serves where strangers can reach us or all are near; "client", "server"."""
+        self.routing = Routing(host.swarm)
+        self.dhts: list[Dht] = []
+        self._host = host
+        self._network = network
+        self._upkeep: list[Upkeep] = []
+        for one in network.dhts:
+            server = self._is_reachable(one.scope) if mode == "auto" else mode == "server"
+            dht = Dht(host.swarm, one.protocol, scope=one.scope, server=server)
+            self.dhts.append(dht)
+            self.routing.add(DhtSource(dht, SOURCE_NAMES[one.scope]))
+            log.info("taking part in %s as a %s", one.protocol, "server" if server else "client")
+
+    def start(self) -> None:
+        """Keep the bootstrap peers, and begin the timers."""
+        bootstrap: dict[PeerId, list[Multiaddr]] = {}
+        for address in self._network.bootstrap:
+            peer_id = address.peer_id()
+            if peer_id is not None and peer_id != self._host.peer_id:
+                bootstrap.setdefault(peer_id, []).append(address.without_peer_id())
+        for peer_id, addrs in bootstrap.items():
+            self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
+        self._upkeep = [Upkeep(self._host.swarm, dht) for dht in self.dhts]
+        if self.dhts:
+            self._host.network.on_change(self.refresh)
+
+    def _is_reachable(self, scope: Scope) -> bool:
+        classes = {address_class(addr) for addr in self._host.swarm.listen_addrs()}
+        return scope is not Scope.WAN or AddressClass.PUBLIC in classes
+
+    def refresh(self) -> None:
+        """Look ourselves up anew in every DHT: the addresses changed."""
+        for upkeep in self._upkeep:
+            upkeep.refresh()
+
+    def on_progress(self, observer: Callable[[Progress], None]) -> Callable[[], None]:
+        """Be told of every step of every look-up; returns the end of it."""
+        return self.routing.on_progress(observer)
+
+    async def find_peer(self, peer_id: PeerId, timeout_s: float) -> tuple[Dht, LookupResult]:
+        """Addresses of a peer from the first DHT that knows any. Raises PeerNotFound, TimedOut."""
+        dhts = self._with_peers()
+        asked = 0
+        try:
+            async with asyncio.timeout(timeout_s):
+                for lookup in asyncio.as_completed([_tagged(dht, dht.find_peer(peer_id)) for dht in dhts]):
+                    dht, result = await lookup
+                    asked += result.answered
+                    if result.found:
+                        return dht, result
+        except TimeoutError:
+            raise TimedOut(f"the DHT did not find {peer_id} within {timeout_s:g} s") from None
+        raise PeerNotFound(
+            f"{peer_id} was not found: {asked} peers were asked",
+            hint="is its daemon running, and on the same network as this one?",
+        )
+
+    async def closest(self, peer_id: PeerId, timeout_s: float) -> tuple[Dht, LookupResult]:
+        """The servers nearest to a key, in the first DHT with peers. Raises PeerNotFound, TimedOut."""
+        dht = self._with_peers()[0]
+        try:
+            async with asyncio.timeout(timeout_s):
+                return dht, await dht.closest(peer_id.to_bytes())
+        except TimeoutError:
+            raise TimedOut(f"the lookup did not end within {timeout_s:g} s") from None
+
+    def _with_peers(self) -> list[Dht]:
+        dhts = [dht for dht in self.dhts if len(dht.table)]
+        if dhts:
+            return dhts
+        if not self.dhts:
+            raise PeerNotFound(
+                "this daemon takes part in no DHT", hint="see `network` and `dht.*` in p2pfwd-daemon(8)"
+            )
+        raise PeerNotFound(
+            "the DHT has nobody to ask yet",
+            hint="connect to a node of it (`p2pfwd swarm connect`), or set `bootstrap.peers`",
+        )
+
+    async def close(self) -> None:
+        """End the timers. Idempotent."""
+        for upkeep in self._upkeep:
+            await upkeep.close()
+
+
+async def _tagged(dht: Dht, lookup: Awaitable[LookupResult]) -> tuple[Dht, LookupResult]:
+    return dht, await lookup
