@@ -110,9 +110,15 @@ def forward_command(protocol: str, target: str, peer: str, addresses: Sequence[s
     return shlex.join(words)
 
 
-def close_command(protocol: str) -> str:
-    """The command line that closes a listen or forward, quoted for a POSIX shell."""
+def close_listen_command(protocol: str) -> str:
+    """The command line that closes a listen, quoted for a POSIX shell."""
     return shlex.join(["p2pfwd", "close", "-p", protocol])
+
+
+def close_forward_command(listen_address: str) -> str:
+    """The command line that closes this forward and no other of its protocol, quoted for a POSIX shell."""
+    parts = host_port(listen_address)
+    return shlex.join(["p2pfwd", "close", "-l", endpoint(*parts) if parts else listen_address])
 
 
 def next_step(protocol: str, listen_address: str) -> str:

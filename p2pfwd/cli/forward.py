@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from p2pfwd.cli.advice import close_command, next_step
+from p2pfwd.cli.advice import close_forward_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
@@ -87,7 +88,10 @@ def _try(env: Env, client: Client, result: ForwardResult) -> Check:
 
 
 def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
-    return {**result_to_json(result), "Check": None if check is None else result_to_json(check)}
+    if check is None:
+        return {**result_to_json(result), "Check": None}
+    known = replace(result, listener=replace(result.listener, state=check.state, reason=check.reason))
+    return {**result_to_json(known), "Check": result_to_json(check)}
 
 
 def _print(result: ForwardResult) -> None:
@@ -95,7 +99,7 @@ def _print(result: ForwardResult) -> None:
     local = short_address(listener.listen_address)
     write(f"Forwarding {local} -> {printable(listener.protocol)} at {short_peer(result.peer)}")
     write(f"  {next_step(listener.protocol, listener.listen_address)}")
-    write(f"To stop: {close_command(listener.protocol)}")
+    write(f"To stop: {close_forward_command(listener.listen_address)}")
 
 
 def _print_check(check: Check) -> None:

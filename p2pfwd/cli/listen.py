@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from p2pfwd.cli.advice import close_command, forward_command
+from p2pfwd.cli.advice import close_listen_command, forward_command
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
@@ -85,6 +85,6 @@ def _print(result: ListenResult) -> None:
     write("Any peer that knows this peer ID and the protocol name can connect.")
     write("On the other machine, run:")
     write(f"  {_command(result)}")
-    write(f"To stop sharing: {close_command(listener.protocol)}")
+    write(f"To stop sharing: {close_listen_command(listener.protocol)}")
     if not check.ok:
         warn(f"{check.reason or target}; streams are reset until it answers", check.hint)

@@ -175,9 +175,13 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
         limit=env.columns,
         colour=env.colour,
     )
+    names = [listener.protocol for listener in listeners]
     for listener in listeners:
         if listener.reason:
-            write(f"{printable(listener.protocol)}: {printable(shorten_peers(listener.reason))}")
+            name = printable(listener.protocol)
+            if names.count(listener.protocol) > 1:
+                name += f" at {short_address(listener.listen_address)}"
+            write(f"{name}: {printable(shorten_peers(listener.reason))}")
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:

@@ -118,6 +118,18 @@ def test_ls_on_a_terminal_fits_80_cells(filled: FakeDaemon, on_terminal: OnTermi
     )
 
 
+def test_ls_names_the_forward_a_reason_is_for_when_several_have_its_protocol(
+    fake: FakeDaemon, on_terminal: OnTerminal
+) -> None:
+    one = replace(FORWARDED.listener, state="peer-unreachable", reason="no address is known")
+    other = replace(one, id=9, listen_address="/ip4/127.0.0.1/tcp/2223", reason=None)
+    fake.answers["p2p.ls"] = LsResult((one, other))
+    shown = on_terminal("ls")
+    assert f"{one.protocol} at 127.0.0.1:2222: no address is known" in shown
+    fake.answers["p2p.ls"] = LsResult((one,))
+    assert f"{one.protocol}: no address is known" in on_terminal("ls")
+
+
 def test_ls_on_a_wide_terminal_takes_one_line_each(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
     lines = on_terminal("ls", "--streams", columns=120).splitlines()
     assert lines[1].startswith("listen   /x/web    12D3…defLcL     127.0.0.1:8000  target refused     0")
@@ -233,7 +245,7 @@ def test_forward_says_what_to_do_next_and_how_the_peer_was_reached(fake: FakeDae
     assert result.out == (
         "Forwarding 127.0.0.1:2222 -> /x/ssh at 12D3…wvuTHr\n"
         "  ssh -p 2222 localhost\n"
-        "To stop: p2pfwd close -p /x/ssh\n"
+        "To stop: p2pfwd close -l 127.0.0.1:2222\n"
         "The peer answers: direct, round trip 0.42ms, /ip4/192.0.2.7/tcp/4101.\n"
     )
     assert fake.called("p2p.forward")[0]["peers"] == [OTHER, f"/ip4/192.0.2.7/tcp/4101/p2p/{OTHER}"]
@@ -247,7 +259,10 @@ def test_forward_says_why_the_peer_was_not_reached_and_stands(fake: FakeDaemon, 
     assert result.err == (
         "Warning: no address of the peer answers; the forward stands and tries again at each connection\n"
     )
-    assert json.loads(run("forward", "/x/ssh", "2222", OTHER, "--json").out)["Check"]["Ok"] is False
+    told = json.loads(run("forward", "/x/ssh", "2222", OTHER, "--json").out)
+    assert told["Check"]["Ok"] is False
+    assert told["Listener"]["State"] == told["Check"]["State"] == "peer-unreachable"
+    assert told["Listener"]["Reason"] == told["Check"]["Reason"]
 
 
 def test_forward_no_check_does_not_check(fake: FakeDaemon, run: Run) -> None:
@@ -331,6 +346,7 @@ def test_status(fake: FakeDaemon, run: Run) -> None:
     )  # fmt: skip
     assert run("status").out == (
         "daemon     p2pfwd 0.1.0, running for 1h02m, process 42\n"
+        "network    public\n"
         f"peer ID    {PEER}\n"
         "addresses  /ip4/10.0.0.2/tcp/4011\n"
         "           /ip6/::1/tcp/4011\n"
