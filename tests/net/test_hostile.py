@@ -18,6 +18,7 @@ from p2pfwd.net.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, MAX_PROPOSALS, encode_token
 from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux import session as session_module
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
 from tests.net.swarm_rig import ECHO, TAKE, Taken, echo, next_conn, read_all, swarm
 from tests.support.loops import on_loop, turns
@@ -129,8 +130,11 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=list(FLOODS))
 @on_loop
-async def test_a_flood_from_a_peer_that_does_not_read_ends_its_connection(flood: object) -> None:
+async def test_a_flood_from_a_peer_that_does_not_read_ends_its_connection(
+    flood: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert callable(flood)
+    monkeypatch.setattr(session_module, "MAX_CONTROL_BYTES", 32 * 1024)  # beside what the kernel holds
     async with attacked(receive_buffer=4096) as (victim, conn, peer):
         for turn in range(1000):
             if conn.closed.done():

@@ -175,10 +175,10 @@ async def test_small_writes_pass_a_bulk_transfer(no_keepalive: None) -> None:
         keys = await near.open_stream(far.peer_id, [ECHO])
         copying = asyncio.get_running_loop().create_task(bulk.write(BULK * 4))
         receiving = asyncio.get_running_loop().create_task(read_all(await taken.get()))
-        for _ in range(20):
+        for _ in range(3):  # each waits behind what the kernel holds, some MiB on loopback
             await keys.write(b"k")
             assert await keys.read() == b"k"
-        assert not copying.done(), "twenty keystrokes came back before 32 MiB had gone"
+        assert not copying.done(), "three keystrokes came back before 32 MiB had gone"
         await copying
         bulk.close_write()
         assert len(await receiving) == len(BULK) * 4
