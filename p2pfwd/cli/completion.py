@@ -25,6 +25,7 @@ TIMEOUT_S = 1.0
 """For the daemon to answer while a person holds Tab."""
 
 LEVELS = ("debug", "info", "warning", "error")
+NETWORKS = ("public", "lan", "private")
 
 Candidate = tuple[str, str]
 
@@ -283,5 +284,6 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "name": _peer_names,
     "new_level": LEVELS,
     "subsystem": ("all",),
+    "network": NETWORKS,
     "shell": tuple(Shell),
 }

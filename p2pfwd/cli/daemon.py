@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,6 +35,10 @@ def daemon(
             help="Listen for peers here, in place of the configured addresses; may be repeated.",
         ),
     ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option("--network", metavar="NAME", help="public, lan or private, in place of the configured."),
+    ] = None,
 ) -> int:
     """Run the daemon in the foreground.
 
@@ -43,7 +47,9 @@ def daemon(
     from p2pfwd.daemon import run
 
     env: Env = ctx.obj
-    overrides = {"swarm.listen": list(swarm)} if swarm else {}
+    overrides: dict[str, Any] = {"swarm.listen": list(swarm)} if swarm else {}
+    if network is not None:
+        overrides["network"] = network
     return run.main(env.paths(), overrides)
 
 
@@ -111,6 +117,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     state = "draining" if result.draining else "running"
     pairs = [
         ("daemon", f"p2pfwd {result.version}, {state} for {age(result.uptime_s)}, process {result.pid}"),
+        ("network", _network(result)),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
@@ -122,6 +129,11 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         ("log", result.log or "stderr"),
     ]
     write_pairs(pairs)
+
+
+def _network(status: StatusResult) -> str:
+    fingerprint = status.swarm_key_fingerprint
+    return status.network if fingerprint is None else f"{status.network}, swarm key {fingerprint}"
 
 
 def show_id(ctx: typer.Context, as_json: AsJson = False) -> None:

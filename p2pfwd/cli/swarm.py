@@ -11,6 +11,7 @@ from p2pfwd.cli.env import answer
 from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
+from p2pfwd.cli.swarm_key import key
 from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.rpc.schema import (
@@ -48,6 +49,7 @@ _PEER_COLUMNS = (
 )
 
 swarm = new_group("Connections to peers.")
+swarm.add_typer(key, name="key")
 
 PeerArgument = Annotated[
     str, typer.Argument(metavar="PEER", help="A peer ID, or an address ending in /p2p/ID.")

@@ -24,6 +24,7 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 
 if TYPE_CHECKING:
+    from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.forwarding.listeners import Listener
     from p2pfwd.forwarding.service import Forwarding
@@ -42,6 +43,7 @@ class Node(Protocol):
     """What the handlers need of the running daemon."""
 
     paths: Paths
+    network: NetworkProfile
     host: Host
     forwarding: Forwarding
     peering: Peering
@@ -107,6 +109,8 @@ class Handlers:
             bytes_out=bytes_out,
             rss_bytes=_rss_bytes(),
             draining=node.draining,
+            network=node.network.name,
+            swarm_key_fingerprint=node.network.fingerprint,
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

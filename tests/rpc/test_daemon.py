@@ -16,12 +16,13 @@ from p2pfwd import __version__, errors
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.config import Settings
+from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 
-SETTINGS = Settings(listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
+SETTINGS = Settings(network="lan", listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
 
 
 def in_node(home: Path, in_thread: Callable[[Client], Any], settings: Settings = SETTINGS) -> Any:
@@ -42,7 +43,7 @@ def in_loop(home: Path, script: Callable[[Running], Awaitable[Any]], settings: S
 
     async def main() -> Any:
         paths = Paths.resolve(str(home), {})
-        running = await Running.start(paths, settings, PrivateKey.generate(), "the log")
+        running = await Running.start(paths, settings, profile(settings), PrivateKey.generate(), "the log")
         try:
             return await script(running)
         finally:
@@ -276,7 +277,8 @@ def test_two_nodes_meet(home: Path) -> None:
     with two_nodes(home) as (first, second):
 
         async def script(one: Running) -> None:
-            other = await Running.start(Paths.resolve(str(second), {}), SETTINGS, PrivateKey.generate(), None)
+            paths = Paths.resolve(str(second), {})
+            other = await Running.start(paths, SETTINGS, profile(SETTINGS), PrivateKey.generate())
             address = str(other.host.swarm.listen_addrs()[0].with_peer_id(other.host.peer_id))
             try:
                 await asyncio.to_thread(meet, one.paths.socket, address, str(other.host.peer_id))
@@ -378,6 +380,7 @@ def test_a_socket_that_cannot_be_bound_leaves_nothing(home: Path) -> None:
 
     async def main() -> None:
         with pytest.raises(errors.StorageFailed):
-            await Running.start(Paths.resolve(str(home), {}), SETTINGS, PrivateKey.generate())
+            paths = Paths.resolve(str(home), {})
+            await Running.start(paths, SETTINGS, profile(SETTINGS), PrivateKey.generate())
 
     asyncio.run(main())

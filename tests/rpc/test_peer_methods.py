@@ -14,13 +14,14 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.config import Settings
+from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
 from p2pfwd.net.dial_schedule import Priority
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 
-SETTINGS = Settings(listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
+SETTINGS = Settings(network="lan", listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
 STRANGER = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 NOWHERE = "/ip4/127.0.0.1/tcp/9"
 
@@ -56,7 +57,7 @@ class Node:
 
 async def start(home: Path, identity: PrivateKey | None = None) -> Node:
     paths = Paths.resolve(str(home), {})
-    return Node(await Running.start(paths, SETTINGS, identity or PrivateKey.generate()))
+    return Node(await Running.start(paths, SETTINGS, profile(SETTINGS), identity or PrivateKey.generate()))
 
 
 def run(home: Path, script: Callable[[Node, Node], Awaitable[None]]) -> None:

@@ -20,7 +20,7 @@ from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.rpc.schema import CheckParams, ListenParams
 
-LOOPBACK = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0"}
+LOOPBACK = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0", "P2PFWD_NETWORK": "lan"}
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

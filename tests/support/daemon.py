@@ -32,10 +32,14 @@ Completed = subprocess.CompletedProcess[str]
 
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The whole environment of a daemon or command at `home`: nothing of the user's own p2pfwd."""
+    """The whole environment of a daemon or command at `home`: nothing of the user's own p2pfwd.
+
+    Daemons are in the network `lan`: no test, demo or bench looks for peers anywhere else.
+    """
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "SYSTEMROOT") if name in os.environ}
     fixed = {"P2PFWD_HOME": str(home), "P2PFWD_AUTOSTART": "0", "HOME": str(home), "LC_ALL": "C.UTF-8"}
-    return {**kept, **fixed, "PYTHONWARNINGS": "error", "NO_COLOR": "1", **(extra or {})}
+    quiet = {"P2PFWD_NETWORK": "lan", "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
+    return {**kept, **fixed, **quiet, **(extra or {})}
 
 
 def run_cli(

@@ -1,4 +1,4 @@
-"""swarm_key_file: Kubo's file is read, ours is private and never replaced, and every refusal names its cure."""
+"""swarm_key_file: Kubo's file is read, ours is private and never replaced, refusals name their cure."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_is_no_key_is_told_with_its_path_and_without_its_content(tmp_path: 
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     for path in (tmp_path / "fifo", tmp_path):
-        with pytest.raises((InvalidKey, StorageFailed), match="not a file|Is a directory"):
+        with pytest.raises((InvalidKey, StorageFailed), match=r"not a file|Is a directory"):
             swarm_key_file.load(path)
     with pytest.raises(StorageFailed, match="Not a directory"):
         swarm_key_file.load(written(tmp_path / "file") / "swarm.key")

@@ -14,6 +14,9 @@ from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.net.settings import SwarmSettings
 
 
+PEER = "12D3KooWGRUVh3xoVy6F6FQyRVFiDYpYPSrDzb2YwEGeYL8bBBZQ"
+
+
 def load(
     tmp_path: Path, text: str | bytes, env: dict[str, str] | None = None, **overrides: Any
 ) -> config.Config:
@@ -77,6 +80,14 @@ def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
         ("[swarm]\nlisten = ['/dns4/localhost/tcp/1']\n", "of the form /ip4/", None),
         ("[log]\nlevel = 'loud'\n", "one of debug, info, warning, error", None),
         ("[limits]\nlow_water = 500\n", "low_water is above limits.high_water", None),
+        ("network = 'home'\n", "line 1: network must be one of public, lan, private", "Whom this node"),
+        ("[log]\n[network]\nname = 'lan'\n", "line 2: network must be a string", "Whom this node"),
+        ("[swarm]\nnetwork = 'lan'\n", "line 2: unknown key swarm.network", "did you mean network?"),
+        ("[bootstrap]\npeers = ['automatic']\n", 'peers must be "auto" or multiaddrs of peers (', None),
+        ("[bootstrap]\npeers = ['/ip4/10.0.0.1/tcp/1']\n", "multiaddrs of peers (", None),
+        (f"[bootstrap]\npeers = ['auto', '/p2p/{PEER}']\n", f"/p2p/{PEER} has no address", None),
+        ("[dht]\nprefix = 'office'\n", 'prefix must be "auto" or a path such as /office', None),
+        ("[dht]\nprefix = '/office/'\n", "a path such as", None),
         ("[swarm\n", "line 1", "mend it"),
         ("[log]\nlevel = 'info'\nlevel = 'info'\n", "line 3", "mend it"),
         ("a = " + "[" * 5000, "nested too deeply", "mend it"),
@@ -116,9 +127,9 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_every_key_can_be_set_in_the_file(tmp_path: Path, key: str) -> None:
     default = config._TABLE[key].default
     value = list(default) if isinstance(default, tuple) else default
-    section, _, name = key.partition(".")
-    shown = repr(value)
-    found = load(tmp_path, f"[{section}]\n{name} = {shown}\n")
+    section, _, name = key.rpartition(".")
+    table = f"[{section}]\n" if section else ""
+    found = load(tmp_path, f"{table}{name} = {value!r}\n")
     assert {e.key: (e.value, e.origin) for e in found.entries()}[key] == (default, "config.toml")
 
 
