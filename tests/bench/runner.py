@@ -24,6 +24,9 @@ from tests.bench.results import Results
 from tests.bench.tunnels import SETUPS, Lab, Missing, Tunnel
 from tests.interop.peers.process import PeerFailed
 
+SAID = 300
+"""Characters of a failure that are shown: its end, where the cause of a dead daemon's trace is."""
+
 QUIET_CORES = 0.25
 QUIET_WINDOW_S = 0.25
 WAIT_S = 2.0
@@ -155,7 +158,8 @@ class Runner:
         return True
 
     def _failed(self, name: str, phase: str, exc: Exception) -> None:
-        line = f"{name}: {phase}: {type(exc).__name__}: {exc}"
+        said = str(exc)
+        line = f"{name}: {phase}: {type(exc).__name__}: {said if len(said) <= SAID else '… ' + said[-SAID:]}"
         self.results.failures.append(line)
         print(line, file=sys.stderr)
 
