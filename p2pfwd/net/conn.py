@@ -61,6 +61,12 @@ INBOUND_NEGOTIATION_S: Final = 10.0
 _ping_values = itertools.count(1)
 
 
+def _reset_error(code: int, overflow: bool) -> StreamReset:
+    if overflow:
+        return StreamReset("the stream was reset here: too much of the peer's data waits", by="local")
+    return StreamReset("the peer reset the stream", by="remote", reset_code=code)
+
+
 class Conn:
     """One live connection to a peer. Made by the upgrader; owns its channel and streams."""
 
@@ -354,9 +360,9 @@ class Conn:
                 self._forget_if_over(core)
                 if stream is not None:
                     stream.on_finished()
-            case StreamWasReset(core, code):
+            case StreamWasReset(core, code, overflow):
                 if (stream := self.streams.pop(core.id, None)) is not None:
-                    stream.on_lost(StreamReset("the peer reset the stream", by="remote", reset_code=code))
+                    stream.on_lost(_reset_error(code, overflow))
             case PingAcked():
                 self._ponged()
             case WentAway(code):

@@ -337,11 +337,11 @@ class Swarm:
         Where the peer is known to serve the only protocol asked for, the stream is returned before
         the peer has confirmed it, unless `confirm`. Raises as `connect` and `Conn.open_stream`.
         """
+        limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
         conn = self._usable(peer_id) or await self.connect(peer_id, addrs, timeout_s=timeout_s)
         if not conn.identified.done():  # once per connection; tells agent and protocols
-            await asyncio.wait([conn.identified], timeout=IDENTIFY_WAIT_S)
+            await asyncio.wait([conn.identified], timeout=min(IDENTIFY_WAIT_S, limit_s))
         known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
-        limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
         settled = self._settled(peer_id, protocols)
         return await conn.open_stream(protocols, limit_s, known=known, settled=settled)
 

@@ -12,6 +12,7 @@ from p2pfwd.core import varint
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.record import PeerRecord
+from p2pfwd.errors import TimedOut
 from p2pfwd.host import Host
 from p2pfwd.net.conn import Conn
 from p2pfwd.protocols import identify as identify_module
@@ -173,6 +174,15 @@ async def test_a_peer_that_does_not_say_who_it_is_stays_connected(monkeypatch: p
         await conn.identified
         assert node.swarm.peerstore.agent(peer.peer_id) is None
         await peer.open(1, ping.ID)
+
+
+@on_loop
+async def test_a_stream_waits_for_identify_no_longer_than_its_own_limit() -> None:
+    async with asked() as (node, _conn, peer, _stream_id):
+        begin = asyncio.get_running_loop().time()
+        with pytest.raises(TimedOut):
+            await node.swarm.open_stream(peer.peer_id, [ECHO], timeout_s=0.05)
+        assert asyncio.get_running_loop().time() - begin < identify_module.TIMEOUT_S - 1
 
 
 @on_loop

@@ -51,10 +51,14 @@ class StreamFinished:
 
 @dataclass(frozen=True, slots=True)
 class StreamWasReset:
-    """The peer reset it; `code` is informational (0 from older peers)."""
+    """The peer reset it; `code` is informational (0 from older peers).
+
+    `overflow`: it was the session that reset it, at `MAX_BUFFERED_BYTES`.
+    """
 
     stream: StreamCore
     code: int
+    overflow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +207,7 @@ class Session:
         if self.buffered_bytes + length > MAX_BUFFERED_BYTES:
             self.reset(stream)
             self._body_left, self._body_stream = length, None
-            events.append(StreamWasReset(stream, 0))
+            events.append(StreamWasReset(stream, 0, overflow=True))
             return
         window.credit -= length
         self.buffered_bytes += length

@@ -115,6 +115,7 @@ def test_what_one_peer_makes_us_buffer_is_bounded_over_all_its_streams(
     opened, lost = session.receive(memoryview(wire))
     assert isinstance(opened, StreamOpened) and isinstance(lost, StreamWasReset)
     assert opened.stream is lost.stream and not opened.stream.backlog
+    assert lost.overflow, "not the peer's doing"
     assert session.control[12:] == f.encode_header(f.WINDOW_UPDATE, f.RST, 5, 0)
     assert session.streams == {1: one, 3: two}, "the streams that were there before stay"
     session.consumed(one, WINDOW, now=1.0)
