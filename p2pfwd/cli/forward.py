@@ -12,6 +12,7 @@ from p2pfwd.cli.advice import close_forward_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
+from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import milliseconds, printable, short_address, short_peer
@@ -81,6 +82,7 @@ def forward(
 
 
 def _try(env: Env, client: Client, result: ForwardResult) -> Check:
+    narrate_lookups(client)
     if env.talkative:
         talk(f"Trying {short_peer(result.peer)} ...")
     params = CheckParams(listener=result.listener.id, timeout_s=CHECK_TIMEOUT_S)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2pfwd.cli.env import answer
+from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
@@ -67,7 +68,9 @@ def connect(
     """Succeeds at once when there is a connection already."""
     env: Env = ctx.obj
     params = ConnectParams(addresses=tuple(address))
-    result = env.ask("swarm.connect", params, ConnectResult, timeout_s=DIAL_TIMEOUT_S)
+    with env.connect() as client:
+        narrate_lookups(client)
+        result = answer(client, "swarm.connect", params, ConnectResult, timeout_s=DIAL_TIMEOUT_S)
     if as_json:
         write_json(result)
         return
@@ -135,6 +138,7 @@ def ping(
     answered: list[PingResult] = []
     failure: P2PForwardError | None = None
     with env.connect() as client:
+        narrate_lookups(client)
         for number in range(count):
             if number:
                 time.sleep(PING_INTERVAL_S)  # the pace of pings, not a wait for anything

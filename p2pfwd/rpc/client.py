@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -50,6 +50,8 @@ class Client:
         self._decoder = codec.LineDecoder(MAX_REPLY_BYTES)
         self._lines: deque[bytes | None] = deque()
         self._events: deque[Event] = deque()
+        self._tell: Callable[[Event], None] | None = None
+        self._told = 0
         self._last_id = 0
 
     @classmethod
@@ -98,6 +100,11 @@ class Client:
         """Events of `topics` ("log", "listeners", "streams", "peers") from now on."""
         result = self.call("events.subscribe", SubscribeParams(tuple(topics)))
         return Subscription(self, result.subscription)
+
+    def narrate(self, topics: Sequence[str], tell: Callable[[Event], None]) -> None:
+        """Hand events of `topics` to `tell` as they come in while a call waits for its answer."""
+        self._told = self.subscribe(topics).id
+        self._tell = tell
 
     def next_event(self, subscription: int, timeout_s: float | None = None) -> Event:
         """The next event of one subscription; raises TimedOut and ConnectionLost."""
@@ -148,9 +155,13 @@ class Client:
             raise RpcProtocolError(f"RPC reply: a line longer than {MAX_REPLY_BYTES} bytes")
         message = codec.decode_reply(line)
         if isinstance(message, codec.Notification) and message.method == codec.EVENT_METHOD:
+            event = codec.result_from_json(Event, message.params, codec.EVENT_METHOD)
+            if self._tell is not None and event.subscription == self._told:
+                self._tell(event)
+                return message
             if len(self._events) == MAX_WAITING_EVENTS:
                 raise RpcProtocolError("control socket: more events than anybody reads here")
-            self._events.append(codec.result_from_json(Event, message.params, codec.EVENT_METHOD))
+            self._events.append(event)
         return message
 
 
