@@ -13,7 +13,6 @@ from p2pfwd.errors import ExitStatus, InvalidConfig
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.net.settings import SwarmSettings
 
-
 PEER = "12D3KooWGRUVh3xoVy6F6FQyRVFiDYpYPSrDzb2YwEGeYL8bBBZQ"
 
 
