@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from p2pfwd.daemon.lean import leave_out_openssl
@@ -71,10 +72,10 @@ def background(env: Mapping[str, str]) -> bool:
 
 def report(error: P2PForwardError, env: Mapping[str, str]) -> int:
     """Tell why the daemon does not run: to stderr, and to the command that started it; the exit status."""
-    sys.stderr.write(f"Error: {error.message}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
-    report_failure(error, env)
+    report_failure(error, env)  # first: stderr may be a log on the very disk that is full
+    with suppress(OSError):
+        sys.stderr.write(f"Error: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        sys.stderr.flush()
     return int(error.exit_status)
 
 

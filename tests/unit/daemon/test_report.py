@@ -1,0 +1,36 @@
+"""Pins how a daemon that cannot run says why when its log is on the disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+
+import pytest
+
+from p2pfwd.daemon.run import report
+from p2pfwd.errors import StorageFailed
+from p2pfwd.rpc import codec
+from p2pfwd.rpc.autostart import READY_VARIABLE
+
+
+class FullDisk(io.StringIO):
+    """A stderr that takes nothing."""
+
+    def write(self, text: str) -> int:
+        """Fail as a file on a full disk does."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_command_that_started_it_is_told_when_stderr_takes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = StorageFailed("lock file: No space left on device", hint="free some space")
+    reader, writer = os.pipe()
+    monkeypatch.setattr("sys.stderr", FullDisk())
+    status = report(error, {READY_VARIABLE: str(writer)})
+    assert status == error.exit_status
+    with open(reader, "rb") as pipe:
+        reply = codec.decode_reply(pipe.read())
+    assert isinstance(reply, codec.Response) and reply.error is not None
+    assert (reply.error.message, reply.error.hint) == (error.message, error.hint)
