@@ -20,7 +20,7 @@ from tests.support.sockets import TcpServer, connect, read_exactly
 Three = tuple[Daemon, Daemon, Daemon]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def three() -> Iterator[Three]:
     """A node that the two others know, and they do not know each other."""
     with ExitStack() as stack:
