@@ -130,16 +130,27 @@ class LocalListener(Listener):
             self.failed(error)
         elif bytes_in:
             self.stream_answered(stream_id)
-        elif isinstance(error, StreamReset) and error.details.get("by") == "remote":
-            self._doubt_id = stream_id
-            if self.health.state not in _TARGET_STATES:
-                self._reset_before_answer()
-            self._ask_why()
+        elif _reset_by_peer(error):
+            self._doubt(stream_id)
 
     def stream_answered(self, stream_id: int) -> None:
         """The peer sent something on a stream: takes back what was said of its service before."""
         if self.doubts_service and stream_id > self._doubt_id:
             self.worked()
+
+    def _not_opened(self, error: P2PForwardError) -> None:
+        if isinstance(error, ProtocolNotSupported):
+            self.failed(not_served(self.protocol))
+        elif _reset_by_peer(error):
+            self._doubt(self._streams.last_id)
+        else:
+            self.failed(error)
+
+    def _doubt(self, stream_id: int) -> None:
+        self._doubt_id = stream_id
+        if self.health.state not in _TARGET_STATES:
+            self._reset_before_answer()
+        self._ask_why()
 
     def _reset_before_answer(self) -> None:
         self.failed(
@@ -209,7 +220,7 @@ class LocalListener(Listener):
                 self.worked()
         except P2PForwardError as exc:
             close_with_reset(sock)
-            self.failed(not_served(self.protocol) if isinstance(exc, ProtocolNotSupported) else exc)
+            self._not_opened(exc)
         except OSError as exc:  # the client has gone while its stream was being opened
             log.debug("%s: a client left before its stream was open: %s", self.describe(), exc)
             close_with_reset(sock)
@@ -251,3 +262,7 @@ class LocalListener(Listener):
             task.add_done_callback(ended)
         if not dropped:
             self.closed.set()
+
+
+def _reset_by_peer(error: Exception | None) -> bool:
+    return isinstance(error, StreamReset) and error.details.get("by") == "remote"

@@ -80,6 +80,22 @@ def test_a_peer_that_resets_is_asked_why_and_only_an_answer_takes_it_back(
     ]
 
 
+def test_a_reset_while_the_stream_is_opened_is_asked_about_too(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice]
+) -> None:
+    # The first stream to a peer: its refusal comes before the negotiation is over here.
+    async def main() -> None:
+        service = forwarding()
+        await service.forward("/x/a", LOCAL, ALICE)
+        host.swarm.answers = [StreamReset("reset", by="remote"), answering(b"target-timeout")]
+        await connected(host)
+        await turns()
+        assert state(service) == ("target-timeout", f"{DEAD} in time")
+        await service.aclose()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("answer", [ProtocolNotSupported("no probes"), answering(b"ready")])
 def test_a_peer_that_does_not_say_why_leaves_what_was_seen(
     forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice], answer: object
