@@ -1,0 +1,184 @@
+"""When to ask, when to answer, and whom to remember: the policy of mDNS, without a clock or a socket.
+
+Rules, all against storms (RFC 6762, sections 5.2 and 6):
+- A node asks at once, after 1, 3, 10 and 30 s, then every minute, and seldomer the more peers there are.
+- What a neighbour has just asked need not be asked again: the answers go to everybody.
+- A question is answered 20 to 120 ms later, so that not all answer at once, and never twice within a second
+  on one interface; who asks meanwhile hears the same answer.
+- An asker has a budget: beyond it his questions are neither answered nor spare our own.
+- What was heard holds for 6 minutes, whatever the answer says: nobody is asked that often, and js-libp2p's
+  2 minutes would make peers come and go where there are many. It is a hint, not a cache of the DNS.
+Times are seconds of any one clock; `spread` is a random number from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.wire.mdns import MAX_ADDRESSES, TTL_S, NearPeer
+
+BACK_OFF_S: Final = (1.0, 3.0, 10.0, 30.0, 60.0)
+"""Between a question and the next; the last one stays."""
+
+ASK_REST_S: Final = 1.0
+"""Between two questions, whoever wants to know."""
+
+SPREAD: Final = 0.25
+"""Questions come up to this share earlier or later, so that nodes started together drift apart."""
+
+PEERS_PER_MINUTE: Final = 12
+"""With more peers than this the minute grows in proportion ..."""
+
+MAX_INTERVAL_S: Final = TTL_S / 2
+"""... up to here: what is known must be heard again before it is forgotten."""
+
+LONGEST_SILENCE_S: Final = TTL_S / 2
+"""We ask at least this often, however much others ask."""
+
+ANSWER_DELAY_S: Final = (0.02, 0.12)
+ANSWER_INTERVAL_S: Final = 1.0
+
+ASKER_BURST: Final = 10.0
+"""Questions one asker may put in a row; a starting node puts five ..."""
+
+ASKER_REFILL_PER_S: Final = 0.2
+"""... and a js-libp2p one every 10 s."""
+
+MAX_ASKERS: Final = 256
+"""Budgets kept; the asker heard least recently loses his, and begins with a full one."""
+
+MAX_PEERS: Final = 256
+"""Peers remembered; when there are more, newcomers wait until somebody has expired."""
+
+
+class AskPace:
+    """When a node asks; the first time at once."""
+
+    def __init__(self, now: float) -> None:
+        self.next_at = now
+        self.interval_s = 0.0
+        """What lies between the last question and the next, before it is spread."""
+        self._step = 0
+        self._asked_at = float("-inf")
+
+    def restart(self, now: float) -> None:
+        """Begin anew, at once or a second after the last time: somebody asks, or the network changed."""
+        self.next_at = max(now, self._asked_at + ASK_REST_S)
+        self._step, self.interval_s = 0, 0.0
+
+    def asked(self, now: float, peers: int, spread: float) -> None:
+        """The turn has come; `peers` are known by now."""
+        interval_s = BACK_OFF_S[min(self._step, len(BACK_OFF_S) - 1)]
+        if self._step >= len(BACK_OFF_S) - 1:
+            interval_s = min(interval_s * max(1.0, peers / PEERS_PER_MINUTE), MAX_INTERVAL_S)
+        self._step += 1
+        self._asked_at, self.interval_s = now, interval_s
+        self.next_at = now + interval_s * (1 + SPREAD * (2 * spread - 1))
+
+
+class LinkPace:
+    """Questions and answers on one interface."""
+
+    def __init__(self) -> None:
+        self._answered_at = float("-inf")
+        self._answer_at: float | None = None
+        self._asked_at = float("-inf")
+        self._other_asked_at = float("-inf")
+        self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def need_ask(self, now: float, interval_s: float) -> bool:
+        """Whether our turn to ask is to be used: not just after a neighbour asked for us all."""
+        heard_lately = now - self._other_asked_at < interval_s / 2
+        return not heard_lately or now - self._asked_at >= LONGEST_SILENCE_S
+
+    def asked(self, now: float) -> None:
+        """We have asked here."""
+        self._asked_at = now
+
+    def heard_question(self, now: float, asker: str, spread: float) -> float | None:
+        """Somebody asked: when to answer, or None if an answer is under way or he has asked too much."""
+        if not self._within_budget(now, asker):
+            return None
+        self._other_asked_at = now
+        return self.want_answer(now, spread)
+
+    def want_answer(self, now: float, spread: float) -> float | None:
+        """When to send our answer, asked or not; None if it is under way."""
+        if self._answer_at is not None:
+            return None
+        low, high = ANSWER_DELAY_S
+        delayed = now + low + (high - low) * spread
+        self._answer_at = max(delayed, self._answered_at + ANSWER_INTERVAL_S)
+        return self._answer_at
+
+    def answered(self, now: float) -> None:
+        """It is sent."""
+        self._answered_at, self._answer_at = now, None
+
+    def _within_budget(self, now: float, asker: str) -> bool:
+        left, since = self._budgets.pop(asker, (ASKER_BURST, now))
+        left = min(ASKER_BURST, left + (now - since) * ASKER_REFILL_PER_S)
+        good = left >= 1
+        self._budgets[asker] = (left - 1 if good else left, now)
+        if len(self._budgets) > MAX_ASKERS:
+            self._budgets.popitem(last=False)
+        return good
+
+
+@dataclass(slots=True)
+class _Entry:
+    addrs: dict[Multiaddr, float]  # -> until when it holds; heard last, listed last
+    expires_at: float
+
+
+class NearPeers:
+    """Who is near, as far as was heard lately."""
+
+    def __init__(self) -> None:
+        self._peers: dict[PeerId, _Entry] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered, some of them perhaps expired."""
+        return len(self._peers)
+
+    def __contains__(self, peer_id: PeerId) -> bool:
+        """Whether this one is remembered, perhaps expired."""
+        return peer_id in self._peers
+
+    def hear(self, found: NearPeer, now: float) -> bool:
+        """Remember an answer; whether it was news: a peer or an address not known until now."""
+        if found.leaving:
+            self._peers.pop(found.peer_id, None)
+            return False
+        entry = self._peers.get(found.peer_id)
+        if entry is None or entry.expires_at <= now:
+            if len(self._peers) >= MAX_PEERS and not self._make_room(now):
+                return False
+            entry = self._peers[found.peer_id] = _Entry({}, 0.0)
+            news = True
+        else:
+            news = any(addr not in entry.addrs for addr in found.addrs)
+        entry.expires_at = now + TTL_S
+        for addr in found.addrs:
+            entry.addrs.pop(addr, None)
+            entry.addrs[addr] = entry.expires_at
+        for addr in list(entry.addrs)[: max(0, len(entry.addrs) - MAX_ADDRESSES)]:
+            del entry.addrs[addr]
+        return news
+
+    def _make_room(self, now: float) -> bool:
+        for peer_id in [peer_id for peer_id, entry in self._peers.items() if entry.expires_at <= now]:
+            del self._peers[peer_id]
+        return len(self._peers) < MAX_PEERS
+
+    def peers(self, now: float) -> dict[PeerId, tuple[Multiaddr, ...]]:
+        """Those not expired, with their addresses."""
+        return {
+            peer_id: tuple(addr for addr, until in entry.addrs.items() if until > now)
+            for peer_id, entry in self._peers.items()
+            if entry.expires_at > now
+        }

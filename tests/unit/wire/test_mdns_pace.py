@@ -1,0 +1,194 @@
+"""mDNS's policy on a clock of the test's own: back-off, one answer a second, budgets, who is remembered."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.wire import mdns_pace
+from p2pfwd.wire.mdns import MAX_ADDRESSES, TTL_S, NearPeer
+from p2pfwd.wire.mdns_pace import MAX_ASKERS, MAX_PEERS, AskPace, LinkPace, NearPeers
+
+NO_SPREAD = 0.5
+
+
+def peer(number: int) -> PeerId:
+    return PeerId.from_bytes(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+
+
+def addr(number: int) -> Multiaddr:
+    return Multiaddr.parse(f"/ip4/10.0.0.1/tcp/{number}")
+
+
+# --- asking
+
+
+def asked_at(pace: AskPace, count: int, peers: int = 0) -> list[float]:
+    """When a node asks, the first `count` times."""
+    times = []
+    for _ in range(count):
+        times.append(pace.next_at)
+        pace.asked(pace.next_at, peers, NO_SPREAD)
+    return times
+
+
+def test_questions_back_off_to_one_a_minute() -> None:
+    """At once, then after 1, 3, 10, 30 and 60 s, and every minute from there."""
+    assert asked_at(AskPace(100.0), 8) == [100, 101, 104, 114, 144, 204, 264, 324]
+
+
+def test_many_peers_make_questions_rarer_but_never_too_rare() -> None:
+    """Where each question brings many answers; still asked well before what is known expires."""
+    few, some, many = (asked_at(AskPace(0.0), 7, peers) for peers in (12, 24, 5000))
+    assert few[6] - few[5] == 60
+    assert some[6] - some[5] == 120
+    assert many[6] - many[5] == TTL_S / 2
+
+
+def test_questions_are_spread() -> None:
+    for spread, wait_s in ((0.0, 0.75), (1.0, 1.25)):
+        pace = AskPace(0.0)
+        pace.asked(0.0, 0, spread)
+        assert pace.next_at == wait_s
+
+
+def test_on_request_at_once_and_all_over_again_but_not_twice_a_second() -> None:
+    pace = AskPace(0.0)
+    asked_at(pace, 6)
+    pace.restart(150.0)
+    assert asked_at(pace, 3) == [150, 151, 154]
+    pace.restart(154.1)
+    assert pace.next_at == 155.0
+    pace.restart(154.2)
+    assert pace.next_at == 155.0
+
+
+def test_a_neighbours_question_spares_ours() -> None:
+    """Heard within the last half interval, it counts for all; but we ask every 3 minutes all the same."""
+    link = LinkPace()
+    link.asked(0.0)
+    link.heard_question(40.0, "a", NO_SPREAD)
+    assert not link.need_ask(60.0, 60.0)
+    assert link.need_ask(71.0, 60.0)
+    link.heard_question(179.0, "a", NO_SPREAD)
+    assert not link.need_ask(179.5, 60.0)
+    assert link.need_ask(180.0, 60.0)
+
+
+def test_on_request_we_ask_whoever_else_did() -> None:
+    link, pace = LinkPace(), AskPace(0.0)
+    asked_at(pace, 6)
+    link.asked(144.0)
+    link.heard_question(150.0, "a", NO_SPREAD)
+    pace.restart(150.0)
+    assert link.need_ask(150.0, pace.interval_s)
+
+
+# --- answering
+
+
+def test_an_answer_waits_a_little_and_serves_everybody() -> None:
+    link = LinkPace()
+    at = link.heard_question(10.0, "a", 0.0)
+    assert at == 10.02
+    assert link.heard_question(10.01, "b", 1.0) is None
+    link.answered(at)
+    later = link.heard_question(20.0, "b", 1.0)
+    assert later == 20.12
+
+
+def test_never_two_answers_within_a_second() -> None:
+    """A thousand askers in one second get one answer, and those of the next second one more."""
+    link, answers, at = LinkPace(), 0, None
+    for step in range(2000):
+        now = 10.0 + step / 1000
+        at = link.heard_question(now, f"asker {step}", NO_SPREAD) or at
+        if at is not None and now >= at:
+            link.answered(now)
+            answers, at = answers + 1, None
+    assert answers == 2
+
+
+def test_an_asker_has_a_budget() -> None:
+    """One who asks without end is answered ten times, then once in five seconds; others as ever."""
+    link, answers = LinkPace(), []
+    for second in range(2, 120, 2):
+        if (at := link.heard_question(float(second), "a", 0.0)) is not None:
+            link.answered(at)
+            answers.append(second)
+    assert answers[:10] == list(range(2, 22, 2))
+    late = [second for second in answers if second > 60]
+    assert 10 <= len(late) <= 13
+    assert link.heard_question(119.5, "b", 0.0) is not None
+
+
+def test_questions_beyond_the_budget_do_not_silence_us() -> None:
+    """Or one who floods the network with questions that nobody answers would keep us from asking."""
+    link = LinkPace()
+    link.asked(0.0)
+    for step in range(600):
+        link.heard_question(50.0 + step / 100, "a", 0.0)
+    assert link.need_ask(90.0, 60.0)
+
+
+def test_the_budgets_are_bounded() -> None:
+    link = LinkPace()
+    for number in range(MAX_ASKERS * 4):
+        link.heard_question(1.0, f"asker {number}", 0.0)
+    assert len(link._budgets) == MAX_ASKERS
+
+
+# --- remembering
+
+
+def test_a_peer_is_news_once_and_again_with_a_new_address() -> None:
+    near = NearPeers()
+    assert near.hear(NearPeer(peer(1), (addr(1),)), 0.0)
+    assert not near.hear(NearPeer(peer(1), (addr(1),)), 1.0)
+    assert near.hear(NearPeer(peer(1), (addr(2),)), 2.0)
+    assert near.peers(3.0) == {peer(1): (addr(1), addr(2))}
+
+
+def test_what_is_not_heard_again_expires() -> None:
+    """Each address 6 minutes after it was heard, the peer with the last; then it is news again."""
+    near = NearPeers()
+    near.hear(NearPeer(peer(1), (addr(1),)), 0.0)
+    near.hear(NearPeer(peer(1), (addr(2),)), 100.0)
+    assert near.peers(TTL_S + 1.0) == {peer(1): (addr(2),)}
+    assert near.peers(TTL_S + 101.0) == {}
+    assert near.hear(NearPeer(peer(1), (addr(1),)), TTL_S + 102.0)
+    assert near.peers(TTL_S + 102.0) == {peer(1): (addr(1),)}
+
+
+def test_who_leaves_is_forgotten() -> None:
+    near = NearPeers()
+    near.hear(NearPeer(peer(1), (addr(1),)), 0.0)
+    assert not near.hear(NearPeer(peer(1), (addr(1),), leaving=True), 1.0)
+    assert peer(1) not in near
+    assert not near.hear(NearPeer(peer(2), (), leaving=True), 1.0)
+
+
+def test_a_crowd_does_not_push_out_who_is_known() -> None:
+    """A full table takes nobody until somebody expires."""
+    near = NearPeers()
+    for number in range(MAX_PEERS + 50):
+        near.hear(NearPeer(peer(number), (addr(1),)), 0.0)
+    assert len(near) == MAX_PEERS and peer(0) in near and peer(MAX_PEERS) not in near
+    assert near.hear(NearPeer(peer(MAX_PEERS), (addr(1),)), TTL_S + 1.0)
+    assert len(near) == 1
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_addresses_of_a_peer_are_bounded(at_once: bool) -> None:
+    """The latest heard are kept."""
+    near, many = NearPeers(), [addr(number) for number in range(1, 100)]
+    for group in [tuple(many)] if at_once else [(one,) for one in many]:
+        near.hear(NearPeer(peer(1), group), 0.0)
+    assert near.peers(1.0)[peer(1)] == tuple(many[-MAX_ADDRESSES:])
+
+
+def test_the_figures_fit_each_other() -> None:
+    """Between two hearings of a living peer lies less than its time, also where others ask for us."""
+    longest_s = mdns_pace.MAX_INTERVAL_S * (1 + mdns_pace.SPREAD) + mdns_pace.MAX_INTERVAL_S / 2
+    assert longest_s < TTL_S
