@@ -1,0 +1,115 @@
+"""What a DHT server answers: a pure function of its table, its records and who asks (WIRE section 13).
+
+Rules: the nearest of the table are told, never the asker, and nobody without addresses the asker may use. The
+peer asked for comes first if any address of it is known, even if it is in no table: that is how clients and
+nodes behind NAT are found, by those they are connected to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import InvalidPeerId
+from p2pfwd.wire.kad.address_filter import Scope, passing_addrs
+from p2pfwd.wire.kad.buckets import RoutingTable
+from p2pfwd.wire.kad.keys import key_of
+from p2pfwd.wire.kad.messages import (
+    AddProvider,
+    ConnectionType,
+    FindNode,
+    GetProviders,
+    GetValue,
+    K,
+    KadPeer,
+    MessageType,
+    Ping,
+    PutValue,
+    Request,
+    Response,
+)
+from p2pfwd.wire.kad.records import ProviderStore, ValueStore
+
+
+class Responder:
+    """Answers requests out of what the node knows."""
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        *,
+        scope: Scope,
+        addrs_of: Callable[[PeerId], Sequence[Multiaddr]],
+        is_connected: Callable[[PeerId], bool],
+    ) -> None:
+        """`addrs_of`: all known addresses of a peer, best first; of ourselves, those we announce."""
+        self.providers = ProviderStore()
+        self.values = ValueStore()
+        self._table = table
+        self._scope = scope
+        self._addrs_of = addrs_of
+        self._is_connected = is_connected
+
+    def respond(self, request: Request, asker: PeerId, via: AddressClass, now: float) -> Response | None:
+        """The answer to `asker`, whose connection's remote address is of class `via`; None if there is none.
+
+        RemoteProtocolError if it asks to store what may not be stored.
+        """
+        match request:
+            case Ping():
+                return Response(MessageType.PING)
+            case FindNode(key):
+                return Response(MessageType.FIND_NODE, key, closer_peers=self._with_target(key, asker, via))
+            case GetProviders(key):
+                return Response(
+                    MessageType.GET_PROVIDERS,
+                    key,
+                    closer_peers=self._closest(key, asker, via),
+                    provider_peers=self._providers_of(key, via, now),
+                )
+            case AddProvider(key, providers):
+                for one in providers:
+                    addrs = passing_addrs(one.peer_id, one.addrs, self._scope, via)
+                    self.providers.add(key, KadPeer(one.peer_id, addrs), asker, now)
+                return None
+            case GetValue(key):
+                closer = self._closest(key, asker, via)
+                return Response(MessageType.GET_VALUE, key, self.values.get(key, now), closer)
+            case PutValue(record):
+                self.values.put(record, now)
+                return Response(MessageType.PUT_VALUE, record.key, record)
+            case _:
+                assert_never(request)
+
+    def _closest(self, key: bytes, asker: PeerId, via: AddressClass) -> tuple[KadPeer, ...]:
+        nearest = self._table.closest(key_of(key), exclude=(asker,))
+        told = (self._told(peer_id, self._addrs_of(peer_id), via) for peer_id in nearest)
+        return tuple(peer for peer in told if peer.addrs)
+
+    def _providers_of(self, key: bytes, via: AddressClass, now: float) -> tuple[KadPeer, ...]:
+        """The latest K; one whose addresses are unknown can still be looked up."""
+        latest = self.providers.get(key, now)[:K]
+        return tuple(self._told(one.peer_id, one.addrs or self._addrs_of(one.peer_id), via) for one in latest)
+
+    def _with_target(self, key: bytes, asker: PeerId, via: AddressClass) -> tuple[KadPeer, ...]:
+        closest = self._closest(key, asker, via)
+        try:
+            target = PeerId.from_bytes(key)
+        except InvalidPeerId:
+            return closest  # a point of the key space, asked for to refresh a table
+        if target == asker:
+            return closest
+        told = self._told(target, self._addrs_of(target), via)
+        if not told.addrs:
+            return closest
+        return (told, *(peer for peer in closest if peer.peer_id != target))
+
+    def _told(self, peer_id: PeerId, addrs: Sequence[Multiaddr], via: AddressClass) -> KadPeer:
+        connected = self._is_connected(peer_id)
+        return KadPeer(
+            peer_id,
+            passing_addrs(peer_id, addrs, self._scope, via),
+            ConnectionType.CONNECTED if connected else ConnectionType.NOT_CONNECTED,
+        )
