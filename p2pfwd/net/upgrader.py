@@ -193,7 +193,8 @@ class Upgrader:
         """What a peer may be that has not even said it speaks multistream."""
         hung_up = isinstance(exc, HandshakeFailed)
         if self._psk is None:
-            return None if hung_up else f"{exc.message}: it is no libp2p node, or one of a private network"
+            said = f"the peer is no libp2p node, or one of a private network ({exc.message})"
+            return None if hung_up else said
         if hung_up:
             return f"{exc.message}: it may be outside this private network, or have another swarm.key"
         return "the peer is not in this private network, or has another swarm.key"
