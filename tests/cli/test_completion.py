@@ -49,6 +49,9 @@ CASES = [
     (("swarm", "disconnect", "12"), {OTHER}),
     (("log", "level", "all", ""), {"debug", "info", "warning", "error"}),
     (("completion", ""), {"bash", "zsh", "fish"}),
+    (("daemon", "--network", ""), {"public", "lan", "private"}),
+    (("daemon", "--network=p"), {"--network=public", "--network=private"}),
+    (("swarm", "key", ""), {"new", "show"}),
     (("bogus", ""), set()),
 ]
 
