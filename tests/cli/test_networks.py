@@ -65,6 +65,13 @@ def test_without_a_key_there_is_nothing_to_show(home: Path, run: Run) -> None:
     )
 
 
+def test_no_daemon_of_a_test_is_in_the_public_network(home: Path, run: Run) -> None:
+    """The demo and the bench start theirs with the same environment."""
+    assert environment(home)["P2PFWD_NETWORK"] == "lan"
+    shown = json.loads(run("config", "show", "--json").out)["Settings"]
+    assert {one["Key"]: one["Value"] for one in shown}["network"] == "lan"
+
+
 # --- the daemon -------------------------------------------------------------------------------------
 
 
