@@ -197,7 +197,7 @@ class _Race:
         else:
             because = f" ({'; '.join(causes)})" if causes else ""
             error = PeerNotFound(
-                f"{self._peer_id} was not found: {asked} peers were asked in {elapsed_s:.1f} s{because}",
+                f"{self._peer_id} was not found: {_peers(asked)} asked in {elapsed_s:.1f} s{because}",
                 hint="is its daemon running, and on the same network as this one?",
             )
         self._say("failed", error.message)
@@ -219,6 +219,10 @@ class _Race:
             self._attempts += exc.details.get("attempts", ())
             return False
         return True
+
+
+def _peers(count: int) -> str:
+    return "1 peer was" if count == 1 else f"{count} peers were"
 
 
 async def _end(tasks: Collection[asyncio.Future[Any]]) -> None:

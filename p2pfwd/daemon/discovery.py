@@ -88,7 +88,7 @@ class Discovery:
         except TimeoutError:
             raise TimedOut(f"the DHT did not find {peer_id} within {timeout_s:g} s") from None
         raise PeerNotFound(
-            f"{peer_id} was not found: {asked} peers were asked",
+            f"{peer_id} was not found: {asked} {'peer was' if asked == 1 else 'peers were'} asked",
             hint="is its daemon running, and on the same network as this one?",
         )
 

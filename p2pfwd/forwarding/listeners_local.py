@@ -36,6 +36,7 @@ from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction
 from p2pfwd.net.acceptor import Acceptor
 
 if TYPE_CHECKING:
+    from p2pfwd.net.stream import Stream
     from p2pfwd.net.swarm import Swarm
 
 log = logging.getLogger("p2pfwd.forwarding")
@@ -200,9 +201,30 @@ class LocalListener(Listener):
             close_with_reset(sock)
             self.failed(exc)
             return
+        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol)
+        if stream is not None:
+            self._splice(sock, stream)
+            return
         self._opening[sock] = self._loop.create_task(self._open(sock))
         if len(self._opening) >= self._limits.max_pending_opens and self._acceptor is not None:
             self._acceptor.pause()
+
+    def _splice(self, sock: socket.socket, stream: Stream) -> None:
+        """Connect a client with its stream."""
+        try:
+            entry = self._streams.add(self, stream, sock.getpeername())
+        except ResourceLimitExceeded as exc:
+            stream.reset()
+            close_with_reset(sock)
+            self._not_opened(exc)
+        except OSError as exc:  # the client has gone while its stream was being opened
+            log.debug("%s: a client left before its stream was open: %s", self.describe(), exc)
+            stream.reset()
+            close_with_reset(sock)
+        else:
+            self._streams.splice(entry, sock)
+            if not self.doubts_service:
+                self.worked()
 
     async def _open(self, sock: socket.socket) -> None:
         """The one task of a connection: it ends when the stream is there."""
@@ -210,20 +232,10 @@ class LocalListener(Listener):
             stream = await self._swarm.open_stream(
                 self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s
             )
-            try:
-                entry = self._streams.add(self, stream, sock.getpeername())
-            except (ResourceLimitExceeded, OSError):
-                stream.reset()
-                raise
-            self._streams.splice(entry, sock)
-            if not self.doubts_service:
-                self.worked()
+            self._splice(sock, stream)
         except P2PForwardError as exc:
             close_with_reset(sock)
             self._not_opened(exc)
-        except OSError as exc:  # the client has gone while its stream was being opened
-            log.debug("%s: a client left before its stream was open: %s", self.describe(), exc)
-            close_with_reset(sock)
         except asyncio.CancelledError:
             close_with_reset(sock)
             raise

@@ -98,7 +98,7 @@ class Forwarding:
     def _serves(self, protocol: str) -> bool:
         return self._listeners.find("listen", protocol) is not None
 
-    async def _serve(self, stream: Stream) -> None:
+    def _serve(self, stream: Stream) -> None:
         listener = self._listeners.find("listen", stream.protocol or "")
         if isinstance(listener, RemoteListener):
             listener.serve(stream)

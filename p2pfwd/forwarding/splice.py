@@ -102,6 +102,8 @@ class Splice:
         """Begin to move bytes, what the stream already holds first."""
         self._loop.add_reader(self._fd, self._readable)
         self.stream.set_sink(self)
+        if not self.closed:
+            self._readable()  # what is there already rides along with the stream's opening
 
     # --- local socket → stream --------------------------------------------------------------------
 

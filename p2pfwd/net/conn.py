@@ -146,8 +146,7 @@ class Conn:
     ) -> Stream:
         """Open a stream for the first of `protocols` that the peer serves.
 
-        `known`: the peer is known to serve the only one, so return at once and let data ride along
-        with the proposal; a refusal then fails the stream. `settled` is called once when the
+        `known`: as `open_at_once`, after a wait if need be. `settled` is called once when the
         negotiation has ended, well or with `stream.error`. Raises ProtocolNotSupported, TimedOut,
         ConnectionLost, ResourceLimitExceeded.
         """
@@ -156,16 +155,27 @@ class Conn:
             async with asyncio.timeout(timeout_s):
                 while not self._session.can_open:
                     await self._slot()
-                core = self._session.open()
-                stream = self.streams[core.id] = Stream(self, core, "outbound")
                 if known:
-                    stream.negotiate(DialerNegotiation(protocols), settled)
-                else:
-                    await self._negotiated(stream, protocols, settled)
-                return stream
+                    return self._opened(protocols, settled)
+                return await self._negotiated(protocols, settled)
         except TimeoutError:
             names = ", ".join(protocols)
             raise TimedOut(f"{self.remote_peer} did not answer for {names} within {timeout_s:g} s") from None
+
+    def open_at_once(self, protocol: str, settled: Callable[[Stream], None]) -> Stream | None:
+        """Open a stream for the protocol that the peer is known to serve; None where that would wait.
+
+        Data rides along with the proposal; a refusal then fails the stream.
+        """
+        if not self.can_open or not self._session.can_open:
+            return None
+        return self._opened((protocol,), settled)
+
+    def _opened(self, protocols: Sequence[str], settled: Callable[[Stream], None]) -> Stream:
+        core = self._session.open()
+        stream = self.streams[core.id] = Stream(self, core, "outbound")
+        stream.negotiate(DialerNegotiation(protocols), settled)
+        return stream
 
     async def _slot(self) -> None:
         """Wait until the peer has acknowledged some of the streams opened before."""
@@ -180,8 +190,8 @@ class Conn:
             raise ConnectionLost(f"the connection to {self.remote_peer} is closing")
 
     async def _negotiated(
-        self, stream: Stream, protocols: Sequence[str], settled: Callable[[Stream], None]
-    ) -> None:
+        self, protocols: Sequence[str], settled: Callable[[Stream], None]
+    ) -> Stream:
         done: asyncio.Future[None] = self.loop.create_future()
 
         def wake(stream: Stream) -> None:
@@ -189,7 +199,7 @@ class Conn:
             if not done.done():
                 done.set_result(None)
 
-        stream.negotiate(DialerNegotiation(protocols), wake)
+        stream = self._opened(protocols, wake)
         try:
             await done
         except BaseException:
@@ -197,6 +207,7 @@ class Conn:
             raise
         if stream.error is not None:
             raise stream.error
+        return stream
 
     def _stream_opened(self, core: StreamCore) -> None:
         stream = self.streams[core.id] = Stream(self, core, "inbound")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,7 @@ __all__ = ["Conn", "Stream", "Swarm"]
 
 log = logging.getLogger("p2pfwd.net")
 
-Handler = Callable[[Stream], Awaitable[None]]
+Handler = Callable[[Stream], Coroutine[Any, Any, None] | None]
 Router = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
 IDENTIFY_WAIT_S = 5.0
 
@@ -345,6 +345,13 @@ class Swarm:
         settled = self._settled(peer_id, protocols)
         return await conn.open_stream(protocols, limit_s, known=known, settled=settled)
 
+    def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Stream | None:
+        """As `open_stream`, without a task: None where it would have to wait for anything."""
+        conn = self._usable(peer_id)
+        if conn is None or not conn.identified.done() or not self.peerstore.is_served(peer_id, protocol):
+            return None
+        return conn.open_at_once(protocol, self._settled(peer_id, (protocol,)))
+
     def _settled(self, peer_id: PeerId, protocols: Sequence[str]) -> Callable[[Stream], None]:
         def settled(stream: Stream) -> None:
             if stream.protocol is not None:
@@ -356,7 +363,7 @@ class Swarm:
         return settled
 
     def set_stream_handler(self, protocol: str, handler: Handler) -> None:
-        """Serve a protocol; `handler(stream)` runs as a task for each inbound stream."""
+        """Serve a protocol: `handler(stream)` for each inbound stream; what it awaits runs as a task."""
         self._handlers[protocol] = handler
 
     def remove_stream_handler(self, protocol: str) -> None:
@@ -389,11 +396,13 @@ class Swarm:
         if handler is None or self._closing:
             stream.reset()
             return
-        self.spawn(self._serve(handler, stream), f"serve {stream.protocol}")
+        work = handler(stream)
+        if work is not None:
+            self.spawn(self._serve(work, stream), f"serve {stream.protocol}")
 
-    async def _serve(self, handler: Handler, stream: Stream) -> None:
+    async def _serve(self, work: Coroutine[Any, Any, None], stream: Stream) -> None:
         try:
-            await handler(stream)
+            await work
         except P2PForwardError as exc:
             log.debug("%s from %s ended: %s", stream.protocol, stream.remote_peer, exc)
             stream.reset()

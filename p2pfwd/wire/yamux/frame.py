@@ -22,6 +22,8 @@ MAX_WINDOW: Final = 0xFFFF_FFFF
 """Largest send window a peer may grant: the field is 32 bits (CVE-2026-31814 was its overflow)."""
 
 HEADER: Final = struct.Struct(">BBHII")
+WORDS: Final = struct.Struct(">III")
+"""The same with version, type and flags as one number: 0 is data without flags, nearly every frame."""
 
 
 class FrameType(IntEnum):

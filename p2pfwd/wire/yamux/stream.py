@@ -59,11 +59,25 @@ class StreamCore:
     call. Until somebody sets it, payload is held in `backlog` (bounded by the receive window).
     """
 
-    __slots__ = ("acked", "backlog", "id", "receive_window", "send_window", "sink", "state")
+    __slots__ = (
+        "acked",
+        "backlog",
+        "can_receive",
+        "can_send",
+        "id",
+        "receive_window",
+        "send_window",
+        "sink",
+        "state",
+    )
 
     def __init__(self, stream_id: int) -> None:
         self.id = stream_id
         self.state = State.OPEN
+        self.can_send = True
+        """Whether our half is open; like `can_receive` it follows `state`, for the hot path to read."""
+        self.can_receive = True
+        """Whether the peer's half is open."""
         self.acked = False
         self.send_window = INITIAL_WINDOW_BYTES
         self.receive_window = ReceiveWindow()
@@ -78,17 +92,9 @@ class StreamCore:
     def advance(self, what: Input) -> State:
         """Apply one input; the new state."""
         try:
-            self.state = TRANSITIONS[self.state, what]
+            state = self.state = TRANSITIONS[self.state, what]
         except KeyError:
             raise LocalProtocolError(f"yamux: {what.name} in state {self.state.name}") from None
-        return self.state
-
-    @property
-    def can_send(self) -> bool:
-        """Whether our half is open."""
-        return self.state is State.OPEN or self.state is State.REMOTE_CLOSED
-
-    @property
-    def can_receive(self) -> bool:
-        """Whether the peer's half is open."""
-        return self.state is State.OPEN or self.state is State.LOCAL_CLOSED
+        self.can_send = state is State.OPEN or state is State.REMOTE_CLOSED
+        self.can_receive = state is State.OPEN or state is State.LOCAL_CLOSED
+        return state

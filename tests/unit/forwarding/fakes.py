@@ -168,6 +168,7 @@ class FakeSwarm:
         self.handlers: dict[str, Any] = {}
         self.prefixes: dict[str, tuple[Any, Any]] = {}
         self.forced: list[bool] = []
+        self.at_once = False
         self.answers: list[Any] = []
         self.asked: list[tuple[PeerId, tuple[str, ...]]] = []
         self.connected: list[Callable[[Any], None]] = []
@@ -183,6 +184,13 @@ class FakeSwarm:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Any:
+        """Only with `at_once` set: a peer known to serve the protocol."""
+        if not self.at_once:
+            return None
+        self.asked.append((peer_id, (protocol,)))
+        return self.answers.pop(0) if self.answers else FakeStream(peer_id, protocol)
 
     async def connect(self, peer_id: PeerId, *, timeout_s: float, force: bool) -> Any:
         self.forced.append(force)

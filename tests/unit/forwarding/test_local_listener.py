@@ -412,3 +412,18 @@ def test_the_fin_is_held_back_for_kubo(
         await service.aclose()
 
     asyncio.run(main())
+
+
+def test_a_peer_known_to_serve_it_gets_its_stream_without_a_task(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice]
+) -> None:
+    async def main() -> None:
+        host.swarm.at_once = True
+        service = forwarding()
+        _, acceptor = await open_forward(service)
+        client = FakeSocket()
+        acceptor.accepted(client)
+        assert [splice.sock for splice in splices] == [client], "before the loop's next turn"
+        await service.aclose()
+
+    asyncio.run(main())

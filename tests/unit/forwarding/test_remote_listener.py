@@ -56,7 +56,7 @@ def incoming(host: FakeHost, protocol: str = "/x/a", peer: object = ALICE) -> Fa
     """A stream as the swarm hands it over."""
     stream = FakeStream(peer, protocol)  # type: ignore[arg-type]
     _, serve = host.swarm.prefixes["/x/"]
-    asyncio.get_running_loop().create_task(serve(stream))
+    serve(stream)
     return stream
 
 
