@@ -9,6 +9,7 @@ StreamInfo message first. It starts only in a loopback-only namespace. Commands 
     forward proto listen peer       TCP LISTEN -> a new stream of PROTO to PEER each time
     open    proto peer data         open a stream, send DATA (text), read as many bytes -> reply
     peers                           ids of connected peers
+    findpeer peer                   addresses of PEER, out of the DHT -> addrs
 
 Its pipe knows no half-close: the first FIN ends both directions.
 """
@@ -36,7 +37,8 @@ from tests.interop.peers.jsonl import (
     write_line,
 )
 
-IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER, LIST_PEERS = 0, 1, 2, 3, 5  # Request.type
+IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER, DHT, LIST_PEERS = 0, 1, 2, 3, 4, 5  # Request.type
+FIND_PEER = 0  # DHTRequest.type
 TIMEOUT_S = 20
 CHUNK = 1 << 18
 
@@ -203,6 +205,11 @@ class P2pd:
         listed = (await self._call(LIST_PEERS))[6]
         return {"peers": [str(PeerId.from_bytes(decode(info)[1][0])) for info in listed]}
 
+    async def cmd_findpeer(self, peer: str) -> Message:
+        request = encode((1, FIND_PEER), (2, PeerId.parse(peer).to_bytes()), (7, TIMEOUT_S))
+        found = decode(decode((await self._call(DHT, (5, request)))[5][0])[2][0])
+        return {"addrs": [str(Multiaddr.from_bytes(data)) for data in found[2]]}
+
 
 async def _dial(target: str) -> Pipe:
     endpoint = tcp_endpoint(Multiaddr.parse(target))
@@ -237,11 +244,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--p2pd", type=Path, required=True)
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--key", type=Path, required=True)
+    parser.add_argument("--dht", choices=("client", "server"))
     options = parser.parse_args(argv)
     refuse_routes()
     out = claim_stdout()
     node = P2pd(options.directory)
     command = [options.p2pd, "-id", options.key, "-listen", f"/unix{node.control}", "-relay=false"]
+    if options.dht is not None:
+        command += ["-dhtServer" if options.dht == "server" else "-dhtClient"]
     with subprocess.Popen(
         [*command, "-hostAddrs", "/ip4/127.0.0.1/tcp/0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as daemon:
