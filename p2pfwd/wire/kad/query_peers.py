@@ -1,4 +1,4 @@
-"""The peers of one lookup, in order of nearness, and what their informants are worth (see `query`)."""
+"""The peers of one lookup, in order of nearness, and who told of them (see `query`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,6 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire.kad.keys import KadKey, distance, key_of_peer
 from p2pfwd.wire.kad.query_values import MAX_HEARD, PeerState
-
-MIN_LIES: Final = 4
-"""Failures of told peers before an informant may be unreliable: with a fifth of all entries dead, four in a
-row are chance once in 600 times."""
-
-LIES_PER_TRUTH: Final = 3
-"""Failures per answer beyond which he is: honest informants stay far below 1."""
 
 MAX_ADDRESSES: Final = 32
 """Addresses kept of one peer, from all who told of it: two full lists."""
@@ -37,24 +30,11 @@ class Candidate:
     informants: list[Candidate] = field(default_factory=list)
     """Who told of it; nobody if it is one of our own table."""
     asked_at: float = 0.0
-    told_answered: int = 0
-    """Peers it told of that answered."""
-    told_failed: int = 0
+    proved: bool = False
+    """Whether somebody it told of has answered."""
 
     def __lt__(self, other: Candidate) -> bool:
         return self.distance < other.distance
-
-    @property
-    def is_unreliable(self) -> bool:
-        """Whether too many of the peers it told of could not be reached."""
-        return self.told_failed >= MIN_LIES and self.told_failed > LIES_PER_TRUTH * self.told_answered
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether none but unreliable informants told of it, and it has not been asked."""
-        if self.state is not PeerState.HEARD or not self.informants:
-            return False
-        return all(informant.is_unreliable for informant in self.informants)
 
 
 class Candidates:
@@ -88,16 +68,9 @@ class Candidates:
             insort(self._in_order, candidate)
         if informant is not None and (candidate.informants or candidate.hops > 1):
             candidate.informants.append(informant)
-            informant.told_answered += candidate.state is PeerState.QUERIED
-            informant.told_failed += candidate.state is PeerState.UNREACHABLE
+            informant.proved |= candidate.state is PeerState.QUERIED
         candidate.addrs = tuple(islice(dict.fromkeys((*candidate.addrs, *addrs)), MAX_ADDRESSES))
         self._forget_farthest()
-
-    def standing(self, *, doubtful: bool) -> Iterator[Candidate]:
-        """Those that are not unreachable, nearest first; doubtful ones only on demand."""
-        for one in self._in_order:
-            if one.state is not PeerState.UNREACHABLE and (doubtful or not one.is_doubtful):
-                yield one
 
     def ask(self, candidate: Candidate, now: float) -> None:
         """A request goes to it."""
@@ -105,21 +78,17 @@ class Candidates:
         self.waiting.append(candidate)
 
     def answered(self, candidate: Candidate) -> None:
-        """It answered; if it had been given up, that was an error."""
-        late = candidate.state is PeerState.UNREACHABLE
-        if not late:
+        """It answered, perhaps after it had been given up."""
+        if candidate.state is PeerState.WAITING:
             self.waiting.remove(candidate)
         candidate.state = PeerState.QUERIED
         for informant in candidate.informants:
-            informant.told_answered += 1
-            informant.told_failed -= late
+            informant.proved = True
 
     def failed(self, candidate: Candidate) -> None:
         """It did not answer."""
         self.waiting.remove(candidate)
         candidate.state = PeerState.UNREACHABLE
-        for informant in candidate.informants:
-            informant.told_failed += 1
 
     def _forget_farthest(self) -> None:
         if len(self._in_order) <= MAX_HEARD:

@@ -158,8 +158,7 @@ def test_what_cannot_be_trimmed_is_our_own_fault() -> None:
 def test_an_address_too_long_to_send_is_left_out() -> None:
     long = Multiaddr.parse(f"/dns/{'x' * MAX_ADDRESS_BYTES}")
     data = encode_request(AddProvider(b"k", (KadPeer(PEER.peer_id, (long, ADDR)),)))
-    request = decode_request(data)
-    assert isinstance(request, AddProvider) and request.providers[0].addrs == (ADDR,)
+    assert data == encode_request(AddProvider(b"k", (KadPeer(PEER.peer_id, (ADDR,)),)))
 
 
 # --- a stranger's bytes ---------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from p2pfwd.errors import InvalidPeerId, LocalProtocolError
 from p2pfwd.wire.kad.keys import key_of, key_of_peer
 from p2pfwd.wire.kad.messages import KadPeer
 from p2pfwd.wire.kad.query import Lookup
-from p2pfwd.wire.kad.query_peers import MIN_LIES
 from p2pfwd.wire.kad.query_values import (
     MAX_CLOSER_PEERS,
     MAX_HEARD,
@@ -178,6 +177,15 @@ def test_addresses_at_which_nobody_was_are_not_found_again() -> None:
     assert query.result(3.0).found == (OTHER_ADDR,)
 
 
+def test_a_rejection_may_be_the_end() -> None:
+    query = lookup([1], Goal.PEER)
+    query.next_requests(0.0)
+    query.on_response(NEAR[1], [KadPeer(TARGET, (ADDR,))], 1.0)
+    query.reject_found([ADDR], 2.0)
+    assert query.done
+    assert query.result(2.0).ending is Ending.CONVERGED
+
+
 def test_answers_that_come_while_the_found_is_dialled_are_not_lost() -> None:
     query = lookup([1, 2], Goal.PEER)
     query.next_requests(0.0)
@@ -225,6 +233,14 @@ def test_who_tries_our_patience_does_not_hold_up_the_others() -> None:
     assert query.deadline == SMALL.patience_s
     assert query.next_requests(SMALL.patience_s - 0.1) == []
     assert query.next_requests(SMALL.patience_s) == ids(3, 4)
+
+
+def test_the_place_of_a_slow_one_among_the_nearest_is_taken_by_the_next() -> None:
+    query = lookup([1, 2, 3, 4, 5], settings=LookupSettings(k=2, alpha=2, beta=1))
+    assert query.next_requests(0.0) == ids(1, 2)
+    assert query.next_requests(2.0) == ids(3, 4)
+    query.on_response(NEAR[2], [], 2.5)
+    assert query.next_requests(2.5) == []
 
 
 def test_at_the_end_a_slow_one_that_would_count_is_waited_for() -> None:
@@ -321,61 +337,20 @@ def test_an_unproved_informant_gets_half_of_alpha() -> None:
     assert query.next_requests(1.5) == ids(5, 6, 7, 8, 9)
 
 
-def liar_found_out() -> Lookup:
-    """A lookup after a liar told of 0..19, an honest one of 50..60, and MIN_LIES of the lies failed."""
-    query = lookup([LIAR, HONEST], Goal.PEER, LookupSettings(alpha=2 * MIN_LIES, k=10))
+def test_the_many_of_an_unproved_informant_do_not_hide_what_others_told() -> None:
+    query = lookup([LIAR, HONEST], settings=LookupSettings(alpha=8, k=10))
     query.next_requests(0.0)
     query.on_response(NEAR[LIAR], told(*range(20)), 1.0)
     query.on_response(NEAR[HONEST], told(*range(50, 60)), 1.0)
-    asked = query.next_requests(1.0)
-    lies = [one for one in asked if one in ids(*range(20))]
-    assert len(lies) == MIN_LIES
-    for one in lies:
-        query.on_failure(one, 2.0)
-    return query
+    assert query.next_requests(1.0) == ids(0, 1, 2, 3, 50, 51, 52, 53)
 
 
-def test_whom_only_a_liar_told_of_is_put_off_and_has_k_chances_at_the_end() -> None:
-    query = liar_found_out()
-    lies, truths = set(ids(*range(20))), set(ids(*range(50, 60)))
-    for one in ids(50, 51, 52, 53):  # these were asked along with the first lies
-        query.on_response(one, [], 2.0)
-    asked: list[PeerId] = []
-    now = 2.0
-    while not query.done:
-        now += 0.1
-        for one in query.next_requests(now):
-            asked.append(one)
-            if one in lies:
-                query.on_failure(one, now)
-            else:
-                query.on_response(one, [], now)
-    assert len(asked) == 16
-    assert set(asked[:6]) == truths - set(ids(50, 51, 52, 53))
-    assert set(asked[6:]) < lies
-    assert query.result(now).ending is Ending.CONVERGED
-
-
-def test_a_second_informant_clears_a_doubtful_peer() -> None:
-    query = liar_found_out()
-    query.on_response(NEAR[50], told(7), 2.0)
-    assert query.next_requests(2.0)[0] == NEAR[7]
-
-
-def test_doubtful_ones_beyond_the_nearest_k_do_not_hold_up_the_end() -> None:
-    query = lookup([1, 5], settings=LookupSettings(k=5, beta=2, alpha=10))
+def test_whom_two_told_of_may_be_asked_on_either_ones_account() -> None:
+    query = lookup([LIAR, HONEST], settings=LookupSettings(alpha=8, k=10))
     query.next_requests(0.0)
-    query.on_response(NEAR[5], told(*range(20, 40)), 0.1)
-    for one in query.next_requests(0.1) + query.next_requests(0.1):
-        query.on_failure(one, 0.2)
-    for one in query.next_requests(0.2):
-        query.on_failure(one, 0.3)
-    assert query.result(0.3).failed >= MIN_LIES
-    query.on_response(NEAR[1], told(0, 2, 3, 4), 0.4)
-    for one in query.next_requests(0.4):
-        query.on_response(one, [], 0.5)
-    assert query.done
-    assert query.result(0.5).closest == tuple(ids(0, 1, 2, 3, 4))
+    query.on_response(NEAR[LIAR], told(*range(20)), 1.0)
+    query.on_response(NEAR[HONEST], told(7, 8), 1.0)
+    assert query.next_requests(1.0) == ids(0, 1, 2, 3, 7, 8)
 
 
 def test_who_tells_of_itself_proves_nothing_by_it() -> None:
