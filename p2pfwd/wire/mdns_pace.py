@@ -36,9 +36,6 @@ PEERS_PER_MINUTE: Final = 12
 MAX_INTERVAL_S: Final = TTL_S / 2
 """... up to here: what is known must be heard again before it is forgotten."""
 
-LONGEST_SILENCE_S: Final = TTL_S / 2
-"""We ask at least this often, however much others ask."""
-
 ANSWER_DELAY_S: Final = (0.02, 0.12)
 ANSWER_INTERVAL_S: Final = 1.0
 
@@ -86,18 +83,17 @@ class LinkPace:
     def __init__(self) -> None:
         self._answered_at = float("-inf")
         self._answer_at: float | None = None
-        self._asked_at = float("-inf")
         self._other_asked_at = float("-inf")
         self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def need_ask(self, now: float, interval_s: float) -> bool:
-        """Whether our turn to ask is to be used: not just after a neighbour asked for us all."""
-        heard_lately = now - self._other_asked_at < interval_s / 2
-        return not heard_lately or now - self._asked_at >= LONGEST_SILENCE_S
+    def need_ask(self, now: float, interval_s: float, peers: int, spread: float) -> bool:
+        """Whether our turn to ask is to be used.
 
-    def asked(self, now: float) -> None:
-        """We have asked here."""
-        self._asked_at = now
+        Not just after a neighbour asked for us all; one in as many turns as there are nodes is used even
+        then, or one who asks all the time could keep everybody from asking.
+        """
+        heard_lately = now - self._other_asked_at < interval_s / 2
+        return not heard_lately or spread * (peers + 1) < 1
 
     def heard_question(self, now: float, asker: str, spread: float) -> float | None:
         """Somebody asked: when to answer, or None if an answer is under way or he has asked too much."""

@@ -65,24 +65,28 @@ def test_on_request_at_once_and_all_over_again_but_not_twice_a_second() -> None:
 
 
 def test_a_neighbours_question_spares_ours() -> None:
-    """Heard within the last half interval, it counts for all; but we ask every 3 minutes all the same."""
+    """Heard within the last half interval, it counts for all."""
     link = LinkPace()
-    link.asked(0.0)
     link.heard_question(40.0, "a", NO_SPREAD)
-    assert not link.need_ask(60.0, 60.0)
-    assert link.need_ask(71.0, 60.0)
-    link.heard_question(179.0, "a", NO_SPREAD)
-    assert not link.need_ask(179.5, 60.0)
-    assert link.need_ask(180.0, 60.0)
+    assert not link.need_ask(60.0, 60.0, 5, NO_SPREAD)
+    assert link.need_ask(71.0, 60.0, 5, NO_SPREAD)
+
+
+@pytest.mark.parametrize(("peers", "share"), [(0, 1.0), (1, 0.5), (9, 0.1)])
+def test_somebody_asks_whatever_is_heard(peers: int, share: float) -> None:
+    """One in as many turns as there are nodes: nobody can silence them all, and least of all a lonely one."""
+    link = LinkPace()
+    link.heard_question(10.0, "a", NO_SPREAD)
+    used = sum(link.need_ask(11.0, 60.0, peers, step / 1000) for step in range(1000))
+    assert used == 1000 * share
 
 
 def test_on_request_we_ask_whoever_else_did() -> None:
     link, pace = LinkPace(), AskPace(0.0)
     asked_at(pace, 6)
-    link.asked(144.0)
     link.heard_question(150.0, "a", NO_SPREAD)
     pace.restart(150.0)
-    assert link.need_ask(150.0, pace.interval_s)
+    assert link.need_ask(150.0, pace.interval_s, 5, NO_SPREAD)
 
 
 # --- answering
@@ -126,10 +130,9 @@ def test_an_asker_has_a_budget() -> None:
 def test_questions_beyond_the_budget_do_not_silence_us() -> None:
     """Or one who floods the network with questions that nobody answers would keep us from asking."""
     link = LinkPace()
-    link.asked(0.0)
     for step in range(600):
         link.heard_question(50.0 + step / 100, "a", 0.0)
-    assert link.need_ask(90.0, 60.0)
+    assert link.need_ask(90.0, 60.0, 5, NO_SPREAD)
 
 
 def test_the_budgets_are_bounded() -> None:

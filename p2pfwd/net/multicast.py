@@ -1,0 +1,180 @@
+"""UDP multicast on one interface: which interfaces there are, and a socket that hears and speaks on one.
+
+Rules:
+- An interface is used if it is up, takes multicast and is no line to somewhere else: nothing that is meant
+  for the local network goes into a VPN. Loopback takes no multicast.
+- A socket is bound to the group's address, not to any: it hears multicast alone, and takes no datagram from
+  another program on the same port (Avahi, a browser). It hears the interface it joined, and no other.
+- A flood costs a bounded share of the CPU: above MAX_PER_S the socket is not read until the second is over,
+  and the kernel drops what its buffer does not hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import ipaddress
+import logging
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger("p2pfwd.net")
+
+MAX_INTERFACES: Final = 16
+"""Interfaces used; who has more has bridges of containers, not networks."""
+
+MAX_PER_S: Final = 100
+"""Datagrams read in a second, of all services of the network: at the worst a fifth of a core. More than this
+at once, as when hundreds answer one question, wait in the kernel's buffer."""
+
+MAX_PER_TURN: Final = 16
+"""Datagrams read before others in the loop have their turn."""
+
+HOPS: Final = 255
+"""As RFC 6762 wants; the groups are link-local, no router passes them on."""
+
+_IFF_UP: Final = 0x1
+_IFF_POINT_TO_POINT: Final = 0x10
+_IFF_MULTICAST: Final = 0x1000
+_SIOCGIFFLAGS: Final = 0x8913
+_IFREQ: Final = struct.Struct("16sH22x")
+_IP_MULTICAST_ALL: Final = 49
+"""Linux: off, a socket hears only the interfaces it joined itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A network this machine is in."""
+
+    name: str
+    index: int
+    hosts: frozenset[str]  # its IP addresses as text, without zones
+
+    def has(self, version: int) -> bool:
+        """Whether it has an address of IP version 4 or 6."""
+        return any((":" in host) == (version == 6) for host in self.hosts)
+
+
+def usable_interfaces() -> list[Interface]:
+    """Those that multicast goes out on. Raises OSError when they cannot be read."""
+    import ifaddr
+
+    found: list[Interface] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for adapter in ifaddr.get_adapters():
+            if adapter.index is None or not _takes_multicast(asked, adapter.name):
+                continue
+            texts = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for ip in adapter.ips]
+            hosts = frozenset(str(ipaddress.ip_address(text.partition("%")[0])) for text in texts)
+            found.append(Interface(adapter.name, adapter.index, hosts))
+    return found[:MAX_INTERFACES]
+
+
+def _takes_multicast(asked: socket.socket, name: str) -> bool:
+    if sys.platform != "linux":  # other systems number the request and the flags in other ways
+        return not name.startswith("lo")
+    try:
+        answer = fcntl.ioctl(asked, _SIOCGIFFLAGS, _IFREQ.pack(name.encode("utf-8"), 0))
+    except OSError:  # gone since it was listed
+        return False
+    (_, flags) = _IFREQ.unpack(answer)
+    return bool(flags & _IFF_UP and flags & _IFF_MULTICAST and not flags & _IFF_POINT_TO_POINT)
+
+
+def _open(interface: Interface, group: str, port: int) -> tuple[socket.socket, tuple[str | int, ...]]:
+    """A socket on the interface's group, and where to send to. Raises OSError."""
+    family, packed = socket.AF_INET, ipaddress.ip_address(group).packed
+    if len(packed) == 16:
+        family = socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            where: tuple[str | int, ...] = (group, port, 0, interface.index)
+            membership = packed + struct.pack("@I", interface.index)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
+            sock.bind(where)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
+        else:
+            where = (group, port)
+            membership = packed + bytes(4) + struct.pack("@i", interface.index)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, membership)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+            if sys.platform == "linux":
+                sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
+            sock.bind(where)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    except BaseException:
+        sock.close()
+        raise
+    return sock, where
+
+
+class GroupSocket:
+    """One multicast group on one interface. `heard(data, sender's IP)` is called for each datagram."""
+
+    def __init__(
+        self, interface: Interface, group: str, port: int, max_bytes: int, heard: Callable[[bytes, str], None]
+    ) -> None:
+        """Join; needs a running loop. Raises OSError."""
+        self._sock, self._where = _open(interface, group, port)
+        self._max_bytes = max_bytes
+        self._heard = heard
+        self._loop = asyncio.get_running_loop()
+        self._second_began = self._loop.time()
+        self._in_second = 0
+        self._rest: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._loop.add_reader(self._sock, self._readable)
+
+    def send(self, data: bytes) -> None:
+        """Send to the group; a datagram that cannot be sent is lost, as others are."""
+        try:
+            self._sock.sendto(data, self._where)
+        except OSError as exc:
+            log.debug("multicast to %s: %s", self._where[0], exc)
+
+    def _readable(self) -> None:
+        now = self._loop.time()
+        if now - self._second_began >= 1.0:
+            self._second_began, self._in_second = now, 0
+        for _ in range(MAX_PER_TURN):
+            if self._closed:
+                return
+            if self._in_second >= MAX_PER_S:
+                self._loop.remove_reader(self._sock)
+                self._rest = self._loop.call_at(self._second_began + 1.0, self._resume)
+                return
+            try:
+                data, sender = self._sock.recvfrom(self._max_bytes)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as exc:  # the interface went down: whoever owns this looks at interfaces himself
+                log.debug("multicast from %s: %s", self._where[0], exc)
+                return
+            self._in_second += 1
+            self._heard(data, sender[0].partition("%")[0])
+
+    def _resume(self) -> None:
+        self._rest = None
+        self._loop.add_reader(self._sock, self._readable)
+
+    def close(self) -> None:
+        """Leave. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._rest is not None:
+            self._rest.cancel()
+        self._loop.remove_reader(self._sock)
+        self._sock.close()
