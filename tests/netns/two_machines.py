@@ -70,18 +70,41 @@ class Machine:
         return self.call(lambda: socket.create_connection(("127.0.0.1", port), timeout_s))
 
 
+def check_tools() -> None:
+    """Raise Unavailable where no namespaces can be made."""
+    if os.geteuid() != 0:
+        raise Unavailable("network namespaces need root")
+    for tool in TOOLS:
+        if shutil.which(tool) is None:
+            raise Unavailable(f"network namespaces need the tool {tool}")
+
+
+def new_machine(stack: ExitStack, address: str) -> Machine:
+    """A machine with nothing plugged in yet, until `stack` is closed. Raises Unavailable."""
+    holder = stack.enter_context(
+        subprocess.Popen(
+            ["unshare", "-n", "sh", "-c", "echo ready; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    )
+    assert holder.stdout is not None and holder.stdin is not None and holder.stderr is not None
+    stack.callback(holder.stdin.close)
+    if not holder.stdout.readline():
+        raise Unavailable(f"network namespaces: {holder.stderr.read().decode().strip()}")
+    return Machine(holder, address)
+
+
 class TwoMachines:
     """`left` and `right`, 10.77.0.1 and 10.77.0.2; a context manager. Raises Unavailable."""
 
     def __init__(self) -> None:
-        if os.geteuid() != 0:
-            raise Unavailable("network namespaces need root")
-        for tool in TOOLS:
-            if shutil.which(tool) is None:
-                raise Unavailable(f"network namespaces need the tool {tool}")
+        check_tools()
         self._stack = ExitStack()
         try:
-            self.left, self.right = self._machine("10.77.0.1"), self._machine("10.77.0.2")
+            self.left = new_machine(self._stack, "10.77.0.1")
+            self.right = new_machine(self._stack, "10.77.0.2")
             # Made inside a namespace, so no device of the real machine is touched.
             other = str(self.right.pid)
             self.left.run("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", other)
@@ -95,21 +118,6 @@ class TwoMachines:
         except BaseException:
             self._stack.close()
             raise
-
-    def _machine(self, address: str) -> Machine:
-        holder = self._stack.enter_context(
-            subprocess.Popen(
-                ["unshare", "-n", "sh", "-c", "echo ready; exec cat"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
-        assert holder.stdout is not None and holder.stdin is not None and holder.stderr is not None
-        self._stack.callback(holder.stdin.close)
-        if not holder.stdout.readline():
-            raise Unavailable(f"network namespaces: {holder.stderr.read().decode().strip()}")
-        return Machine(holder, address)
 
     def cut(self) -> None:
         """Nothing passes any more, and nobody is told: each end's own link stays up."""

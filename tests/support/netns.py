@@ -36,6 +36,15 @@ def is_loopback_only() -> bool:
     return True
 
 
+def has_default_route() -> bool:
+    """Whether packets to anywhere else would find a way here."""
+    routes = Path("/proc/self/net/route").read_text(encoding="ascii").splitlines()[1:]
+    routes6 = Path("/proc/self/net/ipv6_route").read_text(encoding="ascii").splitlines()
+    return any(route.split()[1] == "00000000" for route in routes) or any(
+        route.split()[1] == "00" and route.split()[9] != "lo" for route in routes6
+    )
+
+
 def enter() -> None:
     """Move this single-threaded process into a new network namespace with `lo` up.
 

@@ -46,3 +46,11 @@ def refuse_routes() -> None:
 
     if not is_loopback_only():
         sys.exit("refusing to start: this network namespace has more than loopback")
+
+
+def refuse_a_way_out() -> None:
+    """End this process where a packet could leave the networks it is in."""
+    from tests.support.netns import has_default_route
+
+    if has_default_route():
+        sys.exit("refusing to start: a route leads out of this network namespace")

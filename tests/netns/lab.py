@@ -1,0 +1,61 @@
+"""A flat segment: any number of machines, each a network namespace, on one switch. No way out of it.
+
+Needs what `two_machines` needs. The switch is a bridge in a namespace of its own. Each machine has `eth0`
+with an IPv4 and an IPv6 address; the IPv6 ones are private too.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from tests.netns.two_machines import Machine, Unavailable, check_tools, new_machine
+
+
+class Segment:
+    """`machines` 10.78.0.1 and on, fd78::1 and on; a context manager. Raises Unavailable."""
+
+    def __init__(self, count: int) -> None:
+        check_tools()
+        self.machines: list[Machine] = []
+        self._stack = ExitStack()
+        try:
+            self._switch = new_machine(self._stack, "")
+            bridge = "ip link add switch type bridge forward_delay 0 mcast_snooping 0"
+            self._switch.run(*bridge.split())
+            self._switch.run("ip", "link", "set", "switch", "up")
+            for _ in range(count):
+                self.add()
+        except subprocess.CalledProcessError as exc:
+            self._stack.close()
+            raise Unavailable(f"network namespaces: {exc.stderr.decode().strip()}") from exc
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def add(self) -> Machine:
+        """One more machine, plugged in."""
+        number = len(self.machines) + 1
+        machine = new_machine(self._stack, f"10.78.{number // 250}.{number % 250}")
+        port = f"port{number}"
+        pair = f"ip link add eth0 type veth peer name {port} netns {self._switch.pid}"
+        machine.run(*pair.split())
+        self._switch.run("ip", "link", "set", port, "master", "switch", "up")
+        machine.run("ip", "link", "set", "lo", "up")
+        machine.run("ip", "link", "set", "eth0", "up")
+        machine.run("ip", "address", "add", f"{machine.address}/16", "dev", "eth0")
+        machine.run("ip", "address", "add", f"fd78::{number:x}/64", "dev", "eth0", "nodad")
+        # Programs that name no interface need a route for their multicast, as a default route would be.
+        machine.run("ip", "route", "add", "224.0.0.0/4", "dev", "eth0")
+        self.machines.append(machine)
+        return machine
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
