@@ -231,6 +231,12 @@ class Settings:
     drain_timeout_s: float = _key(
         "daemon.drain_timeout_s", 10.0, "How long live streams may go on when the daemon stops.", _at_least(0)
     )
+    event_loop: Literal["auto", "asyncio", "uvloop"] = _key(
+        "daemon.event_loop",
+        AUTO,
+        "Event loop: asyncio, uvloop, or auto: uvloop where it is installed.",
+        _one_of("auto", "asyncio", "uvloop"),
+    )
     log_level: str = _key("log.level", "info", f"Least level logged: {', '.join(LEVELS)}.", _one_of(*LEVELS))
     log_max_bytes: int = _key(
         "log.max_bytes",

@@ -46,7 +46,6 @@ class Discovery:
             dht = Dht(host.swarm, one.protocol, scope=one.scope, server=server)
             self.dhts.append(dht)
             self.routing.add(DhtSource(dht, SOURCE_NAMES[one.scope]))
-            log.info("taking part in %s as a %s", one.protocol, "server" if server else "client")
 
     def start(self) -> None:
         """Keep the bootstrap peers, and begin the timers."""
@@ -57,7 +56,9 @@ class Discovery:
                 bootstrap.setdefault(peer_id, []).append(address.without_peer_id())
         for peer_id, addrs in bootstrap.items():
             self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
-        self._upkeep = [Upkeep(self._host.swarm, dht) for dht in self.dhts]
+        for dht in self.dhts:
+            log.info("taking part in %s as a %s", dht.protocol, "server" if dht.is_server else "client")
+            self._upkeep.append(Upkeep(self._host.swarm, dht))
         if self.dhts:
             self._host.network.on_change(self.refresh)
 

@@ -98,8 +98,8 @@ class Running:
     async def _begin(self) -> None:
         try:
             self.peering.start()
-            self.discovery.start()
             await self.server.start()
+            self.discovery.start()
         except BaseException:
             await self.discovery.close()
             await self.peering.close()

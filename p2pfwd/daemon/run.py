@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from p2pfwd.daemon.lean import leave_out_openssl
-from p2pfwd.errors import ExitStatus, P2PForwardError
+from p2pfwd.daemon.lean import import_uvloop, leave_out_openssl
+from p2pfwd.errors import ExitStatus, InvalidConfig, P2PForwardError
 from p2pfwd.rpc.autostart import READY_VARIABLE, command, report_failure, report_ready
 from p2pfwd.rpc.paths import Paths
 
@@ -47,8 +47,6 @@ def main(paths: Paths, overrides: Mapping[str, Any] | None = None) -> int:
 def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> int:
     """As `main`, in this very process."""
     leave_out_openssl()
-    import asyncio
-
     from p2pfwd.daemon import config, logs
     from p2pfwd.daemon.repo import Repo
 
@@ -58,7 +56,8 @@ def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> i
         handler = _log_handler(paths, settings, env)
         logs.install(handler, settings.log_level)
         try:
-            return asyncio.run(_serve(repo, settings, handler, env))
+            with _runner(settings) as runner:
+                return runner.run(_serve(repo, settings, handler, env))
         finally:
             logs.uninstall(handler)
     finally:
@@ -89,6 +88,19 @@ def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> Lo
         return LogHandler(FileSink(paths.log_file, settings.log_max_bytes, (1, 2)))
     except OSError as exc:
         raise storage_failed("log file", paths.log_file, exc) from exc
+
+
+def _runner(settings: Settings) -> asyncio.Runner:
+    import asyncio
+
+    if settings.event_loop == "asyncio":
+        return asyncio.Runner()
+    uvloop = import_uvloop()
+    if uvloop is None:
+        if settings.event_loop == "uvloop":
+            raise InvalidConfig("daemon.event_loop is uvloop, and that cannot be imported", hint="use auto")
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mapping[str, str]) -> int:

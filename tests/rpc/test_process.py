@@ -93,14 +93,16 @@ def test_the_daemon_prints_who_and_where_it_is_and_then_that_it_is_ready(home: P
         assert process.wait(20) == 0
 
 
-def test_it_serves_without_the_systems_openssl(home: Path) -> None:
-    with daemon(home) as process:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "auto"])
+def test_either_event_loop_serves_without_the_systems_openssl(home: Path, loop: str) -> None:
+    with daemon(home, P2PFWD_DAEMON_EVENT_LOOP=loop) as process:
         until_ready(process)
         with Client.connect(home / "rpc.sock") as client:
             listener = client.call("p2p.listen", ListenParams("/x/a", "1")).listener
             assert client.call("p2p.check", CheckParams(listener.id)).state == "target-refused"
         if sys.platform.startswith("linux"):
             maps = Path(f"/proc/{process.pid}/maps").read_text()
+            assert ("uvloop" in maps) == (loop != "asyncio")
             assert "libssl" not in maps
             assert "libcrypto" not in maps
         process.terminate()
