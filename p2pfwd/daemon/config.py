@@ -126,8 +126,8 @@ class Settings:
     dht_mode: Literal["auto", "client", "server"] = _key(
         "dht.mode",
         AUTO,
-        "Whether to answer others' questions: server, client (only ask), or auto: server in a private network "
-        "and on the LAN, and in the public DHT with a public address of its own.",
+        "Whether to answer others' questions: server, client (only ask), or auto: server in a private "
+        "network and on the LAN, and in the public DHT with a public address of its own.",
         _one_of("auto", "client", "server"),
     )
     swarm_key: str = _key(

@@ -87,7 +87,11 @@ def coded(psk: bytes, data: bytes) -> bytes:
         (PSK, HEADER, "the peer has no swarm.key, and this network is private"),
         (PSK, b"SSH-2.0-OpenSSH_9.6 or something like it", "the peer is not in this private network"),
         (PSK, None, "the handshake: it may be outside this private network, or have another swarm.key"),
-        (None, coded(PSK, FIRST_WORDS), "the peer is no libp2p node, or one of a private network (multistream: the peer opened with"),
+        (
+            None,
+            coded(PSK, FIRST_WORDS),
+            "the peer is no libp2p node, or one of a private network (multistream: the peer opened with",
+        ),
         (None, None, "the peer closed the connection during the handshake"),
     ],
     ids=["another key", "no key", "no libp2p", "hangs up", "private", "hangs up on plain"],
