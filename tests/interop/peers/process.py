@@ -38,14 +38,17 @@ class PeerFailed(AssertionError):
 class Peer:
     """One running node. `peer("listen", proto=..., target=...)` is a command; its answer a dict."""
 
-    def __init__(self, kind: str, command: Sequence[str | Path], directory: Path) -> None:
-        if not is_loopback_only():
+    def __init__(
+        self, kind: str, command: Sequence[str | Path], directory: Path, within: Sequence[str] = ()
+    ) -> None:
+        """Start it; `within` are words in front of the command that put it on a network of its own."""
+        if not within and not is_loopback_only():
             raise PeerMissing(f"{kind}: needs a network namespace with nothing but loopback: `make interop`")
         self.kind = kind
         self._log = directory / f"{kind}-stderr.txt"
         with self._log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [str(word) for word in command],
+                [*within, *(str(word) for word in command)],
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -118,10 +121,18 @@ class Peer:
         self.close()
 
 
-def kubo(directory: Path, key_type: KeyType, port: int = 0) -> Peer:
+def kubo(
+    directory: Path,
+    key_type: KeyType,
+    port: int = 0,
+    segment: str | None = None,
+    within: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> Peer:
     """Kubo with an RSA identity of its own making, or another of ours. Raises PeerMissing.
 
-    In a directory it was in before, it is the node it was.
+    In a directory it was in before, it is the node it was. `segment` is its address where `within` leads:
+    it has mDNS there. `options` are more words for its runner, as for the other kinds.
     """
     command: list[str | Path] = [sys.executable, "-m", "tests.interop.peers.kubo_node"]
     command += ["--lib", locate("kubo"), "--repo", directory / "repo", "--port", str(port)]
@@ -129,21 +140,28 @@ def kubo(directory: Path, key_type: KeyType, port: int = 0) -> Peer:
         key = PrivateKey.generate(key_type)
         encoded = base64.b64encode(key.to_protobuf()).decode()
         command += ["--peer-id", str(PeerId.from_public_key(key.public_key)), "--key", encoded]
-    return Peer("kubo", command, directory)
+    if segment is not None:
+        command += ["--segment", segment]
+    return Peer("kubo", [*command, *options], directory, within)
 
 
-def p2pd(directory: Path, key_type: KeyType) -> Peer:
+def p2pd(directory: Path, key_type: KeyType, options: Sequence[str] = ()) -> Peer:
     """The go-libp2p daemon. Raises PeerMissing."""
     key = directory / "p2pd.key"
     key.write_bytes(PrivateKey.generate(key_type).to_protobuf())
-    script = [sys.executable, "-m", "tests.interop.peers.p2pd_node"]
-    return Peer(
-        "p2pd", [*script, "--p2pd", locate("p2pd"), "--directory", directory, "--key", key], directory
-    )
+    command: list[str | Path] = [sys.executable, "-m", "tests.interop.peers.p2pd_node"]
+    command += ["--p2pd", locate("p2pd"), "--directory", directory, "--key", key]
+    return Peer("p2pd", [*command, *options], directory)
 
 
-def js(directory: Path, key_type: KeyType) -> Peer:
-    """js-libp2p. Raises PeerMissing."""
+def js(
+    directory: Path,
+    key_type: KeyType,
+    segment: str | None = None,
+    within: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> Peer:
+    """js-libp2p; `segment` and `within` as for `kubo`. Raises PeerMissing."""
     modules = locate("js") / "node_modules"
     if shutil.which("node") is None:
         raise PeerMissing("js: node is not installed")
@@ -153,7 +171,10 @@ def js(directory: Path, key_type: KeyType) -> Peer:
     (directory / "node_modules").symlink_to(modules)
     key = directory / "js.key"
     key.write_bytes(PrivateKey.generate(key_type).to_protobuf())
-    return Peer("js", ["node", directory / "peer.mjs", "--key", key], directory)
+    command: list[str | Path] = ["node", directory / "peer.mjs", "--key", key]
+    if segment is not None:
+        command += ["--segment", segment]
+    return Peer("js", [*command, *options], directory, within)
 
 
 START: dict[str, Callable[[Path, KeyType], Peer]] = {"kubo": kubo, "p2pd": p2pd, "js": js}

@@ -1,7 +1,9 @@
 // A js-libp2p node behind JSON lines (see ../jsonl.py): node peer.mjs --key FILE (a PrivateKey protobuf).
-// Listens on 127.0.0.1, a free port. No bootstrap list, no mDNS, no UPnP: none of those is even installed.
+// Listens on 127.0.0.1, a free port. No bootstrap list, no UPnP: neither is even installed.
+// --segment ADDRESS: listens there, with mDNS on.
+// --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
-//           open proto peer data | ping peer | protocols peer | peers
+//           open proto peer data | ping peer | protocols peer | peers | findpeer peer
 // Ends when stdin closes.
 import './node20.mjs' // first: module order is evaluation order
 import { createLibp2p } from 'libp2p'
@@ -19,11 +21,22 @@ import fs from 'node:fs'
 import readline from 'node:readline'
 import { parseArgs } from 'node:util'
 
-const { values: options } = parseArgs({ options: { key: { type: 'string' } } })
+const text = { type: 'string' }
+const { values: options } = parseArgs({ options: { key: text, segment: text, dht: text, 'dht-proto': text } })
+const discovery = options.segment == null ? [] : [(await import('@libp2p/mdns')).mdns()]
+const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
+if (options.dht != null) {
+  const { kadDHT, passthroughMapper } = await import('@libp2p/kad-dht')
+  const protocol = options['dht-proto'] ?? '/ipfs/kad/1.0.0'
+  // By default it drops private addresses, so all there are here, and waits for ever while it knows no server.
+  const here = { peerInfoMapper: passthroughMapper, allowQueryWithZeroPeers: true }
+  services.dht = kadDHT({ protocol, clientMode: options.dht === 'client', ...here })
+}
 const node = await createLibp2p({
   privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
-  services: { identify: identify(), identifyPush: identifyPush(), ping: ping() },
-  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+  services,
+  addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/0`] },
+  peerDiscovery: discovery,
   transports: [tcp()],
   // The default drops more than 5 connections a second from one host: here everybody is one host.
   connectionManager: { inboundConnectionThreshold: 1000 },
@@ -109,6 +122,12 @@ const commands = {
     const agent = Buffer.from(known.metadata.get('AgentVersion') ?? '').toString()
     const addresses = known.addresses.map(({ multiaddr, isCertified }) => ({ addr: `${multiaddr}`, certified: isCertified }))
     return { protocols: known.protocols, agent, addresses }
+  },
+  findpeer: async ({ peer }) => {
+    for await (const event of node.services.dht.findPeer(peerIdFromString(peer), soon())) {
+      if (event.name === 'FINAL_PEER') return { addrs: event.peer.multiaddrs.map(String) }
+    }
+    throw new Error('not found')
   },
   peers: async () => ({
     peers: node.getConnections().map(conn => ({
