@@ -17,9 +17,14 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.protocols.kad.service import Dht, Try
+from p2pfwd.protocols.mdns import Mdns
+from p2pfwd.wire.mdns_pace import ANSWER_INTERVAL_S
 
 START_WAIT_S: Final = 5.0
-"""How long a look-up waits for the first peer to ask, as the daemon has just started."""
+"""After the start look-ups wait this long for a source's first peer to ask."""
+
+ANSWER_WAIT_S: Final = ANSWER_INTERVAL_S + 1.0
+"""How long a look-up listens on the local network: who answered it just before waits a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Source(Protocol):
     """Somebody who may know where a peer is."""
 
     name: str
+    starts_slowly: bool
+    """Whether it is worth waiting for when it has nobody to ask yet."""
 
     def is_ready(self) -> bool:
         """Whether there is anybody to ask."""
@@ -58,7 +65,9 @@ class Source(Protocol):
 
 
 class DhtSource:
-    """A DHT as a source."""
+    """A DHT as a source: its first peer may still be being dialed."""
+
+    starts_slowly = True
 
     def __init__(self, dht: Dht, name: str = "the DHT") -> None:
         self.name = name
@@ -87,11 +96,56 @@ class DhtSource:
         return Finding(connected, result.answered)
 
 
+class MdnsSource:
+    """The segments this machine is on, as a source."""
+
+    name = "the local network"
+    starts_slowly = False
+
+    def __init__(self, mdns: Mdns) -> None:
+        self._mdns = mdns
+
+    def is_ready(self) -> bool:
+        """Whether this node is on any."""
+        return self._mdns.joined.is_set()
+
+    async def wait_ready(self) -> None:
+        """Until it is."""
+        await self._mdns.joined.wait()
+
+    async def find(self, peer_id: PeerId, attempt: Try) -> Finding:
+        """Ask, and listen a moment: who is there answers at once or not at all."""
+        news = asyncio.Event()
+
+        def follow(found: PeerId) -> None:
+            if found == peer_id:
+                news.set()
+
+        unfollow = self._mdns.on_found(follow)
+        try:
+            self._mdns.ask()
+            async with asyncio.timeout(ANSWER_WAIT_S) as limit:
+                while True:
+                    addrs = self._mdns.peers().get(peer_id, ())
+                    if addrs:
+                        limit.reschedule(None)  # a dial has time limits of its own
+                        if await attempt(addrs):
+                            return Finding(True, 1)
+                        limit.reschedule(asyncio.get_running_loop().time() + ANSWER_WAIT_S)
+                    await news.wait()
+                    news.clear()
+        except TimeoutError:
+            return Finding(False, len(self._mdns.peers()))
+        finally:
+            unfollow()
+
+
 class Routing:
     """The race of all sources; `route` is the swarm's router."""
 
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
+        self._made_at = time.monotonic()
         self._sources: list[Source] = []
         self._observers: list[Callable[[Progress], None]] = []
 
@@ -110,25 +164,28 @@ class Routing:
 
         Raises PeerNotFound or DialFailed; `failure` is why what was known did not work.
         """
+        await self._ready(peer_id, failure)
         race = _Race(self._swarm, peer_id, failure, self._tell)
-        await race.run(await self._ready(peer_id, failure))
+        await race.run(self._sources, self._patience_s())
 
-    async def _ready(self, peer_id: PeerId, failure: P2PForwardError) -> list[Source]:
-        """The sources that have somebody to ask, after a moment's patience. Raises PeerNotFound."""
-        ready = [source for source in self._sources if source.is_ready()]
-        if not ready and self._sources:
+    async def _ready(self, peer_id: PeerId, failure: P2PForwardError) -> None:
+        """Until a source has somebody to ask, with a moment's patience. Raises PeerNotFound."""
+        patience_s = self._patience_s()
+        if patience_s and self._sources and not any(source.is_ready() for source in self._sources):
             waits = [asyncio.create_task(source.wait_ready()) for source in self._sources]
-            await asyncio.wait(waits, timeout=START_WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
             await _end(waits)
-            ready = [source for source in self._sources if source.is_ready()]
-        if ready:
-            return ready
+        if any(source.is_ready() for source in self._sources):
+            return
         if isinstance(failure, DialFailed):
             raise failure  # what is known of the peer says more than that nobody knows better
         raise PeerNotFound(
             f"no address is known for {peer_id}, and no peer is there to ask for one",
             hint=f"give its address too: /ip4/<address>/tcp/<port>/p2p/{peer_id}",
         )
+
+    def _patience_s(self) -> float:
+        return max(0.0, self._made_at + START_WAIT_S - time.monotonic())
 
     def _tell(self, progress: Progress) -> None:
         for observer in tuple(self._observers):
@@ -156,11 +213,15 @@ class _Race:
     def _say(self, state: str, text: str) -> None:
         self._tell(Progress(self._peer_id, state, text, time.monotonic() - self._began))
 
-    async def run(self, sources: Sequence[Source]) -> None:
-        """Until one source has led to a connection, or all have nothing more. Raises as `Routing.route`."""
-        self._say("searching", "asking " + " and ".join(source.name for source in sources))
+    async def run(self, sources: Sequence[Source], patience_s: float) -> None:
+        """Until one source has led to a connection, or all have nothing more. Raises as `Routing.route`.
+
+        A source that starts slowly has `patience_s` to become ready.
+        """
+        *names, last = (source.name for source in sources)
+        self._say("searching", f"asking {', '.join(names)} and {last}" if names else f"asking {last}")
         racing: dict[asyncio.Future[Finding], Source] = {
-            asyncio.ensure_future(source.find(self._peer_id, self._attempt)): source for source in sources
+            asyncio.ensure_future(self._ask(source, patience_s)): source for source in sources
         }
         waiting: set[asyncio.Future[Finding]] = set(racing)
         asked = 0
@@ -183,6 +244,14 @@ class _Race:
         finally:
             await _end(racing)
         raise self._give_up(asked, causes)
+
+    async def _ask(self, source: Source, patience_s: float) -> Finding:
+        try:
+            async with asyncio.timeout(patience_s if source.starts_slowly else 0):
+                await source.wait_ready()
+        except TimeoutError:
+            return Finding(False, 0)
+        return await source.find(self._peer_id, self._attempt)
 
     def _give_up(self, asked: int, causes: list[str]) -> P2PForwardError:
         elapsed_s = time.monotonic() - self._began
