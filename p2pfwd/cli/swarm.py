@@ -13,7 +13,7 @@ from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
 from p2pfwd.cli.swarm_key import key
-from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer
+from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer, shorten_peers
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.rpc.schema import (
     AddrsResult,
@@ -21,7 +21,10 @@ from p2pfwd.rpc.schema import (
     ConnectResult,
     DisconnectParams,
     DisconnectResult,
+    DiscoverParams,
+    DiscoverResult,
     Empty,
+    NearPeer,
     Peer,
     PeersResult,
     PingParams,
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 DIAL_TIMEOUT_S = 35.0
 """Above the daemon's own dial budget of 30 s, so that its answer, with its reasons, arrives."""
 
+DISCOVER_GRACE_S = 5.0
+"""The daemon keeps the time limit itself; only its answer may take this long more."""
+
 PING_INTERVAL_S = 1.0
 
 _PEER_COLUMNS = (
@@ -46,6 +52,13 @@ _PEER_COLUMNS = (
     Column("LIVE", right=True),
     Column("AGE", right=True),
     Column("RTT", right=True),
+    Column("AGENT"),
+)
+
+_NEAR_COLUMNS = (
+    Column("PEER", keep=11),
+    Column("ADDRESS", keep=21),
+    Column("TUNNELS"),
     Column("AGENT"),
 )
 
@@ -122,6 +135,43 @@ def addrs(ctx: typer.Context, as_json: AsJson = False) -> None:
     pairs += [("observed", address) for address in result.observed]
     if pairs:
         write_pairs(pairs)
+
+
+@swarm.command("discover", help="List who is on the local network.")
+def discover(
+    ctx: typer.Context,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="When to stop waiting for answers.")
+    ] = 5.0,
+    headers: Headers = False,
+    as_json: AsJson = False,
+) -> None:
+    """On a terminal a table; elsewhere a line each: peer, address, whether it takes tunnels, agent."""
+    env: Env = ctx.obj
+    params = DiscoverParams(timeout_s=timeout)
+    result = env.ask("swarm.discover", params, DiscoverResult, timeout_s=timeout + DISCOVER_GRACE_S)
+    if as_json:
+        write_json(result)
+        return
+    rows = [(near.peer, *_near_row(near)) for near in result.peers]
+    if not env.terminal:
+        write_lines(rows, ["Peer", "Address", "Tunnels", "Agent"] if headers else None)
+    elif not rows:
+        write("Nobody answered.")
+    else:
+        shown = [
+            (short_peer(peer), short_address(address.removesuffix(f"/p2p/{peer}")), *rest)
+            for peer, address, *rest in rows
+        ]
+        write_table(_NEAR_COLUMNS, shown, limit=env.columns, colour=env.colour)
+    for near in result.peers:
+        if near.reason is not None:
+            talk(f"{short_peer(near.peer)}: {shorten_peers(near.reason)}")
+
+
+def _near_row(near: NearPeer) -> tuple[str, str, str]:
+    takes = "-" if near.tunnels is None else "yes" if near.tunnels else "no"
+    return near.addresses[0] if near.addresses else "-", takes, near.agent_version or "-"
 
 
 def ping(

@@ -130,6 +130,13 @@ class Settings:
         "network and on the LAN, and in the public DHT with a public address of its own.",
         _one_of("auto", "client", "server"),
     )
+    mdns: Literal["auto", "on", "off"] = _key(
+        "discovery.mdns",
+        AUTO,
+        "Whether to be found on the local network, and to look who is there, by mDNS: on, off, or auto: not in "
+        "a private network.",
+        _one_of("auto", "on", "off"),
+    )
     swarm_key: str = _key(
         "private.swarm_key",
         "",

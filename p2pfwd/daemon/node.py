@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon import views
+from p2pfwd.daemon.config import AUTO
 from p2pfwd.daemon.dht_handlers import DhtHandlers
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.handlers import Handlers
+from p2pfwd.daemon.near import Near
 from p2pfwd.daemon.peer_handlers import PeerHandlers
 from p2pfwd.daemon.peering import Peering
 from p2pfwd.forwarding.service import Forwarding
@@ -58,10 +60,12 @@ class Running:
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
+        self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         methods = {
             **Handlers(self).table(),
             **PeerHandlers(self.peering).table(),
             **DhtHandlers(self.discovery, self.peering).table(),
+            **self.near.table(),
         }
         self.server = RpcServer(paths.socket, methods)
         self.server.hub.changed = self._subscribers_changed
@@ -127,6 +131,7 @@ class Running:
             await self._drain()
         finally:
             await self.forwarding.aclose()
+            self.near.close()
             await self.discovery.close()
             await self.host.close()
             await self.peering.close()
@@ -176,6 +181,11 @@ class Running:
         if self.server.hub.wanted("peers"):
             data = {"action": action, "peer": str(conn.remote_peer), "address": str(conn.remote_addr)}
             self.server.publish("peers", data)
+
+
+def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:
+    """Whether to be found on the local segment, and to look at it."""
+    return network.mdns if settings.mdns == AUTO else settings.mdns == "on"
 
 
 def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:

@@ -244,6 +244,32 @@ class DhtStatResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DiscoverParams(Message):
+    """Parameters of `swarm.discover`."""
+
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class NearPeer(Message):
+    """One peer on the local network."""
+
+    peer: str
+    addresses: tuple[str, ...]  # as it told them, each ending in /p2p/<peer>
+    source: str  # how it was found: "mdns"
+    agent_version: str | None
+    tunnels: bool | None  # whether it lists /x/, or a protocol below it; null: it could not be asked
+    reason: str | None  # why not
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class DiscoverResult(Message):
+    """Result of `swarm.discover`."""
+
+    peers: tuple[NearPeer, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IdResult(Message):
     """Result of `id`."""
 
@@ -403,6 +429,7 @@ METHODS: dict[str, tuple[type, type]] = {
     "swarm.disconnect": (DisconnectParams, DisconnectResult),
     "swarm.peers": (Empty, PeersResult),
     "swarm.addrs": (Empty, AddrsResult),
+    "swarm.discover": (DiscoverParams, DiscoverResult),
     "peer.add": (PeerAddParams, PeerAddResult),
     "peer.rm": (PeerRmParams, PeerRmResult),
     "peer.ls": (PeerLsParams, PeerLsResult),

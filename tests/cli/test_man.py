@@ -137,6 +137,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.Stream,
         schema.Peer,
         schema.NamedPeer,
+        schema.NearPeer,
         schema.DhtTable,
         schema.DhtBucket,
         schema.Check,
