@@ -133,8 +133,8 @@ class Settings:
     mdns: Literal["auto", "on", "off"] = _key(
         "discovery.mdns",
         AUTO,
-        "Whether to be found on the local network, and to look who is there, by mDNS: on, off, or auto: not in "
-        "a private network.",
+        "Whether to be found on the local network, and to look who is there, by mDNS: on, off, or auto: not "
+        "in a private network.",
         _one_of("auto", "on", "off"),
     )
     swarm_key: str = _key(
