@@ -104,7 +104,9 @@ class Running:
             self.peering.start()
             await self.server.start()
             self.discovery.start()
+            self.near.start()
         except BaseException:
+            self.near.close()
             await self.discovery.close()
             await self.peering.close()
             raise
