@@ -4,6 +4,7 @@
 // --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
 //           open proto peer data | ping peer | protocols peer | peers | findpeer peer
+//           discovered peer (once mDNS has found it)
 // Ends when stdin closes.
 import './node20.mjs' // first: module order is evaluation order
 import { createLibp2p } from 'libp2p'
@@ -16,6 +17,7 @@ import { ping } from '@libp2p/ping'
 import { privateKeyFromProtobuf } from '@libp2p/crypto/keys'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
+import { once } from 'node:events'
 import net from 'node:net'
 import fs from 'node:fs'
 import readline from 'node:readline'
@@ -44,6 +46,9 @@ const node = await createLibp2p({
   // The default (4 MiB) is below yamux's own largest window, and resets a stream whose reader is slow.
   streamMuxers: [yamux({ streamOptions: { maxReadBufferLength: 32 << 20 } })]
 })
+
+const discovered = new Set()
+node.addEventListener('peer:discovery', event => discovered.add(`${event.detail.id}`))
 
 const emit = message => process.stdout.write(JSON.stringify(message) + '\n')
 const hostPort = address => { const part = address.split('/'); return { host: part[2], port: Number(part[4]) } }
@@ -115,6 +120,9 @@ const commands = {
     await stream.close()
     await ended
     return { reply }
+  },
+  discovered: async ({ peer }) => {
+    while (!discovered.has(peer)) await once(node, 'peer:discovery', soon())
   },
   ping: async ({ peer }) => ({ ms: await node.services.ping.ping(peerIdFromString(peer), soon()) }),
   protocols: async ({ peer }) => {
