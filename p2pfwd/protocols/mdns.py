@@ -251,8 +251,12 @@ class Mdns:
         news = self._near.hear(peer, self._loop.time())
         if peer.peer_id not in self._near:
             return
-        if peer.addrs:
-            self._swarm.peerstore.add_addrs(peer.peer_id, peer.addrs, wire.TTL_S, SOURCE)
+        # Told again with every answer, an address is renewed when half its time is over: each change there
+        # is written to the disk.
+        store = self._swarm.peerstore
+        fresh = {known.addr for known in store.known(peer.peer_id) if known.ttl_s > wire.TTL_S / 2}
+        if not fresh.issuperset(peer.addrs):
+            store.add_addrs(peer.peer_id, peer.addrs, wire.TTL_S, SOURCE)
         if news:
             log.info("near: %s at %s", peer.peer_id, ", ".join(map(str, peer.addrs)) or "no usable address")
             for follower in tuple(self._followers):

@@ -85,7 +85,7 @@ class FakeSwarm:
     def __init__(self, number: int, listen: Sequence[str]) -> None:
         self.peer_id = PeerId.from_bytes(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
         self.listen = [Multiaddr.parse(text) for text in listen]
-        self.peerstore = Peerstore()
+        self.peerstore = Peerstore(asyncio.get_running_loop().time)
 
     def listen_addrs(self) -> list[Multiaddr]:
         return self.listen

@@ -86,6 +86,21 @@ async def test_who_stays_is_known_and_who_leaves_is_not() -> None:
 
 
 @in_virtual_time
+async def test_the_peerstore_is_renewed_now_and_then() -> None:
+    """Its changes go to the disk: not with every answer, and always before the address is stale."""
+    ether = Ether()
+    a, b = nodes(ether, 2)
+    changes: list[PeerId] = []
+    a.swarm.peerstore.on_change(changes.append)
+    await asyncio.sleep(0.25)
+    for _ in range(SECONDS_PER_HOUR // 10):
+        await asyncio.sleep(10)
+        assert a.swarm.peerstore.addrs(b.peer_id) == [b.addr]
+    assert len(ether.answers(b.host)) > 30 and 8 <= len(changes) <= 21
+    close(a, b)
+
+
+@in_virtual_time
 async def test_a_follower_hears_news_only() -> None:
     """Not the same again with every answer; a new address is news; who stopped following hears nothing."""
     ether = Ether()
