@@ -82,7 +82,7 @@ class KuboSplice(Splice):
     def _send_fin(self) -> None:
         if self._hold_fin and not self._remote_eof:
             self._progressed_at = self._loop.time()
-            self._look()
+            self._timer = self._loop.call_later(self._look_s, self._look)
         else:
             self.stream.close_write()
 

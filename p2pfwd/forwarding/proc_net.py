@@ -13,6 +13,8 @@ import ipaddress
 import select
 import socket
 import struct
+import time
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,13 @@ _NOBODY: Final = "0"
 _ACCEPTING: Final = 0x10000  # __SO_ACCEPTCON
 MAX_BYTES: Final = 4 << 20
 """Of a list: about 25,000 connections. A longer one is not worth the time."""
+
+
+MAX_AGE_S: Final = 0.2
+"""How old the list of connections may be: one reading takes milliseconds where there are thousands (28 ms of
+a connection's opening, 200 of them a second), and serves all who ask meanwhile."""
+
+_last_read: dict[Path, tuple[float, dict[tuple[str, str], str]]] = {}
 
 
 def somebody_listens(target: Multiaddr, proc: Path = Path("/proc/net")) -> bool:
@@ -43,10 +52,13 @@ def somebody_listens(target: Multiaddr, proc: Path = Path("/proc/net")) -> bool:
     return _tcp(proc / "tcp6", {_hex(address), _hex(ipaddress.IPv6Address(0))}, endpoint.port)
 
 
-def has_closed(sock: socket.socket, proc: Path = Path("/proc/net")) -> bool | None:
+def has_closed(
+    sock: socket.socket, proc: Path = Path("/proc/net"), max_age_s: float = MAX_AGE_S
+) -> bool | None:
     """Whether the other end of a connection, whose FIN has come, has closed it or only half-closed it.
 
-    None where that cannot be known: the other end is on another machine.
+    Ask no sooner than `max_age_s` after the FIN: the list of connections may be as old. None where that
+    cannot be known: the other end is on another machine.
     """
     if sock.family == socket.AF_UNIX:
         poll = select.poll()
@@ -56,7 +68,7 @@ def has_closed(sock: socket.socket, proc: Path = Path("/proc/net")) -> bool | No
         own, other = sock.getsockname(), sock.getpeername()
     except OSError:  # no connection any more
         return True
-    owner = _owner(_endpoints(other), _endpoints(own), proc)
+    owner = _owner(_endpoints(other), _endpoints(own), _connections(proc, max_age_s))
     if owner is None:
         return True if ipaddress.ip_address(other[0]).is_loopback else None
     return owner == _NOBODY
@@ -73,14 +85,26 @@ def _endpoints(sockaddr: tuple[str, int]) -> set[str]:
     return {f"{form}:{sockaddr[1]:04X}" for form in forms}
 
 
-def _owner(local: set[str], remote: set[str], proc: Path) -> str | None:
+def _owner(local: set[str], remote: set[str], connections: dict[tuple[str, str], str]) -> str | None:
     """Inode of the socket with this local and remote end, `_NOBODY` once closed, None if there is none."""
+    return next((connections[ends] for ends in product(local, remote) if ends in connections), None)
+
+
+def _connections(proc: Path, max_age_s: float) -> dict[tuple[str, str], str]:
+    """(local end, remote end) -> inode, read anew when older than `max_age_s`."""
+    now = time.monotonic()
+    read_at, found = _last_read.get(proc, (-1e9, {}))
+    if now - read_at < max_age_s:
+        return found
+    found = {}
     for name in ("tcp", "tcp6"):
         for line in _lines(proc / name):
             fields = line.split(None, 10)
-            if len(fields) > 9 and fields[1] in local and fields[2] in remote:
-                return fields[9]
-    return None
+            if len(fields) > 9:
+                found[fields[1], fields[2]] = fields[9]
+    _last_read.clear()
+    _last_read[proc] = now, found
+    return found
 
 
 def _hex(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
