@@ -12,7 +12,7 @@ import binascii
 from pathlib import Path
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.errors import InvalidKey, NotFound, UsageError
+from p2pfwd.errors import InvalidKey, NotFound, StorageFailed, UsageError
 from p2pfwd.private_files import private_directory, read_secret, write_atomically
 
 MAX_BYTES = 16384
@@ -89,6 +89,10 @@ def _read(path: Path) -> str:
     try:
         data = read_secret(path, _WHAT, MAX_BYTES, _restore(_WHAT))
     except FileNotFoundError:
+        if path.is_symlink():  # on a disk that is not mounted, perhaps: no reason to become somebody else
+            raise StorageFailed(
+                f"{_WHAT} {path}: it is a link to a file that does not exist", hint=_restore(_WHAT)
+            ) from None
         raise NotFound(
             f"{_WHAT} {path}: there is none yet", hint="the daemon makes one when it first starts"
         ) from None

@@ -61,13 +61,20 @@ class Discovery:
             self._upkeep.append(Upkeep(self._host.swarm, dht))
         if self.dhts:
             self._host.network.on_change(self.refresh)
+            self._host.keeper.set_resolve(self._resolve)
 
     def _is_reachable(self, scope: Scope) -> bool:
         classes = {address_class(addr) for addr in self._host.swarm.listen_addrs()}
         return scope is not Scope.WAN or AddressClass.PUBLIC in classes
 
+    async def _resolve(self, peer_id: PeerId) -> tuple[Multiaddr, ...]:
+        """For kept peers whose addresses are stale."""
+        _, result = await self.find_peer(peer_id, self.dhts[0].settings.lookup.total_timeout_s)
+        return result.found
+
     def refresh(self) -> None:
-        """Look ourselves up anew in every DHT: the addresses changed."""
+        """The addresses changed: tell the connected peers, look ourselves up anew in every DHT."""
+        self._host.swarm.spawn(self._host.identify.push(), "identify push")
         for upkeep in self._upkeep:
             upkeep.refresh()
 

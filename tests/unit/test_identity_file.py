@@ -82,6 +82,14 @@ def test_what_is_no_file_is_refused_without_hanging(tmp_path: Path) -> None:
             identity_file.load(tmp_path / name)
 
 
+def test_a_link_to_nothing_is_no_reason_to_become_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    path.symlink_to(tmp_path / "not-mounted" / "identity.key")
+    with pytest.raises(StorageFailed, match="a link to a file that does not exist"):
+        identity_file.load_or_create(path)
+    assert path.is_symlink()
+
+
 def test_no_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         identity_file.load(tmp_path / "k")
