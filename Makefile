@@ -13,7 +13,7 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns fuzz bench proto demo clean
+.PHONY: help venv lint test peers interop netns fuzz bench kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ fuzz: venv ## mutated bytes against every parser that meets a stranger
 
 bench: venv ## figures against Kubo, ssh and the floor, as ratios of one run
 	$(HERMETIC) $(PY) -m tests.bench $(ARGS)
+
+kad: venv ## lookups in simulated DHTs of up to 10,000 nodes, as a table (minutes)
+	$(PY) -m tests.bench.kad_simulation $(ARGS)
 
 proto: venv ## regenerate p2pfwd/core/pb from the .proto files
 	$(PY) tools/gen_proto.py
