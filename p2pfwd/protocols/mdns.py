@@ -251,10 +251,10 @@ class Mdns:
         news = self._near.hear(peer, self._loop.time())
         if peer.peer_id not in self._near:
             return
-        # Told again with every answer, an address is renewed when half its time is over: each change there
-        # is written to the disk.
+        # Told again with every answer, an address is renewed when a third of its time is over: each change
+        # there is written to the disk, and the next answer but one must still come in time.
         store = self._swarm.peerstore
-        fresh = {known.addr for known in store.known(peer.peer_id) if known.ttl_s > wire.TTL_S / 2}
+        fresh = {known.addr for known in store.known(peer.peer_id) if known.ttl_s > wire.TTL_S * 2 / 3}
         if not fresh.issuperset(peer.addrs):
             store.add_addrs(peer.peer_id, peer.addrs, wire.TTL_S, SOURCE)
         if news:

@@ -51,7 +51,7 @@ class Client:
         self._lines: deque[bytes | None] = deque()
         self._events: deque[Event] = deque()
         self._tell: Callable[[Event], None] | None = None
-        self._told = 0
+        self._told: frozenset[str] = frozenset()
         self._last_id = 0
 
     @classmethod
@@ -103,8 +103,8 @@ class Client:
 
     def narrate(self, topics: Sequence[str], tell: Callable[[Event], None]) -> None:
         """Hand events of `topics` to `tell` as they come in while a call waits for its answer."""
-        self._told = self.subscribe(topics).id
-        self._tell = tell
+        self.subscribe(topics)
+        self._told, self._tell = frozenset(topics), tell
 
     def next_event(self, subscription: int, timeout_s: float | None = None) -> Event:
         """The next event of one subscription; raises TimedOut and ConnectionLost."""
@@ -156,7 +156,7 @@ class Client:
         message = codec.decode_reply(line)
         if isinstance(message, codec.Notification) and message.method == codec.EVENT_METHOD:
             event = codec.result_from_json(Event, message.params, codec.EVENT_METHOD)
-            if self._tell is not None and event.subscription == self._told:
+            if self._tell is not None and event.topic in self._told:
                 self._tell(event)
                 return message
             if len(self._events) == MAX_WAITING_EVENTS:

@@ -36,6 +36,10 @@ PEERS_PER_MINUTE: Final = 12
 MAX_INTERVAL_S: Final = TTL_S / 2
 """... up to here: what is known must be heard again before it is forgotten."""
 
+MAX_SKIPPED: Final = 3
+"""Turns to ask that may be left out in a row with few peers, a minute each: less than TTL_S in all. Among
+many peers it is not always the same one who asks."""
+
 ANSWER_DELAY_S: Final = (0.02, 0.12)
 ANSWER_INTERVAL_S: Final = 1.0
 
@@ -84,16 +88,22 @@ class LinkPace:
         self._answered_at = float("-inf")
         self._answer_at: float | None = None
         self._other_asked_at = float("-inf")
+        self._skipped = 0
         self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def need_ask(self, now: float, interval_s: float, peers: int, spread: float) -> bool:
         """Whether our turn to ask is to be used.
 
         Not just after a neighbour asked for us all; one in as many turns as there are nodes is used even
-        then, or one who asks all the time could keep everybody from asking.
+        then, or one who asks all the time could keep everybody from asking. Never more than MAX_SKIPPED in
+        a row are left out: nobody answers his own question, so we would not hear of the one who asks.
         """
         heard_lately = now - self._other_asked_at < interval_s / 2
-        return not heard_lately or spread * (peers + 1) < 1
+        if heard_lately and spread * (peers + 1) >= 1 and self._skipped < max(MAX_SKIPPED, peers):
+            self._skipped += 1
+            return False
+        self._skipped = 0
+        return True
 
     def heard_question(self, now: float, asker: str, spread: float) -> float | None:
         """Somebody asked: when to answer, or None if an answer is under way or he has asked too much."""

@@ -75,10 +75,21 @@ def test_a_neighbours_question_spares_ours() -> None:
 @pytest.mark.parametrize(("peers", "share"), [(0, 1.0), (1, 0.5), (9, 0.1)])
 def test_somebody_asks_whatever_is_heard(peers: int, share: float) -> None:
     """One in as many turns as there are nodes: nobody can silence them all, and least of all a lonely one."""
+    used = 0
+    for step in range(1000):
+        link = LinkPace()
+        link.heard_question(10.0, "a", NO_SPREAD)
+        used += link.need_ask(11.0, 60.0, peers, step / 1000)
+    assert used == 1000 * share
+
+
+@pytest.mark.parametrize(("peers", "skipped"), [(1, 3), (3, 3), (9, 9)])
+def test_turns_are_not_left_out_for_ever(peers: int, skipped: int) -> None:
+    """Nobody answers his own question: with two nodes, the one who never asks would forget the other."""
     link = LinkPace()
     link.heard_question(10.0, "a", NO_SPREAD)
-    used = sum(link.need_ask(11.0, 60.0, peers, step / 1000) for step in range(1000))
-    assert used == 1000 * share
+    turns = [link.need_ask(11.0, 60.0, peers, 0.999) for _ in range(2 * (skipped + 1))]
+    assert turns == 2 * [*[False] * skipped, True]
 
 
 def test_on_request_we_ask_whoever_else_did() -> None:
