@@ -41,6 +41,10 @@ def _at_least(low: float) -> Check:
     return lambda value: None if value >= low else f"{low:g} or more"
 
 
+def _between(low: int, high: int) -> Check:
+    return lambda value: None if low <= value <= high else f"from {low} to {high}"
+
+
 def _one_of(*words: str) -> Check:
     return lambda value: None if value in words else f"one of {', '.join(words)}"
 
@@ -243,6 +247,14 @@ class Settings:
         AUTO,
         "Event loop: asyncio, uvloop, or auto: uvloop where it is installed.",
         _one_of("auto", "asyncio", "uvloop"),
+    )
+    busy_poll_us: int = _key(
+        "daemon.busy_poll_us",
+        500,
+        "Microseconds for which the daemon stays awake for the next message where small ones follow each "
+        "other closely: a third of the round-trip time on a virtual machine, for more processor time while "
+        "it lasts. 0: never.",
+        _between(0, 10_000),
     )
     log_level: str = _key("log.level", "info", f"Least level logged: {', '.join(LEVELS)}.", _one_of(*LEVELS))
     log_max_bytes: int = _key(

@@ -209,6 +209,7 @@ def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:
         high_water=settings.high_water,
         low_water=settings.low_water,
         dns_servers=settings.dns_servers,
+        busy_poll_us=settings.busy_poll_us,
     )
     return HostSettings(swarm=swarm, fall_back_to_free_port=True)
 

@@ -33,7 +33,7 @@ from p2pfwd.forwarding.probe import ask, not_served
 from p2pfwd.forwarding.splice import close_with_reset
 from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
-from p2pfwd.net.acceptor import Acceptor
+from p2pfwd.net.acceptor import Acceptor, Sockaddr
 
 if TYPE_CHECKING:
     from p2pfwd.net.stream import Stream
@@ -194,7 +194,7 @@ class LocalListener(Listener):
             why = os.strerror(exc.errno or 0)
             self.failed(ResourceLimitExceeded(f"no more connections can be accepted for now: {why}"))
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, sock: socket.socket, origin: Sockaddr) -> None:
         try:
             self._streams.admit(self, self.peer_id)
         except ResourceLimitExceeded as exc:
@@ -203,36 +203,32 @@ class LocalListener(Listener):
             return
         stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol)
         if stream is not None:
-            self._splice(sock, stream)
+            self._splice(sock, origin, stream)
             return
-        self._opening[sock] = self._loop.create_task(self._open(sock))
+        self._opening[sock] = self._loop.create_task(self._open(sock, origin))
         if len(self._opening) >= self._limits.max_pending_opens and self._acceptor is not None:
             self._acceptor.pause()
 
-    def _splice(self, sock: socket.socket, stream: Stream) -> None:
+    def _splice(self, sock: socket.socket, origin: Sockaddr, stream: Stream) -> None:
         """Connect a client with its stream."""
         try:
-            entry = self._streams.add(self, stream, sock.getpeername())
+            entry = self._streams.add(self, stream, origin)
         except ResourceLimitExceeded as exc:
             stream.reset()
             close_with_reset(sock)
             self._not_opened(exc)
-        except OSError as exc:  # the client has gone while its stream was being opened
-            log.debug("%s: a client left before its stream was open: %s", self.describe(), exc)
-            stream.reset()
-            close_with_reset(sock)
         else:
             self._streams.splice(entry, sock)
             if not self.doubts_service:
                 self.worked()
 
-    async def _open(self, sock: socket.socket) -> None:
+    async def _open(self, sock: socket.socket, origin: Sockaddr) -> None:
         """The one task of a connection: it ends when the stream is there."""
         try:
             stream = await self._swarm.open_stream(
                 self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s
             )
-            self._splice(sock, stream)
+            self._splice(sock, origin, stream)
         except P2PForwardError as exc:
             close_with_reset(sock)
             self._not_opened(exc)

@@ -102,7 +102,7 @@ class Splice:
         """Begin to move bytes, what the stream already holds first."""
         self._loop.add_reader(self._fd, self._readable)
         self.stream.set_sink(self)
-        if not self.closed:
+        if self.stream.direction == "outbound" and not self.closed:
             self._readable()  # what is there already rides along with the stream's opening
 
     # --- local socket → stream --------------------------------------------------------------------
@@ -229,14 +229,14 @@ class Splice:
             self._end_remote()
 
     def _end_remote(self) -> None:
+        if self._local_eof:
+            self.stream.close_write()  # one that was held back
+            self._finish_if_done()  # closes the socket, which is the FIN
+            return
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
             self._fail(exc)
-            return
-        if self._local_eof:
-            self.stream.close_write()  # one that was held back
-        self._finish_if_done()
 
     # --- ending -----------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import from_sockaddr
 from p2pfwd.core.peer_id import PeerId
@@ -20,6 +20,7 @@ from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.listeners import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
+from p2pfwd.net.acceptor import Sockaddr
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.splice import Splice
@@ -31,8 +32,8 @@ RATE_INTERVAL_S: Final = 0.2
 """Snapshots closer together than this show the rate of the one before: less is noise."""
 
 SpliceFactory = Callable[..., "Splice"]
-Origin = tuple[Any, ...] | str | None
-"""As accept() gives it: a TCP sockaddr, the path of a unix client (mostly ""), None for a remote origin."""
+Origin = Sockaddr | None
+"""None for a remote origin."""
 
 
 class StreamEntry:

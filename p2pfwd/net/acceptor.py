@@ -1,4 +1,4 @@
-"""Listening sockets: bind, accept in bursts, and survive running out of file descriptors.
+"""Listening sockets: bind, accept, and survive running out of file descriptors.
 
 Accepting never spins: EMFILE and its kin pause the listener and are retried with a growing delay.
 An owner that has enough on its hands pauses it too; connections then wait in the kernel's backlog.
@@ -11,18 +11,21 @@ import errno
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.errors import AddressInUse, BindFailed
 
 log = logging.getLogger("p2pfwd.net")
 
-ACCEPTS_PER_TURN: Final = 32
 BACKLOG: Final = 512
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+Sockaddr = tuple[Any, ...] | str
+"""As `accept` gives it: of TCP a tuple, of a unix client its path, mostly ""."""
 
 
 def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
@@ -39,7 +42,9 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
 
 
 class Acceptor:
-    """Hands every accepted socket to `accepted`, non-blocking. Owns `sock`, which must be listening.
+    """Hands every accepted socket, non-blocking, and its peer's address to `accepted`.
+
+    Owns `sock`, which must be listening.
 
     `exhausted` is told the error when descriptors run out, and None at the first accept after that.
     """
@@ -48,7 +53,7 @@ class Acceptor:
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        accepted: Callable[[socket.socket], None],
+        accepted: Callable[[socket.socket, Sockaddr], None],
         exhausted: Callable[[OSError | None], None] | None = None,
     ) -> None:
         self.sock = sock
@@ -65,22 +70,19 @@ class Acceptor:
         loop.add_reader(self._fd, self._readable)
 
     def _readable(self) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            if self._closed or self._paused:
-                return
-            try:
-                sock, _peer = self.sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as exc:
-                if exc.errno not in _EXHAUSTED:
-                    raise
-                self._back_off(exc)
-                return
-            if self._starved:
-                self._recovered()
-            sock.setblocking(False)
-            self._accepted(sock)
+        try:  # one a turn: to ask for a second one mostly gets nothing, and costs as much as a turn
+            sock, peer = self.sock.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as exc:
+            if exc.errno not in _EXHAUSTED:
+                raise
+            self._back_off(exc)
+            return
+        if self._starved:
+            self._recovered()
+        sock.setblocking(False)
+        self._accepted(sock, peer)
 
     def _back_off(self, exc: OSError) -> None:
         if not self._starved:

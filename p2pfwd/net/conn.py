@@ -1,4 +1,4 @@
-"""A connection: a secure channel, a yamux session on it, its streams, and proof that the peer lives.
+"""A connection: a secure channel, a yamux session on it, and its streams.
 
 The data path runs through here once a frame each way and does no more than the arithmetic:
 
@@ -12,7 +12,6 @@ of the turn. Fairness: one frame a turn for each stream that waits.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
+from p2pfwd.net.liveness import Liveness
 from p2pfwd.net.secure import Channel
 from p2pfwd.net.stream import Direction, Stream, lost
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
@@ -41,16 +41,6 @@ from p2pfwd.wire.yamux.stream import StreamCore
 
 log = logging.getLogger("p2pfwd.net")
 
-KEEPALIVE_IDLE_S: Final = 20.0
-"""Silence after which the peer is pinged."""
-
-KEEPALIVE_TIMEOUT_S: Final = 15.0
-"""Silence after that ping which means a dead peer: found within 20 + 15 + two ticks of 4 s < 45 s."""
-
-TICK_S: Final = 4.0
-WRITE_STALL_S: Final = 30.0
-"""A peer that takes no byte for this long while some wait is dead."""
-
 FRAMES_PER_TURN: Final = 16
 """Frames sent for waiting streams before the event loop gets its turn."""
 
@@ -58,7 +48,11 @@ CLOSE_TIMEOUT_S: Final = 3.0
 """How long a graceful close waits for what was sent to arrive, and for the peer's EOF."""
 
 INBOUND_NEGOTIATION_S: Final = 10.0
-_ping_values = itertools.count(1)
+
+PATIENCE_S: Final = 0.001
+"""How long the answer to a proposal waits, where its stream's data came along with it, for the service's
+answer: a message and a wake-up less on each side for most streams."""
+
 
 
 def _reset_error(code: int, overflow: bool) -> StreamReset:
@@ -106,10 +100,11 @@ class Conn:
         self._draining = False
         self._closing = False
         self._offset = 0
-        self._heard_at = self.opened_at
-        self._pinged_at: float | None = None
-        self._pong: asyncio.Future[float] | None = None
-        self._timer = loop.call_later(TICK_S, self._tick)
+        self._patient_bytes = 0
+        self._patience: asyncio.TimerHandle | None = None
+        self._liveness = Liveness(
+            self._session, channel.conduit, self.remote_peer, loop, self._flush, self.abort
+        )
 
     def start(
         self, leftover: bytes, accepts: Callable[[str], bool], on_stream: Callable[[Stream], None]
@@ -117,7 +112,7 @@ class Conn:
         """Begin: `accepts` says which protocols are served, `on_stream` takes each negotiated stream."""
         self._accepts = accepts
         self._on_stream = on_stream
-        self._ping()
+        self._liveness.ping()
         if leftover:
             self.plaintext_received(memoryview(leftover))
             self.turn_ended()
@@ -211,14 +206,17 @@ class Conn:
 
     def _stream_opened(self, core: StreamCore) -> None:
         stream = self.streams[core.id] = Stream(self, core, "inbound")
-        deadline = self.loop.call_later(INBOUND_NEGOTIATION_S, stream.reset)
+        deadline: asyncio.TimerHandle | None = None
 
         def negotiated(stream: Stream) -> None:
-            deadline.cancel()
+            if deadline is not None:
+                deadline.cancel()
             if stream.error is None and self._on_stream is not None:
                 self._on_stream(stream)
 
         stream.negotiate(ListenerNegotiation(self._accepts), negotiated)
+        if stream.negotiating:  # mostly all of it came with the SYN
+            deadline = self.loop.call_later(INBOUND_NEGOTIATION_S, stream.reset)
 
     def finish_stream(self, core: StreamCore) -> None:
         """Send FIN on a stream."""
@@ -261,15 +259,21 @@ class Conn:
         if offset:
             self._pool.staging[:offset] = session.control
             session.control.clear()
+            self._patient_bytes = 0
         session.write_data_header(core, n, self._pool.staging, offset)
         self._channel.send_staged(offset + HEADER_BYTES + n)
 
-    def send_small(self, core: StreamCore, data: bytes) -> None:
-        """Queue a small frame with the control frames, so that it shares their send."""
+    def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None:
+        """Queue a small frame with the control frames, so that it shares their send.
+
+        `patient`: it, and an ACK before it, go with the next frame, or after `PATIENCE_S`.
+        """
         frame = bytearray(HEADER_BYTES + len(data))
         self._session.write_data_header(core, len(data), memoryview(frame), 0)
         frame[HEADER_BYTES:] = data
         self._session.control += frame
+        if patient:
+            self._patient_bytes += HEADER_BYTES + len(frame)
         self._schedule_flush()
 
     def consumed(self, core: StreamCore, n: int) -> None:
@@ -286,6 +290,7 @@ class Conn:
     def _flush(self, *, last: bool = False) -> None:
         """Send what control frames there are; `last`: even behind what the conduit still has to send."""
         self._flush_due = False
+        self._patient_bytes = 0
         control = self._session.control
         while control and (last or not self._channel.congested) and not self.closed.done():
             n = min(len(control), self._channel.max_plaintext)
@@ -342,13 +347,19 @@ class Conn:
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send."""
         self._in_turn = False
-        self._heard_at = time.monotonic()
+        self._liveness.heard_at = time.monotonic()
         if self._slot_waiters:
             self._wake_slot_waiters()
         if self._waiting and not self._channel.congested:
             self.channel_drained()
-        elif self._session.control:
+        elif len(self._session.control) > self._patient_bytes:
             self._flush()
+        elif self._patient_bytes and self._patience is None:
+            self._patience = self.loop.call_later(PATIENCE_S, self._end_patience)
+
+    def _end_patience(self) -> None:
+        self._patience = None
+        self._flush()
 
     def _wake_slot_waiters(self) -> None:
         slots = self._session.free_slots
@@ -375,7 +386,7 @@ class Conn:
                 if (stream := self.streams.pop(core.id, None)) is not None:
                     stream.on_lost(_reset_error(code, overflow))
             case PingAcked():
-                self._ponged()
+                self._liveness.ponged()
             case WentAway(code):
                 log.debug("%s goes away, code %#x", self.remote_peer, code)
 
@@ -390,50 +401,11 @@ class Conn:
 
     # --- liveness ---------------------------------------------------------------------------------
 
-    def _ping(self) -> None:
-        self._pinged_at = time.monotonic()
-        self._session.ping(next(_ping_values) & 0xFFFF_FFFF)
-
-    def _ponged(self) -> None:
-        assert self._pinged_at is not None
-        rtt = time.monotonic() - self._pinged_at
-        self._pinged_at = None
-        old = self._session.rtt_s
-        # The first sample includes the handshake's tail, so a better one replaces it at once.
-        self._session.rtt_s = rtt if old is None or rtt < old else (3 * old + rtt) / 4
-        if self._pong is not None:
-            self._pong.set_result(rtt)
-            self._pong = None
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        silent = now - self._heard_at
-        conduit = self._channel.conduit
-        if self._pinged_at is not None and min(silent, now - self._pinged_at) > KEEPALIVE_TIMEOUT_S:
-            self.abort(TimedOut(f"no sign of life for {silent:.0f} s"))
-            return
-        if conduit.congested and now - conduit.progressed_at > WRITE_STALL_S:
-            self.abort(TimedOut(f"the peer took no data for {WRITE_STALL_S:g} s"))
-            return
-        if self._pinged_at is None and silent > KEEPALIVE_IDLE_S:
-            self._ping()
-            self._flush()
-        self._timer = self.loop.call_later(TICK_S, self._tick)
-
     async def measure_rtt(self, timeout_s: float) -> float:
         """One yamux ping, shared by those who ask meanwhile; seconds. Raises TimedOut, ConnectionLost."""
         if self.closed.done():
             raise lost(self, self.closed.result())
-        if self._pong is None:
-            self._pong = self.loop.create_future()
-        if self._pinged_at is None:
-            self._ping()
-            self._flush()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(self._pong)
-        except TimeoutError:
-            raise TimedOut(f"{self.remote_peer} did not answer a ping within {timeout_s:g} s") from None
+        return await self._liveness.measure_rtt(timeout_s)
 
     # --- ending -----------------------------------------------------------------------------------
 
@@ -445,14 +417,13 @@ class Conn:
     def _end(self, cause: Exception | None) -> None:
         if self.closed.done():
             return
-        self._timer.cancel()
+        if self._patience is not None:
+            self._patience.cancel()
         self.closed.set_result(cause)
         if not self.identified.done():
             self.identified.set_result(None)
         error: P2PForwardError = lost(self, cause)
-        if self._pong is not None:
-            self._pong.set_exception(error)
-            self._pong.exception()  # mark as retrieved: nobody may be waiting any more
+        self._liveness.end(error)
         self._wake_slot_waiters()
         streams, self.streams = self.streams, {}
         for stream in streams.values():

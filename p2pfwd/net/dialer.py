@@ -18,6 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
 from p2pfwd.net import dial_plan, tcp
 from p2pfwd.net.buffers import BufferPool
+from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.peerstore import Peerstore
 from p2pfwd.net.resolver import Resolver, has_name
@@ -48,12 +49,14 @@ class Dialer:
         resolver: Resolver,
         peerstore: Peerstore,
         pool: BufferPool,
+        busy_poll: BusyPoll,
         settings: SwarmSettings,
     ) -> None:
         self._upgrader = upgrader
         self._resolver = resolver
         self._peerstore = peerstore
         self._pool = pool
+        self._busy_poll = busy_poll
         self._settings = settings
         self.local_only = settings.local_only
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
@@ -106,7 +109,9 @@ class Dialer:
         assert endpoint is not None
         settings = self._settings
         loop = asyncio.get_running_loop()
-        conduit = await tcp.connect(endpoint, loop, self._pool, settings.connect_timeout_s)
+        conduit = await tcp.connect(
+            endpoint, loop, self._pool, self._busy_poll, settings.connect_timeout_s
+        )
         async with asyncio.timeout(settings.upgrade_timeout_s):
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)
 

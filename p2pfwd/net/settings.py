@@ -42,5 +42,7 @@ class SwarmSettings:
     """... down to this many."""
     grace_s: float = 20.0
     """A connection younger than this is not trimmed."""
+    busy_poll_us: int = 500
+    """How long the loop stays awake for the next message of a lively exchange; 0: never (net.busy_poll)."""
     dns_servers: tuple[str, ...] = ()
     """Name servers `ip` or `ip:port`; empty: the system's."""

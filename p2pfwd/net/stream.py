@@ -51,7 +51,7 @@ class Carrier(Protocol):
     def congested(self) -> bool: ...
     def begin_frame(self, max_payload: int) -> memoryview: ...
     def end_frame(self, core: StreamCore, n: int) -> None: ...
-    def send_small(self, core: StreamCore, data: bytes) -> None: ...
+    def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None: ...
     def consumed(self, core: StreamCore, n: int) -> None: ...
     def wait_to_send(self, stream: Stream) -> None: ...
     def stop_waiting(self, stream: Stream) -> None: ...
@@ -120,30 +120,38 @@ class Stream:
         """
         self._negotiation = negotiation
         self._on_negotiated = on_negotiated
-        self._send_small(negotiation.start())
+        opening = negotiation.start()
         backlog, self.core.backlog = self.core.backlog, None
         if backlog:
-            self._received(memoryview(backlog))
+            self._negotiate(memoryview(backlog), opening)
+        else:
+            self._send_small(opening)
 
-    def _negotiate(self, view: memoryview) -> None:
+    @property
+    def negotiating(self) -> bool:
+        """Whether no protocol has been agreed on yet, and may still be."""
+        return self._negotiation is not None and self._error is None
+
+    def _negotiate(self, view: memoryview, opening: bytes = b"") -> None:
         negotiation = self._negotiation
         assert negotiation is not None
         try:
-            answer = negotiation.receive(view)
+            answer = opening + negotiation.receive(view)
         except (ProtocolError, ProtocolNotSupported) as exc:
-            self._send_small(negotiation.last_words())
+            self._send_small(opening + negotiation.last_words())
             self._fail(exc)
             self.reset()
             return
-        self._send_small(answer)
         if negotiation.selected is None:
+            self._send_small(answer)
             self.consumed(len(view))
             return
         self.protocol = negotiation.selected
         self._negotiation = None
+        leftover = negotiation.leftover()
+        self._send_small(answer, patient=bool(leftover))  # who sent data along does not wait for it
         if self._finish_due:
             self.close_write()
-        leftover = negotiation.leftover()
         self.consumed(len(view) - len(leftover))
         done, self._on_negotiated = self._on_negotiated, None
         if self._sink is not None:
@@ -153,10 +161,10 @@ class Stream:
         if done is not None:
             done(self)
 
-    def _send_small(self, data: bytes) -> None:
+    def _send_small(self, data: bytes, *, patient: bool = False) -> None:
         """A negotiation message: a few bytes, always within the initial window."""
         if data and self.core.can_send:
-            self.conn.send_small(self.core, data)
+            self.conn.send_small(self.core, data, patient=patient)
 
     # --- from the connection ----------------------------------------------------------------------
 

@@ -30,8 +30,9 @@ from p2pfwd.errors import (
     TimedOut,
 )
 from p2pfwd.net import interfaces, peerstore, tcp
-from p2pfwd.net.acceptor import BACKLOG, Acceptor, bind_failure
+from p2pfwd.net.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
 from p2pfwd.net.buffers import BufferPool
+from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dial_plan import is_local
@@ -70,6 +71,7 @@ class Swarm:
         self.resolver = Resolver(self.settings.dns_servers, local_only=self.settings.local_only)
         self._loop = asyncio.get_running_loop()
         self._pool = BufferPool()
+        self._busy_poll = BusyPoll(self._loop, self.settings.busy_poll_us * 1e-6)
         self._upgrader = Upgrader(
             identity,
             self._pool,
@@ -80,7 +82,9 @@ class Swarm:
             max_inbound_streams=self.settings.max_streams_per_peer,
             psk=self.settings.psk,
         )
-        self._dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self._pool, self.settings)
+        self._dialer = Dialer(
+            self._upgrader, self.resolver, self.peerstore, self._pool, self._busy_poll, self.settings
+        )
         self._acceptors: list[Acceptor] = []
         self._conns: dict[PeerId, list[Conn]] = {}
         self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
@@ -137,11 +141,11 @@ class Swarm:
         """As connected peers see this node."""
         return list(dict.fromkeys(self._observed.values()))
 
-    def _accepted(self, sock: socket.socket) -> None:
+    def _accepted(self, sock: socket.socket, _peer: Sockaddr) -> None:
         stack = ExitStack()
         try:
             tcp.tune(sock)
-            conduit = tcp.TcpConduit(sock, self._loop, self._pool)
+            conduit = tcp.TcpConduit(sock, self._loop, self._pool, self._busy_poll)
             if self.settings.local_only and not is_local(conduit.remote_addr):
                 raise ConnectionRefusedError(f"{conduit.remote_addr} is outside the local network")
             stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))

@@ -15,6 +15,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
 from p2pfwd.net.buffers import READ_BYTES, BufferPool
+from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conduit import Receiver
 
 UNSENT_LOWAT_BYTES: Final = 256 * 1024
@@ -43,7 +44,13 @@ def tune(sock: socket.socket) -> None:
 class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
 
-    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, pool: BufferPool) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        pool: BufferPool,
+        busy_poll: BusyPoll,
+    ) -> None:
         self.local_addr: Multiaddr = from_sockaddr(sock.getsockname())
         self.remote_addr: Multiaddr = from_sockaddr(sock.getpeername())
         self.congested = False
@@ -53,6 +60,7 @@ class TcpConduit:
         self._fd = sock.fileno()
         self._loop = loop
         self._pool = pool
+        self._moved = busy_poll.moved
         self._receiver: Receiver | None = None
         self._carry = b""
         self._unsent: memoryview | None = None
@@ -97,6 +105,7 @@ class TcpConduit:
             self._loop.remove_reader(self._fd)
             receiver.eof_received()
             return
+        self._moved(n)
         end = kept + n
         used = receiver.data_received(scratch[:end])
         self._carry = bytes(scratch[used:end]) if used < end else b""
@@ -117,6 +126,7 @@ class TcpConduit:
             self._loop.call_soon(self._lose, exc)  # not inside the sender's call
             return
         if n == len(view):
+            self._moved(n)
             return
         self.congested = True
         self.progressed_at = time.monotonic()
@@ -192,7 +202,11 @@ class TcpConduit:
 
 
 async def connect(
-    endpoint: TcpEndpoint, loop: asyncio.AbstractEventLoop, pool: BufferPool, timeout_s: float
+    endpoint: TcpEndpoint,
+    loop: asyncio.AbstractEventLoop,
+    pool: BufferPool,
+    busy_poll: BusyPoll,
+    timeout_s: float,
 ) -> TcpConduit:
     """Connect to a literal ip4 or ip6 endpoint. Raises OSError, or TimeoutError after `timeout_s`."""
     family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
@@ -201,7 +215,7 @@ async def connect(
         tune(sock)
         async with asyncio.timeout(timeout_s):
             await loop.sock_connect(sock, (endpoint.host, endpoint.port))
-        return TcpConduit(sock, loop, pool)
+        return TcpConduit(sock, loop, pool, busy_poll)
     except BaseException:
         sock.close()
         raise

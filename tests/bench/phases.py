@@ -1,7 +1,7 @@
 """The measurements: each takes a running tunnel and returns its figures.
 
 Names of figures (and units): `up`/`down` (MB/s, 10^6 bytes), `up_cpu`/`down_cpu` (CPU seconds per GB of
-both ends; `_user` and `_sys` are its parts), `rtt_*` and `open_*` and `burst_*` (microseconds), `many_*`
+both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a round), `rtt_*` and `open_*` and `burst_*` (microseconds), `many_*`
 (20 bulk streams: total MB/s, slowest through fastest, microseconds of the echo beside them),
 `idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
 """
@@ -32,15 +32,15 @@ class Sizes:
     """How much of everything; the quick run takes less."""
 
     bulk_s: float = 1.5
-    rounds: int = 2000
-    opens: int = 200
+    rounds: int = 1000
+    opens: int = 100
     many_s: float = 2.0
     many_ways: tuple[str, ...] = ("down", "up")
     commands: int = 7
     aead_s: float = 0.3
 
 
-QUICK = Sizes(bulk_s=0.8, rounds=1000, opens=100, many_s=1.5, many_ways=("down",), commands=3, aead_s=0.2)
+QUICK = Sizes(bulk_s=0.8, rounds=500, opens=50, many_s=1.5, many_ways=("down",), commands=3, aead_s=0.2)
 
 Phase = Callable[[Client, Tunnel, Sizes], dict[str, float]]
 
@@ -64,7 +64,12 @@ def bulk(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
 
 
 def round_trip(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
-    return _quantiles("rtt", client.run("rtt", tunnel.port, sizes.rounds)["us"], "p50", "p99")
+    before = Cpu.of(tunnel.pids)
+    figures = _quantiles("rtt", client.run("rtt", tunnel.port, sizes.rounds)["us"], "p50", "p99")
+    used = Cpu.of(tunnel.pids) - before
+    if tunnel.pids:
+        figures["rtt_cpu"] = used.total_s / sizes.rounds * 1e6
+    return figures
 
 
 def opening(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:

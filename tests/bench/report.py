@@ -115,7 +115,7 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         "rtt_p50",
         [
             figure("p50", "rtt_p50"), figure("p99", "rtt_p99"), against("p50 / Kubo", "rtt_p50", kubo_of),
-            against("p50 / relay", "rtt_p50", relays),
+            against("p50 / relay", "rtt_p50", relays), figure("CPU of both ends", "rtt_cpu"),
         ],
     ),
     (

@@ -1,7 +1,7 @@
 """One run of the bench: every tunnel set up, every measurement taken round robin, as often as asked.
 
 Within a repeat all tunnels are up; each measurement goes through all of them before the next begins, so
-what is compared lies seconds apart. Every other repeat goes backwards. Each repeat has fresh daemons.
+what is compared lies seconds apart, and every other time goes backwards. Each repeat has fresh daemons.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ PHASES: Mapping[str, tuple[Phase, frozenset[str]]] = {
 }
 """Measurements in their order, and the tunnels they are taken on."""
 
+ROUNDS: Mapping[str, int] = {"rtt": 5, "open": 5}
+"""How often within a repeat the short ones go round the tunnels: a machine's wake-up time changes from
+second to second, by more than what is compared. Each round is a sample of its own."""
+
 FRESH: Mapping[str, Phase] = {"idle": phases.idle, "streams": phases.streams}
 """Those that want daemons nothing has gone through yet."""
 
@@ -84,10 +88,9 @@ class Runner:
 
     def run(self) -> Results:
         for repeat in range(self.plan.repeats):
-            names = self.plan.tunnels if repeat % 2 == 0 else self.plan.tunnels[::-1]
             self.results.add("aead", repeat, aead_s_per_gb(self.plan.sizes.aead_s))
-            self._together(repeat, names)
-            self._fresh(repeat, names)
+            self._together(repeat, self.plan.tunnels)
+            self._fresh(repeat, self.plan.tunnels)
         return self.results
 
     def _together(self, repeat: int, names: Sequence[str]) -> None:
@@ -101,12 +104,21 @@ class Runner:
             up = {name: self._start(stack, name, server) for name in names}
             for phase in wanted:
                 self._say(repeat, phase)
-                for name in names:
-                    tunnel = up[name]
-                    if tunnel is None or name not in PHASES[phase][1]:
-                        continue
-                    if not self._measure(repeat, name, tunnel, phase, PHASES[phase][0]):
-                        up[name] = None
+                rounds = ROUNDS.get(phase, 1)
+                for sample in range(repeat * rounds, (repeat + 1) * rounds):
+                    self._round(sample, names if sample % 2 == 0 else names[::-1], up, phase)
+
+    def _round(
+        self, sample: int, names: Sequence[str], up: dict[str, Tunnel | None], phase: str
+    ) -> None:
+        """One measurement of every tunnel that is up; one that fails is up no more."""
+        measure, tunnels = PHASES[phase]
+        for name in names:
+            tunnel = up[name]
+            if tunnel is None or name not in tunnels:
+                continue
+            if not self._measure(sample, name, tunnel, phase, measure):
+                up[name] = None
 
     def _fresh(self, repeat: int, names: Sequence[str]) -> None:
         """One tunnel after the other, alone."""
@@ -132,7 +144,7 @@ class Runner:
             self._failed(name, "start", exc)
         return None
 
-    def _measure(self, repeat: int, name: str, tunnel: Tunnel, phase: str, measure: Phase) -> bool:
+    def _measure(self, sample: int, name: str, tunnel: Tunnel, phase: str, measure: Phase) -> bool:
         """Whether the measurement came to its end; the figures of the quietest try are in the results."""
         quietest = float("inf")
         for attempt in range(TRIES):
@@ -149,7 +161,7 @@ class Runner:
             cores = others.cores()
             if cores < quietest:
                 quietest = cores
-                self.results.add(name, repeat, figures)
+                self.results.add(name, sample, figures)
             if attempt:
                 self._patience_s -= time.monotonic() - start
             if cores < QUIET_CORES or self._patience_s <= 0:

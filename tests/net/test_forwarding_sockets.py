@@ -174,7 +174,7 @@ def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
         made = await bind(ANY_PORT, loop)
-        acceptor = Acceptor(made.sock, loop, arrived.put_nowait)
+        acceptor = Acceptor(made.sock, loop, lambda sock, _peer: arrived.put_nowait(sock))
         address = made.sock.getsockname()
         acceptor.pause()
         acceptor.pause()

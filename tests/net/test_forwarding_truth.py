@@ -210,6 +210,17 @@ def test_d03_the_clients_reset_is_the_services_reset(pair: Pair) -> None:
     assert isinstance(seen[0], ConnectionResetError)
 
 
+def test_a_client_gone_before_its_stream_leaves_nothing(pair: Pair) -> None:
+    # The first stream to a peer takes a dial; the client resets meanwhile.
+    with TcpServer(echo) as server:
+        port = pair.tunnel(server.address)
+        with pair.settled():
+            reset(connect(port))
+        assert echoes(port, Payload(10))
+    with pair.settled():
+        pass
+
+
 @pytest.mark.parametrize("side", ["near", "far"])
 def test_d03_a_lost_connection_is_rst_at_both_ends(pair: Pair, side: str) -> None:
     seen: list[BaseException] = []

@@ -256,7 +256,7 @@ async def test_a_connection_accepted_in_the_turn_of_the_end_is_closed() -> None:
         far, _ = listener.accept()
         far.setblocking(False)
         near.setblocking(False)
-        victim._accepted(far)
+        victim._accepted(far, far.getpeername())
         await victim.close()
         await turns()
         assert far.fileno() == -1, "closed"

@@ -76,6 +76,7 @@ class Stream:
     """What a splice needs of a stream."""
 
     def __init__(self) -> None:
+        self.direction = "outbound"
         self.fins = self.resets = 0
 
     def set_sink(self, sink: object) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from p2pfwd.errors import ConnectionLost, TimedOut
 from p2pfwd.net import conn as conn_module
+from p2pfwd.net import liveness as liveness_module
 from p2pfwd.net.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
@@ -26,20 +27,20 @@ GRANT = 64 << 20
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conn_module, "TICK_S", 0.01)
-    monkeypatch.setattr(conn_module, "KEEPALIVE_IDLE_S", 0.03)
-    monkeypatch.setattr(conn_module, "KEEPALIVE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(liveness_module, "TICK_S", 0.01)
+    monkeypatch.setattr(liveness_module, "KEEPALIVE_IDLE_S", 0.03)
+    monkeypatch.setattr(liveness_module, "KEEPALIVE_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
 def no_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conn_module, "TICK_S", 0.01)
-    monkeypatch.setattr(conn_module, "KEEPALIVE_IDLE_S", HOUR_S)
-    monkeypatch.setattr(conn_module, "KEEPALIVE_TIMEOUT_S", HOUR_S)
+    monkeypatch.setattr(liveness_module, "TICK_S", 0.01)
+    monkeypatch.setattr(liveness_module, "KEEPALIVE_IDLE_S", HOUR_S)
+    monkeypatch.setattr(liveness_module, "KEEPALIVE_TIMEOUT_S", HOUR_S)
 
 
 def test_the_real_times_find_a_dead_peer_within_45_seconds() -> None:
-    m = conn_module
+    m = liveness_module
     assert m.KEEPALIVE_IDLE_S + m.KEEPALIVE_TIMEOUT_S + 2 * m.TICK_S <= 45
     assert m.WRITE_STALL_S + m.TICK_S <= 45
 
@@ -48,7 +49,7 @@ def test_the_real_times_find_a_dead_peer_within_45_seconds() -> None:
 async def test_a_silent_peer_is_dead_and_its_streams_fail(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conn_module, "KEEPALIVE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(liveness_module, "KEEPALIVE_TIMEOUT_S", 0.05)
     async with swarm() as node:
         taken, arrived = Taken(node), next_conn(node)
         async with await RawPeer.dial(node.listen_addrs()[0]) as peer:
@@ -98,7 +99,7 @@ async def congested_stream(node: Swarm, peer: RawPeer, taken: Taken) -> tuple[St
 async def test_a_peer_that_takes_no_byte_is_dead_although_it_speaks(
     no_keepalive: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conn_module, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(liveness_module, "WRITE_STALL_S", 0.05)
     async with swarm() as node:
         taken = Taken(node)
         async with await RawPeer.dial(node.listen_addrs()[0], receive_buffer=4096) as peer:

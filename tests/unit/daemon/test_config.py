@@ -140,6 +140,7 @@ def test_the_defaults_are_those_of_the_parts() -> None:
         "upgrade_timeout_s",
         "stream_timeout_s",
         "dns_servers",
+        "busy_poll_us",
     ):
         assert getattr(mine, name) == getattr(swarm, name)
     for name in (

@@ -75,11 +75,6 @@ class FakeSocket:
         self.closed = False
         self.lingers: list[bytes] = []
 
-    def getpeername(self) -> Any:
-        if isinstance(self.name, OSError):
-            raise self.name
-        return self.name
-
     def send(self, data: bytes) -> int:
         if isinstance(self.takes, OSError):
             raise self.takes
@@ -231,10 +226,17 @@ class FakeAcceptor:
 
     made: list[FakeAcceptor]
 
-    def __init__(self, sock: Any, loop: Any, accepted: Callable[[Any], None], exhausted: Any = None) -> None:
-        self.sock, self.accepted, self.exhausted = sock, accepted, exhausted
+    def __init__(
+        self, sock: Any, loop: Any, accepted: Callable[[Any, Any], None], exhausted: Any = None
+    ) -> None:
+        self.sock, self.exhausted = sock, exhausted
+        self._accepted = accepted
         self.paused = self.closed = False
         FakeAcceptor.made.append(self)
+
+    def accepted(self, sock: FakeSocket) -> None:
+        """A client has connected."""
+        self._accepted(sock, sock.name)
 
     def pause(self) -> None:
         self.paused = True

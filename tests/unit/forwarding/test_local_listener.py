@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from errno import EMFILE, ENOTCONN
+from errno import EMFILE
 
 import pytest
 
@@ -102,24 +102,6 @@ def test_a_defect_while_opening_still_ends_the_client_with_rst(
 
     asyncio.run(main())
     assert "a defect here ended a connection" in caplog.text
-
-
-def test_a_client_gone_before_its_stream_leaves_nothing(
-    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice]
-) -> None:
-    async def main() -> None:
-        service = forwarding()
-        _, acceptor = await open_forward(service)
-        stream = FakeStream(ALICE, "/x/a")
-        host.swarm.answers = [stream]
-        sock = FakeSocket(OSError(ENOTCONN, "not connected"))
-        acceptor.accepted(sock)
-        await turns()
-        assert sock.closed and stream.resets == 1
-        assert splices == [] and service.streams() == [] and not host.swarm.connmgr.protected
-        await service.aclose()
-
-    asyncio.run(main())
 
 
 def test_closing_during_a_dial_ends_the_client_and_the_task(

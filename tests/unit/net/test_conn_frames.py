@@ -49,6 +49,7 @@ class FakeChannel(Channel):
         self.fake = FakeConduit()
         super().__init__(cast("Any", self.fake), BufferPool(), PEER)
         self.messages: list[bytes] = []
+        self.sent: asyncio.Event | None = None
         self.room = room
         self.make_room(room)
 
@@ -58,6 +59,8 @@ class FakeChannel(Channel):
 
     def send_staged(self, n: int) -> None:
         self.messages.append(bytes(self.pool.staging[:n]))
+        if self.sent is not None:
+            self.sent.set()
         self.make_room(self.room - 1)
 
     def frames(self) -> list[Frame]:
@@ -134,6 +137,96 @@ async def test_the_first_message_is_a_ping_and_an_open_is_one_message_with_its_p
         (f.WINDOW_UPDATE, f.SYN, 1, b""),
         (f.DATA, 0, 1, HEADER + encode_token("/p")),
     ]
+    conn.abort()
+
+
+PROPOSAL = HEADER + encode_token("/p")
+
+
+def proposed(stream_id: int, data: bytes) -> memoryview:
+    """A SYN, a proposal, and data behind it in a frame of its own."""
+    wire = f.encode_header(f.WINDOW_UPDATE, f.SYN, stream_id, 0)
+    wire += f.encode_header(f.DATA, 0, stream_id, len(PROPOSAL)) + PROPOSAL
+    if data:
+        wire += f.encode_header(f.DATA, 0, stream_id, len(data)) + data
+    return memoryview(wire)
+
+
+def serving(channel: FakeChannel, served: list[Stream]) -> Conn:
+    """A connection on which the peer opens streams; they are put into `served`."""
+    conn = Conn(channel, direction="inbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
+    conn.start(b"", lambda _name: True, served.append)
+    channel.messages.clear()
+    return conn
+
+
+@on_loop
+async def test_a_proposal_alone_is_answered_at_once_in_one_message() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b""))
+    conn.turn_ended()
+    assert len(channel.messages) == 1
+    assert channel.frames() == [(f.WINDOW_UPDATE, f.ACK, 1, b""), (f.DATA, 0, 1, PROPOSAL)]
+    assert served and conn._patience is None
+    conn.abort()
+
+
+@on_loop
+async def test_an_answer_nobody_waits_for_shares_a_message_with_the_services_answer() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    assert channel.messages == []
+    await served[0].write(b"answer")
+    assert len(channel.messages) == 1
+    assert [frame[3] for frame in channel.frames()] == [b"", PROPOSAL, b"answer"]
+    conn.abort()
+
+
+@on_loop
+async def test_an_answer_nobody_waits_for_goes_soon_when_the_service_is_slow() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    conn.plaintext_received(proposed(3, b"question"))
+    conn.turn_ended()
+    sent = channel.sent = asyncio.Event()
+    async with asyncio.timeout(10):
+        await sent.wait()
+    assert [frame[2] for frame in channel.frames()] == [1, 1, 3, 3]
+    assert conn._patience is None
+    conn.abort()
+
+
+@on_loop
+async def test_patience_is_over_when_something_urgent_is_to_be_sent() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    conn.plaintext_received(memoryview(f.encode_header(f.PING, f.SYN, 0, 7)))
+    conn.turn_ended()
+    assert [frame[:2] for frame in channel.frames()] == [
+        (f.WINDOW_UPDATE, f.ACK),
+        (f.DATA, 0),
+        (f.PING, f.ACK),
+    ]
+    conn.abort()
+
+
+@on_loop
+async def test_a_refusal_is_sent_at_once_though_data_came_along() -> None:
+    channel = FakeChannel()
+    conn = Conn(channel, direction="inbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
+    conn.start(b"", lambda _name: False, lambda _stream: None)
+    channel.messages.clear()
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    bodies = b"".join(frame[3] for frame in channel.frames())
+    assert bodies.startswith(HEADER + encode_token("na"))
     conn.abort()
 
 
