@@ -118,6 +118,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     pairs = [
         ("daemon", f"p2pfwd {result.version}, {state} for {age(result.uptime_s)}, process {result.pid}"),
         ("network", _network(result)),
+        *([("reachable", _REACHABLE[result.reachability])] if result.network == "public" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
@@ -129,6 +130,13 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         ("log", result.log or "stderr"),
     ]
     write_pairs(pairs)
+
+
+_REACHABLE = {
+    "unknown": "not known yet: no peer has tried to dial back",
+    "public": "by everybody: peers dialed back",
+    "private": "not by strangers: peers could not dial back",
+}
 
 
 def _network(status: StatusResult) -> str:

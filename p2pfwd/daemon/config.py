@@ -131,7 +131,7 @@ class Settings:
         "dht.mode",
         AUTO,
         "Whether to answer others' questions: server, client (only ask), or auto: server in a private "
-        "network and on the LAN, and in the public DHT with a public address of its own.",
+        "network and on the LAN, and in the public DHT where peers could dial this node back.",
         _one_of("auto", "client", "server"),
     )
     mdns: Literal["auto", "on", "off"] = _key(

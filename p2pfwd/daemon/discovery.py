@@ -16,11 +16,13 @@ from p2pfwd.daemon.networks import NetworkProfile
 from p2pfwd.errors import PeerNotFound, TimedOut
 from p2pfwd.host import Host
 from p2pfwd.net.dial_schedule import Priority
+from p2pfwd.protocols.autonat import AutoNat
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
 from p2pfwd.routing import DhtSource, Progress, Routing
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.query_values import LookupResult
+from p2pfwd.wire.reachability import Reachability
 
 log = logging.getLogger("p2pfwd.discovery")
 
@@ -41,8 +43,10 @@ class Discovery:
         self._host = host
         self._network = network
         self._upkeep: list[Upkeep] = []
+        self._automatic = mode == "auto"
+        self.autonat = AutoNat(host.swarm)
         for one in network.dhts:
-            server = self._is_reachable(one.scope) if mode == "auto" else mode == "server"
+            server = self._is_reachable(one.scope) if self._automatic else mode == "server"
             dht = Dht(host.swarm, one.protocol, scope=one.scope, server=server)
             self.dhts.append(dht)
             self.routing.add(DhtSource(dht, SOURCE_NAMES[one.scope]))
@@ -59,13 +63,31 @@ class Discovery:
         for dht in self.dhts:
             log.info("taking part in %s as a %s", dht.protocol, "server" if dht.is_server else "client")
             self._upkeep.append(Upkeep(self._host.swarm, dht))
+        if self._network.is_public:
+            self.autonat.on_change(self._reachability_changed)
+            self.autonat.serve(self._is_reachable(Scope.WAN))
+            self.autonat.start()
+            self._host.network.on_change(self.autonat.network_changed)
         if self.dhts:
             self._host.network.on_change(self.refresh)
             self._host.keeper.set_resolve(self._resolve)
 
     def _is_reachable(self, scope: Scope) -> bool:
-        classes = {address_class(addr) for addr in self._host.swarm.listen_addrs()}
-        return scope is not Scope.WAN or AddressClass.PUBLIC in classes
+        """Whether strangers of this DHT can reach us; until somebody has tried, by our own addresses."""
+        if scope is not Scope.WAN:
+            return True
+        if self.autonat.reachability is not Reachability.UNKNOWN:
+            return self.autonat.reachability is Reachability.PUBLIC
+        return any(address_class(addr) is AddressClass.PUBLIC for addr in self._host.swarm.listen_addrs())
+
+    def _reachability_changed(self) -> None:
+        self.autonat.serve(self._is_reachable(Scope.WAN))
+        for dht in self.dhts:
+            server = self._is_reachable(dht.scope)
+            if self._automatic and dht.is_server != server:
+                log.info("now taking part in %s as a %s", dht.protocol, "server" if server else "client")
+                dht.serve(server)
+        self.refresh()
 
     async def _resolve(self, peer_id: PeerId) -> tuple[Multiaddr, ...]:
         """For kept peers whose addresses are stale."""
@@ -124,6 +146,7 @@ class Discovery:
 
     async def close(self) -> None:
         """End the timers. Idempotent."""
+        await self.autonat.close()
         for upkeep in self._upkeep:
             await upkeep.close()
 

@@ -24,6 +24,7 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 
 if TYPE_CHECKING:
+    from p2pfwd.daemon.discovery import Discovery
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.forwarding.listeners import Listener
@@ -47,6 +48,7 @@ class Node(Protocol):
     host: Host
     forwarding: Forwarding
     peering: Peering
+    discovery: Discovery
     started_at: float  # monotonic
     log_name: str | None
     draining: bool
@@ -111,6 +113,7 @@ class Handlers:
             draining=node.draining,
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
+            reachability=node.discovery.autonat.reachability.value,
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

@@ -66,6 +66,11 @@ class NetworkProfile:
     swarm_key: SwarmKey | None = None
 
     @property
+    def is_public(self) -> bool:
+        """Whether strangers are met, who can tell whether they reach us."""
+        return self.name == "public"
+
+    @property
     def psk(self) -> bytes | None:
         """Its secret, for SwarmSettings."""
         return None if self.swarm_key is None else self.swarm_key.psk

@@ -94,8 +94,10 @@ class Swarm:
         self._handlers: dict[str, Handler] = {}
         self._prefixes: dict[str, _Prefix] = {}
         self._observed: dict[PeerId, Multiaddr] = {}
+        self._announced: tuple[Multiaddr, ...] = ()
         self._connected: list[Callable[[Conn], None]] = []
         self._disconnected: list[Callable[[Conn], None]] = []
+        self._identified: list[Callable[[PeerId], None]] = []
         self._closing = False
 
     # --- listening --------------------------------------------------------------------------------
@@ -126,12 +128,17 @@ class Swarm:
         return from_sockaddr(sock.getsockname())
 
     def listen_addrs(self) -> list[Multiaddr]:
-        """Bound addresses, unspecified ones as the interfaces' addresses, best first."""
-        found: dict[Multiaddr, None] = {}
+        """Bound addresses, unspecified ones as the interfaces', and announced ones; best first."""
+        found: dict[Multiaddr, None] = dict.fromkeys(self._announced)
         for acceptor in self._acceptors:
             for addr in interfaces.expand(from_sockaddr(acceptor.sock.getsockname())):
                 found[addr] = None
         return interfaces.best_first(list(found))
+
+    def announce(self, addrs: Iterable[Multiaddr]) -> bool:
+        """Tell peers these addresses too, in place of those announced before; whether that is a change."""
+        was, self._announced = self._announced, tuple(addrs)
+        return was != self._announced
 
     def note_observed(self, observer: PeerId, addr: Multiaddr) -> None:
         """A connected peer says it sees us at `addr`."""
@@ -186,6 +193,15 @@ class Swarm:
     def on_disconnected(self, callback: Callable[[Conn], None]) -> None:
         """Be told when one is over."""
         self._disconnected.append(callback)
+
+    def on_identified(self, callback: Callable[[PeerId], None]) -> None:
+        """Be told when a connected peer has said what it serves, and each time it says so anew."""
+        self._identified.append(callback)
+
+    def note_identified(self, peer_id: PeerId) -> None:
+        """A connected peer has said what it serves: it is in the peerstore."""
+        for callback in self._identified:
+            callback(peer_id)
 
     def _add(self, conn: Conn) -> None:
         conns = self._conns.setdefault(conn.remote_peer, [])
@@ -318,6 +334,16 @@ class Swarm:
                 raise ShuttingDown("the swarm is shutting down")
             raise ConnectionLost(f"the connection to {peer_id} ended as it came up")
         return conn
+
+    async def dial_back(self, peer_id: PeerId, addr: Multiaddr) -> bool:
+        """Whether the peer can be dialed at this address: a connection of its own, closed at once."""
+        try:
+            conn = await self._dialer.attempt(peer_id, addr)
+        except (P2PForwardError, OSError) as exc:
+            log.debug("%s cannot be dialed back at %s: %s", peer_id, addr, describe(exc))
+            return False
+        await conn.close()
+        return True
 
     async def disconnect(self, peer_id: PeerId) -> int:
         """Close all connections to a peer gracefully; how many there were."""

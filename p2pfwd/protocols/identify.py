@@ -110,6 +110,7 @@ class Identify:
         store.add_addrs(conn.remote_peer, told, peerstore.CONNECTED_TTL_S, "identify")
         if message.observed_addr is not None:
             self._swarm.note_observed(conn.remote_peer, message.observed_addr)
+        self._swarm.note_identified(conn.remote_peer)
 
     async def push(self) -> None:
         """Tell every connected peer that takes pushes what changed here."""

@@ -366,6 +366,7 @@ class StatusResult(Message):
     draining: bool = False
     network: str = "public"  # "public" | "lan" | "private"
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
+    reachability: str = "unknown"  # by strangers: "unknown" | "public" | "private"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

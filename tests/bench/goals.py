@@ -85,7 +85,7 @@ def _floor(way: str) -> Goal:
 
 def _many(way: str) -> Sequence[Goal]:
     ours = "p2pfwd-noise"
-    total, one = (ours, f"many_{way}"), (ours, way)
+    total, one = (ours, f"many_{way}"), (ours, f"many_{way}_one")
     even, echo = (ours, f"many_{way}_even"), (ours, f"many_{way}_echo_p99")
     label = f"20 streams {way}"
     return [

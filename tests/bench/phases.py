@@ -1,8 +1,9 @@
 """The measurements: each takes a running tunnel and returns its figures.
 
 Names of figures (and units): `up`/`down` (MB/s, 10^6 bytes), `up_cpu`/`down_cpu` (CPU seconds per GB of
-both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a round), `rtt_*` and `open_*` and `burst_*` (microseconds), `many_*`
-(20 bulk streams: total MB/s, slowest through fastest, microseconds of the echo beside them),
+both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a round), `rtt_*` and `open_*`
+and `burst_*` (microseconds), `many_*` (20 bulk streams: total MB/s, and that of one stream measured in the
+same way just before, slowest through fastest, microseconds of the echo beside them),
 `idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
 """
 
@@ -86,9 +87,10 @@ def burst(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
 
 
 def many(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
-    """20 bulk streams, and a keystroke's echo beside them."""
+    """20 bulk streams, and a keystroke's echo beside them; one before, for comparison."""
     figures: dict[str, float] = {}
     for way in sizes.many_ways:
+        figures[f"many_{way}_one"] = client.run("many", tunnel.port, way, 1, sizes.many_s)["MBps"]
         result = client.run("many", tunnel.port, way, MANY, sizes.many_s)
         rates = result["streams"]
         figures[f"many_{way}"] = result["MBps"]

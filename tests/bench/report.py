@@ -58,8 +58,8 @@ def against(heading: str, name: str, other: Callable[[str], str]) -> Column:
 
 def against_one(way: str) -> Column:
     """Many streams together against one, through the same tunnel."""
-    many = f"many_{way}"
-    return Column("/ one stream", lambda found, tunnel: spread(found.ratio((tunnel, many), (tunnel, way))))
+    many, one = f"many_{way}", f"many_{way}_one"
+    return Column("/ one stream", lambda found, tunnel: spread(found.ratio((tunnel, many), (tunnel, one))))
 
 
 def kubo_of(tunnel: str) -> str:

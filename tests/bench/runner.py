@@ -45,8 +45,8 @@ PHASES: Mapping[str, tuple[Phase, frozenset[str]]] = {
 }
 """Measurements in their order, and the tunnels they are taken on."""
 
-ROUNDS: Mapping[str, int] = {"rtt": 5, "open": 5}
-"""How often within a repeat the short ones go round the tunnels: a machine's wake-up time changes from
+ROUNDS: Mapping[str, int] = {"rtt": 5, "open": 5, "many": 2}
+"""How often within a repeat some go round the tunnels: a machine's wake-up time changes from
 second to second, by more than what is compared. Each round is a sample of its own."""
 
 FRESH: Mapping[str, Phase] = {"idle": phases.idle, "streams": phases.streams}

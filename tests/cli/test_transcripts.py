@@ -347,6 +347,7 @@ def test_status(fake: FakeDaemon, run: Run) -> None:
     assert run("status").out == (
         "daemon     p2pfwd 0.1.0, running for 1h02m, process 42\n"
         "network    public\n"
+        "reachable  not known yet: no peer has tried to dial back\n"
         f"peer ID    {PEER}\n"
         "addresses  /ip4/10.0.0.2/tcp/4011\n"
         "           /ip6/::1/tcp/4011\n"

@@ -15,7 +15,14 @@ inputs = runpy.run_path(str(FOLDER / "mutator.py"))["inputs"]
 
 @pytest.mark.parametrize(
     ("target", "count"),
-    [("multistream", 2000), ("noise", 300), ("identify", 3000), ("tls_cert", 2000), ("mdns", 3000)],
+    [
+        ("multistream", 2000),
+        ("noise", 300),
+        ("identify", 3000),
+        ("tls_cert", 2000),
+        ("mdns", 3000),
+        ("autonat", 3000),
+    ],
 )
 def test_the_invariant_holds_for_seeded_inputs(target: str, count: int) -> None:
     module = runpy.run_path(str(FOLDER / f"fuzz_{target}.py"))

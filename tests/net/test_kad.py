@@ -28,6 +28,21 @@ async def test_servers_fill_each_others_tables_and_clients_are_in_none() -> None
 
 
 @on_loop
+async def test_who_becomes_a_server_is_let_in_and_who_ceases_to_be_one_is_let_go() -> None:
+    async with network(3, clients=1) as nodes:
+        changing, others = nodes[3], nodes[:3]
+        await changing.host.swarm.connect(others[1].peer_id, others[1].host.swarm.listen_addrs())
+        known_by = [node for node in others if node.host.swarm.conns(changing.peer_id)]
+        assert len(known_by) >= 2
+        changing.dht.serve(True)
+        await changing.host.identify.push()
+        await until(lambda: all(changing.peer_id in node.dht.table for node in known_by))
+        changing.dht.serve(False)
+        await changing.host.identify.push()
+        await until(lambda: not any(changing.peer_id in node.dht.table for node in known_by))
+
+
+@on_loop
 async def test_a_client_finds_a_client_by_its_id_alone_and_says_how() -> None:
     async with network(6, clients=2) as nodes:
         seeker, sought = nodes[6], nodes[7]

@@ -15,10 +15,14 @@ from tests.netns.two_machines import Machine, Unavailable, check_tools, new_mach
 
 
 class Segment:
-    """`machines` 10.78.0.1 and on, fd78::1 and on; a context manager. Raises Unavailable."""
+    """`machines` 10.78.0.1 and on, fd78::1 and on; a context manager. Raises Unavailable.
 
-    def __init__(self, count: int) -> None:
+    `network`: the first half of their addresses; "11.78" makes them public, as libp2p sees it.
+    """
+
+    def __init__(self, count: int, network: str = "10.78") -> None:
         check_tools()
+        self._network = network
         self.machines: list[Machine] = []
         self._stack = ExitStack()
         try:
@@ -38,7 +42,7 @@ class Segment:
     def add(self) -> Machine:
         """One more machine, plugged in."""
         number = len(self.machines) + 1
-        machine = new_machine(self._stack, f"10.78.{number // 250}.{number % 250}")
+        machine = new_machine(self._stack, f"{self._network}.{number // 250}.{number % 250}")
         port = f"port{number}"
         pair = f"ip link add eth0 type veth peer name {port} netns {self._switch.pid}"
         machine.run(*pair.split())

@@ -80,7 +80,6 @@ class Dht:
     ) -> None:
         self.protocol = protocol
         self.scope = scope
-        self.is_server = server
         self.settings = settings or DhtSettings()
         self.table = RoutingTable(swarm.peer_id, limits=DiversityLimits() if scope is Scope.WAN else None)
         self.changed = asyncio.Event()
@@ -95,9 +94,17 @@ class Dht:
             addrs_of=self._addrs_of,
             is_connected=lambda peer_id: bool(swarm.conns(peer_id)),
         )
-        if server:
-            swarm.set_stream_handler(protocol, Server(self._respond).serve)
-        swarm.on_connected(self._connected)
+        self._server = Server(self._respond)
+        self.serve(server)
+        swarm.on_identified(self._identified)
+
+    def serve(self, on: bool) -> None:
+        """Be a server, or a client."""
+        self.is_server = on
+        if on:
+            self._swarm.set_stream_handler(self.protocol, self._server.serve)
+        else:
+            self._swarm.remove_stream_handler(self.protocol)
 
     def _addrs_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         if peer_id == self._swarm.peer_id:
@@ -110,14 +117,20 @@ class Dht:
 
     # --- who is in the table ----------------------------------------------------------------------
 
-    def _connected(self, conn: Conn) -> None:
-        self._swarm.spawn(self._consider(conn), "kad admission")
+    def _identified(self, peer: PeerId) -> None:
+        """A peer may be, become, or cease to be a server."""
+        if self.protocol not in self._swarm.peerstore.protocols(peer):
+            if peer in self.table:
+                self.table.remove(peer)
+            return
+        conn = next((conn for conn in self._swarm.conns(peer) if self._is_candidate(conn)), None)
+        if conn is not None:
+            self._swarm.spawn(self._consider(conn), "kad admission")
 
     async def _consider(self, conn: Conn) -> None:
-        """Let a newly connected server into the table once it has answered."""
-        await conn.identified
+        """Let a server into the table once it has answered."""
         peer = conn.remote_peer
-        if peer in self._checking or not self._is_candidate(conn):
+        if peer in self._checking:
             return
         self._checking.add(peer)
         try:

@@ -12,7 +12,8 @@ listens there, has mDNS on, and starts only where no route leads out of its netw
     peers                           ids of connected peers
     findpeer peer [timeout]         ipfs routing findpeer, in whole seconds -> addrs
 
-Its local DHT is always a server, its public one with `--public` only. The library makes RSA-2048
+Its local DHT is always a server, its public one with `--public` only, or where it finds out that it is
+reachable. With `--autonat` it tells others whether they are. The library makes RSA-2048
 identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another. It prefixes
 protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
 """
@@ -67,6 +68,7 @@ class Kubo:
         security: str = "both",
         segment: str | None = None,
         public: bool = False,
+        autonat: bool = False,
     ) -> None:
         repo.mkdir(parents=True, exist_ok=True)
         os.chdir(repo)  # the library writes kubo.log into the current directory
@@ -77,7 +79,7 @@ class Kubo:
         self._repo = str(repo).encode()
         if self._lib.CreateRepo(self._repo) < 0:
             sys.exit(f"CreateRepo failed; see {repo}/kubo.log")
-        configure(repo / "config", port, identity, security, segment, public)
+        configure(repo / "config", port, identity, security, segment, public, autonat)
         if self._lib.RunNode(self._repo) != 1:
             sys.exit(f"RunNode failed; see {repo}/kubo.log")
         self.id = self._lib.GetNodeID(self._repo).decode()
@@ -128,6 +130,7 @@ def configure(
     security: str,
     segment: str | None,
     public: bool,
+    autonat: bool,
 ) -> None:
     """TCP only, nothing that would look for other nodes; on loopback, or on a segment with mDNS."""
     weights = {"TLS": 100 if security != "noise" else False, "Noise": 200 if security != "tls" else False}
@@ -141,7 +144,7 @@ def configure(
     if public:  # it would not find out by itself here
         config["Internal"]["Libp2pForceReachability"] = "public"
     config["Reprovider"] = {"Interval": "0"}
-    config["AutoNAT"] = {"ServiceMode": "disabled"}
+    config["AutoNAT"] = {"ServiceMode": "enabled" if autonat else "disabled"}
     config["Swarm"].update(
         DisableNatPortMap=True,
         AddrFilters=None,
@@ -169,12 +172,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--security", choices=("both", "noise", "tls"), default="both")
     parser.add_argument("--segment", metavar="ADDRESS")
     parser.add_argument("--public", action="store_true")
+    parser.add_argument("--autonat", action="store_true")
     options = parser.parse_args(argv)
     refuse_routes() if options.segment is None else refuse_a_way_out()
     out = claim_stdout()
     identity = (options.peer_id, options.key) if options.key else None
     library, repo = options.lib.resolve(), options.repo.resolve()
-    node = Kubo(library, repo, options.port, identity, options.security, options.segment, options.public)
+    node = Kubo(
+        library,
+        repo,
+        options.port,
+        identity,
+        options.security,
+        options.segment,
+        options.public,
+        options.autonat,
+    )
     write_line(out, {"id": node.id, "addrs": node.addresses()})
     for line in sys.stdin:
         try:

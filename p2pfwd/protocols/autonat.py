@@ -1,0 +1,221 @@
+"""AutoNAT v1 on the swarm: finding out whether strangers can reach this node, and telling others (WIRE 12).
+
+Client: connected servers are asked, one after the other until `SURE` of them agree, then one every quarter of
+an hour; a change of network starts it anew. An address that a dial-back has proved is announced.
+Server: dials back whoever asks, at the IP he asks from and nowhere else, a bounded number of times a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.conn import Conn
+from p2pfwd.net.stream import Stream
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.wire import autonat as wire
+from p2pfwd.wire.reachability import Reachability, Verdict
+
+log = logging.getLogger("p2pfwd.autonat")
+
+DIAL_BACK_S: Final = 15.0
+"""For all addresses of one request; as go."""
+
+ANSWER_S: Final = DIAL_BACK_S + 15.0
+"""For a server's answer, and for a client's request: nobody needs longer."""
+
+MINUTE_S: Final = 60.0
+MAX_DIALS_PER_PEER: Final = 3
+"""Requests of one peer answered in a minute; as go."""
+
+MAX_DIALS: Final = 30
+"""In all; as go."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoNatSettings:
+    """Durations in seconds; the defaults are go's."""
+
+    ask_again_s: float = 90.0
+    """Before the same server is asked again while the verdict is not sure."""
+    refresh_s: float = 900.0
+    """Between two questions once it is."""
+
+
+class AutoNat:
+    """One node's client and server; `start` begins to ask, `serve` to answer, `close` ends both."""
+
+    def __init__(
+        self, swarm: Swarm, settings: AutoNatSettings | None = None, rng: random.Random | None = None
+    ) -> None:
+        self._swarm = swarm
+        self._settings = settings or AutoNatSettings()
+        self._rng = rng or random.Random()
+        self._verdict = Verdict()
+        self._asked: dict[PeerId, float] = {}
+        self._news = asyncio.Event()
+        self._served: deque[tuple[float, PeerId]] = deque()
+        self._observers: list[Callable[[], None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def reachability(self) -> Reachability:
+        """What is known now."""
+        return self._verdict.reachability
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Be told when the verdict, or the address announced, changes."""
+        self._observers.append(callback)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._swarm.on_identified(self._identified)
+        self._task = self._swarm.spawn(self._ask_for_ever(), "autonat")
+
+    def network_changed(self) -> None:
+        """Nothing that was found out before holds."""
+        self._asked.clear()
+        announced = self._swarm.announce(())
+        if self._verdict.forget() or announced:
+            self._tell()
+        self._news.set()
+
+    def serve(self, on: bool) -> None:
+        """Answer others' requests, or no longer."""
+        if on:
+            self._swarm.set_stream_handler(wire.PROTOCOL, self._serve)
+        else:
+            self._swarm.remove_stream_handler(wire.PROTOCOL)
+
+    async def close(self) -> None:
+        """End. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _tell(self) -> None:
+        for callback in tuple(self._observers):
+            callback()
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def _identified(self, peer: PeerId) -> None:
+        if not self._verdict.is_sure and self._serves(peer):  # once sure, no reason to ask more often
+            self._news.set()
+
+    def _serves(self, peer: PeerId) -> bool:
+        return wire.PROTOCOL in self._swarm.peerstore.protocols(peer)
+
+    async def _ask_for_ever(self) -> None:
+        while True:
+            self._news.clear()
+            candidates = wire.candidates(self._swarm.listen_addrs(), self._swarm.observed_addrs())
+            conn = self._server() if candidates else None
+            if conn is not None:
+                await self._ask(conn, candidates)
+            sure = self._verdict.is_sure
+            if conn is None or sure:
+                try:
+                    async with asyncio.timeout(
+                        self._settings.refresh_s if sure else self._settings.ask_again_s
+                    ):
+                        await self._news.wait()
+                except TimeoutError:
+                    continue
+
+    def _server(self) -> Conn | None:
+        """A connected server that was not asked a moment ago, at random."""
+        now = time.monotonic()
+        pause_s = self._settings.ask_again_s
+        self._asked = {peer: at for peer, at in self._asked.items() if now - at < pause_s}
+        found = [
+            conn
+            for conn in self._swarm.conns()
+            if conn.can_open and conn.remote_peer not in self._asked and self._serves(conn.remote_peer)
+        ]
+        return self._rng.choice(found) if found else None
+
+    async def _ask(self, conn: Conn, candidates: tuple[Multiaddr, ...]) -> None:
+        peer = conn.remote_peer
+        self._asked[peer] = time.monotonic()
+        try:
+            answer = await self._question(conn, wire.DialRequest(self._swarm.peer_id, candidates))
+        except (P2PForwardError, TimeoutError) as exc:
+            log.debug("%s did not tell whether this node is reachable: %s", peer, exc)
+            return
+        if answer.status not in (wire.Status.OK, wire.Status.DIAL_ERROR):
+            log.debug("%s does not dial back: %s %r", peer, answer.status.name, answer.text)
+            return
+        reachable = answer.status is wire.Status.OK
+        changed = self._verdict.add(reachable)
+        if self.reachability is Reachability.PUBLIC:
+            proved = (answer.addr,) if reachable and answer.addr in candidates else None
+            announced = proved is not None and self._swarm.announce(proved)
+        else:
+            announced = self._swarm.announce(())
+        if changed:
+            log.info("strangers can%s reach this node, says %s", "" if reachable else "not", peer)
+        if changed or announced:
+            self._tell()
+
+    async def _question(self, conn: Conn, request: wire.DialRequest) -> wire.DialAnswer:
+        async with asyncio.timeout(ANSWER_S):
+            stream = await conn.open_stream([wire.PROTOCOL], ANSWER_S)
+            try:
+                await stream.write_delimited(wire.encode_request(request))
+                answer = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
+                await stream.close()
+            except BaseException:
+                stream.reset()
+                raise
+            return answer
+
+    # --- answering --------------------------------------------------------------------------------
+
+    async def _serve(self, stream: Stream) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                request = wire.decode_request(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
+                answer = await self._answer(stream.conn.remote_addr, stream.remote_peer, request)
+                await stream.write_delimited(wire.encode_answer(answer))
+                await stream.close()
+        except TimeoutError:
+            stream.reset()
+
+    async def _answer(
+        self, seen_at: Multiaddr, peer: PeerId, request: wire.DialRequest
+    ) -> wire.DialAnswer:
+        if request.peer_id != peer:
+            return wire.DialAnswer(wire.Status.BAD_REQUEST, "the peer is somebody else")
+        addrs = wire.addresses_to_dial(request, seen_at)
+        if not addrs:
+            return wire.DialAnswer(wire.Status.DIAL_REFUSED, "no public address where you are seen")
+        if not self._has_time_for(peer):
+            return wire.DialAnswer(wire.Status.DIAL_REFUSED, "too many requests")
+        try:
+            async with asyncio.timeout(DIAL_BACK_S):
+                for addr in addrs:
+                    if await self._swarm.dial_back(peer, addr):
+                        return wire.DialAnswer(wire.Status.OK, addr=addr)
+        except TimeoutError:
+            pass  # said below
+        return wire.DialAnswer(wire.Status.DIAL_ERROR, "no address could be dialed")
+
+    def _has_time_for(self, peer: PeerId) -> bool:
+        now = time.monotonic()
+        while self._served and now - self._served[0][0] > MINUTE_S:
+            self._served.popleft()
+        by_peer = sum(served == peer for _, served in self._served)
+        if len(self._served) >= MAX_DIALS or by_peer >= MAX_DIALS_PER_PEER:
+            return False
+        self._served.append((now, peer))
+        return True
