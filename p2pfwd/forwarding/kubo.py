@@ -23,6 +23,7 @@ from typing import Final
 from p2pfwd.errors import StreamReset
 from p2pfwd.forwarding.proc_net import has_closed
 from p2pfwd.forwarding.splice import Splice
+from p2pfwd.net.poller import Readiness
 from p2pfwd.net.stream import Stream
 
 AGENTS: Final = ("kubo/", "go-ipfs/")
@@ -42,6 +43,7 @@ FLUSH_STALL_S: Final = 5.0
 def make_splice(
     stream: Stream,
     sock: socket.socket,
+    poller: Readiness,
     loop: asyncio.AbstractEventLoop,
     on_closed: Callable[[Splice], None],
     *,
@@ -50,25 +52,36 @@ def make_splice(
 ) -> Splice:
     """The splice for a peer: `kubo` if it is one, `hold_fin` if its pipe must not see our FIN first."""
     if kubo:
-        return KuboSplice(stream, sock, loop, on_closed, hold_fin=hold_fin)
-    return Splice(stream, sock, loop, on_closed)
+        return KuboSplice(stream, sock, poller, loop, on_closed, hold_fin=hold_fin)
+    return Splice(stream, sock, poller, on_closed)
 
 
 class KuboSplice(Splice):
     """One tunnelled connection with a Kubo at the other end."""
 
-    __slots__ = ("_flushing", "_heard", "_hold_fin", "_look_s", "_progressed_at", "_timer", "_unsent")
+    __slots__ = (
+        "_flushing",
+        "_heard",
+        "_hold_fin",
+        "_look_s",
+        "_loop",
+        "_progressed_at",
+        "_timer",
+        "_unsent",
+    )
 
     def __init__(
         self,
         stream: Stream,
         sock: socket.socket,
+        poller: Readiness,
         loop: asyncio.AbstractEventLoop,
         on_closed: Callable[[Splice], None],
         *,
         hold_fin: bool,
     ) -> None:
-        super().__init__(stream, sock, loop, on_closed)
+        super().__init__(stream, sock, poller, on_closed)
+        self._loop = loop
         self._hold_fin = hold_fin
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = FIRST_LOOK_S
@@ -106,7 +119,7 @@ class KuboSplice(Splice):
         if self.closed or not by_peer or not self._left():
             super().stream_lost(exc)
             return
-        self._loop.remove_reader(self._fd)
+        self._poller.remove_reader(self._fd)
         self._flushing = exc
         self._progressed_at = self._loop.time()
         self._flush()

@@ -10,7 +10,6 @@ queue, no timer per splice.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from collections import deque
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from p2pfwd.net.poller import Readiness
 from p2pfwd.net.stream import Stream
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -55,11 +55,11 @@ class Splice:
     __slots__ = (
         "_fd",
         "_local_eof",
-        "_loop",
         "_on_closed",
         "_parked",
         "_pending",
         "_pending_offset",
+        "_poller",
         "_remote_eof",
         "_sock",
         "_writing",
@@ -74,7 +74,7 @@ class Splice:
         self,
         stream: Stream,
         sock: socket.socket,
-        loop: asyncio.AbstractEventLoop,
+        poller: Readiness,
         on_closed: Callable[[Splice], None],
     ) -> None:
         """Takes over `sock`, connected and non-blocking."""
@@ -89,7 +89,7 @@ class Splice:
         """Why it ended, if not by both FINs."""
         self._sock = sock
         self._fd = sock.fileno()
-        self._loop = loop
+        self._poller = poller
         self._on_closed = on_closed
         self._pending: deque[bytearray] | None = None
         self._pending_offset = 0
@@ -100,7 +100,7 @@ class Splice:
 
     def start(self) -> None:
         """Begin to move bytes, what the stream already holds first."""
-        self._loop.add_reader(self._fd, self._readable)
+        self._poller.add_reader(self._fd, self._readable)
         self.stream.set_sink(self)
         if self.stream.direction == "outbound" and not self.closed:
             self._readable()  # what is there already rides along with the stream's opening
@@ -110,11 +110,11 @@ class Splice:
     def _readable(self) -> None:
         frame = self.stream.begin_frame()
         if frame is None:
-            self._loop.remove_reader(self._fd)
+            self._poller.remove_reader(self._fd)
             self._parked = True
             self.stream.want_to_send()
         elif self._move(frame) == 0:
-            self._loop.remove_reader(self._fd)
+            self._poller.remove_reader(self._fd)
             self._end_local()
 
     def resume_sending(self) -> bool:
@@ -152,7 +152,7 @@ class Splice:
 
     def _unpark(self) -> None:
         self._parked = False
-        self._loop.add_reader(self._fd, self._readable)
+        self._poller.add_reader(self._fd, self._readable)
 
     def _end_local(self) -> None:
         self._local_eof = True
@@ -180,7 +180,7 @@ class Splice:
         if n < len(view):
             self._pending = deque((bytearray(view[n:]),))
             self._writing = True
-            self._loop.add_writer(self._fd, self._writable)
+            self._poller.add_writer(self._fd, self._writable)
         if n:
             self.stream.consumed(n)
 
@@ -216,7 +216,7 @@ class Splice:
         if not pending:
             self._pending = None
             self._writing = False
-            self._loop.remove_writer(self._fd)
+            self._poller.remove_writer(self._fd)
             if self._remote_eof:
                 self._end_remote()
         if sent and not self.closed:
@@ -249,9 +249,9 @@ class Splice:
     def _close(self) -> None:
         self.closed = True
         self._pending = None
-        self._loop.remove_reader(self._fd)
+        self._poller.remove_reader(self._fd)
         if self._writing:
-            self._loop.remove_writer(self._fd)
+            self._poller.remove_writer(self._fd)
 
     def stream_lost(self, exc: Exception) -> None:
         """Reset by the peer or by us, or the connection is gone: the application must see an error."""

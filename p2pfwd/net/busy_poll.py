@@ -32,17 +32,22 @@ sched_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 
 class BusyPoll:
-    """One per event loop; told of every read and send of its connections. `window_s` 0: never polls."""
+    """One per event loop; told of every read and send of its connections. `window_s` 0: never polls.
+
+    `run_ready` asks the kernel, and calls back for what is ready.
+    """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         window_s: float,
+        run_ready: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         yield_processor: Callable[[], None] = sched_yield,
     ) -> None:
         self._loop = loop
         self._window_s = window_s
+        self._run_ready = run_ready
         self._clock = clock
         self._yield_processor = yield_processor
         self._streak = 0
@@ -69,3 +74,9 @@ class BusyPoll:
             return
         self._yield_processor()
         self._loop.call_soon(self._poll)
+        self._run_ready()
+
+    def close(self) -> None:
+        """Poll no more."""
+        self._window_s = 0.0
+        self._streak = 0

@@ -37,7 +37,7 @@ from p2pfwd.wire.yamux.session import (
     StreamWasReset,
     WentAway,
 )
-from p2pfwd.wire.yamux.stream import StreamCore
+from p2pfwd.wire.yamux.stream import State, StreamCore
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -379,7 +379,8 @@ class Conn:
                     stream.on_credit()
             case StreamFinished(core):
                 stream = self.streams.get(core.id)
-                self._forget_if_over(core)
+                if core.state is not State.RESET:  # a RST in the same read is told of next
+                    self._forget_if_over(core)
                 if stream is not None:
                     stream.on_finished()
             case StreamWasReset(core, code, overflow):

@@ -21,6 +21,7 @@ from p2pfwd.net.buffers import BufferPool
 from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.net.poller import Readiness
 from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.upgrader import Upgrader, describe
@@ -48,6 +49,7 @@ class Dialer:
         upgrader: Upgrader,
         resolver: Resolver,
         peerstore: Peerstore,
+        poller: Readiness,
         pool: BufferPool,
         busy_poll: BusyPoll,
         settings: SwarmSettings,
@@ -55,6 +57,7 @@ class Dialer:
         self._upgrader = upgrader
         self._resolver = resolver
         self._peerstore = peerstore
+        self._poller = poller
         self._pool = pool
         self._busy_poll = busy_poll
         self._settings = settings
@@ -110,7 +113,7 @@ class Dialer:
         settings = self._settings
         loop = asyncio.get_running_loop()
         conduit = await tcp.connect(
-            endpoint, loop, self._pool, self._busy_poll, settings.connect_timeout_s
+            endpoint, loop, self._poller, self._pool, self._busy_poll, settings.connect_timeout_s
         )
         async with asyncio.timeout(settings.upgrade_timeout_s):
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)

@@ -38,6 +38,7 @@ from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dial_plan import is_local
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.net.poller import make_poller
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.stream import Stream
@@ -71,7 +72,8 @@ class Swarm:
         self.resolver = Resolver(self.settings.dns_servers, local_only=self.settings.local_only)
         self._loop = asyncio.get_running_loop()
         self._pool = BufferPool()
-        self._busy_poll = BusyPoll(self._loop, self.settings.busy_poll_us * 1e-6)
+        self.poller = make_poller(self._loop)
+        self._busy_poll = BusyPoll(self._loop, self.settings.busy_poll_us * 1e-6, self.poller.run_ready)
         self._upgrader = Upgrader(
             identity,
             self._pool,
@@ -83,7 +85,13 @@ class Swarm:
             psk=self.settings.psk,
         )
         self._dialer = Dialer(
-            self._upgrader, self.resolver, self.peerstore, self._pool, self._busy_poll, self.settings
+            self._upgrader,
+            self.resolver,
+            self.peerstore,
+            self.poller,
+            self._pool,
+            self._busy_poll,
+            self.settings,
         )
         self._acceptors: list[Acceptor] = []
         self._conns: dict[PeerId, list[Conn]] = {}
@@ -152,7 +160,7 @@ class Swarm:
         stack = ExitStack()
         try:
             tcp.tune(sock)
-            conduit = tcp.TcpConduit(sock, self._loop, self._pool, self._busy_poll)
+            conduit = tcp.TcpConduit(sock, self._loop, self.poller, self._pool, self._busy_poll)
             if self.settings.local_only and not is_local(conduit.remote_addr):
                 raise ConnectionRefusedError(f"{conduit.remote_addr} is outside the local network")
             stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))
@@ -474,5 +482,7 @@ class Swarm:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._busy_poll.close()
+        self.poller.close()
 
 

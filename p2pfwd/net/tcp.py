@@ -17,6 +17,7 @@ from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
 from p2pfwd.net.buffers import READ_BYTES, BufferPool
 from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conduit import Receiver
+from p2pfwd.net.poller import Readiness
 
 UNSENT_LOWAT_BYTES: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: unsent bytes the kernel takes. Bounds how long an ssh keystroke waits behind a
@@ -48,6 +49,7 @@ class TcpConduit:
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
+        poller: Readiness,
         pool: BufferPool,
         busy_poll: BusyPoll,
     ) -> None:
@@ -59,6 +61,7 @@ class TcpConduit:
         self._sock = sock
         self._fd = sock.fileno()
         self._loop = loop
+        self._poller = poller
         self._pool = pool
         self._moved = busy_poll.moved
         self._receiver: Receiver | None = None
@@ -78,7 +81,7 @@ class TcpConduit:
         first = self._receiver is None
         self._receiver = receiver
         if first:
-            self._loop.add_reader(self._fd, self._readable)
+            self._poller.add_reader(self._fd, self._readable)
         if leftover:
             view = memoryview(bytearray(leftover))  # channels open messages in place
             self._carry = bytes(view[receiver.data_received(view) :])
@@ -102,7 +105,7 @@ class TcpConduit:
         assert receiver is not None
         if n == 0:
             self._at_eof = True
-            self._loop.remove_reader(self._fd)
+            self._poller.remove_reader(self._fd)
             receiver.eof_received()
             return
         self._moved(n)
@@ -134,7 +137,7 @@ class TcpConduit:
             self._unsent, self._owned = view[n:], self._pool.keep_frame()
         else:
             self._unsent = memoryview(bytes(view[n:]))
-        self._loop.add_writer(self._fd, self._writable)
+        self._poller.add_writer(self._fd, self._writable)
 
     def _writable(self) -> None:
         unsent = self._unsent
@@ -160,7 +163,7 @@ class TcpConduit:
         elif self._receiver is not None:
             self._receiver.drained()
         if not self.congested and not self._closed:
-            self._loop.remove_writer(self._fd)
+            self._poller.remove_writer(self._fd)
 
     def _release(self) -> None:
         self._unsent = None
@@ -191,8 +194,8 @@ class TcpConduit:
             return
         self._closed = True
         self.congested = False
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self._poller.remove_reader(self._fd)
+        self._poller.remove_writer(self._fd)
         self._release()
         self._tail.clear()
         self._sock.close()
@@ -204,6 +207,7 @@ class TcpConduit:
 async def connect(
     endpoint: TcpEndpoint,
     loop: asyncio.AbstractEventLoop,
+    poller: Readiness,
     pool: BufferPool,
     busy_poll: BusyPoll,
     timeout_s: float,
@@ -215,7 +219,7 @@ async def connect(
         tune(sock)
         async with asyncio.timeout(timeout_s):
             await loop.sock_connect(sock, (endpoint.host, endpoint.port))
-        return TcpConduit(sock, loop, pool, busy_poll)
+        return TcpConduit(sock, loop, poller, pool, busy_poll)
     except BaseException:
         sock.close()
         raise

@@ -187,6 +187,18 @@ def test_d03_the_services_reset_is_the_clients_reset(pair: Pair) -> None:
             read_to_end(conn)
 
 
+def test_d03_a_service_that_answers_and_goes_in_one_breath_ends_the_tunnel(pair: Pair) -> None:
+    # What both sides send is under way at once: the service closes before the client's bytes come, or
+    # resets with them unread. Nothing may hang.
+    with TcpServer(lambda conn: conn.sendall(b"no such thing here\r\n" * 60)) as server:
+        port = pair.tunnel(server.address)
+        for _ in range(30):
+            with pair.settled(), connect(port) as conn, pytest.raises((ConnectionError, EOFError)):
+                while True:
+                    conn.sendall(b"hello")
+                    read_exactly(conn, 1)
+
+
 def test_d03_the_clients_reset_is_the_services_reset(pair: Pair) -> None:
     seen: list[BaseException | None] = []
     began, over = threading.Event(), threading.Event()

@@ -108,6 +108,7 @@ class Rig:
         self.splice = KuboSplice(
             self.stream,  # type: ignore[arg-type]
             local,
+            self.loop,
             self.loop,  # type: ignore[arg-type]
             self.ended.append,
             hold_fin=hold_fin,
@@ -150,7 +151,7 @@ def test_the_kind_of_splice_is_the_peers() -> None:
     pair = socket.socketpair()
     try:
         for is_kubo, kind in ((True, KuboSplice), (False, Splice)):
-            made = make_splice(Stream(), pair[0], loop, print, kubo=is_kubo, hold_fin=False)  # type: ignore[arg-type]
+            made = make_splice(Stream(), pair[0], loop, loop, print, kubo=is_kubo, hold_fin=False)  # type: ignore[arg-type]
             assert type(made) is kind
     finally:
         loop.close()

@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
-from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice
+from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, close_with_reset
+from p2pfwd.net.poller import Poller
 from p2pfwd.net.stream import Stream
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import conn_of, pair, read_all, stream_pair
@@ -96,7 +97,7 @@ def spliced(stream: Stream, *, buffer_bytes: int | None = None) -> tuple[App, Sp
     """An application spliced to `stream`."""
     ours, theirs = tcp_pair(buffer_bytes)
     closed = Closed()
-    splice = Splice(stream, theirs, asyncio.get_running_loop(), closed)
+    splice = Splice(stream, theirs, asyncio.get_running_loop(), closed)  # which is as good as a poller
     splice.start()
     return App(ours), splice, closed
 
@@ -364,6 +365,23 @@ async def test_a_unix_socket_half_closes_both_ways_too() -> None:
         assert await app.read_all() == b"pong"
         ours.close()
         assert (await closed.once()).error is None
+
+
+@on_both_loops
+async def test_an_answer_and_a_reset_that_are_there_before_the_first_look_end_it() -> None:
+    # The loop's readers would be told once, of the answer, by uvloop.
+    async with stream_pair() as (peer, stream):
+        poller = Poller(asyncio.get_running_loop())
+        app, theirs = tcp_pair()
+        closed = Closed()
+        app.send(b"no such thing here")
+        close_with_reset(app)
+        Splice(stream, theirs, poller, closed).start()
+        assert isinstance((await closed.once()).error, ConnectionResetError)
+        with pytest.raises(StreamReset):
+            while await peer.read():
+                pass
+        poller.close()
 
 
 @on_both_loops

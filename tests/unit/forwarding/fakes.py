@@ -102,6 +102,7 @@ class FakeSplice:
         self,
         stream: Any,
         sock: Any,
+        poller: Any,
         loop: Any,
         on_closed: Callable[[Any], None],
         *,
@@ -159,6 +160,7 @@ class FakeSwarm:
     def __init__(self) -> None:
         self.peer_id = SELF
         self.connmgr = FakeConnMgr()
+        self.poller = None
         self.peerstore = FakePeerstore()
         self.handlers: dict[str, Any] = {}
         self.prefixes: dict[str, tuple[Any, Any]] = {}

@@ -12,7 +12,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost
+from p2pfwd.errors import ConnectionLost, StreamReset
 from p2pfwd.net.buffers import KEEP_BUFFERS, BufferPool
 from p2pfwd.net.conn import FRAMES_PER_TURN, Conn
 from p2pfwd.net.secure import Channel
@@ -350,6 +350,37 @@ async def test_a_violation_is_answered_and_ends_everything_once() -> None:
     channel.conduit_lost(None)
     await turns()
     assert channel.messages == []
+
+
+@on_loop
+async def test_a_reset_in_the_same_read_as_the_end_of_data_is_told_too() -> None:
+    # A service that answers and resets in one breath: without it the tunnel would wait for ever.
+    channel = FakeChannel()
+    conn = made(channel)
+    (stream,) = await opened(conn, channel)
+    seen: list[object] = []
+
+    class Sink:
+        def data_received(self, view: memoryview) -> None:
+            seen.append(bytes(view))
+
+        def eof_received(self) -> None:
+            seen.append("eof")
+
+        def stream_lost(self, exc: Exception) -> None:
+            seen.append(exc)
+
+        def resume_sending(self) -> bool:
+            return False
+
+    stream.set_sink(Sink())
+    wire = f.encode_header(f.DATA, f.FIN, stream.id, 6) + b"answer"
+    wire += f.encode_header(f.WINDOW_UPDATE, f.RST, stream.id, 0)
+    conn.plaintext_received(memoryview(wire))
+    conn.turn_ended()
+    assert seen[:2] == [b"answer", "eof"] and isinstance(seen[2], StreamReset)
+    assert conn.streams == {}
+    conn.abort()
 
 
 @on_loop
