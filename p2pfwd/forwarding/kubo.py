@@ -21,14 +21,14 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.errors import StreamReset
-from p2pfwd.forwarding.proc_net import has_closed
+from p2pfwd.forwarding.sock_diag import has_closed
 from p2pfwd.forwarding.splice import Splice
 from p2pfwd.net.poller import Readiness
 from p2pfwd.net.stream import Stream
 
 AGENTS: Final = ("kubo/", "go-ipfs/")
 
-FIRST_LOOK_S: Final = 0.25
+FIRST_LOOK_S: Final = 0.05
 MAX_LOOK_S: Final = 8.0
 """How often a client whose FIN is held is looked at: twice as late each time, up to this."""
 

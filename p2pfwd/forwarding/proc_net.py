@@ -1,6 +1,4 @@
-"""What the system's lists of sockets tell: is somebody listening, has a local client closed altogether?
-
-Is somebody listening on a loopback or unix address? Asked without connecting.
+"""Is somebody listening on a loopback or unix address? Asked without connecting.
 
 A connection just to see is not harmless: a one-shot server (`nc -l`) takes it for its client and ends,
 a database counts it as an error. Linux lists its listening sockets (proc(5), /proc/net/tcp and
@@ -10,28 +8,16 @@ a database counts it as an error. Linux lists its listening sockets (proc(5), /p
 from __future__ import annotations
 
 import ipaddress
-import select
-import socket
 import struct
-import time
-from itertools import product
 from pathlib import Path
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint, unix_path
 
 _LISTEN: Final = "0A"  # TCP_LISTEN
-_NOBODY: Final = "0"
 _ACCEPTING: Final = 0x10000  # __SO_ACCEPTCON
 MAX_BYTES: Final = 4 << 20
 """Of a list: about 25,000 connections. A longer one is not worth the time."""
-
-
-MAX_AGE_S: Final = 0.2
-"""How old the list of connections may be: one reading takes milliseconds where there are thousands (28 ms of
-a connection's opening, 200 of them a second), and serves all who ask meanwhile."""
-
-_last_read: dict[Path, tuple[float, dict[tuple[str, str], str]]] = {}
 
 
 def somebody_listens(target: Multiaddr, proc: Path = Path("/proc/net")) -> bool:
@@ -50,61 +36,6 @@ def somebody_listens(target: Multiaddr, proc: Path = Path("/proc/net")) -> bool:
         accepted6 = {_hex(ipaddress.IPv6Address(0)), _hex(ipaddress.IPv6Address(f"::ffff:{address}"))}
         return _tcp(proc / "tcp", accepted, endpoint.port) or _tcp(proc / "tcp6", accepted6, endpoint.port)
     return _tcp(proc / "tcp6", {_hex(address), _hex(ipaddress.IPv6Address(0))}, endpoint.port)
-
-
-def has_closed(
-    sock: socket.socket, proc: Path = Path("/proc/net"), max_age_s: float = MAX_AGE_S
-) -> bool | None:
-    """Whether the other end of a connection, whose FIN has come, has closed it or only half-closed it.
-
-    Ask no sooner than `max_age_s` after the FIN: the list of connections may be as old. None where that
-    cannot be known: the other end is on another machine.
-    """
-    if sock.family == socket.AF_UNIX:
-        poll = select.poll()
-        poll.register(sock, 0)  # POLLHUP is always told: both directions are shut
-        return bool(poll.poll(0))
-    try:
-        own, other = sock.getsockname(), sock.getpeername()
-    except OSError:  # no connection any more
-        return True
-    owner = _owner(_endpoints(other), _endpoints(own), _connections(proc, max_age_s))
-    if owner is None:
-        return True if ipaddress.ip_address(other[0]).is_loopback else None
-    return owner == _NOBODY
-
-
-def _endpoints(sockaddr: tuple[str, int]) -> set[str]:
-    """The ways the kernel prints an address and port: a program may use IPv4 through an IPv6 socket."""
-    address = ipaddress.ip_address(sockaddr[0].partition("%")[0])
-    forms = {_hex(address)}
-    if isinstance(address, ipaddress.IPv4Address):
-        forms.add(_hex(ipaddress.IPv6Address(f"::ffff:{address}")))
-    elif address.ipv4_mapped is not None:
-        forms.add(_hex(address.ipv4_mapped))
-    return {f"{form}:{sockaddr[1]:04X}" for form in forms}
-
-
-def _owner(local: set[str], remote: set[str], connections: dict[tuple[str, str], str]) -> str | None:
-    """Inode of the socket with this local and remote end, `_NOBODY` once closed, None if there is none."""
-    return next((connections[ends] for ends in product(local, remote) if ends in connections), None)
-
-
-def _connections(proc: Path, max_age_s: float) -> dict[tuple[str, str], str]:
-    """(local end, remote end) -> inode, read anew when older than `max_age_s`."""
-    now = time.monotonic()
-    read_at, found = _last_read.get(proc, (-1e9, {}))
-    if now - read_at < max_age_s:
-        return found
-    found = {}
-    for name in ("tcp", "tcp6"):
-        for line in _lines(proc / name):
-            fields = line.split(None, 10)
-            if len(fields) > 9:
-                found[fields[1], fields[2]] = fields[9]
-    _last_read.clear()
-    _last_read[proc] = now, found
-    return found
 
 
 def _hex(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:

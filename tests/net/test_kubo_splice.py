@@ -9,7 +9,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ import pytest
 from p2pfwd.errors import ConnectionLost, StreamReset
 from p2pfwd.forwarding import kubo
 from p2pfwd.forwarding.kubo import KuboSplice, make_splice
-from p2pfwd.forwarding.proc_net import has_closed
 from p2pfwd.forwarding.splice import Splice
 
 BY_PEER = StreamReset("the peer reset the stream", by="remote")
@@ -260,21 +258,3 @@ def test_a_person_can_end_what_is_being_flushed() -> None:
         made.splice.stream_lost(BY_PEER)
         made.splice.reset()
         assert made.ended == [made.splice] and made.loop.timers == []
-
-
-@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc")
-def test_half_closed_and_closed_are_told_apart(home: Path, family: socket.AddressFamily) -> None:
-    """As the kernel lists a real connection."""
-    with socket.socket(family) as listener:
-        listener.bind(str(home / "s") if family == socket.AF_UNIX else ("127.0.0.1", 0))
-        listener.listen()
-        client = socket.socket(family)
-        client.connect(listener.getsockname())
-        accepted, _ = listener.accept()
-    with accepted:
-        client.shutdown(socket.SHUT_WR)
-        assert accepted.recv(1) == b""
-        assert has_closed(accepted, max_age_s=0) is False
-        client.close()
-        assert has_closed(accepted, max_age_s=0) is True

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.forwarding.proc_net import has_closed, somebody_listens
+from p2pfwd.forwarding.proc_net import somebody_listens
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 REST = "00000000:00000000 00:00000000 00000000     0        0 1583 1 0000 100 0 0 10 0\n"
@@ -71,35 +70,3 @@ def test_unix(tmp_path: Path, line: str, seen: bool) -> None:
 def test_without_a_list_nothing_is_known(tmp_path: Path) -> None:
     assert not somebody_listens(Multiaddr.parse("/ip4/127.0.0.1/tcp/1"), tmp_path)
     assert not somebody_listens(Multiaddr.parse("/unix/run/a"), tmp_path)
-
-
-def connection_line(local: str, remote: str, inode: int) -> str:
-    return f"   0: {local} {remote} 05 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0000\n"
-
-
-class Ends:
-    """A socket as far as its two ends go."""
-
-    def __init__(self, own: tuple[str, int], other: tuple[str, int]) -> None:
-        self.family, self._own, self._other = socket.AF_INET, own, other
-
-    def getsockname(self) -> tuple[str, int]:
-        return self._own
-
-    def getpeername(self) -> tuple[str, int]:
-        return self._other
-
-
-@pytest.mark.parametrize(
-    ("client", "tcp", "tcp6", "closed"),
-    [
-        ("127.0.0.1", connection_line("0100007F:07E1", "0100007F:07E0", 77), "", False),  # half-closed
-        ("127.0.0.1", connection_line("0100007F:07E1", "0100007F:07E0", 0), "", True),  # nobody's any more
-        ("127.0.0.1", connection_line("0100007F:07E0", "0100007F:07E1", 77), "", True),  # our own end only
-        ("127.0.0.1", "", connection_line(f"{MAPPED}:07E1", f"{MAPPED}:07E0", 77), False),  # through IPv6
-        ("192.0.2.1", "", "", None),  # on another machine
-    ],
-)
-def test_has_closed(tmp_path: Path, client: str, tcp: str, tcp6: str, closed: bool | None) -> None:
-    ends = Ends(("127.0.0.1", 0x7E0), (client, 0x7E1))
-    assert has_closed(ends, proc(tmp_path, tcp, tcp6)) is closed  # type: ignore[arg-type]
