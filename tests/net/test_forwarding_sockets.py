@@ -23,7 +23,7 @@ from p2pfwd.errors import (
     TargetRefused,
     TargetTimeout,
 )
-from p2pfwd.forwarding.bind import BoundSocket, bind
+from p2pfwd.forwarding.bind import LOOPBACK_RECEIVE_BYTES, BoundSocket, bind
 from p2pfwd.forwarding.target import Target
 from p2pfwd.net.acceptor import Acceptor, bind_failure
 from tests.net.forwarding_rig import ANY_PORT, LOOPS, FullBacklog
@@ -65,6 +65,7 @@ def test_the_real_address_is_known_and_options_are_inherited(address: str) -> No
             with conn:
                 assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * LOOPBACK_RECEIVE_BYTES
 
 
 def test_an_address_somebody_has_is_in_use() -> None:
