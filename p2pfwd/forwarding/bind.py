@@ -35,7 +35,7 @@ MAX_UNIX_PATH_BYTES: Final = 107
 
 LOOPBACK_RECEIVE_BYTES: Final = 128 * 1024
 """SO_RCVBUF of connections from this machine, whose line needs no more: left to itself the system lets each
-of many senders run megabytes ahead, out of the processor's caches. 20 bulk streams up: 842 MB/s, 701 before."""
+of many senders run megabytes ahead, out of the caches (20 bulk streams up: 842 MB/s, 701 before)."""
 
 _FAMILIES: Final = {
     "ip4": socket.AF_INET,
