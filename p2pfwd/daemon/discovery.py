@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
@@ -25,6 +26,10 @@ from p2pfwd.wire.kad.query_values import LookupResult
 from p2pfwd.wire.reachability import Reachability
 
 log = logging.getLogger("p2pfwd.discovery")
+
+NAME_RETRY_S: Final = 1.0
+NAME_RETRY_MOST_S: Final = 60.0
+"""Between tries to resolve a bootstrap peer's name: the network may not be there yet."""
 
 SOURCE_NAMES = {
     Scope.WAN: "the public DHT",
@@ -56,7 +61,9 @@ class Discovery:
         bootstrap: dict[PeerId, list[Multiaddr]] = {}
         for address in self._network.bootstrap:
             peer_id = address.peer_id()
-            if peer_id is not None and peer_id != self._host.peer_id:
+            if peer_id is None:
+                self._host.swarm.spawn(self._keep_those_behind(address), "bootstrap name")
+            elif peer_id != self._host.peer_id:
                 bootstrap.setdefault(peer_id, []).append(address.without_peer_id())
         for peer_id, addrs in bootstrap.items():
             self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
@@ -71,6 +78,28 @@ class Discovery:
         if self.dhts:
             self._host.network.on_change(self.refresh)
             self._host.keeper.set_resolve(self._resolve)
+
+    async def _keep_those_behind(self, name: Multiaddr) -> None:
+        """Keep the peers that a `/dnsaddr/host` lists, once it can be resolved."""
+        delay_s, said = NAME_RETRY_S, False
+        while True:
+            try:
+                found = await self._host.swarm.resolver.resolve(name)
+            except PeerNotFound as exc:
+                why = exc.message
+            else:
+                peers = dict.fromkeys(addr.peer_id() for addr in found)
+                for peer_id in peers:
+                    if peer_id is not None and peer_id != self._host.peer_id:
+                        self._host.keeper.keep(peer_id, [name], Priority.BOOTSTRAP)
+                if any(peers):
+                    return
+                why = "it names no peer"
+            if not said:
+                log.warning("bootstrap.peers: %s cannot be used yet: %s", name, why)
+                said = True
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, NAME_RETRY_MOST_S)
 
     def _is_reachable(self, scope: Scope) -> bool:
         """Whether strangers of this DHT can reach us; until somebody has tried, by our own addresses."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
 from p2pfwd.net import dial_plan, tcp
@@ -100,11 +100,19 @@ class Dialer:
         return kind(f"cannot reach {peer_id}{when}: {tried}", attempts=listed)
 
     async def resolve(self, peer_id: PeerId, addr: Multiaddr) -> list[Multiaddr] | PeerNotFound:
-        """The addresses behind a name (a dnsaddr lists those of many peers), or why there are none."""
+        """The addresses behind a name (a dnsaddr lists those of many peers), or why there are none.
+
+        A name that others told leads to public addresses only: it must not make us knock on doors in here.
+        """
         try:
-            return await self._resolver.resolve(addr.with_peer_id(peer_id))
+            found = await self._resolver.resolve(addr.with_peer_id(peer_id))
         except PeerNotFound as exc:
             return exc
+        if found and not self._peerstore.is_trusted(peer_id, addr):
+            found = [each for each in found if address_class(each) is AddressClass.PUBLIC]
+            if not found:
+                return PeerNotFound(f"DNS: {addr} was told by others, and leads to no public address")
+        return found
 
     async def attempt(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
         """Connect and upgrade. Raises OSError (TimeoutError is one), P2PForwardError."""

@@ -64,6 +64,10 @@ class PeerEntry:
     """Protocols on which a stream of ours was accepted; they may be opened without waiting."""
 
 
+GIVEN: Final = "given"
+"""Source of the addresses that the owner gave in a command."""
+
+
 class Peerstore:
     """Peers by ID; the least recently used unpinned one goes when there are too many."""
 
@@ -136,6 +140,13 @@ class Peerstore:
         entry = self._peers.get(peer_id)
         pins = entry.pinned.values() if entry is not None else ()
         return list(dict.fromkeys(addr.without_peer_id() for addrs in pins for addr in addrs))
+
+    def is_trusted(self, peer_id: PeerId, addr: Multiaddr) -> bool:
+        """Whether it was this node's owner who said that the peer is at this address."""
+        entry, bare = self._peers.get(peer_id), addr.without_peer_id()
+        if entry is not None and (known := entry.addrs.get(bare)) is not None and known.source == GIVEN:
+            return True
+        return bare in self.pinned(peer_id)
 
     def known(self, peer_id: PeerId) -> list[KnownAddress]:
         """Every address that is not pinned, stale ones included."""

@@ -274,7 +274,7 @@ class Swarm:
             raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
         given = list(addrs)
         if not only:
-            self.peerstore.add_addrs(peer_id, given, peerstore.TOLD_TTL_S, "given")
+            self.peerstore.add_addrs(peer_id, given, peerstore.TOLD_TTL_S, peerstore.GIVEN)
         if (conn := self._usable(peer_id)) is not None:
             return conn
         try:

@@ -15,6 +15,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
 from tests.support.daemon import Daemon
 from tests.support.fake_daemon import until
+from tests.support.fake_dns import FakeDns
 from tests.support.sockets import TcpServer, connect, read_exactly
 
 Three = tuple[Daemon, Daemon, Daemon]
@@ -44,6 +45,22 @@ def table_size(daemon: Daemon) -> int:
 def echo(conn: object) -> None:
     while data := conn.recv(65536):  # type: ignore[attr-defined]
         conn.sendall(data)  # type: ignore[attr-defined]
+
+
+def test_bootstrap_peers_by_a_name_that_is_resolved_later(home: Path) -> None:
+    """A `/dnsaddr/host` without a peer ID: the daemon starts at once, says so once, and goes on trying."""
+    with FakeDns() as dns, Daemon(home / "hub") as hub:
+        env = {
+            "P2PFWD_BOOTSTRAP_PEERS": "/dnsaddr/boot.example",
+            "P2PFWD_SWARM_DNS_SERVERS": dns.address,
+        }
+        with Daemon(home / "near", env=env) as near:
+            assert until(lambda: len(dns.asked) >= 2, 20)
+            assert near.json("peer", "ls", "-a")["Peers"] == []
+            dns.texts["_dnsaddr.boot.example."] = [f"dnsaddr={hub.address}"]
+            assert until(lambda: hub.peer_id in near.ok("swarm", "peers"), 20)
+            (kept,) = near.json("peer", "ls", "-a")["Peers"]
+            assert (kept["Peer"], kept["Kept"]) == (hub.peer_id, "bootstrap")
 
 
 def nobody() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 
@@ -15,6 +16,7 @@ from p2pfwd.wire.kad.messages import FindNode, GetValue, KadPeer, MessageType, P
 from p2pfwd.wire.kad.query_values import Ending
 from tests.net.kad_rig import PROTOCOL, Node, dead_address, hostile, hostile_bytes, network, start
 from tests.net.swarm_rig import stranger
+from tests.support.fake_dns import FakeDns
 from tests.support.loops import on_loop, until
 
 
@@ -184,11 +186,25 @@ async def test_a_server_that_breaks_the_protocol_is_suspect_and_no_hindrance(ans
 
 
 @on_loop
-async def test_names_that_strangers_tell_are_not_resolved() -> None:
-    named = KadPeer(stranger(), (Multiaddr.parse("/dns4/trap.example/tcp/22"),))
-    async with network(3, clients=1) as nodes, hostile(lambda _r, _a: [named]) as liar:
-        seeker = nodes[3]
-        await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
-        await until(lambda: liar.peer_id in seeker.dht.table)
-        await seeker.dht.closest(stranger().to_bytes())
-        assert not seeker.host.swarm.peerstore.addrs(named.peer_id)
+async def test_names_that_strangers_tell_lead_to_no_private_door() -> None:
+    # Neither as somebody to ask nor as the peer that is sought: the name is this very machine's.
+    knocks: list[int] = []
+    trap = await asyncio.start_server(lambda _r, writer: (knocks.append(1), writer.close()), "127.0.0.1", 0)
+    port = trap.sockets[0].getsockname()[1]
+    sought = stranger()
+    named = [
+        KadPeer(peer, (Multiaddr.parse(f"/dns4/trap.example/tcp/{port}"),)) for peer in (stranger(), sought)
+    ]
+    with FakeDns() as dns:
+        dns.hosts["trap.example."] = ["127.0.0.1"]
+        async with network(3, clients=1) as nodes, hostile(lambda _r, _a: named) as liar:
+            seeker = nodes[3]
+            seeker.host.swarm.resolver._servers = (dns.address,)
+            await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
+            await until(lambda: liar.peer_id in seeker.dht.table)
+            await seeker.dht.closest(stranger().to_bytes())
+            with pytest.raises(DialFailed, match="told by others, and leads to no public address"):
+                await seeker.host.swarm.connect(sought)
+        assert ("trap.example.", "A") in dns.asked and knocks == []
+    trap.close()
+    await trap.wait_closed()

@@ -1,8 +1,8 @@
 """One Kademlia DHT on the swarm: routing table, lookups, server (kad-dht spec; WIRE section 13).
 
 Rules: only peers that list the protocol and have just answered a FIND_NODE are in the table, never
-clients. What strangers tell is filtered by address class before it is dialed, and names they tell are
-not dialed at all: they may resolve to anything. A lookup dials without asking the router: it is the router.
+clients. What strangers tell is filtered by address class before it is dialed; the dialer does so again with
+what the names they tell resolve to. A lookup dials without asking the router: it is the router.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.multiaddrs import Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.conn import Conn
@@ -261,8 +261,7 @@ class Dht:
         self, peer: PeerId, addrs: Sequence[Multiaddr], request: Request
     ) -> tuple[Conn, Response | None]:
         timeout_s = self.settings.lookup.request_timeout_s
-        literal = [addr for addr in addrs if address_class(addr) is not AddressClass.NAME]
-        if literal:
-            self._swarm.peerstore.add_addrs(peer, literal, HEARSAY_TTL_S, "dht")
+        if addrs:
+            self._swarm.peerstore.add_addrs(peer, addrs, HEARSAY_TTL_S, "dht")
         conn = await self._swarm.connect(peer, timeout_s=timeout_s, route=False)
         return conn, await ask(conn, self.protocol, request, timeout_s, known=True)

@@ -46,6 +46,18 @@ class Watched:
         return told
 
 
+def test_only_what_the_owner_said_is_trusted() -> None:
+    store = Peerstore()
+    peer = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(31) + b"\x07")
+    given, told, pinned = (Multiaddr.parse(f"/dns4/{name}.example/tcp/1") for name in ("a", "b", "c"))
+    store.add_addrs(peer, [given], 100, "given")
+    store.add_addrs(peer, [told], 100, "identify")
+    assert not store.is_trusted(peer, pinned)
+    store.pin(peer, [pinned], "named")
+    assert [store.is_trusted(peer, addr) for addr in (given, told, pinned)] == [True, False, True]
+    assert store.is_trusted(peer, given.with_peer_id(peer))
+
+
 def test_an_address_lives_its_time_and_is_then_stale_but_dialable() -> None:
     it = Watched()
     it.store.add_addrs(ALICE, [addr(1).with_peer_id(ALICE)], 10.0, "given")
