@@ -1,4 +1,4 @@
-"""The Salsa20 core in pure Python: single blocks and HSalsa20, for what is done once (WIRE section 16).
+"""The Salsa20 core in pure Python: single blocks and HSalsa20, for what is done once (libp2p spec: pnet).
 
 A fingerprint needs one block, and XSalsa20 one HSalsa20 per direction, an eighth of a millisecond each;
 streams of data are not for this module. After D. J. Bernstein's "Salsa20 specification" and "Extending the

@@ -1,4 +1,4 @@
-"""The pre-shared key of a private network, and Kubo's `swarm.key` file of it (WIRE section 16).
+"""The pre-shared key of a private network, and Kubo's `swarm.key` file of it (libp2p spec: pnet).
 
     /key/swarm/psk/1.0.0/
     /base16/

@@ -1,6 +1,6 @@
 """What LocalListener (forward) and RemoteListener (listen) share, and the registry that owns both.
 
-Rules (DESIGN §7): a listener exists iff it is registered; listens are keyed by protocol, forwards by
+Rules: a listener exists iff it is registered; listens are keyed by protocol, forwards by
 their bound address; ids are monotonic and never reused; closing takes the listener out at once and
 leaves its live streams alone.
 """

@@ -2,7 +2,7 @@
 
 Rules: accept at once but never more than `max_pending_opens` connections ahead of their streams (the
 rest waits in the kernel's backlog); one short task per connection, none per stream; a connection that
-gets no stream ends with RST, because a clean EOF would look like an empty answer (DESIGN §5). A peer takes
+gets no stream ends with RST, because a clean EOF would look like an empty answer. A peer takes
 every stream before it knows of its service, so a stream that opens proves nothing of a service in doubt:
 only an answer does. Why one was reset, a p2pfwd peer is asked.
 """

@@ -1,6 +1,6 @@
 """The forwarding service: what `listen`, `forward`, `ls`, `close` and `stream` do, on one host.
 
-Semantics are Kubo's `ipfs p2p` (KUBO.md §1) with its faults mended (issue 2 §1). Rule: what can be
+Semantics are Kubo's `ipfs p2p` with its faults mended. Rule: what can be
 refused is refused before anything is changed; deciding is synchronous, so no locks are needed.
 """
 

@@ -1,6 +1,6 @@
 """A splice: a local socket and a stream, moved into each other in callbacks.
 
-Truth (DESIGN 5): half-close is kept both ways and the splice ends when both FINs have passed; a reset
+Truth: half-close is kept both ways and the splice ends when both FINs have passed; a reset
 or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF; so
 does the death of the daemon (SIGKILL, out of memory): the socket lingers for no time until both FINs passed.
 Back-pressure is withheld credit: what the socket does not take stays here, bounded by the stream's

@@ -1,6 +1,6 @@
 """The registry of live tunnelled connections, both directions.
 
-Rules (DESIGN §7): ids are monotonic over both directions and never reused; byte counts are pulled from
+Rules: ids are monotonic over both directions and never reused; byte counts are pulled from
 the splice when asked; while a peer has streams here its connection is protected from trimming; limits
 are checked before a stream is registered. A listen's stream is here from its first moment, while its
 target is still being dialed.

@@ -1,4 +1,4 @@
-"""When to dial which kept peer, and at which addresses: a pure policy (go-ethereum's dialScheduler, WIRE 14).
+"""When to dial which kept peer, and at which addresses: a pure policy (go-ethereum's dialScheduler).
 
 Rules: static peers go before bootstrap peers, and nobody waits for ever; at most `max_in_flight` dials at a
 time; never the same address twice within `redial_s` on one network, whoever has it; back-off per peer from

@@ -1,4 +1,4 @@
-"""A conduit inside a private network: every byte XORed before multistream sees it (WIRE section 16).
+"""A conduit inside a private network: every byte XORed before multistream sees it (libp2p spec: pnet).
 
 Rules: our nonce goes out in front of the first bytes we send, as go does; what comes is decrypted in
 place, and what the receiver leaves is remembered as plain, for it comes again. A frame of the pool is

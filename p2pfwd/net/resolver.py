@@ -1,7 +1,8 @@
-"""Names in multiaddrs: dns4, dns6, dns by A and AAAA, dnsaddr by TXT at `_dnsaddr.<domain>` (WIRE 3).
+"""Names in multiaddrs (libp2p spec: addressing): dns4, dns6, dns by A and AAAA, dnsaddr by TXT.
 
-A dnsaddr entry counts only if it ends with what followed `/dnsaddr/<domain>` in the question; entries
-may name further dnsaddrs, to a bounded depth. dnspython is imported on the first name.
+The TXT records are those of `_dnsaddr.<domain>`. An entry counts only if it ends with what followed
+`/dnsaddr/<domain>` in the question; entries may name further dnsaddrs, to a bounded depth. dnspython is
+imported on the first name.
 """
 
 from __future__ import annotations

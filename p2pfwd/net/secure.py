@@ -2,7 +2,7 @@
 
 A channel takes plaintext from the loop's staging buffer, seals it and sends it in one system call;
 what comes in is opened in place and handed to `Channel.on_plaintext`, a piece at a
-time, then `on_turn_end` once per read, so that answers share one send. Noise: WIRE 6. TLS: WIRE 7.
+time, then `on_turn_end` once per read, so that answers share one send. libp2p specs: noise, tls.
 """
 
 from __future__ import annotations

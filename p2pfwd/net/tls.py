@@ -1,4 +1,4 @@
-"""libp2p TLS 1.3 over memory BIOs: a CPU-only engine, in both roles (libp2p spec: tls; WIRE section 7).
+"""libp2p TLS 1.3 over memory BIOs: a CPU-only engine, in both roles (libp2p spec: tls).
 
 Bytes in, bytes out; the caller owns the socket. `start`, `receive`, `leftover` are the handshake, shaped
 as in `wire.noise.handshake`; `write` and `read` are the data path after it.

@@ -1,4 +1,4 @@
-"""From a raw conduit to a connection: security, then muxer, by multistream-select (WIRE section 5).
+"""From a raw conduit to a connection: security, then muxer, by multistream-select (libp2p spec: connections).
 
 The dialer is multistream's and the security protocol's initiator and yamux's client; the listener
 the reverse. A muxer agreed inside the handshake saves the second negotiation. On failure the conduit

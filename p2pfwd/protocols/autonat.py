@@ -1,4 +1,4 @@
-"""AutoNAT v1 on the swarm: finding out whether strangers can reach this node, and telling others (WIRE 12).
+"""AutoNAT v1 on the swarm: can strangers reach this node, and can others be reached? (libp2p spec: autonat)
 
 Client: connected servers are asked, one after the other until `SURE` of them agree, then one every quarter of
 an hour; a change of network starts it anew. An address that a dial-back has proved is announced.

@@ -1,4 +1,4 @@
-"""Identify and identify-push on the swarm: who is it, what does it serve, where does it listen (WIRE 9).
+"""Identify and identify-push on the swarm: who, what and where a peer is (libp2p spec: identify).
 
 Asked once on every new connection, both ways; `Conn.identified` is done after it, well or not. A
 failure is logged and the connection stays. Addresses are told and taken by the class of the

@@ -1,4 +1,4 @@
-"""mDNS on the swarm: peers on the local network are found by asking it, and find us (WIRE section 15).
+"""mDNS on the swarm: peers on the local network are found, and find us (libp2p spec: discovery/mdns).
 
 Rules:
 - An interface is used if this node listens on a private address of it, and only that address is told there:

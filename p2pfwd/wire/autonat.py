@@ -1,4 +1,4 @@
-"""AutoNAT v1: a node asks another to dial it back (libp2p spec: autonat; WIRE section 12).
+"""AutoNAT v1: a node asks another to dial it back (libp2p spec: autonat).
 
 One delimited message each way on a stream of its own. `encode_*` and `decode_*` handle the message without
 its length prefix. `addresses_to_dial` is the server's rule: only addresses at the very IP the request came

@@ -1,4 +1,4 @@
-"""Identify and identify push: what a peer says about itself (libp2p spec: identify; WIRE section 9).
+"""Identify and identify push: what a peer says about itself (libp2p spec: identify).
 
 `encode` and `decode` handle one message without its length prefix; the stream carries each message
 delimited, at most `MAX_MESSAGE_BYTES` long, and a sender may spread its fields over several.

@@ -1,4 +1,4 @@
-"""What libp2p nodes say to each other over multicast DNS (libp2p's mdns spec; RFC 6762; WIRE section 15).
+"""What libp2p nodes say to each other over multicast DNS (libp2p's mdns spec; RFC 6762).
 
 A node asks for PTR `_p2p._udp.local`. An answer points to a random name below it, and carries a TXT record
 of that name with one string `dnsaddr=<multiaddr>/p2p/<peer ID>` for each address. It has SRV, A and AAAA

@@ -1,4 +1,4 @@
-"""multistream-select 1.0: two parties agree on one protocol name (WIRE section 4).
+"""multistream-select 1.0: two parties agree on one protocol name (libp2p spec: multistream-select).
 
 A token is uvarint(n) followed by n bytes, the last of which is a newline that n counts. Both sides
 open with the header token; the dialer proposes, the listener echoes what it supports and answers

@@ -1,4 +1,4 @@
-"""Private networks: the key stream below multistream-select (WIRE section 16, libp2p's pnet spec).
+"""Private networks: the key stream below multistream-select (libp2p spec: pnet).
 
 Each side begins with a random nonce of 24 bytes; from then on its bytes are XORed with the XSalsa20 stream
 of the network's key and that nonce. It keeps strangers out and authenticates nobody: a byte changed on

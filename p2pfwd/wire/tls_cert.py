@@ -1,4 +1,4 @@
-"""Certificates of libp2p TLS: a throw-away key, vouched for by the identity key (WIRE section 7).
+"""Certificates of libp2p TLS: a throw-away key, vouched for by the identity key (libp2p spec: tls).
 
 The certificate is self-signed and carries one extension, OID 1.3.6.1.4.1.53594.1.1:
 

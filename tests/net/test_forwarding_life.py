@@ -1,6 +1,6 @@
 """Pins what a forward survives and leaves behind: restarts, closes, exhaustion, unix sockets, names.
 
-The case numbers are those of KUBO.md §4.
+Case numbers: A are Kubo's own tests, D what these leave out.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pins what a forward does under load: many cycles (D08), a slow reader (D12), no descriptors (D14).
 
-The case numbers are those of KUBO.md §4.4; the bench has the large figures.
+Case numbers: A are Kubo's own tests, D what these leave out; the bench has the large figures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pins byte-pipe truth (DESIGN §5) on real sockets: half-close, nothing lost, failures are RST.
+"""Pins byte-pipe truth on real sockets: half-close, nothing lost, failures are RST.
 
-The case numbers are those of KUBO.md §4.4; the counts of D01 and D02 are split over the two loops and the
-small payloads, which is where a lost FIN or tail shows.
+Case numbers: A are Kubo's own tests, D what these leave out; the counts of D01 and D02
+are split over the two loops and the small payloads, which is where a lost FIN or tail shows.
 """
 
 from __future__ import annotations

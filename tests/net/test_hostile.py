@@ -1,6 +1,6 @@
 """Pins what a hostile or broken peer can do to a host on its yamux session: little, and to nobody else.
 
-The peer is `RawPeer`: it has done its handshake and then writes what it likes (USERS 4b, WIRE 8 and 28).
+The peer is `RawPeer`: it has done its handshake and then writes what it likes.
 """
 
 from __future__ import annotations

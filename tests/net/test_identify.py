@@ -111,7 +111,7 @@ def delimited(body: bytes) -> bytes:
 
 @on_loop
 async def test_an_answer_in_pieces_is_put_together() -> None:
-    # Kubo sends the length and the body in frames of their own (WIRE 24).
+    # Kubo sends the length and the body in frames of their own .
     async with asked() as (node, conn, peer, stream_id):
         wire_bytes = delimited(wire.encode(message(peer)))
         for at in range(0, len(wire_bytes), 7):

@@ -1,4 +1,4 @@
-"""DHT requests over libp2p streams, both sides (kad-dht spec; WIRE section 13).
+"""DHT requests over libp2p streams, both sides (libp2p spec: kad-dht).
 
 Each request of ours has a stream of its own: where identify lists the protocol, proposal and request
 leave in one flight, so a kept stream would save nothing. Peers that reuse a stream are served in order.

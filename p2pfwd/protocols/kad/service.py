@@ -1,4 +1,4 @@
-"""One Kademlia DHT on the swarm: routing table, lookups, server (kad-dht spec; WIRE section 13).
+"""One Kademlia DHT on the swarm: routing table, lookups, server (libp2p spec: kad-dht).
 
 Rules: only peers that list the protocol and have just answered a FIND_NODE are in the table, never
 clients. What strangers tell is filtered by address class before it is dialed; the dialer does so again with

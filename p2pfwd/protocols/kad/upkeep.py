@@ -1,4 +1,4 @@
-"""A DHT's timers: refresh and revalidation (Ethereum's node table in libp2p's form; WIRE section 14).
+"""A DHT's timers: refresh and revalidation (Ethereum's node table in libp2p's form).
 
 Refresh: a lookup of ourselves, which connects to the nearest servers and so makes us findable, at start,
 on an address change and every ten minutes; once an hour random targets too. A self lookup is spared while

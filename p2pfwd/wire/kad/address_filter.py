@@ -1,4 +1,4 @@
-"""Which addresses may pass between the DHT and us, and which peers are at home in it (WIRE sections 3, 13).
+"""Which addresses may pass between the DHT and us, and which peers are at home in it (libp2p spec: kad-dht).
 
 The same rule holds for what strangers tell and for what they are told, so that nobody is sent, or sends
 us, to knock on doors of a network he cannot see himself:

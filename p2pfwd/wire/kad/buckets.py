@@ -1,4 +1,4 @@
-"""The routing table: peers by common prefix length with ourselves (kad-dht spec; WIRE sections 13, 14).
+"""The routing table: peers by common prefix length with ourselves (libp2p spec: kad-dht).
 
 Bucket i holds peers whose keys share i bits with ours; the last one holds all nearer peers too, and
 unfolds when it overflows. Only servers that have just proved to be alive are offered (`add`).

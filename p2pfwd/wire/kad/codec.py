@@ -1,4 +1,4 @@
-"""Bytes of kad-DHT messages (libp2p spec: kad-dht; WIRE section 13).
+"""Bytes of kad-DHT messages (libp2p spec: kad-dht).
 
 Bytes are undelimited; on a stream each message follows its varint length.
 

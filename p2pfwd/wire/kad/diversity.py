@@ -1,4 +1,4 @@
-"""How many places of the routing table one network may hold (WIRE section 13: 3 per /16, 2 per prefix).
+"""How many places of the routing table one network may hold (go-libp2p's bounds: 3 per /16, 2 per prefix).
 
 Peer IDs cost nothing, networks do. A peer counts for the IP group of the address at which it was met, not
 for what it claims; whoever was met at no public IP counts for one group that all such peers share.

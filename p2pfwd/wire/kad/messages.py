@@ -1,4 +1,4 @@
-"""Kad-DHT messages as values: requests and responses (libp2p spec: kad-dht; WIRE section 13).
+"""Kad-DHT messages as values: requests and responses (libp2p spec: kad-dht).
 
 One protobuf message serves all on the wire; here each request is a type of its own, so that what it must
 carry is checked once, when `codec` decodes it. Addresses are a stranger's claims; `address_filter` says

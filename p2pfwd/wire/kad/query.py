@@ -1,4 +1,4 @@
-"""The iterative lookup as a state machine (kad-dht spec; WIRE section 13).
+"""The iterative lookup as a state machine (libp2p spec: kad-dht).
 
 Answers and `now` go in, whom to ask comes out. The caller asks those that `next_requests` names, reports each
 answer or failure, and calls again after each report and at `deadline`, until `done`. It filters what it

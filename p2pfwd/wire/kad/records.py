@@ -1,4 +1,4 @@
-"""What a DHT server stores for others: who provides what, and public keys (kad-dht spec; WIRE section 13).
+"""What a DHT server stores for others: who provides what, and public keys (libp2p spec: kad-dht).
 
 Rules: everything is bounded, ages and is in memory only, for strangers fill it. A provider may enter nobody
 but itself. Values are taken under `/pk/` only, where the key proves the value; the rest (`/ipns/`) needs

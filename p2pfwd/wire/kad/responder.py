@@ -1,4 +1,4 @@
-"""What a DHT server answers: a pure function of its table, its records and who asks (WIRE section 13).
+"""What a DHT server answers: a pure function of its table, its records and who asks (libp2p spec: kad-dht).
 
 Rules: the nearest of the table are told, never the asker, and nobody without addresses the asker may use. The
 peer asked for comes first if any address of it is known, even if it is in no table: that is how clients and

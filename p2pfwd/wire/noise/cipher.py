@@ -1,4 +1,4 @@
-"""The transport phase of Noise: frames of 2-byte length, ciphertext and tag (WIRE section 6).
+"""The transport phase of Noise: frames of 2-byte length, ciphertext and tag (libp2p spec: noise).
 
 One cipher per direction. Nonce: 4 zero bytes and a 64-bit little-endian counter from 0; empty
 associated data; no rekeying. This is the hot path: both calls work on buffers of the caller and

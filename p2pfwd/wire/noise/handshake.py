@@ -1,4 +1,4 @@
-"""The libp2p Noise handshake: XX, and in it each side's identity (libp2p spec: noise; WIRE section 6).
+"""The libp2p Noise handshake: XX, and in it each side's identity (libp2p spec: noise).
 
 Messages 2 and 3 carry a NoiseHandshakePayload: the identity's public key, its signature over the
 sender's static Noise key, and the muxers the sender speaks. Bytes in, bytes out; both roles.

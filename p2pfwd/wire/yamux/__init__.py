@@ -1,3 +1,3 @@
-"""Yamux `/yamux/1.0.0`, sans-IO: frames, flow control, streams, session (WIRE facts: libp2p yamux spec)."""
+"""Yamux `/yamux/1.0.0`, sans-IO: frames, flow control, streams, session (libp2p spec: yamux)."""
 
 YAMUX = "/yamux/1.0.0"

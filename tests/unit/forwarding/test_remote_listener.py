@@ -128,7 +128,7 @@ def test_a_target_that_does_not_take_the_line_leaks_nothing(
     target: FakeTarget,
     takes: int | OSError,
 ) -> None:
-    # Kubo leaves the local socket open here (KUBO.md §2.3.4).
+    # Kubo leaves the local socket open here.
     async def main() -> None:
         service = forwarding()
         await service.listen("/x/a", TARGET, report_peer_id=True)
@@ -228,7 +228,7 @@ def test_closing_the_listen_during_a_dial_leaves_no_stream_task_or_socket(
 
 
 def test_a_stream_for_a_listen_closed_meanwhile_is_reset(forwarding: MakeForwarding, host: FakeHost) -> None:
-    # Kubo neither handles nor resets it (KUBO.md §2.3.3).
+    # Kubo neither handles nor resets it.
     async def main() -> None:
         service = forwarding()
         stream = incoming(host, "/x/gone")

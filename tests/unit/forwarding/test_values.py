@@ -1,4 +1,4 @@
-"""Pins which listeners a close means: filters AND together (KUBO.md §1.5, A22–A24)."""
+"""Pins which listeners a close means: filters AND together (A22–A24)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from p2pfwd.wire.yamux import frame as f
 @pytest.mark.parametrize(
     ("fields", "wire"),
     [
-        # As a real Kubo 0.22 sends them (WIRE section 24): stream opened, ping, half-close, reset.
+        # As a real Kubo 0.22 sends them : stream opened, ping, half-close, reset.
         ((f.WINDOW_UPDATE, f.SYN, 2, 0), "000100010000000200000000"),
         ((f.PING, f.SYN, 0, 7), "000200010000000000000007"),
         ((f.WINDOW_UPDATE, f.FIN, 2, 0), "000100040000000200000000"),

@@ -1,4 +1,4 @@
-"""Pins what a session does not take from a peer: each case is an incident or a rule (USERS 4b, WIRE 8)."""
+"""Pins what a session does not take from a peer: each case is an incident or a rule."""
 
 from __future__ import annotations
 

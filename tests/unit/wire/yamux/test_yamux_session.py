@@ -70,7 +70,7 @@ def test_the_dialer_opens_odd_streams_and_the_listener_even_ones() -> None:
 
 
 def test_an_ack_stands_alone_whatever_came_with_the_syn() -> None:
-    # py-libp2p drops what rides on an ACK (WIRE 8).
+    # py-libp2p drops what rides on an ACK (libp2p spec: yamux).
     session = listener()
     events = give(session, (f.DATA, f.SYN | f.FIN, 1, 2), body=b"hi")
     assert [type(event) for event in events] == [StreamOpened, StreamFinished]
@@ -160,7 +160,7 @@ def test_no_credit_is_granted_to_a_peer_that_has_finished() -> None:
 
 
 def test_credit_is_still_granted_after_our_own_fin() -> None:
-    # WIRE 25: a half-closed stream goes on receiving.
+    # A half-closed stream goes on receiving.
     session = listener()
     stream = opened(session)
     session.finish(stream)

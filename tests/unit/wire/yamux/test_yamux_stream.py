@@ -9,7 +9,7 @@ import pytest
 from p2pfwd.errors import LocalProtocolError
 from p2pfwd.wire.yamux.stream import Input, State, StreamCore
 
-# What WIRE section 25 says, written out once more; None: must never be asked.
+# The state machine, written out once more; None: must never be asked.
 EXPECTED = {
     State.OPEN: (State.LOCAL_CLOSED, State.REMOTE_CLOSED, State.RESET, State.RESET),
     State.LOCAL_CLOSED: (None, State.CLOSED, State.RESET, State.RESET),
