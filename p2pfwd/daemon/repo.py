@@ -77,10 +77,10 @@ class Repo:
 
     def close(self) -> None:
         """Let go of the home. Idempotent."""
-        self.ready()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        self.ready()  # last: who waits for it tries the other at once
 
 
 def _open(path: Path) -> int:

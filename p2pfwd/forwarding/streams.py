@@ -178,7 +178,7 @@ class StreamRegistry:
         # the client behind a Kubo waits for it.
         hold_fin = kubo and entry.listener.direction == "forward"
         entry.splice = splice = self._make_splice(
-            entry.stream, sock, self._swarm.poller, self._loop, entry.ended, kubo=kubo, hold_fin=hold_fin
+            entry.stream, sock, self._swarm.io.poller, self._loop, entry.ended, kubo=kubo, hold_fin=hold_fin
         )
         splice.start()
 

@@ -17,11 +17,9 @@ from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_e
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
 from p2pfwd.net import dial_plan, tcp
-from p2pfwd.net.buffers import BufferPool
-from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conn import Conn
+from p2pfwd.net.loop_io import LoopIo
 from p2pfwd.net.peerstore import Peerstore
-from p2pfwd.net.poller import Readiness
 from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.upgrader import Upgrader, describe
@@ -49,17 +47,13 @@ class Dialer:
         upgrader: Upgrader,
         resolver: Resolver,
         peerstore: Peerstore,
-        poller: Readiness,
-        pool: BufferPool,
-        busy_poll: BusyPoll,
+        io: LoopIo,
         settings: SwarmSettings,
     ) -> None:
         self._upgrader = upgrader
         self._resolver = resolver
         self._peerstore = peerstore
-        self._poller = poller
-        self._pool = pool
-        self._busy_poll = busy_poll
+        self._io = io
         self._settings = settings
         self.local_only = settings.local_only
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
@@ -119,10 +113,7 @@ class Dialer:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         settings = self._settings
-        loop = asyncio.get_running_loop()
-        conduit = await tcp.connect(
-            endpoint, loop, self._poller, self._pool, self._busy_poll, settings.connect_timeout_s
-        )
+        conduit = await tcp.connect(endpoint, self._io, settings.connect_timeout_s)
         async with asyncio.timeout(settings.upgrade_timeout_s):
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)
 

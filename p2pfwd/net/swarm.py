@@ -31,14 +31,12 @@ from p2pfwd.errors import (
 )
 from p2pfwd.net import interfaces, peerstore, tcp
 from p2pfwd.net.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
-from p2pfwd.net.buffers import BufferPool
-from p2pfwd.net.busy_poll import BusyPoll
 from p2pfwd.net.conn import Conn
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dial_plan import is_local
 from p2pfwd.net.dialer import Dialer
+from p2pfwd.net.loop_io import LoopIo
 from p2pfwd.net.peerstore import Peerstore
-from p2pfwd.net.poller import make_poller
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.stream import Stream
@@ -71,12 +69,10 @@ class Swarm:
         self.connmgr = ConnMgr(self.settings)
         self.resolver = Resolver(self.settings.dns_servers, local_only=self.settings.local_only)
         self._loop = asyncio.get_running_loop()
-        self._pool = BufferPool()
-        self.poller = make_poller(self._loop)
-        self._busy_poll = BusyPoll(self._loop, self.settings.busy_poll_us * 1e-6, self.poller.run_ready)
+        self.io = LoopIo.of(self._loop, self.settings.busy_poll_us)
         self._upgrader = Upgrader(
             identity,
-            self._pool,
+            self.io.pool,
             accepts=self.accepts,
             on_stream=self._on_stream,
             security=self.settings.security,
@@ -84,15 +80,7 @@ class Swarm:
             max_inbound_streams=self.settings.max_streams_per_peer,
             psk=self.settings.psk,
         )
-        self._dialer = Dialer(
-            self._upgrader,
-            self.resolver,
-            self.peerstore,
-            self.poller,
-            self._pool,
-            self._busy_poll,
-            self.settings,
-        )
+        self._dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self.io, self.settings)
         self._acceptors: list[Acceptor] = []
         self._conns: dict[PeerId, list[Conn]] = {}
         self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
@@ -160,7 +148,7 @@ class Swarm:
         stack = ExitStack()
         try:
             tcp.tune(sock)
-            conduit = tcp.TcpConduit(sock, self._loop, self.poller, self._pool, self._busy_poll)
+            conduit = tcp.TcpConduit(sock, self.io)
             if self.settings.local_only and not is_local(conduit.remote_addr):
                 raise ConnectionRefusedError(f"{conduit.remote_addr} is outside the local network")
             stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))
@@ -482,7 +470,6 @@ class Swarm:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._busy_poll.close()
-        self.poller.close()
+        self.io.close()
 
 

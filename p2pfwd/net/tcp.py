@@ -14,10 +14,9 @@ import time
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
-from p2pfwd.net.buffers import READ_BYTES, BufferPool
-from p2pfwd.net.busy_poll import BusyPoll
+from p2pfwd.net.buffers import READ_BYTES
 from p2pfwd.net.conduit import Receiver
-from p2pfwd.net.poller import Readiness
+from p2pfwd.net.loop_io import LoopIo
 
 UNSENT_LOWAT_BYTES: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: unsent bytes the kernel takes. Bounds how long an ssh keystroke waits behind a
@@ -45,14 +44,7 @@ def tune(sock: socket.socket) -> None:
 class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
 
-    def __init__(
-        self,
-        sock: socket.socket,
-        loop: asyncio.AbstractEventLoop,
-        poller: Readiness,
-        pool: BufferPool,
-        busy_poll: BusyPoll,
-    ) -> None:
+    def __init__(self, sock: socket.socket, io: LoopIo) -> None:
         self.local_addr: Multiaddr = from_sockaddr(sock.getsockname())
         self.remote_addr: Multiaddr = from_sockaddr(sock.getpeername())
         self.congested = False
@@ -60,10 +52,10 @@ class TcpConduit:
         """Monotonic time of the last send that the kernel took while congested."""
         self._sock = sock
         self._fd = sock.fileno()
-        self._loop = loop
-        self._poller = poller
-        self._pool = pool
-        self._moved = busy_poll.moved
+        self._loop = io.loop
+        self._poller = io.poller
+        self._pool = io.pool
+        self._moved = io.busy_poll.moved
         self._receiver: Receiver | None = None
         self._carry = b""
         self._unsent: memoryview | None = None
@@ -204,22 +196,15 @@ class TcpConduit:
             receiver.conduit_lost(exc)
 
 
-async def connect(
-    endpoint: TcpEndpoint,
-    loop: asyncio.AbstractEventLoop,
-    poller: Readiness,
-    pool: BufferPool,
-    busy_poll: BusyPoll,
-    timeout_s: float,
-) -> TcpConduit:
+async def connect(endpoint: TcpEndpoint, io: LoopIo, timeout_s: float) -> TcpConduit:
     """Connect to a literal ip4 or ip6 endpoint. Raises OSError, or TimeoutError after `timeout_s`."""
     family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         tune(sock)
         async with asyncio.timeout(timeout_s):
-            await loop.sock_connect(sock, (endpoint.host, endpoint.port))
-        return TcpConduit(sock, loop, poller, pool, busy_poll)
+            await io.loop.sock_connect(sock, (endpoint.host, endpoint.port))
+        return TcpConduit(sock, io)
     except BaseException:
         sock.close()
         raise

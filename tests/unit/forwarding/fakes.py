@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -160,7 +161,7 @@ class FakeSwarm:
     def __init__(self) -> None:
         self.peer_id = SELF
         self.connmgr = FakeConnMgr()
-        self.poller = None
+        self.io = SimpleNamespace(poller=None)
         self.peerstore = FakePeerstore()
         self.handlers: dict[str, Any] = {}
         self.prefixes: dict[str, tuple[Any, Any]] = {}
