@@ -84,7 +84,10 @@ def test_reply_survives_our_clients_fin(peer: Start, kind: str) -> None:
     other, reply = peer(kind, KeyType.ED25519), Payload(1_000_000)
 
     def answer(conn: socket.socket) -> None:
-        sockets.read_exactly(conn, 4)
+        try:
+            sockets.read_exactly(conn, 4)
+        except EOFError:
+            return  # p2pd's pipe may lose the question, too: no reply, which is counted below
         sockets.send_payload(reply, wait=True)(conn)
 
     def request(port: int) -> bytes:
