@@ -61,6 +61,7 @@ class AutoNat:
         self._settings = settings or AutoNatSettings()
         self._rng = rng or random.Random()
         self._verdict = Verdict()
+        self._proved: dict[Multiaddr, None] = {}
         self._asked: dict[PeerId, float] = {}
         self._news = asyncio.Event()
         self._served: deque[tuple[float, PeerId]] = deque()
@@ -84,7 +85,8 @@ class AutoNat:
     def network_changed(self) -> None:
         """Nothing that was found out before holds."""
         self._asked.clear()
-        announced = self._swarm.announce(())
+        self._proved.clear()
+        announced = self._swarm.announce(self._proved)
         if self._verdict.forget() or announced:
             self._tell()
         self._news.set()
@@ -157,11 +159,11 @@ class AutoNat:
             return
         reachable = answer.status is wire.Status.OK
         changed = self._verdict.add(reachable)
-        if self.reachability is Reachability.PUBLIC:
-            proved = (answer.addr,) if reachable and answer.addr in candidates else None
-            announced = proved is not None and self._swarm.announce(proved)
-        else:
-            announced = self._swarm.announce(())
+        if self.reachability is not Reachability.PUBLIC:
+            self._proved.clear()
+        elif reachable and answer.addr is not None and answer.addr in candidates:
+            self._proved[answer.addr] = None
+        announced = self._swarm.announce(self._proved)
         if changed:
             log.info("strangers can%s reach this node, says %s", "" if reachable else "not", peer)
         if changed or announced:

@@ -109,6 +109,26 @@ async def test_several_servers_make_it_sure_and_another_network_makes_it_unknown
 
 @pytest.mark.usefixtures("public_loopback")
 @on_loop
+async def test_every_address_that_was_proved_stays_announced() -> None:
+    # One server may reach the IPv4 address, another the IPv6 one.
+    async with host() as far, asking() as (near, _client):
+        await near.swarm.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0"))
+        told: list[Multiaddr] = []
+
+        async def one_after_the_other(stream: Stream) -> None:
+            request = wire.decode_request(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
+            told.append(request.addrs[len(told) % 2])
+            await stream.write_delimited(wire.encode_answer(wire.DialAnswer(Status.OK, addr=told[-1])))
+            await stream.close()
+
+        far.swarm.set_stream_handler(wire.PROTOCOL, one_after_the_other)
+        await join(near, far)
+        await until(lambda: len(told) >= 3)
+        assert set(near.swarm._announced) == set(told[:2]) and len(set(told)) == 2
+
+
+@pytest.mark.usefixtures("public_loopback")
+@on_loop
 async def test_an_answer_for_an_address_that_was_not_asked_about_is_not_announced() -> None:
     async with host() as far, asking() as (near, client):
         elsewhere = Multiaddr.parse("/ip4/127.0.0.9/tcp/1")
