@@ -30,8 +30,8 @@ def export(
     ] = None,
 ) -> None:
     """As base64 of its libp2p protobuf, which is Identity.PrivKey of a Kubo configuration."""
-    from p2pfwd.identity_file import encode, load
-    from p2pfwd.private_files import write_atomically
+    from p2pfwd.state.identity_file import encode, load
+    from p2pfwd.system.private_files import write_atomically
 
     env: Env = ctx.obj
     text = encode(load(env.paths().key_file))
@@ -57,7 +57,7 @@ def import_(
 ) -> None:
     """Base64 of a PrivateKey protobuf: Ed25519, RSA, secp256k1 or ECDSA."""
     from p2pfwd.core.peer_id import PeerId
-    from p2pfwd.identity_file import import_text
+    from p2pfwd.state.identity_file import import_text
 
     env: Env = ctx.obj
     _refuse_while_a_daemon_runs(env)
@@ -82,7 +82,7 @@ def _refuse_while_a_daemon_runs(env: Env) -> None:
 
 
 def _read(file: str) -> str:
-    from p2pfwd.identity_file import MAX_BYTES
+    from p2pfwd.state.identity_file import MAX_BYTES
 
     try:
         if file == "-":

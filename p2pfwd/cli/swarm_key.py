@@ -22,7 +22,7 @@ key = new_group("The key of a private network.")
 @key.command("new", help="Make the key of a new private network.")
 def new(ctx: typer.Context, as_json: AsJson = False) -> None:
     """Kubo's swarm.key, readable by you alone; one that is there is not touched."""
-    from p2pfwd.swarm_key_file import create
+    from p2pfwd.state.swarm_key_file import create
 
     path = _path(ctx.obj)
     _show(path, create(path), as_json=as_json)
@@ -34,7 +34,7 @@ def new(ctx: typer.Context, as_json: AsJson = False) -> None:
 @key.command("show", help="Show where the key is, and its fingerprint.")
 def show(ctx: typer.Context, as_json: AsJson = False) -> None:
     """The fingerprint is the one Kubo shows, and gives nothing away."""
-    from p2pfwd.swarm_key_file import load
+    from p2pfwd.state.swarm_key_file import load
 
     path = _path(ctx.obj)
     _show(path, load(path), as_json=as_json)
@@ -42,7 +42,7 @@ def show(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 def _path(env: Env) -> Path:
     from p2pfwd.daemon.config import load
-    from p2pfwd.swarm_key_file import location
+    from p2pfwd.state.swarm_key_file import location
 
     paths = env.paths()
     return location(paths.home, load(paths.config_file, env.environ).settings.swarm_key)

@@ -15,12 +15,12 @@ from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.networks import NetworkProfile
 from p2pfwd.errors import PeerNotFound, TimedOut
-from p2pfwd.host import Host
-from p2pfwd.net.dial_schedule import Priority
+from p2pfwd.host.host import Host
+from p2pfwd.host.routing import DhtSource, Progress, Routing
+from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.protocols.autonat import AutoNat
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
-from p2pfwd.routing import DhtSource, Progress, Routing
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.query_values import LookupResult
 from p2pfwd.wire.reachability import Reachability

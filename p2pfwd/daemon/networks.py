@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from p2pfwd import swarm_key_file
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.config import AUTO
 from p2pfwd.errors import InvalidConfig
+from p2pfwd.state import swarm_key_file
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.pnet import require_cipher
 

@@ -13,18 +13,20 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.daemon import views
 from p2pfwd.daemon.config import AUTO
-from p2pfwd.daemon.dht_handlers import DhtHandlers
 from p2pfwd.daemon.discovery import Discovery
-from p2pfwd.daemon.handlers import Handlers
-from p2pfwd.daemon.near import Near
-from p2pfwd.daemon.peer_handlers import PeerHandlers
+from p2pfwd.daemon.methods import views
+from p2pfwd.daemon.methods.dht import DhtMethods
+from p2pfwd.daemon.methods.discover import Near
+from p2pfwd.daemon.methods.peers import PeerMethods
+from p2pfwd.daemon.methods.process import ProcessMethods
+from p2pfwd.daemon.methods.swarm import SwarmMethods
+from p2pfwd.daemon.methods.tunnels import TunnelMethods
 from p2pfwd.daemon.peering import Peering
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
-from p2pfwd.host import Host, HostSettings
-from p2pfwd.net.secure import NOISE, TLS
+from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.server import RpcServer
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     from p2pfwd.core.keys import PrivateKey
     from p2pfwd.daemon.config import Settings
     from p2pfwd.daemon.networks import NetworkProfile
-    from p2pfwd.net.conn import Conn
-    from p2pfwd.routing import Progress
+    from p2pfwd.host.routing import Progress
+    from p2pfwd.net.link.conn import Conn
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.daemon")
@@ -62,9 +64,11 @@ class Running:
         self.discovery.on_progress(self._lookup)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         methods = {
-            **Handlers(self).table(),
-            **PeerHandlers(self.peering).table(),
-            **DhtHandlers(self.discovery, self.peering).table(),
+            **ProcessMethods(self).table(),
+            **TunnelMethods(self).table(),
+            **SwarmMethods(self).table(),
+            **PeerMethods(self.peering).table(),
+            **DhtMethods(self.discovery, self.peering).table(),
             **self.near.table(),
         }
         self.server = RpcServer(paths.socket, methods)

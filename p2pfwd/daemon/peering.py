@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
-from p2pfwd.daemon.named_peers import NamedPeer, NamedPeers, is_name, read_name
-from p2pfwd.daemon.peers import Resolve, read_filter, read_peers
 from p2pfwd.errors import InvalidPeerId, SelfDial
-from p2pfwd.net.address_book import AddressBook
+from p2pfwd.peers.arguments import Resolve, read_filter, read_peers
+from p2pfwd.peers.book import AddressBook
+from p2pfwd.peers.named import NamedPeer, NamedPeers, is_name, read_name
 
 if TYPE_CHECKING:
-    from p2pfwd.host import Host
+    from p2pfwd.host.host import Host
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.peers")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from p2pfwd.daemon.config import Settings
+    from p2pfwd.daemon.home import Repo
     from p2pfwd.daemon.logs import LogHandler
     from p2pfwd.daemon.node import Running
-    from p2pfwd.daemon.repo import Repo
 
 READY = "Daemon is ready"
 
@@ -48,7 +48,7 @@ def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> i
     """As `main`, in this very process."""
     leave_out_openssl()
     from p2pfwd.daemon import config, logs
-    from p2pfwd.daemon.repo import Repo
+    from p2pfwd.daemon.home import Repo
 
     settings = config.load(paths.config_file, env, overrides).settings
     repo = Repo.open(paths)
@@ -80,7 +80,7 @@ def report(error: P2PForwardError, env: Mapping[str, str]) -> int:
 
 def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> LogHandler:
     from p2pfwd.daemon.logs import FileSink, LogHandler, StderrSink
-    from p2pfwd.private_files import storage_failed
+    from p2pfwd.system.private_files import storage_failed
 
     if not background(env):
         return LogHandler(StderrSink())
@@ -108,7 +108,7 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
 
     from p2pfwd.daemon import networks
     from p2pfwd.daemon.node import Running
-    from p2pfwd.daemon.sd_notify import notify
+    from p2pfwd.system.sd_notify import notify
 
     loop = asyncio.get_running_loop()
     log_name = str(repo.paths.log_file) if background(env) else None

@@ -26,7 +26,7 @@ from p2pfwd.core.multiaddrs import (
 )
 from p2pfwd.errors import AddressInUse, BindFailed, InvalidMultiaddr
 from p2pfwd.forwarding.splice import reset_by_default
-from p2pfwd.net.acceptor import BACKLOG, bind_failure
+from p2pfwd.system.acceptor import BACKLOG, bind_failure
 
 log = logging.getLogger("p2pfwd.forwarding")
 

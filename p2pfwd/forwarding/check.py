@@ -10,9 +10,9 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.probe import probe
-from p2pfwd.forwarding.proc_net import somebody_listens
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import READY, CheckOutcome
+from p2pfwd.system.proc_net import somebody_listens
 
 if TYPE_CHECKING:
     from p2pfwd.net.swarm import Swarm

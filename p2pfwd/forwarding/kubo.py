@@ -21,10 +21,10 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.errors import StreamReset
-from p2pfwd.forwarding.sock_diag import has_closed
 from p2pfwd.forwarding.splice import Splice
-from p2pfwd.net.poller import Readiness
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.stream import Stream
+from p2pfwd.system.poller import Readiness
+from p2pfwd.system.sock_diag import has_closed
 
 AGENTS: Final = ("kubo/", "go-ipfs/")
 

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolNotSupported, RemoteProtocolError, StreamReset
-from p2pfwd.forwarding.listeners import ListenerRegistry
-from p2pfwd.forwarding.listeners_remote import RemoteListener
+from p2pfwd.forwarding.listen import RemoteListener
+from p2pfwd.forwarding.registry import ListenerRegistry
 from p2pfwd.forwarding.values import READY, UNKNOWN
 
 if TYPE_CHECKING:
-    from p2pfwd.net.stream import Carrier, Stream
+    from p2pfwd.net.link.stream import Carrier, Stream
     from p2pfwd.net.swarm import Swarm
 
 PREFIX: Final = "/p2pfwd/probe/1.0.0"

@@ -18,18 +18,18 @@ from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.bind import bind
 from p2pfwd.forwarding.check import check_peer, check_target
 from p2pfwd.forwarding.events import EventCallback, Events
+from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.kubo import make_splice
-from p2pfwd.forwarding.listeners import Listener, ListenerRegistry
-from p2pfwd.forwarding.listeners_local import LocalListener
-from p2pfwd.forwarding.listeners_remote import RemoteListener
+from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.names import PREFIX, check_protocol
+from p2pfwd.forwarding.registry import Listener, ListenerRegistry
 from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import CheckOutcome, CloseMatch, ForwardingLimits, ListenerInfo, StreamInfo
 
 if TYPE_CHECKING:
-    from p2pfwd.host import Host
-    from p2pfwd.net.stream import Stream
+    from p2pfwd.host.host import Host
+    from p2pfwd.net.link.stream import Stream
     from p2pfwd.net.swarm import Conn
 
 log = logging.getLogger("p2pfwd.forwarding")

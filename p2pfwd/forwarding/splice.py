@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from p2pfwd.net.poller import Readiness
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.stream import Stream
+from p2pfwd.system.poller import Readiness
 
 CHUNK_BYTES: Final = 64 * 1024
 """What the socket does not take is kept in pieces of at most this: cheap to extend, to send, to free."""

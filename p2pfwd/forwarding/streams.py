@@ -18,13 +18,13 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
 from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
-from p2pfwd.forwarding.listeners import Listener
+from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
-from p2pfwd.net.acceptor import Sockaddr
+from p2pfwd.system.acceptor import Sockaddr
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.splice import Splice
-    from p2pfwd.net.stream import Stream
+    from p2pfwd.net.link.stream import Stream
     from p2pfwd.net.swarm import Swarm
 
 PROTECT_TAG: Final = "p2pfwd-stream"

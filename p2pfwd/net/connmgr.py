@@ -20,7 +20,7 @@ from p2pfwd.net.settings import SwarmSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from p2pfwd.net.conn import Conn
+    from p2pfwd.net.link.conn import Conn
 
 
 class ConnMgr:

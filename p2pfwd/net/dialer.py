@@ -16,13 +16,14 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
-from p2pfwd.net import dial_plan, tcp
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.loop_io import LoopIo
-from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.transport import tcp
 from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.peers.store import Peerstore
+from p2pfwd.policy import dial_plan
+from p2pfwd.system.loop_io import LoopIo
 
 OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""

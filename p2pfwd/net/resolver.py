@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import InvalidMultiaddr, PeerNotFound
-from p2pfwd.net.dial_plan import is_local
+from p2pfwd.policy.dial_plan import is_local
 
 if TYPE_CHECKING:
     from dns.asyncresolver import Resolver as DnsResolver

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pfwd.net.secure import NOISE, TLS
+from p2pfwd.net.channel import NOISE, TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,6 @@ class SwarmSettings:
     grace_s: float = 20.0
     """A connection younger than this is not trimmed."""
     busy_poll_us: int = 500
-    """How long the loop stays awake for the next message of a lively exchange; 0: never (net.busy_poll)."""
+    """How long the loop stays awake in a lively exchange of messages; 0: never (`system.busy_poll`)."""
     dns_servers: tuple[str, ...] = ()
     """Name servers `ip` or `ip:port`; empty: the system's."""

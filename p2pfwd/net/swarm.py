@@ -29,18 +29,20 @@ from p2pfwd.errors import (
     ShuttingDown,
     TimedOut,
 )
-from p2pfwd.net import interfaces, peerstore, tcp
-from p2pfwd.net.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
-from p2pfwd.net.conn import Conn
 from p2pfwd.net.connmgr import ConnMgr
-from p2pfwd.net.dial_plan import is_local
 from p2pfwd.net.dialer import Dialer
-from p2pfwd.net.loop_io import LoopIo
-from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.settings import SwarmSettings
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.transport import tcp
 from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.peers import store as peerstore
+from p2pfwd.peers.store import Peerstore
+from p2pfwd.policy.dial_plan import is_local
+from p2pfwd.system import interfaces
+from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
+from p2pfwd.system.loop_io import LoopIo
 
 __all__ = ["Conn", "Stream", "Swarm"]
 

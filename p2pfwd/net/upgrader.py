@@ -23,16 +23,16 @@ from p2pfwd.errors import (
     ProtocolNotSupported,
     RemoteProtocolError,
 )
-from p2pfwd.net.buffers import BufferPool
-from p2pfwd.net.conduit import Conduit
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.pnet import PnetConduit
-from p2pfwd.net.secure import NOISE, TLS, Channel, NoiseChannel, TlsChannel
-from p2pfwd.net.stream import Direction, Stream
-from p2pfwd.net.tls import TlsHandshake
+from p2pfwd.net.channel import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Direction, Stream
+from p2pfwd.net.transport.conduit import Conduit
+from p2pfwd.net.transport.private import PnetConduit
+from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.pnet import require_cipher
+from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 
 MAX_BUFFERED_BYTES: Final = 1 << 20

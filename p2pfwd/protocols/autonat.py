@@ -19,8 +19,8 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire import autonat as wire
 from p2pfwd.wire.reachability import Reachability, Verdict

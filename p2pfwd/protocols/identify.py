@@ -16,10 +16,10 @@ from typing import Final
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
-from p2pfwd.net import peerstore
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.peers import store as peerstore
 from p2pfwd.wire import identify as wire
 
 log = logging.getLogger("p2pfwd.identify")

@@ -1,6 +1,6 @@
 """Keeps connections to chosen peers: static peers, and bootstrap peers as the same with less urgency.
 
-The policy is `net.dial_schedule`; this is the mechanism on the swarm. Rules: one task sleeps until the
+The policy is `policy.dial_schedule`; this is the mechanism on the swarm. Rules: one task sleeps until the
 schedule has something to do, and each dial is a task of its own, ended with the keeper. A kept peer's
 connections are protected from trimming, its given addresses pinned. After a network change the peers that
 seem connected are pinged, and a connection that does not answer is dropped. With nobody kept nothing runs.
@@ -18,11 +18,11 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound, SelfDial, TimedOut
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.dial_schedule import Dial, DialLimits, DialSchedule, KeptStatus, Priority
-from p2pfwd.net.network_watch import NetworkWatch
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
+from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, KeptStatus, Priority
+from p2pfwd.system.network_watch import NetworkWatch
 
 log = logging.getLogger("p2pfwd.peers")
 

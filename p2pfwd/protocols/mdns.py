@@ -23,9 +23,9 @@ from typing import Final, Protocol
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError
-from p2pfwd.net.multicast import GroupSocket, Interface, usable_interfaces
-from p2pfwd.net.network_watch import NetworkWatch
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.system.multicast import GroupSocket, Interface, usable_interfaces
+from p2pfwd.system.network_watch import NetworkWatch
 from p2pfwd.wire import mdns as wire
 from p2pfwd.wire.mdns_pace import AskPace, LinkPace, NearPeers
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError, StreamReset, TimedOut
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire import ping as wire
 

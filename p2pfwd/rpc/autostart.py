@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2pfwd.errors import DaemonRunning, P2PForwardError, StorageFailed, TimedOut
-from p2pfwd.private_files import private_directory, storage_failed
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.paths import Paths, check_socket_path
+from p2pfwd.system.private_files import private_directory, storage_failed
 
 if TYPE_CHECKING:
     import subprocess

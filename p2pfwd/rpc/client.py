@@ -21,7 +21,6 @@ from p2pfwd import errors
 from p2pfwd.errors import ConnectionLost, DaemonNotRunning, RpcProtocolError, RpcVersionMismatch, TimedOut
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.paths import check_socket_path
-from p2pfwd.rpc.peer import peer_uid
 from p2pfwd.rpc.schema import (
     MAX_REPLY_BYTES,
     METHODS,
@@ -33,6 +32,7 @@ from p2pfwd.rpc.schema import (
     HelloResult,
     SubscribeParams,
 )
+from p2pfwd.system.peer_credentials import peer_uid
 
 READ_BYTES = 1 << 16
 MAX_WAITING_EVENTS = 10_000

@@ -25,7 +25,6 @@ from p2pfwd.errors import P2PForwardError, RpcProtocolError
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.events import EventHub, EventQueue
 from p2pfwd.rpc.paths import check_socket_path
-from p2pfwd.rpc.peer import peer_uid
 from p2pfwd.rpc.schema import (
     MAX_LINE_BYTES,
     MAX_REPLY_BYTES,
@@ -38,6 +37,7 @@ from p2pfwd.rpc.schema import (
     SubscribeParams,
     SubscribeResult,
 )
+from p2pfwd.system.peer_credentials import peer_uid
 
 log = logging.getLogger("p2pfwd.rpc")
 

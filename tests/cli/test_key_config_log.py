@@ -15,7 +15,7 @@ from tests.support.fake_daemon import FakeDaemon
 
 
 def made_key(home: Path) -> str:
-    from p2pfwd import identity_file
+    from p2pfwd.state import identity_file
 
     key, _ = identity_file.load_or_create(home / "identity.key")
     return identity_file.encode(key)

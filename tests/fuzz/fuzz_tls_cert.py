@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from p2pfwd.errors import HandshakeFailed
-from p2pfwd.wire.tls_cert import verify_certificate
+from p2pfwd.wire.tls.certificate import verify_certificate
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/tls_certs.json").read_text())
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

@@ -11,8 +11,8 @@ from typing import Any
 from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.service import Forwarding
-from p2pfwd.host import Host, HostSettings
-from p2pfwd.net.conn import Conn
+from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from tests.interop.peers.process import Peer
 

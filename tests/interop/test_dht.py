@@ -19,11 +19,11 @@ import pytest
 
 from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.host import Host
-from p2pfwd.net.conn import Conn
+from p2pfwd.host.host import Host
+from p2pfwd.host.routing import DhtSource, Routing
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
-from p2pfwd.routing import DhtSource, Routing
 from p2pfwd.wire.kad.address_filter import Scope
 from tests.interop.node import LOOPBACK, address, ask
 from tests.interop.peers.fetch import PeerMissing

@@ -15,8 +15,8 @@ import pytest
 from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.swarm_key import SwarmKey
 from p2pfwd.errors import DialFailed
-from p2pfwd.host import Host, HostSettings
-from p2pfwd.net.secure import NOISE, TLS
+from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.settings import SwarmSettings
 from tests.interop.node import LOOPBACK, address, ask, dialed_by
 from tests.interop.peers import process

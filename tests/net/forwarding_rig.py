@@ -17,10 +17,10 @@ import uvloop
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
-from p2pfwd.forwarding.listeners_local import LocalListener
+from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingLimits, ListenerInfo
-from p2pfwd.host import Host
+from p2pfwd.host.host import Host
 
 T = TypeVar("T")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {

@@ -12,11 +12,11 @@ from p2pfwd.core import varint
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.host import Host
-from p2pfwd.net.stream import Stream
+from p2pfwd.host.host import Host
+from p2pfwd.host.routing import DhtSource, Progress, Routing
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.protocols.kad.service import Dht, DhtSettings
 from p2pfwd.protocols.kad.upkeep import Upkeep
-from p2pfwd.routing import DhtSource, Progress, Routing
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.codec import decode_request, encode_response
 from p2pfwd.wire.kad.messages import FindNode, KadPeer, MessageType, Response

@@ -10,10 +10,10 @@ from typing import Any
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.host import Host, HostSettings
-from p2pfwd.net.conn import Conn
+from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.settings import SwarmSettings
-from p2pfwd.net.stream import Stream
 from p2pfwd.net.swarm import Swarm
 
 ANY_PORT = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")

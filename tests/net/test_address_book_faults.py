@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from p2pfwd.net.address_file import AddressFile
+from p2pfwd.peers.book_file import AddressFile
 
 PEERS = 64
 
@@ -15,9 +15,9 @@ import asyncio, itertools, resource, sys
 from pathlib import Path
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.address_book import AddressBook, Pace
-from p2pfwd.net.address_file import AddressFile, StoredAddress, StoredPeer
-from p2pfwd.net.peerstore import Peerstore
+from p2pfwd.peers.book import AddressBook, Pace
+from p2pfwd.peers.book_file import AddressFile, StoredAddress, StoredPeer
+from p2pfwd.peers.store import Peerstore
 
 path = Path(sys.argv[1])
 peers = [PeerId(b"\\0\\x24\\x08\\x01\\x12\\x20" + n.to_bytes(32, "big")) for n in range({PEERS})]

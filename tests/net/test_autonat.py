@@ -9,8 +9,8 @@ import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.errors import StreamReset
-from p2pfwd.host import Host
-from p2pfwd.net.stream import Stream
+from p2pfwd.host.host import Host
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.protocols import autonat
 from p2pfwd.protocols.autonat import AutoNat, AutoNatSettings
 from p2pfwd.wire import autonat as wire

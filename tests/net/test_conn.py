@@ -14,8 +14,8 @@ from p2pfwd.errors import (
     StreamReset,
     TimedOut,
 )
-from p2pfwd.net.secure import NOISE, TLS
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.channel import NOISE, TLS
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, pair, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops, turns

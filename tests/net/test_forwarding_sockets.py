@@ -25,7 +25,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.forwarding.bind import LOOPBACK_RECEIVE_BYTES, BoundSocket, bind
 from p2pfwd.forwarding.target import Target
-from p2pfwd.net.acceptor import Acceptor, bind_failure
+from p2pfwd.system.acceptor import Acceptor, bind_failure
 from tests.net.forwarding_rig import ANY_PORT, LOOPS, FullBacklog
 from tests.support.sockets import TcpServer, echo, refusing_port
 

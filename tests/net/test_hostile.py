@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from p2pfwd.errors import ConnectionLost, RemoteProtocolError, StreamReset, TimedOut
-from p2pfwd.net import conn as conn_module
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link import conn as conn_module
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, MAX_PROPOSALS, encode_token
 from p2pfwd.wire.yamux import frame as f

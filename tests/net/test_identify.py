@@ -13,8 +13,8 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import TimedOut
-from p2pfwd.host import Host
-from p2pfwd.net.conn import Conn
+from p2pfwd.host.host import Host
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.protocols import identify as identify_module
 from p2pfwd.protocols.identify import visible
 from p2pfwd.wire import identify as wire

@@ -85,7 +85,7 @@ async def test_not_found_and_found_but_unreachable_are_two_failures() -> None:
 
 @on_loop
 async def test_with_nobody_to_ask_it_says_so_and_how_to_get_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2pfwd.routing.START_WAIT_S", 0.05)
+    monkeypatch.setattr("p2pfwd.host.routing.START_WAIT_S", 0.05)
     node = await start()
     try:
         with pytest.raises(PeerNotFound, match="no peer is there to ask") as failure:

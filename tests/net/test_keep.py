@@ -11,10 +11,10 @@ import pytest
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.host import Host
-from p2pfwd.net.dial_schedule import DialLimits, KeptStatus, Priority
-from p2pfwd.net.network_watch import NetworkWatch
+from p2pfwd.host.host import Host
+from p2pfwd.policy.dial_schedule import DialLimits, KeptStatus, Priority
 from p2pfwd.protocols.keep import PeerKeeper
+from p2pfwd.system.network_watch import NetworkWatch
 from tests.net.forwarding_rig import ANY_PORT, LOOPS
 
 QUICK = DialLimits(redial_s=0.2, backoff_first_s=0.05, backoff_most_s=0.2, stable_s=0.0)

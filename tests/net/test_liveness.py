@@ -11,9 +11,9 @@ import random
 import pytest
 
 from p2pfwd.errors import ConnectionLost, TimedOut
-from p2pfwd.net import conn as conn_module
-from p2pfwd.net import liveness as liveness_module
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link import conn as conn_module
+from p2pfwd.net.link import liveness as liveness_module
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, TAKE, Taken, echo, next_conn, read_all, swarm

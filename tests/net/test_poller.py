@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from p2pfwd.net.poller import LoopPoller, Poller
+from p2pfwd.system.poller import LoopPoller, Poller
 from tests.support.loops import on_both_loops, turns, until
 
 

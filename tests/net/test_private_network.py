@@ -12,8 +12,8 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed
-from p2pfwd.net.secure import NOISE, TLS
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.channel import NOISE, TLS
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfwd.forwarding.sock_diag import has_closed
+from p2pfwd.system.sock_diag import has_closed
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="no socket diagnosis here")
 

@@ -17,8 +17,8 @@ import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
 from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, close_with_reset
-from p2pfwd.net.poller import Poller
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.stream import Stream
+from p2pfwd.system.poller import Poller
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import conn_of, pair, read_all, stream_pair
 from tests.support.loops import on_both_loops, turns, until

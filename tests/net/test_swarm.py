@@ -22,9 +22,9 @@ from p2pfwd.errors import (
     ShuttingDown,
     TimedOut,
 )
-from p2pfwd.host import Host, HostSettings
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ANY_PORT, ECHO, TAKE, Taken, echo, next_conn, read_all, stranger, swarm

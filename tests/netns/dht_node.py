@@ -21,10 +21,10 @@ from typing import TextIO
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.host import Host
+from p2pfwd.host.host import Host
+from p2pfwd.host.routing import DhtSource, Routing
 from p2pfwd.protocols.kad.service import Dht, Try
 from p2pfwd.protocols.kad.upkeep import Upkeep
-from p2pfwd.routing import DhtSource, Routing
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.query_values import LookupResult
 from tests.interop.peers.jsonl import (

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from p2pfwd.core.keys import KeyType
-from p2pfwd.net.multicast import Interface, usable_interfaces
 from p2pfwd.rpc.client import Client
+from p2pfwd.system.multicast import Interface, usable_interfaces
 from p2pfwd.wire import dns_message, mdns
 from tests.interop.peers import process
 from tests.interop.peers.fetch import PeerMissing

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.dial_schedule import Dial, DialLimits, DialSchedule, Priority
+from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Priority
 
 PEERS = [PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in range(6)]
 ADDRS = [Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{n + 1}") for n in range(8)]

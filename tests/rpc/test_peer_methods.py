@@ -16,7 +16,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.config import Settings
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
-from p2pfwd.net.dial_schedule import Priority
+from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths

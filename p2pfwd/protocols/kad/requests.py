@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.wire.kad.codec import (
     MAX_RECEIVED_BYTES,
     decode_request,

@@ -17,8 +17,8 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
-from p2pfwd.net.conn import Conn
-from p2pfwd.net.stream import Stream
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.protocols.kad.requests import Server, ask
 from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from p2pfwd.forwarding import listeners_local, service
+from p2pfwd.forwarding import forward as listeners_local
+from p2pfwd.forwarding import service
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingLimits
 from tests.unit.forwarding.fakes import FakeAcceptor, FakeHost, FakeSplice, fake_bind

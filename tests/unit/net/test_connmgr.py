@@ -11,8 +11,8 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded
-from p2pfwd.net.conn import Conn
 from p2pfwd.net.connmgr import ConnMgr
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 
 NOW = 1000.0

@@ -9,10 +9,10 @@ from typing import cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.multicast import Interface
-from p2pfwd.net.peerstore import Peerstore
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.peers.store import Peerstore
 from p2pfwd.protocols.mdns import Mdns
+from p2pfwd.system.multicast import Interface
 from p2pfwd.wire import dns_message
 
 Heard = Callable[[bytes, str], None]

@@ -12,12 +12,12 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, DialFailed, SelfDial, TimedOut
 from p2pfwd.net.connmgr import ConnMgr
-from p2pfwd.net.dial_schedule import DialLimits, KeptStatus, Priority
-from p2pfwd.net.network_watch import NetworkWatch
-from p2pfwd.net.peerstore import Peerstore
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.peers.store import Peerstore
+from p2pfwd.policy.dial_schedule import DialLimits, KeptStatus, Priority
 from p2pfwd.protocols.keep import PeerKeeper
+from p2pfwd.system.network_watch import NetworkWatch
 
 QUICK = DialLimits(redial_s=0.0, backoff_first_s=0.001, backoff_most_s=0.001, stable_s=0.0)
 

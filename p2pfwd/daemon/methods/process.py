@@ -1,0 +1,118 @@
+"""The RPC's methods on the process itself: `daemon.hello`, `daemon.status`, `daemon.shutdown`, `log.level`.
+
+What the other rooms of methods need of the running daemon (`Node`) and their limits of time stand here too
+(p2pfwd-rpc(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from p2pfwd import __version__
+from p2pfwd.daemon import logs
+from p2pfwd.daemon.methods import views
+from p2pfwd.errors import UsageError
+from p2pfwd.rpc import schema as s
+from p2pfwd.rpc.server import CallContext, Handler
+
+if TYPE_CHECKING:
+    from p2pfwd.daemon.discovery import Discovery
+    from p2pfwd.daemon.networks import NetworkProfile
+    from p2pfwd.daemon.peering import Peering
+    from p2pfwd.forwarding.service import Forwarding
+    from p2pfwd.host.host import Host
+    from p2pfwd.rpc.paths import Paths
+
+MAX_TIMEOUT_S = 600.0
+"""Longest time limit taken from a client."""
+
+
+class Node(Protocol):
+    """What the handlers need of the running daemon."""
+
+    paths: Paths
+    network: NetworkProfile
+    host: Host
+    forwarding: Forwarding
+    peering: Peering
+    discovery: Discovery
+    started_at: float  # monotonic
+    log_name: str | None
+    draining: bool
+
+    def request_stop(self) -> None:
+        """Begin to drain and stop; returns at once."""
+
+
+class ProcessMethods:
+    """Methods of one daemon."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def table(self) -> Mapping[str, Handler]:
+        """Method name -> coroutine function."""
+        return {
+            "daemon.hello": self.hello,
+            "daemon.status": self.status,
+            "daemon.shutdown": self.shutdown,
+            "log.level": self.log_level,
+        }
+
+    async def hello(self, context: CallContext, params: s.HelloParams) -> s.HelloResult:
+        return s.HelloResult(s.RPC_MAJOR, __version__, str(self._node.host.peer_id), os.getpid())
+
+    async def status(self, context: CallContext, params: s.Empty) -> s.StatusResult:
+        node, swarm = self._node, self._node.host.swarm
+        conns = swarm.conns()
+        bytes_in, bytes_out = node.forwarding.totals()
+        return s.StatusResult(
+            version=__version__,
+            pid=os.getpid(),
+            id=str(node.host.peer_id),
+            uptime_s=time.monotonic() - node.started_at,
+            home=str(node.paths.home),
+            socket=str(node.paths.socket),
+            log=node.log_name,
+            addresses=views.full_addresses(swarm.listen_addrs(), node.host.peer_id),
+            connections=len(conns),
+            peers=len({conn.remote_peer for conn in conns}),
+            listeners=len(node.forwarding.listeners()),
+            streams=len(node.forwarding.streams()),
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            rss_bytes=_rss_bytes(),
+            draining=node.draining,
+            network=node.network.name,
+            swarm_key_fingerprint=node.network.fingerprint,
+            reachability=node.discovery.autonat.reachability.value,
+        )
+
+    async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:
+        self._node.request_stop()
+        return s.Empty()
+
+    async def log_level(self, context: CallContext, params: s.LogLevelParams) -> s.LogLevelResult:
+        return s.LogLevelResult(logs.set_level(params.subsystem, params.level))
+
+
+def check_timeout(timeout_s: float) -> float:
+    """A client's time limit, seconds. Raises UsageError."""
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise UsageError(
+            f"a time limit of {timeout_s:g} s; it must be above 0 and at most {MAX_TIMEOUT_S:g} s"
+        )
+    return timeout_s
+
+
+def _rss_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, IndexError):  # no /proc: the most it ever was
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,81 @@
+"""The RPC's methods on connections: `swarm.*`, `id`, `ping` (p2pfwd-rpc(7))."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Mapping
+
+from p2pfwd.daemon.methods import views
+from p2pfwd.daemon.methods.process import Node, check_timeout
+from p2pfwd.errors import NotFound
+from p2pfwd.protocols.identify import PROTOCOL_VERSION
+from p2pfwd.rpc import schema as s
+from p2pfwd.rpc.server import CallContext, Handler
+
+CONNECT_TIMEOUT_S = 30.0
+
+
+class SwarmMethods:
+    """Methods of one daemon."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def table(self) -> Mapping[str, Handler]:
+        """Method name -> coroutine function."""
+        return {
+            "swarm.connect": self.connect,
+            "swarm.disconnect": self.disconnect,
+            "swarm.peers": self.peers,
+            "swarm.addrs": self.addrs,
+            "id": self.id,
+            "ping": self.ping,
+        }
+
+    async def connect(self, context: CallContext, params: s.ConnectParams) -> s.ConnectResult:
+        peer_id, addrs = await self._node.peering.read(params.addresses)
+        timeout_s = CONNECT_TIMEOUT_S if params.timeout_s is None else check_timeout(params.timeout_s)
+        swarm = self._node.host.swarm
+        conn = await swarm.connect(peer_id, addrs, timeout_s=timeout_s, force=True)
+        agent = swarm.peerstore.agent(peer_id)
+        return s.ConnectResult(views.peer(conn, agent, asyncio.get_running_loop().time()))
+
+    async def disconnect(self, context: CallContext, params: s.DisconnectParams) -> s.DisconnectResult:
+        peer_id, _ = await self._node.peering.read((params.peer,))
+        closed = await self._node.host.swarm.disconnect(peer_id)
+        if not closed:
+            raise NotFound(f"not connected to {peer_id}", hint="p2pfwd swarm peers shows the connections")
+        return s.DisconnectResult(str(peer_id), closed)
+
+    async def peers(self, context: CallContext, params: s.Empty) -> s.PeersResult:
+        swarm, now = self._node.host.swarm, asyncio.get_running_loop().time()
+        return s.PeersResult(
+            tuple(views.peer(conn, swarm.peerstore.agent(conn.remote_peer), now) for conn in swarm.conns())
+        )
+
+    async def addrs(self, context: CallContext, params: s.Empty) -> s.AddrsResult:
+        swarm = self._node.host.swarm
+        return s.AddrsResult(
+            id=str(swarm.peer_id),
+            listen=tuple(map(str, swarm.listen_addrs())),
+            observed=tuple(map(str, swarm.observed_addrs())),
+        )
+
+    async def id(self, context: CallContext, params: s.Empty) -> s.IdResult:
+        host = self._node.host
+        public_key = host.swarm.identity.public_key.to_protobuf()
+        return s.IdResult(
+            id=str(host.peer_id),
+            public_key=base64.b64encode(public_key).decode("ascii"),
+            addresses=views.full_addresses(host.swarm.listen_addrs(), host.peer_id),
+            agent_version=host.settings.agent_version,
+            protocol_version=PROTOCOL_VERSION,
+            protocols=tuple(sorted(host.swarm.protocols())),
+        )
+
+    async def ping(self, context: CallContext, params: s.PingParams) -> s.PingResult:
+        peer_id, addrs = await self._node.peering.read((params.peer,))
+        outcome = await self._node.host.ping(peer_id, addrs, check_timeout(params.timeout_s))
+        conn = outcome.conn
+        return s.PingResult(str(peer_id), str(conn.remote_addr), views.path(conn), outcome.rtt_s * 1000)

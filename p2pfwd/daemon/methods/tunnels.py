@@ -1,0 +1,139 @@
+"""The methods on tunnels: `p2p.listen`, `p2p.forward`, `p2p.close`, `p2p.ls`, `p2p.stream.*` (p2pfwd-rpc(7)).
+
+Rules: a method decides nothing that the parts below can decide. What a client asked for and did not wait for
+(its connection went while the call was under way) is undone. A foreground listener is closed with its
+client's connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
+from p2pfwd.daemon.methods import views
+from p2pfwd.daemon.methods.process import Node, check_timeout
+from p2pfwd.errors import UsageError
+from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.rpc import schema as s
+from p2pfwd.rpc.server import CallContext, Handler
+
+if TYPE_CHECKING:
+    from p2pfwd.forwarding.registry import Listener
+
+TARGET_CHECK_S = 3.0
+"""How long `listen` looks whether its target answers before it returns; a target may also come later."""
+
+
+class TunnelMethods:
+    """Methods of one daemon."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def table(self) -> Mapping[str, Handler]:
+        """Method name -> coroutine function."""
+        return {
+            "p2p.listen": self.listen,
+            "p2p.forward": self.forward,
+            "p2p.check": self.check,
+            "p2p.close": self.close,
+            "p2p.ls": self.ls,
+            "p2p.stream.ls": self.stream_ls,
+            "p2p.stream.close": self.stream_close,
+        }
+
+    # --- listeners
+
+    async def listen(self, context: CallContext, params: s.ListenParams) -> s.ListenResult:
+        node = self._node
+        listener = await node.forwarding.listen(
+            params.protocol,
+            parse_endpoint(params.target),
+            report_peer_id=params.report_peer_id,
+            allow_custom_protocol=params.allow_custom_protocol,
+            foreground=params.foreground,
+        )
+        if params.foreground:
+            context.on_disconnect(self._closer(listener))
+        try:
+            outcome = await node.forwarding.check(listener.id, TARGET_CHECK_S)
+        except asyncio.CancelledError:
+            self._closer(listener)()
+            raise
+        addrs = views.to_paste(node.host.swarm.listen_addrs())
+        return s.ListenResult(
+            listener=views.listener(listener.info()),
+            target_check=views.check(outcome),
+            peer=str(node.host.peer_id),
+            addresses=views.full_addresses(addrs, node.host.peer_id),
+        )
+
+    async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
+        node = self._node
+        listen = parse_endpoint(params.listen)
+        peer_id, addrs = await self._node.peering.read(params.peers)
+        listener = await node.forwarding.forward(
+            params.protocol,
+            listen,
+            peer_id,
+            addrs,
+            allow_custom_protocol=params.allow_custom_protocol,
+            foreground=params.foreground,
+        )
+        if params.foreground:
+            context.on_disconnect(self._closer(listener))
+        return s.ForwardResult(views.listener(listener.info()), str(peer_id))
+
+    def _closer(self, listener: Listener) -> Callable[[], None]:
+        """Closes exactly this listener, if it still exists: its addresses may be another's by then."""
+        match = CloseMatch(
+            protocol=listener.protocol,
+            listen_address=listener.listen_address,
+            target_address=listener.target_address,
+        )
+
+        def close() -> None:
+            if any(info.id == listener.id for info in self._node.forwarding.listeners()):
+                self._node.forwarding.close(match)
+
+        return close
+
+    async def check(self, context: CallContext, params: s.CheckParams) -> s.Check:
+        timeout_s = check_timeout(params.timeout_s)
+        return views.check(await self._node.forwarding.check(params.listener, timeout_s))
+
+    async def close(self, context: CallContext, params: s.CloseParams) -> s.CloseResult:
+        match = CloseMatch(
+            all=params.all,
+            protocol=params.protocol,
+            listen_address=self._filter(params.listen_address),
+            target_address=self._filter(params.target_address),
+        )
+        return s.CloseResult(tuple(map(views.listener, self._node.forwarding.close(match))))
+
+    def _filter(self, text: str | None) -> Multiaddr | None:
+        return None if text is None else self._node.peering.filter(text)
+
+    async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
+        return s.LsResult(tuple(map(views.listener, self._node.forwarding.listeners())))
+
+    # --- streams
+
+    async def stream_ls(self, context: CallContext, params: s.Empty) -> s.StreamLsResult:
+        return s.StreamLsResult(tuple(map(views.stream, self._node.forwarding.streams())))
+
+    async def stream_close(self, context: CallContext, params: s.StreamCloseParams) -> s.StreamCloseResult:
+        forwarding = self._node.forwarding
+        if params.all:
+            if params.id is not None:
+                raise UsageError("can't combine --all with a stream id")
+            return s.StreamCloseResult(tuple(map(views.stream, forwarding.close_all_streams())))
+        if params.id is None:
+            raise UsageError("no id specified", hint="p2pfwd stream ls shows the ids; -a closes all")
+        if not (params.id.isascii() and params.id.isdecimal()):
+            raise UsageError(
+                f"stream id {params.id!r} is not a number", hint="p2pfwd stream ls shows the ids"
+            )
+        return s.StreamCloseResult((views.stream(forwarding.close_stream(int(params.id[:20]))),))

@@ -1,0 +1,102 @@
+"""What the node's parts tell, as the RPC schema says it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.rpc import schema
+
+if TYPE_CHECKING:
+    from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
+    from p2pfwd.net.link.conn import Conn
+
+_USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.LINK_LOCAL)
+
+
+def listener(info: ListenerInfo) -> schema.Listener:
+    """One row of `ls`."""
+    return schema.Listener(
+        id=info.id,
+        direction=info.direction,
+        protocol=info.protocol,
+        listen_address=str(info.listen_address),
+        target_address=str(info.target_address),
+        state=info.state,
+        reason=info.reason,
+        streams=info.streams,
+        bytes_in=info.bytes_in,
+        bytes_out=info.bytes_out,
+        foreground=info.foreground,
+        created=info.created,
+    )
+
+
+def stream(info: StreamInfo) -> schema.Stream:
+    """One row of `ls --streams`."""
+    return schema.Stream(
+        handler_id=str(info.id),
+        direction=info.direction,
+        protocol=info.protocol,
+        origin_address=info.origin_address,
+        target_address=info.target_address,
+        peer=info.peer,
+        age_s=info.age_s,
+        bytes_in=info.bytes_in,
+        bytes_out=info.bytes_out,
+        rate_in=info.rate_in,
+        rate_out=info.rate_out,
+        path=info.path,
+        remote_address=info.remote_address,
+        rtt_ms=_ms(info.rtt_s),
+    )
+
+
+def check(outcome: CheckOutcome) -> schema.Check:
+    """What one try found."""
+    return schema.Check(
+        ok=outcome.ok,
+        state=outcome.state,
+        reason=outcome.reason,
+        hint=outcome.hint,
+        path=outcome.path,
+        remote_address=outcome.remote_address,
+        security=outcome.security,
+        elapsed_ms=outcome.elapsed_s * 1000,
+        rtt_ms=_ms(outcome.rtt_s),
+    )
+
+
+def peer(conn: Conn, agent: str | None, now: float) -> schema.Peer:
+    """One row of `swarm peers`; `now` is the event loop's time."""
+    return schema.Peer(
+        peer=str(conn.remote_peer),
+        addr=str(conn.remote_addr),
+        direction=conn.direction,
+        security=conn.security,
+        muxer=conn.muxer,
+        agent_version=agent,
+        streams=len(conn.streams),
+        age_s=now - conn.opened_at,
+        rtt_ms=_ms(conn.rtt_s),
+    )
+
+
+def path(conn: Conn) -> str:
+    """How the connection leads to its peer."""
+    return "relayed" if conn.is_relayed else "direct"
+
+
+def full_addresses(addrs: list[Multiaddr], peer_id: PeerId) -> tuple[str, ...]:
+    """The addresses with `/p2p/<peer ID>` at their end, in their order."""
+    return tuple(str(addr.with_peer_id(peer_id)) for addr in addrs)
+
+
+def to_paste(addrs: list[Multiaddr]) -> list[Multiaddr]:
+    """Those of `addrs` that another machine can use; all of them when none can."""
+    return [addr for addr in addrs if address_class(addr) not in _USELESS_ELSEWHERE] or addrs
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

@@ -1,0 +1,276 @@
+"""A forward: a local address whose every connection becomes one stream to one peer.
+
+Rules: accept at once but never more than `max_pending_opens` connections ahead of their streams (the
+rest waits in the kernel's backlog); one short task per connection, none per stream; a connection that
+gets no stream ends with RST, because a clean EOF would look like an empty answer. A peer takes
+every stream before it knows of its service, so a stream that opens proves nothing of a service in doubt:
+only an answer does. Why one was reset, a p2pfwd peer is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import (
+    ConnectionLost,
+    P2PForwardError,
+    ProtocolNotSupported,
+    ResourceLimitExceeded,
+    StreamReset,
+    TargetRefused,
+    TargetTimeout,
+)
+from p2pfwd.forwarding.bind import BoundSocket
+from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.probe import ask, not_served
+from p2pfwd.forwarding.registry import Listener
+from p2pfwd.forwarding.splice import close_with_reset
+from p2pfwd.forwarding.streams import StreamRegistry
+from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
+from p2pfwd.system.acceptor import Acceptor, Sockaddr
+
+if TYPE_CHECKING:
+    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.swarm import Swarm
+
+log = logging.getLogger("p2pfwd.forwarding")
+
+ASK_INTERVAL_S: Final = 1.0
+"""How often a peer that resets streams is asked why, at most."""
+ASK_TIMEOUT_S: Final = 5.0
+
+_TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code)
+
+
+class LocalListener(Listener):
+    """One forward. Made by `Forwarding.forward`."""
+
+    direction: ClassVar[Direction] = "forward"
+
+    def __init__(
+        self,
+        listener_id: int,
+        protocol: str,
+        peer_id: PeerId,
+        bound: BoundSocket,
+        swarm: Swarm,
+        streams: StreamRegistry,
+        events: Events,
+        limits: ForwardingLimits,
+        *,
+        foreground: bool,
+    ) -> None:
+        super().__init__(listener_id, protocol, events, foreground=foreground)
+        self.peer_id = peer_id
+        self.pin_tag = f"forward/{listener_id}"
+        self._bound = bound
+        self._target = Multiaddr.parse(f"/p2p/{peer_id}")
+        self._swarm = swarm
+        self._streams = streams
+        self._limits = limits
+        self._protocols = (protocol,)
+        self._opening: dict[socket.socket, asyncio.Task[None]] = {}
+        self._acceptor: Acceptor | None = None
+        self._loop = asyncio.get_running_loop()
+        self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = -ASK_INTERVAL_S
+        if bound.path is None and address_class(bound.address) is not AddressClass.LOOPBACK:
+            log.warning("%s: other machines can connect to %s", self.describe(), bound.address)
+
+    @property
+    def listen_address(self) -> Multiaddr:
+        """The bound address, with the real port."""
+        return self._bound.address
+
+    @property
+    def target_address(self) -> Multiaddr:
+        """`/p2p/<peer>`."""
+        return self._target
+
+    @property
+    def key(self) -> tuple[Direction, str]:
+        """One forward per bound address."""
+        return ("forward", str(self._bound.address))
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._acceptor = Acceptor(self._bound.sock, self._loop, self._accepted, self._exhausted)
+
+    def peer_connected(self) -> None:
+        """The peer is there: what was said of its absence no longer holds."""
+        if self.health.state == PEER_UNREACHABLE:
+            self.told(UNKNOWN, None, None)
+
+    def peer_disconnected(self) -> None:
+        """The last connection to the peer is over; nobody knows whether the next dial will work."""
+        if self.health.state == READY:
+            self.told(UNKNOWN, None, None)
+
+    @property
+    def doubts_service(self) -> bool:
+        """Whether the peer was there at the last try and its service was not."""
+        return self.health.state == StreamReset.code or self.health.state in _TARGET_STATES
+
+    def told(self, state: str, reason: str | None, hint: str | None) -> None:
+        """A check found `state`: streams that are there already say nothing against it."""
+        self._doubt_id = self._streams.last_id
+        super().told(state, reason, hint)
+
+    def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
+        """What the end of a stream says about the peer."""
+        if isinstance(error, ProtocolNotSupported):
+            self.failed(not_served(self.protocol))
+        elif isinstance(error, ConnectionLost):
+            self.failed(error)
+        elif bytes_in:
+            self.stream_answered(stream_id)
+        elif _reset_by_peer(error):
+            self._doubt(stream_id)
+
+    def stream_answered(self, stream_id: int) -> None:
+        """The peer sent something on a stream: takes back what was said of its service before."""
+        if self.doubts_service and stream_id > self._doubt_id:
+            self.worked()
+
+    def _not_opened(self, error: P2PForwardError) -> None:
+        if isinstance(error, ProtocolNotSupported):
+            self.failed(not_served(self.protocol))
+        elif _reset_by_peer(error):
+            self._doubt(self._streams.last_id)
+        else:
+            self.failed(error)
+
+    def _doubt(self, stream_id: int) -> None:
+        self._doubt_id = stream_id
+        if self.health.state not in _TARGET_STATES:
+            self._reset_before_answer()
+        self._ask_why()
+
+    def _reset_before_answer(self) -> None:
+        self.failed(
+            StreamReset(
+                "the peer took the stream and reset it before any answer",
+                hint="its service may be down, or it does not want this node: see `p2pfwd ls` there",
+            )
+        )
+
+    def _ask_why(self) -> None:
+        now = self._loop.time()
+        if self._asking is None and self._acceptor is not None and now - self._asked_at >= ASK_INTERVAL_S:
+            self._asked_at = now
+            self._asking = self._loop.create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+
+    async def _ask(self) -> None:
+        try:
+            answer = await ask(self._swarm, self.peer_id, self.protocol, ASK_TIMEOUT_S)
+        except (P2PForwardError, TimeoutError) as exc:  # a Kubo knows no probes: what was seen stands
+            log.debug("%s: the peer does not say why it resets: %s", self.describe(), exc)
+            return
+        if not self.doubts_service:  # something came through meanwhile, or the peer is gone
+            return
+        if answer.state not in _TARGET_STATES:
+            self._reset_before_answer()
+        elif answer.state != self.health.state:
+            log.warning("%s: %s", self.describe(), answer.reason)
+            super().told(answer.state, answer.reason, None)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
+        self._asking = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("%s: a defect while asking the peer", self.describe(), exc_info=task.exception())
+
+    def _exhausted(self, exc: OSError | None) -> None:
+        if exc is None:
+            self.worked()
+        else:
+            why = os.strerror(exc.errno or 0)
+            self.failed(ResourceLimitExceeded(f"no more connections can be accepted for now: {why}"))
+
+    def _accepted(self, sock: socket.socket, origin: Sockaddr) -> None:
+        try:
+            self._streams.admit(self, self.peer_id)
+        except ResourceLimitExceeded as exc:
+            close_with_reset(sock)
+            self.failed(exc)
+            return
+        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol)
+        if stream is not None:
+            self._splice(sock, origin, stream)
+            return
+        self._opening[sock] = self._loop.create_task(self._open(sock, origin))
+        if len(self._opening) >= self._limits.max_pending_opens and self._acceptor is not None:
+            self._acceptor.pause()
+
+    def _splice(self, sock: socket.socket, origin: Sockaddr, stream: Stream) -> None:
+        """Connect a client with its stream."""
+        try:
+            entry = self._streams.add(self, stream, origin)
+        except ResourceLimitExceeded as exc:
+            stream.reset()
+            close_with_reset(sock)
+            self._not_opened(exc)
+        else:
+            self._streams.splice(entry, sock)
+            if not self.doubts_service:
+                self.worked()
+
+    async def _open(self, sock: socket.socket, origin: Sockaddr) -> None:
+        """The one task of a connection: it ends when the stream is there."""
+        try:
+            stream = await self._swarm.open_stream(
+                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s
+            )
+            self._splice(sock, origin, stream)
+        except P2PForwardError as exc:
+            close_with_reset(sock)
+            self._not_opened(exc)
+        except asyncio.CancelledError:
+            close_with_reset(sock)
+            raise
+        except Exception:
+            close_with_reset(sock)
+            log.exception("%s: a defect here ended a connection", self.describe())
+        finally:
+            self._opened(sock)
+
+    def _opened(self, sock: socket.socket) -> None:
+        self._opening.pop(sock, None)
+        if self._acceptor is not None and len(self._opening) < self._limits.max_pending_opens:
+            self._acceptor.resume()
+
+    def stop(self) -> None:
+        """Close the address and end the connections that have no stream yet, with RST."""
+        if self._acceptor is None:
+            return
+        self._acceptor.close()
+        self._acceptor = None
+        self._bound.remove_file()
+        self._swarm.peerstore.unpin(self.peer_id, self.pin_tag)
+        dropped = set(self._opening.values())
+        if self._asking is not None:
+            dropped.add(self._asking)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            dropped.discard(task)
+            if not dropped:
+                self.closed.set()
+
+        for sock in self._opening:
+            close_with_reset(sock)  # a task cancelled before its first step would not do it
+        for task in tuple(dropped):
+            task.cancel()
+            task.add_done_callback(ended)
+        if not dropped:
+            self.closed.set()
+
+
+def _reset_by_peer(error: Exception | None) -> bool:
+    return isinstance(error, StreamReset) and error.details.get("by") == "remote"

@@ -1,0 +1,161 @@
+"""A listen: a protocol whose every stream becomes one connection to a local service.
+
+Rules: the stream is registered before its target is dialed, so it can be seen and closed meanwhile; a
+target that answers within the first system call costs no task; every dial has a deadline; a target that
+cannot be reached resets the stream (never a clean end); with `report_peer_id` the service reads
+`<base58 peer id>\\n` first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
+from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.registry import Listener
+from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
+from p2pfwd.forwarding.target import Target
+from p2pfwd.forwarding.values import Direction, ForwardingLimits
+from p2pfwd.system.proc_net import somebody_listens
+
+if TYPE_CHECKING:
+    from p2pfwd.net.link.stream import Stream
+
+log = logging.getLogger("p2pfwd.forwarding")
+
+GLANCE_INTERVAL_S: Final = 1.0
+"""How often strangers' probes may make us read the list of listening sockets."""
+
+
+class RemoteListener(Listener):
+    """One listen. Made by `Forwarding.listen`."""
+
+    direction: ClassVar[Direction] = "listen"
+
+    def __init__(
+        self,
+        listener_id: int,
+        protocol: str,
+        target: Target,
+        own_id: PeerId,
+        streams: StreamRegistry,
+        events: Events,
+        limits: ForwardingLimits,
+        *,
+        report_peer_id: bool,
+        foreground: bool,
+    ) -> None:
+        super().__init__(listener_id, protocol, events, foreground=foreground)
+        self.report_peer_id = report_peer_id
+        self.target = target
+        self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
+        self._streams = streams
+        self._limits = limits
+        self._dials: set[asyncio.Task[None]] = set()
+        self._stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._glanced_at = -GLANCE_INTERVAL_S
+
+    @property
+    def listen_address(self) -> Multiaddr:
+        """`/p2p/<own id>`."""
+        return self._listen_address
+
+    @property
+    def target_address(self) -> Multiaddr:
+        """The local service."""
+        return self.target.address
+
+    @property
+    def key(self) -> tuple[Direction, str]:
+        """One listen per protocol."""
+        return ("listen", self.protocol)
+
+    def serve(self, stream: Stream) -> None:
+        """Connect a negotiated inbound stream with the target, at once or in a task of its own."""
+        try:
+            entry = self._streams.add(self, stream, None)
+        except P2PForwardError as exc:
+            stream.reset()
+            self.failed(exc)
+            return
+        try:
+            sock, connected = self.target.begin()
+        except P2PForwardError as exc:
+            self._refuse(entry, exc)
+            return
+        if sock is not None and connected:
+            self._connected(entry, sock)
+            return
+        task = self._loop.create_task(self._dial(entry, sock))
+        entry.abandon = task.cancel
+        self._dials.add(task)
+        task.add_done_callback(lambda done: self._dialed(done, sock))
+
+    async def _dial(self, entry: StreamEntry, sock: socket.socket | None) -> None:
+        try:
+            connected = await self.target.finish(sock, self._limits.target_timeout_s)
+        except P2PForwardError as exc:
+            self._refuse(entry, exc)
+        except Exception as exc:
+            log.exception("%s: a defect here ended a connection", self.describe())
+            self._refuse(entry, TargetRefused(f"no connection to the target: {exc}"))
+        else:
+            self._connected(entry, connected)
+
+    def _dialed(self, task: asyncio.Task[None], sock: socket.socket | None) -> None:
+        self._dials.discard(task)
+        if task.cancelled() and sock is not None:
+            sock.close()  # a task cancelled before its first step has not done it
+        if self._stopped and not self._dials:
+            self.closed.set()
+
+    def _connected(self, entry: StreamEntry, sock: socket.socket) -> None:
+        if self.report_peer_id:
+            line = b"%b\n" % str(entry.stream.remote_peer).encode()
+            try:
+                sent = sock.send(line)  # a fresh connection has room for a line
+            except OSError as exc:
+                sent, why = 0, exc.strerror or str(exc)
+            else:
+                why = "its buffer is full"
+            if sent != len(line):
+                sock.close()
+                self._refuse(entry, TargetRefused(f"the target did not take the peer ID line: {why}"))
+                return
+        self._streams.splice(entry, sock)
+        self.worked()
+
+    def _refuse(self, entry: StreamEntry, error: P2PForwardError) -> None:
+        entry.stream.reset()
+        self._streams.remove(entry)
+        self.failed(error)
+
+    def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
+        """Says nothing about the target: it answered, or there would have been no stream."""
+
+    def glance(self) -> str:
+        """The state to tell a probing peer: the last one known, refreshed without touching the service.
+
+        A service that did not answer in time listens all the same: only a connection clears it.
+        """
+        now = self._loop.time()
+        if self.health.state != TargetTimeout.code and now - self._glanced_at >= GLANCE_INTERVAL_S:
+            self._glanced_at = now
+            if somebody_listens(self.target.address):
+                self.worked()
+        return self.health.state
+
+    def stop(self) -> None:
+        """Serve no more; streams whose target has not answered are reset."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._streams.drop_dialing(self)
+        if not self._dials:
+            self.closed.set()

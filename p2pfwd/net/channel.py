@@ -1,0 +1,177 @@
+"""Secure channels: a conduit plus the ciphers that a handshake agreed on.
+
+A channel takes plaintext from the loop's staging buffer, seals it and sends it in one system call;
+what comes in is opened in place and handed to `Channel.on_plaintext`, a piece at a
+time, then `on_turn_end` once per read, so that answers share one send. libp2p specs: noise, tls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ProtocolError
+from p2pfwd.net.transport.conduit import Conduit
+from p2pfwd.system.buffers import BufferPool
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, OpenCipher, SealCipher
+
+if TYPE_CHECKING:
+    from p2pfwd.wire.tls.engine import TlsHandshake
+
+NOISE = "/noise"
+TLS = "/tls/1.0.0"
+LENGTH_BYTES = 2
+
+
+class ChannelOwner(Protocol):
+    """Who sits on a channel: the muxed connection, or the upgrader while the muxer is negotiated."""
+
+    def plaintext_received(self, view: memoryview) -> None:
+        """A piece of plaintext, valid during the call."""
+
+    def turn_ended(self) -> None:
+        """All that one read brought has been handed over."""
+
+    def channel_drained(self) -> None:
+        """The channel is not congested any more."""
+
+    def channel_lost(self, exc: Exception | None) -> None:
+        """The conduit ended (`None`: by us), or the peer broke the security protocol. The last call."""
+
+
+class Channel:
+    """What Noise and TLS channels share: the conduit below, the owner above, and ending."""
+
+    security: str
+    max_plaintext = MAX_PLAINTEXT
+    """Largest `n` for `send_staged`."""
+
+    def __init__(self, conduit: Conduit, pool: BufferPool, remote_peer: PeerId) -> None:
+        self.conduit = conduit
+        self.remote_peer = remote_peer
+        self.pool = pool
+        self._owner: ChannelOwner | None = None
+        self._lost = False
+        self._cause: Exception | None = None
+
+    @property
+    def congested(self) -> bool:
+        """Whether `send_staged` must wait for `channel_drained`."""
+        return self.conduit.congested
+
+    def start(self, owner: ChannelOwner, leftover: bytes) -> None:
+        """Begin; `leftover` is ciphertext that the handshake read too much."""
+        self._owner = owner
+        self.conduit.start(self, leftover)
+
+    def hand_over(self, owner: ChannelOwner) -> None:
+        """Let another owner go on; it is told at once of a loss that came before it."""
+        self._owner = owner
+        if self._lost:
+            owner.channel_lost(self._cause)
+
+    def send_staged(self, n: int) -> None:
+        """Seal and send the first `n` bytes of the pool's `staging`."""
+        raise NotImplementedError
+
+    def data_received(self, view: memoryview) -> int:
+        """Ciphertext from the conduit; how much was taken."""
+        assert self._owner is not None
+        try:
+            used = self._open(view)
+        except ProtocolError as exc:
+            self.conduit_lost(exc)
+            self.conduit.abort()
+            return len(view)
+        if not self._lost:
+            self._owner.turn_ended()
+        return used
+
+    def _open(self, view: memoryview) -> int:
+        raise NotImplementedError
+
+    def eof_received(self) -> None:
+        """The peer is gone; what it left open is an error there, which the owner knows."""
+        self.conduit_lost(None if self._lost else ConnectionResetError("the peer closed the connection"))
+        self.conduit.abort()
+
+    def drained(self) -> None:
+        """From the conduit."""
+        if self._owner is not None:
+            self._owner.channel_drained()
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        """From the conduit, or on a violation: tell the owner, once."""
+        if not self._lost:
+            self._lost = True
+            self._cause = exc
+            if self._owner is not None:
+                self._owner.channel_lost(exc)
+
+
+class NoiseChannel(Channel):
+    """Noise transport messages: a 2-byte length, then at most 65519 bytes of plaintext sealed."""
+
+    security = NOISE
+
+    def __init__(
+        self,
+        conduit: Conduit,
+        pool: BufferPool,
+        remote_peer: PeerId,
+        seal: SealCipher,
+        opener: OpenCipher,
+    ) -> None:
+        super().__init__(conduit, pool, remote_peer)
+        self._seal_into: Callable[[memoryview, memoryview], int] = seal.seal_into
+        self._open_into: Callable[[memoryview, memoryview], int] = opener.open_into
+
+    def send_staged(self, n: int) -> None:
+        """Seal and send the first `n` bytes of the pool's `staging` as one message."""
+        pool = self.pool
+        sealed = self._seal_into(pool.staging[:n], pool.frame)
+        self.conduit.send(pool.frame[:sealed], framed=True)
+
+    def _open(self, view: memoryview) -> int:
+        pos, end = 0, len(view)
+        while end - pos >= LENGTH_BYTES:
+            start = pos + LENGTH_BYTES
+            stop = start + (view[pos] << 8 | view[pos + 1])
+            if stop > end:
+                break
+            message = view[start:stop]
+            n = self._open_into(message, message)
+            pos = stop
+            if n and self._owner is not None:  # empty messages are legal
+                self._owner.plaintext_received(message[:n])
+            if self._lost:
+                return end
+        return pos
+
+
+class TlsChannel(Channel):
+    """TLS 1.3 records through memory BIOs."""
+
+    security = TLS
+
+    def __init__(self, conduit: Conduit, pool: BufferPool, remote_peer: PeerId, tls: TlsHandshake) -> None:
+        super().__init__(conduit, pool, remote_peer)
+        self._tls = tls
+
+    def send_staged(self, n: int) -> None:
+        """Seal and send the first `n` bytes of the pool's `staging` as records."""
+        self.conduit.send(memoryview(self._tls.write(self.pool.staging[:n])))
+
+    def eof_received(self) -> None:
+        """An alert may have come just before."""
+        self.data_received(memoryview(b""))
+        super().eof_received()
+
+    def _open(self, view: memoryview) -> int:
+        for plain in self._tls.read(view):
+            if self._owner is not None:
+                self._owner.plaintext_received(memoryview(plain))
+            if self._lost:
+                break
+        return len(view)

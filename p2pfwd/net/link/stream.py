@@ -1,0 +1,400 @@
+"""A libp2p stream with two faces.
+
+Slow, for negotiation and small messages: `await read()`, `await write()`. Fast, for splices:
+`set_sink()` once, then payload goes from the yamux frame straight to the sink, and `begin_frame` /
+`end_frame` let the sink's owner receive from its socket into the frame that will be sealed.
+
+Truth about ends: EOF means that the remote sent FIN and every byte before it was given out. A reset
+or a lost connection is an error, and comes at once; a reader who had not yet read up to the FIN when the
+connection was lost still gets the rest and the EOF.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from p2pfwd.core import varint
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import (
+    ConnectionLost,
+    P2PForwardError,
+    ProtocolError,
+    ProtocolNotSupported,
+    RemoteProtocolError,
+    StreamReset,
+)
+from p2pfwd.net.transport.conduit import StreamSink
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.yamux.stream import StreamCore
+
+Direction = Literal["inbound", "outbound"]
+
+LINGER_S: Final = 15.0
+"""How long `close()` lets the remote take to send its FIN before the stream is reset."""
+
+
+class Carrier(Protocol):
+    """What a stream needs of, and shows of, the connection it is on (`net.link.conn.Conn`)."""
+
+    loop: asyncio.AbstractEventLoop
+    remote_peer: PeerId
+    remote_addr: Multiaddr
+    is_relayed: bool
+    security: str
+
+    @property
+    def rtt_s(self) -> float | None: ...
+    @property
+    def congested(self) -> bool: ...
+    def begin_frame(self, max_payload: int) -> memoryview: ...
+    def end_frame(self, core: StreamCore, n: int) -> None: ...
+    def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None: ...
+    def consumed(self, core: StreamCore, n: int) -> None: ...
+    def wait_to_send(self, stream: Stream) -> None: ...
+    def stop_waiting(self, stream: Stream) -> None: ...
+    def finish_stream(self, core: StreamCore) -> None: ...
+    def reset_stream(self, stream: Stream) -> None: ...
+    async def measure_rtt(self, timeout_s: float) -> float: ...
+
+
+class Stream:
+    """One stream of a connection. Made by `Conn`."""
+
+    __slots__ = (
+        "_buffer",
+        "_eof",
+        "_error",
+        "_finish_due",
+        "_negotiation",
+        "_on_negotiated",
+        "_read_waiter",
+        "_sink",
+        "_waiting_to_send",
+        "_write_waiter",
+        "conn",
+        "core",
+        "direction",
+        "protocol",
+    )
+
+    def __init__(self, conn: Carrier, core: StreamCore, direction: Direction) -> None:
+        self.conn = conn
+        self.direction: Direction = direction
+        self.protocol: str | None = None
+        self.core = core
+        self._buffer = bytearray()
+        self._eof = False
+        self._error: P2PForwardError | None = None
+        self._finish_due = False
+        self._sink: StreamSink | None = None
+        self._read_waiter: asyncio.Future[None] | None = None
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._waiting_to_send = False
+        self._negotiation: DialerNegotiation | ListenerNegotiation | None = None
+        self._on_negotiated: Callable[[Stream], None] | None = None
+        core.sink = self._received
+
+    @property
+    def id(self) -> int:
+        """The yamux stream id."""
+        return self.core.id
+
+    @property
+    def remote_peer(self) -> PeerId:
+        """The peer at the other end."""
+        return self.conn.remote_peer
+
+    # --- negotiation ------------------------------------------------------------------------------
+
+    def negotiate(
+        self,
+        negotiation: DialerNegotiation | ListenerNegotiation,
+        on_negotiated: Callable[[Stream], None] | None,
+    ) -> None:
+        """Run multistream-select on this stream in callbacks; `on_negotiated` once `protocol` is known.
+
+        A failure ends the stream: see `error`.
+        """
+        self._negotiation = negotiation
+        self._on_negotiated = on_negotiated
+        opening = negotiation.start()
+        backlog, self.core.backlog = self.core.backlog, None
+        if backlog:
+            self._negotiate(memoryview(backlog), opening)
+        else:
+            self._send_small(opening)
+
+    @property
+    def negotiating(self) -> bool:
+        """Whether no protocol has been agreed on yet, and may still be."""
+        return self._negotiation is not None and self._error is None
+
+    def _negotiate(self, view: memoryview, opening: bytes = b"") -> None:
+        negotiation = self._negotiation
+        assert negotiation is not None
+        try:
+            answer = opening + negotiation.receive(view)
+        except (ProtocolError, ProtocolNotSupported) as exc:
+            self._send_small(opening + negotiation.last_words())
+            self._fail(exc)
+            self.reset()
+            return
+        if negotiation.selected is None:
+            self._send_small(answer)
+            self.consumed(len(view))
+            return
+        self.protocol = negotiation.selected
+        self._negotiation = None
+        leftover = negotiation.leftover()
+        self._send_small(answer, patient=bool(leftover))  # who sent data along does not wait for it
+        if self._finish_due:
+            self.close_write()
+        self.consumed(len(view) - len(leftover))
+        done, self._on_negotiated = self._on_negotiated, None
+        if self._sink is not None:
+            self.core.sink = self._sink.data_received
+        if leftover:
+            self.core.sink(memoryview(leftover))
+        if done is not None:
+            done(self)
+
+    def _send_small(self, data: bytes, *, patient: bool = False) -> None:
+        """A negotiation message: a few bytes, always within the initial window."""
+        if data and self.core.can_send:
+            self.conn.send_small(self.core, data, patient=patient)
+
+    # --- from the connection ----------------------------------------------------------------------
+
+    def _received(self, view: memoryview) -> None:
+        if self._negotiation is not None:
+            self._negotiate(view)
+            return
+        self._buffer += view
+        self._wake_reader()
+
+    def on_finished(self) -> None:
+        """The remote half is closed."""
+        self._eof = True
+        if self._negotiation is not None:
+            self._fail(RemoteProtocolError("multistream: the peer closed the stream, no protocol chosen"))
+            self.reset()
+        elif self._sink is not None:
+            self._sink.eof_received()
+        self._wake_reader()
+
+    def on_lost(self, error: P2PForwardError) -> None:
+        """Reset by the peer, or the connection is gone."""
+        self._fail(error)
+
+    def _fail(self, error: P2PForwardError) -> None:
+        if self._error is not None:
+            return
+        self._error = error
+        if not self._whole:
+            self._buffer.clear()
+        self.conn.stop_waiting(self)
+        done, self._on_negotiated = self._on_negotiated, None
+        if self._sink is not None:
+            self._sink.stream_lost(error)
+        if done is not None:
+            done(self)
+        self._wake_reader()
+        self._wake_writer()
+
+    def _wake_reader(self) -> None:
+        if self._read_waiter is not None and not self._read_waiter.done():
+            self._read_waiter.set_result(None)
+
+    def _wake_writer(self) -> None:
+        if self._write_waiter is not None and not self._write_waiter.done():
+            self._write_waiter.set_result(None)
+
+    @property
+    def _whole(self) -> bool:
+        """Everything to the remote's FIN has come, and neither side took it back with a reset."""
+        return self._eof and (self._error is None or isinstance(self._error, ConnectionLost))
+
+    @property
+    def error(self) -> P2PForwardError | None:
+        """Why the stream failed, if it did."""
+        return self._error
+
+    # --- slow face --------------------------------------------------------------------------------
+
+    async def read(self, max_bytes: int = 65536) -> bytes:
+        """Up to `max_bytes` bytes, at least one; b"" at the remote's FIN.
+
+        Raises StreamReset, ConnectionLost, or the error of a failed negotiation.
+        """
+        while not self._buffer:
+            if self._whole:
+                return b""
+            if self._error is not None:
+                raise self._error
+            assert self._read_waiter is None, "two tasks read one stream"
+            self._read_waiter = self.conn.loop.create_future()
+            try:
+                await self._read_waiter
+            finally:
+                self._read_waiter = None
+        data = bytes(self._buffer[:max_bytes])
+        del self._buffer[: len(data)]
+        self.consumed(len(data))
+        return data
+
+    async def read_exactly(self, n: int) -> bytes:
+        """Exactly `n` bytes. Raises RemoteProtocolError when the remote closes before."""
+        parts = bytearray()
+        while len(parts) < n:
+            data = await self.read(n - len(parts))
+            if not data:
+                raise RemoteProtocolError(f"the peer closed the stream after {len(parts)} of {n} bytes")
+            parts += data
+        return bytes(parts)
+
+    async def read_delimited(self, max_bytes: int, prefix: bytes = b"") -> bytes:
+        """One message with a varint length in front, of which `prefix` was read already.
+
+        Raises RemoteProtocolError above `max_bytes`.
+        """
+        while True:
+            try:
+                length, _ = varint.decode(prefix)
+                break
+            except varint.VarintIncomplete:
+                prefix += await self.read_exactly(1)
+        if length > max_bytes:
+            raise RemoteProtocolError(f"a message of {length} bytes, more than {max_bytes}")
+        return await self.read_exactly(length)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`, waiting for credit and for the connection. Raises as `read` does."""
+        view = memoryview(data)
+        while len(view):
+            if self._error is not None:
+                raise self._error
+            frame = self.begin_frame()
+            if frame is None:
+                self.want_to_send()
+                assert self._write_waiter is None, "two tasks write one stream"
+                self._write_waiter = self.conn.loop.create_future()
+                try:
+                    await self._write_waiter
+                finally:
+                    self._write_waiter = None
+                continue
+            n = min(len(frame), len(view))
+            frame[:n] = view[:n]
+            self.end_frame(n)
+            view = view[n:]
+
+    async def write_delimited(self, message: bytes) -> None:
+        """One message with a varint length in front."""
+        await self.write(varint.encode(len(message)) + message)
+
+    # --- fast face --------------------------------------------------------------------------------
+
+    def set_sink(self, sink: StreamSink) -> None:
+        """Give payload, EOF and loss to `sink` from now on, what is already here first."""
+        self._sink = sink
+        if self._error is not None:
+            sink.stream_lost(self._error)
+            return
+        if self._negotiation is None:
+            self.core.sink = sink.data_received
+            if self._buffer:
+                buffer, self._buffer = self._buffer, bytearray()
+                sink.data_received(memoryview(buffer))
+            if self._eof:
+                sink.eof_received()
+
+    def begin_frame(self) -> memoryview | None:
+        """Where to put the payload of the next frame, or None when nothing can be sent now.
+
+        Follow with `end_frame` in the same callback, or with nothing.
+        """
+        core = self.core
+        if not core.send_window or self.conn.congested or not core.can_send:
+            return None
+        return self.conn.begin_frame(core.send_window) or None  # empty: control frames fill it
+
+    def end_frame(self, n: int) -> None:
+        """Send the `n` > 0 bytes put into the view of `begin_frame`."""
+        self.conn.end_frame(self.core, n)
+
+    def want_to_send(self) -> None:
+        """Have `resume_sending` called (or a waiting `write` woken) when a frame may be sent."""
+        if not self._waiting_to_send:
+            self._waiting_to_send = True
+            if self.core.send_window:
+                self.conn.wait_to_send(self)
+
+    def on_credit(self) -> None:
+        """The send window is open again."""
+        if self._waiting_to_send:
+            self.conn.wait_to_send(self)
+
+    def resume(self) -> bool:
+        """From the connection, when it can send: one frame's turn. True if more may wait."""
+        self._waiting_to_send = False
+        if self._sink is not None:
+            return self._sink.resume_sending()
+        self._wake_writer()
+        return False
+
+    def consumed(self, n: int) -> None:
+        """`n` bytes of payload were passed on: the peer may have credit for more."""
+        self.conn.consumed(self.core, n)
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def close_write(self) -> None:
+        """Half-close: FIN after what was written. Idempotent.
+
+        It waits for the answer to a proposal that data rode along with: js-libp2p 3.3 forgets a FIN that
+        comes while it still negotiates, and its application never sees the end.
+        """
+        if self._negotiation is not None:
+            self._finish_due = True
+        elif self.core.can_send:
+            self.conn.finish_stream(self.core)
+
+    async def close(self) -> None:
+        """FIN, and no interest in more from the remote; what comes is dropped."""
+        self.close_write()
+        if self.core.can_receive:
+            self.set_sink(_Discard(self))  # a negotiation under way still comes to its end
+            self.conn.loop.call_later(LINGER_S, self.reset)
+
+    def reset(self) -> None:
+        """End abruptly, both ways. Idempotent."""
+        self.conn.reset_stream(self)
+        self._fail(StreamReset("the stream was reset here", by="local"))
+
+
+class _Discard:
+    """Sink of a stream in which nobody is interested any more."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def data_received(self, view: memoryview) -> None:
+        self._stream.consumed(len(view))
+
+    def eof_received(self) -> None:
+        pass
+
+    def stream_lost(self, exc: Exception) -> None:
+        pass
+
+    def resume_sending(self) -> bool:
+        return False
+
+
+def lost(conn: Carrier, cause: Exception | None) -> ConnectionLost:
+    """The error of every stream of a connection that ended."""
+    because = f": {cause}" if cause is not None else ""
+    return ConnectionLost(f"the connection to {conn.remote_peer} was lost{because}")

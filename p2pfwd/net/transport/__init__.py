@@ -1,0 +1,1 @@
+"""How bytes reach another machine: TCP, and TCP inside a private network."""

@@ -1,0 +1,255 @@
+"""The address book's file: peers and addresses in sqlite3, written whole or not at all. Blocking.
+
+Rules: a change is one transaction in a write-ahead log, so a process killed in the middle leaves the state
+before or after it. The file is a cache, bounded in peers, addresses and bytes: what cannot be read is moved
+aside, never repaired, and one that a newer p2pfwd made is left alone. Times in it are Unix seconds.
+One thread at a time; sqlite3 (1.6 MB resident) is imported with the first use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, StorageFailed
+from p2pfwd.system.private_files import storage_failed
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection, Error
+
+VERSION: Final = 1
+"""`PRAGMA user_version`; another schema needs another number."""
+
+MAX_PEERS: Final = 1000
+"""Peers kept: those that were connected first, then by when they were last seen."""
+
+MAX_ADDRESSES: Final = 16
+"""Addresses kept of one peer, the youngest."""
+
+MAX_ADDRESS_BYTES: Final = 512
+MAX_AGENT_CHARS: Final = 128
+MAX_FILE_BYTES: Final = 32 << 20
+"""Backstop: 1000 peers with 16 of the longest addresses take 19 MB; everyday ones under 2."""
+
+_PAGE_BYTES: Final = 4096
+
+_SETUP: Final = (
+    "PRAGMA locking_mode = EXCLUSIVE",  # the home has one daemon: no shared memory beside the log then
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA cache_size = -256",
+    "PRAGMA wal_autocheckpoint = 256",
+    f"PRAGMA journal_size_limit = {1 << 20}",
+    f"PRAGMA max_page_count = {MAX_FILE_BYTES // _PAGE_BYTES}",
+)
+
+_SCHEMA: Final = (
+    "BEGIN IMMEDIATE",
+    "CREATE TABLE peers (id BLOB PRIMARY KEY, agent TEXT, was_connected INTEGER NOT NULL, seen REAL NOT NULL)"
+    " WITHOUT ROWID",
+    "CREATE TABLE addresses (peer BLOB NOT NULL, address BLOB NOT NULL, source TEXT NOT NULL,"
+    " seen REAL NOT NULL, expires REAL NOT NULL, PRIMARY KEY (peer, address)) WITHOUT ROWID",
+    f"PRAGMA user_version = {VERSION}",
+    "COMMIT",
+)
+
+_PRUNE: Final = (
+    "DELETE FROM peers WHERE id IN ("
+    f"SELECT id FROM peers ORDER BY was_connected DESC, seen DESC LIMIT -1 OFFSET {MAX_PEERS})"
+)
+_SWEEP: Final = "DELETE FROM addresses WHERE peer NOT IN (SELECT id FROM peers)"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAddress:
+    """One address of a peer; times in Unix seconds."""
+
+    addr: Multiaddr
+    source: str
+    seen: float
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPeer:
+    """What the file has of one peer."""
+
+    peer_id: PeerId
+    agent: str | None
+    addrs: tuple[StoredAddress, ...]
+
+    @property
+    def was_connected(self) -> bool:
+        """Whether the peer itself was met, and not only heard of."""
+        return self.agent is not None or any(a.source in ("connected", "identify") for a in self.addrs)
+
+
+class DamagedFile(StorageFailed):
+    """The file is no address book, or a broken one."""
+
+
+class AddressFile:
+    """The file at `path`; made with the first `save`. Methods raise StorageFailed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._db: Connection | None = None
+
+    def load(self) -> list[StoredPeer]:
+        """Every peer in it, the latest seen first; nothing where there is no file."""
+        if not self.path.exists():
+            return []
+        with self._working() as db:
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise self._damaged(verdict)
+            rows = db.execute(
+                "SELECT id, agent, address, source, a.seen, expires FROM peers p"
+                " JOIN addresses a ON a.peer = p.id ORDER BY p.seen DESC, p.id, a.seen DESC"
+            )
+            return list(_peers(rows))
+
+    def save(self, peers: Iterable[StoredPeer], horizon: float) -> None:
+        """Replace what the file has of these peers, in one transaction, and keep its bounds.
+
+        Peers last seen before `horizon` are forgotten.
+        """
+        with self._working() as db:
+            db.execute("BEGIN IMMEDIATE")
+            for peer in peers:
+                _replace(db, peer)
+            gone = db.execute("DELETE FROM peers WHERE seen < ?", (horizon,)).rowcount
+            gone += db.execute(_PRUNE).rowcount
+            if gone:
+                db.execute(_SWEEP)
+            db.execute("COMMIT")
+
+    def set_aside(self) -> Path:
+        """Rename a damaged file, over one that was renamed before; its new name."""
+        self.close()
+        aside = self.path.with_name(self.path.name + ".damaged")
+        try:
+            os.replace(self.path, aside)
+            for suffix in ("-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self.path}{suffix}")
+        except OSError as exc:
+            raise storage_failed("address book", self.path, exc) from exc
+        return aside
+
+    def close(self) -> None:
+        """Close it; what is in the log goes into the file. Idempotent."""
+        import sqlite3
+
+        db, self._db = self._db, None
+        if db is not None:
+            with suppress(sqlite3.Error):  # what was committed is in the log, and stays there
+                db.close()
+
+    @contextmanager
+    def _working(self) -> Iterator[Connection]:
+        """The open database. After a failure it is closed: sqlite forgets what it knew of a sick disk."""
+        import sqlite3
+
+        try:
+            if self._db is None:
+                self._db = self._open()
+            yield self._db
+        except sqlite3.Error as exc:
+            self._abandon()
+            raise self._failure(exc) from exc
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        import sqlite3
+
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.rollback()
+        self.close()
+
+    def _open(self) -> Connection:
+        import sqlite3
+
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(os.open(self.path, flags, 0o600))
+        except OSError as exc:
+            raise storage_failed("address book", self.path, exc) from exc
+        db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
+        try:
+            db.text_factory = lambda data: data.decode("utf-8", "replace")
+            for statement in _SETUP:
+                db.execute(statement)
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA:
+                    db.execute(statement)
+            elif version != VERSION:
+                raise StorageFailed(
+                    f"address book {self.path}: it has the form {version}, of another version of p2pfwd",
+                    hint="move it away to begin a new one",
+                )
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _damaged(self, reason: str) -> DamagedFile:
+        return DamagedFile(f"address book {self.path}: {reason}", path=str(self.path))
+
+    def _failure(self, exc: Error) -> StorageFailed:
+        import sqlite3
+
+        code = getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            return self._damaged(str(exc))  # SQLITE_ERROR: our statements do not fit its tables
+        hint = "free some space on that file system" if code == sqlite3.SQLITE_FULL else None
+        return StorageFailed(f"address book {self.path}: {exc}", hint=hint, path=str(self.path))
+
+
+def _replace(db: Connection, peer: StoredPeer) -> None:
+    key = peer.peer_id.to_bytes()
+    db.execute("DELETE FROM addresses WHERE peer = ?", (key,))
+    young = sorted(peer.addrs, key=lambda a: a.seen, reverse=True)
+    rows = [
+        (key, encoded, a.source, a.seen, a.expires)
+        for a in young
+        if len(encoded := a.addr.to_bytes()) <= MAX_ADDRESS_BYTES
+    ][:MAX_ADDRESSES]
+    if not rows:
+        db.execute("DELETE FROM peers WHERE id = ?", (key,))
+        return
+    agent = None if peer.agent is None else peer.agent[:MAX_AGENT_CHARS]
+    db.execute(
+        "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)", (key, agent, peer.was_connected, rows[0][3])
+    )
+    db.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _peers(rows: Iterable[tuple[Any, ...]]) -> Iterator[StoredPeer]:
+    """Rows of addresses, those of one peer side by side, as peers; a row that makes no sense is left out."""
+    current: PeerId | None = None
+    agent: str | None = None
+    addrs: list[StoredAddress] = []
+    for key, row_agent, address, source, seen, expires in rows:
+        try:
+            peer_id = PeerId.from_bytes(bytes(key))
+            stored = StoredAddress(Multiaddr.from_bytes(address), str(source), float(seen), float(expires))
+        except (InvalidPeerId, InvalidMultiaddr, TypeError, ValueError):
+            continue
+        if peer_id != current:
+            if current is not None:
+                yield StoredPeer(current, agent, tuple(addrs))
+            current, agent, addrs = peer_id, row_agent, []
+        addrs.append(stored)
+    if current is not None:
+        yield StoredPeer(current, agent, tuple(addrs))

@@ -1,0 +1,216 @@
+"""Peers that a person gave a name: the table, its rules, and its file `peers.json`.
+
+Rules: a name is lower case, begins with a letter, and is no peer ID, so whatever is asked for a PEER has one
+meaning. A name has one peer and a peer one name. A change is in the file before it is answered, written
+whole or not at all and off the event loop; it fails if the file cannot be written. A file that cannot be
+understood is moved aside with a warning: its owner may mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
+from p2pfwd.errors import InvalidPeerId, NotFound, PeerExists, ResourceLimitExceeded, UsageError
+from p2pfwd.system.private_files import storage_failed, write_atomically
+
+log = logging.getLogger("p2pfwd.peers")
+
+MAX_NAME_CHARS: Final = 32
+"""Shorter than any peer ID in use: one that was mistyped is never taken for a name."""
+
+MAX_NAMED: Final = 1024
+MAX_FILE_BYTES: Final = 8 << 20
+"""Longest file read; 1024 peers with 32 addresses of 128 characters each take 5 MB."""
+
+_VERSION: Final = 1
+_NAME: Final = re.compile(rf"[a-z](?:[a-z0-9._-]{{0,{MAX_NAME_CHARS - 2}}}[a-z0-9])?")
+_RULE: Final = (
+    f"a name has up to {MAX_NAME_CHARS} letters, digits, '.', '-' and '_'; "
+    "it begins with a letter and ends with a letter or digit"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPeer:
+    """One entry."""
+
+    name: str
+    peer_id: PeerId
+    addrs: tuple[Multiaddr, ...]
+    keep: bool
+
+
+def is_name(text: str) -> bool:
+    """Whether `text`, in any case, can be the name of a peer."""
+    return _NAME.fullmatch(text.lower()) is not None and not any(map(_is_peer_id, (text, text.lower())))
+
+
+def read_name(text: str) -> str:
+    """The name that `text` is, in lower case; UsageError if it cannot be one."""
+    if not is_name(text):
+        reason = ": it is a peer ID" if _is_peer_id(text) or _is_peer_id(text.lower()) else ""
+        raise UsageError(f"{quoted(text)} cannot be the name of a peer{reason}", hint=_RULE)
+    return text.lower()
+
+
+def _is_peer_id(text: str) -> bool:
+    try:
+        PeerId.parse(text)
+    except InvalidPeerId:
+        return False
+    return True
+
+
+class NamedPeers:
+    """The table; `load` fills it from the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._peers: Mapping[str, NamedPeer] = {}
+        self._lock = asyncio.Lock()
+
+    def all(self) -> list[NamedPeer]:
+        """Every entry, by name."""
+        return sorted(self._peers.values(), key=lambda named: named.name)
+
+    def find(self, text: str) -> NamedPeer | None:
+        """The peer of this name, in any case; None if there is none."""
+        return self._peers.get(text.lower())
+
+    async def add(self, named: NamedPeer) -> NamedPeer | None:
+        """Enter a peer, or enter it anew; what it replaces, if anything.
+
+        Raises PeerExists (the name has another peer, or the peer another name), ResourceLimitExceeded,
+        StorageFailed; then nothing has changed.
+        """
+        replaced: NamedPeer | None = None
+
+        def change(peers: dict[str, NamedPeer]) -> None:
+            nonlocal replaced
+            replaced = peers.get(named.name)
+            _check_free(peers, named)
+            peers[named.name] = named
+
+        await self._update(change)
+        return replaced
+
+    async def remove(self, text: str) -> NamedPeer:
+        """Take a name away. Raises NotFound, StorageFailed."""
+        removed: list[NamedPeer] = []
+
+        def change(peers: dict[str, NamedPeer]) -> None:
+            found = peers.pop(text.lower(), None)
+            if found is None:
+                raise NotFound(f"no peer is named {quoted(text)}", hint="p2pfwd peer ls shows the names")
+            removed.append(found)
+
+        await self._update(change)
+        return removed[0]
+
+    async def _update(self, change: Callable[[dict[str, NamedPeer]], None]) -> None:
+        async with self._lock:
+            before, after = self._peers, dict(self._peers)
+            change(after)
+            self._peers = after
+            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), "named peers")
+            writing = asyncio.create_task(write)
+            try:
+                await asyncio.shield(writing)
+            finally:
+                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
+                if writing.cancelled() or writing.exception() is not None:
+                    self._peers = before
+
+    def load(self) -> None:
+        """Read the file, if there is one. Raises StorageFailed when it cannot be read at all."""
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise storage_failed("named peers", self._path, exc) from exc
+        try:
+            self._peers = _from_json(data)
+        except (ValueError, UsageError, PeerExists, ResourceLimitExceeded) as exc:
+            aside = self._path.with_name(self._path.name + ".damaged")
+            try:
+                os.replace(self._path, aside)
+            except OSError as failure:
+                raise storage_failed("named peers", self._path, failure) from failure
+            log.warning("named peers %s: %s; the file was moved to %s", self._path, exc, aside)
+
+
+def _check_free(peers: Mapping[str, NamedPeer], named: NamedPeer) -> None:
+    old = peers.get(named.name)
+    if old is not None and old.peer_id != named.peer_id:
+        hint = f"another name, or p2pfwd peer rm {named.name} first"
+        raise PeerExists(f"{named.name} is the name of another peer, {old.peer_id}", hint=hint)
+    for other in peers.values():
+        if other.peer_id == named.peer_id and other.name != named.name:
+            hint = f"p2pfwd peer rm {other.name} takes that name away"
+            raise PeerExists(f"{named.peer_id} has a name already: {other.name}", hint=hint)
+    if old is None and len(peers) >= MAX_NAMED:
+        raise ResourceLimitExceeded(f"there are {MAX_NAMED} named peers, which is the limit")
+
+
+def _to_json(peers: Mapping[str, NamedPeer]) -> bytes:
+    entries = [
+        {
+            "name": named.name,
+            "peer": str(named.peer_id),
+            "addresses": [str(addr) for addr in named.addrs],
+            "keep": named.keep,
+        }
+        for named in sorted(peers.values(), key=lambda named: named.name)
+    ]
+    return (json.dumps({"version": _VERSION, "peers": entries}, indent=1) + "\n").encode()
+
+
+def _from_json(data: bytes) -> dict[str, NamedPeer]:
+    """The table of a file. Raises ValueError, UsageError, PeerExists, ResourceLimitExceeded."""
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it is longer than {MAX_FILE_BYTES} bytes")
+    try:
+        document: Any = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict) or document.get("version") != _VERSION:
+        raise ValueError(f"it is not of the form {_VERSION}")
+    peers: dict[str, NamedPeer] = {}
+    for entry in _list(document.get("peers")):
+        if not isinstance(entry, dict):
+            raise ValueError("an entry is no object")
+        addrs = tuple(Multiaddr.parse(_text(text)) for text in _list(entry.get("addresses")))
+        named = NamedPeer(
+            read_name(_text(entry.get("name"))),
+            PeerId.parse(_text(entry.get("peer"))),
+            tuple(addr.without_peer_id() for addr in addrs),
+            entry.get("keep") is True,
+        )
+        _check_free(peers, named)
+        peers[named.name] = named
+    return peers
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("a list is missing")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text is missing")
+    return value

@@ -1,0 +1,1 @@
+"""Decisions as pure functions: whom to dial, when, in which order."""

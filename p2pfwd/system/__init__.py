@@ -1,0 +1,1 @@
+"""What speaks to the operating system, and nothing to libp2p."""

@@ -1,0 +1,421 @@
+"""Pins what a connection puts on the wire and when: control first, turns, shared messages, a full channel.
+
+A fake channel takes the plaintext; no sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ConnectionLost, StreamReset
+from p2pfwd.net.channel import Channel
+from p2pfwd.net.link.conn import FRAMES_PER_TURN, Conn
+from p2pfwd.net.link.stream import Stream
+from p2pfwd.system.buffers import KEEP_BUFFERS, BufferPool
+from p2pfwd.wire.multistream import HEADER, encode_token
+from p2pfwd.wire.yamux import frame as f
+from tests.support.loops import on_loop, turns
+
+PEER = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(31) + b"\x01")
+ADDR = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
+Frame = tuple[int, int, int, bytes]
+
+
+class FakeConduit:
+    def __init__(self) -> None:
+        self.local_addr = self.remote_addr = ADDR
+        self.congested = False
+        self.progressed_at = 0.0
+        self.ended: list[str] = []
+
+    def finish(self) -> None:
+        self.ended.append("finish")
+
+    def abort(self) -> None:
+        self.ended.append("abort")
+
+
+class FakeChannel(Channel):
+    """Keeps what is sent; `room` messages are taken, then it is congested."""
+
+    security = "/fake"
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.fake = FakeConduit()
+        super().__init__(cast("Any", self.fake), BufferPool(), PEER)
+        self.messages: list[bytes] = []
+        self.sent: asyncio.Event | None = None
+        self.room = room
+        self.make_room(room)
+
+    def make_room(self, room: int) -> None:
+        self.room = room
+        self.fake.congested = room <= 0
+
+    def send_staged(self, n: int) -> None:
+        self.messages.append(bytes(self.pool.staging[:n]))
+        if self.sent is not None:
+            self.sent.set()
+        self.make_room(self.room - 1)
+
+    def frames(self) -> list[Frame]:
+        """Takes all frames sent so far: (type, flags, stream id, body)."""
+        wire, self.messages[:] = b"".join(self.messages), []
+        found, at = [], 0
+        while at < len(wire):
+            frame_type, flags, stream_id, length = f.decode_header(wire, at)
+            at += f.HEADER_BYTES
+            body = wire[at : at + length] if frame_type == f.DATA else b""
+            at += len(body)
+            found.append((frame_type, flags, stream_id, body))
+        return found
+
+
+def made(channel: FakeChannel) -> Conn:
+    conn = Conn(channel, direction="outbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
+    conn.start(b"", lambda _name: True, lambda _stream: None)
+    return conn
+
+
+async def opened(conn: Conn, channel: FakeChannel, count: int = 1) -> list[Stream]:
+    """Streams that are open; nothing is left to be sent."""
+    streams = [await conn.open_stream(["/p"], known=True) for _ in range(count)]
+    conn.plaintext_received(
+        memoryview(
+            b"".join(
+                f.encode_header(f.DATA, f.ACK, stream.id, len(HEADER) + 4) + HEADER + encode_token("/p")
+                for stream in streams
+            )
+        )
+    )
+    conn.turn_ended()
+    await turns()
+    channel.messages.clear()
+    return streams
+
+
+class Pump:
+    """A sink with a lot to send: one frame per turn, recorded."""
+
+    def __init__(self, stream: Stream, count: int, size: int = 10) -> None:
+        self.stream, self.left, self.size = stream, count, size
+        stream.set_sink(self)
+        stream.want_to_send()
+
+    def resume_sending(self) -> bool:
+        frame = self.stream.begin_frame()
+        if frame is None or not self.left:
+            return False
+        frame[: self.size] = bytes([self.stream.id]) * self.size
+        self.stream.end_frame(self.size)
+        self.left -= 1
+        self.stream.want_to_send()
+        return True
+
+    def data_received(self, view: memoryview) -> None:
+        self.stream.consumed(len(view))
+
+    def eof_received(self) -> None: ...
+
+    def stream_lost(self, exc: Exception) -> None: ...
+
+
+@on_loop
+async def test_the_first_message_is_a_ping_and_an_open_is_one_message_with_its_proposal() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    assert [frame[:2] for frame in channel.frames()] == [(f.PING, f.SYN)]
+    await conn.open_stream(["/p"], known=True)
+    await turns()
+    assert len(channel.messages) == 1
+    assert channel.frames() == [
+        (f.WINDOW_UPDATE, f.SYN, 1, b""),
+        (f.DATA, 0, 1, HEADER + encode_token("/p")),
+    ]
+    conn.abort()
+
+
+PROPOSAL = HEADER + encode_token("/p")
+
+
+def proposed(stream_id: int, data: bytes) -> memoryview:
+    """A SYN, a proposal, and data behind it in a frame of its own."""
+    wire = f.encode_header(f.WINDOW_UPDATE, f.SYN, stream_id, 0)
+    wire += f.encode_header(f.DATA, 0, stream_id, len(PROPOSAL)) + PROPOSAL
+    if data:
+        wire += f.encode_header(f.DATA, 0, stream_id, len(data)) + data
+    return memoryview(wire)
+
+
+def serving(channel: FakeChannel, served: list[Stream]) -> Conn:
+    """A connection on which the peer opens streams; they are put into `served`."""
+    conn = Conn(channel, direction="inbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
+    conn.start(b"", lambda _name: True, served.append)
+    channel.messages.clear()
+    return conn
+
+
+@on_loop
+async def test_a_proposal_alone_is_answered_at_once_in_one_message() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b""))
+    conn.turn_ended()
+    assert len(channel.messages) == 1
+    assert channel.frames() == [(f.WINDOW_UPDATE, f.ACK, 1, b""), (f.DATA, 0, 1, PROPOSAL)]
+    assert served and conn._patience is None
+    conn.abort()
+
+
+@on_loop
+async def test_an_answer_nobody_waits_for_shares_a_message_with_the_services_answer() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    assert channel.messages == []
+    await served[0].write(b"answer")
+    assert len(channel.messages) == 1
+    assert [frame[3] for frame in channel.frames()] == [b"", PROPOSAL, b"answer"]
+    conn.abort()
+
+
+@on_loop
+async def test_an_answer_nobody_waits_for_goes_soon_when_the_service_is_slow() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    conn.plaintext_received(proposed(3, b"question"))
+    conn.turn_ended()
+    sent = channel.sent = asyncio.Event()
+    async with asyncio.timeout(10):
+        await sent.wait()
+    assert [frame[2] for frame in channel.frames()] == [1, 1, 3, 3]
+    assert conn._patience is None
+    conn.abort()
+
+
+@on_loop
+async def test_patience_is_over_when_something_urgent_is_to_be_sent() -> None:
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    conn.plaintext_received(memoryview(f.encode_header(f.PING, f.SYN, 0, 7)))
+    conn.turn_ended()
+    assert [frame[:2] for frame in channel.frames()] == [
+        (f.WINDOW_UPDATE, f.ACK),
+        (f.DATA, 0),
+        (f.PING, f.ACK),
+    ]
+    conn.abort()
+
+
+@on_loop
+async def test_a_refusal_is_sent_at_once_though_data_came_along() -> None:
+    channel = FakeChannel()
+    conn = Conn(channel, direction="inbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
+    conn.start(b"", lambda _name: False, lambda _stream: None)
+    channel.messages.clear()
+    conn.plaintext_received(proposed(1, b"question"))
+    conn.turn_ended()
+    bodies = b"".join(frame[3] for frame in channel.frames())
+    assert bodies.startswith(HEADER + encode_token("na"))
+    conn.abort()
+
+
+@on_loop
+async def test_control_frames_ride_in_front_of_data() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    two.close_write()
+    await one.write(b"payload")
+    assert channel.frames() == [(f.WINDOW_UPDATE, f.FIN, two.id, b""), (f.DATA, 0, one.id, b"payload")]
+    conn.abort()
+
+
+@on_loop
+async def test_answers_to_one_read_share_one_message() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    channel.messages.clear()
+    for value in (1, 2, 3):
+        conn.plaintext_received(memoryview(f.encode_header(f.PING, f.SYN, 0, value)))
+    assert channel.messages == []
+    conn.turn_ended()
+    assert len(channel.messages) == 1 and len(channel.frames()) == 3
+    conn.abort()
+
+
+@on_loop
+async def test_waiting_streams_take_turns_frame_by_frame_and_the_loop_has_its_own() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    streams = await opened(conn, channel, 3)
+    for stream in streams:
+        Pump(stream, 20)
+    assert channel.messages == [], "nothing is sent from inside want_to_send"
+    await asyncio.sleep(0)
+    first = [frame[2] for frame in channel.frames()]
+    assert first == ([1, 3, 5] * 6)[:FRAMES_PER_TURN]
+    await turns()
+    rest = [frame[2] for frame in channel.frames()]
+    assert sorted(first + rest) == sorted([1, 3, 5] * 20)
+    conn.abort()
+
+
+@on_loop
+async def test_a_full_channel_stops_everybody_and_control_goes_first_when_there_is_room() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    channel.make_room(0)
+    assert one.begin_frame() is None
+    Pump(one, 3)
+    two.close_write()
+    await turns()
+    assert channel.messages == []
+    channel.make_room(2)
+    channel.drained()
+    assert channel.frames() == [(f.WINDOW_UPDATE, f.FIN, two.id, b""), (f.DATA, 0, one.id, b"\x01" * 10)]
+    channel.make_room(100)
+    channel.drained()
+    await turns()
+    assert len(channel.frames()) == 2
+    conn.abort()
+
+
+@on_loop
+async def test_control_frames_that_fill_a_message_leave_no_empty_frame_to_read_into() -> None:
+    # An empty view given to recv_into would return 0, which means EOF.
+    channel = FakeChannel()
+    conn = made(channel)
+    (stream,) = await opened(conn, channel)
+    channel.make_room(1)
+    for value in range(3 * 65519 // f.HEADER_BYTES):
+        conn._session._queue(f.PING, f.ACK, 0, value)
+    frame = stream.begin_frame()
+    assert frame is None
+    assert channel.fake.congested and len(channel.messages) == 1
+    conn.abort()
+
+
+@on_loop
+async def test_a_frame_is_never_larger_than_the_credit_or_the_message() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    (stream,) = await opened(conn, channel)
+    sent = 0
+    while (frame := stream.begin_frame()) is not None:
+        assert 0 < len(frame) <= channel.max_plaintext - f.HEADER_BYTES
+        stream.end_frame(len(frame))
+        sent += len(frame)
+    assert sent == f.INITIAL_WINDOW_BYTES - len(HEADER + encode_token("/p"))
+    assert all(len(message) <= channel.max_plaintext for message in channel.messages)
+    conn.abort()
+
+
+@on_loop
+async def test_credit_wakes_a_stream_that_waited_for_it() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    (stream,) = await opened(conn, channel)
+    writing = asyncio.get_running_loop().create_task(stream.write(bytes(f.INITIAL_WINDOW_BYTES + 100)))
+    await turns()
+    assert not writing.done()
+    channel.messages.clear()
+    conn.plaintext_received(memoryview(f.encode_header(f.WINDOW_UPDATE, 0, 1, 1000)))
+    conn.turn_ended()
+    await writing
+    assert sum(len(frame[3]) for frame in channel.frames()) == 100 + len(HEADER + encode_token("/p"))
+    conn.abort()
+
+
+@on_loop
+async def test_a_violation_is_answered_and_ends_everything_once() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    (stream,) = await opened(conn, channel)
+    conn.plaintext_received(memoryview(b"\x09" + bytes(11)))
+    assert channel.frames() == [(f.GO_AWAY, 0, 0, b"")]
+    assert channel.fake.ended == ["finish", "abort"]
+    assert isinstance(stream.error, ConnectionLost) and conn.closed.done() and conn.streams == {}
+    channel.conduit_lost(None)
+    await turns()
+    assert channel.messages == []
+
+
+@on_loop
+async def test_a_reset_in_the_same_read_as_the_end_of_data_is_told_too() -> None:
+    # A service that answers and resets in one breath: without it the tunnel would wait for ever.
+    channel = FakeChannel()
+    conn = made(channel)
+    (stream,) = await opened(conn, channel)
+    seen: list[object] = []
+
+    class Sink:
+        def data_received(self, view: memoryview) -> None:
+            seen.append(bytes(view))
+
+        def eof_received(self) -> None:
+            seen.append("eof")
+
+        def stream_lost(self, exc: Exception) -> None:
+            seen.append(exc)
+
+        def resume_sending(self) -> bool:
+            return False
+
+    stream.set_sink(Sink())
+    wire = f.encode_header(f.DATA, f.FIN, stream.id, 6) + b"answer"
+    wire += f.encode_header(f.WINDOW_UPDATE, f.RST, stream.id, 0)
+    conn.plaintext_received(memoryview(wire))
+    conn.turn_ended()
+    assert seen[:2] == [b"answer", "eof"] and isinstance(seen[2], StreamReset)
+    assert conn.streams == {}
+    conn.abort()
+
+
+@on_loop
+async def test_an_owner_that_comes_after_the_loss_is_told_of_it() -> None:
+    channel = FakeChannel()
+    channel.conduit_lost(ConnectionResetError("before anybody listened"))
+    conn = made(channel)
+    assert isinstance(conn.closed.result(), ConnectionResetError)
+    with pytest.raises(ConnectionLost):
+        await conn.open_stream(["/p"])
+
+
+@on_loop
+async def test_a_sink_that_aborts_the_connection_from_inside_ends_it_cleanly() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    got: list[bytes] = []
+    one.core.sink = lambda _view: conn.abort(ValueError("enough"))
+    two.core.sink = lambda view: got.append(bytes(view))
+    wire = b"".join(f.encode_header(f.DATA, f.FIN, stream.id, 1) + b"x" for stream in (one, two))
+    conn.plaintext_received(memoryview(wire))
+    assert isinstance(conn.closed.result(), ValueError)
+    assert isinstance(two.error, ConnectionLost) and conn.streams == {}
+
+
+def test_a_kept_frame_buffer_is_nobody_elses_until_it_is_released() -> None:
+    pool = BufferPool()
+    pool.staging[:3] = b"one"
+    kept = pool.keep_frame()
+    pool.staging[:3] = b"two"
+    assert bytes(kept[2:5]) == b"one" and bytes(pool.frame[2:5]) == b"two"
+    pool.release(kept)
+    second = pool.keep_frame()
+    assert pool.frame.obj is kept and second is not kept
+    for _ in range(2 * KEEP_BUFFERS):
+        pool.release(bytearray(10))
+    assert len(pool._idle) == KEEP_BUFFERS

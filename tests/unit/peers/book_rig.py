@@ -1,0 +1,40 @@
+"""An address book with clocks that tests set, and shorthand for peers and addresses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.peers.book import AddressBook, Pace
+from p2pfwd.peers.store import Peerstore
+
+NEVER = Pace(first_s=3600.0)
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+
+
+def addr(number: int) -> Multiaddr:
+    return Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{number}")
+
+
+ALICE, BOB = peer(1), peer(2)
+
+
+class Clocks:
+    """A monotonic clock and a wall clock that go together, unless somebody sets one."""
+
+    def __init__(self, wall: float = 1_700_000_000.0) -> None:
+        self.mono, self.offset = 500.0, wall
+
+    def wall(self) -> float:
+        return self.mono + self.offset
+
+
+def a_life(path: Path, clocks: Clocks, pace: Pace = NEVER) -> tuple[Peerstore, AddressBook]:
+    store = Peerstore(lambda: clocks.mono)
+    book = AddressBook(path, store, pace, clocks.wall)
+    book.start()
+    return store, book

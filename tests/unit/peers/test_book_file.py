@@ -1,0 +1,225 @@
+"""net.address_file: what is stored comes back, within bounds; what is broken, foreign or newer is told."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import StorageFailed
+from p2pfwd.peers.book_file import (
+    MAX_ADDRESS_BYTES,
+    MAX_ADDRESSES,
+    MAX_AGENT_CHARS,
+    MAX_FILE_BYTES,
+    MAX_PEERS,
+    AddressFile,
+    DamagedFile,
+    StoredAddress,
+    StoredPeer,
+)
+
+ALWAYS = 0.0  # a horizon before which nothing was seen
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+
+
+def stored(
+    port: int, seen: float = 1000.0, source: str = "identify", host: str = "192.0.2.1"
+) -> StoredAddress:
+    text = f"/ip4/{host}/tcp/{port}" if host[0].isdigit() else f"/dns/{host}/tcp/{port}"
+    return StoredAddress(Multiaddr.parse(text), source, seen, seen + 900)
+
+
+ALICE = StoredPeer(peer(1), "p2pfwd/0.1", (stored(1, 1002.0), stored(2, 1001.0, "connected")))
+BOB = StoredPeer(peer(2), None, (stored(3, 1003.0, "dht"),))
+
+
+@pytest.fixture
+def file(home: Path) -> Iterator[AddressFile]:
+    made = AddressFile(home / "peers.db")
+    yield made
+    made.close()
+
+
+def test_what_was_saved_comes_back_the_latest_seen_first(file: AddressFile) -> None:
+    file.save([ALICE, BOB], ALWAYS)
+    assert file.load() == [BOB, ALICE]
+    file.close()
+    assert file.load() == [BOB, ALICE]
+
+
+def test_saving_a_peer_again_replaces_it_and_one_without_addresses_is_removed(file: AddressFile) -> None:
+    file.save([ALICE, BOB], ALWAYS)
+    less = StoredPeer(ALICE.peer_id, "kubo/0.22", ALICE.addrs[:1])
+    file.save([less, StoredPeer(BOB.peer_id, None, ())], ALWAYS)
+    assert file.load() == [less]
+
+
+def test_nothing_is_made_by_reading(file: AddressFile, home: Path) -> None:
+    assert file.load() == [] and list(home.iterdir()) == []
+
+
+def test_the_file_is_its_owners_alone(file: AddressFile, home: Path) -> None:
+    file.save([ALICE], ALWAYS)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {0o600}
+    assert sorted(path.name for path in home.iterdir()) == ["peers.db", "peers.db-wal"]
+    file.close()
+    assert [path.name for path in home.iterdir()] == ["peers.db"]
+
+
+def test_no_symbolic_link_is_followed(file: AddressFile, home: Path) -> None:
+    file.path.symlink_to(home / "elsewhere")
+    with pytest.raises(StorageFailed, match="symbolic link"):
+        file.save([ALICE], ALWAYS)
+
+
+def test_peers_not_seen_since_the_horizon_are_forgotten(file: AddressFile) -> None:
+    file.save([ALICE, BOB], ALWAYS)
+    file.save([], 1002.5)
+    assert file.load() == [BOB]
+    assert count(file, "addresses") == 1
+
+
+def count(file: AddressFile, table: str) -> int:
+    file.close()
+    db = sqlite3.connect(file.path)
+    try:
+        return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    finally:
+        db.close()
+
+
+def test_peers_are_bounded_and_those_that_were_connected_stay(file: AddressFile) -> None:
+    met = [StoredPeer(peer(n), "x", (stored(1, float(n)),)) for n in range(100)]
+    heard_of = [StoredPeer(peer(n), None, (stored(1, float(n), "dht"),)) for n in range(100, MAX_PEERS + 200)]
+    file.save(met, ALWAYS)
+    file.save(heard_of, ALWAYS)
+    loaded = file.load()
+    assert len(loaded) == MAX_PEERS
+    assert loaded[-100:] == list(reversed(met))
+    assert loaded[0] == heard_of[-1]
+    assert count(file, "addresses") == MAX_PEERS
+
+
+def test_addresses_agents_and_bytes_are_bounded(file: AddressFile) -> None:
+    long = StoredAddress(Multiaddr.parse(f"/dns/{'a' * MAX_ADDRESS_BYTES}/tcp/1"), "dht", 9999.0, 9999.0)
+    addrs = tuple(stored(n, float(n)) for n in range(1, 100))
+    file.save([StoredPeer(peer(1), "é" * 1000, (*addrs, long))], ALWAYS)
+    (loaded,) = file.load()
+    assert loaded.agent == "é" * MAX_AGENT_CHARS
+    assert loaded.addrs == tuple(reversed(addrs))[:MAX_ADDRESSES]
+
+
+def test_the_fullest_book_fits_the_bound_in_bytes(file: AddressFile, home: Path) -> None:
+    host = ".".join(["a" * 60] * 8)
+    for start in range(0, MAX_PEERS, 100):
+        full = [
+            StoredPeer(
+                peer(n),
+                "é" * MAX_AGENT_CHARS,
+                tuple(stored(port, 1000.0, "identify", host) for port in range(10001, 10001 + MAX_ADDRESSES)),
+            )
+            for n in range(start, start + 100)
+        ]
+        assert MAX_ADDRESS_BYTES - 30 < len(full[0].addrs[0].addr.to_bytes()) <= MAX_ADDRESS_BYTES
+        file.save(full, ALWAYS)
+    assert len(file.load()) == MAX_PEERS
+    file.close()
+    assert sum(path.stat().st_size for path in home.iterdir()) < MAX_FILE_BYTES * 0.75
+
+
+@pytest.mark.parametrize("damage", ["garbage", "torn", "foreign", "header"])
+def test_a_damaged_file_is_told_and_can_be_set_aside(file: AddressFile, home: Path, damage: str) -> None:
+    file.save([StoredPeer(peer(n), "x", (stored(1),)) for n in range(200)], ALWAYS)
+    file.close()
+    data = file.path.read_bytes()
+    if damage == "garbage":
+        file.path.write_bytes(os.urandom(8192))
+    elif damage == "torn":
+        file.path.write_bytes(data[: len(data) // 2])
+    elif damage == "header":
+        file.path.write_bytes(b"\0" * 100 + data[100:])
+    else:
+        file.path.unlink()
+        db = sqlite3.connect(file.path)
+        db.executescript("CREATE TABLE peers (whatever TEXT); PRAGMA user_version = 1;")
+        db.close()
+    with pytest.raises(DamagedFile, match=r"address book .*peers\.db: "):
+        file.load()
+    aside = file.set_aside()
+    assert aside == home / "peers.db.damaged" and aside.exists()
+    assert file.load() == []
+    file.save([ALICE], ALWAYS)
+    assert file.load() == [ALICE]
+
+
+def test_a_foreign_database_of_no_version_is_damaged_too(file: AddressFile) -> None:
+    db = sqlite3.connect(file.path)
+    db.execute("CREATE TABLE peers (whatever TEXT)")
+    db.close()
+    with pytest.raises(DamagedFile, match="peers already exists"):
+        file.save([ALICE], ALWAYS)
+
+
+def test_a_newer_form_is_left_alone(file: AddressFile) -> None:
+    file.save([ALICE], ALWAYS)
+    file.close()
+    db = sqlite3.connect(file.path)
+    db.execute("PRAGMA user_version = 2")
+    db.close()
+    for work in (file.load, lambda: file.save([BOB], ALWAYS)):
+        with pytest.raises(StorageFailed, match="another version of p2pfwd") as caught:
+            work()
+        assert not isinstance(caught.value, DamagedFile)
+    assert count(file, "peers") == 1
+
+
+def test_rows_that_make_no_sense_are_left_out(file: AddressFile) -> None:
+    file.save([ALICE, BOB], ALWAYS)
+    file.close()
+    db = sqlite3.connect(file.path)
+    bob = BOB.peer_id.to_bytes()
+    alice = ALICE.peer_id.to_bytes()
+    db.execute("INSERT INTO addresses VALUES (?, x'ffff', 'dht', 1.0, 1.0)", (bob,))
+    db.execute("INSERT INTO addresses VALUES (?, ?, 'dht', 'soon', 1.0)", (bob, stored(9).addr.to_bytes()))
+    db.execute("INSERT INTO addresses VALUES (x'00', ?, 'dht', 1.0, 1.0)", (stored(9).addr.to_bytes(),))
+    db.execute("INSERT INTO peers VALUES (x'00', NULL, 0, 5000.0)")
+    db.execute("UPDATE peers SET agent = CAST(x'ff41' AS TEXT) WHERE id = ?", (alice,))
+    db.commit()
+    db.close()
+    assert file.load() == [BOB, StoredPeer(ALICE.peer_id, "�A", ALICE.addrs)]
+
+
+def test_a_book_in_somebodys_hands_is_no_damage(file: AddressFile) -> None:
+    file.save([ALICE], ALWAYS)
+    file.close()
+    db = sqlite3.connect(file.path, isolation_level=None)
+    db.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StorageFailed, match="locked") as caught:
+        file.save([BOB], ALWAYS)
+    assert not isinstance(caught.value, DamagedFile)
+    db.rollback()
+    db.close()
+    file.save([BOB], ALWAYS)
+    assert file.load() == [BOB, ALICE]
+
+
+def test_a_failed_save_changes_nothing(file: AddressFile) -> None:
+    file.save([ALICE], ALWAYS)
+
+    def halfway() -> Iterator[StoredPeer]:
+        yield BOB
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        file.save(halfway(), ALWAYS)
+    assert file.load() == [ALICE]
