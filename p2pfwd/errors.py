@@ -101,6 +101,12 @@ class ListenerExists(P2PForwardError):
     code = "listener-exists"
 
 
+class ProtocolTaken(P2PForwardError):
+    """The node itself serves this protocol already."""
+
+    code = "protocol-taken"
+
+
 class PeerExists(P2PForwardError):
     """The name has another peer already, or the peer another name."""
 

@@ -60,7 +60,7 @@ class ProbeService:
         found = self._listeners.find("listen", name.removeprefix(PREFIX))
         return found if isinstance(found, RemoteListener) else None
 
-    def accepts(self, name: str) -> bool:
+    def accepts(self, _peer: PeerId, name: str) -> bool:
         """Whether `name` asks about a protocol that is served."""
         return name.startswith(PREFIX) and self._asked(name) is not None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ListenerExists, P2PForwardError, SelfDial, ShuttingDown
+from p2pfwd.errors import P2PForwardError, SelfDial, ShuttingDown
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.bind import bind
 from p2pfwd.forwarding.check import check_peer, check_target
@@ -26,6 +26,7 @@ from p2pfwd.forwarding.registry import Listener, ListenerRegistry
 from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import CheckOutcome, CloseMatch, ForwardingLimits, ListenerInfo, StreamInfo
+from p2pfwd.net.services import Service
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
@@ -53,8 +54,11 @@ class Forwarding:
         self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
         probes = probe.ProbeService(self._listeners)
-        self._swarm.set_prefix_handler(PREFIX, self._serves, self._serve)
-        self._swarm.set_prefix_handler(probe.PREFIX, probes.accepts, probes.serve)
+        services = self._swarm.services
+        services.serve(Service(name=PREFIX, is_prefix=True, accepts=self._serves, handler=self._serve))
+        services.serve(
+            Service(name=probe.PREFIX, is_prefix=True, accepts=probes.accepts, handler=probes.serve)
+        )
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
 
@@ -71,14 +75,12 @@ class Forwarding:
     ) -> RemoteListener:
         """Offer the service at `target` under `protocol`; the target is not tried.
 
-        Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ShuttingDown.
+        Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ProtocolTaken, ShuttingDown.
         """
         self._refuse_when_closing()
         checked = Target(target)
         check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
         self._listeners.refuse_duplicate(("listen", protocol))
-        if self._swarm.accepts(protocol):
-            raise ListenerExists(f"the node itself serves {protocol}", protocol=protocol)
         listener = RemoteListener(
             self._listeners.take_id(),
             protocol,
@@ -90,12 +92,12 @@ class Forwarding:
             report_peer_id=report_peer_id,
             foreground=foreground,
         )
-        self._listeners.register(listener)
         if not protocol.startswith(PREFIX):
-            self._swarm.set_stream_handler(protocol, self._serve)
+            self._swarm.services.serve(Service(name=protocol, handler=self._serve))
+        self._listeners.register(listener)
         return listener
 
-    def _serves(self, protocol: str) -> bool:
+    def _serves(self, _peer: PeerId, protocol: str) -> bool:
         return self._listeners.find("listen", protocol) is not None
 
     def _serve(self, stream: Stream) -> None:
@@ -226,7 +228,7 @@ class Forwarding:
         self._ending = [listener for listener in self._ending + closed if not listener.closed.done()]
         for listener in closed:
             if isinstance(listener, RemoteListener) and not listener.protocol.startswith(PREFIX):
-                self._swarm.remove_stream_handler(listener.protocol)
+                self._swarm.services.withdraw(listener.protocol)
         return [listener.info(*live.get(listener.id, (0, 0))) for listener in closed]
 
     def close_stream(self, stream_id: int) -> StreamInfo:

@@ -24,7 +24,7 @@ from p2pfwd.errors import (
     RemoteProtocolError,
 )
 from p2pfwd.net.channel import NOISE, TLS, Channel, NoiseChannel, TlsChannel
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.net.transport.conduit import Conduit
 from p2pfwd.net.transport.private import PnetConduit
@@ -117,7 +117,7 @@ class Upgrader:
         identity: PrivateKey,
         pool: BufferPool,
         *,
-        accepts: Callable[[str], bool],
+        accepts: Accepts,
         on_stream: Callable[[Stream], None],
         security: Sequence[str] = (NOISE, TLS),
         early_muxer: bool = True,

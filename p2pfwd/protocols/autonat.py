@@ -21,6 +21,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire import autonat as wire
 from p2pfwd.wire.reachability import Reachability, Verdict
@@ -67,6 +68,7 @@ class AutoNat:
         self._served: deque[tuple[float, PeerId]] = deque()
         self._observers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
+        self._serving = False
 
     @property
     def reachability(self) -> Reachability:
@@ -86,17 +88,20 @@ class AutoNat:
         """Nothing that was found out before holds."""
         self._asked.clear()
         self._proved.clear()
-        announced = self._swarm.announce(self._proved)
+        announced = self._swarm.own_addresses.announce(self._proved)
         if self._verdict.forget() or announced:
             self._tell()
         self._news.set()
 
     def serve(self, on: bool) -> None:
         """Answer others' requests, or no longer."""
+        if on == self._serving:
+            return
+        self._serving = on
         if on:
-            self._swarm.set_stream_handler(wire.PROTOCOL, self._serve)
+            self._swarm.services.serve(Service(name=wire.PROTOCOL, handler=self._serve))
         else:
-            self._swarm.remove_stream_handler(wire.PROTOCOL)
+            self._swarm.services.withdraw(wire.PROTOCOL)
 
     async def close(self) -> None:
         """End. Idempotent."""
@@ -120,7 +125,7 @@ class AutoNat:
     async def _ask_for_ever(self) -> None:
         while True:
             self._news.clear()
-            candidates = wire.candidates(self._swarm.listen_addrs(), self._swarm.observed_addrs())
+            candidates = wire.candidates(self._swarm.listen_addrs(), self._swarm.own_addresses.observed())
             conn = self._server() if candidates else None
             if conn is not None:
                 await self._ask(conn, candidates)
@@ -163,7 +168,7 @@ class AutoNat:
             self._proved.clear()
         elif reachable and answer.addr is not None and answer.addr in candidates:
             self._proved[answer.addr] = None
-        announced = self._swarm.announce(self._proved)
+        announced = self._swarm.own_addresses.announce(self._proved)
         if changed:
             log.info("strangers can%s reach this node, says %s", "" if reachable else "not", peer)
         if changed or announced:

@@ -18,6 +18,7 @@ from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers import store as peerstore
 from p2pfwd.wire import identify as wire
@@ -43,8 +44,8 @@ class Identify:
         self.agent_version = agent_version
         self._swarm = swarm
         self._sequence = time.time_ns()
-        swarm.set_stream_handler(wire.ID, self._answer)
-        swarm.set_stream_handler(wire.PUSH, self._pushed)
+        swarm.services.serve(Service(name=wire.ID, handler=self._answer))
+        swarm.services.serve(Service(name=wire.PUSH, handler=self._pushed))
         swarm.on_connected(self._connected)
 
     def _connected(self, conn: Conn) -> None:
@@ -60,7 +61,7 @@ class Identify:
             wire.IdentifyMessage(
                 public_key=swarm.identity.public_key.to_protobuf(),
                 listen_addrs=addrs,
-                protocols=tuple(swarm.protocols()),
+                protocols=tuple(swarm.services.names()),
                 observed_addr=remote_addr,
                 protocol_version=PROTOCOL_VERSION,
                 agent_version=self.agent_version,
@@ -109,7 +110,7 @@ class Identify:
         told = visible(addrs, conn.remote_addr)
         store.add_addrs(conn.remote_peer, told, peerstore.CONNECTED_TTL_S, "identify")
         if message.observed_addr is not None:
-            self._swarm.note_observed(conn.remote_peer, message.observed_addr)
+            self._swarm.own_addresses.note_observed(conn.remote_peer, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)
 
     async def push(self) -> None:

@@ -10,6 +10,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError, StreamReset, TimedOut
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire import ping as wire
 
@@ -25,7 +26,7 @@ class Ping:
 
     def __init__(self, swarm: Swarm) -> None:
         self._serving: dict[PeerId, int] = {}
-        swarm.set_stream_handler(wire.ID, self._answer)
+        swarm.services.serve(Service(name=wire.ID, handler=self._answer))
 
     async def _answer(self, stream: Stream) -> None:
         peer = stream.remote_peer

@@ -83,8 +83,9 @@ def test_connect_identify_ping(
             assert (store.agent(other.id) or "").startswith(AGENTS[cell.kind])
             assert {"/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"} <= store.protocols(other.id)
             assert address(other) in store.addrs(other.id)
-            assert all(str(seen).startswith("/ip4/127.0.0.1/tcp/") for seen in node.swarm.observed_addrs())
-            assert node.swarm.observed_addrs() != []
+            observed = node.swarm.own_addresses.observed()
+            assert all(str(seen).startswith("/ip4/127.0.0.1/tcp/") for seen in observed)
+            assert observed != []
             assert 0 < (await node.ping(other.id, timeout_s=10)).rtt_s < 10
             if cell.kind == "js":
                 known = await ask(other, "protocols", peer=str(node.peer_id))

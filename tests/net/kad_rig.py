@@ -15,6 +15,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.protocols.kad.service import Dht, DhtSettings
 from p2pfwd.protocols.kad.upkeep import Upkeep
 from p2pfwd.wire.kad.address_filter import Scope
@@ -103,7 +104,7 @@ async def hostile_bytes(answer: Callable[[FindNode, PeerId], bytes]) -> AsyncIte
             await stream.read()
         await stream.close()
 
-    host.swarm.set_stream_handler(PROTOCOL, serve)
+    host.swarm.services.serve(Service(name=PROTOCOL, handler=serve))
     try:
         yield host
     finally:

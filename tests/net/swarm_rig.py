@@ -13,6 +13,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
 
@@ -53,7 +54,7 @@ async def pair(**settings: Any) -> AsyncIterator[tuple[Conn, Conn]]:
     """Both ends of one connection between two swarms: the dialer's and the listener's."""
     async with swarm(**settings) as near, swarm(**settings) as far:
         arrived = next_conn(far)
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         yield await near.connect(far.peer_id, far.listen_addrs()), await arrived
 
 
@@ -81,7 +82,7 @@ class Taken:
 
     def __init__(self, conn_or_swarm: Swarm, protocol: str = TAKE) -> None:
         self._streams: asyncio.Queue[Stream] = asyncio.Queue()
-        conn_or_swarm.set_stream_handler(protocol, self._handle)
+        conn_or_swarm.services.serve(Service(name=protocol, handler=self._handle))
 
     async def _handle(self, stream: Stream) -> None:
         await self._streams.put(stream)

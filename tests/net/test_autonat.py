@@ -11,6 +11,7 @@ from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.errors import StreamReset
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.protocols import autonat
 from p2pfwd.protocols.autonat import AutoNat, AutoNatSettings
 from p2pfwd.wire import autonat as wire
@@ -84,7 +85,7 @@ async def test_who_cannot_be_dialed_back_is_not_reachable() -> None:
     async with serving() as (far, _), asking() as (near, client):
         bound = near.swarm.listen_addrs()
         near.swarm._acceptors.pop().close()
-        near.swarm.announce(bound)  # a port that nobody answers any more
+        near.swarm.own_addresses.announce(bound)  # a port that nobody answers any more
         await join(near, far)
         await until(lambda: client.reachability is Reachability.PRIVATE)
         assert near.swarm.listen_addrs() == [], "what does not work is not announced"
@@ -121,10 +122,10 @@ async def test_every_address_that_was_proved_stays_announced() -> None:
             await stream.write_delimited(wire.encode_answer(wire.DialAnswer(Status.OK, addr=told[-1])))
             await stream.close()
 
-        far.swarm.set_stream_handler(wire.PROTOCOL, one_after_the_other)
+        far.swarm.services.serve(Service(name=wire.PROTOCOL, handler=one_after_the_other))
         await join(near, far)
         await until(lambda: len(told) >= 3)
-        assert set(near.swarm._announced) == set(told[:2]) and len(set(told)) == 2
+        assert set(near.swarm.own_addresses.announced) == set(told[:2]) and len(set(told)) == 2
 
 
 @pytest.mark.usefixtures("public_loopback")
@@ -138,7 +139,7 @@ async def test_an_answer_for_an_address_that_was_not_asked_about_is_not_announce
             await stream.write_delimited(wire.encode_answer(wire.DialAnswer(Status.OK, addr=elsewhere)))
             await stream.close()
 
-        far.swarm.set_stream_handler(wire.PROTOCOL, lie)
+        far.swarm.services.serve(Service(name=wire.PROTOCOL, handler=lie))
         await join(near, far)
         await until(lambda: client.reachability is Reachability.PUBLIC)
         assert elsewhere not in near.swarm.listen_addrs()

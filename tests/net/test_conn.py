@@ -16,6 +16,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, pair, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops, turns
@@ -33,7 +34,7 @@ async def test_every_way_up_ends_in_a_connection_that_carries_streams(
         swarm(security=(security,), early_muxer=early[0]) as near,
         swarm(early_muxer=early[1]) as far,
     ):
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         stream = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
         await stream.write(b"hello")
         stream.close_write()
@@ -215,7 +216,7 @@ async def test_a_message_written_and_closed_before_the_answer_arrives_with_its_e
 async def test_an_unread_stream_costs_its_window_and_others_keep_their_speed() -> None:
     # D12: a stalled stream must not stall its neighbours, and its writer waits.
     async with swarm() as near, swarm() as far:
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         taken = Taken(far)
         stalled = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
         unread = await taken.get()
@@ -244,7 +245,7 @@ async def test_more_streams_than_may_be_unacknowledged_open_in_turn() -> None:
 @on_both_loops
 async def test_streams_beyond_the_peers_limit_are_reset_and_the_others_live() -> None:
     async with swarm() as near, swarm(max_streams_per_peer=3) as far:
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         conn = await near.connect(far.peer_id, far.listen_addrs())
         streams = [await conn.open_stream([ECHO]) for _ in range(3)]
         with pytest.raises(StreamReset):

@@ -108,7 +108,7 @@ async def test_the_back_off_grows_to_its_bound_and_a_success_ends_it(
     refused: Multiaddr, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with swarm() as near:
-        dialer = near._dialer
+        dialer = near.dials.dialer
         now = asyncio.get_running_loop().time()
         peer = stranger()
         delays = []
@@ -155,7 +155,7 @@ async def test_a_cancelled_dial_leaves_nothing(
     resolving = hang(monkeypatch)
     async with swarm() as near:
         loop = asyncio.get_running_loop()
-        dial = near._dialer.dial(stranger(), [silent if stage == "connecting" else DNS], [])
+        dial = near.dials.dialer.dial(stranger(), [silent if stage == "connecting" else DNS], [])
         dialing = loop.create_task(dial)
         await turns()
         assert (DNS in resolving()) is (stage == "resolving")

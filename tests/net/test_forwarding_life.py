@@ -155,7 +155,7 @@ def test_d07_closing_during_a_dial_leaves_no_stream_task_or_descriptor(pair: Pai
 
 async def no_dials(pair: Pair) -> None:
     """Wait for the swarm's dials to end."""
-    dials = list(pair.near.host.swarm._dialing.values())
+    dials = list(pair.near.host.swarm.dials.under_way())
     await asyncio.gather(*dials, return_exceptions=True)
 
 

@@ -12,6 +12,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr
 from p2pfwd.net import connmgr as connmgr_module
 from p2pfwd.net import upgrader as upgrader_module
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
@@ -62,7 +63,7 @@ UNFINISHED = {
 @on_loop
 async def test_a_handshake_that_does_not_go_on_is_closed_at_its_deadline(wire: bytes) -> None:
     async with swarm(upgrade_timeout_s=0.1) as victim:
-        victim.set_stream_handler(ECHO, echo)
+        victim.services.serve(Service(name=ECHO, handler=echo))
         sock = await dial_tcp(victim.listen_addrs()[0])
         with contextlib.closing(sock):
             await asyncio.get_running_loop().sock_sendall(sock, wire)
@@ -106,7 +107,7 @@ GARBAGE = {
 @on_loop
 async def test_garbage_is_closed_at_once_and_others_are_served(wire: bytes) -> None:
     async with swarm() as victim:
-        victim.set_stream_handler(ECHO, echo)
+        victim.services.serve(Service(name=ECHO, handler=echo))
         sock = await dial_tcp(victim.listen_addrs()[0])
         with contextlib.closing(sock):
             await asyncio.get_running_loop().sock_sendall(sock, wire)
@@ -146,7 +147,7 @@ async def test_half_open_connections_are_gone_with_their_socket() -> None:
 @on_loop
 async def test_handshakes_under_way_are_bounded_and_room_comes_back() -> None:
     async with swarm(max_pending_inbound=3) as victim:
-        victim.set_stream_handler(ECHO, echo)
+        victim.services.serve(Service(name=ECHO, handler=echo))
         silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(3)]
         await until(lambda: victim.connmgr._pending.total() == 3)
         refused = await dial_tcp(victim.listen_addrs()[0])
@@ -210,7 +211,7 @@ async def test_one_identity_gets_few_connections() -> None:
 @on_loop
 async def test_what_follows_the_handshake_in_the_same_segment_is_not_lost(muxers: tuple[str, ...]) -> None:
     async with swarm() as victim:
-        victim.set_stream_handler(ECHO, echo)
+        victim.services.serve(Service(name=ECHO, handler=echo))
         arrived = next_conn(victim)
         async with await RawPeer.dial(victim.listen_addrs()[0], muxers=muxers) as peer:
             await peer.open(1, ECHO)

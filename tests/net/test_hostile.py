@@ -15,6 +15,7 @@ from p2pfwd.errors import ConnectionLost, RemoteProtocolError, StreamReset, Time
 from p2pfwd.net.link import conn as conn_module
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, MAX_PROPOSALS, encode_token
 from p2pfwd.wire.yamux import frame as f
@@ -34,7 +35,7 @@ async def attacked(
 ) -> AsyncIterator[tuple[Swarm, Conn, RawPeer]]:
     """A swarm that echoes, its connection from a raw peer, and that peer."""
     async with swarm(**settings) as victim:
-        victim.set_stream_handler(ECHO, echo)
+        victim.services.serve(Service(name=ECHO, handler=echo))
         arrived = next_conn(victim)
         async with await RawPeer.dial(victim.listen_addrs()[0], receive_buffer=receive_buffer) as peer:
             yield victim, await arrived, peer
@@ -171,7 +172,8 @@ async def test_opening_and_resetting_for_ever_leaves_nothing() -> None:
             served += 1
             await stream.read()
 
-        victim.set_stream_handler(ECHO, count)
+        victim.services.withdraw(ECHO)
+        victim.services.serve(Service(name=ECHO, handler=count))
         hello = HEADER + encode_token(ECHO)
         for start in range(1, 6000, 2000):
             wire = b""

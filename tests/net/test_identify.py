@@ -15,6 +15,7 @@ from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.services import Service
 from p2pfwd.protocols import identify as identify_module
 from p2pfwd.protocols.identify import visible
 from p2pfwd.wire import identify as wire
@@ -46,7 +47,7 @@ def test_addresses_are_told_to_those_who_may_reach_them(over: Multiaddr, expecte
 @on_loop
 async def test_two_hosts_know_each_other_after_connecting() -> None:
     async with host() as near, host() as far:
-        far.swarm.set_stream_handler(ECHO, echo)
+        far.swarm.services.serve(Service(name=ECHO, handler=echo))
         arrived = next_conn(far.swarm)
         conn = await near.swarm.connect(far.peer_id, far.swarm.listen_addrs())
         await conn.identified
@@ -63,7 +64,7 @@ async def test_two_hosts_know_each_other_after_connecting() -> None:
             )
             assert {wire.ID, wire.PUSH, ping.ID} <= store.protocols(two.peer_id)
             assert set(two.swarm.listen_addrs()) <= set(store.addrs(two.peer_id))
-            assert one.swarm.observed_addrs() == [seen_at.remote_addr]
+            assert one.swarm.own_addresses.observed() == [seen_at.remote_addr]
         assert ECHO in near.swarm.peerstore.protocols(far.peer_id)
 
 
@@ -74,7 +75,7 @@ async def test_a_push_brings_what_changed() -> None:
         await conn.identified
         await until(lambda: bool(far.swarm.conns()))
         await far.swarm.conns()[0].identified
-        far.swarm.set_stream_handler(ECHO, echo)
+        far.swarm.services.serve(Service(name=ECHO, handler=echo))
         assert ECHO not in near.swarm.peerstore.protocols(far.peer_id)
         await far.identify.push()
         await until(lambda: ECHO in near.swarm.peerstore.protocols(far.peer_id))

@@ -14,6 +14,7 @@ from p2pfwd.errors import ConnectionLost, TimedOut
 from p2pfwd.net.link import conn as conn_module
 from p2pfwd.net.link import liveness as liveness_module
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, TAKE, Taken, echo, next_conn, read_all, swarm
@@ -171,7 +172,7 @@ async def test_small_writes_pass_a_bulk_transfer(no_keepalive: None) -> None:
     # An ssh keystroke must not wait behind a copy: one frame of each stream per turn.
     async with swarm() as near, swarm() as far:
         taken = Taken(far)
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         bulk = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
         keys = await near.open_stream(far.peer_id, [ECHO])
         copying = asyncio.get_running_loop().create_task(bulk.write(BULK * 4))

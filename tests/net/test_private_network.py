@@ -14,6 +14,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed
 from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream
@@ -129,7 +130,7 @@ async def test_nothing_goes_out_in_the_clear() -> None:
 @on_loop
 async def test_a_listener_serves_its_network_while_strangers_knock() -> None:
     async with swarm(psk=PSK) as listener, swarm(psk=PSK) as friend, swarm() as stranger:
-        listener.set_stream_handler(ECHO, echo)
+        listener.services.serve(Service(name=ECHO, handler=echo))
         knocking = [failed(stranger, listener.peer_id, listener.listen_addrs()) for _ in range(3)]
         stream = await friend.open_stream(listener.peer_id, [ECHO], addrs=listener.listen_addrs())
         await asyncio.gather(*knocking)

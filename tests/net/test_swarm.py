@@ -25,6 +25,7 @@ from p2pfwd.errors import (
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ANY_PORT, ECHO, TAKE, Taken, echo, next_conn, read_all, stranger, swarm
@@ -62,7 +63,7 @@ async def test_a_dial_nobody_waits_for_fails_without_a_word(caplog: pytest.LogCa
             with pytest.raises(TimedOut):
                 await near.connect(stranger(), [listener.addr], timeout_s=0.05)
             (await listener.accept_tcp()).close()
-            await until(lambda: not near._dialing)
+            await until(lambda: not near.dials.under_way())
             gc.collect()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
@@ -97,7 +98,7 @@ async def test_a_dial_with_given_addresses_only_tries_no_others() -> None:
 async def test_both_may_connect_at_once_and_either_connection_works() -> None:
     async with swarm() as near, swarm() as far:
         for node in (near, far):
-            node.set_stream_handler(ECHO, echo)
+            node.services.serve(Service(name=ECHO, handler=echo))
         await asyncio.gather(
             near.connect(far.peer_id, far.listen_addrs()), far.connect(near.peer_id, near.listen_addrs())
         )
@@ -154,10 +155,10 @@ async def test_callbacks_tell_of_both_ends_of_a_connections_life() -> None:
 @on_both_loops
 async def test_handlers_come_and_go_and_live_streams_stay() -> None:
     async with swarm() as near, swarm() as far:
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         stream = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
-        far.remove_stream_handler(ECHO)
-        far.remove_stream_handler(ECHO)
+        far.services.withdraw(ECHO)
+        far.services.withdraw(ECHO)
         with pytest.raises(ProtocolNotSupported):
             await near.open_stream(far.peer_id, [ECHO], confirm=True)
         await stream.write(b"still")
@@ -167,8 +168,10 @@ async def test_handlers_come_and_go_and_live_streams_stay() -> None:
 @on_both_loops
 async def test_a_prefix_serves_what_it_accepts_and_is_listed_bare() -> None:
     async with swarm() as near, swarm() as far:
-        far.set_prefix_handler("/x/", lambda name: name != "/x/closed", echo)
-        assert far.protocols() == ["/x/"]
+        far.services.serve(
+            Service(name="/x/", is_prefix=True, accepts=lambda _, name: name != "/x/closed", handler=echo)
+        )
+        assert far.services.names() == ["/x/"]
         stream = await near.open_stream(far.peer_id, ["/x/open"], addrs=far.listen_addrs())
         assert stream.protocol == "/x/open"
         for refused in ("/x/closed", "/y/open", "/x"):
@@ -179,13 +182,13 @@ async def test_a_prefix_serves_what_it_accepts_and_is_listed_bare() -> None:
 @on_both_loops
 async def test_a_second_stream_of_a_served_protocol_does_not_wait() -> None:
     async with swarm() as near, swarm() as far:
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         first = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
         second = await near.open_stream(far.peer_id, [ECHO])
         assert (first.protocol, second.protocol) == (ECHO, None)
         third = await near.open_stream(far.peer_id, [ECHO], confirm=True)
         assert third.protocol == ECHO
-        far.remove_stream_handler(ECHO)
+        far.services.withdraw(ECHO)
         lazily = await near.open_stream(far.peer_id, [ECHO])
         with pytest.raises(ProtocolNotSupported):
             await lazily.read()
@@ -201,8 +204,8 @@ async def test_a_handlers_defect_is_logged_and_resets_its_stream_only(
         raise ZeroDivisionError("a defect")
 
     async with swarm() as near, swarm() as far:
-        far.set_stream_handler("/broken", broken)
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name="/broken", handler=broken))
+        far.services.serve(Service(name=ECHO, handler=echo))
         stream = await near.open_stream(far.peer_id, ["/broken"], addrs=far.listen_addrs())
         with pytest.raises(Exception, match="reset"):
             await stream.read()
@@ -288,7 +291,7 @@ async def test_the_end_closes_everything_and_says_so() -> None:
             finally:
                 ended.append(stream)
 
-        far.set_stream_handler(TAKE, hold)
+        far.services.serve(Service(name=TAKE, handler=hold))
         stream = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
         addr = far.listen_addrs()[0]
         await serving.wait()
@@ -318,7 +321,7 @@ async def test_the_end_cancels_a_dial() -> None:
 @on_both_loops
 async def test_a_thousand_streams_at_once_come_and_go() -> None:
     async with swarm() as near, swarm() as far:
-        far.set_stream_handler(ECHO, echo)
+        far.services.serve(Service(name=ECHO, handler=echo))
         arrived = next_conn(far)
         await near.connect(far.peer_id, far.listen_addrs())
 

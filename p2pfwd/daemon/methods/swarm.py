@@ -59,7 +59,7 @@ class SwarmMethods:
         return s.AddrsResult(
             id=str(swarm.peer_id),
             listen=tuple(map(str, swarm.listen_addrs())),
-            observed=tuple(map(str, swarm.observed_addrs())),
+            observed=tuple(map(str, swarm.own_addresses.observed())),
         )
 
     async def id(self, context: CallContext, params: s.Empty) -> s.IdResult:
@@ -71,7 +71,7 @@ class SwarmMethods:
             addresses=views.full_addresses(host.swarm.listen_addrs(), host.peer_id),
             agent_version=host.settings.agent_version,
             protocol_version=PROTOCOL_VERSION,
-            protocols=tuple(sorted(host.swarm.protocols())),
+            protocols=tuple(sorted(host.swarm.services.names())),
         )
 
     async def ping(self, context: CallContext, params: s.PingParams) -> s.PingResult:

@@ -16,6 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
@@ -53,6 +54,8 @@ PATIENCE_S: Final = 0.001
 """How long the answer to a proposal waits, where its stream's data came along with it, for the service's
 answer: a message and a wake-up less on each side for most streams."""
 
+Accepts = Callable[[PeerId, str], bool]
+"""Whether a peer is served a protocol."""
 
 
 def _reset_error(code: int, overflow: bool) -> StreamReset:
@@ -90,7 +93,7 @@ class Conn:
         self._channel = channel
         self._pool = channel.pool
         self._session = Session(client=direction == "outbound", max_inbound_streams=max_inbound_streams)
-        self._accepts: Callable[[str], bool] = lambda _protocol: False
+        self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[Stream], None] | None = None
         self._waiting: deque[Stream] = deque()
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
@@ -107,9 +110,9 @@ class Conn:
         )
 
     def start(
-        self, leftover: bytes, accepts: Callable[[str], bool], on_stream: Callable[[Stream], None]
+        self, leftover: bytes, accepts: Accepts, on_stream: Callable[[Stream], None]
     ) -> None:
-        """Begin: `accepts` says which protocols are served, `on_stream` takes each negotiated stream."""
+        """Begin: `accepts` says what the peer is served, `on_stream` takes each negotiated stream."""
         self._accepts = accepts
         self._on_stream = on_stream
         self._liveness.ping()
@@ -214,7 +217,7 @@ class Conn:
             if stream.error is None and self._on_stream is not None:
                 self._on_stream(stream)
 
-        stream.negotiate(ListenerNegotiation(self._accepts), negotiated)
+        stream.negotiate(ListenerNegotiation(partial(self._accepts, self.remote_peer)), negotiated)
         if stream.negotiating:  # mostly all of it came with the SYN
             deadline = self.loop.call_later(INBOUND_NEGOTIATION_S, stream.reset)
 

@@ -19,6 +19,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.protocols.kad.requests import Server, ask
 from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
@@ -95,16 +96,19 @@ class Dht:
             is_connected=lambda peer_id: bool(swarm.conns(peer_id)),
         )
         self._server = Server(self._respond)
+        self.is_server = False
         self.serve(server)
         swarm.on_identified(self._identified)
 
     def serve(self, on: bool) -> None:
         """Be a server, or a client."""
+        if on == self.is_server:
+            return
         self.is_server = on
         if on:
-            self._swarm.set_stream_handler(self.protocol, self._server.serve)
+            self._swarm.services.serve(Service(name=self.protocol, handler=self._server.serve))
         else:
-            self._swarm.remove_stream_handler(self.protocol)
+            self._swarm.services.withdraw(self.protocol)
 
     def _addrs_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         if peer_id == self._swarm.peer_id:

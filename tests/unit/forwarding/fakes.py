@@ -12,6 +12,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StreamReset
 from p2pfwd.forwarding.bind import BoundSocket
+from p2pfwd.net.services import Services
 
 
 def peer(number: int) -> PeerId:
@@ -155,6 +156,13 @@ class FakePeerstore:
         return self.agents.get(peer_id)
 
 
+class FakeTasks:
+    """In place of net.tasks.Tasks."""
+
+    def spawn(self, work: Any, what: str) -> Any:
+        return asyncio.ensure_future(work)
+
+
 class FakeSwarm:
     """`answers` decides what open_stream does: a stream, an error, or a future of either."""
 
@@ -163,8 +171,7 @@ class FakeSwarm:
         self.connmgr = FakeConnMgr()
         self.io = SimpleNamespace(poller=None)
         self.peerstore = FakePeerstore()
-        self.handlers: dict[str, Any] = {}
-        self.prefixes: dict[str, tuple[Any, Any]] = {}
+        self.services = Services(FakeTasks())  # type: ignore[arg-type]
         self.forced: list[bool] = []
         self.at_once = False
         self.answers: list[Any] = []
@@ -201,21 +208,6 @@ class FakeSwarm:
 
     def on_disconnected(self, callback: Callable[[Any], None]) -> None:
         self.disconnected.append(callback)
-
-    def accepts(self, protocol: str) -> bool:
-        return protocol in self.handlers or any(
-            protocol.startswith(prefix) and accepts(protocol)
-            for prefix, (accepts, _) in self.prefixes.items()
-        )
-
-    def set_stream_handler(self, protocol: str, handler: Any) -> None:
-        self.handlers[protocol] = handler
-
-    def remove_stream_handler(self, protocol: str) -> None:
-        self.handlers.pop(protocol, None)
-
-    def set_prefix_handler(self, prefix: str, accepts: Any, handler: Any) -> None:
-        self.prefixes[prefix] = (accepts, handler)
 
 
 class FakeHost:

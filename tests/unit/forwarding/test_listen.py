@@ -55,8 +55,7 @@ def target(monkeypatch: pytest.MonkeyPatch) -> FakeTarget:
 def incoming(host: FakeHost, protocol: str = "/x/a", peer: object = ALICE) -> FakeStream:
     """A stream as the swarm hands it over."""
     stream = FakeStream(peer, protocol)  # type: ignore[arg-type]
-    _, serve = host.swarm.prefixes["/x/"]
-    serve(stream)
+    host.swarm.services.dispatch(stream)  # type: ignore[arg-type]
     return stream
 
 

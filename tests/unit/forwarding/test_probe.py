@@ -142,17 +142,18 @@ def test_probes_are_answered_for_what_is_served_only(forwarding: MakeForwarding,
     async def main() -> None:
         service = forwarding()
         listener = await service.listen("/x/a", TARGET)
-        accepts, serve = host.swarm.prefixes[probe.PREFIX]
-        assert accepts(probe.PREFIX + "/x/a")
-        assert not accepts(probe.PREFIX + "/x/b")
-        assert not accepts("/x/a") and not accepts(probe.PREFIX)
+        accepts, serve = host.swarm.services.accepts, host.swarm.services.dispatch
+        assert accepts(ALICE, probe.PREFIX + "/x/a")
+        assert not accepts(ALICE, probe.PREFIX + "/x/b")
+        assert not accepts(ALICE, "/x/b") and not accepts(ALICE, probe.PREFIX)
         listener.failed(TargetRefused("/ip4/192.0.2.1/tcp/22 refused: a secret"))
         stream = FakeStream(ALICE, probe.PREFIX + "/x/a")
-        await serve(stream)
+        serve(stream)
+        await turns()
         assert stream.sent == [b"target-refused"], "the state, and no address"
         assert stream.finished
         gone = FakeStream(ALICE, probe.PREFIX + "/x/b")
-        await serve(gone)
+        serve(gone)
         await turns()
         assert gone.resets == 1 and gone.sent == []
         assert service.streams() == [], "a probe is no tunnelled stream"

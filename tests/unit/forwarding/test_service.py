@@ -12,11 +12,14 @@ from p2pfwd.errors import (
     InvalidProtocol,
     ListenerExists,
     NotFound,
+    ProtocolTaken,
     SelfDial,
     ShuttingDown,
     StreamNotFound,
 )
+from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.values import CloseMatch, ForwardingEvent
+from p2pfwd.net.services import Service
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import (
     ALICE,
@@ -83,7 +86,7 @@ def test_a_refused_name_or_peer_changes_nothing(forwarding: MakeForwarding, host
         with pytest.raises(SelfDial):
             await service.forward("/x/a", LOCAL, SELF)
         assert service.listeners() == [] and FakeAcceptor.made == []
-        assert host.swarm.handlers == {} and host.swarm.peerstore.pinned == {}
+        assert host.swarm.services.names() == ["/x/", probe.PREFIX] and host.swarm.peerstore.pinned == {}
         await service.aclose()
 
     asyncio.run(main())
@@ -92,14 +95,14 @@ def test_a_refused_name_or_peer_changes_nothing(forwarding: MakeForwarding, host
 def test_custom_protocols_get_a_handler_and_lose_it(forwarding: MakeForwarding, host: FakeHost) -> None:
     async def main() -> None:
         service = forwarding()
-        host.swarm.set_stream_handler("/taken/1.0", None)
-        with pytest.raises(ListenerExists, match="the node itself serves"):
+        host.swarm.services.serve(Service(name="/taken/1.0", handler=lambda _stream: None))
+        with pytest.raises(ProtocolTaken, match=r"/taken/1\.0 is served already"):
             await service.listen("/taken/1.0", TARGET, allow_custom_protocol=True)
         await service.listen("/p2p-test", TARGET, allow_custom_protocol=True)
-        assert set(host.swarm.handlers) == {"/taken/1.0", "/p2p-test"}
-        assert not host.swarm.accepts("/x/other")
+        assert {"/taken/1.0", "/p2p-test"} <= set(host.swarm.services.names())
+        assert not host.swarm.services.accepts(ALICE, "/x/other")
         service.close(CloseMatch(protocol="/p2p-test"))
-        assert set(host.swarm.handlers) == {"/taken/1.0"}
+        assert "/p2p-test" not in host.swarm.services.names()
         await service.aclose()
 
     asyncio.run(main())

@@ -46,8 +46,8 @@ def test_reset_is_seen_as_reset() -> None:
     """`reset` reaches the other end as an error, not as the end of the data."""
     with (
         TcpServer(sockets.reset) as server,
+        pytest.raises(ConnectionResetError),  # maybe before `connect` returns
         sockets.connect(server.port) as conn,
-        pytest.raises(ConnectionResetError),
     ):
         sockets.read_to_end(conn)
 

@@ -78,7 +78,7 @@ class FakeChannel(Channel):
 
 def made(channel: FakeChannel) -> Conn:
     conn = Conn(channel, direction="outbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
-    conn.start(b"", lambda _name: True, lambda _stream: None)
+    conn.start(b"", lambda _peer, _name: True, lambda _stream: None)
     return conn
 
 
@@ -155,7 +155,7 @@ def proposed(stream_id: int, data: bytes) -> memoryview:
 def serving(channel: FakeChannel, served: list[Stream]) -> Conn:
     """A connection on which the peer opens streams; they are put into `served`."""
     conn = Conn(channel, direction="inbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
-    conn.start(b"", lambda _name: True, served.append)
+    conn.start(b"", lambda _peer, _name: True, served.append)
     channel.messages.clear()
     return conn
 
@@ -221,7 +221,7 @@ async def test_patience_is_over_when_something_urgent_is_to_be_sent() -> None:
 async def test_a_refusal_is_sent_at_once_though_data_came_along() -> None:
     channel = FakeChannel()
     conn = Conn(channel, direction="inbound", loop=asyncio.get_running_loop(), max_inbound_streams=10)
-    conn.start(b"", lambda _name: False, lambda _stream: None)
+    conn.start(b"", lambda _peer, _name: False, lambda _stream: None)
     channel.messages.clear()
     conn.plaintext_received(proposed(1, b"question"))
     conn.turn_ended()

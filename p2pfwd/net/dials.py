@@ -1,0 +1,158 @@
+"""How a peer is connected to: the connection there is, a dial that callers share, or whoever may know.
+
+Rules: concurrent callers share one dial and one look-up per peer; a caller that gives up ends neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import (
+    ConnectionLost,
+    DialFailed,
+    P2PForwardError,
+    PeerNotFound,
+    SelfDial,
+    ShuttingDown,
+    TimedOut,
+)
+from p2pfwd.net.connections import Connections
+from p2pfwd.net.dialer import Dialer
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.upgrader import describe
+from p2pfwd.peers import store
+from p2pfwd.peers.store import Peerstore
+
+log = logging.getLogger("p2pfwd.net")
+
+Router = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
+
+
+class Dials:
+    """Of one swarm."""
+
+    def __init__(
+        self,
+        peer_id: PeerId,
+        dialer: Dialer,
+        connections: Connections,
+        peerstore: Peerstore,
+        own_addrs: Callable[[], Sequence[Multiaddr]],
+    ) -> None:
+        self.router: Router | None = None
+        """Whom to ask when no known address of a peer works.
+
+        `router(peer_id, failure)` connects, or raises what is then the failure of the `connect`.
+        """
+        self._peer_id = peer_id
+        self.dialer = dialer
+        self._connections = connections
+        self._peerstore = peerstore
+        self._own_addrs = own_addrs
+        self._loop = asyncio.get_running_loop()
+        self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
+        self._routing: dict[PeerId, asyncio.Task[None]] = {}
+
+    async def connect(
+        self,
+        peer_id: PeerId,
+        addrs: Iterable[Multiaddr],
+        *,
+        timeout_s: float | None,
+        force: bool,
+        only: bool,
+        route: bool,
+    ) -> Conn:
+        """See `Swarm.connect`."""
+        self._refuse_when_closing()
+        if peer_id == self._peer_id:
+            raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
+        given = list(addrs)
+        if not only:
+            self._peerstore.add_addrs(peer_id, given, store.TOLD_TTL_S, store.GIVEN)
+        if (conn := self._connections.usable(peer_id)) is not None:
+            return conn
+        try:
+            async with asyncio.timeout(timeout_s):
+                try:
+                    return await self._connect(peer_id, given, force, only)
+                except (DialFailed, PeerNotFound) as exc:
+                    if self.router is None or only or not route:
+                        raise
+                    await self._route(peer_id, self.router, exc)
+                return self._connections.usable(peer_id) or await self._connect(peer_id, (), True, False)
+        except TimeoutError:
+            raise TimedOut(f"{peer_id} could not be reached within {timeout_s:g} s") from None
+
+    async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Conn:
+        if (task := self._dialing.get(peer_id)) is not None:
+            try:
+                return await asyncio.shield(task)
+            except (DialFailed, PeerNotFound):
+                if not (given or force):  # this caller knows nothing that the dial did not know
+                    raise
+        if only:
+            return await self._dial(peer_id, given, force)
+        return await asyncio.shield(self._dialing.get(peer_id) or self._shared_dial(peer_id, force))
+
+    def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Conn]:
+        def ended(task: asyncio.Task[Conn]) -> None:
+            del self._dialing[peer_id]
+            if not task.cancelled():
+                task.exception()  # retrieved, also when nobody waits any more
+
+        known = self._peerstore.dialable(peer_id)
+        task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, known, force))
+        task.add_done_callback(ended)
+        return task
+
+    async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Conn:
+        conn = await self.dialer.dial(peer_id, addrs, self._own_addrs(), force=force)
+        self._connections.add(conn)
+        if conn.closed.done():
+            self._refuse_when_closing()
+            raise ConnectionLost(f"the connection to {peer_id} ended as it came up")
+        return conn
+
+    async def _route(self, peer_id: PeerId, router: Router, failure: P2PForwardError) -> None:
+        """One look-up per peer at a time, shared."""
+        task = self._routing.get(peer_id)
+        if task is None:
+            task = self._routing[peer_id] = self._loop.create_task(router(peer_id, failure))
+            task.add_done_callback(lambda done: self._routed(peer_id, done))
+        await asyncio.shield(task)
+
+    def _routed(self, peer_id: PeerId, task: asyncio.Task[None]) -> None:
+        del self._routing[peer_id]
+        if not task.cancelled():
+            task.exception()  # retrieved, also when nobody waits any more
+
+    async def dial_back(self, peer_id: PeerId, addr: Multiaddr) -> bool:
+        """Whether the peer can be dialed at this address: a connection of its own, closed at once."""
+        try:
+            conn = await self.dialer.attempt(peer_id, addr)
+        except (P2PForwardError, OSError) as exc:
+            log.debug("%s cannot be dialed back at %s: %s", peer_id, addr, describe(exc))
+            return False
+        await conn.close()
+        return True
+
+    def _refuse_when_closing(self) -> None:
+        if self._connections.closing:
+            raise ShuttingDown("the swarm is shutting down")
+
+    def under_way(self) -> list[asyncio.Task[Any]]:
+        """The dials and look-ups that run."""
+        return [*self._dialing.values(), *self._routing.values()]
+
+    async def close(self) -> None:
+        """Cancel what is under way. Idempotent."""
+        left = self.under_way()
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
