@@ -24,6 +24,7 @@ from p2pfwd.net.dials import Dials, Router
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.own_addresses import OwnAddresses
+from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
@@ -57,6 +58,7 @@ class Swarm:
         self._loop = loop
         self.io = LoopIo.of(loop, self.settings.busy_poll_us)
         self._tasks = Tasks(loop)
+        self.refusals = Refusals()
         self.services = Services(self._tasks)
         self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
         self.connections.on_disconnected(self._disconnected)
