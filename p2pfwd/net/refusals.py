@@ -36,7 +36,7 @@ class Refusals:
         return self._counts
 
     def note(self, cause: str, offender: object, what: str, n: int = 1) -> None:
-        """`cause`: a stable kebab-case name; `offender`: a peer ID or a network; `what`: a clause for people."""
+        """`cause`: a stable kebab-case name. `offender`: a peer ID or a network. `what`: for people."""
         self._counts[cause] += n
         now = self._clock()
         if now - self._minute_began >= MINUTE_S:
