@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ProtocolError
-from p2pfwd.net.transport.conduit import Conduit
+from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, OpenCipher, SealCipher
 

@@ -13,17 +13,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import DialFailed, DialTimeout, P2PForwardError, PeerIdMismatch, PeerNotFound
+from p2pfwd.errors import (
+    DialFailed,
+    DialTimeout,
+    InvalidMultiaddr,
+    P2PForwardError,
+    PeerIdMismatch,
+    PeerNotFound,
+)
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
-from p2pfwd.net.transport import tcp
-from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.net.transport.contract import Transport
+from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy import dial_plan
-from p2pfwd.system.loop_io import LoopIo
 
 OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
@@ -45,16 +51,14 @@ class Dialer:
 
     def __init__(
         self,
-        upgrader: Upgrader,
+        transports: Sequence[Transport],
         resolver: Resolver,
         peerstore: Peerstore,
-        io: LoopIo,
         settings: SwarmSettings,
     ) -> None:
-        self._upgrader = upgrader
+        self._transports = transports
         self._resolver = resolver
         self._peerstore = peerstore
-        self._io = io
         self._settings = settings
         self.local_only = settings.local_only
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
@@ -110,13 +114,11 @@ class Dialer:
         return found
 
     async def attempt(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
-        """Connect and upgrade. Raises OSError (TimeoutError is one), P2PForwardError."""
-        endpoint = tcp_endpoint(addr)
-        assert endpoint is not None
-        settings = self._settings
-        conduit = await tcp.connect(endpoint, self._io, settings.connect_timeout_s)
-        async with asyncio.timeout(settings.upgrade_timeout_s):
-            return await self._upgrader.upgrade(conduit, "outbound", peer_id)
+        """Dial one address. Raises OSError (TimeoutError is one), P2PForwardError."""
+        for transport in self._transports:
+            if transport.why_not(addr) is None:
+                return await transport.dial(peer_id, addr)
+        raise InvalidMultiaddr(f"no transport can dial {addr}")
 
     def held_back(self, peer_id: PeerId, addr: Multiaddr) -> str | None:
         """Why the address is not to be tried now, if it failed a moment ago."""

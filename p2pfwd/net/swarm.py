@@ -7,16 +7,14 @@ we are, `peerstore` whom we know. One shared connection per peer serves everythi
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, P2PForwardError, ProtocolNotSupported, ResourceLimitExceeded
+from p2pfwd.errors import InvalidMultiaddr, ProtocolNotSupported
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
@@ -29,17 +27,15 @@ from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
-from p2pfwd.net.transport import tcp
-from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.net.transport.contract import Listening, Transport
+from p2pfwd.net.transport.tcp_transport import TcpTransport
+from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers import store
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
-from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
 from p2pfwd.system.loop_io import LoopIo
 
 __all__ = ["Conn", "Stream", "Swarm"]
-
-log = logging.getLogger("p2pfwd.net")
 
 IDENTIFY_WAIT_S = 5.0
 
@@ -63,7 +59,7 @@ class Swarm:
         self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
         self.connections.on_disconnected(self._disconnected)
         self.own_addresses = OwnAddresses(self._bound)
-        self._upgrader = Upgrader(
+        upgrader = Upgrader(
             identity,
             self.io.pool,
             accepts=self.services.accepts,
@@ -73,9 +69,12 @@ class Swarm:
             max_inbound_streams=self.settings.max_streams_per_peer,
             psk=self.settings.psk,
         )
-        dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self.io, self.settings)
+        self._transports: tuple[Transport, ...] = (
+            TcpTransport(upgrader, self.io, self.settings, self._tasks.spawn),
+        )
+        dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
-        self._acceptors: list[Acceptor] = []
+        self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
     # --- listening --------------------------------------------------------------------------------
@@ -85,61 +84,28 @@ class Swarm:
 
         Raises InvalidMultiaddr, AddressInUse, BindFailed.
         """
-        endpoint = tcp_endpoint(addr)
-        if endpoint is None or endpoint.family not in ("ip4", "ip6"):
+        transport = next((one for one in self._transports if one.can_listen(addr)), None)
+        if transport is None:
             raise InvalidMultiaddr(f"cannot listen on {addr}: not an /ip4 or /ip6 TCP address")
-        family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as exc:
-            raise bind_failure(exc, str(addr)) from exc
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((endpoint.host, endpoint.port))
-            sock.listen(BACKLOG)
-        except OSError as exc:
-            sock.close()
-            raise bind_failure(exc, str(addr)) from exc
-        self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
-        return from_sockaddr(sock.getsockname())
+        listening = transport.listen(addr, self)
+        self._listening.append(listening)
+        return listening.addr
 
     def _bound(self) -> list[Multiaddr]:
-        return [from_sockaddr(acceptor.sock.getsockname()) for acceptor in self._acceptors]
+        return [listening.addr for listening in self._listening]
 
     def listen_addrs(self) -> list[Multiaddr]:
         """Where others can dial this node, as far as it knows; best first."""
         return self.own_addresses.all()
 
-    def _accepted(self, sock: socket.socket, _peer: Sockaddr) -> None:
-        stack = ExitStack()
-        try:
-            tcp.tune(sock)
-            conduit = tcp.TcpConduit(sock, self.io)
-            if self.settings.local_only and not is_local(conduit.remote_addr):
-                raise ConnectionRefusedError(f"{conduit.remote_addr} is outside the local network")
-            stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))
-        except (OSError, ResourceLimitExceeded) as exc:
-            log.debug("connection refused: %s", exc)
-            sock.close()
-            return
+    def admit(self, remote: Multiaddr) -> AbstractContextManager[object]:
+        """See `transport.contract.Gate`."""
+        if self.settings.local_only and not is_local(remote):
+            raise ConnectionRefusedError(f"{remote} is outside the local network")
+        return self.connmgr.pending_inbound(remote, self.conns())
 
-        def ended(task: asyncio.Task[None]) -> None:
-            if task.cancelled():  # maybe before its first step
-                stack.close()
-                conduit.abort()
-
-        self.spawn(self._inbound(conduit, stack), "inbound upgrade").add_done_callback(ended)
-
-    async def _inbound(self, conduit: tcp.TcpConduit, stack: ExitStack) -> None:
-        with stack:
-            try:
-                async with asyncio.timeout(self.settings.upgrade_timeout_s):
-                    conn = await self._upgrader.upgrade(conduit, "inbound")
-            except (P2PForwardError, TimeoutError, OSError) as exc:
-                log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
-                return
+    def arrived(self, conn: Conn) -> None:
+        """See `transport.contract.Gate`."""
         self.connections.add(conn)
 
     # --- connections ------------------------------------------------------------------------------
@@ -263,9 +229,9 @@ class Swarm:
     async def close(self) -> None:
         """Stop listening, close every connection gracefully, cancel what runs. Idempotent."""
         self.connections.closing = True
-        for acceptor in self._acceptors:
-            acceptor.close()
-        self._acceptors.clear()
+        for listening in self._listening:
+            listening.close()
+        self._listening.clear()
         await self.dials.close()
         await asyncio.gather(*(conn.close() for conn in self.conns()))
         await self._tasks.close()

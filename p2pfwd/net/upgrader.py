@@ -24,10 +24,10 @@ from p2pfwd.errors import (
     RemoteProtocolError,
 )
 from p2pfwd.net.channel import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from p2pfwd.net.conduit.contract import Conduit
+from p2pfwd.net.conduit.private import PnetConduit
 from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
-from p2pfwd.net.transport.conduit import Conduit
-from p2pfwd.net.transport.private import PnetConduit
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise.handshake import NoiseHandshake

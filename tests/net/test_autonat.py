@@ -84,7 +84,7 @@ async def test_who_is_dialed_back_is_reachable_and_leaves_no_connection() -> Non
 async def test_who_cannot_be_dialed_back_is_not_reachable() -> None:
     async with serving() as (far, _), asking() as (near, client):
         bound = near.swarm.listen_addrs()
-        near.swarm._acceptors.pop().close()
+        near.swarm._listening.pop().close()
         near.swarm.own_addresses.announce(bound)  # a port that nobody answers any more
         await join(near, far)
         await until(lambda: client.reachability is Reachability.PRIVATE)

@@ -257,7 +257,7 @@ async def test_a_connection_accepted_in_the_turn_of_the_end_is_closed() -> None:
         far, _ = listener.accept()
         far.setblocking(False)
         near.setblocking(False)
-        victim._accepted(far, far.getpeername())
+        victim._transports[0]._accepted(far, victim)
         await victim.close()
         await turns()
         assert far.fileno() == -1, "closed"

@@ -9,9 +9,9 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import DialFailed, PeerNotFound
 from p2pfwd.net import swarm as swarm_module
+from p2pfwd.net.conduit import tcp
 from p2pfwd.net.dialer import OUTSIDE
 from p2pfwd.net.resolver import Resolver
-from p2pfwd.net.transport import tcp
 from tests.net.swarm_rig import stranger, swarm
 from tests.support.fake_dns import FakeDns
 from tests.support.loops import on_loop

@@ -14,7 +14,7 @@ from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TimedOut
-from p2pfwd.net.transport.conduit import Conduit
+from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.wire.yamux.session import Session
 
 KEEPALIVE_IDLE_S: Final = 20.0

@@ -26,7 +26,7 @@ from p2pfwd.errors import (
     RemoteProtocolError,
     StreamReset,
 )
-from p2pfwd.net.transport.conduit import StreamSink
+from p2pfwd.net.conduit.contract import StreamSink
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux.stream import StreamCore
 

@@ -1,1 +1,1 @@
-"""How bytes reach another machine: TCP, and TCP inside a private network."""
+"""How another peer is reached: each transport dials and listens for addresses of its own kind."""

@@ -9,8 +9,8 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import NegotiationFailed
-from p2pfwd.net.transport.conduit import Receiver
-from p2pfwd.net.transport.private import PnetConduit
+from p2pfwd.net.conduit.contract import Receiver
+from p2pfwd.net.conduit.private import PnetConduit
 from p2pfwd.wire.multistream import HEADER
 from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream
 

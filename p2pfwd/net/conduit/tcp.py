@@ -14,7 +14,7 @@ import time
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
-from p2pfwd.net.transport.conduit import Receiver
+from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.system.buffers import READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
 

@@ -12,7 +12,7 @@ import os
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import NegotiationFailed
-from p2pfwd.net.transport.conduit import Conduit, Receiver
+from p2pfwd.net.conduit.contract import Conduit, Receiver
 from p2pfwd.wire.multistream import HEADER
 from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream
 

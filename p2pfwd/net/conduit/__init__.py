@@ -1,0 +1,1 @@
+"""Ordered byte pipes with callbacks: TCP, and any of them inside a private network."""

@@ -1,0 +1,58 @@
+"""The seam between the swarm and what carries its connections.
+
+A transport knows its own kind of address: whether it can dial one, how to dial it, how to listen on it. It
+hands over connections that are secured and multiplexed. The swarm asks its transports in order, and knows
+none by name: a new one is a file here and a line in `Swarm`'s table.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.net.link.conn import Conn
+
+
+class Gate(Protocol):
+    """What a listening transport asks of the swarm."""
+
+    def admit(self, remote: Multiaddr) -> AbstractContextManager[object]:
+        """Let a stranger in for the time of a handshake; asked before a byte is read.
+
+        Raises ResourceLimitExceeded, ConnectionRefusedError: close it at once.
+        """
+
+    def arrived(self, conn: Conn) -> None:
+        """A connection has come up."""
+
+
+class Listening(Protocol):
+    """One bound address."""
+
+    @property
+    def addr(self) -> Multiaddr:
+        """As it is bound: port 0 has become a real one."""
+
+    def close(self) -> None:
+        """Take nothing more; connections stay. Idempotent."""
+
+
+class Transport(Protocol):
+    """One way to reach peers."""
+
+    def why_not(self, addr: Multiaddr) -> str | None:
+        """Why this transport cannot dial the address, in words; None where it can."""
+
+    def can_listen(self, addr: Multiaddr) -> bool:
+        """Whether the address is one to listen on."""
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
+        """A connection to the peer at this address, with the peer's identity proved.
+
+        Raises OSError (TimeoutError is one), P2PForwardError.
+        """
+
+    def listen(self, addr: Multiaddr, gate: Gate) -> Listening:
+        """Listen. Raises AddressInUse, BindFailed."""

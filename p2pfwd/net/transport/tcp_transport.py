@@ -1,0 +1,131 @@
+"""TCP as a transport: a socket, upgraded to a connection by security and multiplexer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from typing import Any
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, from_sockaddr, tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
+from p2pfwd.net.conduit import tcp
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.transport.contract import Gate
+from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
+from p2pfwd.system.loop_io import LoopIo
+
+log = logging.getLogger("p2pfwd.net")
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]]
+
+
+class TcpTransport:
+    """Of one swarm. `spawn` runs a coroutine as a task that the swarm owns."""
+
+    def __init__(self, upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn) -> None:
+        self._upgrader = upgrader
+        self._io = io
+        self._settings = settings
+        self._spawn = spawn
+
+    # --- dialing ----------------------------------------------------------------------------------
+
+    def why_not(self, addr: Multiaddr) -> str | None:
+        """See `Transport`."""
+        endpoint = tcp_endpoint(addr)
+        if endpoint is None or endpoint.family not in ("ip4", "ip6"):
+            return "it is no TCP address"
+        if endpoint.port == 0:
+            return "port 0 is no port"
+        if address_class(addr) is AddressClass.UNSPECIFIED:
+            return "it stands for every address of a machine, and is the address of none"
+        return None
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
+        """See `Transport`."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        conduit = await tcp.connect(endpoint, self._io, self._settings.connect_timeout_s)
+        async with asyncio.timeout(self._settings.upgrade_timeout_s):
+            return await self._upgrader.upgrade(conduit, "outbound", peer_id)
+
+    # --- listening --------------------------------------------------------------------------------
+
+    def can_listen(self, addr: Multiaddr) -> bool:
+        """See `Transport`."""
+        endpoint = tcp_endpoint(addr)
+        return endpoint is not None and endpoint.family in ("ip4", "ip6")
+
+    def listen(self, addr: Multiaddr, gate: Gate) -> TcpListening:
+        """See `Transport`."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as exc:
+            raise bind_failure(exc, str(addr)) from exc
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((endpoint.host, endpoint.port))
+            sock.listen(BACKLOG)
+        except OSError as exc:
+            sock.close()
+            raise bind_failure(exc, str(addr)) from exc
+
+        def accepted(sock: socket.socket, _peer: Sockaddr) -> None:
+            self._accepted(sock, gate)
+
+        return TcpListening(Acceptor(sock, self._io.loop, accepted))
+
+    def _accepted(self, sock: socket.socket, gate: Gate) -> None:
+        stack = ExitStack()
+        try:
+            tcp.tune(sock)
+            conduit = tcp.TcpConduit(sock, self._io)
+            stack.enter_context(gate.admit(conduit.remote_addr))
+        except (OSError, ResourceLimitExceeded) as exc:
+            log.debug("connection refused: %s", exc)
+            sock.close()
+            return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled():  # maybe before its first step
+                stack.close()
+                conduit.abort()
+
+        self._spawn(self._inbound(conduit, stack, gate), "inbound upgrade").add_done_callback(ended)
+
+    async def _inbound(self, conduit: tcp.TcpConduit, stack: ExitStack, gate: Gate) -> None:
+        with stack:
+            try:
+                async with asyncio.timeout(self._settings.upgrade_timeout_s):
+                    conn = await self._upgrader.upgrade(conduit, "inbound")
+            except (P2PForwardError, TimeoutError, OSError) as exc:
+                log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
+                return
+        gate.arrived(conn)
+
+
+class TcpListening:
+    """One listening socket."""
+
+    def __init__(self, acceptor: Acceptor) -> None:
+        self._acceptor = acceptor
+
+    @property
+    def addr(self) -> Multiaddr:
+        """As it is bound."""
+        return from_sockaddr(self._acceptor.sock.getsockname())
+
+    def close(self) -> None:
+        """Take nothing more. Idempotent."""
+        self._acceptor.close()
