@@ -14,6 +14,7 @@ from p2pfwd.errors import AddressInUse, BindFailed
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.protocols.identify import Identify
 from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.protocols.ping import Ping
@@ -43,10 +44,15 @@ class PingOutcome:
 class Host:
     """One running node."""
 
-    def __init__(self, identity: PrivateKey, settings: HostSettings | None = None) -> None:
+    def __init__(
+        self,
+        identity: PrivateKey,
+        settings: HostSettings | None = None,
+        make_transports: MakeTransports = transports,
+    ) -> None:
         """Make it, not yet listening; needs a running loop. `start` is the usual way."""
         self.settings = settings or HostSettings()
-        self.swarm = Swarm(identity, self.settings.swarm)
+        self.swarm = Swarm(identity, self.settings.swarm, make_transports)
         self.peer_id: PeerId = self.swarm.peer_id
         self.identify = Identify(self.swarm, self.settings.agent_version)
         self._ping = Ping(self.swarm)
@@ -55,14 +61,18 @@ class Host:
 
     @classmethod
     async def start(
-        cls, identity: PrivateKey, listen: Sequence[Multiaddr], settings: HostSettings | None = None
+        cls,
+        identity: PrivateKey,
+        listen: Sequence[Multiaddr],
+        settings: HostSettings | None = None,
+        make_transports: MakeTransports = transports,
     ) -> Host:
         """A host that listens on `listen`. Raises as `Swarm.listen`, nothing left open.
 
         An address family that this machine does not have is left out with a warning, as long as one
         address can be bound.
         """
-        host = cls(identity, settings)
+        host = cls(identity, settings, make_transports)
         failures: list[BindFailed] = []
         try:
             for addr in listen:

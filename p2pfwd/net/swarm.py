@@ -27,8 +27,8 @@ from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
-from p2pfwd.net.transport.contract import Listening, Transport
-from p2pfwd.net.transport.tcp_transport import TcpTransport
+from p2pfwd.net.transport.contract import Listening
+from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers import store
 from p2pfwd.peers.store import Peerstore
@@ -43,7 +43,12 @@ IDENTIFY_WAIT_S = 5.0
 class Swarm:
     """All connections of one identity. Create inside a running loop; end with `close`."""
 
-    def __init__(self, identity: PrivateKey, settings: SwarmSettings | None = None) -> None:
+    def __init__(
+        self,
+        identity: PrivateKey,
+        settings: SwarmSettings | None = None,
+        make_transports: MakeTransports = transports,
+    ) -> None:
         self.identity = identity
         self.peer_id = PeerId.from_public_key(identity.public_key)
         self.settings = settings or SwarmSettings()
@@ -69,9 +74,7 @@ class Swarm:
             max_inbound_streams=self.settings.max_streams_per_peer,
             psk=self.settings.psk,
         )
-        self._transports: tuple[Transport, ...] = (
-            TcpTransport(upgrader, self.io, self.settings, self._tasks.spawn),
-        )
+        self._transports = make_transports(upgrader, self.io, self.settings, self._tasks.spawn)
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self._listening: list[Listening] = []

@@ -2,7 +2,7 @@
 
 A transport knows its own kind of address: whether it can dial one, how to dial it, how to listen on it. It
 hands over connections that are secured and multiplexed. The swarm asks its transports in order, and knows
-none by name: a new one is a file here and a line in `Swarm`'s table.
+none by name: a new one is a file here and a line in `table`.
 """
 
 from __future__ import annotations
