@@ -1,6 +1,7 @@
 """What is known of peers: addresses with an age and a source, agent, protocols. In memory, bounded.
 
 Addresses come with a time to live, or are pinned: a forward pins its explicit addresses for its life.
+What a connected peer said of itself holds while it is connected, and for a time of grace after it has left.
 After its time an address is stale: no longer told to others, but still tried where nothing better is known.
 Everything keyed by what strangers send is capped (CVE-2023-40583 was an unbounded one).
 """
@@ -20,8 +21,8 @@ MAX_PEERS: Final = 4096
 MAX_ADDRESSES_PER_PEER: Final = 64
 MAX_PROTOCOLS_PER_PEER: Final = 256
 
-CONNECTED_TTL_S: Final = 900.0
-"""Addresses of a peer that was connected lately (go: 15 min)."""
+GRACE_S: Final = 900.0
+"""How long the addresses of a peer hold after it has left (go: 15 min)."""
 
 TOLD_TTL_S: Final = 3600.0
 """Addresses that a person typed for one command."""
@@ -67,13 +68,20 @@ class PeerEntry:
 GIVEN: Final = "given"
 """Source of the addresses that the owner gave in a command."""
 
+PROVED: Final = "connected"
+"""Source of the addresses at which a connection of ours found the peer."""
+
+ITSELF: Final = "identify"
+"""Source of the addresses that the peer told while it was connected."""
+
 
 class Peerstore:
     """Peers by ID; the least recently used unpinned one goes when there are too many."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, max_peers: int = MAX_PEERS) -> None:
-        self._clock = clock
+        self.clock = clock
         self._max_peers = max_peers
+        self._connected: set[PeerId] = set()
         self._peers: OrderedDict[PeerId, PeerEntry] = OrderedDict()
         self._observers: list[Callable[[PeerId], None]] = []
 
@@ -90,16 +98,37 @@ class Peerstore:
         if entry is None:
             entry = self._peers[peer_id] = PeerEntry()
             if len(self._peers) > self._max_peers:
-                victim = next((p for p, e in self._peers.items() if not e.pinned and p != peer_id), None)
+                victim = next((p for p in self._peers if self._may_go(p) and p != peer_id), None)
                 if victim is not None:
                     del self._peers[victim]
         else:
             self._peers.move_to_end(peer_id)
         return entry
 
+    def _may_go(self, peer_id: PeerId) -> bool:
+        return peer_id not in self._connected and not self._peers[peer_id].pinned
+
+    def connected(self, peer_id: PeerId, proved: Multiaddr | None) -> None:
+        """There is a connection; `proved`: where the peer was found, if we dialed.
+
+        From now on nothing that the peer itself said or showed expires or is evicted.
+        """
+        self._connected.add(peer_id)
+        self.add_addrs(peer_id, () if proved is None else (proved,), GRACE_S, PROVED)
+
+    def disconnected(self, peer_id: PeerId) -> None:
+        """The last connection is over: the time of grace begins."""
+        self._connected.discard(peer_id)
+        entry, now = self._entry(peer_id), self.clock()
+        held = [known for known in entry.addrs.values() if known.source in (PROVED, ITSELF)]
+        for known in held:
+            known.expires_at, known.seen_at = max(known.expires_at, now + GRACE_S), now
+        if held:
+            self._changed(peer_id)
+
     def add_addrs(self, peer_id: PeerId, addrs: Iterable[Multiaddr], ttl_s: float, source: str) -> None:
         """Remember addresses (any `/p2p/ID` at their end is cut off) for `ttl_s` seconds."""
-        entry, now = self._entry(peer_id), self._clock()
+        entry, now = self._entry(peer_id), self.clock()
         seen = [self._see(entry, addr.without_peer_id(), now, now + ttl_s, source) for addr in addrs]
         if any(seen):
             self._changed(peer_id)
@@ -116,12 +145,14 @@ class Peerstore:
         known.expires_at = max(known.expires_at, expires_at)
         if seen_at - known.seen_at < SEEN_STEP_S and source == known.source:
             return False
-        known.seen_at, known.source = max(known.seen_at, seen_at), source
+        known.seen_at = max(known.seen_at, seen_at)
+        if source in (GIVEN, PROVED, ITSELF) or known.source not in (GIVEN, PROVED, ITSELF):
+            known.source = source
         return True
 
     def restore(self, peer_id: PeerId, known: Iterable[KnownAddress], agent: str | None) -> None:
         """Take over what was known in an earlier life; what is known already, and younger, stays."""
-        entry, now = self._entry(peer_id), self._clock()
+        entry, now = self._entry(peer_id), self.clock()
         for item in known:
             if item.addr not in entry.addrs and item.age_s < STALE_S:
                 self._see(entry, item.addr, now - item.age_s, now + item.ttl_s, item.source)
@@ -150,9 +181,13 @@ class Peerstore:
 
     def known(self, peer_id: PeerId) -> list[KnownAddress]:
         """Every address that is not pinned, stale ones included."""
-        entry, now = self._peers.get(peer_id), self._clock()
+        entry, now = self._peers.get(peer_id), self.clock()
         if entry is None:
             return []
+        if peer_id in self._connected:
+            for held in entry.addrs.values():
+                if held.source in (PROVED, ITSELF):
+                    held.expires_at, held.seen_at = max(held.expires_at, now + GRACE_S), now
         for addr in [a for a, e in entry.addrs.items() if now - e.seen_at > STALE_S and e.expires_at <= now]:
             del entry.addrs[addr]
         return [

@@ -108,7 +108,7 @@ class Identify:
         store = self._swarm.peerstore
         store.identified(conn.remote_peer, message.agent_version, message.protocols)
         told = visible(addrs, conn.remote_addr)
-        store.add_addrs(conn.remote_peer, told, peerstore.CONNECTED_TTL_S, "identify")
+        store.add_addrs(conn.remote_peer, told, peerstore.GRACE_S, peerstore.ITSELF)
         if message.observed_addr is not None:
             self._swarm.own_addresses.note_observed(conn.remote_peer, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)
