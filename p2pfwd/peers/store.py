@@ -16,6 +16,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.policy.provenance import Standing
 
 MAX_PEERS: Final = 4096
 MAX_ADDRESSES_PER_PEER: Final = 64
@@ -29,6 +30,12 @@ TOLD_TTL_S: Final = 3600.0
 
 STALE_S: Final = 5 * 86_400.0
 """How long after it was last seen a stale address is kept (the ancestor's seeds: 5 days)."""
+
+MAX_SERVED: Final = 64
+"""Peers remembered as served. Those that came first stay: strangers cannot push them out by being served."""
+
+SERVED_PROOF_S: Final = 3600.0
+"""Since a peer was served first until it counts as one's own: a flood is over by then, or was noticed."""
 
 SEEN_STEP_S: Final = 60.0
 """An address seen again sooner has not changed: whoever observes is not told of every repetition."""
@@ -59,6 +66,7 @@ class PeerEntry:
 
     addrs: dict[Multiaddr, AddressEntry] = field(default_factory=dict)
     pinned: dict[str, tuple[Multiaddr, ...]] = field(default_factory=dict)
+    standing: Standing = Standing.HEARD_OF
     agent: str | None = None
     protocols: frozenset[str] = frozenset()
     served: set[str] = field(default_factory=set)
@@ -82,6 +90,7 @@ class Peerstore:
         self.clock = clock
         self._max_peers = max_peers
         self._connected: set[PeerId] = set()
+        self._served: dict[PeerId, tuple[float, float]] = {}  # first and last time
         self._peers: OrderedDict[PeerId, PeerEntry] = OrderedDict()
         self._observers: list[Callable[[PeerId], None]] = []
 
@@ -101,6 +110,7 @@ class Peerstore:
                 victim = next((p for p in self._peers if self._may_go(p) and p != peer_id), None)
                 if victim is not None:
                     del self._peers[victim]
+                    self._served.pop(victim, None)
         else:
             self._peers.move_to_end(peer_id)
         return entry
@@ -114,6 +124,7 @@ class Peerstore:
         From now on nothing that the peer itself said or showed expires or is evicted.
         """
         self._connected.add(peer_id)
+        self._raise(peer_id, Standing.MET if proved is None else Standing.REACHED)
         self.add_addrs(peer_id, () if proved is None else (proved,), GRACE_S, PROVED)
 
     def disconnected(self, peer_id: PeerId) -> None:
@@ -126,9 +137,51 @@ class Peerstore:
         if held:
             self._changed(peer_id)
 
+    # --- whose peers these are --------------------------------------------------------------------
+
+    def is_own(self, peer_id: PeerId) -> bool:
+        """Whether the peer is one of the owner's: what limits keep a reserve for.
+
+        That is: named, kept or forwarded to; given in a command or forwarded to before; or served for longer
+        than a flood lasts.
+        """
+        entry = self._peers.get(peer_id)
+        if entry is None:
+            return False
+        if entry.pinned or entry.standing is Standing.OWN:
+            return True
+        first, _ = self._served.get(peer_id, (float("inf"), 0.0))
+        return self.clock() - first >= SERVED_PROOF_S
+
+    def note_forwarded(self, peer_id: PeerId) -> None:
+        """A connection of the owner's programs has gone to this peer."""
+        self._raise(peer_id, Standing.OWN)
+
+    def note_served(self, peer_id: PeerId) -> None:
+        """The peer has used a service of the owner's."""
+        now = self.clock()
+        if peer_id not in self._served and len(self._served) >= MAX_SERVED:
+            for idle in [p for p, (_, last) in self._served.items() if now - last > STALE_S]:
+                del self._served[idle]
+            if len(self._served) >= MAX_SERVED:
+                return
+        first, _ = self._served.get(peer_id, (now, now))
+        self._served[peer_id] = (first, now)
+        self._raise(peer_id, Standing.SERVED)
+
+    def _raise(self, peer_id: PeerId, standing: Standing) -> None:
+        entry = self._entry(peer_id)
+        if standing > entry.standing:
+            entry.standing = standing
+            self._changed(peer_id)
+
+    # --- addresses --------------------------------------------------------------------------------
+
     def add_addrs(self, peer_id: PeerId, addrs: Iterable[Multiaddr], ttl_s: float, source: str) -> None:
         """Remember addresses (any `/p2p/ID` at their end is cut off) for `ttl_s` seconds."""
         entry, now = self._entry(peer_id), self.clock()
+        if source == GIVEN:
+            entry.standing = Standing.OWN
         seen = [self._see(entry, addr.without_peer_id(), now, now + ttl_s, source) for addr in addrs]
         if any(seen):
             self._changed(peer_id)

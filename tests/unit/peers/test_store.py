@@ -5,8 +5,11 @@ from __future__ import annotations
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.peers.store import (
+    GIVEN,
     MAX_ADDRESSES_PER_PEER,
+    MAX_SERVED,
     SEEN_STEP_S,
+    SERVED_PROOF_S,
     STALE_S,
     KnownAddress,
     Peerstore,
@@ -140,3 +143,37 @@ def test_addresses_and_peers_are_bounded() -> None:
     for number in range(2, 10):
         it.store.add_addrs(peer(number), [addr(1)], 10.0, "dht")
     assert it.store.peers() == [ALICE, peer(8), peer(9)]  # the pinned one stays
+
+
+# --- whose peers they are -------------------------------------------------------------------------
+
+
+def test_ones_own_are_pinned_given_and_forwarded_to_and_not_whoever_came_or_was_dialed() -> None:
+    it = Watched()
+    came, dialed, heard_of, named, given, forwarded = map(peer, range(10, 16))
+    it.store.connected(came, None)
+    it.store.connected(dialed, addr(1))
+    it.store.add_addrs(heard_of, [addr(1)], 10.0, "dht")
+    it.store.pin(named, [], "named")
+    it.store.add_addrs(given, [addr(1)], 10.0, GIVEN)
+    it.store.note_forwarded(forwarded)
+    everybody = (came, dialed, heard_of, named, given, forwarded, peer(99))
+    assert [who for who in everybody if it.store.is_own(who)] == [named, given, forwarded]
+    it.store.unpin(named, "named")
+    assert not it.store.is_own(named)
+
+
+def test_who_was_served_is_ones_own_an_hour_later_and_a_flood_of_others_takes_no_place() -> None:
+    it = Watched()
+    for number in range(MAX_SERVED):
+        it.store.note_served(peer(number))
+    assert not it.store.is_own(peer(0))
+    it.clock.now += SERVED_PROOF_S
+    assert it.store.is_own(peer(0))
+    it.store.note_served(peer(0))
+    it.store.note_served(peer(1000))
+    it.clock.now += STALE_S + 1
+    assert it.store.is_own(peer(0)) and not it.store.is_own(peer(1000))
+    it.store.note_served(peer(1000))
+    it.clock.now += SERVED_PROOF_S
+    assert it.store.is_own(peer(1000)), "whoever was not seen for days has made room"
