@@ -166,9 +166,7 @@ class Swarm:
             callback(peer_id)
 
     def _connected(self, conn: Conn) -> None:
-        self.peerstore.connected(
-            conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None
-        )
+        self.peerstore.connected(conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None)
 
     def _disconnected(self, conn: Conn) -> None:
         if not self.connections.of(conn.remote_peer):
