@@ -151,9 +151,7 @@ class Forwarding:
             self.limits,
             foreground=foreground,
         )
-        explicit = tuple(addrs)
-        if explicit:
-            self._swarm.peerstore.pin(peer_id, explicit, listener.pin_tag)
+        self._swarm.peerstore.pin(peer_id, tuple(addrs), listener.pin_tag)
         listener.start()
         self._listeners.register(listener)
         return listener

@@ -173,6 +173,9 @@ class StreamRegistry:
         """Connect a registered stream with its socket; the splice owns both from now on."""
         self._dialing -= 1
         entry.abandon = None
+        known = self._swarm.peerstore
+        note = known.note_served if entry.listener.direction == "listen" else known.note_forwarded
+        note(entry.stream.remote_peer)
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.

@@ -30,6 +30,7 @@ from p2pfwd.net.transport.contract import Transport
 from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy import dial_plan
+from p2pfwd.policy.dial_plan import Candidate
 
 OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
@@ -113,6 +114,10 @@ class Dialer:
                 return PeerNotFound(f"DNS: {addr} was told by others, and leads to no public address")
         return found
 
+    def candidates(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> list[Candidate]:
+        """As `Peerstore.candidates`."""
+        return self._peerstore.candidates(peer_id, addrs)
+
     async def attempt(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
         """Dial one address. Raises OSError (TimeoutError is one), P2PForwardError."""
         for transport in self._transports:
@@ -168,7 +173,7 @@ class _Race:
     async def run(self, addrs: Sequence[Multiaddr]) -> Conn | None:
         """The first connection, or None when everything failed. The others are closed."""
         try:
-            self._plan(addr for addr in addrs if not has_name(addr))
+            self._plan(self._dialer.candidates(self._peer_id, [a for a in addrs if not has_name(a)]))
             for addr in addrs:
                 if has_name(addr):
                     lookup = self._dialer.resolve(self._peer_id, addr)
@@ -193,17 +198,19 @@ class _Race:
     def _elapsed(self) -> float:
         return self._loop.time() - self._begin
 
-    def _plan(self, addrs: Iterable[Multiaddr]) -> None:
-        """Queue dials of these addresses, counted from now."""
+    def _plan(self, candidates: Iterable[Candidate]) -> None:
+        """Queue dials of these, counted from now."""
         now = self._elapsed()
-        for planned in dial_plan.plan(addrs, self._own):
-            if planned.addr in self._planned:
+        for planned in dial_plan.plan(candidates, self._own):
+            due = dial_plan.PlannedDial(planned.addr, now + planned.delay_s)
+            if due.addr in self._planned:  # a name has led to it, too: the sooner counts
+                self._queue = [due if due.is_before(old) else old for old in self._queue]
                 continue
-            self._planned.add(planned.addr)
-            if self._dialer.local_only and not dial_plan.is_local(planned.addr):
-                self.attempts.append((str(planned.addr), OUTSIDE))
+            self._planned.add(due.addr)
+            if self._dialer.local_only and not dial_plan.is_local(due.addr):
+                self.attempts.append((str(due.addr), OUTSIDE))
             else:
-                self._queue.append(dial_plan.PlannedDial(planned.addr, now + planned.delay_s))
+                self._queue.append(due)
         self._queue.sort(key=lambda planned: planned.delay_s)
 
     def _start_due(self) -> None:
@@ -223,7 +230,8 @@ class _Race:
             if isinstance(found, PeerNotFound):
                 self.attempts.append((str(name), found.message))
             else:
-                self._plan(found)
+                (told,) = self._dialer.candidates(self._peer_id, [name])
+                self._plan(Candidate(addr, told.provenance, told.is_stale) for addr in found)
         for dial in [task for task in self._dials if task.done()]:
             addr = self._dials.pop(dial)
             if dial.exception() is None:

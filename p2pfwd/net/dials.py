@@ -25,8 +25,8 @@ from p2pfwd.net.connections import Connections
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.upgrader import describe
-from p2pfwd.peers import store
-from p2pfwd.peers.store import Peerstore
+from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
+from p2pfwd.policy.provenance import Provenance
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -73,8 +73,8 @@ class Dials:
         if peer_id == self._peer_id:
             raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
         given = list(addrs)
-        if not only:
-            self._peerstore.add_addrs(peer_id, given, store.TOLD_TTL_S, store.GIVEN)
+        if given and not only:
+            self._peerstore.add_addrs(peer_id, given, TYPED_TTL_S, Provenance.GIVEN)
         if (conn := self._connections.usable(peer_id)) is not None:
             return conn
         try:

@@ -30,7 +30,6 @@ from p2pfwd.net.tasks import Tasks
 from p2pfwd.net.transport.contract import Listening
 from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
-from p2pfwd.peers import store
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.system.loop_io import LoopIo
@@ -62,6 +61,7 @@ class Swarm:
         self.refusals = Refusals()
         self.services = Services(self._tasks)
         self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
+        self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
         self.own_addresses = OwnAddresses(self._bound)
         upgrader = Upgrader(
@@ -134,12 +134,13 @@ class Swarm:
         for callback in self._identified:
             callback(peer_id)
 
+    def _connected(self, conn: Conn) -> None:
+        self.peerstore.connected(conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None)
+
     def _disconnected(self, conn: Conn) -> None:
         if not self.connections.of(conn.remote_peer):
             self.own_addresses.forget_observer(conn.remote_peer)
-        if conn.direction == "outbound":
-            addrs, ttl = [conn.remote_addr], store.CONNECTED_TTL_S
-            self.peerstore.add_addrs(conn.remote_peer, addrs, ttl, "connected")
+            self.peerstore.disconnected(conn.remote_peer)
 
     async def connect(
         self,

@@ -4,6 +4,12 @@ Rules: the event loop never waits for the disk. One thread reads and writes, sta
 to read or write; changes are collected and written together, soon after a quiet time and seldom in a busy
 one. A damaged file is moved aside with a warning; while the file cannot be written that is said once, the
 peerstore works on, and what changed is written when the disk is well again.
+
+Ages are those of the steady clock; the wall clock, which may be years off, makes nobody young or forgotten:
+- The time that the daemon was not running counts from the latest time in the file, and for a day at most.
+- A wall clock behind that time says nothing: then a day is assumed, and no address is taken for fresh.
+- When the wall clock was set, and after a start like these, everything is written anew with its times.
+- Old peers are forgotten by their ages in memory and by the file's bounds, never by a date.
 """
 
 from __future__ import annotations
@@ -16,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -23,7 +30,8 @@ from typing import Any, Final
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StorageFailed
 from p2pfwd.peers.book_file import AddressFile, DamagedFile, StoredAddress, StoredPeer
-from p2pfwd.peers.store import STALE_S, KnownAddress, Peerstore
+from p2pfwd.peers.claims import KnownAddress
+from p2pfwd.peers.store import GRACE_S, Peerstore
 
 log = logging.getLogger("p2pfwd.peers")
 
@@ -34,7 +42,13 @@ AT_ONCE: Final = 64
 """Peers given to the peerstore, or taken from it, in one turn of the event loop: 2 ms if all are full."""
 
 MAX_TTL_S: Final = 86_400.0
-"""Longest life left that is believed: the clock may have been set since."""
+"""Longest life of an address that is believed."""
+
+OFF_MOST_S: Final = 86_400.0
+"""How long the daemon counts as not running, at most: an address is no worse for a machine's holidays."""
+
+CLOCK_STEP_S: Final = 60.0
+"""By how much the two clocks may drift apart until the wall clock counts as set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,7 @@ class AddressBook:
         self._store = store
         self._pace = pace or Pace()
         self._wall = wall
+        self._offset = wall() - store.clock()  # of the wall clock from the steady one
         self._loop = asyncio.get_running_loop()
         self._file = AddressFile(path)
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -130,31 +145,41 @@ class AddressBook:
         """Have some of what has changed written; `_has_saved` goes on with the rest."""
         self._timer = None
         now = self._wall()
+        if abs(now - self._store.clock() - self._offset) > CLOCK_STEP_S:
+            self._offset = now - self._store.clock()
+            self._dirty.update(self._store.peers())
+            self._backlog = len(self._dirty)
         self._saving = frozenset(islice(self._dirty, AT_ONCE))
         self._dirty -= self._saving
         self._backlog -= len(self._saving)
         batch = [self._stored(peer_id, now) for peer_id in self._saving]
-        self._submit(partial(self._save, batch, now - STALE_S))
+        self._submit(partial(self._save, batch))
 
     def _stored(self, peer_id: PeerId, now: float) -> StoredPeer:
         addrs = tuple(
-            StoredAddress(known.addr, known.source, now - known.age_s, now + known.ttl_s)
-            for known in self._store.known(peer_id)
+            StoredAddress(
+                claim.addr,
+                claim.provenance,
+                now - claim.age_s,
+                now + (claim.ttl_s if claim.ttl_s < inf else GRACE_S),
+            )
+            for claim in self._store.best_claims(peer_id)
         )
-        return StoredPeer(peer_id, self._store.agent(peer_id), addrs)
+        return StoredPeer(peer_id, self._store.agent(peer_id), self._store.standing(peer_id), addrs)
 
-    def _restore(self, peers: Sequence[StoredPeer]) -> None:
-        now = self._wall()
+    def _restore(self, peers: Sequence[StoredPeer], latest: float, off_s: float) -> None:
+        """Take over peers of the file, whose latest time is `latest`, `off_s` before now."""
         self._restoring = True
         for peer in peers:
-            known = [
-                KnownAddress(a.addr, a.source, max(0.0, now - a.seen), min(a.expires - now, MAX_TTL_S))
-                for a in peer.addrs
-            ]
-            self._store.restore(peer.peer_id, known, peer.agent)
+            # A time after the latest one is from a clock that was wrong, and as good as none.
+            ages = [max(0.0, latest - a.seen) + off_s if a.seen <= latest else OFF_MOST_S for a in peer.addrs]
+            known = [_at_age(stored, age_s) for stored, age_s in zip(peer.addrs, ages, strict=True)]
+            self._store.restore(peer.peer_id, known, peer.agent, peer.standing)
         self._restoring = False
 
-    def _has_loaded(self) -> None:
+    def _has_loaded(self, clock_was_wrong: bool) -> None:
+        if clock_was_wrong:
+            self._dirty.update(self._store.peers())
         self.loaded.set()
         self._set_timer()
 
@@ -205,14 +230,20 @@ class AddressBook:
             peers = self._undamaged(self._file.load)
         except StorageFailed as exc:
             log.warning("%s; nothing is known of peers met before", exc.message)
+        now = self._wall()
+        seen = [stored.seen for peer in peers for stored in peer.addrs] or [now]
+        past = [at for at in seen if at <= now + CLOCK_STEP_S]
+        latest = max(past or seen)
+        off_s = min(max(0.0, now - latest), OFF_MOST_S) if past else OFF_MOST_S
+        clock_was_wrong = len(past) < len(seen) or now - latest > OFF_MOST_S
         for start in range(0, len(peers), AT_ONCE):
-            self._tell(self._restore, peers[start : start + AT_ONCE])
-        self._tell(self._has_loaded)
+            self._tell(self._restore, peers[start : start + AT_ONCE], latest, off_s)
+        self._tell(self._has_loaded, clock_was_wrong)
 
-    def _save(self, batch: Sequence[StoredPeer], horizon: float) -> None:
+    def _save(self, batch: Sequence[StoredPeer]) -> None:
         error = None
         try:
-            self._undamaged(partial(self._file.save, batch, horizon))
+            self._undamaged(partial(self._file.save, batch))
         except StorageFailed as exc:
             error = exc
         self._tell(self._has_saved, error)
@@ -225,3 +256,8 @@ class AddressBook:
             aside = self._file.set_aside()
             self._tell(self._has_been_damaged, exc, aside)
             return work()
+
+
+def _at_age(stored: StoredAddress, age_s: float) -> KnownAddress:
+    life_s = min(stored.expires - stored.seen, MAX_TTL_S)
+    return KnownAddress(stored.addr, stored.provenance, age_s, life_s - age_s)

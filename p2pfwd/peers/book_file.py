@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, StorageFailed
+from p2pfwd.peers.store import MAX_ADDRESS_BYTES
+from p2pfwd.policy.provenance import Provenance, Standing
 from p2pfwd.system.private_files import storage_failed
 
 if TYPE_CHECKING:
@@ -26,13 +29,12 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 """`PRAGMA user_version`; another schema needs another number."""
 
-MAX_PEERS: Final = 1000
-"""Peers kept: those that were connected first, then by when they were last seen."""
+MAX_STORED_PEERS: Final = 1000
+"""Peers kept: those of the best standing first, then by when they were last seen."""
 
-MAX_ADDRESSES: Final = 16
-"""Addresses kept of one peer, the youngest."""
+MAX_STORED_ADDRESSES: Final = 16
+"""Addresses kept of one peer: those of the best provenance first, then the youngest."""
 
-MAX_ADDRESS_BYTES: Final = 512
 MAX_AGENT_CHARS: Final = 128
 MAX_FILE_BYTES: Final = 32 << 20
 """Backstop: 1000 peers with 16 of the longest addresses take 19 MB; everyday ones under 2."""
@@ -51,6 +53,7 @@ _SETUP: Final = (
 
 _SCHEMA: Final = (
     "BEGIN IMMEDIATE",
+    # was_connected is the peer's Standing: it was 0 or 1 once, which are HEARD_OF and MET.
     "CREATE TABLE peers (id BLOB PRIMARY KEY, agent TEXT, was_connected INTEGER NOT NULL, seen REAL NOT NULL)"
     " WITHOUT ROWID",
     "CREATE TABLE addresses (peer BLOB NOT NULL, address BLOB NOT NULL, source TEXT NOT NULL,"
@@ -61,7 +64,7 @@ _SCHEMA: Final = (
 
 _PRUNE: Final = (
     "DELETE FROM peers WHERE id IN ("
-    f"SELECT id FROM peers ORDER BY was_connected DESC, seen DESC LIMIT -1 OFFSET {MAX_PEERS})"
+    f"SELECT id FROM peers ORDER BY was_connected DESC, seen DESC LIMIT -1 OFFSET {MAX_STORED_PEERS})"
 )
 _SWEEP: Final = "DELETE FROM addresses WHERE peer NOT IN (SELECT id FROM peers)"
 
@@ -71,7 +74,7 @@ class StoredAddress:
     """One address of a peer; times in Unix seconds."""
 
     addr: Multiaddr
-    source: str
+    provenance: Provenance
     seen: float
     expires: float
 
@@ -82,12 +85,8 @@ class StoredPeer:
 
     peer_id: PeerId
     agent: str | None
+    standing: Standing
     addrs: tuple[StoredAddress, ...]
-
-    @property
-    def was_connected(self) -> bool:
-        """Whether the peer itself was met, and not only heard of."""
-        return self.agent is not None or any(a.source in ("connected", "identify") for a in self.addrs)
 
 
 class DamagedFile(StorageFailed):
@@ -110,23 +109,21 @@ class AddressFile:
             if verdict != "ok":
                 raise self._damaged(verdict)
             rows = db.execute(
-                "SELECT id, agent, address, source, a.seen, expires FROM peers p"
+                "SELECT id, agent, was_connected, address, source, a.seen, expires FROM peers p"
                 " JOIN addresses a ON a.peer = p.id ORDER BY p.seen DESC, p.id, a.seen DESC"
             )
             return list(_peers(rows))
 
-    def save(self, peers: Iterable[StoredPeer], horizon: float) -> None:
+    def save(self, peers: Iterable[StoredPeer]) -> None:
         """Replace what the file has of these peers, in one transaction, and keep its bounds.
 
-        Peers last seen before `horizon` are forgotten.
+        One without addresses is forgotten. None is by a date: the clock that wrote it may have been wrong.
         """
         with self._working() as db:
             db.execute("BEGIN IMMEDIATE")
             for peer in peers:
                 _replace(db, peer)
-            gone = db.execute("DELETE FROM peers WHERE seen < ?", (horizon,)).rowcount
-            gone += db.execute(_PRUNE).rowcount
-            if gone:
+            if db.execute(_PRUNE).rowcount:
                 db.execute(_SWEEP)
             db.execute("COMMIT")
 
@@ -219,37 +216,41 @@ class AddressFile:
 def _replace(db: Connection, peer: StoredPeer) -> None:
     key = peer.peer_id.to_bytes()
     db.execute("DELETE FROM addresses WHERE peer = ?", (key,))
-    young = sorted(peer.addrs, key=lambda a: a.seen, reverse=True)
+    best = sorted(peer.addrs, key=lambda a: (a.provenance, -a.seen))
     rows = [
-        (key, encoded, a.source, a.seen, a.expires)
-        for a in young
+        (key, encoded, a.provenance.text, a.seen, a.expires)
+        for a in best
         if len(encoded := a.addr.to_bytes()) <= MAX_ADDRESS_BYTES
-    ][:MAX_ADDRESSES]
+    ][:MAX_STORED_ADDRESSES]
     if not rows:
         db.execute("DELETE FROM peers WHERE id = ?", (key,))
         return
     agent = None if peer.agent is None else peer.agent[:MAX_AGENT_CHARS]
     db.execute(
-        "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)", (key, agent, peer.was_connected, rows[0][3])
+        "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)",
+        (key, agent, int(peer.standing), max(seen for _, _, _, seen, _ in rows)),
     )
     db.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _peers(rows: Iterable[tuple[Any, ...]]) -> Iterator[StoredPeer]:
     """Rows of addresses, those of one peer side by side, as peers; a row that makes no sense is left out."""
-    current: PeerId | None = None
-    agent: str | None = None
+    current: StoredPeer | None = None
     addrs: list[StoredAddress] = []
-    for key, row_agent, address, source, seen, expires in rows:
+    for key, agent, standing, address, source, seen, expires in rows:
         try:
             peer_id = PeerId.from_bytes(bytes(key))
-            stored = StoredAddress(Multiaddr.from_bytes(address), str(source), float(seen), float(expires))
+            addr, provenance = Multiaddr.from_bytes(address), Provenance.from_text(str(source))
+            stored = StoredAddress(addr, provenance, float(seen), float(expires))
+            peer = StoredPeer(peer_id, agent, Standing(standing), ())
         except (InvalidPeerId, InvalidMultiaddr, TypeError, ValueError):
             continue
-        if peer_id != current:
+        if not (isfinite(stored.seen) and isfinite(stored.expires)):
+            continue
+        if current is None or peer_id != current.peer_id:
             if current is not None:
-                yield StoredPeer(current, agent, tuple(addrs))
-            current, agent, addrs = peer_id, row_agent, []
+                yield replace(current, addrs=tuple(addrs))
+            current, addrs = peer, []
         addrs.append(stored)
     if current is not None:
-        yield StoredPeer(current, agent, tuple(addrs))
+        yield replace(current, addrs=tuple(addrs))

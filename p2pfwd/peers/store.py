@@ -1,8 +1,12 @@
-"""What is known of peers: addresses with an age and a source, agent, protocols. In memory, bounded.
+"""Whom we know: peers, how well each is known, where it is and who says so. In memory, bounded.
 
-Addresses come with a time to live, or are pinned: a forward pins its explicit addresses for its life.
-After its time an address is stale: no longer told to others, but still tried where nothing better is known.
-Everything keyed by what strangers send is capped (CVE-2023-40583 was an unbounded one).
+Rules:
+- Addresses are claims (`claims`), or pinned: a forward, a name and whoever is kept pin theirs for their life.
+- What a connected peer said of itself holds while it is connected, and for a time of grace after it has left.
+- After its time an address is stale: no longer told to others, but still tried.
+- Where there are too many peers, `policy.provenance.to_forget` says of which standing one goes; of those the
+  one that was heard of longest ago. Whoever is connected or pinned stays.
+- Everything keyed by what strangers send is capped (CVE-2023-40583 was an unbounded one).
 """
 
 from __future__ import annotations
@@ -11,172 +15,153 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.peers.claims import MAX_CLAIMED, STALE_S, Claims, KnownAddress
+from p2pfwd.policy.dial_plan import Candidate
+from p2pfwd.policy.provenance import Provenance, Standing, to_forget
 
 MAX_PEERS: Final = 4096
-MAX_ADDRESSES_PER_PEER: Final = 64
+MAX_ADDRESSES_IN_ALL: Final = 32_768
+"""Addresses of all peers; some 20 MB. Eight of each peer are many, a few peers may have more."""
+
+MAX_ADDRESS_BYTES: Final = 512
+"""Longest address taken from others: a relay's with two certificate hashes has 250."""
+
 MAX_PROTOCOLS_PER_PEER: Final = 256
 
-CONNECTED_TTL_S: Final = 900.0
-"""Addresses of a peer that was connected lately (go: 15 min)."""
+GRACE_S: Final = 900.0
+"""How long the addresses of a peer hold after it has left (go: 15 min)."""
 
-TOLD_TTL_S: Final = 3600.0
+TYPED_TTL_S: Final = 3600.0
 """Addresses that a person typed for one command."""
 
-STALE_S: Final = 5 * 86_400.0
-"""How long after it was last seen a stale address is kept (the ancestor's seeds: 5 days)."""
+MAX_SERVED: Final = 64
+"""Peers remembered as served. Those that came first stay: strangers cannot push them out by being served."""
 
-SEEN_STEP_S: Final = 60.0
-"""An address seen again sooner has not changed: whoever observes is not told of every repetition."""
-
-
-@dataclass(slots=True)
-class AddressEntry:
-    """One address of one peer. Times are the clock's (monotonic seconds)."""
-
-    expires_at: float
-    source: str
-    seen_at: float
+SERVED_PROOF_S: Final = 3600.0
+"""Since a peer was served first until it counts as one's own: a flood is over by then, or was noticed."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownAddress:
-    """One address of a peer, as it is known now."""
-
-    addr: Multiaddr
-    source: str  # "given", "identify", "connected", ...
-    age_s: float  # since it was last seen
-    ttl_s: float  # time to live that is left; 0 or less: stale
+_LEAST: Final = {
+    Provenance.GIVEN: Standing.OWN,
+    Provenance.PROVED: Standing.REACHED,
+    Provenance.ITSELF: Standing.MET,
+    Provenance.SIGNED: Standing.HEARD_OF,
+    Provenance.HEARSAY: Standing.HEARD_OF,
+}
+"""The standing of a peer that has such an address."""
 
 
 @dataclass(slots=True)
 class PeerEntry:
     """What is known of one peer."""
 
-    addrs: dict[Multiaddr, AddressEntry] = field(default_factory=dict)
+    claims: Claims = field(default_factory=Claims)
     pinned: dict[str, tuple[Multiaddr, ...]] = field(default_factory=dict)
+    standing: Standing = Standing.HEARD_OF
+    connected: bool = False
     agent: str | None = None
     protocols: frozenset[str] = frozenset()
     served: set[str] = field(default_factory=set)
     """Protocols on which a stream of ours was accepted; they may be opened without waiting."""
 
-
-GIVEN: Final = "given"
-"""Source of the addresses that the owner gave in a command."""
+    @property
+    def may_go(self) -> bool:
+        """Whether it may be forgotten when there is no room."""
+        return not self.connected and not self.pinned
 
 
 class Peerstore:
-    """Peers by ID; the least recently used unpinned one goes when there are too many."""
+    """Peers by ID. `clock` gives seconds that only go forward."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, max_peers: int = MAX_PEERS) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        max_peers: int = MAX_PEERS,
+        max_addresses: int = MAX_ADDRESSES_IN_ALL,
+    ) -> None:
+        self.clock = clock
         self._max_peers = max_peers
-        self._peers: OrderedDict[PeerId, PeerEntry] = OrderedDict()
+        self._max_addresses = max_addresses
+        self._peers: dict[PeerId, PeerEntry] = {}
+        self._may_go: dict[Standing, OrderedDict[PeerId, None]] = {each: OrderedDict() for each in Standing}
+        """Who may be forgotten; of each standing, those heard of longest ago first."""
+        self._addresses = 0
+        self._served: dict[PeerId, tuple[float, float]] = {}  # first and last time
         self._observers: list[Callable[[PeerId], None]] = []
 
     def on_change(self, callback: Callable[[PeerId], None]) -> None:
-        """Be told of every peer whose addresses, pinned ones included, or agent changed."""
+        """Be told of every peer whose addresses, pinned ones included, standing or agent changed."""
         self._observers.append(callback)
 
     def _changed(self, peer_id: PeerId) -> None:
         for callback in self._observers:
             callback(peer_id)
 
+    # --- the bounds -------------------------------------------------------------------------------
+
     def _entry(self, peer_id: PeerId) -> PeerEntry:
+        """The peer's entry, which counts as heard of now; made if there is none."""
         entry = self._peers.get(peer_id)
         if entry is None:
             entry = self._peers[peer_id] = PeerEntry()
-            if len(self._peers) > self._max_peers:
-                victim = next((p for p, e in self._peers.items() if not e.pinned and p != peer_id), None)
-                if victim is not None:
-                    del self._peers[victim]
-        else:
-            self._peers.move_to_end(peer_id)
+        self._touch(peer_id, entry)
+        self._fit(peer_id)
         return entry
 
-    def add_addrs(self, peer_id: PeerId, addrs: Iterable[Multiaddr], ttl_s: float, source: str) -> None:
-        """Remember addresses (any `/p2p/ID` at their end is cut off) for `ttl_s` seconds."""
-        entry, now = self._entry(peer_id), self._clock()
-        seen = [self._see(entry, addr.without_peer_id(), now, now + ttl_s, source) for addr in addrs]
-        if any(seen):
-            self._changed(peer_id)
+    def _touch(self, peer_id: PeerId, entry: PeerEntry) -> None:
+        queue = self._may_go[entry.standing]
+        queue.pop(peer_id, None)
+        if entry.may_go:
+            queue[peer_id] = None
 
-    def _see(self, entry: PeerEntry, bare: Multiaddr, seen_at: float, expires_at: float, source: str) -> bool:
-        """Remember one address; whether that is news."""
-        known = entry.addrs.get(bare)
-        if known is None:
-            if len(entry.addrs) >= MAX_ADDRESSES_PER_PEER:
-                soonest = min(entry.addrs, key=lambda a: entry.addrs[a].expires_at)
-                del entry.addrs[soonest]
-            entry.addrs[bare] = AddressEntry(expires_at, source, seen_at)
-            return True
-        known.expires_at = max(known.expires_at, expires_at)
-        if seen_at - known.seen_at < SEEN_STEP_S and source == known.source:
+    def _fit(self, newcomer: PeerId) -> None:
+        """Forget others while there are too many peers or addresses."""
+        while len(self._peers) > self._max_peers or self._addresses > self._max_addresses:
+            counts = {standing: len(queue) - (newcomer in queue) for standing, queue in self._may_go.items()}
+            standing = to_forget(counts, self._max_peers)
+            if standing is None:
+                return
+            victim = next(peer_id for peer_id in self._may_go[standing] if peer_id != newcomer)
+            del self._may_go[standing][victim]
+            self._addresses -= len(self._peers.pop(victim).claims)
+            self._served.pop(victim, None)
+
+    def _rise(self, peer_id: PeerId, entry: PeerEntry, standing: Standing) -> bool:
+        if standing <= entry.standing:
             return False
-        known.seen_at, known.source = max(known.seen_at, seen_at), source
+        self._may_go[entry.standing].pop(peer_id, None)
+        entry.standing = standing
+        self._touch(peer_id, entry)
         return True
 
-    def restore(self, peer_id: PeerId, known: Iterable[KnownAddress], agent: str | None) -> None:
-        """Take over what was known in an earlier life; what is known already, and younger, stays."""
-        entry, now = self._entry(peer_id), self._clock()
-        for item in known:
-            if item.addr not in entry.addrs and item.age_s < STALE_S:
-                self._see(entry, item.addr, now - item.age_s, now + item.ttl_s, item.source)
-        if entry.agent is None:
-            entry.agent = agent
-        self._changed(peer_id)
+    # --- who they are -----------------------------------------------------------------------------
 
-    def drop_addr(self, peer_id: PeerId, addr: Multiaddr) -> None:
-        """Forget an address at which somebody else was found."""
-        entry = self._peers.get(peer_id)
-        if entry is not None and entry.addrs.pop(addr.without_peer_id(), None) is not None:
+    def connected(self, peer_id: PeerId, proved: Multiaddr | None) -> None:
+        """There is a connection; `proved`: where the peer was found, if we dialed.
+
+        From now on nothing that the peer itself said or showed expires or is evicted.
+        """
+        entry = self._entry(peer_id)
+        entry.connected = True
+        rose = self._rise(peer_id, entry, Standing.MET if proved is None else Standing.REACHED)
+        self._touch(peer_id, entry)
+        news = proved is not None and self._claim(peer_id, entry, (proved,), Provenance.PROVED, inf)
+        if rose or news:
             self._changed(peer_id)
 
-    def pinned(self, peer_id: PeerId) -> list[Multiaddr]:
-        """The pinned addresses."""
+    def disconnected(self, peer_id: PeerId) -> None:
+        """The last connection is over: the time of grace begins."""
         entry = self._peers.get(peer_id)
-        pins = entry.pinned.values() if entry is not None else ()
-        return list(dict.fromkeys(addr.without_peer_id() for addrs in pins for addr in addrs))
-
-    def is_trusted(self, peer_id: PeerId, addr: Multiaddr) -> bool:
-        """Whether it was this node's owner who said that the peer is at this address."""
-        entry, bare = self._peers.get(peer_id), addr.without_peer_id()
-        if entry is not None and (known := entry.addrs.get(bare)) is not None and known.source == GIVEN:
-            return True
-        return bare in self.pinned(peer_id)
-
-    def known(self, peer_id: PeerId) -> list[KnownAddress]:
-        """Every address that is not pinned, stale ones included."""
-        entry, now = self._peers.get(peer_id), self._clock()
         if entry is None:
-            return []
-        for addr in [a for a, e in entry.addrs.items() if now - e.seen_at > STALE_S and e.expires_at <= now]:
-            del entry.addrs[addr]
-        return [
-            KnownAddress(a, e.source, now - e.seen_at, e.expires_at - now) for a, e in entry.addrs.items()
-        ]
-
-    def addrs(self, peer_id: PeerId) -> list[Multiaddr]:
-        """Pinned addresses, then the others that have not expired."""
-        fresh = (known.addr for known in self.known(peer_id) if known.ttl_s > 0)
-        return list(dict.fromkeys([*self.pinned(peer_id), *fresh]))
-
-    def dialable(self, peer_id: PeerId) -> list[Multiaddr]:
-        """As `addrs`; the stale ones where there is none: a try costs little, and peers move seldom."""
-        return self.addrs(peer_id) or [known.addr for known in self.known(peer_id)]
-
-    def pin(self, peer_id: PeerId, addrs: Iterable[Multiaddr], tag: str) -> None:
-        """Keep these addresses until `unpin` with the same tag."""
-        self._entry(peer_id).pinned[tag] = tuple(addrs)
-        self._changed(peer_id)
-
-    def unpin(self, peer_id: PeerId, tag: str) -> None:
-        """Undo `pin`; nothing if there was none."""
-        entry = self._peers.get(peer_id)
-        if entry is not None and entry.pinned.pop(tag, None) is not None:
+            return
+        entry.connected = False
+        self._touch(peer_id, entry)
+        if entry.claims.release(self.clock(), GRACE_S):
             self._changed(peer_id)
 
     def identified(self, peer_id: PeerId, agent: str | None, protocols: Iterable[str]) -> None:
@@ -186,6 +171,49 @@ class Peerstore:
         if entry.agent != agent:
             entry.agent = agent
             self._changed(peer_id)
+
+    def is_own(self, peer_id: PeerId) -> bool:
+        """Whether the peer is one of the owner's: what limits keep a reserve for.
+
+        That is: named, kept or forwarded to; given in a command or forwarded to before; or served for longer
+        than a flood lasts.
+        """
+        entry = self._peers.get(peer_id)
+        if entry is None:
+            return False
+        if entry.pinned or entry.standing is Standing.OWN:
+            return True
+        first, _ = self._served.get(peer_id, (inf, 0.0))
+        return self.clock() - first >= SERVED_PROOF_S
+
+    def note_forwarded(self, peer_id: PeerId) -> None:
+        """A connection of the owner's programs has gone to this peer."""
+        if self._rise(peer_id, self._entry(peer_id), Standing.OWN):
+            self._changed(peer_id)
+
+    def note_served(self, peer_id: PeerId) -> None:
+        """The peer has used a service of the owner's."""
+        now = self.clock()
+        if self._enter_served(peer_id, now, now) and self._rise(
+            peer_id, self._entry(peer_id), Standing.SERVED
+        ):
+            self._changed(peer_id)
+
+    def _enter_served(self, peer_id: PeerId, first: float, now: float) -> bool:
+        """Count it among those served, if there is room."""
+        if peer_id not in self._served and len(self._served) >= MAX_SERVED:
+            for idle in [p for p, (_, last) in self._served.items() if now - last > STALE_S]:
+                del self._served[idle]
+            if len(self._served) >= MAX_SERVED:
+                return False
+        first, _ = self._served.get(peer_id, (first, now))
+        self._served[peer_id] = (first, now)
+        return True
+
+    def standing(self, peer_id: PeerId) -> Standing:
+        """How well it is known."""
+        entry = self._peers.get(peer_id)
+        return entry.standing if entry is not None else Standing.HEARD_OF
 
     def agent(self, peer_id: PeerId) -> str | None:
         """Its agent version, if it was ever identified."""
@@ -213,3 +241,155 @@ class Peerstore:
     def peers(self) -> list[PeerId]:
         """Everybody known."""
         return list(self._peers)
+
+    # --- where they are ---------------------------------------------------------------------------
+
+    def add_addrs(
+        self, peer_id: PeerId, addrs: Iterable[Multiaddr], ttl_s: float, provenance: Provenance
+    ) -> None:
+        """Remember addresses (any `/p2p/ID` at their end is cut off) for `ttl_s` seconds.
+
+        What is not given is cut to what is kept of one peer, those first that this node could dial.
+        """
+        known = self._peers.get(peer_id)
+        entry = known if known is not None and provenance is Provenance.HEARSAY else self._entry(peer_id)
+        if entry.standing is Standing.HEARD_OF:
+            self._touch(peer_id, entry)
+        rose = provenance is Provenance.GIVEN and self._rise(peer_id, entry, Standing.OWN)
+        if self._claim(peer_id, entry, addrs, provenance, self.clock() + ttl_s) or rose:
+            self._changed(peer_id)
+
+    def tells(self, peer_id: PeerId, addrs: Iterable[Multiaddr], among: Callable[[Multiaddr], bool]) -> None:
+        """The peer itself says where it is, as far as `among` goes: what it said before and not now, ages.
+
+        Held while it is connected.
+        """
+        entry, now = self._entry(peer_id), self.clock()
+        told = dict.fromkeys(addr.without_peer_id() for addr in addrs)
+        gone = {addr for addr in entry.claims.told_by_itself() if addr not in told and among(addr)}
+        news = bool(gone) and entry.claims.release(now, GRACE_S, gone)
+        expires_at = inf if entry.connected else now + GRACE_S
+        if self._claim(peer_id, entry, told, Provenance.ITSELF, expires_at) or news:
+            self._changed(peer_id)
+
+    def _claim(
+        self,
+        peer_id: PeerId,
+        entry: PeerEntry,
+        addrs: Iterable[Multiaddr],
+        provenance: Provenance,
+        expires_at: float,
+    ) -> bool:
+        """Enter claims of now; whether there was news."""
+        bare = list(dict.fromkeys(addr.without_peer_id() for addr in addrs))
+        if provenance is not Provenance.GIVEN:
+            bare = [addr for addr in bare if len(addr.to_bytes()) <= MAX_ADDRESS_BYTES]
+            bare.sort(key=lambda addr: tcp_endpoint(addr) is None)
+        now, before = self.clock(), len(entry.claims)
+        news = [entry.claims.note(a, provenance, now, expires_at) for a in bare[: MAX_CLAIMED[provenance]]]
+        self._addresses += len(entry.claims) - before
+        self._fit(peer_id)
+        return any(news)
+
+    def restore(
+        self,
+        peer_id: PeerId,
+        known: Iterable[KnownAddress],
+        agent: str | None,
+        standing: Standing = Standing.HEARD_OF,
+    ) -> None:
+        """Take over what was known in an earlier life; what is known by now stays."""
+        young = [item for item in known if item.age_s < STALE_S]
+        if not young and peer_id not in self._peers:
+            return
+        entry, now = self._entry(peer_id), self.clock()
+        before = len(entry.claims)
+        for item in young:
+            entry.claims.note(item.addr, item.provenance, now - item.age_s, now + item.ttl_s)
+            standing = max(standing, _LEAST[item.provenance])
+        self._addresses += len(entry.claims) - before
+        if entry.agent is None:
+            entry.agent = agent
+        if standing is Standing.SERVED and not self._enter_served(peer_id, now - SERVED_PROOF_S, now):
+            standing = Standing.REACHED
+        self._rise(peer_id, entry, standing)
+        self._fit(peer_id)
+        self._changed(peer_id)
+
+    def drop_addr(self, peer_id: PeerId, addr: Multiaddr) -> None:
+        """Forget an address at which somebody else was found."""
+        entry = self._peers.get(peer_id)
+        if entry is not None and entry.claims.drop(addr.without_peer_id()):
+            self._addresses -= 1
+            self._changed(peer_id)
+
+    def pin(self, peer_id: PeerId, addrs: Iterable[Multiaddr], tag: str) -> None:
+        """Keep these addresses, and the peer in mind, until `unpin` with the same tag."""
+        entry = self._entry(peer_id)
+        entry.pinned[tag] = tuple(addrs)
+        self._touch(peer_id, entry)
+        self._changed(peer_id)
+
+    def unpin(self, peer_id: PeerId, tag: str) -> None:
+        """Undo `pin`; nothing if there was none."""
+        entry = self._peers.get(peer_id)
+        if entry is not None and entry.pinned.pop(tag, None) is not None:
+            self._touch(peer_id, entry)
+            self._changed(peer_id)
+
+    def pinned(self, peer_id: PeerId) -> list[Multiaddr]:
+        """The pinned addresses."""
+        entry = self._peers.get(peer_id)
+        pins = entry.pinned.values() if entry is not None else ()
+        return list(dict.fromkeys(addr.without_peer_id() for addrs in pins for addr in addrs))
+
+    def is_trusted(self, peer_id: PeerId, addr: Multiaddr) -> bool:
+        """Whether it was this node's owner who said that the peer is at this address."""
+        entry, bare = self._peers.get(peer_id), addr.without_peer_id()
+        given = entry is not None and entry.claims.has(bare, Provenance.GIVEN)
+        return given or bare in self.pinned(peer_id)
+
+    def known(self, peer_id: PeerId) -> list[KnownAddress]:
+        """Every address that is not pinned, stale ones included, the best founded first."""
+        entry, now = self._peers.get(peer_id), self.clock()
+        if entry is None:
+            return []
+        before = len(entry.claims)
+        entry.claims.forget_old(now)
+        self._addresses += len(entry.claims) - before
+        return sorted(entry.claims.known(now), key=lambda known: known.provenance)
+
+    def best_claims(self, peer_id: PeerId) -> list[KnownAddress]:
+        """As `known`, with the age and life of the best claim alone: what is to be kept across restarts."""
+        self.known(peer_id)  # what is too old goes
+        entry = self._peers.get(peer_id)
+        return list(entry.claims.best(self.clock())) if entry is not None else []
+
+    def addrs(self, peer_id: PeerId) -> list[Multiaddr]:
+        """Pinned addresses, then the others that have not expired, the best founded first."""
+        fresh = (known.addr for known in self.known(peer_id) if known.ttl_s > 0)
+        return list(dict.fromkeys([*self.pinned(peer_id), *fresh]))
+
+    def dialable(self, peer_id: PeerId) -> list[Multiaddr]:
+        """Where to try: as `addrs`, and what is stale, the best founded first.
+
+        A try costs little, and peers move seldom. Stale hearsay only where there is nothing else.
+        """
+        known = self.known(peer_id)
+        better = (each.addr for each in known if each.ttl_s > 0 or each.provenance < Provenance.HEARSAY)
+        return list(dict.fromkeys([*self.pinned(peer_id), *better])) or [each.addr for each in known]
+
+    def candidates(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> list[Candidate]:
+        """The addresses, each with what is known to speak for it; HEARSAY if nothing is."""
+        pinned = set(self.pinned(peer_id))
+        known = {each.addr: each for each in self.known(peer_id)}
+        found: list[Candidate] = []
+        for addr in addrs:
+            bare = addr.without_peer_id()
+            if bare in pinned:
+                found.append(Candidate(addr, Provenance.GIVEN))
+            elif (each := known.get(bare)) is not None:
+                found.append(Candidate(addr, each.provenance, each.ttl_s <= 0))
+            else:
+                found.append(Candidate(addr, Provenance.HEARSAY))
+        return found

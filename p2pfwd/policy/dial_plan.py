@@ -1,16 +1,24 @@
 """Which addresses of a peer to dial, and when: a pure policy (happy eyeballs, RFC 8305; go's ranker).
 
-Addresses nearer to home go first, IPv6 before IPv4 of the same class; each next one starts a little
-later, and none waits for another to fail. Relayed addresses go last.
+Rules:
+- Addresses form ranks by their provenance: given, proved, told by the peer itself, signed, hearsay. Within a
+  rank what has not expired goes first, then what is nearer to home, then IPv6 before IPv4; each next address
+  starts a little later, and none waits for another to fail.
+- A rank begins one step after the rank before it began, however many addresses that one has: a flood of lies
+  delays nothing that is better founded, and many old addresses do not delay news. A rank that has expired
+  altogether delays nobody.
+- What is cut is what nobody vouched for: never an address that was given or proved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+from p2pfwd.policy.provenance import Provenance
 
 NEAR_STEP_S: Final = 0.03
 """Between private or loopback addresses: they answer at once or never."""
@@ -18,8 +26,8 @@ NEAR_STEP_S: Final = 0.03
 FAR_STEP_S: Final = 0.25
 """Between public addresses, as RFC 8305 and go."""
 
-MAX_ADDRESSES: Final = 32
-"""Tried for one peer; the rest only costs time."""
+MAX_DIALS: Final = 32
+"""Addresses tried for one peer; beyond, those neither given nor proved only cost time."""
 
 _ORDER: Final = {
     AddressClass.LOOPBACK: 0,
@@ -34,11 +42,25 @@ _LOCAL: Final = (AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.LINK_
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """An address of a peer, and what speaks for it."""
+
+    addr: Multiaddr
+    provenance: Provenance
+    is_stale: bool = False
+    """Its time is over: it was true once."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedDial:
     """Dial `addr`, `delay_s` seconds after the beginning."""
 
     addr: Multiaddr
     delay_s: float
+
+    def is_before(self, other: PlannedDial) -> bool:
+        """Whether this is a sooner dial of the same address."""
+        return self.addr == other.addr and self.delay_s < other.delay_s
 
 
 def is_dialable(addr: Multiaddr) -> bool:
@@ -54,24 +76,42 @@ def is_local(addr: Multiaddr) -> bool:
     return address_class(addr) in _LOCAL
 
 
-def plan(addrs: Iterable[Multiaddr], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:
+def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:
     """The dials to make, in order. Drops what cannot be dialed, duplicates, and `own` addresses."""
     mine = {addr.without_peer_id() for addr in own}
-    wanted = {
-        addr.without_peer_id(): None
-        for addr in addrs
-        if is_dialable(addr) and not is_relayed(addr) and addr.without_peer_id() not in mine
-    }
+    best: dict[Multiaddr, Candidate] = {}
+    for candidate in candidates:
+        addr = candidate.addr.without_peer_id()
+        if not is_dialable(addr) or is_relayed(addr) or addr in mine:
+            continue
+        if addr not in best or _rank(candidate) < _rank(best[addr]):
+            best[addr] = Candidate(addr, candidate.provenance, candidate.is_stale)
+    return sorted(_spread(sorted(best.values(), key=_rank)), key=lambda dial: dial.delay_s)
 
-    def rank(addr: Multiaddr) -> tuple[int, int]:
-        endpoint = tcp_endpoint(addr)
-        assert endpoint is not None
-        return _ORDER[address_class(addr)], 0 if endpoint.family == "ip6" else 1
 
-    planned: list[PlannedDial] = []
-    delay = 0.0
-    for addr in sorted(wanted, key=rank)[:MAX_ADDRESSES]:
-        planned.append(PlannedDial(addr, delay))
-        near = address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE)
-        delay += NEAR_STEP_S if near else FAR_STEP_S
-    return planned
+def _rank(candidate: Candidate) -> tuple[int, bool, int, int]:
+    endpoint = tcp_endpoint(candidate.addr)
+    six_first = 0 if endpoint is not None and endpoint.family == "ip6" else 1
+    nearness = _ORDER.get(address_class(candidate.addr), len(_ORDER))
+    return candidate.provenance, candidate.is_stale, nearness, six_first
+
+
+def _spread(ranked: Sequence[Candidate]) -> Iterator[PlannedDial]:
+    """When each is due; of those neither given nor proved the last ones are left out."""
+    room, begins_s = MAX_DIALS, 0.0
+    for provenance, members in groupby(ranked, key=lambda candidate: candidate.provenance):
+        rank = list(members)
+        if provenance > Provenance.PROVED:
+            rank = rank[: max(0, room)]
+        room -= len(rank)
+        due_s = begins_s
+        for candidate in rank:
+            yield PlannedDial(candidate.addr, due_s)
+            due_s += _step_s(candidate.addr)
+        if rank and not rank[0].is_stale:
+            begins_s += _step_s(rank[0].addr)
+
+
+def _step_s(addr: Multiaddr) -> float:
+    near = address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE)
+    return NEAR_STEP_S if near else FAR_STEP_S

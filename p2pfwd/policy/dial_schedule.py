@@ -1,7 +1,8 @@
 """When to dial which kept peer, and at which addresses: a pure policy (go-ethereum's dialScheduler).
 
 Rules: static peers go before bootstrap peers, and nobody waits for ever; at most `max_in_flight` dials at a
-time; never the same address twice within `redial_s` on one network, whoever has it; back-off per peer from
+time; never the same address twice within `redial_s` on one network, whoever has it (where it was given or
+proved for a peer, what is said of others holds nothing up); back-off per peer from
 `backoff_first_s` to `backoff_most_s`, with jitter, and none after a network change; a peer whose addresses
 are stale is to be looked up, a few at a time and ever more seldom. Times are `now` as passed in, seconds.
 
@@ -15,14 +16,24 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import takewhile
 from math import inf
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.policy.dial_plan import MAX_ADDRESSES
+from p2pfwd.policy.dial_plan import MAX_DIALS
 
-Addresses = Callable[[PeerId], Sequence[tuple[Multiaddr, float]]]
-"""The addresses known for a peer, the preferred first, each with its age in seconds."""
+
+class Known(NamedTuple):
+    """An address of a kept peer."""
+
+    addr: Multiaddr
+    age_s: float
+    is_founded: bool = False
+    """Whether it was given or proved."""
+
+
+Addresses = Callable[[PeerId], Sequence[Known]]
+"""The addresses known for a peer, the preferred first."""
 
 JITTER: Final = 0.3
 """Part of a back-off that is left to chance: nodes that lost the same peer come back one by one."""
@@ -60,7 +71,7 @@ class DialLimits:
     """Age of the youngest address from which all are taken for old."""
     resolve_first_s: float = 60.0
     resolve_most_s: float = 3600.0
-    """Between two look-ups of one peer: the first pause, doubled up to the second (the ancestor's)."""
+    """Between two look-ups of one peer: the first pause, doubled up to the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,8 @@ class DialSchedule:
         self._kept: dict[PeerId, _Kept] = {}
         self._in_flight: dict[PeerId, float] = {}  # since when
         self._resolving: set[PeerId] = set()
-        self._dialed: dict[Multiaddr, float] = {}  # when, oldest first
+        self._dialed: dict[tuple[PeerId | None, Multiaddr], float] = {}
+        """When, oldest first: for whom, and under None for anybody."""
         self._network_at = -inf
 
     # --- who is kept ------------------------------------------------------------------------------
@@ -128,7 +140,7 @@ class DialSchedule:
     def learned(self, peer_id: PeerId, now: float) -> None:
         """More may be known of the peer: an address not tried since it was lost is tried without delay."""
         kept = self._kept.get(peer_id)
-        if kept is not None and any(addr not in kept.tried for addr, _ in self._addresses(peer_id)):
+        if kept is not None and any(known.addr not in kept.tried for known in self._addresses(peer_id)):
             kept.due_at = min(kept.due_at, now)
 
     def release(self, peer_id: PeerId) -> None:
@@ -166,10 +178,10 @@ class DialSchedule:
             if len(dials) >= free:
                 break
             addrs = [
-                addr
-                for addr, _ in self._addresses(peer_id)
-                if addr not in claimed and self._free_at(addr) <= now
-            ][:MAX_ADDRESSES]
+                known.addr
+                for known in self._addresses(peer_id)
+                if (known.is_founded or known.addr not in claimed) and self._free_at(peer_id, known) <= now
+            ][:MAX_DIALS]
             resolve = lookups > 0 and kept.resolve_due_at <= now and self._wants_lookup(peer_id, kept)
             if addrs or resolve:
                 claimed.update(addrs)
@@ -189,11 +201,12 @@ class DialSchedule:
             if kept.connected_at is None and peer_id not in self._in_flight:
                 yield peer_id, kept
 
-    def _free_at(self, addr: Multiaddr) -> float:
-        return self._dialed.get(addr, -inf) + self.limits.redial_s
+    def _free_at(self, peer_id: PeerId, known: Known) -> float:
+        whoever = peer_id if known.is_founded else None
+        return self._dialed.get((whoever, known.addr), -inf) + self.limits.redial_s
 
     def _ready_at(self, peer_id: PeerId, kept: _Kept) -> float:
-        ready_at = min((self._free_at(addr) for addr, _ in self._addresses(peer_id)), default=inf)
+        ready_at = min((self._free_at(peer_id, known) for known in self._addresses(peer_id)), default=inf)
         if len(self._resolving) < self.limits.max_resolving and self._wants_lookup(peer_id, kept):
             ready_at = min(ready_at, kept.resolve_due_at)
         return max(kept.due_at, ready_at)
@@ -201,7 +214,7 @@ class DialSchedule:
     def _wants_lookup(self, peer_id: PeerId, kept: _Kept) -> bool:
         if not self.resolvable:
             return False
-        youngest_s = min((age_s for _, age_s in self._addresses(peer_id)), default=inf)
+        youngest_s = min((known.age_s for known in self._addresses(peer_id)), default=inf)
         return kept.failures >= self.limits.stale_failures or youngest_s > self.limits.stale_age_s
 
     # --- what happened ----------------------------------------------------------------------------
@@ -219,7 +232,8 @@ class DialSchedule:
         if (kept := self._kept.get(peer_id)) is not None:
             kept.resolve_due_at = now + kept.resolve_pause_s
             kept.resolve_pause_s = min(kept.resolve_pause_s * 2, self.limits.resolve_most_s)
-        fresh = tuple(addr for addr in dict.fromkeys(found) if self._free_at(addr) <= now)[:MAX_ADDRESSES]
+        news = (Known(addr, 0.0) for addr in dict.fromkeys(found))
+        fresh = tuple(known.addr for known in news if self._free_at(peer_id, known) <= now)[:MAX_DIALS]
         self._remember(peer_id, fresh, now)
         return fresh
 
@@ -288,11 +302,12 @@ class DialSchedule:
                 kept.tried.clear()
             kept.tried.update(addrs)
         horizon = now - self.limits.redial_s
-        for addr in list(takewhile(lambda addr: self._dialed[addr] <= horizon, self._dialed)):
-            del self._dialed[addr]
+        for key in list(takewhile(lambda key: self._dialed[key] <= horizon, self._dialed)):
+            del self._dialed[key]
         for addr in addrs:
-            self._dialed.pop(addr, None)  # to the end: the order is that of the times
-            self._dialed[addr] = now
+            for whoever in (peer_id, None):
+                self._dialed.pop((whoever, addr), None)  # to the end: the order is that of the times
+                self._dialed[whoever, addr] = now
 
 
 def _rank(kept: _Kept) -> float:

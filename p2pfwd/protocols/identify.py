@@ -20,7 +20,6 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
-from p2pfwd.peers import store as peerstore
 from p2pfwd.wire import identify as wire
 
 log = logging.getLogger("p2pfwd.identify")
@@ -31,10 +30,14 @@ TIMEOUT_S: Final = 5.0
 _NEAR: Final = {AddressClass.LOOPBACK: 0, AddressClass.PRIVATE: 1}
 
 
+def is_visible(addr: Multiaddr, over: Multiaddr) -> bool:
+    """Whether the address makes sense to, or from, a peer met at `over`."""
+    return _NEAR.get(address_class(addr), 2) >= _NEAR.get(address_class(over), 2)
+
+
 def visible(addrs: Iterable[Multiaddr], over: Multiaddr) -> list[Multiaddr]:
-    """The addresses that make sense to, or from, a peer met at `over`."""
-    nearest = _NEAR.get(address_class(over), 2)
-    return [addr for addr in addrs if _NEAR.get(address_class(addr), 2) >= nearest]
+    """Those of the addresses that do."""
+    return [addr for addr in addrs if is_visible(addr, over)]
 
 
 class Identify:
@@ -107,8 +110,8 @@ class Identify:
         addrs, _certified = wire.verify(message, conn.remote_peer)
         store = self._swarm.peerstore
         store.identified(conn.remote_peer, message.agent_version, message.protocols)
-        told = visible(addrs, conn.remote_addr)
-        store.add_addrs(conn.remote_peer, told, peerstore.CONNECTED_TTL_S, "identify")
+        over = conn.remote_addr
+        store.tells(conn.remote_peer, visible(addrs, over), lambda addr: is_visible(addr, over))
         if message.observed_addr is not None:
             self._swarm.own_addresses.note_observed(conn.remote_peer, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)

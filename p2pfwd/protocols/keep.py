@@ -21,7 +21,8 @@ from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound, SelfDial, T
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
-from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, KeptStatus, Priority
+from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, KeptStatus, Known, Priority
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.system.network_watch import NetworkWatch
 
 log = logging.getLogger("p2pfwd.peers")
@@ -31,7 +32,9 @@ Resolve = Callable[[PeerId], Awaitable[Sequence[Multiaddr]]]
 RESOLVE_TIMEOUT_S: Final = 60.0
 """One look-up, as long as a DHT query may take."""
 
-RESOLVED_TTL_S: Final = 900.0
+FOUND_TTL_S: Final = 900.0
+"""Addresses that a look-up found: longer than other hearsay, or each try would ask again."""
+
 PROBE_TIMEOUT_S: Final = 5.0
 """For a connected peer to answer a ping after a network change."""
 
@@ -196,7 +199,7 @@ class PeerKeeper:
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("kept peer %s could not be looked up: %s", peer_id, describe(exc))
         fresh = self._schedule.resolved(peer_id, [addr.without_peer_id() for addr in found], self._clock())
-        self._swarm.peerstore.add_addrs(peer_id, found, RESOLVED_TTL_S, "resolved")
+        self._swarm.peerstore.add_addrs(peer_id, found, FOUND_TTL_S, Provenance.HEARSAY)
         return fresh
 
     async def _probe(self, conn: Conn) -> None:
@@ -209,13 +212,14 @@ class PeerKeeper:
 
     # --- what the schedule is told ----------------------------------------------------------------
 
-    def _addresses(self, peer_id: PeerId) -> list[tuple[Multiaddr, float]]:
-        """Pinned addresses never grow old; the others, stale ones too, have their age."""
+    def _addresses(self, peer_id: PeerId) -> list[Known]:
+        """The best founded first. Pinned ones never grow old; the others, stale ones too, have their age."""
         store = self._swarm.peerstore
-        found = dict.fromkeys(store.pinned(peer_id), 0.0)
-        for known in store.known(peer_id):
-            found.setdefault(known.addr, known.age_s)
-        return list(found.items())
+        found = {addr: Known(addr, 0.0, True) for addr in store.pinned(peer_id)}
+        for each in store.known(peer_id):
+            is_founded = each.provenance <= Provenance.PROVED
+            found.setdefault(each.addr, Known(each.addr, each.age_s, is_founded))
+        return list(found.values())
 
     def _connected(self, conn: Conn) -> None:
         self._missed.discard(conn.remote_peer)

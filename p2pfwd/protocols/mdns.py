@@ -24,15 +24,21 @@ from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.pace import Pace, Rate
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.system.multicast import GroupSocket, Interface, usable_interfaces
 from p2pfwd.system.network_watch import NetworkWatch
 from p2pfwd.wire import mdns as wire
-from p2pfwd.wire.mdns_pace import AskPace, LinkPace, NearPeers
+from p2pfwd.wire.mdns_near import NearPeers
+from p2pfwd.wire.mdns_pace import AskPace, LinkPace
 
 log = logging.getLogger("p2pfwd.mdns")
 
 SOURCE: Final = "mdns"
-"""Of addresses in the peerstore."""
+"""How a peer was found, for those who ask."""
+
+LOG_RATE: Final = Rate(per_s=0.2, burst=64)
+"""Lines about peers that are near: a segment full of daemons at once, and no flood of invented ones."""
 
 _GROUPS: Final = {4: wire.GROUP_IP4, 6: wire.GROUP_IP6}
 
@@ -92,6 +98,7 @@ class Mdns:
         """How our own questions are known when they come back to us; another node here has another."""
         self._pace = AskPace(self._loop.time())
         self._near = NearPeers()
+        self._log_pace = Pace(LOG_RATE, self._loop.time())
         self._links: dict[tuple[str, int, int], _Link] = {}
         self._refused: set[tuple[str, int, int]] = set()
         self._followers: list[Found] = []
@@ -220,7 +227,7 @@ class Mdns:
             self._asked(link, heard, sender)
         for peer in heard.peers:
             if peer.peer_id != self._swarm.peer_id:
-                self._met(peer)
+                self._met(peer, sender)
 
     def _asked(self, link: _Link, heard: wire.Heard, sender: str) -> None:
         at = link.pace.heard_question(self._loop.time(), sender, random.random())
@@ -247,20 +254,21 @@ class Mdns:
             link.group.send(wire.directory_answer())
         link.tell_addrs = link.tell_service = False
 
-    def _met(self, peer: wire.NearPeer) -> None:
-        news = self._near.hear(peer, self._loop.time())
-        if peer.peer_id not in self._near:
+    def _met(self, peer: wire.NearPeer, sender: str) -> None:
+        now, was_full = self._loop.time(), self._near.is_full
+        news = self._near.hear(peer, sender, now)
+        if peer.leaving:
             return
-        # Told again with every answer, an address is renewed when a third of its time is over: each change
-        # there is written to the disk, and the next answer but one must still come in time.
-        store = self._swarm.peerstore
-        fresh = {known.addr for known in store.known(peer.peer_id) if known.ttl_s > wire.TTL_S * 2 / 3}
-        if not fresh.issuperset(peer.addrs):
-            store.add_addrs(peer.peer_id, peer.addrs, wire.TTL_S, SOURCE)
-        if news:
-            log.info("near: %s at %s", peer.peer_id, ", ".join(map(str, peer.addrs)) or "no usable address")
-            for follower in tuple(self._followers):
-                follower(peer.peer_id)
+        self._swarm.peerstore.add_addrs(peer.peer_id, peer.addrs, wire.TTL_S, Provenance.HEARSAY)
+        if not news:
+            return
+        if was_full:
+            self._swarm.refusals.note("mdns-table-full", sender, "the table of peers near gives way")
+        where = ", ".join(map(str, peer.addrs)) or "no usable address"
+        level = logging.INFO if self._log_pace.take(now) else logging.DEBUG
+        log.log(level, "near: %s at %s", peer.peer_id, where)
+        for follower in tuple(self._followers):
+            follower(peer.peer_id)
 
 
 def _host(addr: Multiaddr) -> str | None:

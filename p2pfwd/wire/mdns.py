@@ -10,7 +10,7 @@ Rules:
   neighbour. Loopback ones are taken from processes of this machine alone, and told to nobody.
 - The instance name says nothing of who we are, and is another one after each start.
 - Of others' records only TXT is read: it alone says what a peer is.
-- Bounds: what one answer can make us hold is MAX_PEERS times MAX_ADDRESSES.
+- Bounds: what one answer can make us hold is MAX_PEERS times MAX_TOLD_ADDRESSES.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ MAX_RECEIVED_BYTES: Final = 9000
 MAX_PEERS: Final = 8
 """Peers taken from one answer; each node speaks for itself."""
 
-MAX_ADDRESSES: Final = 16
+MAX_TOLD_ADDRESSES: Final = 16
 """Addresses taken of one peer from one answer."""
 
 MAX_DNSADDRS: Final = 64
@@ -204,7 +204,7 @@ def _peers(message: Message, from_here: bool) -> tuple[NearPeer, ...]:
         if ttl_s != GOODBYE_TTL_S:
             staying.add(peer_id)
         addr = _address(rest)
-        if addr is None or not _is_near(addr) or len(known) >= MAX_ADDRESSES:
+        if addr is None or not _is_near(addr) or len(known) >= MAX_TOLD_ADDRESSES:
             continue
         if from_here or address_class(addr) is not AddressClass.LOOPBACK:
             known[addr] = None

@@ -1,4 +1,4 @@
-"""When to ask, when to answer, and whom to remember: the policy of mDNS, without a clock or a socket.
+"""When to ask and when to answer: the policy of mDNS, without a clock or a socket.
 
 Rules, all against storms (RFC 6762, sections 5.2 and 6):
 - A node asks at once, after 1, 3, 10 and 30 s, then every minute, and seldomer the more peers there are.
@@ -14,12 +14,9 @@ Times are seconds of any one clock; `spread` is a random number from 0 to 1.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
 
-from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.mdns import MAX_ADDRESSES, TTL_S, NearPeer
+from p2pfwd.wire.mdns import TTL_S
 
 BACK_OFF_S: Final = (1.0, 3.0, 10.0, 30.0, 60.0)
 """Between a question and the next; the last one stays."""
@@ -51,9 +48,6 @@ ASKER_REFILL_PER_S: Final = 0.2
 
 MAX_ASKERS: Final = 256
 """Budgets kept; the asker heard least recently loses his, and begins with a full one."""
-
-MAX_PEERS: Final = 256
-"""Peers remembered; when there are more, newcomers wait until somebody has expired."""
 
 
 class AskPace:
@@ -133,58 +127,3 @@ class LinkPace:
         if len(self._budgets) > MAX_ASKERS:
             self._budgets.popitem(last=False)
         return good
-
-
-@dataclass(slots=True)
-class _Entry:
-    addrs: dict[Multiaddr, float]  # -> until when it holds; heard last, listed last
-    expires_at: float
-
-
-class NearPeers:
-    """Who is near, as far as was heard lately."""
-
-    def __init__(self) -> None:
-        self._peers: dict[PeerId, _Entry] = {}
-
-    def __len__(self) -> int:
-        """How many are remembered, some of them perhaps expired."""
-        return len(self._peers)
-
-    def __contains__(self, peer_id: PeerId) -> bool:
-        """Whether this one is remembered, perhaps expired."""
-        return peer_id in self._peers
-
-    def hear(self, found: NearPeer, now: float) -> bool:
-        """Remember an answer; whether it was news: a peer or an address not known until now."""
-        if found.leaving:
-            self._peers.pop(found.peer_id, None)
-            return False
-        entry = self._peers.get(found.peer_id)
-        if entry is None or entry.expires_at <= now:
-            if len(self._peers) >= MAX_PEERS and not self._make_room(now):
-                return False
-            entry = self._peers[found.peer_id] = _Entry({}, 0.0)
-            news = True
-        else:
-            news = any(addr not in entry.addrs for addr in found.addrs)
-        entry.expires_at = now + TTL_S
-        for addr in found.addrs:
-            entry.addrs.pop(addr, None)
-            entry.addrs[addr] = entry.expires_at
-        for addr in list(entry.addrs)[: max(0, len(entry.addrs) - MAX_ADDRESSES)]:
-            del entry.addrs[addr]
-        return news
-
-    def _make_room(self, now: float) -> bool:
-        for peer_id in [peer_id for peer_id, entry in self._peers.items() if entry.expires_at <= now]:
-            del self._peers[peer_id]
-        return len(self._peers) < MAX_PEERS
-
-    def peers(self, now: float) -> dict[PeerId, tuple[Multiaddr, ...]]:
-        """Those not expired, with their addresses."""
-        return {
-            peer_id: tuple(addr for addr, until in entry.addrs.items() if until > now)
-            for peer_id, entry in self._peers.items()
-            if entry.expires_at > now
-        }

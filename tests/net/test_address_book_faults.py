@@ -18,6 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.peers.book import AddressBook, Pace
 from p2pfwd.peers.book_file import AddressFile, StoredAddress, StoredPeer
 from p2pfwd.peers.store import Peerstore
+from p2pfwd.policy.provenance import Provenance, Standing
 
 path = Path(sys.argv[1])
 peers = [PeerId(b"\\0\\x24\\x08\\x01\\x12\\x20" + n.to_bytes(32, "big")) for n in range({PEERS})]
@@ -27,8 +28,8 @@ addr = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
 WRITE_FOR_EVER = """
 file = AddressFile(path)
 for generation in itertools.count(1):
-    one = StoredAddress(addr, "identify", float(generation), float(generation))
-    file.save([StoredPeer(peer, str(generation), (one,)) for peer in peers], 0.0)
+    one = StoredAddress(addr, Provenance.ITSELF, float(generation), float(generation))
+    file.save([StoredPeer(peer, str(generation), Standing.MET, (one,)) for peer in peers])
     print(generation, flush=True)
 """
 
@@ -40,7 +41,7 @@ async def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
     for number, peer in enumerate(peers):
         addrs = [Multiaddr.parse(f"/dns/a-rather-long-name-{n}.example.org/tcp/{n}") for n in range(1, 17)]
-        store.add_addrs(peer, addrs, 900.0, "dht")
+        store.add_addrs(peer, addrs, 900.0, Provenance.HEARSAY)
     while book.failure is None:
         await asyncio.sleep(0.005)
     print(book.failure, flush=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import time
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, PeerNotFound
+from p2pfwd.peers.store import GRACE_S
 from p2pfwd.protocols.kad.requests import ask
 from p2pfwd.wire.kad.messages import FindNode, GetValue, KadPeer, MessageType, Ping
 from p2pfwd.wire.kad.query_values import Ending
@@ -53,6 +55,28 @@ async def test_a_client_finds_a_client_by_its_id_alone_and_says_how() -> None:
         assert conn.remote_peer == sought.peer_id
         assert [step.state for step in seeker.progress][-1] == "found"
         assert seeker.progress[0].text == "asking the DHT"
+
+
+@on_loop
+async def test_a_peer_that_stays_connected_is_told_to_others_for_as_long_as_it_does() -> None:
+    """One second more than the time of grace, and a day: told and dialable. The grace begins as it leaves."""
+    async with network(2, clients=2) as nodes:
+        common, other, seeker, sought = nodes
+        store, passed_s = common.host.swarm.peerstore, 0.0
+        for node in (common, other):
+            node.host.swarm.peerstore.clock = lambda: time.monotonic() + passed_s
+        where = set(sought.host.swarm.listen_addrs())
+        for passed_s in (0.0, GRACE_S + 1, 86_400.0):
+            assert set(store.dialable(sought.peer_id)) >= where
+            found = await seeker.dht.find_peer(sought.peer_id)
+            assert set(found.found) == where, f"after {passed_s} s"
+        await sought.close()
+        await until(lambda: not common.host.swarm.conns(sought.peer_id))
+        passed_s += GRACE_S - 10
+        assert set(store.addrs(sought.peer_id)) == where
+        passed_s += 20
+        assert store.addrs(sought.peer_id) == []
+        assert set(store.dialable(sought.peer_id)) == where, "stale, but better than nothing"
 
 
 @on_loop

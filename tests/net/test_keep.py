@@ -13,6 +13,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.host.host import Host
 from p2pfwd.policy.dial_schedule import DialLimits, KeptStatus, Priority
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.system.network_watch import NetworkWatch
 from tests.net.forwarding_rig import ANY_PORT, LOOPS
@@ -128,7 +129,7 @@ def test_what_was_learned_in_an_earlier_life_is_enough() -> None:
     async def story() -> None:
         near, far = Near(await a_host(), QUICK), await a_host()
         store = near.host.swarm.peerstore
-        store.add_addrs(far.peer_id, far.swarm.listen_addrs(), -10.0, "connected")
+        store.add_addrs(far.peer_id, far.swarm.listen_addrs(), -10.0, Provenance.PROVED)
         assert store.addrs(far.peer_id) == []
         near.keeper.keep(far.peer_id, priority=Priority.BOOTSTRAP)
         await near.until(far, connected)

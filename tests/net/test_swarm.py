@@ -27,6 +27,7 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ANY_PORT, ECHO, TAKE, Taken, echo, next_conn, read_all, stranger, swarm
 from tests.support.loops import on_both_loops, on_loop, turns, until
@@ -87,7 +88,7 @@ async def test_a_dial_with_given_addresses_only_tries_no_others() -> None:
     with refusing_port() as port:
         stale = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}")
         async with swarm() as near, swarm() as far:
-            near.peerstore.add_addrs(far.peer_id, far.listen_addrs(), 60.0, "test")
+            near.peerstore.add_addrs(far.peer_id, far.listen_addrs(), 60.0, Provenance.HEARSAY)
             with pytest.raises(DialFailed) as failure:
                 await near.connect(far.peer_id, [stale], only=True)
             assert [attempt["Address"] for attempt in failure.value.details["attempts"]] == [str(stale)]

@@ -21,6 +21,7 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols.kad.requests import Server, ask
 from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
 from p2pfwd.wire.kad.buckets import RoutingTable
@@ -266,6 +267,6 @@ class Dht:
     ) -> tuple[Conn, Response | None]:
         timeout_s = self.settings.lookup.request_timeout_s
         if addrs:
-            self._swarm.peerstore.add_addrs(peer, addrs, HEARSAY_TTL_S, "dht")
+            self._swarm.peerstore.add_addrs(peer, addrs, HEARSAY_TTL_S, Provenance.HEARSAY)
         conn = await self._swarm.connect(peer, timeout_s=timeout_s, route=False)
         return conn, await ask(conn, self.protocol, request, timeout_s, known=True)

@@ -145,6 +145,14 @@ class FakePeerstore:
     def __init__(self) -> None:
         self.pinned: dict[tuple[PeerId, str], tuple[Multiaddr, ...]] = {}
         self.agents: dict[PeerId, str] = {}
+        self.forwarded: set[PeerId] = set()
+        self.served: set[PeerId] = set()
+
+    def note_forwarded(self, peer_id: PeerId) -> None:
+        self.forwarded.add(peer_id)
+
+    def note_served(self, peer_id: PeerId) -> None:
+        self.served.add(peer_id)
 
     def pin(self, peer_id: PeerId, addrs: Sequence[Multiaddr], tag: str) -> None:
         self.pinned[peer_id, tag] = tuple(addrs)

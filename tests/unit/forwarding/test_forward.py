@@ -50,6 +50,7 @@ def test_a_connection_becomes_a_stream_and_no_task_stays(
         await turns()
         assert host.swarm.asked == [(ALICE, ("/x/a",))]
         assert [s.started for s in splices] == [True]
+        assert host.swarm.peerstore.forwarded == {ALICE}
         assert splices[0].sock is sock and not sock.closed
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert state(service) == ("ready", None)
@@ -338,6 +339,9 @@ def test_explicit_addresses_are_pinned_for_the_life_of_the_forward(
         addr = Multiaddr.parse("/ip4/192.0.2.1/tcp/4002")
         await service.forward("/x/a", LOCAL, ALICE, [addr])
         assert list(host.swarm.peerstore.pinned.values()) == [(addr,)]
+        other = Multiaddr.parse("/ip4/127.0.0.1/tcp/40001")
+        await service.forward("/x/b", other, ALICE)  # without an address, and one's own peer all the same
+        assert list(host.swarm.peerstore.pinned.values()) == [(addr,), ()]
         service.close(CloseMatch(all=True))
         assert host.swarm.peerstore.pinned == {}
         await service.aclose()

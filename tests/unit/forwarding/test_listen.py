@@ -97,6 +97,7 @@ def test_the_replys_fin_is_never_held_back(
         incoming(host)
         await turns(1)
         assert (splices[0].kubo, splices[0].hold_fin) == (True, False)
+        assert host.swarm.peerstore.served == {ALICE} and not host.swarm.peerstore.forwarded
         await service.aclose()
 
     asyncio.run(main())

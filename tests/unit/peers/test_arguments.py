@@ -1,4 +1,4 @@
-"""daemon.peers: every form of PEER, and what cannot be one."""
+"""peers.arguments: every form of PEER, and what cannot be one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""net.address_book: what was known is known again after a restart, and a bad file is no bad start."""
+"""peers.book: what was known is known again after a restart, and a bad file is no bad start."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import asyncio
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from p2pfwd.peers import book as module
-from p2pfwd.peers.book_file import AddressFile
-from p2pfwd.peers.store import STALE_S, KnownAddress
+from p2pfwd.peers.book import OFF_MOST_S, Pace
+from p2pfwd.peers.book_file import AddressFile, StoredAddress, StoredPeer
+from p2pfwd.peers.claims import STALE_S, KnownAddress
+from p2pfwd.peers.store import GRACE_S, Peerstore
+from p2pfwd.policy.provenance import Provenance, Standing
+from tests.support.loops import until
 from tests.unit.peers.book_rig import ALICE, BOB, Clocks, a_life, addr, peer
 
 
@@ -22,19 +26,19 @@ def test_what_was_known_is_known_again_with_its_age(home: Path) -> None:
     async def first() -> None:
         store, book = a_life(home / "peers.db", clocks)
         await book.loaded.wait()
-        store.add_addrs(ALICE, [addr(1)], 900.0, "connected")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.PROVED)
         store.identified(ALICE, "kubo/0.22", [])
         clocks.mono += 100
-        store.add_addrs(BOB, [addr(2)], 900.0, "dht")
+        store.add_addrs(BOB, [addr(2)], 900.0, Provenance.HEARSAY)
         await book.close()
 
     async def second() -> None:
         store, book = a_life(home / "peers.db", clocks)
-        store.add_addrs(BOB, [addr(3)], 60.0, "given")
+        store.add_addrs(BOB, [addr(3)], 60.0, Provenance.GIVEN)
         await book.loaded.wait()
         assert store.agent(ALICE) == "kubo/0.22"
         (known,) = store.known(ALICE)
-        assert (known.addr, known.source) == (addr(1), "connected")
+        assert (known.addr, known.provenance) == (addr(1), Provenance.PROVED)
         assert [known.age_s, known.ttl_s] == pytest.approx([1100, -200])
         assert store.addrs(ALICE) == [] and store.dialable(ALICE) == [addr(1)]
         assert store.addrs(BOB) == [addr(3)]
@@ -44,36 +48,155 @@ def test_what_was_known_is_known_again_with_its_age(home: Path) -> None:
     asyncio.run(first())
     clocks.mono += 1000
     asyncio.run(second())
-    clocks.mono += STALE_S
 
     async def much_later() -> None:
         store, book = a_life(home / "peers.db", clocks)
         await book.loaded.wait()
+        clocks.mono += STALE_S
         assert store.dialable(ALICE) == []
         await book.close()
 
     asyncio.run(much_later())
 
 
-@pytest.mark.parametrize("step_s", [-3.0e8, 3.0e5])
-def test_a_clock_that_was_set_makes_no_address_live_for_ever(home: Path, step_s: float) -> None:
-    clocks = Clocks()
+YEAR_2037, YEAR_1970 = 2_114_380_800.0, 60.0
 
-    async def first() -> None:
-        store, book = a_life(home / "peers.db", clocks)
-        store.add_addrs(ALICE, [addr(1)], 900.0, "connected")
-        await book.close()
 
-    async def second() -> KnownAddress:
+def life(home: Path, clocks: Clocks, what: Callable[[Peerstore], object]) -> None:
+    """One life of a daemon, in which `what` happens once the book has been read."""
+
+    async def lives() -> None:
         store, book = a_life(home / "peers.db", clocks)
         await book.loaded.wait()
+        what(store)
         await book.close()
-        return store.known(ALICE)[0]
 
-    asyncio.run(first())
-    clocks.offset += step_s
-    known = asyncio.run(second())
-    assert 0 <= known.age_s <= STALE_S and known.ttl_s <= module.MAX_TTL_S
+    asyncio.run(lives())
+
+
+def meet(number: int) -> Callable[[Peerstore], None]:
+    return lambda store: store.add_addrs(peer(number), [addr(1)], 900.0, Provenance.PROVED)
+
+
+def in_the_book(home: Path) -> int:
+    file = AddressFile(home / "peers.db")
+    try:
+        return len(file.load())
+    finally:
+        file.close()
+
+
+@pytest.mark.parametrize("wrong", [YEAR_2037, YEAR_1970])
+def test_a_clock_years_off_deletes_nobody_and_makes_nobody_young(home: Path, wrong: float) -> None:
+    """Boards without a clock of their own start in 1970, and a bad battery may mean 2037."""
+    clocks = Clocks()
+    right = clocks.offset
+
+    def meet_fifty(store: Peerstore) -> None:
+        for number in range(1, 51):
+            meet(number)(store)
+
+    life(home, clocks, meet_fifty)
+    clocks.mono += 3600.0
+    clocks.offset = wrong - clocks.mono
+
+    def is_stale_but_known(store: Peerstore) -> None:
+        for number in range(1, 51):
+            (known,) = store.known(peer(number))
+            assert known.ttl_s <= 0 and 900.0 < known.age_s < 2 * OFF_MOST_S
+        meet(99)(store)
+
+    life(home, clocks, is_stale_but_known)
+    assert in_the_book(home) == 51
+    clocks.mono += 100.0
+    clocks.offset = right
+
+    def all_are_there(store: Peerstore) -> None:
+        assert len(store.peers()) == 51
+        assert all(store.dialable(peer(number)) == [addr(1)] for number in (*range(1, 51), 99))
+        (known,) = store.known(peer(7))
+        assert known.ttl_s <= 0
+
+    life(home, clocks, all_are_there)
+    assert in_the_book(home) == 51
+
+
+@pytest.mark.parametrize("step_s", [-1.6e9, 4.0e8])
+def test_a_clock_set_while_the_daemon_runs_changes_no_age(home: Path, step_s: float) -> None:
+    clocks = Clocks()
+
+    def meet_and_set(store: Peerstore) -> None:
+        for number in range(1, 51):
+            meet(number)(store)
+
+    async def lives() -> None:
+        store, book = a_life(home / "peers.db", clocks, Pace(first_s=0.0, every_s=0.0))
+        meet_and_set(store)
+        await until(lambda: not book._dirty and not book._saving)
+        clocks.offset += step_s
+        clocks.mono += 1000.0
+        meet(51)(store)
+        await book.close()
+
+    asyncio.run(lives())
+    assert in_the_book(home) == 51
+
+    def ages(store: Peerstore) -> None:
+        (old,), (young,) = store.known(peer(1)), store.known(peer(51))
+        assert [old.age_s, young.age_s] == pytest.approx([1000.0, 0.0], abs=1.0)
+
+    life(home, clocks, ages)
+
+
+def test_a_time_of_a_wrong_clock_among_right_ones_spoils_only_itself(home: Path) -> None:
+    """A daemon killed in the middle: some of its book was written by another clock."""
+    clocks = Clocks()
+    life(home, clocks, meet(1))
+    file = AddressFile(home / "peers.db")
+    wrong = StoredAddress(addr(1), Provenance.PROVED, YEAR_2037, YEAR_2037 + 900)
+    file.save([StoredPeer(peer(2), None, Standing.REACHED, (wrong,))])
+    file.close()
+    clocks.mono += 10.0
+
+    def ages(store: Peerstore) -> None:
+        (right,), (odd,) = store.known(peer(1)), store.known(peer(2))
+        assert right.age_s == pytest.approx(10.0) and right.ttl_s == pytest.approx(890.0)
+        assert odd.age_s == OFF_MOST_S and odd.ttl_s <= 0
+
+    life(home, clocks, ages)
+
+
+def test_a_machine_that_was_off_for_a_month_still_knows_where_to_try(home: Path) -> None:
+    clocks = Clocks()
+    life(home, clocks, meet(1))
+    clocks.mono += 30 * 86_400.0
+
+    def known(store: Peerstore) -> None:
+        assert store.addrs(peer(1)) == [] and store.dialable(peer(1)) == [addr(1)]
+
+    life(home, clocks, known)
+
+
+def test_standing_is_kept_and_what_is_held_comes_back_with_its_grace(home: Path) -> None:
+    clocks = Clocks()
+
+    def first(store: Peerstore) -> None:
+        store.connected(ALICE, addr(1))
+        store.note_forwarded(ALICE)
+        store.tells(ALICE, [addr(2)], lambda _: True)
+        store.add_addrs(ALICE, [addr(1)], 9e9, Provenance.HEARSAY)
+
+    life(home, clocks, first)
+    clocks.mono += 60.0
+
+    def second(store: Peerstore) -> None:
+        assert store.is_own(ALICE) and not store.is_own(BOB)
+        assert store.known(ALICE) == [
+            KnownAddress(addr(1), Provenance.PROVED, pytest.approx(60.0), pytest.approx(GRACE_S - 60)),
+            KnownAddress(addr(2), Provenance.ITSELF, pytest.approx(60.0), pytest.approx(GRACE_S - 60)),
+        ]
+
+    life(home, clocks, second)
 
 
 def test_nothing_to_keep_makes_neither_file_nor_thread(home: Path) -> None:
@@ -96,7 +219,7 @@ def test_a_damaged_file_is_moved_aside_with_a_warning(home: Path, caplog: pytest
     async def life() -> None:
         store, book = a_life(path, Clocks())
         await book.loaded.wait()
-        store.add_addrs(ALICE, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.HEARSAY)
         await book.close()
 
     asyncio.run(life())
@@ -110,7 +233,7 @@ def test_a_home_that_cannot_be_written_costs_memory_only(
 ) -> None:
     async def life() -> None:
         store, book = a_life(home / "no" / "peers.db", Clocks())
-        store.add_addrs(ALICE, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.HEARSAY)
         await book.close()
         assert store.addrs(ALICE) == [addr(1)]
 
@@ -124,7 +247,7 @@ def test_a_large_book_comes_back_whole(home: Path) -> None:
     async def first() -> None:
         store, book = a_life(home / "peers.db", Clocks())
         for who in peers:
-            store.add_addrs(who, [addr(1), addr(2)], 900.0, "identify")
+            store.add_addrs(who, [addr(1), addr(2)], 900.0, Provenance.ITSELF)
         await book.close()
 
     async def second() -> None:

@@ -1,4 +1,4 @@
-"""net.address_file: what is stored comes back, within bounds; what is broken, foreign or newer is told."""
+"""peers.book_file: what is stored comes back, within bounds; what is broken, foreign or newer is told."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StorageFailed
 from p2pfwd.peers.book_file import (
-    MAX_ADDRESS_BYTES,
-    MAX_ADDRESSES,
     MAX_AGENT_CHARS,
     MAX_FILE_BYTES,
-    MAX_PEERS,
+    MAX_STORED_ADDRESSES,
+    MAX_STORED_PEERS,
     AddressFile,
     DamagedFile,
     StoredAddress,
     StoredPeer,
 )
-
-ALWAYS = 0.0  # a horizon before which nothing was seen
+from p2pfwd.peers.store import MAX_ADDRESS_BYTES
+from p2pfwd.policy.provenance import Provenance, Standing
 
 
 def peer(number: int) -> PeerId:
@@ -33,14 +32,15 @@ def peer(number: int) -> PeerId:
 
 
 def stored(
-    port: int, seen: float = 1000.0, source: str = "identify", host: str = "192.0.2.1"
+    port: int, seen: float = 1000.0, source: Provenance = Provenance.ITSELF, host: str = "192.0.2.1"
 ) -> StoredAddress:
     text = f"/ip4/{host}/tcp/{port}" if host[0].isdigit() else f"/dns/{host}/tcp/{port}"
     return StoredAddress(Multiaddr.parse(text), source, seen, seen + 900)
 
 
-ALICE = StoredPeer(peer(1), "p2pfwd/0.1", (stored(1, 1002.0), stored(2, 1001.0, "connected")))
-BOB = StoredPeer(peer(2), None, (stored(3, 1003.0, "dht"),))
+FOUND = stored(2, 1001.0, Provenance.PROVED)
+ALICE = StoredPeer(peer(1), "p2pfwd/0.1", Standing.REACHED, (stored(1, 1002.0), FOUND))
+BOB = StoredPeer(peer(2), None, Standing.HEARD_OF, (stored(3, 1003.0, Provenance.HEARSAY),))
 
 
 @pytest.fixture
@@ -51,16 +51,16 @@ def file(home: Path) -> Iterator[AddressFile]:
 
 
 def test_what_was_saved_comes_back_the_latest_seen_first(file: AddressFile) -> None:
-    file.save([ALICE, BOB], ALWAYS)
+    file.save([ALICE, BOB])
     assert file.load() == [BOB, ALICE]
     file.close()
     assert file.load() == [BOB, ALICE]
 
 
 def test_saving_a_peer_again_replaces_it_and_one_without_addresses_is_removed(file: AddressFile) -> None:
-    file.save([ALICE, BOB], ALWAYS)
-    less = StoredPeer(ALICE.peer_id, "kubo/0.22", ALICE.addrs[:1])
-    file.save([less, StoredPeer(BOB.peer_id, None, ())], ALWAYS)
+    file.save([ALICE, BOB])
+    less = StoredPeer(ALICE.peer_id, "kubo/0.22", Standing.REACHED, ALICE.addrs[:1])
+    file.save([less, StoredPeer(BOB.peer_id, None, Standing.HEARD_OF, ())])
     assert file.load() == [less]
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_made_by_reading(file: AddressFile, home: Path) -> None:
 
 
 def test_the_file_is_its_owners_alone(file: AddressFile, home: Path) -> None:
-    file.save([ALICE], ALWAYS)
+    file.save([ALICE])
     assert {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()} == {0o600}
     assert sorted(path.name for path in home.iterdir()) == ["peers.db", "peers.db-wal"]
     file.close()
@@ -79,14 +79,7 @@ def test_the_file_is_its_owners_alone(file: AddressFile, home: Path) -> None:
 def test_no_symbolic_link_is_followed(file: AddressFile, home: Path) -> None:
     file.path.symlink_to(home / "elsewhere")
     with pytest.raises(StorageFailed, match="symbolic link"):
-        file.save([ALICE], ALWAYS)
-
-
-def test_peers_not_seen_since_the_horizon_are_forgotten(file: AddressFile) -> None:
-    file.save([ALICE, BOB], ALWAYS)
-    file.save([], 1002.5)
-    assert file.load() == [BOB]
-    assert count(file, "addresses") == 1
+        file.save([ALICE])
 
 
 def count(file: AddressFile, table: str) -> int:
@@ -98,48 +91,90 @@ def count(file: AddressFile, table: str) -> int:
         db.close()
 
 
-def test_peers_are_bounded_and_those_that_were_connected_stay(file: AddressFile) -> None:
-    met = [StoredPeer(peer(n), "x", (stored(1, float(n)),)) for n in range(100)]
-    heard_of = [StoredPeer(peer(n), None, (stored(1, float(n), "dht"),)) for n in range(100, MAX_PEERS + 200)]
-    file.save(met, ALWAYS)
-    file.save(heard_of, ALWAYS)
+def test_peers_are_bounded_and_those_of_the_best_standing_stay(file: AddressFile) -> None:
+    """What is forgotten first is what memory forgets first: whom one only heard of."""
+    own = [StoredPeer(peer(n), None, Standing.OWN, (stored(1, float(n)),)) for n in range(50)]
+    met = [StoredPeer(peer(n), "x", Standing.MET, (stored(1, float(n)),)) for n in range(50, 100)]
+    heard_of = [
+        StoredPeer(peer(n), None, Standing.HEARD_OF, (stored(1, float(n), Provenance.HEARSAY),))
+        for n in range(100, MAX_STORED_PEERS + 200)
+    ]
+    file.save([*own, *met])
+    file.save(heard_of)
     loaded = file.load()
-    assert len(loaded) == MAX_PEERS
-    assert loaded[-100:] == list(reversed(met))
+    assert len(loaded) == MAX_STORED_PEERS
+    assert loaded[-100:] == list(reversed([*own, *met]))
     assert loaded[0] == heard_of[-1]
-    assert count(file, "addresses") == MAX_PEERS
+    assert count(file, "addresses") == MAX_STORED_PEERS
+    file.save([StoredPeer(peer(n), "x", Standing.MET, (stored(1, 2e9),)) for n in range(3000, 5000)])
+    assert {one.peer_id for one in own} <= {one.peer_id for one in file.load()}
+
+
+def test_what_was_given_or_proved_is_not_cut_by_younger_hearsay(file: AddressFile) -> None:
+    founded = [stored(1, 5.0, Provenance.PROVED), stored(2, 1.0, Provenance.GIVEN)]
+    lies = [stored(n, 9000.0, Provenance.HEARSAY) for n in range(100, 200)]
+    file.save([StoredPeer(peer(1), None, Standing.OWN, (*lies, *founded))])
+    (loaded,) = file.load()
+    assert len(loaded.addrs) == MAX_STORED_ADDRESSES and set(founded) <= set(loaded.addrs)
+
+
+def test_a_book_of_an_older_version_is_understood(file: AddressFile) -> None:
+    """Its sources had other names, and of a peer it knew only whether it had been connected."""
+    file.save([ALICE])
+    file.close()
+    db = sqlite3.connect(file.path)
+    for port, source in ((1, "identify"), (2, "connected")):
+        db.execute(
+            "UPDATE addresses SET source = ? WHERE address = ?", (source, stored(port).addr.to_bytes())
+        )
+    db.execute("UPDATE peers SET was_connected = 1")
+    db.execute(
+        "INSERT INTO addresses VALUES (?, ?, 'resolved', 1.0, 2.0)",
+        (ALICE.peer_id.to_bytes(), stored(3).addr.to_bytes()),
+    )
+    db.commit()
+    db.close()
+    (loaded,) = file.load()
+    assert loaded.standing is Standing.MET
+    assert [a.provenance for a in loaded.addrs] == [Provenance.ITSELF, Provenance.PROVED, Provenance.HEARSAY]
 
 
 def test_addresses_agents_and_bytes_are_bounded(file: AddressFile) -> None:
-    long = StoredAddress(Multiaddr.parse(f"/dns/{'a' * MAX_ADDRESS_BYTES}/tcp/1"), "dht", 9999.0, 9999.0)
+    long = StoredAddress(
+        Multiaddr.parse(f"/dns/{'a' * MAX_ADDRESS_BYTES}/tcp/1"), Provenance.HEARSAY, 9999.0, 9999.0
+    )
     addrs = tuple(stored(n, float(n)) for n in range(1, 100))
-    file.save([StoredPeer(peer(1), "é" * 1000, (*addrs, long))], ALWAYS)
+    file.save([StoredPeer(peer(1), "é" * 1000, Standing.MET, (*addrs, long))])
     (loaded,) = file.load()
     assert loaded.agent == "é" * MAX_AGENT_CHARS
-    assert loaded.addrs == tuple(reversed(addrs))[:MAX_ADDRESSES]
+    assert loaded.addrs == tuple(reversed(addrs))[:MAX_STORED_ADDRESSES]
 
 
 def test_the_fullest_book_fits_the_bound_in_bytes(file: AddressFile, home: Path) -> None:
     host = ".".join(["a" * 60] * 8)
-    for start in range(0, MAX_PEERS, 100):
+    for start in range(0, MAX_STORED_PEERS, 100):
         full = [
             StoredPeer(
                 peer(n),
                 "é" * MAX_AGENT_CHARS,
-                tuple(stored(port, 1000.0, "identify", host) for port in range(10001, 10001 + MAX_ADDRESSES)),
+                Standing.MET,
+                tuple(
+                    stored(port, 1000.0, Provenance.ITSELF, host)
+                    for port in range(10001, 10001 + MAX_STORED_ADDRESSES)
+                ),
             )
             for n in range(start, start + 100)
         ]
         assert MAX_ADDRESS_BYTES - 30 < len(full[0].addrs[0].addr.to_bytes()) <= MAX_ADDRESS_BYTES
-        file.save(full, ALWAYS)
-    assert len(file.load()) == MAX_PEERS
+        file.save(full)
+    assert len(file.load()) == MAX_STORED_PEERS
     file.close()
     assert sum(path.stat().st_size for path in home.iterdir()) < MAX_FILE_BYTES * 0.75
 
 
 @pytest.mark.parametrize("damage", ["garbage", "torn", "foreign", "header"])
 def test_a_damaged_file_is_told_and_can_be_set_aside(file: AddressFile, home: Path, damage: str) -> None:
-    file.save([StoredPeer(peer(n), "x", (stored(1),)) for n in range(200)], ALWAYS)
+    file.save([StoredPeer(peer(n), "x", Standing.MET, (stored(1),)) for n in range(200)])
     file.close()
     data = file.path.read_bytes()
     if damage == "garbage":
@@ -158,7 +193,7 @@ def test_a_damaged_file_is_told_and_can_be_set_aside(file: AddressFile, home: Pa
     aside = file.set_aside()
     assert aside == home / "peers.db.damaged" and aside.exists()
     assert file.load() == []
-    file.save([ALICE], ALWAYS)
+    file.save([ALICE])
     assert file.load() == [ALICE]
 
 
@@ -167,16 +202,16 @@ def test_a_foreign_database_of_no_version_is_damaged_too(file: AddressFile) -> N
     db.execute("CREATE TABLE peers (whatever TEXT)")
     db.close()
     with pytest.raises(DamagedFile, match="peers already exists"):
-        file.save([ALICE], ALWAYS)
+        file.save([ALICE])
 
 
 def test_a_newer_form_is_left_alone(file: AddressFile) -> None:
-    file.save([ALICE], ALWAYS)
+    file.save([ALICE])
     file.close()
     db = sqlite3.connect(file.path)
     db.execute("PRAGMA user_version = 2")
     db.close()
-    for work in (file.load, lambda: file.save([BOB], ALWAYS)):
+    for work in (file.load, lambda: file.save([BOB])):
         with pytest.raises(StorageFailed, match="another version of p2pfwd") as caught:
             work()
         assert not isinstance(caught.value, DamagedFile)
@@ -184,7 +219,7 @@ def test_a_newer_form_is_left_alone(file: AddressFile) -> None:
 
 
 def test_rows_that_make_no_sense_are_left_out(file: AddressFile) -> None:
-    file.save([ALICE, BOB], ALWAYS)
+    file.save([ALICE, BOB])
     file.close()
     db = sqlite3.connect(file.path)
     bob = BOB.peer_id.to_bytes()
@@ -196,30 +231,30 @@ def test_rows_that_make_no_sense_are_left_out(file: AddressFile) -> None:
     db.execute("UPDATE peers SET agent = CAST(x'ff41' AS TEXT) WHERE id = ?", (alice,))
     db.commit()
     db.close()
-    assert file.load() == [BOB, StoredPeer(ALICE.peer_id, "�A", ALICE.addrs)]
+    assert file.load() == [BOB, StoredPeer(ALICE.peer_id, "�A", Standing.REACHED, ALICE.addrs)]
 
 
 def test_a_book_in_somebodys_hands_is_no_damage(file: AddressFile) -> None:
-    file.save([ALICE], ALWAYS)
+    file.save([ALICE])
     file.close()
     db = sqlite3.connect(file.path, isolation_level=None)
     db.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StorageFailed, match="locked") as caught:
-        file.save([BOB], ALWAYS)
+        file.save([BOB])
     assert not isinstance(caught.value, DamagedFile)
     db.rollback()
     db.close()
-    file.save([BOB], ALWAYS)
+    file.save([BOB])
     assert file.load() == [BOB, ALICE]
 
 
 def test_a_failed_save_changes_nothing(file: AddressFile) -> None:
-    file.save([ALICE], ALWAYS)
+    file.save([ALICE])
 
     def halfway() -> Iterator[StoredPeer]:
         yield BOB
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        file.save(halfway(), ALWAYS)
+        file.save(halfway())
     assert file.load() == [ALICE]

@@ -1,4 +1,4 @@
-"""net.address_book: changes are written together and off the loop; a sick disk is told once."""
+"""peers.book: changes are written together and off the loop; a sick disk is told once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from p2pfwd.errors import StorageFailed
 from p2pfwd.peers import book as module
 from p2pfwd.peers.book import Pace
 from p2pfwd.peers.book_file import StoredPeer
+from p2pfwd.policy.provenance import Provenance, Standing
 from tests.unit.peers.book_rig import ALICE, BOB, NEVER, Clocks, a_life, addr, peer
 
 SOON = Pace(first_s=0.0, every_s=0.0, retry_s=0.0)
@@ -35,7 +36,7 @@ class FakeFile:
             loop.call_soon_threadsafe(queue.put_nowait, well)
         )
 
-    def save(self, peers: Iterable[StoredPeer], horizon: float) -> None:
+    def save(self, peers: Iterable[StoredPeer]) -> None:
         self.tell(self.began, True)
         assert self.gate.wait(10)
         self.threads.add(threading.current_thread())
@@ -70,13 +71,13 @@ def test_changes_are_written_together_and_a_restored_peer_is_no_change(
         (file,) = fake_files
         file.gate.clear()
         for number in range(50):
-            store.add_addrs(ALICE, [addr(number + 1)], 900.0, "dht")
-        store.add_addrs(BOB, [addr(1)], 900.0, "dht")
+            store.add_addrs(ALICE, [addr(number + 1)], 900.0, Provenance.HEARSAY)
+        store.add_addrs(BOB, [addr(1)], 900.0, Provenance.HEARSAY)
         await asyncio.sleep(0)
         file.gate.set()
         await file.saved.get()
         assert sorted(p.peer_id for p in file.saves[0]) == [ALICE, BOB]
-        book._restore([StoredPeer(ALICE, "x", ())])
+        book._restore([StoredPeer(ALICE, "x", Standing.MET, ())], 0.0, 0.0)
         await book.close()
         assert len(file.saves) == 1
         assert threading.current_thread() not in file.threads and len(file.threads) == 1
@@ -89,10 +90,10 @@ def test_what_changes_while_it_is_written_is_written_next(home: Path, fake_files
         store, book = a_life(home / "none", Clocks(), SOON)
         (file,) = fake_files
         file.gate.clear()
-        store.add_addrs(ALICE, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.HEARSAY)
         await file.began.get()
-        store.add_addrs(ALICE, [addr(2)], 900.0, "dht")
-        store.add_addrs(BOB, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(2)], 900.0, Provenance.HEARSAY)
+        store.add_addrs(BOB, [addr(1)], 900.0, Provenance.HEARSAY)
         file.gate.set()
         await file.saved.get()
         await file.saved.get()
@@ -113,7 +114,7 @@ def test_many_changes_are_written_in_portions_one_after_the_other(
     async def life(pace: Pace) -> list[int]:
         store, book = a_life(home / "none", Clocks(), pace)
         for number in range(150):
-            store.add_addrs(peer(number), [addr(1)], 900.0, "dht")
+            store.add_addrs(peer(number), [addr(1)], 900.0, Provenance.HEARSAY)
         if pace is not NEVER:
             for _ in range(3):
                 await asyncio.wait_for(fake_files[-1].saved.get(), 5)
@@ -133,12 +134,12 @@ def test_a_full_disk_is_told_once_and_everything_written_when_there_is_room(
         store, book = a_life(home / "none", Clocks(), SOON)
         (file,) = fake_files
         file.failing = StorageFailed("address book X: database or disk is full")
-        store.add_addrs(ALICE, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.HEARSAY)
         for _ in range(3):
             assert not await file.saved.get()
         assert book.failure == "address book X: database or disk is full"
         assert store.addrs(ALICE) == [addr(1)]
-        store.add_addrs(BOB, [addr(2)], 900.0, "dht")
+        store.add_addrs(BOB, [addr(2)], 900.0, Provenance.HEARSAY)
         file.failing = None
         while not await file.saved.get():
             pass
@@ -168,10 +169,10 @@ def test_a_defect_in_the_thread_ends_the_book_and_not_the_node(
         store, book = a_life(home / "none", Clocks(), SOON)
         (file,) = fake_files
         file.failing = ZeroDivisionError()
-        store.add_addrs(ALICE, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.HEARSAY)
         await file.saved.get()
         await book._ended.wait()
-        store.add_addrs(BOB, [addr(1)], 900.0, "dht")
+        store.add_addrs(BOB, [addr(1)], 900.0, Provenance.HEARSAY)
         assert store.addrs(ALICE) == [addr(1)]
         await book.close()
 
@@ -186,7 +187,7 @@ def test_a_disk_that_hangs_does_not_hold_the_end_up(
         store, book = a_life(home / "none", Clocks(), Pace(first_s=3600.0, close_s=0.01))
         (file,) = fake_files
         file.gate.clear()
-        store.add_addrs(ALICE, [addr(1)], 900.0, "dht")
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.HEARSAY)
         await book.close()
         return file
 

@@ -1,109 +1,198 @@
-"""net.peerstore: lives of addresses, what is stale, bounds, and who is told of a change."""
+"""peers.store: lives of addresses, what hearsay cannot do, whose peers they are, who is told."""
 
 from __future__ import annotations
 
+from math import inf
+
+import pytest
+
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
-from p2pfwd.peers.store import (
-    MAX_ADDRESSES_PER_PEER,
-    SEEN_STEP_S,
-    STALE_S,
-    KnownAddress,
-    Peerstore,
-)
+from p2pfwd.peers.claims import MAX_CLAIMED, REPEATED_S, STALE_S, KnownAddress
+from p2pfwd.peers.store import GRACE_S, MAX_ADDRESS_BYTES, MAX_SERVED, SERVED_PROOF_S
+from p2pfwd.policy.dial_plan import Candidate
+from p2pfwd.policy.provenance import Provenance, Standing
+from tests.unit.peers.store_rig import ALICE, BOB, Watched, addr, peer
+
+GIVEN, PROVED, ITSELF, HEARSAY = Provenance.GIVEN, Provenance.PROVED, Provenance.ITSELF, Provenance.HEARSAY
+BETTER = [GIVEN, PROVED, ITSELF]
 
 
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+def everywhere(_: Multiaddr) -> bool:
+    return True
 
 
-def addr(number: int) -> Multiaddr:
-    return Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{number}")
-
-
-ALICE, BOB = peer(1), peer(2)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Watched:
-    """A peerstore with a clock of its own, and the peers it told changes of."""
-
-    def __init__(self, max_peers: int = 4096) -> None:
-        self.clock = Clock()
-        self.store = Peerstore(self.clock, max_peers)
-        self.told: list[PeerId] = []
-        self.store.on_change(self.told.append)
-
-    def changes(self) -> list[PeerId]:
-        told, self.told[:] = list(self.told), []
-        return told
-
-
-def test_only_what_the_owner_said_is_trusted() -> None:
-    store = Peerstore()
-    peer = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(31) + b"\x07")
-    given, told, pinned = (Multiaddr.parse(f"/dns4/{name}.example/tcp/1") for name in ("a", "b", "c"))
-    store.add_addrs(peer, [given], 100, "given")
-    store.add_addrs(peer, [told], 100, "identify")
-    assert not store.is_trusted(peer, pinned)
-    store.pin(peer, [pinned], "named")
-    assert [store.is_trusted(peer, addr) for addr in (given, told, pinned)] == [True, False, True]
-    assert store.is_trusted(peer, given.with_peer_id(peer))
+# --- lives of addresses ---------------------------------------------------------------------------
 
 
 def test_an_address_lives_its_time_and_is_then_stale_but_dialable() -> None:
     it = Watched()
-    it.store.add_addrs(ALICE, [addr(1).with_peer_id(ALICE)], 10.0, "given")
+    it.store.add_addrs(ALICE, [addr(1).with_peer_id(ALICE)], 10.0, GIVEN)
     assert it.store.addrs(ALICE) == it.store.dialable(ALICE) == [addr(1)]
     it.clock.now += 11
     assert it.store.addrs(ALICE) == []
     assert it.store.dialable(ALICE) == [addr(1)]
-    assert it.store.known(ALICE) == [KnownAddress(addr(1), "given", 11.0, -1.0)]
+    assert it.store.known(ALICE) == [KnownAddress(addr(1), GIVEN, 11.0, -1.0)]
+    assert it.store.candidates(ALICE, [addr(1)]) == [Candidate(addr(1), GIVEN, True)]
     it.clock.now += STALE_S
     assert it.store.dialable(ALICE) == [] and it.store.known(ALICE) == []
 
 
-def test_stale_addresses_stay_out_while_there_is_a_better_one() -> None:
+def test_the_best_founded_come_first_and_stale_hearsay_only_where_nothing_else_is() -> None:
     it = Watched()
-    it.store.add_addrs(ALICE, [addr(1)], 10.0, "given")
+    it.store.add_addrs(ALICE, [addr(1)], 10.0, HEARSAY)
     it.clock.now += 11
-    it.store.add_addrs(ALICE, [addr(2)], 10.0, "given")
+    assert it.store.dialable(ALICE) == [addr(1)]
+    it.store.add_addrs(ALICE, [addr(2)], 10.0, HEARSAY)
     assert it.store.dialable(ALICE) == [addr(2)]
-    it.store.unpin(ALICE, "t")
-    it.store.pin(ALICE, [addr(3)], "t")
-    assert it.store.dialable(ALICE) == [addr(3), addr(2)]
+    it.store.add_addrs(ALICE, [addr(3)], 10.0, PROVED)
+    it.store.add_addrs(ALICE, [addr(4)], 10.0, GIVEN)
+    it.store.pin(ALICE, [addr(5)], "t")
+    assert it.store.addrs(ALICE) == it.store.dialable(ALICE) == [addr(5), addr(4), addr(3), addr(2)]
 
 
 def test_a_longer_life_is_not_shortened_by_a_shorter_one() -> None:
     it = Watched()
-    it.store.add_addrs(ALICE, [addr(1)], 100.0, "given")
-    it.store.add_addrs(ALICE, [addr(1)], 1.0, "identify")
+    it.store.add_addrs(ALICE, [addr(1)], 100.0, GIVEN)
+    it.store.add_addrs(ALICE, [addr(1)], 1.0, GIVEN)
+    it.store.add_addrs(ALICE, [addr(1)], 1.0, ITSELF)
     it.clock.now += 50
     assert it.store.addrs(ALICE) == [addr(1)]
 
 
+def test_what_a_connected_peer_said_holds_while_it_is_and_for_the_time_of_grace() -> None:
+    it = Watched()
+    it.store.connected(ALICE, addr(1))
+    it.store.identified(ALICE, "kubo/0.22", ["/x/a"])
+    it.store.tells(ALICE, [addr(2)], everywhere)
+    it.clock.now += 10 * STALE_S
+    assert it.store.addrs(ALICE) == [addr(1), addr(2)]
+    assert it.store.known(ALICE)[1] == KnownAddress(addr(2), ITSELF, 0.0, inf)
+    it.changes()
+    it.store.disconnected(ALICE)
+    assert it.changes() == [ALICE]
+    it.clock.now += GRACE_S - 1
+    assert it.store.addrs(ALICE) == [addr(1), addr(2)]
+    it.clock.now += 2
+    assert it.store.addrs(ALICE) == [] and it.store.dialable(ALICE) == [addr(1), addr(2)]
+    it.store.disconnected(BOB)  # nobody is known of that name
+    assert it.store.peers() == [ALICE]
+
+
+def test_what_a_connected_peer_takes_back_ages_and_only_as_far_as_it_can_speak_there() -> None:
+    """Over a public connection a peer tells no private addresses: it does not take them back by that."""
+    it = Watched()
+    private, public, new = (
+        Multiaddr.parse(f"/ip4/{host}/tcp/1") for host in ("10.0.0.1", "1.2.3.4", "1.2.3.5")
+    )
+    it.store.connected(ALICE, public)
+    it.store.tells(ALICE, [private, public], everywhere)
+    it.store.tells(ALICE, [new], lambda a: a != private)
+    it.clock.now += GRACE_S + 1
+    assert set(it.store.addrs(ALICE)) == {public, private, new}, (
+        "the public one is proved: we are connected there"
+    )
+    it.store.tells(ALICE, [new], everywhere)
+    it.clock.now += GRACE_S + 1
+    assert set(it.store.addrs(ALICE)) == {public, new}
+
+
+def test_that_a_peer_came_from_somewhere_proves_no_address() -> None:
+    it = Watched()
+    it.store.connected(ALICE, None)
+    assert it.store.known(ALICE) == [] and it.store.standing(ALICE) is Standing.MET
+    it.store.connected(ALICE, addr(1))
+    assert it.store.candidates(ALICE, [addr(1)]) == [Candidate(addr(1), PROVED)]
+    assert it.store.standing(ALICE) is Standing.REACHED
+
+
+# --- what hearsay cannot do -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("better", BETTER)
+def test_hearsay_lowers_hides_cuts_and_evicts_nothing(better: Provenance) -> None:
+    it = Watched()
+    it.store.add_addrs(ALICE, [addr(1)], 3600.0, better)
+    before = it.store.candidates(ALICE, [addr(1)])
+    it.store.add_addrs(ALICE, [addr(1)], 360.0, HEARSAY)
+    for number in range(2, 500):
+        it.store.add_addrs(ALICE, [addr(number)], 9999.0, HEARSAY)
+    assert it.store.candidates(ALICE, [addr(1)]) == before
+    assert it.store.dialable(ALICE)[0] == addr(1)
+    assert len(it.store.known(ALICE)) == 1 + MAX_CLAIMED[HEARSAY]
+    it.clock.now += 7200  # and where it is stale, too
+    assert it.store.dialable(ALICE)[0] == addr(1)
+    assert it.store.candidates(ALICE, [addr(1)]) == [Candidate(addr(1), better, True)]
+
+
+def test_only_what_the_owner_said_is_trusted_and_nobody_can_lower_that() -> None:
+    it = Watched()
+    given, told, pinned = (Multiaddr.parse(f"/dns4/{name}.example/tcp/1") for name in ("a", "b", "c"))
+    it.store.add_addrs(ALICE, [given], 100, GIVEN)
+    it.store.add_addrs(ALICE, [told], 100, ITSELF)
+    assert not it.store.is_trusted(ALICE, pinned)
+    it.store.pin(ALICE, [pinned], "named")
+    it.store.tells(ALICE, [given, pinned], everywhere)
+    it.store.add_addrs(ALICE, [given, pinned], 100, HEARSAY)
+    assert [it.store.is_trusted(ALICE, each) for each in (given, told, pinned)] == [True, False, True]
+    assert it.store.is_trusted(ALICE, given.with_peer_id(ALICE))
+
+
+@pytest.mark.parametrize("provenance", list(Provenance))
+def test_each_provenance_has_a_bound_of_its_own(provenance: Provenance) -> None:
+    it = Watched()
+    for number in range(1, 200):
+        it.store.add_addrs(ALICE, [addr(number)], float(number), provenance)
+    latest = [addr(number) for number in range(200 - MAX_CLAIMED[provenance], 200)]
+    assert it.store.addrs(ALICE) == latest
+
+
+def test_what_is_raised_from_hearsay_counts_where_it_is_then() -> None:
+    """Or a peer that first has others say what it then says itself could fill the memory."""
+    it = Watched()
+    for number in range(1, 500):
+        it.store.add_addrs(ALICE, [addr(number)], 100.0, HEARSAY)
+        it.store.add_addrs(ALICE, [addr(number)], 100.0, ITSELF)
+    assert len(it.store.known(ALICE)) <= MAX_CLAIMED[ITSELF] + MAX_CLAIMED[HEARSAY]
+
+
+def test_of_a_long_list_those_are_taken_that_this_node_could_dial() -> None:
+    it = Watched()
+    quic = [Multiaddr.parse(f"/ip4/192.0.2.1/udp/{port}/quic-v1") for port in range(1, 400)]
+    it.store.tells(ALICE, [*quic, addr(7)], everywhere)
+    assert addr(7) in it.store.addrs(ALICE) and len(it.store.addrs(ALICE)) == MAX_CLAIMED[ITSELF]
+    long = Multiaddr.parse(f"/dns/{'a' * MAX_ADDRESS_BYTES}/tcp/1")
+    it.store.add_addrs(BOB, [long], 10.0, HEARSAY)
+    assert it.store.addrs(BOB) == []
+    it.store.add_addrs(BOB, [long], 10.0, GIVEN)
+    assert it.store.addrs(BOB) == [long]
+
+
+# --- who is told ----------------------------------------------------------------------------------
+
+
 def test_observers_are_told_of_news_and_not_of_repetitions() -> None:
     it = Watched()
-    it.store.add_addrs(ALICE, [addr(1), addr(2)], 10.0, "given")
+    it.store.add_addrs(ALICE, [addr(1), addr(2)], 100.0, GIVEN)
     assert it.changes() == [ALICE]
-    it.store.add_addrs(ALICE, [addr(1)], 10.0, "given")
-    it.store.add_addrs(ALICE, [], 10.0, "given")
+    it.store.add_addrs(ALICE, [addr(1)], 100.0, GIVEN)
+    it.store.add_addrs(ALICE, [], 100.0, GIVEN)
     assert it.changes() == []
-    it.clock.now += SEEN_STEP_S
-    it.store.add_addrs(ALICE, [addr(1)], 10.0, "given")
+    it.clock.now += REPEATED_S
+    it.store.add_addrs(ALICE, [addr(1)], 100.0, GIVEN)
     assert it.changes() == [ALICE]
-    it.store.add_addrs(ALICE, [addr(1)], 10.0, "connected")
+    it.store.add_addrs(ALICE, [addr(1)], 100.0, PROVED)
+    assert it.changes() == [ALICE]
+    it.store.add_addrs(ALICE, [addr(3)], 900.0, GIVEN)
+    assert it.changes() == [ALICE]
+    it.clock.now += 299
+    it.store.add_addrs(ALICE, [addr(3)], 900.0, GIVEN)
+    assert it.changes() == [], "a long life is renewed when a third of it is over"
+    it.clock.now += 2
+    it.store.add_addrs(ALICE, [addr(3)], 900.0, GIVEN)
     assert it.changes() == [ALICE]
 
 
-def test_observers_are_told_of_agents_pins_and_drops() -> None:
+def test_observers_are_told_of_agents_pins_standing_and_drops() -> None:
     it = Watched()
     it.store.identified(ALICE, "p2pfwd/1", ["/x/a"])
     it.store.identified(ALICE, "p2pfwd/1", ["/x/b"])
@@ -114,29 +203,66 @@ def test_observers_are_told_of_agents_pins_and_drops() -> None:
     assert it.changes() == [BOB, BOB]
     it.store.drop_addr(ALICE, addr(1))
     assert it.changes() == []
-    it.store.add_addrs(ALICE, [addr(1)], 10.0, "given")
+    it.store.add_addrs(ALICE, [addr(1)], 10.0, PROVED)
     it.store.drop_addr(ALICE, addr(1))
     assert it.changes() == [ALICE, ALICE]
+    it.store.note_forwarded(ALICE)
+    it.store.note_forwarded(ALICE)
+    assert it.changes() == [ALICE]
 
 
-def test_restored_addresses_have_their_age_and_give_way_to_what_is_known_already() -> None:
+def test_restored_addresses_have_their_age_and_what_is_known_by_now_stays() -> None:
     it = Watched()
-    it.store.add_addrs(ALICE, [addr(1)], 10.0, "given")
-    old = [KnownAddress(addr(n), "connected", 3600.0, -2700.0) for n in (1, 2)]
-    old.append(KnownAddress(addr(3), "connected", STALE_S + 1, -STALE_S))
-    it.store.restore(ALICE, old, "kubo/0.22")
-    assert it.store.agent(ALICE) == "kubo/0.22"
-    assert it.store.known(ALICE) == [KnownAddress(addr(1), "given", 0.0, 10.0), old[1]]
+    it.store.add_addrs(ALICE, [addr(1)], 10.0, GIVEN)
+    old = [KnownAddress(addr(n), PROVED, 3600.0, -2700.0) for n in (1, 2)]
+    old.append(KnownAddress(addr(3), PROVED, STALE_S + 1, -STALE_S))
+    it.store.restore(ALICE, old, "kubo/0.22", Standing.MET)
+    assert it.store.agent(ALICE) == "kubo/0.22" and it.store.standing(ALICE) is Standing.OWN
+    assert it.store.known(ALICE) == [KnownAddress(addr(1), GIVEN, 0.0, 10.0), old[1]]
     it.store.identified(BOB, "p2pfwd/1", [])
-    it.store.restore(BOB, [], "kubo/0.22")
-    assert it.store.agent(BOB) == "p2pfwd/1"
+    it.store.restore(BOB, old[1:2], "kubo/0.22")
+    assert it.store.agent(BOB) == "p2pfwd/1" and it.store.standing(BOB) is Standing.REACHED
+    it.store.restore(peer(3), old[2:], "kubo/0.22")
+    assert peer(3) not in it.store.peers(), "of whom nothing is left"
 
 
-def test_addresses_and_peers_are_bounded() -> None:
-    it = Watched(max_peers=3)
-    it.store.add_addrs(ALICE, map(addr, range(1, 200)), 10.0, "dht")
-    assert len(it.store.addrs(ALICE)) == MAX_ADDRESSES_PER_PEER
-    it.store.pin(ALICE, [addr(1)], "t")
-    for number in range(2, 10):
-        it.store.add_addrs(peer(number), [addr(1)], 10.0, "dht")
-    assert it.store.peers() == [ALICE, peer(8), peer(9)]  # the pinned one stays
+# --- whose peers they are -------------------------------------------------------------------------
+
+
+def test_ones_own_are_pinned_given_and_forwarded_to_and_not_whoever_came_or_was_dialed() -> None:
+    it = Watched()
+    came, dialed, heard_of, named, given, forwarded = map(peer, range(10, 16))
+    it.store.connected(came, None)
+    it.store.connected(dialed, addr(1))
+    it.store.add_addrs(heard_of, [addr(1)], 10.0, HEARSAY)
+    it.store.pin(named, [], "named")
+    it.store.add_addrs(given, [addr(1)], 10.0, GIVEN)
+    it.store.note_forwarded(forwarded)
+    everybody = (came, dialed, heard_of, named, given, forwarded, peer(99))
+    assert [who for who in everybody if it.store.is_own(who)] == [named, given, forwarded]
+    it.store.unpin(named, "named")
+    assert not it.store.is_own(named)
+
+
+def test_who_was_served_is_ones_own_an_hour_later_and_a_flood_of_others_takes_no_place() -> None:
+    it = Watched()
+    for number in range(MAX_SERVED):
+        it.store.note_served(peer(number))
+    assert not it.store.is_own(peer(0))
+    it.clock.now += SERVED_PROOF_S
+    assert it.store.is_own(peer(0))
+    it.store.note_served(peer(0))
+    it.store.note_served(peer(1000))
+    it.clock.now += STALE_S + 1
+    assert it.store.is_own(peer(0)) and not it.store.is_own(peer(1000))
+    it.store.note_served(peer(1000))
+    it.clock.now += SERVED_PROOF_S
+    assert it.store.is_own(peer(1000)), "whoever was not seen for days has made room"
+
+
+def test_who_was_served_in_an_earlier_life_is_ones_own_at_once() -> None:
+    it = Watched()
+    known = [KnownAddress(addr(1), ITSELF, 10.0, 10.0)]
+    it.store.restore(ALICE, known, None, Standing.SERVED)
+    it.store.restore(BOB, known, None, Standing.MET)
+    assert it.store.is_own(ALICE) and not it.store.is_own(BOB)

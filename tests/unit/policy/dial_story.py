@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Priority
+from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Known, Priority
 
 REFUSED = "cannot reach it: connection refused"
 STATIC, BOOTSTRAP = Priority.STATIC, Priority.BOOTSTRAP
@@ -26,7 +26,12 @@ class Story:
 
     def __init__(self, limits: DialLimits | None = None, luck: float = 0.0) -> None:
         self.known: dict[PeerId, dict[Multiaddr, float]] = {}
-        self.schedule = DialSchedule(lambda who: list(self.known.get(who, {}).items()), lambda: luck, limits)
+        self.founded: set[tuple[PeerId, Multiaddr]] = set()
+        self.schedule = DialSchedule(self._addresses, lambda: luck, limits)
+
+    def _addresses(self, who: PeerId) -> list[Known]:
+        known = self.known.get(who, {})
+        return [Known(where, age_s, (who, where) in self.founded) for where, age_s in known.items()]
 
     def keep(
         self, who: PeerId, *numbers: int, now: float = 0.0, age_s: float = 0.0, priority: Priority = STATIC

@@ -1,4 +1,4 @@
-"""net.dial_schedule: who is dialed when; each test is a short story."""
+"""policy.dial_schedule: who is dialed when; each test is a short story."""
 
 from __future__ import annotations
 

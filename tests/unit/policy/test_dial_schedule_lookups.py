@@ -1,4 +1,4 @@
-"""net.dial_schedule: whose addresses are stale, and how often a peer is looked up."""
+"""policy.dial_schedule: whose addresses are stale, and how often a peer is looked up."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.protocols.mdns import Mdns
@@ -86,6 +87,7 @@ class FakeSwarm:
         self.peer_id = PeerId.from_bytes(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
         self.listen = [Multiaddr.parse(text) for text in listen]
         self.peerstore = Peerstore(asyncio.get_running_loop().time)
+        self.refusals = Refusals(asyncio.get_running_loop().time)
 
     def listen_addrs(self) -> list[Multiaddr]:
         return self.listen

@@ -16,6 +16,7 @@ from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_schedule import DialLimits, KeptStatus, Priority
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.system.network_watch import NetworkWatch
 
@@ -219,7 +220,7 @@ def test_an_address_learned_is_tried_at_once() -> None:
         for _ in range(10):
             await asyncio.sleep(0)
         assert rig.swarm.dials.empty()
-        rig.swarm.peerstore.add_addrs(ALICE, [addr(7)], 60.0, "mdns")
+        rig.swarm.peerstore.add_addrs(ALICE, [addr(7)], 60.0, Provenance.HEARSAY)
         assert await rig.dial() == (ALICE, (addr(7),))
 
     run(story, DialLimits())
@@ -239,7 +240,7 @@ def test_who_has_no_address_is_looked_up(found: list[Multiaddr]) -> None:
             status = await rig.until(ALICE, lambda it: it.failures > 0)
             assert status.outcome == f"cannot reach {ALICE}: refused"
             (known,) = rig.swarm.peerstore.known(ALICE)
-            assert (known.addr, known.source) == (addr(9), "resolved")
+            assert (known.addr, known.provenance) == (addr(9), Provenance.HEARSAY)
         else:
             status = await rig.until(ALICE, lambda it: it.failures > 0)
             assert status.outcome == f"no address is known for {ALICE}"

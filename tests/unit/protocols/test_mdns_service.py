@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from itertools import pairwise
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.policy.provenance import Provenance
+from p2pfwd.protocols.mdns import LOG_RATE
 from p2pfwd.system.multicast import Interface
 from p2pfwd.wire import dns_message, mdns
 from p2pfwd.wire.dns_message import PTR, Message, Question
+from p2pfwd.wire.mdns_near import MAX_HEARD
 from p2pfwd.wire.mdns_pace import ASK_REST_S
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.protocols.mdns_ether import Ether, Node, Sent
@@ -51,7 +55,7 @@ async def test_two_find_each_other_at_once() -> None:
     assert found == [b.peer_id]
     assert a.mdns.peers() == {b.peer_id: (b.addr,)} and b.mdns.peers() == {a.peer_id: (a.addr,)}
     (known,) = a.swarm.peerstore.known(b.peer_id)
-    assert (known.addr, known.source) == (b.addr, "mdns") and 300 < known.ttl_s <= 360
+    assert (known.addr, known.provenance) == (b.addr, Provenance.HEARSAY) and 300 < known.ttl_s <= 360
     close(a, b)
 
 
@@ -308,17 +312,27 @@ async def test_answers_bring_no_answers() -> None:
 
 
 @in_virtual_time
-async def test_a_crowd_of_invented_peers_is_bounded() -> None:
-    """Thousands of announced peers fill neither the table nor the peerstore beyond the table's size."""
+async def test_a_crowd_of_invented_peers_is_bounded_and_hides_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Thousands of announced peers fill neither the table nor the log, and one that comes later is found."""
+    caplog.set_level(logging.INFO)
     ether = Ether()
-    (a,) = nodes(ether, 1)
+    a, early = nodes(ether, 2)
+    await asyncio.sleep(1)
     for number in range(2000):
         invented = Node(Ether(), number + 10)
         ether.send("10.0.0.9", mdns.answer(b"b" * 32, invented.peer_id, [invented.addr]))
     await asyncio.sleep(1)
-    assert len(a.mdns.peers()) == 256
-    assert len(a.swarm.peerstore.peers()) == 256
-    close(a)
+    assert len(a.mdns.peers()) == MAX_HEARD
+    assert early.peer_id in a.mdns.peers()
+    late = Node(ether, 200)
+    late.mdns.start()
+    await asyncio.sleep(1)
+    assert late.peer_id in a.mdns.peers() and late.peer_id in a.swarm.peerstore.peers()
+    assert len([line for line in caplog.messages if line.startswith("near: ")]) < 3 * LOG_RATE.burst
+    assert a.swarm.refusals.counts["mdns-table-full"] == 2000 - MAX_HEARD + 1 + 1
+    close(a, early, late)
 
 
 @in_virtual_time

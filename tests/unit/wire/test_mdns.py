@@ -184,7 +184,7 @@ def test_what_one_answer_can_make_us_hold_is_bounded() -> None:
     """At most 8 peers, at most 16 addresses of each."""
     many = told(*(f"dnsaddr=/ip4/10.0.0.{n}/tcp/1/p2p/{PEER}" for n in range(1, 60)))
     (peer,) = mdns.hear(many, from_here=False).peers
-    assert len(peer.addrs) == mdns.MAX_ADDRESSES
+    assert len(peer.addrs) == mdns.MAX_TOLD_ADDRESSES
     everybody = [PeerId.from_bytes(b"\x00\x24\x08\x01\x12\x20" + bytes((n,)) * 32) for n in range(20)]
     crowd = told(*(f"dnsaddr=/ip4/10.0.0.1/tcp/1/p2p/{one}" for one in everybody))
     assert [peer.peer_id for peer in mdns.hear(crowd, from_here=False).peers] == everybody[: mdns.MAX_PEERS]

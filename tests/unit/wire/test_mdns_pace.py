@@ -1,24 +1,14 @@
-"""mDNS's policy on a clock of the test's own: back-off, one answer a second, budgets, who is remembered."""
+"""mDNS's policy on a clock of the test's own: back-off, one answer a second, budgets."""
 
 from __future__ import annotations
 
 import pytest
 
-from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire import mdns_pace
-from p2pfwd.wire.mdns import MAX_ADDRESSES, TTL_S, NearPeer
-from p2pfwd.wire.mdns_pace import MAX_ASKERS, MAX_PEERS, AskPace, LinkPace, NearPeers
+from p2pfwd.wire.mdns import TTL_S
+from p2pfwd.wire.mdns_pace import MAX_ASKERS, AskPace, LinkPace
 
 NO_SPREAD = 0.5
-
-
-def peer(number: int) -> PeerId:
-    return PeerId.from_bytes(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
-
-
-def addr(number: int) -> Multiaddr:
-    return Multiaddr.parse(f"/ip4/10.0.0.1/tcp/{number}")
 
 
 # --- asking
@@ -151,55 +141,6 @@ def test_the_budgets_are_bounded() -> None:
     for number in range(MAX_ASKERS * 4):
         link.heard_question(1.0, f"asker {number}", 0.0)
     assert len(link._budgets) == MAX_ASKERS
-
-
-# --- remembering
-
-
-def test_a_peer_is_news_once_and_again_with_a_new_address() -> None:
-    near = NearPeers()
-    assert near.hear(NearPeer(peer(1), (addr(1),)), 0.0)
-    assert not near.hear(NearPeer(peer(1), (addr(1),)), 1.0)
-    assert near.hear(NearPeer(peer(1), (addr(2),)), 2.0)
-    assert near.peers(3.0) == {peer(1): (addr(1), addr(2))}
-
-
-def test_what_is_not_heard_again_expires() -> None:
-    """Each address 6 minutes after it was heard, the peer with the last; then it is news again."""
-    near = NearPeers()
-    near.hear(NearPeer(peer(1), (addr(1),)), 0.0)
-    near.hear(NearPeer(peer(1), (addr(2),)), 100.0)
-    assert near.peers(TTL_S + 1.0) == {peer(1): (addr(2),)}
-    assert near.peers(TTL_S + 101.0) == {}
-    assert near.hear(NearPeer(peer(1), (addr(1),)), TTL_S + 102.0)
-    assert near.peers(TTL_S + 102.0) == {peer(1): (addr(1),)}
-
-
-def test_who_leaves_is_forgotten() -> None:
-    near = NearPeers()
-    near.hear(NearPeer(peer(1), (addr(1),)), 0.0)
-    assert not near.hear(NearPeer(peer(1), (addr(1),), leaving=True), 1.0)
-    assert peer(1) not in near
-    assert not near.hear(NearPeer(peer(2), (), leaving=True), 1.0)
-
-
-def test_a_crowd_does_not_push_out_who_is_known() -> None:
-    """A full table takes nobody until somebody expires."""
-    near = NearPeers()
-    for number in range(MAX_PEERS + 50):
-        near.hear(NearPeer(peer(number), (addr(1),)), 0.0)
-    assert len(near) == MAX_PEERS and peer(0) in near and peer(MAX_PEERS) not in near
-    assert near.hear(NearPeer(peer(MAX_PEERS), (addr(1),)), TTL_S + 1.0)
-    assert len(near) == 1
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_the_addresses_of_a_peer_are_bounded(at_once: bool) -> None:
-    """The latest heard are kept."""
-    near, many = NearPeers(), [addr(number) for number in range(1, 100)]
-    for group in [tuple(many)] if at_once else [(one,) for one in many]:
-        near.hear(NearPeer(peer(1), group), 0.0)
-    assert near.peers(1.0)[peer(1)] == tuple(many[-MAX_ADDRESSES:])
 
 
 def test_the_figures_fit_each_other() -> None:
