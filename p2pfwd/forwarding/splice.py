@@ -3,6 +3,7 @@
 Truth: half-close is kept both ways and the splice ends when both FINs have passed; a reset
 or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF; so
 does the death of the daemon (SIGKILL, out of memory): the socket lingers for no time until both FINs passed.
+A socket that is not read, after its FIN or for want of credit, is still watched for its failure.
 Back-pressure is withheld credit: what the socket does not take stays here, bounded by the stream's
 window, and is not acknowledged; a stream that cannot send leaves the socket unread. No task, no
 queue, no timer per splice.
@@ -10,6 +11,7 @@ queue, no timer per splice.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections import deque
@@ -110,11 +112,10 @@ class Splice:
     def _readable(self) -> None:
         frame = self.stream.begin_frame()
         if frame is None:
-            self._poller.remove_reader(self._fd)
             self._parked = True
+            self._poller.watch_failure(self._fd, self._hung_up)
             self.stream.want_to_send()
         elif self._move(frame) == 0:
-            self._poller.remove_reader(self._fd)
             self._end_local()
 
     def resume_sending(self) -> bool:
@@ -158,6 +159,18 @@ class Splice:
         self._local_eof = True
         self._send_fin()
         self._finish_if_done()
+        if not self.closed:
+            self._poller.watch_failure(self._fd, self._hung_up)
+
+    def _hung_up(self) -> None:
+        """The socket, which is not read now, has failed: the peer is told at once, not at the next send.
+
+        Without an error it is a Unix socket whose program closed it. What it sent before still counts.
+        """
+        self._poller.remove_reader(self._fd)  # a socket stays hung up: this would be called for ever
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._fail(OSError(code, os.strerror(code)))
 
     def _send_fin(self) -> None:
         self.stream.close_write()

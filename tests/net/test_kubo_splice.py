@@ -60,6 +60,9 @@ class Loop:
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.readers.add(fd)
 
+    def watch_failure(self, fd: int, callback: Callable[[], None]) -> None:
+        self.readers.add(fd)
+
     def remove_reader(self, fd: int) -> None:
         self.readers.discard(fd)
 
