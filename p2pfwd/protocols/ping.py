@@ -73,7 +73,7 @@ class Ping:
                     raise
                 await stream.close()
         except TimeoutError:
-            raise TimedOut(f"{conn.remote_peer} did not answer a ping within {timeout_s:g} s") from None
+            raise TimedOut(f"{conn.remote_peer} did not answer a ping within {timeout_s:.3g} s") from None
         if echo != payload:
             raise RemoteProtocolError(f"ping: {conn.remote_peer} echoed other bytes")
         return rtt_s
