@@ -36,8 +36,8 @@ MAX_FAILURES: Final = 2
 """Failures in a row after which an entry goes even if nobody can replace it."""
 
 OUTAGE_FAILURES: Final = 3
-"""So many entries that fail one after the other, with no answer in between, mean that our own network is down.
-Where a fifth of the entries is dead, as in a public table, chance does it too; then a removal is delayed."""
+"""So many entries that fail one after the other, with no answer in between: our own network is down. Where a
+fifth of the entries is dead, as in a public table, chance does it too; that only delays a removal."""
 
 
 @dataclass(slots=True)
