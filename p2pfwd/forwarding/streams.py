@@ -92,6 +92,7 @@ class StreamEntry:
             remote_address=str(conn.remote_addr),
             rtt_s=conn.rtt_s,
             dialing_target=splice is None,
+            holds_end=splice is not None and splice.holds_fin,
         )
 
 
@@ -176,9 +177,9 @@ class StreamRegistry:
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.
-        hold_fin = kubo and entry.listener.direction == "forward"
+        hold_s = self._limits.kubo_hold_s if kubo and entry.listener.direction == "forward" else None
         entry.splice = splice = self._make_splice(
-            entry.stream, sock, self._swarm.io.poller, self._loop, entry.ended, kubo=kubo, hold_fin=hold_fin
+            entry.stream, sock, self._swarm.io.poller, self._loop, entry.ended, kubo=kubo, hold_s=hold_s
         )
         splice.start()
 

@@ -118,6 +118,16 @@ def test_ls_on_a_terminal_fits_80_cells(filled: FakeDaemon, on_terminal: OnTermi
     )
 
 
+def test_ls_says_which_stream_holds_its_clients_end_of_data(
+    fake: FakeDaemon, on_terminal: OnTerminal
+) -> None:
+    fake.answers["p2p.ls"] = LsResult(())
+    fake.answers["p2p.stream.ls"] = StreamLsResult((replace(STREAM, holds_end=True), INBOUND))
+    held = "7: the client has ended its data; a Kubo is told when the reply has ended"
+    assert on_terminal("ls", "--streams", columns=120).splitlines()[-1] == held
+    assert on_terminal("stream", "ls", columns=120).splitlines()[-1] == held
+
+
 def test_ls_names_the_forward_a_reason_is_for_when_several_have_its_protocol(
     fake: FakeDaemon, on_terminal: OnTerminal
 ) -> None:

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
-from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, close_with_reset
+from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, State, close_with_reset
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import conn_of, pair, poller_of, read_all, stream_pair
@@ -182,9 +182,9 @@ async def test_once_both_fins_have_passed_the_rest_needs_no_connection(first: st
         await peer.write(BULK[:200_000])
         peer.close_write()
         if first == "peer":
-            await until(lambda: splice._remote_eof)
+            await until(lambda: splice._to_socket in (State.LAST, State.ENDED))
             app.finish()
-        await until(lambda: splice._remote_eof and splice._local_eof)
+        await until(lambda: splice._to_socket is State.LAST and splice._from_socket is State.ENDED)
         assert held(splice) > 0 and not splice.closed
         conn_of(peer).abort(TimedOut("for the test"))
         assert await app.read_all() == BULK[:200_000]
@@ -215,7 +215,7 @@ async def test_a_failure_after_a_half_close_is_still_a_rst(after_fin: bool) -> N
             assert await read_all(peer) == b""
         else:
             peer.close_write()
-            await until(lambda: splice._remote_eof)
+            await until(lambda: splice._to_socket in (State.LAST, State.ENDED))
         peer.reset()
         if after_fin:
             await app.sees_rst()
@@ -253,7 +253,7 @@ async def test_an_applications_reset_after_its_half_close_is_the_peers_reset() -
 async def test_an_applications_reset_while_the_peer_takes_no_more_is_the_peers_reset() -> None:
     async with tunnel() as (app, splice, closed, peer):
         sending = asyncio.get_running_loop().create_task(app.send(BULK))
-        await until(lambda: splice._parked and splice.stream.core.send_window == 0)
+        await until(lambda: splice._from_socket is State.PARKED and splice.stream.core.send_window == 0)
         sending.cancel()
         app.reset()
         assert isinstance((await closed.once()).error, ConnectionResetError)

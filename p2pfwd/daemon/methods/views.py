@@ -50,6 +50,7 @@ def stream(info: StreamInfo) -> schema.Stream:
         path=info.path,
         remote_address=info.remote_address,
         rtt_ms=_ms(info.rtt_s),
+        holds_end=info.holds_end,
     )
 
 

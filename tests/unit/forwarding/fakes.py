@@ -109,9 +109,10 @@ class FakeSplice:
         on_closed: Callable[[Any], None],
         *,
         kubo: bool,
-        hold_fin: bool,
+        hold_s: float | None,
     ) -> None:
-        self.stream, self.sock, self.kubo, self.hold_fin = stream, sock, kubo, hold_fin
+        self.stream, self.sock, self.kubo, self.hold_s = stream, sock, kubo, hold_s
+        self.holds_fin = False
         self.bytes_in = self.bytes_out = 0
         self.error: Exception | None = None
         self.started = False
