@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -157,7 +158,7 @@ class StreamRegistry:
         """Register a stream that `splice` will connect. Raises ResourceLimitExceeded (see `admit`)."""
         peer = stream.remote_peer
         self.admit(listener, peer)
-        entry = StreamEntry(self, self._next_id, listener, stream, origin, self._loop.time())
+        entry = StreamEntry(self, self._next_id, listener, stream, origin, time.monotonic())
         self._next_id += 1
         self._entries[entry.id] = entry
         self._dialing += 1
@@ -167,7 +168,7 @@ class StreamRegistry:
         if not count:
             self._swarm.connmgr.protect(peer, PROTECT_TAG)
         self._empty.clear()
-        self._events.stream("added", lambda: entry.info(self._loop.time()))
+        self._events.stream("added", lambda: entry.info(time.monotonic()))
         return entry
 
     def splice(self, entry: StreamEntry, sock: socket.socket) -> None:
@@ -214,13 +215,13 @@ class StreamRegistry:
             self._swarm.connmgr.unprotect(peer, PROTECT_TAG)
         if not self._entries:
             self._empty.set()
-        self._events.stream("removed", lambda: entry.info(self._loop.time()))
+        self._events.stream("removed", lambda: entry.info(time.monotonic()))
 
     # --- asking -----------------------------------------------------------------------------------
 
     def snapshot(self) -> list[StreamInfo]:
         """Every live stream, by id."""
-        now = self._loop.time()
+        now = time.monotonic()
         return [entry.info(now) for entry in self._entries.values()]
 
     def live_bytes(self) -> dict[int, tuple[int, int]]:
@@ -266,7 +267,7 @@ class StreamRegistry:
                 self._close(entry)
 
     def _close(self, entry: StreamEntry) -> StreamInfo:
-        info = entry.info(self._loop.time())
+        info = entry.info(time.monotonic())
         if entry.splice is not None:
             entry.splice.reset()
         else:
