@@ -275,6 +275,15 @@ def test_forward_says_why_the_peer_was_not_reached_and_stands(fake: FakeDaemon, 
     assert told["Listener"]["Reason"] == told["Check"]["Reason"]
 
 
+def test_forward_says_that_a_service_was_not_tried(fake: FakeDaemon, run: Run) -> None:
+    check = replace(REACHED, state="unknown", reason="the service was not tried")
+    fake.answers |= {"p2p.forward": FORWARDED, "p2p.check": check}
+    result = run("forward", "/x/ssh", "2222", OTHER)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-2].startswith("The peer answers: direct")
+    assert result.out.splitlines()[-1] == "  the service was not tried"
+
+
 def test_forward_no_check_does_not_check(fake: FakeDaemon, run: Run) -> None:
     fake.answers["p2p.forward"] = FORWARDED
     result = run("forward", "/x/ssh", "2222", OTHER, "--no-check")

@@ -30,6 +30,7 @@ class FakeConn:
         self.is_relayed = False
         self.rtt_s: float | None = 0.002
         self.security = "/noise"
+        self.identified: asyncio.Future[None] | None = None
 
     async def measure_rtt(self, timeout_s: float) -> float:
         return 0.003
@@ -146,6 +147,7 @@ class FakePeerstore:
     def __init__(self) -> None:
         self.pinned: dict[tuple[PeerId, str], tuple[Multiaddr, ...]] = {}
         self.agents: dict[PeerId, str] = {}
+        self.listed: dict[PeerId, frozenset[str]] = {}
 
     def pin(self, peer_id: PeerId, addrs: Sequence[Multiaddr], tag: str) -> None:
         self.pinned[peer_id, tag] = tuple(addrs)
@@ -155,6 +157,9 @@ class FakePeerstore:
 
     def agent(self, peer_id: PeerId) -> str | None:
         return self.agents.get(peer_id)
+
+    def protocols(self, peer_id: PeerId) -> frozenset[str]:
+        return self.listed.get(peer_id, frozenset())
 
 
 class FakeTasks:
@@ -198,8 +203,12 @@ class FakeSwarm:
         self.asked.append((peer_id, (protocol,)))
         return self.answers.pop(0) if self.answers else FakeStream(peer_id, protocol)
 
-    async def connect(self, peer_id: PeerId, *, timeout_s: float, force: bool) -> Any:
+    async def connect(self, peer_id: PeerId, *, timeout_s: float, force: bool = False) -> Any:
         self.forced.append(force)
+        conn = FakeConn(peer_id)
+        conn.identified = asyncio.get_running_loop().create_future()
+        conn.identified.set_result(None)
+        return conn
 
     def conns(self, peer_id: PeerId) -> list[Any]:
         return []
