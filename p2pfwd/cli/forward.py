@@ -112,5 +112,7 @@ def _print_check(check: Check) -> None:
         if check.remote_address:
             how.append(check.remote_address)
         write(f"The peer answers: {', '.join(how)}.")
+        if check.reason:
+            write(f"  {printable(check.reason)}")
         return
     warn(f"{check.reason or check.state}; the forward stands and tries again at each connection", check.hint)

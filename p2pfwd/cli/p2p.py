@@ -197,6 +197,9 @@ def _listener_row(listener: Listener) -> tuple[str, ...]:
     )
 
 
+HELD_END = "the client has ended its data; a Kubo is told when the reply has ended"
+
+
 def _print_streams(env: Env, streams: Sequence[Stream], *, headers: bool) -> None:
     if not env.terminal:
         header = ("ID", "Protocol", "Origin", "Target")
@@ -209,6 +212,9 @@ def _print_streams(env: Env, streams: Sequence[Stream], *, headers: bool) -> Non
     write_table(
         _STREAM_COLUMNS, [_stream_row(stream) for stream in streams], limit=env.columns, colour=env.colour
     )
+    for stream in streams:
+        if stream.holds_end:
+            write(f"{stream.handler_id}: {HELD_END}")
 
 
 def _stream_row(stream: Stream) -> tuple[str, ...]:

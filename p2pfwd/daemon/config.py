@@ -239,6 +239,13 @@ class Settings:
         "on (always), off (never).",
         _one_of("auto", "on", "off"),
     )
+    kubo_hold_s: float = _key(
+        "forward.kubo_hold_s",
+        600.0,
+        "Send such an end of data all the same when nothing has come for so long, for the sake of a service "
+        "that answers only at the end of its input. 0: never.",
+        _at_least(0),
+    )
     drain_timeout_s: float = _key(
         "daemon.drain_timeout_s", 10.0, "How long live streams may go on when the daemon stops.", _at_least(0)
     )

@@ -229,4 +229,5 @@ def forwarding_limits(settings: Settings) -> ForwardingLimits:
         open_timeout_s=settings.open_timeout_s,
         target_timeout_s=settings.target_timeout_s,
         kubo_half_close=settings.kubo_half_close,
+        kubo_hold_s=settings.kubo_hold_s,
     )

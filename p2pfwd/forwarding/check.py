@@ -11,7 +11,7 @@ from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.probe import probe
 from p2pfwd.forwarding.target import Target
-from p2pfwd.forwarding.values import READY, CheckOutcome
+from p2pfwd.forwarding.values import READY, UNKNOWN, CheckOutcome
 from p2pfwd.system.proc_net import somebody_listens
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float
     except P2PForwardError as exc:
         return _failure(exc, started)
     return CheckOutcome(
-        ok=answer.state == READY,
+        ok=answer.state in (READY, UNKNOWN),
         state=answer.state,
         reason=answer.reason,
         path="relayed" if conn.is_relayed else "direct",

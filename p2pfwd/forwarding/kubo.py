@@ -2,29 +2,44 @@
 
 A Kubo ends a tunnel both ways at the first FIN from either side, and what is still under way is lost. So
 a forward holds its client's FIN until the reply has ended. Held for ever it would keep a service that
-reads to the end of its input (an upload) from ending: the FIN goes out when the client waits for no reply,
-being gone altogether, or when nothing is known of the client and no byte has come for `QUIET_S`.
+reads to the end of its input (an upload) from ending, and a client that waits for such a service would
+wait for ever. So the FIN goes out
+
+- when the client waits for no reply any more, being gone altogether;
+- when nothing is known of the client, being on another machine, and no byte has come for `QUIET_S`;
+- in any case when no byte has come for `hold_s` (`forward.kubo_hold_s`).
 
 When its own application closes, a Kubo closes the stream in one goroutine and may reset it in another:
 once in thirty downloads on a busy machine the reset comes where the FIN should, behind every byte. It
 stays a reset, for nobody can tell it from a failure, but the application gets the bytes before it.
+
+Beside the states of a `Splice` it has these; each state that waits has the only timer there is:
+
+    PLAIN ──the client's FIN, and the reply has not ended──▶ HOLDING ──see above, or the reply's end──▶ PLAIN
+    PLAIN, HOLDING ──a reset by the peer, bytes before it under way──▶ FLUSHING
+    FLUSHING ──all taken, nothing taken for `FLUSH_STALL_S`, or a reset here──▶ closed
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
+import math
 import socket
 import struct
 import termios
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.errors import StreamReset
-from p2pfwd.forwarding.splice import Splice
+from p2pfwd.forwarding.splice import Splice, State
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.system.poller import Readiness
 from p2pfwd.system.sock_diag import has_closed
+
+log = logging.getLogger("p2pfwd.forwarding")
 
 AGENTS: Final = ("kubo/", "go-ipfs/")
 
@@ -35,9 +50,20 @@ MAX_LOOK_S: Final = 8.0
 QUIET_S: Final = 10.0
 """Silence after which the reply of a client on another machine is taken to have ended."""
 
+TOLD_S: Final = 5.0
+"""A FIN that is held for longer is told in the log."""
+
 FLUSH_LOOK_S: Final = 0.02
 FLUSH_STALL_S: Final = 5.0
 """How long an application may take no byte of what came before a reset."""
+
+
+class Wait(Enum):
+    """What the splice waits for beside its two directions; the picture is at the head of the file."""
+
+    PLAIN = auto()
+    HOLDING = auto()
+    FLUSHING = auto()
 
 
 def make_splice(
@@ -48,11 +74,11 @@ def make_splice(
     on_closed: Callable[[Splice], None],
     *,
     kubo: bool,
-    hold_fin: bool,
+    hold_s: float | None,
 ) -> Splice:
-    """The splice for a peer: `kubo` if it is one, `hold_fin` if its pipe must not see our FIN first."""
+    """The splice for a peer: `kubo` if it is one; `hold_s`: see `KuboSplice`."""
     if kubo:
-        return KuboSplice(stream, sock, poller, loop, on_closed, hold_fin=hold_fin)
+        return KuboSplice(stream, sock, poller, loop, on_closed, hold_s=hold_s)
     return Splice(stream, sock, poller, on_closed)
 
 
@@ -62,12 +88,15 @@ class KuboSplice(Splice):
     __slots__ = (
         "_flushing",
         "_heard",
-        "_hold_fin",
+        "_held_at",
+        "_hold_s",
         "_look_s",
         "_loop",
         "_progressed_at",
         "_timer",
+        "_told",
         "_unsent",
+        "_wait",
     )
 
     def __init__(
@@ -78,38 +107,76 @@ class KuboSplice(Splice):
         loop: asyncio.AbstractEventLoop,
         on_closed: Callable[[Splice], None],
         *,
-        hold_fin: bool,
+        hold_s: float | None,
     ) -> None:
+        """`hold_s`: the longest silence for which our FIN is held, 0 for ever; None: it is not held."""
         super().__init__(stream, sock, poller, on_closed)
         self._loop = loop
-        self._hold_fin = hold_fin
+        self._hold_s = None if hold_s is None else hold_s or math.inf
+        self._wait = Wait.PLAIN
         self._timer: asyncio.TimerHandle | None = None
         self._look_s = FIRST_LOOK_S
         self._heard = 0
+        self._held_at = 0.0
+        self._told = False
         self._progressed_at = 0.0
         self._flushing: Exception | None = None
         self._unsent = 0
 
+    def _waits(self, what: Wait) -> None:
+        """Enter a state; the timer of the one before ends with it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wait = what
+
     # --- our FIN ----------------------------------------------------------------------------------
 
+    @property
+    def holds_fin(self) -> bool:
+        """Whether the client has ended its data, and the peer has not been told."""
+        return self._wait is Wait.HOLDING
+
     def _send_fin(self) -> None:
-        if self._hold_fin and not self._remote_eof:
-            self._progressed_at = self._loop.time()
-            self._timer = self._loop.call_later(self._look_s, self._look)
-        else:
+        if self._hold_s is None or self._to_socket in (State.LAST, State.ENDED):
             self.stream.close_write()
+            return
+        self._waits(Wait.HOLDING)
+        self._held_at = self._progressed_at = self._loop.time()
+        self._timer = self._loop.call_later(self._look_s, self._look)
 
     def _look(self) -> None:
-        """Send the held FIN if its client waits for no reply any more; look again later otherwise."""
+        """Send the held FIN if nothing speaks for holding it any more; look again later otherwise."""
+        assert self._hold_s is not None
         now = self._loop.time()
         if self._pending is not None or self.bytes_in != self._heard:
             self._heard, self._progressed_at = self.bytes_in, now
-        gone = has_closed(self._sock)
-        if gone or (gone is None and now - self._progressed_at >= QUIET_S):
+        gone, silent_s = has_closed(self._sock), now - self._progressed_at
+        most_s = self._hold_s if gone is not None else min(QUIET_S, self._hold_s)
+        if gone or silent_s >= most_s:
+            if not gone and self._told:
+                log.warning("%s: nothing came for %.0f s: its end of data is sent", self._name(), silent_s)
+            self._waits(Wait.PLAIN)
             self.stream.close_write()
-        else:
-            self._timer = self._loop.call_later(self._look_s, self._look)
-            self._look_s = min(2 * self._look_s, MAX_LOOK_S)
+            return
+        if not self._told and now - self._held_at >= TOLD_S:
+            self._told = True
+            log.info(
+                "%s: its client's end of data is held until the reply has ended, for a Kubo would cut the "
+                "reply off (forward.kubo_hold_s)",
+                self._name(),
+            )
+        self._timer = self._loop.call_later(min(self._look_s, most_s - silent_s), self._look)
+        self._look_s = min(2 * self._look_s, MAX_LOOK_S)
+
+    def _name(self) -> str:
+        return f"{self.stream.protocol} with {self.stream.remote_peer.short()}"
+
+    def eof_received(self) -> None:
+        """The peer's FIN, which is the reply's end: ours is held no longer."""
+        if self._wait is Wait.HOLDING:
+            self._waits(Wait.PLAIN)
+        super().eof_received()
 
     # --- its reset --------------------------------------------------------------------------------
 
@@ -120,6 +187,7 @@ class KuboSplice(Splice):
             super().stream_lost(exc)
             return
         self._poller.remove_reader(self._fd)
+        self._waits(Wait.FLUSHING)
         self._flushing = exc
         self._progressed_at = self._loop.time()
         self._flush()
@@ -144,8 +212,7 @@ class KuboSplice(Splice):
         return waiting + int(struct.unpack("=i", answer)[0])
 
     def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._waits(Wait.PLAIN)
         super()._close()
 
     def reset(self) -> None:

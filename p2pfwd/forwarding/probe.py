@@ -1,12 +1,15 @@
 """The probe: asks a peer whether it serves a protocol, without touching the service behind it.
 
-Opening a stream of the protocol itself makes the far side dial its target, and a one-shot service
-takes that for its client. So a p2pfwd node also answers `/p2pfwd/probe/1.0.0<protocol>`: negotiation
-succeeds iff the protocol is served, then it sends one varint-delimited message, the listener's state as
-in `ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes. A
-Kubo knows only the protocol itself and gets, offered second in the same negotiation, a stream that is
-watched for a moment and then reset: its service sees one connection that ends. (A FIN would ask nothing
-more: a Kubo answers one with FIN or with reset, whether its service is alive or not.)
+Opening a stream of the protocol itself makes the far side dial its target, and a one-shot service takes
+that for its client. So a p2pfwd node also answers `/p2pfwd/probe/1.0.0<protocol>`: negotiation succeeds iff
+the protocol is served, then it sends one varint-delimited message, the listener's state as in
+`ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes.
+
+A Kubo, or another libp2p node, knows no probes, and lists by name what it serves. Where it lists the
+protocol, that is the answer: the service is not touched, and nobody knows whether it answers. Where it does
+not list it, its list may be old: the protocol itself, offered second in the same negotiation, tells. A
+stream that opens is watched for a moment and then reset; its service sees one connection that ends. (A FIN
+would ask nothing more: a Kubo answers one with FIN or with reset, whether its service is alive or not.)
 """
 
 from __future__ import annotations
@@ -32,6 +35,14 @@ MAX_STATE_BYTES: Final = 64
 
 GRACE_S: Final = 1.0
 """How long a peer that only knows the protocol itself has to show that its target is dead."""
+
+LISTED_WAIT_S: Final = 5.0
+"""How long a peer on a new connection has to say what it serves."""
+
+NOT_TRIED: Final = (
+    "the peer lists the service, which was not tried: this peer knows no probes, and a try would be "
+    "a connection"
+)
 
 _STATE: Final = re.compile(rb"[a-z][a-z-]*")
 _STRANGER_SAYS: Final = {
@@ -93,8 +104,14 @@ async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> 
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
+    conn = await swarm.connect(peer, timeout_s=timeout_s)
+    await asyncio.wait([conn.identified], timeout=min(LISTED_WAIT_S, timeout_s))
+    listed = swarm.peerstore.protocols(peer)
+    if protocol in listed and PREFIX not in listed:
+        return ProbeAnswer(conn, UNKNOWN, NOT_TRIED)
+    left_s = deadline - loop.time()
     try:
-        stream = await swarm.open_stream(peer, (PREFIX + protocol, protocol), timeout_s=timeout_s)
+        stream = await swarm.open_stream(peer, (PREFIX + protocol, protocol), timeout_s=left_s)
     except ProtocolNotSupported as exc:
         raise not_served(protocol) from exc
     try:

@@ -3,18 +3,30 @@
 Truth: half-close is kept both ways and the splice ends when both FINs have passed; a reset
 or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF; so
 does the death of the daemon (SIGKILL, out of memory): the socket lingers for no time until both FINs passed.
+A socket that is not read, after its FIN or for want of credit, is still watched for its failure.
 Back-pressure is withheld credit: what the socket does not take stays here, bounded by the stream's
 window, and is not acknowledged; a stream that cannot send leaves the socket unread. No task, no
 queue, no timer per splice.
+
+Each direction is in one of these states; the splice is over when both have ended, and at any failure:
+
+    socket → stream   READING ──no credit──▶ PARKED ──credit, and nothing to read──▶ READING
+                      READING, PARKED ──the socket's FIN──▶ ENDED
+
+    stream → socket   PASSING ──the socket is full──▶ HOLDING ──all taken──▶ PASSING
+                      PASSING ──the peer's FIN──▶ ENDED
+                      HOLDING ──the peer's FIN──▶ LAST ──all taken──▶ ENDED
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.net.link.stream import Stream
@@ -22,6 +34,48 @@ from p2pfwd.system.poller import Readiness
 
 CHUNK_BYTES: Final = 64 * 1024
 """What the socket does not take is kept in pieces of at most this: cheap to extend, to send, to free."""
+
+
+class State(Enum):
+    """How it stands with one direction; the picture is at the head of the file."""
+
+    READING = auto()
+    """The socket is read as soon as it has something."""
+    PARKED = auto()
+    """The stream cannot send: the socket is not read, and the stream asks for more when it can."""
+    PASSING = auto()
+    """What comes goes to the socket at once."""
+    HOLDING = auto()
+    """The socket is full; what comes is kept."""
+    LAST = auto()
+    """As HOLDING, and nothing more will come."""
+    ENDED = auto()
+
+
+class Input(Enum):
+    """What changes a direction's state."""
+
+    NO_CREDIT = auto()
+    CREDIT = auto()
+    FULL = auto()
+    TAKEN = auto()
+    FIN = auto()
+
+
+TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
+    (State.READING, Input.NO_CREDIT): State.PARKED,
+    (State.PARKED, Input.CREDIT): State.READING,
+    (State.READING, Input.FIN): State.ENDED,
+    (State.PARKED, Input.FIN): State.ENDED,
+    (State.PASSING, Input.FULL): State.HOLDING,
+    (State.HOLDING, Input.TAKEN): State.PASSING,
+    (State.PASSING, Input.FIN): State.ENDED,
+    (State.HOLDING, Input.FIN): State.LAST,
+    (State.LAST, Input.TAKEN): State.ENDED,
+}
+"""A pair that is not here is a defect, and shows as a KeyError."""
+
+_PARKED: Final = State.PARKED  # a name of the class costs a look-up for each frame
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _FLUSH_ON_CLOSE: Final = struct.pack("ii", 0, 0)
@@ -54,15 +108,13 @@ class Splice:
 
     __slots__ = (
         "_fd",
-        "_local_eof",
+        "_from_socket",
         "_on_closed",
-        "_parked",
         "_pending",
         "_pending_offset",
         "_poller",
-        "_remote_eof",
         "_sock",
-        "_writing",
+        "_to_socket",
         "bytes_in",
         "bytes_out",
         "closed",
@@ -91,12 +143,15 @@ class Splice:
         self._fd = sock.fileno()
         self._poller = poller
         self._on_closed = on_closed
-        self._pending: deque[bytearray] | None = None
+        self._from_socket = State.READING
+        self._to_socket = State.PASSING
+        self._pending: deque[bytearray] | None = None  # not None in HOLDING and LAST
         self._pending_offset = 0
-        self._local_eof = False
-        self._remote_eof = False
-        self._parked = False
-        self._writing = False
+
+    @property
+    def holds_fin(self) -> bool:
+        """Whether the end of the socket's data is held back: see `forwarding.kubo`."""
+        return False
 
     def start(self) -> None:
         """Begin to move bytes, what the stream already holds first."""
@@ -110,16 +165,19 @@ class Splice:
     def _readable(self) -> None:
         frame = self.stream.begin_frame()
         if frame is None:
-            self._poller.remove_reader(self._fd)
-            self._parked = True
+            self._from_socket = TRANSITIONS[self._from_socket, Input.NO_CREDIT]
+            self._poller.watch_failure(self._fd, self._hung_up)
             self.stream.want_to_send()
         elif self._move(frame) == 0:
-            self._poller.remove_reader(self._fd)
             self._end_local()
 
     def resume_sending(self) -> bool:
-        """The stream may send: one frame's turn, straight from the socket. True if more may wait."""
-        if not self._parked or self.closed:
+        """The stream may send: one frame's turn, straight from the socket. True if more may wait.
+
+        The socket stays PARKED while it has something: the stream gives the next turn, and the poller is
+        not asked.
+        """
+        if self._from_socket is not _PARKED or self.closed:
             return False
         frame = self.stream.begin_frame()
         if frame is None:
@@ -127,13 +185,13 @@ class Splice:
             return False
         n = self._move(frame)
         if n:
-            self.stream.want_to_send()  # another turn, without the selector, until nothing is there
+            self.stream.want_to_send()
             return True
         if n == 0:
-            self._parked = False
             self._end_local()
         elif not self.closed:
-            self._unpark()
+            self._from_socket = TRANSITIONS[_PARKED, Input.CREDIT]
+            self._poller.add_reader(self._fd, self._readable)
         return False
 
     def _move(self, frame: memoryview) -> int | None:
@@ -150,14 +208,22 @@ class Splice:
             self.stream.end_frame(n)
         return n
 
-    def _unpark(self) -> None:
-        self._parked = False
-        self._poller.add_reader(self._fd, self._readable)
-
     def _end_local(self) -> None:
-        self._local_eof = True
+        self._from_socket = TRANSITIONS[self._from_socket, Input.FIN]
         self._send_fin()
         self._finish_if_done()
+        if not self.closed:
+            self._poller.watch_failure(self._fd, self._hung_up)
+
+    def _hung_up(self) -> None:
+        """The socket, which is not read now, has failed: the peer is told at once, not at the next send.
+
+        Without an error it is a Unix socket whose program closed it. What it sent before still counts.
+        """
+        self._poller.remove_reader(self._fd)  # a socket stays hung up: this would be called for ever
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._fail(OSError(code, os.strerror(code)))
 
     def _send_fin(self) -> None:
         self.stream.close_write()
@@ -179,7 +245,7 @@ class Splice:
         self.bytes_in += n
         if n < len(view):
             self._pending = deque((bytearray(view[n:]),))
-            self._writing = True
+            self._to_socket = TRANSITIONS[self._to_socket, Input.FULL]
             self._poller.add_writer(self._fd, self._writable)
         if n:
             self.stream.consumed(n)
@@ -215,21 +281,21 @@ class Splice:
         self.bytes_in += sent
         if not pending:
             self._pending = None
-            self._writing = False
             self._poller.remove_writer(self._fd)
-            if self._remote_eof:
+            self._to_socket = TRANSITIONS[self._to_socket, Input.TAKEN]
+            if self._to_socket is State.ENDED:
                 self._end_remote()
         if sent and not self.closed:
             self.stream.consumed(sent)
 
     def eof_received(self) -> None:
         """The peer's FIN."""
-        self._remote_eof = True
-        if self._pending is None:
+        self._to_socket = TRANSITIONS[self._to_socket, Input.FIN]
+        if self._to_socket is State.ENDED:
             self._end_remote()
 
     def _end_remote(self) -> None:
-        if self._local_eof:
+        if self._from_socket is State.ENDED:
             self.stream.close_write()  # one that was held back
             self._finish_if_done()  # closes the socket, which is the FIN
             return
@@ -241,16 +307,16 @@ class Splice:
     # --- ending -----------------------------------------------------------------------------------
 
     def _finish_if_done(self) -> None:
-        if self._local_eof and self._remote_eof and self._pending is None:
+        if self._from_socket is State.ENDED and self._to_socket is State.ENDED:
             self._close()
             close_cleanly(self._sock)
             self._on_closed(self)
 
     def _close(self) -> None:
         self.closed = True
-        self._pending = None
         self._poller.remove_reader(self._fd)
-        if self._writing:
+        if self._pending is not None:
+            self._pending = None
             self._poller.remove_writer(self._fd)
 
     def stream_lost(self, exc: Exception) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -92,6 +93,7 @@ class StreamEntry:
             remote_address=str(conn.remote_addr),
             rtt_s=conn.rtt_s,
             dialing_target=splice is None,
+            holds_end=splice is not None and splice.holds_fin,
         )
 
 
@@ -156,7 +158,7 @@ class StreamRegistry:
         """Register a stream that `splice` will connect. Raises ResourceLimitExceeded (see `admit`)."""
         peer = stream.remote_peer
         self.admit(listener, peer)
-        entry = StreamEntry(self, self._next_id, listener, stream, origin, self._loop.time())
+        entry = StreamEntry(self, self._next_id, listener, stream, origin, time.monotonic())
         self._next_id += 1
         self._entries[entry.id] = entry
         self._dialing += 1
@@ -166,7 +168,7 @@ class StreamRegistry:
         if not count:
             self._swarm.connmgr.protect(peer, PROTECT_TAG)
         self._empty.clear()
-        self._events.stream("added", lambda: entry.info(self._loop.time()))
+        self._events.stream("added", lambda: entry.info(time.monotonic()))
         return entry
 
     def splice(self, entry: StreamEntry, sock: socket.socket) -> None:
@@ -179,9 +181,9 @@ class StreamRegistry:
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.
-        hold_fin = kubo and entry.listener.direction == "forward"
+        hold_s = self._limits.kubo_hold_s if kubo and entry.listener.direction == "forward" else None
         entry.splice = splice = self._make_splice(
-            entry.stream, sock, self._swarm.io.poller, self._loop, entry.ended, kubo=kubo, hold_fin=hold_fin
+            entry.stream, sock, self._swarm.io.poller, self._loop, entry.ended, kubo=kubo, hold_s=hold_s
         )
         splice.start()
 
@@ -216,13 +218,13 @@ class StreamRegistry:
             self._swarm.connmgr.unprotect(peer, PROTECT_TAG)
         if not self._entries:
             self._empty.set()
-        self._events.stream("removed", lambda: entry.info(self._loop.time()))
+        self._events.stream("removed", lambda: entry.info(time.monotonic()))
 
     # --- asking -----------------------------------------------------------------------------------
 
     def snapshot(self) -> list[StreamInfo]:
         """Every live stream, by id."""
-        now = self._loop.time()
+        now = time.monotonic()
         return [entry.info(now) for entry in self._entries.values()]
 
     def live_bytes(self) -> dict[int, tuple[int, int]]:
@@ -268,7 +270,7 @@ class StreamRegistry:
                 self._close(entry)
 
     def _close(self, entry: StreamEntry) -> StreamInfo:
-        info = entry.info(self._loop.time())
+        info = entry.info(time.monotonic())
         if entry.splice is not None:
             entry.splice.reset()
         else:

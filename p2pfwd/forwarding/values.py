@@ -33,6 +33,8 @@ class ForwardingLimits:
     target_timeout_s: float = 10.0
     kubo_half_close: Literal["auto", "on", "off"] = "auto"
     """Hold our FIN until the remote's: Kubo's pipe dies at the first FIN. auto = by the peer's agent."""
+    kubo_hold_s: float = 600.0
+    """The longest silence for which it is held; 0: for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class StreamInfo:
     remote_address: str
     rtt_s: float | None
     dialing_target: bool  # listen: the local service has not answered yet
+    holds_end: bool  # forward to a Kubo: the client's end of data waits for the end of the reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -103,9 +104,14 @@ class Host:
     async def ping(
         self, peer_id: PeerId, addrs: Iterable[Multiaddr] = (), timeout_s: float = 30.0
     ) -> PingOutcome:
-        """Connect if need be, and measure one round trip. Raises as `Swarm.connect` and `Ping.ping`."""
+        """Connect if need be, and measure one round trip; `timeout_s` is for both.
+
+        Raises as `Swarm.connect` and `Ping.ping`.
+        """
+        begin = time.monotonic()
         conn = await self.swarm.connect(peer_id, addrs, timeout_s=timeout_s, force=True)
-        return PingOutcome(await self._ping.ping(conn, timeout_s), conn)
+        left_s = begin + timeout_s - time.monotonic()
+        return PingOutcome(await self._ping.ping(conn, left_s), conn)
 
     async def close(self) -> None:
         """Close everything. Idempotent."""

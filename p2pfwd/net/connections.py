@@ -6,6 +6,7 @@ A second connection to a peer (both dialed at once) is legal and kept; the direc
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from p2pfwd.core.peer_id import PeerId
@@ -74,7 +75,7 @@ class Connections:
         log.info("connected to %s at %s (%s, %s)", peer, addr, conn.direction, conn.security)
         for callback in self._connected:
             callback(conn)
-        for idle in self._connmgr.to_trim(self.all(), conn.loop.time()):
+        for idle in self._connmgr.to_trim(self.all(), time.monotonic()):
             log.info("trimming the idle connection to %s", idle.remote_peer)
             self._tasks.spawn(idle.close(), "trim")
 

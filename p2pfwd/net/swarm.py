@@ -191,15 +191,22 @@ class Swarm:
         """A negotiated stream to a peer, connecting first if need be.
 
         Where the peer is known to serve the only protocol asked for, the stream is returned before
-        the peer has confirmed it, unless `confirm`. Raises as `connect` and `Conn.open_stream`.
+        the peer has confirmed it, unless `confirm`. `timeout_s` is for all of it; without, a dial has
+        the limits of its own. Raises as `connect` and `Conn.open_stream`.
         """
-        limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
-        conn = self.connections.usable(peer_id) or await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        begin = self._loop.time()
+        conn = self.connections.usable(peer_id)
+        if conn is None:
+            conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        if timeout_s is None:
+            timeout_s, begin = self.settings.stream_timeout_s, self._loop.time()
+        deadline = begin + timeout_s
         if not conn.identified.done():  # once per connection; tells agent and protocols
-            await asyncio.wait([conn.identified], timeout=min(IDENTIFY_WAIT_S, limit_s))
+            wait_s = max(0.0, min(IDENTIFY_WAIT_S, deadline - self._loop.time()))
+            await asyncio.wait([conn.identified], timeout=wait_s)
         known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
         settled = self._settled(peer_id, protocols)
-        return await conn.open_stream(protocols, limit_s, known=known, settled=settled)
+        return await conn.open_stream(protocols, deadline - self._loop.time(), known=known, settled=settled)
 
     def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Stream | None:
         """As `open_stream`, without a task: None where it would have to wait for anything."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import RemoteProtocolError, StreamReset, TimedOut
+from p2pfwd.errors import StreamReset, TimedOut
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
@@ -56,24 +57,24 @@ class Ping:
     async def ping(self, conn: Conn, timeout_s: float) -> float:
         """One round trip on a stream of its own; seconds, negotiation not counted.
 
+        The clock is the system's: uvloop's is a millisecond coarse, and stands still while callbacks run.
+
         Raises TimedOut, ProtocolNotSupported, RemoteProtocolError on a wrong echo, ConnectionLost.
         """
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
                 stream = await conn.open_stream([wire.ID], timeout_s)
                 try:
                     payload = os.urandom(wire.PAYLOAD_BYTES)
-                    begin = loop.time()
+                    begin = time.monotonic()
                     await stream.write(payload)
                     echo = await stream.read_exactly(wire.PAYLOAD_BYTES)
-                    rtt_s = loop.time() - begin
+                    rtt_s = time.monotonic() - begin
                 except BaseException:
                     stream.reset()
                     raise
                 await stream.close()
         except TimeoutError:
-            raise TimedOut(f"{conn.remote_peer} did not answer a ping within {timeout_s:g} s") from None
-        if echo != payload:
-            raise RemoteProtocolError(f"ping: {conn.remote_peer} echoed other bytes")
+            raise TimedOut(f"{conn.remote_peer} did not answer a ping within {timeout_s:.3g} s") from None
+        wire.check_echo(payload, echo)
         return rtt_s

@@ -80,6 +80,7 @@ class Stream(Message):
     path: str = "direct"  # "direct" | "relayed"
     remote_address: str = ""  # multiaddr of the connection underneath
     rtt_ms: float | None = named("RTTMilliseconds", default=None)
+    holds_end: bool = False  # forward side: a Kubo is not told yet that the client has ended its data
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

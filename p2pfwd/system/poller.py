@@ -5,7 +5,10 @@ service that answers and resets in one breath is then read once, and its reset n
 Here a socket is told of as long as it is ready, failed ones included, and whatever runs the loop. It costs
 2 us an event (of 60 for one of 64 KiB), and less to add and remove than uvloop's handles.
 
-Where there is no epoll the loop's own readers serve.
+A socket that is not read, because its end was read or because there is no room for more, can still fail.
+`watch_failure` takes the reader's place then: epoll tells of failures whatever is asked for.
+
+Where there is no epoll the loop's own readers serve, and a failure shows at the next send or receive.
 """
 
 from __future__ import annotations
@@ -28,10 +31,16 @@ Callback = Callable[[], None]
 
 
 class Readiness(Protocol):
-    """What the data path needs of it; an event loop has it too."""
+    """What the data path needs of it."""
 
     def add_reader(self, fd: int, callback: Callback, /) -> object:
         """Call back whenever the descriptor can be read, has ended or has failed."""
+
+    def watch_failure(self, fd: int, callback: Callback, /) -> object:
+        """In place of a reader: call back while the descriptor has failed, or is shut down both ways.
+
+        `remove_reader` ends it.
+        """
 
     def remove_reader(self, fd: int, /) -> object:
         """No longer; nothing where there is none."""
@@ -52,38 +61,48 @@ class Poller:
         self._poll = self._epoll.poll
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
+        self._masks: dict[int, int] = {}
+        """What epoll is asked about each descriptor: 0 for one whose reader waits for a failure only."""
         loop.add_reader(self._epoll.fileno(), self.run_ready)
 
     def add_reader(self, fd: int, callback: Callback, /) -> None:
         """See `Readiness`."""
-        if fd in self._writers:
-            self._epoll.modify(fd, _IN | _OUT)
-        elif fd not in self._readers:
-            self._epoll.register(fd, _IN)
         self._readers[fd] = callback
+        self._ask(fd, self._masks.get(fd, 0) | _IN)
+
+    def watch_failure(self, fd: int, callback: Callback, /) -> None:
+        """See `Readiness`."""
+        self._readers[fd] = callback
+        self._ask(fd, self._masks.get(fd, 0) & ~_IN)
 
     def add_writer(self, fd: int, callback: Callback, /) -> None:
         """See `Readiness`."""
-        if fd in self._readers:
-            self._epoll.modify(fd, _IN | _OUT)
-        elif fd not in self._writers:
-            self._epoll.register(fd, _OUT)
         self._writers[fd] = callback
+        self._ask(fd, self._masks.get(fd, 0) | _OUT)
 
     def remove_reader(self, fd: int, /) -> None:
         """See `Readiness`."""
         if self._readers.pop(fd, None) is not None:
-            self._unwatch(fd, _OUT, fd in self._writers)
+            self._forget(fd, _IN)
 
     def remove_writer(self, fd: int, /) -> None:
         """See `Readiness`."""
         if self._writers.pop(fd, None) is not None:
-            self._unwatch(fd, _IN, fd in self._readers)
+            self._forget(fd, _OUT)
 
-    def _unwatch(self, fd: int, left: int, still: bool) -> None:
-        if still:
-            self._epoll.modify(fd, left)
+    def _ask(self, fd: int, mask: int) -> None:
+        asked = self._masks.get(fd)
+        if asked is None:
+            self._epoll.register(fd, mask)
+        elif asked != mask:
+            self._epoll.modify(fd, mask)
+        self._masks[fd] = mask
+
+    def _forget(self, fd: int, bit: int) -> None:
+        if fd in self._readers or fd in self._writers:
+            self._ask(fd, self._masks[fd] & ~bit)
         else:
+            del self._masks[fd]
             self._epoll.unregister(fd)
 
     def run_ready(self) -> None:
@@ -113,6 +132,10 @@ class LoopPoller:
         self.remove_reader = loop.remove_reader
         self.add_writer = loop.add_writer
         self.remove_writer = loop.remove_writer
+
+    def watch_failure(self, fd: int, _callback: Callback, /) -> None:
+        """Only no longer a reader: a loop's reader of a socket at its end would be called for ever."""
+        self.remove_reader(fd)
 
     def run_ready(self) -> None:
         """Nothing: the loop does."""

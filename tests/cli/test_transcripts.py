@@ -118,6 +118,16 @@ def test_ls_on_a_terminal_fits_80_cells(filled: FakeDaemon, on_terminal: OnTermi
     )
 
 
+def test_ls_says_which_stream_holds_its_clients_end_of_data(
+    fake: FakeDaemon, on_terminal: OnTerminal
+) -> None:
+    fake.answers["p2p.ls"] = LsResult(())
+    fake.answers["p2p.stream.ls"] = StreamLsResult((replace(STREAM, holds_end=True), INBOUND))
+    held = "7: the client has ended its data; a Kubo is told when the reply has ended"
+    assert on_terminal("ls", "--streams", columns=120).splitlines()[-1] == held
+    assert on_terminal("stream", "ls", columns=120).splitlines()[-1] == held
+
+
 def test_ls_names_the_forward_a_reason_is_for_when_several_have_its_protocol(
     fake: FakeDaemon, on_terminal: OnTerminal
 ) -> None:
@@ -263,6 +273,15 @@ def test_forward_says_why_the_peer_was_not_reached_and_stands(fake: FakeDaemon, 
     assert told["Check"]["Ok"] is False
     assert told["Listener"]["State"] == told["Check"]["State"] == "peer-unreachable"
     assert told["Listener"]["Reason"] == told["Check"]["Reason"]
+
+
+def test_forward_says_that_a_service_was_not_tried(fake: FakeDaemon, run: Run) -> None:
+    check = replace(REACHED, state="unknown", reason="the service was not tried")
+    fake.answers |= {"p2p.forward": FORWARDED, "p2p.check": check}
+    result = run("forward", "/x/ssh", "2222", OTHER)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.splitlines()[-2].startswith("The peer answers: direct")
+    assert result.out.splitlines()[-1] == "  the service was not tried"
 
 
 def test_forward_no_check_does_not_check(fake: FakeDaemon, run: Run) -> None:

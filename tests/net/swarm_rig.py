@@ -11,11 +11,13 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.conduit.tcp import TcpConduit
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.system.poller import LoopPoller, Poller
 
 ANY_PORT = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
 ECHO = "/test/echo/1.0.0"
@@ -105,6 +107,13 @@ def conn_of(stream: Stream) -> Conn:
     """The connection that carries the stream."""
     assert isinstance(stream.conn, Conn)
     return stream.conn
+
+
+def poller_of(stream: Stream) -> Poller | LoopPoller:
+    """What watches the sockets of the swarm that the stream is on."""
+    conduit = conn_of(stream)._channel.conduit
+    assert isinstance(conduit, TcpConduit)
+    return conduit._poller
 
 
 async def read_all(stream: Stream, pause: Callable[[], Awaitable[object]] | None = None) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from p2pfwd.errors import (
     ConnectionLost,
+    LocalProtocolError,
     ProtocolNotSupported,
     RemoteProtocolError,
     StreamReset,
@@ -19,7 +21,7 @@ from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, pair, read_all, stream_pair, swarm
-from tests.support.loops import on_both_loops, turns
+from tests.support.loops import on_both_loops, turns, until
 
 BULK = random.Random(1).randbytes(3 << 20)
 
@@ -81,6 +83,53 @@ async def test_each_half_closes_alone() -> None:
         far.close_write()
         assert await read_all(near) == b"answer, long after the question's end"
         assert await near.read() == b"", "the end stays the end"
+
+
+@on_both_loops
+async def test_a_write_after_the_half_close_is_an_error_of_ours() -> None:
+    async with stream_pair() as (near, far):
+        near.close_write()
+        with pytest.raises(LocalProtocolError):
+            await near.write(b"late")
+        await far.write(b"still open this way")
+        assert await near.read() == b"still open this way"
+
+
+@on_both_loops
+async def test_a_half_close_under_a_write_that_waits_ends_the_write() -> None:
+    async with stream_pair() as (near, _):
+        writing = asyncio.ensure_future(near.write(BULK))
+        await until(lambda: near.core.send_window == 0)
+        near.close_write()
+        with pytest.raises(LocalProtocolError):
+            await writing
+
+
+@on_both_loops
+async def test_a_closed_stream_that_is_over_both_ways_is_kept_alive_by_nothing() -> None:
+    async with pair() as (near, _):
+        loop = asyncio.get_running_loop()
+        timers: list[asyncio.TimerHandle] = []
+        call_later = loop.call_later
+
+        def noted(*args: object) -> asyncio.TimerHandle:
+            timers.append(call_later(*args))  # type: ignore[arg-type]
+            return timers[-1]
+
+        for end in ("the peer's FIN", "a reset", "no connection"):
+            stream = await near.open_stream([ECHO])
+            near.loop = SimpleNamespace(call_later=noted, call_soon=loop.call_soon)  # type: ignore[assignment]
+            await stream.close()
+            await stream.close()
+            near.loop = loop
+            if end == "a reset":
+                stream.reset()
+            elif end == "no connection":
+                near.abort()
+            else:
+                await until(lambda: not near.streams)
+            assert len(timers) == 1, "closing twice is closing once"
+            assert timers.pop().cancelled(), end
 
 
 @on_both_loops

@@ -7,6 +7,7 @@ are split over the two loops and the small payloads, which is where a lost FIN o
 from __future__ import annotations
 
 import hashlib
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -131,6 +132,58 @@ def ends_in_rst(port: int, first: bytes = b"hello") -> None:
     with pytest.raises(ConnectionResetError), connect(port) as conn:
         conn.sendall(first)
         read_to_end(conn)
+
+
+def test_a_client_that_aborts_after_its_half_close_is_a_reset_at_the_service(pair: Pair) -> None:
+    ended: list[type[BaseException]] = []
+
+    def serve(conn: socket.socket) -> None:
+        assert read_to_end(conn) == b"question"
+        asked.release()
+        poll = select.poll()
+        poll.register(conn, 0)  # the service is busy, and does not send: it is told all the same
+        (event,) = poll.poll(20_000)
+        assert event[1] & select.POLLHUP
+        with pytest.raises(ConnectionError) as failure:
+            conn.sendall(b"answer")
+        ended.append(failure.type)
+
+    asked = threading.Semaphore(0)
+    with TcpServer(serve) as server:
+        conn = connect(pair.tunnel(server.address))
+        conn.sendall(b"question")
+        conn.shutdown(socket.SHUT_WR)
+        assert asked.acquire(timeout=20)
+        reset(conn)
+        with pair.settled():
+            pass
+        assert server.idle(20)
+    assert len(ended) == 1
+
+
+def test_a_service_that_aborts_after_its_half_close_is_a_reset_at_the_client(pair: Pair) -> None:
+    def serve(conn: socket.socket) -> None:
+        conn.sendall(b"banner")
+        conn.shutdown(socket.SHUT_WR)
+        read = threading.Event()
+        seen.append(read)
+        told.release()
+        read.wait(20)
+        reset(conn)
+
+    seen: list[threading.Event] = []
+    told = threading.Semaphore(0)
+    with TcpServer(serve) as server, connect(pair.tunnel(server.address)) as conn:
+        assert read_to_end(conn) == b"banner"
+        assert told.acquire(timeout=20)
+        poll = select.poll()
+        poll.register(conn, 0)
+        assert poll.poll(0) == []
+        seen[0].set()
+        ((_, event),) = poll.poll(20_000)
+        assert event & select.POLLERR
+        with pair.settled():
+            pass
 
 
 def test_d03_a_refused_target_is_rst_and_both_sides_say_why(pair: Pair) -> None:

@@ -16,7 +16,8 @@ import pytest
 from p2pfwd.errors import ConnectionLost, StreamReset
 from p2pfwd.forwarding import kubo
 from p2pfwd.forwarding.kubo import KuboSplice, make_splice
-from p2pfwd.forwarding.splice import Splice
+from p2pfwd.forwarding.splice import Splice, close_with_reset
+from tests.net.swarm_rig import stranger
 
 BY_PEER = StreamReset("the peer reset the stream", by="remote")
 
@@ -60,6 +61,9 @@ class Loop:
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
         self.readers.add(fd)
 
+    def watch_failure(self, fd: int, callback: Callable[[], None]) -> None:
+        self.readers.add(fd)
+
     def remove_reader(self, fd: int) -> None:
         self.readers.discard(fd)
 
@@ -74,7 +78,8 @@ class Stream:
     """What a splice needs of a stream."""
 
     def __init__(self) -> None:
-        self.direction = "outbound"
+        self.direction, self.protocol = "outbound", "/x/test"
+        self.remote_peer = stranger()
         self.fins = self.resets = 0
 
     def set_sink(self, sink: object) -> None:
@@ -99,7 +104,7 @@ class Stream:
 class Rig:
     """A splice on one end of a connected pair; the test is the application at the other."""
 
-    def __init__(self, local: socket.socket, application: socket.socket, *, hold_fin: bool) -> None:
+    def __init__(self, local: socket.socket, application: socket.socket, *, hold_s: float | None) -> None:
         local.setblocking(False)
         self.loop, self.stream, self.application = Loop(), Stream(), application
         self.ended: list[Splice] = []
@@ -109,7 +114,7 @@ class Rig:
             self.loop,
             self.loop,  # type: ignore[arg-type]
             self.ended.append,
-            hold_fin=hold_fin,
+            hold_s=hold_s,
         )
         self.splice.start()
 
@@ -120,12 +125,12 @@ class Rig:
 
 
 @contextmanager
-def rig(*, hold_fin: bool = True) -> Iterator[Rig]:
+def rig(*, hold_s: float | None = 0) -> Iterator[Rig]:
     """A rig over loopback TCP, closed at the end."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         application = socket.create_connection(server.getsockname())
         local, _ = server.accept()
-    made = Rig(local, application, hold_fin=hold_fin)
+    made = Rig(local, application, hold_s=hold_s)
     try:
         yield made
     finally:
@@ -149,7 +154,7 @@ def test_the_kind_of_splice_is_the_peers() -> None:
     pair = socket.socketpair()
     try:
         for is_kubo, kind in ((True, KuboSplice), (False, Splice)):
-            made = make_splice(Stream(), pair[0], loop, loop, print, kubo=is_kubo, hold_fin=False)  # type: ignore[arg-type]
+            made = make_splice(Stream(), pair[0], loop, loop, print, kubo=is_kubo, hold_s=None)  # type: ignore[arg-type]
             assert type(made) is kind
     finally:
         loop.close()
@@ -171,7 +176,7 @@ def test_a_waiting_clients_fin_is_held_until_the_reply_ends(closed: list[bool | 
 
 def test_the_reply_side_holds_nothing(closed: list[bool | None]) -> None:
     """A listen's FIN is the end of the reply: the client behind the Kubo waits for it."""
-    with rig(hold_fin=False) as made:
+    with rig(hold_s=None) as made:
         made.application_sends_fin()
         assert made.stream.fins == 1
 
@@ -192,6 +197,61 @@ def test_a_client_that_is_gone_waits_for_nothing(closed: list[bool | None]) -> N
         closed.append(True)
         made.loop.advance(kubo.MAX_LOOK_S)
         assert made.stream.fins == 1
+
+
+def test_after_silence_of_the_given_length_it_is_sent_all_the_same(
+    closed: list[bool | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client waits, and so does a service that answers only at the end of its input."""
+    caplog.set_level("INFO", "p2pfwd.forwarding")
+    with rig(hold_s=60) as made:
+        made.application_sends_fin()
+        assert made.splice.holds_fin and caplog.text == ""
+        made.loop.advance(2 * kubo.TOLD_S)
+        assert "/x/test" in caplog.text and "kubo_hold_s" in caplog.text, "it is told once that it is held"
+        made.splice.data_received(memoryview(b"half a reply"))
+        made.loop.advance(59)
+        assert made.stream.fins == 0 and len(caplog.records) == 1
+        made.loop.advance(kubo.MAX_LOOK_S + 1)
+        assert made.stream.fins == 1 and not made.splice.holds_fin
+        assert "its end of data is sent" in caplog.text
+        assert made.loop.timers == []
+
+
+def test_a_fin_that_is_held_for_a_moment_is_not_told(
+    closed: list[bool | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Most replies end at once."""
+    caplog.set_level("INFO", "p2pfwd.forwarding")
+    with rig() as made:
+        made.application_sends_fin()
+        made.loop.advance(kubo.TOLD_S / 2)
+        made.splice.eof_received()
+        assert caplog.text == ""
+
+
+def test_a_reset_while_a_fin_is_held_leaves_no_timer(closed: list[bool | None]) -> None:
+    """One that fired after the close looked at a descriptor that was another's by then."""
+    with rig() as made:
+        made.application_sends_fin()
+        made.splice.data_received(memoryview(b"half a reply"))
+        made.splice.stream_lost(BY_PEER)
+        assert len(made.loop.timers) <= 1
+        made.application.recv(100)
+        made.loop.advance(kubo.FLUSH_LOOK_S)
+        assert made.ended == [made.splice] and made.loop.timers == []
+        made.loop.advance(3600)
+        assert made.stream.fins == 0
+
+
+def test_a_client_that_aborts_while_its_fin_is_held_resets_the_stream(closed: list[bool | None]) -> None:
+    """It waits for nothing, and the Kubo is to know."""
+    with rig() as made:
+        made.application_sends_fin()
+        close_with_reset(made.application)
+        made.splice._hung_up()
+        assert made.stream.resets == 1 and made.loop.timers == []
+        assert isinstance(made.splice.error, OSError)
 
 
 def test_an_unknown_client_has_its_fin_sent_after_silence(closed: list[bool | None]) -> None:

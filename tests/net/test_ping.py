@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, RemoteProtocolError, TimedOut
+from p2pfwd.host import host as host_module
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.protocols import ping as ping_module
 from p2pfwd.protocols.ping import Ping
 from p2pfwd.wire import ping as wire
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import host, next_conn, swarm
-from tests.support.loops import on_loop, turns
+from tests.support.loops import on_both_loops, on_loop, turns
 from tests.support.raw_peer import RawListener, RawPeer
 
 PAYLOAD = bytes(range(wire.PAYLOAD_BYTES))
@@ -26,6 +30,38 @@ async def test_a_host_is_pinged_connecting_first() -> None:
         again = await near.ping(far.peer_id)
         assert again.conn is outcome.conn
         assert far._ping._serving == {} or await settled(far._ping)
+
+
+@on_both_loops
+async def test_a_round_trip_is_measured_in_microseconds_and_not_by_the_loops_clock() -> None:
+    # uvloop's has whole milliseconds, of which a round trip on this machine has none.
+    async with host() as near, host() as far:
+        await near.swarm.connect(far.peer_id, far.swarm.listen_addrs())
+        measured = [(await near.ping(far.peer_id)).rtt_s * 1000 for _ in range(5)]
+        assert all(rtt_ms > 0 for rtt_ms in measured)
+        assert any(abs(rtt_ms - round(rtt_ms)) > 0.001 for rtt_ms in measured)
+
+
+@on_loop
+async def test_the_time_limit_of_a_ping_is_for_the_dial_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with host() as near, host() as far:
+        given: list[float] = []
+        connect = near.swarm.connect
+
+        async def slowly(*args: Any, **options: Any) -> Conn:
+            clock.append(clock[-1] + 3)
+            return await connect(*args, **options)
+
+        async def ping(_conn: Conn, timeout_s: float) -> float:
+            given.append(timeout_s)
+            return 0.1
+
+        clock = [100.0]
+        monkeypatch.setattr(host_module, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+        monkeypatch.setattr(near.swarm, "connect", slowly)
+        monkeypatch.setattr(near._ping, "ping", ping)
+        await near.ping(far.peer_id, far.swarm.listen_addrs(), 5)
+        assert given == [pytest.approx(2)]
 
 
 async def settled(ping: Ping) -> bool:

@@ -71,6 +71,32 @@ async def test_a_writer_is_told_of_a_failed_socket_too() -> None:
 
 
 @on_both_loops
+async def test_one_that_waits_for_failure_hears_of_nothing_else() -> None:
+    with poller() as made, connection() as (near, far):
+        fd, called = near.fileno(), list[str]()
+        made.add_reader(fd, lambda: called.append("read"))
+        made.watch_failure(fd, lambda: called.append("failed"))
+        far.sendall(b"x")
+        far.shutdown(socket.SHUT_WR)
+        await turns()
+        assert called == [], "data, and an end of data, are no failure"
+        made.add_writer(fd, lambda: called.append("write"))
+        await until(lambda: "write" in called)
+        made.remove_writer(fd)
+        assert set(called) == {"write"}
+        called.clear()
+        reset(far)
+        await until(lambda: len(called) >= 2)
+        assert set(called) == {"failed"}
+        made.add_reader(fd, lambda: called.append("read"))
+        await until(lambda: "read" in called)
+        made.remove_reader(fd)
+        called.clear()
+        await turns()
+        assert called == []
+
+
+@on_both_loops
 async def test_readers_and_writers_of_one_socket_come_and_go_by_themselves() -> None:
     with poller() as made, connection() as (near, far):
         fd, called = near.fileno(), list[str]()
@@ -147,5 +173,8 @@ async def test_without_epoll_the_loop_serves() -> None:
         made.add_reader(near.fileno(), lambda: called.append(near.recv(1)))
         far.sendall(b"x")
         await until(lambda: called == [b"x"])
-        made.remove_reader(near.fileno())
+        made.watch_failure(near.fileno(), lambda: called.append(b"failed"))
+        far.shutdown(socket.SHUT_WR)
+        await turns()
+        assert called == [b"x"], "without epoll a failure shows later"
     made.close()

@@ -16,11 +16,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
-from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, close_with_reset
+from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, State, close_with_reset
 from p2pfwd.net.link.stream import Stream
-from p2pfwd.system.poller import Poller
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
-from tests.net.swarm_rig import conn_of, pair, read_all, stream_pair
+from tests.net.swarm_rig import conn_of, pair, poller_of, read_all, stream_pair
 from tests.support.loops import on_both_loops, turns, until
 
 BULK = random.Random(3).randbytes(5 << 20)
@@ -97,7 +96,7 @@ def spliced(stream: Stream, *, buffer_bytes: int | None = None) -> tuple[App, Sp
     """An application spliced to `stream`."""
     ours, theirs = tcp_pair(buffer_bytes)
     closed = Closed()
-    splice = Splice(stream, theirs, asyncio.get_running_loop(), closed)  # which is as good as a poller
+    splice = Splice(stream, theirs, poller_of(stream), closed)
     splice.start()
     return App(ours), splice, closed
 
@@ -183,9 +182,9 @@ async def test_once_both_fins_have_passed_the_rest_needs_no_connection(first: st
         await peer.write(BULK[:200_000])
         peer.close_write()
         if first == "peer":
-            await until(lambda: splice._remote_eof)
+            await until(lambda: splice._to_socket in (State.LAST, State.ENDED))
             app.finish()
-        await until(lambda: splice._remote_eof and splice._local_eof)
+        await until(lambda: splice._to_socket is State.LAST and splice._from_socket is State.ENDED)
         assert held(splice) > 0 and not splice.closed
         conn_of(peer).abort(TimedOut("for the test"))
         assert await app.read_all() == BULK[:200_000]
@@ -216,7 +215,7 @@ async def test_a_failure_after_a_half_close_is_still_a_rst(after_fin: bool) -> N
             assert await read_all(peer) == b""
         else:
             peer.close_write()
-            await until(lambda: splice._remote_eof)
+            await until(lambda: splice._to_socket in (State.LAST, State.ENDED))
         peer.reset()
         if after_fin:
             await app.sees_rst()
@@ -233,6 +232,59 @@ async def test_an_applications_reset_is_the_peers_reset() -> None:
             while True:
                 await peer.read()
         assert isinstance((await closed.once()).error, ConnectionResetError)
+
+
+@on_both_loops
+async def test_an_applications_reset_after_its_half_close_is_the_peers_reset() -> None:
+    # Nothing is to be read any more, and nothing to be sent: the failure alone must be heard of.
+    async with tunnel() as (app, _, closed, peer):
+        await app.send(b"question")
+        app.finish()
+        assert await read_all(peer) == b"question"
+        app.reset()
+        assert isinstance((await closed.once()).error, ConnectionError)
+        with pytest.raises(StreamReset):
+            await peer.write(b"an answer for nobody")
+            await peer.read()
+        assert conn_of(peer).streams == {}
+
+
+@on_both_loops
+async def test_an_applications_reset_while_the_peer_takes_no_more_is_the_peers_reset() -> None:
+    async with tunnel() as (app, splice, closed, peer):
+        sending = asyncio.get_running_loop().create_task(app.send(BULK))
+        await until(lambda: splice._from_socket is State.PARKED and splice.stream.core.send_window == 0)
+        sending.cancel()
+        app.reset()
+        assert isinstance((await closed.once()).error, ConnectionResetError)
+        with pytest.raises(StreamReset):
+            while True:
+                await peer.read()
+
+
+@on_both_loops
+async def test_a_unix_application_that_is_gone_after_its_half_close_costs_nothing_and_loses_nothing() -> None:
+    # Such a socket is hung up for ever, without an error: told of it again and again, the loop would spin.
+    async with stream_pair() as (peer, stream):
+        ours, theirs = socket.socketpair()
+        theirs.setblocking(False)
+        called: list[int] = []
+
+        class Counting(Splice):
+            def _hung_up(self) -> None:
+                called.append(self._fd)
+                super()._hung_up()
+
+        closed = Closed()
+        splice = Counting(stream, theirs, poller_of(stream), closed)
+        splice.start()
+        ours.send(b"question")
+        ours.close()
+        assert await read_all(peer) == b"question"
+        await turns(100)
+        assert len(called) == 1 and not splice.closed
+        peer.close_write()
+        assert (await closed.once()).error is None
 
 
 @on_both_loops
@@ -356,7 +408,7 @@ async def test_a_unix_socket_half_closes_both_ways_too() -> None:
         ours.setblocking(False)
         theirs.setblocking(False)
         closed, app = Closed(), App(ours)
-        Splice(stream, theirs, asyncio.get_running_loop(), closed).start()
+        Splice(stream, theirs, poller_of(stream), closed).start()
         await app.send(b"ping")
         app.finish()
         assert await read_all(peer) == b"ping"
@@ -371,17 +423,15 @@ async def test_a_unix_socket_half_closes_both_ways_too() -> None:
 async def test_an_answer_and_a_reset_that_are_there_before_the_first_look_end_it() -> None:
     # The loop's readers would be told once, of the answer, by uvloop.
     async with stream_pair() as (peer, stream):
-        poller = Poller(asyncio.get_running_loop())
         app, theirs = tcp_pair()
         closed = Closed()
         app.send(b"no such thing here")
         close_with_reset(app)
-        Splice(stream, theirs, poller, closed).start()
+        Splice(stream, theirs, poller_of(stream), closed).start()
         assert isinstance((await closed.once()).error, ConnectionResetError)
         with pytest.raises(StreamReset):
             while await peer.read():
                 pass
-        poller.close()
 
 
 @on_both_loops

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.kad.buckets import RoutingTable
+from p2pfwd.wire.kad.buckets import OUTAGE_FAILURES, RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
 from p2pfwd.wire.kad.keys import common_prefix_length, key_of_peer
 from p2pfwd.wire.kad.table_values import Admission, BucketInfo
@@ -31,6 +31,8 @@ class TableMachine(RuleBasedStateMachine):
         self.table = RoutingTable(LOCAL, limits=LIMITS, bucket_size=SIZE, replacement_size=WAITING)
         self.nets: dict[PeerId, int] = {}
         self.strikes: Counter[PeerId] = Counter()
+        self.answers, self.silent_failures = 0, 0
+        self.struck_at: dict[PeerId, int] = {}
         self.now = 0.0
 
     def bucket(self, peer: PeerId) -> BucketInfo:
@@ -40,6 +42,7 @@ class TableMachine(RuleBasedStateMachine):
     @rule(peer=peers, net=nets)
     def add(self, peer: PeerId, net: int) -> None:
         self.now += 1
+        self.answered()
         known, before = peer in self.table, len(self.table)
         outcome = self.table.add(peer, Multiaddr.parse(f"/ip4/11.{net}.0.1/tcp/1"), self.now)
         if outcome is Admission.CROWDED:
@@ -54,9 +57,14 @@ class TableMachine(RuleBasedStateMachine):
             assert self.bucket(peer).replacements[-1] == peer
             assert len(self.table) == before
 
+    def answered(self) -> None:
+        self.answers += 1
+        self.silent_failures = 0
+
     @rule(peer=peers)
     def answer(self, peer: PeerId) -> None:
         self.now += 1
+        self.answered()
         known = peer in self.table
         assert self.table.seen(peer, self.now) == known
         if known:
@@ -67,10 +75,16 @@ class TableMachine(RuleBasedStateMachine):
     def fail(self, peer: PeerId) -> None:
         known, before = peer in self.table, self.bucket(peer)
         dropped, promoted = self.table.failed(peer)
-        self.strikes[peer] += 1
         if not known:
             assert (dropped, promoted) == (False, None)
             return
+        self.silent_failures += 1
+        again = self.strikes[peer] and self.struck_at[peer] == self.answers
+        if self.silent_failures >= OUTAGE_FAILURES or again:
+            assert (dropped, promoted) == (False, None) and peer in self.table, "it may be our own outage"
+            return
+        self.strikes[peer] += 1
+        self.struck_at[peer] = self.answers
         assert dropped == (promoted is not None or self.strikes[peer] == 2)
         assert (peer in self.table) == (not dropped)
         self.check_replaced(before, peer, promoted)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import time
 from collections.abc import Mapping
 
 from p2pfwd.daemon.methods import views
@@ -39,7 +39,7 @@ class SwarmMethods:
         swarm = self._node.host.swarm
         conn = await swarm.connect(peer_id, addrs, timeout_s=timeout_s, force=True)
         agent = swarm.peerstore.agent(peer_id)
-        return s.ConnectResult(views.peer(conn, agent, asyncio.get_running_loop().time()))
+        return s.ConnectResult(views.peer(conn, agent, time.monotonic()))
 
     async def disconnect(self, context: CallContext, params: s.DisconnectParams) -> s.DisconnectResult:
         peer_id, _ = await self._node.peering.read((params.peer,))
@@ -49,7 +49,7 @@ class SwarmMethods:
         return s.DisconnectResult(str(peer_id), closed)
 
     async def peers(self, context: CallContext, params: s.Empty) -> s.PeersResult:
-        swarm, now = self._node.host.swarm, asyncio.get_running_loop().time()
+        swarm, now = self._node.host.swarm, time.monotonic()
         return s.PeersResult(
             tuple(views.peer(conn, swarm.peerstore.agent(conn.remote_peer), now) for conn in swarm.conns())
         )

@@ -50,6 +50,7 @@ def stream(info: StreamInfo) -> schema.Stream:
         path=info.path,
         remote_address=info.remote_address,
         rtt_ms=_ms(info.rtt_s),
+        holds_end=info.holds_end,
     )
 
 
@@ -69,7 +70,7 @@ def check(outcome: CheckOutcome) -> schema.Check:
 
 
 def peer(conn: Conn, agent: str | None, now: float) -> schema.Peer:
-    """One row of `swarm peers`; `now` is the event loop's time."""
+    """One row of `swarm peers`; `now` is monotonic."""
     return schema.Peer(
         peer=str(conn.remote_peer),
         addr=str(conn.remote_addr),

@@ -157,8 +157,8 @@ class Conn:
                     return self._opened(protocols, settled)
                 return await self._negotiated(protocols, settled)
         except TimeoutError:
-            names = ", ".join(protocols)
-            raise TimedOut(f"{self.remote_peer} did not answer for {names} within {timeout_s:g} s") from None
+            what = f"for {', '.join(protocols)} within {timeout_s:.3g} s"
+            raise TimedOut(f"{self.remote_peer} did not answer {what}") from None
 
     def open_at_once(self, protocol: str, settled: Callable[[Stream], None]) -> Stream | None:
         """Open a stream for the protocol that the peer is known to serve; None where that would wait.

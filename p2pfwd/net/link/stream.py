@@ -20,6 +20,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     ConnectionLost,
+    LocalProtocolError,
     P2PForwardError,
     ProtocolError,
     ProtocolNotSupported,
@@ -271,11 +272,16 @@ class Stream:
         return await self.read_exactly(length)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send all of `data`, waiting for credit and for the connection. Raises as `read` does."""
+        """Send all of `data`, waiting for credit and for the connection.
+
+        Raises as `read` does, and LocalProtocolError after `close_write`.
+        """
         view = memoryview(data)
         while len(view):
             if self._error is not None:
                 raise self._error
+            if self._finish_due or not self.core.can_send:
+                raise LocalProtocolError(f"a write after the end of stream {self.id} was sent")
             frame = self.begin_frame()
             if frame is None:
                 self.want_to_send()
@@ -361,13 +367,13 @@ class Stream:
             self._finish_due = True
         elif self.core.can_send:
             self.conn.finish_stream(self.core)
+        self._wake_writer()
 
     async def close(self) -> None:
-        """FIN, and no interest in more from the remote; what comes is dropped."""
+        """FIN, and no interest in more from the remote; what comes is dropped. Idempotent."""
         self.close_write()
-        if self.core.can_receive:
+        if self.core.can_receive and self._error is None and not isinstance(self._sink, _Discard):
             self.set_sink(_Discard(self))  # a negotiation under way still comes to its end
-            self.conn.loop.call_later(LINGER_S, self.reset)
 
     def reset(self) -> None:
         """End abruptly, both ways. Idempotent."""
@@ -376,19 +382,23 @@ class Stream:
 
 
 class _Discard:
-    """Sink of a stream in which nobody is interested any more."""
+    """Sink of a stream in which nobody is interested any more.
+
+    Its timer ends with the stream: a timer that waits keeps the stream and its connection in memory.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._deadline = stream.conn.loop.call_later(LINGER_S, stream.reset)
 
     def data_received(self, view: memoryview) -> None:
         self._stream.consumed(len(view))
 
     def eof_received(self) -> None:
-        pass
+        self._deadline.cancel()
 
     def stream_lost(self, exc: Exception) -> None:
-        pass
+        self._deadline.cancel()
 
     def resume_sending(self) -> bool:
         return False

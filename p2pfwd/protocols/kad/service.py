@@ -268,5 +268,6 @@ class Dht:
         timeout_s = self.settings.lookup.request_timeout_s
         if addrs:
             self._swarm.peerstore.add_addrs(peer, addrs, HEARSAY_TTL_S, Provenance.HEARSAY)
+        deadline = time.monotonic() + timeout_s
         conn = await self._swarm.connect(peer, timeout_s=timeout_s, route=False)
-        return conn, await ask(conn, self.protocol, request, timeout_s, known=True)
+        return conn, await ask(conn, self.protocol, request, deadline - time.monotonic(), known=True)

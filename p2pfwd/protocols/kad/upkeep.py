@@ -28,7 +28,7 @@ SETTLE_S: Final = 1.0
 """After the first newcomer at start: the others come at the same time, and one lookup serves all."""
 
 RETRY_S: Final = 60.0
-"""Until the next try when a refresh found nobody to ask."""
+"""Until the next try when nobody answered a refresh: this machine's own network may be down."""
 
 
 class Upkeep:
@@ -67,22 +67,26 @@ class Upkeep:
                 await dht.changed.wait()
                 await asyncio.sleep(min(SETTLE_S, settings.refresh_s))
             self._wanted.clear()
+            answered = False
             try:
-                await self._refresh()
+                answered = await self._refresh()
             except P2PForwardError as exc:
                 log.debug("refresh of %s: %s", dht.protocol, exc)
-            pause_s = settings.refresh_s if len(dht.table) else min(RETRY_S, settings.refresh_s)
+            pause_s = settings.refresh_s if answered else min(RETRY_S, settings.refresh_s)
             try:
                 async with asyncio.timeout(self._jittered(pause_s)):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
 
-    async def _refresh(self) -> None:
+    async def _refresh(self) -> bool:
+        """False when nobody answered: then only the next try tells more."""
         dht, now = self._dht, time.monotonic()
         thorough = now >= self._thorough_at
         if thorough or not self._is_known_nearby():
-            await dht.closest(self._swarm.peer_id.to_bytes())
+            result = await dht.closest(self._swarm.peer_id.to_bytes())
+            if not result.answered:
+                return False
         if thorough:
             self._thorough_at = now + self._jittered(dht.settings.thorough_refresh_s)
             cpls = dht.table.cpls_to_refresh()
@@ -92,6 +96,7 @@ class Upkeep:
             for cpl in cpls:
                 await dht.closest(await self._target(cpl))
         dht.refreshed_at = time.time()
+        return True
 
     def _is_known_nearby(self) -> bool:
         """Whether half of the nearest servers are connected to us, and so tell others of us."""

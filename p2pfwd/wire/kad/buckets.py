@@ -6,9 +6,11 @@ unfolds when it overflows. Only servers that have just proved to be alive are of
 Rules:
 - At most `bucket_size` entries per bucket, least recently seen first. A full one keeps the newcomer as a
   replacement: the latest `replacement_size` of them.
-- Who fails is dropped at once if a replacement can take the place, otherwise the second time in a row:
-  our own network being down must not empty the table. Until then he is a suspect: told to nobody, and the
-  first to give way.
+- An entry that fails is dropped at once if a replacement can take its place, otherwise at its second failure
+  in a row. Until then it is a suspect: told to nobody, and the first to give way.
+- An outage of our own must not empty the table, for who is left in it is our way back. So a second failure
+  counts only if anybody has answered since the first, and once `OUTAGE_FAILURES` entries have failed in a
+  row, nothing counts until somebody answers.
 - No network has more entries than `diversity` permits; among the replacements, newcomers of one network
   push out each other and nobody else.
 """
@@ -33,6 +35,10 @@ REPLACEMENTS: Final = 10
 MAX_FAILURES: Final = 2
 """Failures in a row after which an entry goes even if nobody can replace it."""
 
+OUTAGE_FAILURES: Final = 3
+"""So many entries that fail one after the other, with no answer in between: our own network is down. Where a
+fifth of the entries is dead, as in a public table, chance does it too; that only delays a removal."""
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -43,6 +49,8 @@ class _Entry:
     added_at: float
     seen_at: float
     failures: int = 0
+    doubted_at: int = 0
+    """How many answers there had been in all at its latest failure that counted."""
 
 
 @dataclass(slots=True)
@@ -71,6 +79,8 @@ class RoutingTable:
         self._bucket_size = bucket_size
         self._replacement_size = replacement_size
         self._buckets = [_Bucket()]
+        self._answers = 0
+        self._failures_in_row = 0
 
     def __len__(self) -> int:
         return sum(len(bucket.entries) for bucket in self._buckets)
@@ -100,6 +110,7 @@ class RoutingTable:
         """
         if peer_id == self.local:
             return Admission.OURSELVES
+        self._answered()
         entry = self._new(peer_id, met_at, now)
         bucket = self._bucket_at(entry.cpl)
         known = bucket.entries.get(peer_id)
@@ -125,6 +136,7 @@ class RoutingTable:
 
     def seen(self, peer_id: PeerId, now: float) -> bool:
         """The peer answered: it is now the most recently seen of its bucket. False if it is no entry."""
+        self._answered()
         bucket = self._bucket_of(peer_id)
         entry = bucket.entries.pop(peer_id, None)
         if entry is None:
@@ -133,14 +145,24 @@ class RoutingTable:
         bucket.entries[peer_id] = entry
         return True
 
+    def _answered(self) -> None:
+        self._answers += 1
+        self._failures_in_row = 0
+
     def failed(self, peer_id: PeerId) -> Eviction:
         """The peer did not answer, or could not be dialled."""
         bucket = self._bucket_of(peer_id)
-        bucket.replacements.pop(peer_id, None)
         entry = bucket.entries.get(peer_id)
         if entry is None:
+            bucket.replacements.pop(peer_id, None)
+            return Eviction(False, None)
+        self._failures_in_row += 1
+        if self._failures_in_row >= OUTAGE_FAILURES:
+            return Eviction(False, None)
+        if entry.failures and entry.doubted_at == self._answers:
             return Eviction(False, None)
         entry.failures += 1
+        entry.doubted_at = self._answers
         self._drop(bucket, entry)
         promoted = self._promote(bucket)
         if promoted is None and entry.failures < MAX_FAILURES:

@@ -155,7 +155,13 @@ def test_the_defaults_are_those_of_the_parts() -> None:
     assert mine.max_streams_per_connection == swarm.max_streams_per_peer
     for name in ("max_streams", "max_streams_per_peer", "max_streams_per_listener", "max_pending_targets"):
         assert getattr(mine, name) == getattr(forward, name)
-    for name in ("max_pending_opens", "open_timeout_s", "target_timeout_s", "kubo_half_close"):
+    for name in (
+        "max_pending_opens",
+        "open_timeout_s",
+        "target_timeout_s",
+        "kubo_half_close",
+        "kubo_hold_s",
+    ):
         assert getattr(mine, name) == getattr(forward, name)
 
 

@@ -30,6 +30,7 @@ class FakeConn:
         self.is_relayed = False
         self.rtt_s: float | None = 0.002
         self.security = "/noise"
+        self.identified: asyncio.Future[None] | None = None
 
     async def measure_rtt(self, timeout_s: float) -> float:
         return 0.003
@@ -109,9 +110,10 @@ class FakeSplice:
         on_closed: Callable[[Any], None],
         *,
         kubo: bool,
-        hold_fin: bool,
+        hold_s: float | None,
     ) -> None:
-        self.stream, self.sock, self.kubo, self.hold_fin = stream, sock, kubo, hold_fin
+        self.stream, self.sock, self.kubo, self.hold_s = stream, sock, kubo, hold_s
+        self.holds_fin = False
         self.bytes_in = self.bytes_out = 0
         self.error: Exception | None = None
         self.started = False
@@ -147,6 +149,7 @@ class FakePeerstore:
         self.agents: dict[PeerId, str] = {}
         self.forwarded: set[PeerId] = set()
         self.served: set[PeerId] = set()
+        self.listed: dict[PeerId, frozenset[str]] = {}
 
     def note_forwarded(self, peer_id: PeerId) -> None:
         self.forwarded.add(peer_id)
@@ -162,6 +165,9 @@ class FakePeerstore:
 
     def agent(self, peer_id: PeerId) -> str | None:
         return self.agents.get(peer_id)
+
+    def protocols(self, peer_id: PeerId) -> frozenset[str]:
+        return self.listed.get(peer_id, frozenset())
 
 
 class FakeTasks:
@@ -205,8 +211,12 @@ class FakeSwarm:
         self.asked.append((peer_id, (protocol,)))
         return self.answers.pop(0) if self.answers else FakeStream(peer_id, protocol)
 
-    async def connect(self, peer_id: PeerId, *, timeout_s: float, force: bool) -> Any:
+    async def connect(self, peer_id: PeerId, *, timeout_s: float, force: bool = False) -> Any:
         self.forced.append(force)
+        conn = FakeConn(peer_id)
+        conn.identified = asyncio.get_running_loop().create_future()
+        conn.identified.set_result(None)
+        return conn
 
     def conns(self, peer_id: PeerId) -> list[Any]:
         return []

@@ -394,7 +394,10 @@ def test_the_fin_is_held_back_for_kubo(
         await service.forward(protocol, LOCAL, ALICE, allow_custom_protocol=True)
         FakeAcceptor.made[-1].accepted(FakeSocket())
         await turns()
-        assert (splices[0].kubo, splices[0].hold_fin) == (held, held)
+        assert (splices[0].kubo, splices[0].hold_s) == (held, 600.0 if held else None)
+        assert not service.streams()[0].holds_end
+        splices[0].holds_fin = held
+        assert service.streams()[0].holds_end == held
         await service.aclose()
 
     asyncio.run(main())

@@ -37,7 +37,7 @@ def check(forwarding: MakeForwarding, host: FakeHost, *incoming: object, protoco
         host.swarm.answers = [stream]
         outcome = await service.check(listener.id, timeout_s=5)
         assert host.swarm.asked == [(ALICE, ASKED)]
-        assert host.swarm.forced == [True], "a person asked: no back-off"
+        assert host.swarm.forced[0], "a person asked: no back-off"
         assert stream.resets == 1, "nothing is left open"
         assert not stream.finished, "a Kubo answers a FIN with FIN or reset, its service alive or not"
         info = service.listeners()[0]
@@ -95,6 +95,27 @@ def test_a_kubo_peer_is_tried_with_a_stream_that_is_reset_after_it(
 ) -> None:
     outcome = check(forwarding, host, first, protocol="/x/a")
     assert (outcome.ok, outcome.state) == (ok, state)
+
+
+def test_a_service_that_a_kubo_lists_is_not_touched(forwarding: MakeForwarding, host: FakeHost) -> None:
+    """It may be one for a single connection: `nc -l 8080 < file`."""
+
+    async def main() -> None:
+        service = forwarding()
+        listener = await service.forward("/x/a", LOCAL, ALICE)
+        host.swarm.peerstore.listed[ALICE] = frozenset({"/ipfs/ping/1.0.0", "/x/a"})
+        outcome = await service.check(listener.id, timeout_s=5)
+        assert host.swarm.asked == [], "no stream of any kind"
+        assert (outcome.ok, outcome.state, outcome.reason) == (True, "unknown", probe.NOT_TRIED)
+        assert outcome.path == "direct" and outcome.rtt_s is not None
+        assert service.listeners()[0].state == "unknown"
+        host.swarm.peerstore.listed[ALICE] = frozenset({probe.PREFIX, "/x/a"})
+        host.swarm.answers = [stream := FakeStream(ALICE, ASKED[0])]
+        stream.incoming.put_nowait(b"ready")
+        assert (await service.check(listener.id, timeout_s=5)).state == "ready", "a p2pfwd is asked"
+        await service.aclose()
+
+    asyncio.run(main())
 
 
 def test_a_silent_service_behind_a_kubo_is_alive(

@@ -9,7 +9,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.kad.buckets import MAX_FAILURES, RoutingTable
+from p2pfwd.wire.kad.buckets import MAX_FAILURES, OUTAGE_FAILURES, RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
 from p2pfwd.wire.kad.keys import common_prefix_length, key_of, key_of_peer
 from p2pfwd.wire.kad.table_values import Admission, Eviction
@@ -121,6 +121,8 @@ def test_without_a_replacement_one_failure_makes_a_suspect_and_two_an_end(table:
     assert MAX_FAILURES == 2
     assert table.failed(a) == Eviction(False, None)
     assert [entry.suspect for entry in table.snapshot()[0].entries] == [True, False]
+    assert table.failed(a) == Eviction(False, None), "perhaps it was us: nobody has answered since"
+    table.seen(b, 9.0)
     assert table.failed(a) == Eviction(True, None)
     assert list(table) == [b]
     assert table.failed(a) == Eviction(False, None)
@@ -156,6 +158,32 @@ def test_who_is_removed_is_replaced_and_forgotten(table: RoutingTable) -> None:
     assert table.remove(a) == Eviction(True, e)
     assert table.remove(a) == Eviction(False, None)
     assert list(table) == [b, c, d, e]
+
+
+@pytest.mark.parametrize("size", [1, 2, 20])
+def test_an_outage_of_our_own_does_not_empty_the_table(size: int) -> None:
+    table = RoutingTable(LOCAL, limits=None, bucket_size=size, replacement_size=size)
+    peers, waiting = some(0, 2 * size)[:size], some(0, 2 * size)[size:]
+    fill(table, peers + waiting)
+    for _lookup in range(5):
+        for one in [*table]:
+            table.failed(one)
+    assert len(table) == size
+    kept = {*table, *table.snapshot()[0].replacements}
+    assert len(kept) >= 2 * size - (OUTAGE_FAILURES - 1), "nor use up those that wait"
+    assert sum(entry.suspect for entry in table.snapshot()[0].entries) < OUTAGE_FAILURES
+
+
+def test_after_an_outage_the_dead_go_again(table: RoutingTable) -> None:
+    a, b, c, d = some(0, 4)
+    fill(table, [a, b, c, d])
+    for _ in range(2):
+        for one in (a, b, c, d):
+            table.failed(one)
+    table.seen(d, 9.0)
+    assert table.failed(a) == Eviction(True, None)
+    assert table.failed(c) == Eviction(False, None), "its failure in the outage was none"
+    assert set(table.closest(LOCAL_KEY)) == {d}
 
 
 @pytest.mark.parametrize("how", ["failed", "remove"])
@@ -222,7 +250,10 @@ def test_replacements_of_one_network_push_out_each_other_only(wan: RoutingTable)
     for number, one in enumerate(some(0, 25)[5:]):
         assert wan.add(one, in_net(99), 10.0 + number) is Admission.REPLACEMENT
     assert len(wan.snapshot()[0].replacements) == 3
-    promoted = [wan.failed(one).promoted for one in entries[:3]]
+    promoted = []
+    for one in entries[:3]:
+        promoted.append(wan.failed(one).promoted)
+        wan.seen(entries[3], 50.0)
     assert honest in promoted
 
 
