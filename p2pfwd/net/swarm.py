@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import InvalidMultiaddr, P2PForwardError, ProtocolNotSupported, ResourceLimitExceeded
 from p2pfwd.net.connections import Connections
@@ -34,6 +34,7 @@ from p2pfwd.net.upgrader import Upgrader, describe
 from p2pfwd.peers import store
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
+from p2pfwd.system import sockaddrs
 from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
 from p2pfwd.system.loop_io import LoopIo
 
@@ -88,8 +89,8 @@ class Swarm:
         endpoint = tcp_endpoint(addr)
         if endpoint is None or endpoint.family not in ("ip4", "ip6"):
             raise InvalidMultiaddr(f"cannot listen on {addr}: not an /ip4 or /ip6 TCP address")
-        family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
         try:
+            family, sockaddr = sockaddrs.sockaddr_of(endpoint)
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as exc:
             raise bind_failure(exc, str(addr)) from exc
@@ -97,16 +98,16 @@ class Swarm:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((endpoint.host, endpoint.port))
+            sock.bind(sockaddr)
             sock.listen(BACKLOG)
         except OSError as exc:
             sock.close()
             raise bind_failure(exc, str(addr)) from exc
         self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
-        return from_sockaddr(sock.getsockname())
+        return sockaddrs.multiaddr_of(sock.getsockname())
 
     def _bound(self) -> list[Multiaddr]:
-        return [from_sockaddr(acceptor.sock.getsockname()) for acceptor in self._acceptors]
+        return [sockaddrs.multiaddr_of(acceptor.sock.getsockname()) for acceptor in self._acceptors]
 
     def listen_addrs(self) -> list[Multiaddr]:
         """Where others can dial this node, as far as it knows; best first."""

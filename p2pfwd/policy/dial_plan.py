@@ -1,7 +1,7 @@
 """Which addresses of a peer to dial, and when: a pure policy (happy eyeballs, RFC 8305; go's ranker).
 
 Addresses nearer to home go first, IPv6 before IPv4 of the same class; each next one starts a little
-later, and none waits for another to fail. Relayed addresses go last.
+later, and none waits for another to fail.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.policy.undialable import why_undialable
 
 NEAR_STEP_S: Final = 0.03
 """Between private or loopback addresses: they answer at once or never."""
@@ -24,6 +25,7 @@ MAX_ADDRESSES: Final = 32
 _ORDER: Final = {
     AddressClass.LOOPBACK: 0,
     AddressClass.PRIVATE: 1,
+    AddressClass.LINK_LOCAL: 1,
     AddressClass.PUBLIC: 2,
     AddressClass.NAME: 2,
     AddressClass.UNROUTABLE: 3,
@@ -42,11 +44,13 @@ class PlannedDial:
 
 
 def is_dialable(addr: Multiaddr) -> bool:
-    """Whether this node can dial the address as it is: a literal TCP endpoint that is somewhere."""
+    """Whether this node can dial the address as it is: a literal TCP endpoint that is somewhere.
+
+    Whether a link-local one's interface is here is for the dialer to look.
+    """
     endpoint = tcp_endpoint(addr)
-    if endpoint is None or endpoint.family not in ("ip4", "ip6") or endpoint.port == 0:
-        return False
-    return address_class(addr) in _ORDER
+    literal = endpoint is not None and endpoint.family in ("ip4", "ip6")
+    return literal and why_undialable(addr, lambda _zone: True) is None
 
 
 def is_local(addr: Multiaddr) -> bool:
@@ -60,7 +64,7 @@ def plan(addrs: Iterable[Multiaddr], own: Sequence[Multiaddr] = ()) -> list[Plan
     wanted = {
         addr.without_peer_id(): None
         for addr in addrs
-        if is_dialable(addr) and not is_relayed(addr) and addr.without_peer_id() not in mine
+        if is_dialable(addr) and addr.without_peer_id() not in mine
     }
 
     def rank(addr: Multiaddr) -> tuple[int, int]:
@@ -72,6 +76,6 @@ def plan(addrs: Iterable[Multiaddr], own: Sequence[Multiaddr] = ()) -> list[Plan
     delay = 0.0
     for addr in sorted(wanted, key=rank)[:MAX_ADDRESSES]:
         planned.append(PlannedDial(addr, delay))
-        near = address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE)
+        near = address_class(addr) in _LOCAL
         delay += NEAR_STEP_S if near else FAR_STEP_S
     return planned
