@@ -75,7 +75,7 @@ def _listen_addresses(value: tuple[str, ...]) -> str | None:
 
 
 def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
-    from p2pfwd.core.multiaddrs import parse_peer
+    from p2pfwd.core.typed import parse_peer
 
     for text in value:
         if text == AUTO:

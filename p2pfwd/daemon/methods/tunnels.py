@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.typed import parse_endpoint
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.process import Node, check_timeout
 from p2pfwd.errors import UsageError
