@@ -6,6 +6,7 @@ Rule: what can be meant in one way only is understood (`8080`, `http://127.0.0.1
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Final
 
@@ -181,6 +182,22 @@ def _is_host_name(text: str) -> bool:
 
 def _invalid(text: str, reason: str, hint: str) -> InvalidMultiaddr:
     return InvalidMultiaddr(f"failed to parse multiaddr {quoted(text)}: {reason}", hint=hint)
+
+
+# --- name servers ---------------------------------------------------------------------------------
+
+
+def parse_name_server(text: str) -> tuple[str, int]:
+    """IP address and port of `IP`, `IP:PORT` or `[IPv6]:PORT`, else port 53. ValueError: what is wrong."""
+    found = re.fullmatch(r"\[([^\]]*)\](?::(\d+))?|([^:]*):(\d+)", text)
+    host, port = (found[1] or found[3] or "", found[2] or found[4] or "53") if found else (text, "53")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is no IP address, and none with a port") from None
+    if not _is_port(port) or int(port) == 0:
+        raise ValueError(f"{quoted(text)} has no port from 1 to 65535")
+    return host, int(port)
 
 
 # --- peers ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.typed import parse_name_server
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.system.host_names import LOOKUP_S, RESOLV_CONF, NameFailed, fingerprint, no_name_server
 
@@ -81,7 +82,8 @@ class NameServers:
         self._dns = None
         if self.chosen or self._local_only:
             resolver = DnsResolver(configure=False)
-            servers: list[str | Nameserver] = [Do53Nameserver(*host_port(server)) for server in self._servers]
+            parsed = map(parse_name_server, self._servers)
+            servers: list[str | Nameserver] = [Do53Nameserver(*server) for server in parsed]
             resolver.nameservers = list(filter(_is_local, servers)) if self._local_only else servers
         else:
             self._read = fingerprint(self._resolv_conf)  # before it is read: a change meanwhile is seen
@@ -98,14 +100,6 @@ class NameServers:
             f"{name} is not looked up outside the local network, where this node stays: {why} "
             "(name it in the hosts file, or a name server of the local network in swarm.dns_servers)"
         )
-
-
-def host_port(server: str) -> tuple[str, int]:
-    """A name server of the settings as IP address and port, 53 if it has none."""
-    host, colon, port = server.rpartition(":")
-    if colon and port.isdigit() and (host.startswith("[") or ":" not in host):
-        return host.strip("[]"), int(port)
-    return server, 53
 
 
 def _address(server: str | Nameserver) -> str:

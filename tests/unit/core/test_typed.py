@@ -6,7 +6,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.typed import parse_endpoint, parse_peer, parse_target
+from p2pfwd.core.typed import parse_endpoint, parse_name_server, parse_peer, parse_target
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 
 ID = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
@@ -243,3 +243,18 @@ def test_an_id_that_no_key_can_have_is_mistyped(form: str) -> None:
     assert not PeerId.parse(slip).is_possible(), "the vector: half of all slips are found"
     with pytest.raises((InvalidMultiaddr, InvalidPeerId), match="no key can have the ID 12D3…"):
         parse_peer(form.format(slip))
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 53)),
+        ("192.0.2.1:5353", ("192.0.2.1", 5353)),
+        ("2001:db8::1", ("2001:db8::1", 53)),
+        ("[2001:db8::1]", ("2001:db8::1", 53)),
+        ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
+        ("fe80::1%eth0", ("fe80::1%eth0", 53)),
+    ],
+)
+def test_name_servers_are_given_with_or_without_a_port(server: str, expected: tuple[str, int]) -> None:
+    assert parse_name_server(server) == expected

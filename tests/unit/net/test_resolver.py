@@ -14,7 +14,6 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import PeerNotFound
 from p2pfwd.net import name_servers as name_servers_module
-from p2pfwd.net.name_servers import host_port
 from p2pfwd.net.resolver import MAX_RESULTS, Resolver, has_name
 from p2pfwd.system import host_names
 from p2pfwd.system.host_names import HostAddress, HostNames
@@ -149,19 +148,6 @@ def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch: pytest.Monk
         said = r"^DNS: no answer for four\.example within 0\.1 s from 127\.0\.0\.1$"
         with pytest.raises(PeerNotFound, match=said):
             asyncio.run(ask(f"127.0.0.1:{deaf.getsockname()[1]}"))
-
-
-@pytest.mark.parametrize(
-    ("server", "expected"),
-    [
-        ("192.0.2.1", ("192.0.2.1", 53)),
-        ("192.0.2.1:5353", ("192.0.2.1", 5353)),
-        ("2001:db8::1", ("2001:db8::1", 53)),
-        ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
-    ],
-)
-def test_name_servers_are_given_with_or_without_a_port(server: str, expected: tuple[str, int]) -> None:
-    assert host_port(server) == expected
 
 
 @pytest.mark.parametrize(
