@@ -100,12 +100,32 @@ def pasted_addresses(addresses: Sequence[str]) -> list[str]:
 
 def forward_command(protocol: str, target: str, peer: str, addresses: Sequence[str]) -> str:
     """The command line that forwards to this listen from elsewhere, quoted for a POSIX shell."""
+    return forward_commands([(protocol, target)], peer, addresses)[0]
+
+
+def forward_commands(listens: Sequence[tuple[str, str]], peer: str, addresses: Sequence[str]) -> list[str]:
+    """The command lines that forward to these listens (protocol, target): one for all below /x/, and one for
+    each of the others, whose names cannot be told from a peer.
+    """
+    ours = [it for it in listens if it[0].startswith("/x/")]
+    groups = [ours] if ours else []
+    groups += [[it] for it in listens if not it[0].startswith("/x/")]
+    taken: set[int] = set()
+    return [_forward_command(group, peer, addresses, taken) for group in groups]
+
+
+def _forward_command(
+    listens: Sequence[tuple[str, str]], peer: str, addresses: Sequence[str], taken: set[int]
+) -> str:
     words = ["p2pfwd", "forward"]
-    if not protocol.startswith("/x/"):
+    if not listens[0][0].startswith("/x/"):
         words.append("--allow-custom-protocol")
-    if protocol.startswith("-"):
+    if listens[0][0].startswith("-"):
         words.append("--")
-    words += [protocol, f"127.0.0.1:{suggested_port(protocol, target)}"]
+    for protocol, target in listens:
+        port = suggested_port(protocol, target)
+        words += [protocol, f"127.0.0.1:{0 if port in taken else port}"]
+        taken.add(port)
     words += pasted_addresses(addresses) or [peer]
     return shlex.join(words)
 
@@ -135,4 +155,7 @@ def next_step(protocol: str, listen_address: str) -> str:
     service = service_name(protocol, port)
     if service is None:
         return f"connect a client to {endpoint(host, port)}"
-    return _SERVICES[service].format(host=host, port=port, name=name, endpoint=endpoint(host, port))
+    where = endpoint(host, port)
+    if "://" in _SERVICES[service]:
+        where = where.replace("%", "%25")  # a zone in a URL (RFC 6874)
+    return _SERVICES[service].format(host=host, port=port, name=name, endpoint=where)

@@ -276,6 +276,7 @@ def _listeners(client: Client) -> Any:
 
 _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] = {
     "protocol": _protocols,
+    "more": _protocols,
     "listen_address": _listen_addresses,
     "target_address": _target_addresses,
     "stream_id": _stream_ids,

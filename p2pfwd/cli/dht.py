@@ -9,7 +9,7 @@ import typer
 from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
-from p2pfwd.cli.text import age
+from p2pfwd.cli.text import age, counted
 from p2pfwd.rpc.schema import (
     DhtFindParams,
     DhtFindResult,
@@ -99,4 +99,4 @@ def stat(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) 
 
 
 def _cost(protocol: str, asked: int, elapsed_ms: float) -> None:
-    talk(f"{asked} peers of {protocol} answered, {elapsed_ms / 1000:.1f} s")
+    talk(f"{counted(asked, 'peer')} of {protocol} answered, {elapsed_ms / 1000:.1f} s")

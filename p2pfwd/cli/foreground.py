@@ -8,7 +8,7 @@ under a lease of this connection, so that it goes even when this process is kill
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -42,13 +42,14 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def undone_if_interrupted(env: Env, listener: Listener) -> Iterator[None]:
-    """Ctrl-C in the body takes the listener back: a command that was interrupted has changed nothing."""
+def undone_if_interrupted(env: Env, listeners: Sequence[Listener]) -> Iterator[None]:
+    """Ctrl-C in the body takes the listeners back: a command that was interrupted has changed nothing."""
     try:
         yield
     except KeyboardInterrupt:
-        if remove(env, listener):
-            talk(f"Interrupted: the {listener.direction} of {printable(listener.protocol)} was removed.")
+        for listener in listeners:
+            if remove(env, listener):
+                talk(f"Interrupted: the {listener.direction} of {printable(listener.protocol)} was removed.")
         raise
 
 
@@ -56,41 +57,49 @@ def hold(
     env: Env,
     client: Client,
     subscription: Subscription,
-    listener: Listener,
-    active: Mapping[str, Any] | None,
+    listeners: Sequence[Listener],
+    active: Sequence[Mapping[str, Any]] | None,
 ) -> None:
-    """Wait until the listener is closed from elsewhere, or this command is interrupted; then it is gone.
+    """Wait until all are closed from elsewhere, or this command is interrupted; then they are gone.
 
-    Says so in Kubo's words, or, given `active`, in Kubo's JSON with that added to its first line. Raises
-    DaemonNotRunning when the daemon stops first.
+    Says so in Kubo's words, or, given `active`, in Kubo's JSON with that added to the first line of each.
+    Raises DaemonNotRunning when the daemon stops first.
     """
-    reason = "closed"
+    standing = list(listeners)
     try:
         # Inside the try: who reads this may interrupt at once.
-        if active is None:
-            write(f"{_opening(listener)}, waiting for interrupt...")
-        else:
-            write_json({**_status("active", listener), **active}, line=True)
-        while _stands(client, listener):
+        for index, listener in enumerate(listeners):
+            if active is None:
+                write(f"{_opening(listener)}, waiting for interrupt...")
+            else:
+                write_json({**_status("active", listener), **active[index]}, line=True)
+        while standing := _still(client, standing, as_json=active is not None):
             subscription.next()
     except KeyboardInterrupt:
-        reason = "interrupt"
-        remove(env, listener)
+        for listener in standing:
+            remove(env, listener)
+            _say_closing(listener, "interrupt", as_json=active is not None)
     except (ConnectionLost, ShuttingDown):
         raise DaemonNotRunning("the daemon stopped, and the listener with it") from None
-    if active is None:
-        write(f"Received interrupt, removing {_NOUNS[listener.direction]} for {printable(listener.protocol)}")
-    else:
-        write_json({**_status("closing", listener), "Reason": reason}, line=True)
 
 
-def _stands(client: Client, listener: Listener) -> bool:
+def _still(client: Client, standing: Sequence[Listener], *, as_json: bool) -> list[Listener]:
+    """Those that stand; of each that was closed from elsewhere it is said. Raises ShuttingDown."""
     # The events only say when to look: they may be dropped, the list of listeners is always true.
-    if any(listener.id == other.id for other in client.call("p2p.ls").listeners):
-        return True
-    if client.call("daemon.status").draining:
+    there = {listener.id for listener in client.call("p2p.ls").listeners}
+    if any(listener.id not in there for listener in standing) and client.call("daemon.status").draining:
         raise ShuttingDown("the daemon is stopping")
-    return False
+    for listener in standing:
+        if listener.id not in there:
+            _say_closing(listener, "closed", as_json=as_json)
+    return [listener for listener in standing if listener.id in there]
+
+
+def _say_closing(listener: Listener, reason: str, *, as_json: bool) -> None:
+    if as_json:
+        write_json({**_status("closing", listener), "Reason": reason}, line=True)
+    else:
+        write(f"Received interrupt, removing {_NOUNS[listener.direction]} for {printable(listener.protocol)}")
 
 
 def remove(env: Env, listener: Listener) -> bool:

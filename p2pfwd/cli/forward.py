@@ -1,7 +1,8 @@
-"""`forward`: open a local port that leads to a peer's service, try it once, and say what to do next."""
+"""`forward`: open local ports that lead to a peer's services, try them once, and say what to do next."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
 from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
+from p2pfwd.cli.pairs import forward_pairs, make_all, one_or_list
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import milliseconds, printable, short_address, short_peer
 from p2pfwd.rpc.codec import result_to_json
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 
 CHECK_TIMEOUT_S = 10.0
 """How long a forward tries its peer before it returns: longer than any peer that is there takes to answer."""
+
+UNREACHABLE = "peer-unreachable"
+"""State of a check that did not get to the peer."""
+
+EXPOSED = "exposed"
+"""Code of the notice that others than this machine reach the local port."""
 
 _GRACE_S = 5.0
 """What the daemon may need beyond a bound it was given, before this command stops waiting for it."""
@@ -42,7 +50,11 @@ def forward(
     ],
     peer: Annotated[
         list[str],
-        typer.Argument(metavar="PEER...", help="The peer: its ID, or addresses of it ending in /p2p/ID."),
+        typer.Argument(
+            metavar="PEER...",
+            help="The peer: its ID, or addresses of it ending in /p2p/ID; before it, more pairs of "
+            "PROTOCOL and LISTEN.",
+        ),
     ],
     allow_custom_protocol: Custom = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not try the peer now.")] = False,
@@ -50,43 +62,56 @@ def forward(
     no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
-    """Open a local port whose connections reach a peer's service.
+    """Open a local port whose connections reach a peer's service, or several.
 
     The peer is tried once; the forward stands whether or not it answers, and tries again at each connection.
     """
-    params = ForwardParams(
-        protocol=protocol,
-        listen=listen,
-        peers=tuple(peer),
-        allow_custom_protocol=allow_custom_protocol,
-        foreground=foreground,
-    )
+    pairs, peers = forward_pairs((protocol, listen), peer)
+    params = [
+        ForwardParams(
+            protocol=protocol,
+            listen=listen,
+            peers=tuple(peers),
+            allow_custom_protocol=allow_custom_protocol,
+            foreground=foreground,
+        )
+        for protocol, listen in pairs
+    ]
     env: Env = ctx.obj
     with ExitStack() as stack:
         if foreground:
             stack.enter_context(terminable())
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = watch(client) if foreground else None
-        result = answer(client, "p2p.forward", params, ForwardResult)
-        with undone_if_interrupted(env, result.listener):
+        results = make_all(env, client, "p2p.forward", params, ForwardResult, as_json=as_json)
+        listeners = [result.listener for result in results]
+        with undone_if_interrupted(env, listeners):
             if not as_json:
-                _print(result)
-            check = None if no_check else _try(env, client, result)
-            document = _document(result, check) if as_json else None
-            if document is None and check is not None:
-                _print_check(check)
+                for result in results:
+                    _print(result)
+            checks = [None] * len(results) if no_check else _try(env, client, results)
+            documents = list(map(_document, results, checks)) if as_json else None
+            if documents is None:
+                _print_checks(results, checks)
         if subscription is not None:
-            hold(env, client, subscription, result.listener, document)
-        elif document is not None:
-            write_json(document)
+            hold(env, client, subscription, listeners, documents)
+        elif documents is not None:
+            write_json(one_or_list(documents))
 
 
-def _try(env: Env, client: Client, result: ForwardResult) -> Check:
+def _try(env: Env, client: Client, results: Sequence[ForwardResult]) -> list[Check]:
+    """Try each; a peer that one try did not reach is not tried for the others."""
     narrate_lookups(client)
     if env.talkative:
-        talk(f"Trying {short_peer(result.peer)} ...")
-    params = CheckParams(listener=result.listener.id, timeout_s=CHECK_TIMEOUT_S)
-    return answer(client, "p2p.check", params, Check, timeout_s=CHECK_TIMEOUT_S + _GRACE_S)
+        talk(f"Trying {short_peer(results[0].peer)} ...")
+    checks: list[Check] = []
+    for result in results:
+        if checks and checks[-1].state == UNREACHABLE:
+            checks.append(checks[-1])
+            continue
+        params = CheckParams(listener=result.listener.id, timeout_s=CHECK_TIMEOUT_S)
+        checks.append(answer(client, "p2p.check", params, Check, timeout_s=CHECK_TIMEOUT_S + _GRACE_S))
+    return checks
 
 
 def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
@@ -104,15 +129,32 @@ def _print(result: ForwardResult) -> None:
     write(f"To stop: {close_forward_command(listener.listen_address)}")
 
 
-def _print_check(check: Check) -> None:
-    if check.ok:
-        how = [check.path or "direct"]
-        if check.rtt_ms is not None:
-            how.append(f"round trip {milliseconds(check.rtt_ms)}")
-        if check.remote_address:
-            how.append(check.remote_address)
-        write(f"The peer answers: {', '.join(how)}.")
-        if check.reason:
-            write(f"  {printable(check.reason)}")
-        return
-    warn(f"{check.reason or check.state}; the forward stands and tries again at each connection", check.hint)
+def _print_checks(results: Sequence[ForwardResult], checks: Sequence[Check | None]) -> None:
+    """Of each what the try found; of a peer that was not reached, and of its addresses, once."""
+    for index, (result, check) in enumerate(zip(results, checks, strict=True)):
+        name = f"{printable(result.listener.protocol)}: " if len(results) > 1 else ""
+        for notice in result.notices:
+            # A try that failed has named the addresses itself.
+            if notice.code == EXPOSED or (index == 0 and (check is None or check.ok)):
+                warn(f"{name if notice.code == EXPOSED else ''}{notice.message}", notice.hint)
+        if check is None:
+            continue
+        if check.ok:
+            write(f"{name}{'the' if name else 'The'} peer answers: {_how(check)}.")
+            if check.reason:
+                write(f"  {printable(check.reason)}")
+        elif check.state == UNREACHABLE and len(results) > 1:
+            if index == 0 or checks[index - 1] is not check:
+                warn(f"{check.reason}; the forwards stand and try again at each connection", check.hint)
+        else:
+            reason = check.reason or check.state
+            warn(f"{name}{reason}; the forward stands and tries again at each connection", check.hint)
+
+
+def _how(check: Check) -> str:
+    how = [check.path or "direct"]
+    if check.rtt_ms is not None:
+        how.append(f"round trip {milliseconds(check.rtt_ms)}")
+    if check.remote_address:
+        how.append(check.remote_address)
+    return ", ".join(how)

@@ -1,17 +1,18 @@
-"""`listen`: offer a local service under a protocol name, and say what that means."""
+"""`listen`: offer local services under protocol names, and say what that means."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from p2pfwd.cli.advice import close_listen_command, forward_command
-from p2pfwd.cli.env import answer
+from p2pfwd.cli.advice import close_listen_command, forward_command, forward_commands
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
 from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
+from p2pfwd.cli.pairs import listen_pairs, make_all, one_or_list
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import printable, short_address
 from p2pfwd.rpc.codec import result_to_json
@@ -28,6 +29,10 @@ def listen(
         str,
         typer.Argument(metavar="TARGET", help="The local service: a multiaddr, HOST:PORT, :PORT or PORT."),
     ],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PAIR...", help="More pairs of PROTOCOL and TARGET.", show_default=False),
+    ] = None,
     allow_custom_protocol: Custom = False,
     report_peer_id: Annotated[
         bool,
@@ -39,33 +44,37 @@ def listen(
     no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
-    """Offer a local service to other peers.
+    """Offer a local service to other peers, or several.
 
     Prints the line the other person pastes. Any peer that knows this peer ID and the protocol name can
     connect.
     """
-    params = ListenParams(
-        protocol=protocol,
-        target=target,
-        allow_custom_protocol=allow_custom_protocol,
-        report_peer_id=report_peer_id,
-        foreground=foreground,
-    )
+    params = [
+        ListenParams(
+            protocol=protocol,
+            target=target,
+            allow_custom_protocol=allow_custom_protocol,
+            report_peer_id=report_peer_id,
+            foreground=foreground,
+        )
+        for protocol, target in listen_pairs((protocol, target), more or ())
+    ]
     env: Env = ctx.obj
     with ExitStack() as stack:
         if foreground:
             stack.enter_context(terminable())
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = watch(client) if foreground else None
-        result = answer(client, "p2p.listen", params, ListenResult)
-        document = _document(result) if as_json else None
-        with undone_if_interrupted(env, result.listener):
-            if document is None:
-                _print(result)
+        results = make_all(env, client, "p2p.listen", params, ListenResult, as_json=as_json)
+        listeners = [result.listener for result in results]
+        documents = list(map(_document, results)) if as_json else None
+        with undone_if_interrupted(env, listeners):
+            if documents is None:
+                _print(results)
         if subscription is not None:
-            hold(env, client, subscription, result.listener, document)
-        elif document is not None:
-            write_json(document)
+            hold(env, client, subscription, listeners, documents)
+        elif documents is not None:
+            write_json(one_or_list(documents))
 
 
 def _command(result: ListenResult) -> str:
@@ -77,14 +86,30 @@ def _document(result: ListenResult) -> dict[str, Any]:
     return {**result_to_json(result), "Command": _command(result)}
 
 
-def _print(result: ListenResult) -> None:
-    listener, check = result.listener, result.target_check
-    target = short_address(listener.target_address)
-    answers = ", which answers" if check.ok else ", which does not answer now"
-    write(f"Sharing {printable(listener.protocol)} -> {target}{answers}.")
-    write("Any peer that knows this peer ID and the protocol name can connect.")
+def _print(results: Sequence[ListenResult]) -> None:
+    listeners = [result.listener for result in results]
+    for result in results:
+        listener = result.listener
+        write(f"Sharing {printable(listener.protocol)} -> {_where(result)}.")
+    name = "the protocol name" if len(results) == 1 else "a protocol name"
+    write(f"Any peer that knows this peer ID and {name} can connect.")
     write("On the other machine, run:")
-    write(f"  {_command(result)}")
-    write(f"To stop sharing: {close_listen_command(listener.protocol)}")
-    if not check.ok:
-        warn(f"{check.reason or target}; streams are reset until it answers", check.hint)
+    listens = [(listener.protocol, listener.target_address) for listener in listeners]
+    for command in forward_commands(listens, results[0].peer, results[0].addresses):
+        write(f"  {command}")
+    stop = "; ".join(close_listen_command(listener.protocol) for listener in listeners)
+    write(f"To stop sharing: {stop}")
+    for result in results:
+        if not result.target_check.ok:
+            target = short_address(result.listener.target_address)
+            reason = result.target_check.reason or target
+            warn(f"{reason}; streams are reset until it answers", result.target_check.hint)
+
+
+def _where(result: ListenResult) -> str:
+    """The target, whether it answers, and at which of its addresses where it has several."""
+    target, found = result.listener.target_address, result.target_check.remote_address
+    if not result.target_check.ok:
+        return f"{short_address(target)}, which does not answer now"
+    at = f" at {short_address(found)}" if found not in (None, target) else ""
+    return f"{short_address(target)}, which answers{at}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.exits import warn
 from p2pfwd.cli.options import AsJson, Headers
 from p2pfwd.cli.parse import new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
@@ -66,6 +67,8 @@ def add(
     where = f"{number} addresses" if number > 1 else "1 address" if number else "no address"
     kept = ", kept connected" if added.kept == "static" else ""
     write(f"{'Renewed' if result.replaced else 'Added'} {added.name}: {added.peer}, {where}{kept}.")
+    for notice in result.notices:
+        warn(notice.message, notice.hint)
 
 
 @peer.command("rm", help="Take a peer's name away.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _SHORT_HEAD, _SHORT_TAIL = 4, 6
-_ENDPOINT = re.compile(r"^/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d+)(/.*)?$")
+_ENDPOINT = re.compile(r"^(?:/ip6zone/([^/]+))?/(?:ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/(\d+)(/.*)?$")
 _PEER_SUFFIX = re.compile(r"^(.*)/(?:p2p|ipfs)/([^/]+)$")
 _PEER_ID = re.compile(r"(?:12D3KooW|16Uiu2HA|Qm)[1-9A-HJ-NP-Za-km-z]{38,}")
 _LOOPBACK = re.compile(r"^/(?:ip4/127\.|ip6/::1/|dns[46]?/localhost/)")
@@ -39,9 +39,13 @@ def is_loopback(address: str) -> bool:
 
 
 def host_port(address: str) -> tuple[str, int] | None:
-    """Host and port of a multiaddr that begins with host+tcp, else None."""
+    """Host (with `%zone` if it has one) and port of a multiaddr that begins with host+tcp, else None."""
     match = _ENDPOINT.match(address)
-    return (match[2], int(match[3])) if match else None
+    return (_host(match), int(match[3])) if match else None
+
+
+def _host(match: re.Match[str]) -> str:
+    return f"{match[2]}%{match[1]}" if match[1] else match[2]
 
 
 def unix_path(address: str) -> str | None:
@@ -62,7 +66,7 @@ def short_address(address: str) -> str:
         if not rest:
             return peer
     if (match := _ENDPOINT.match(rest)) and not match[4]:
-        rest = endpoint(match[2], int(match[3]))
+        rest = endpoint(_host(match), int(match[3]))
     return f"{rest}/p2p/{peer}" if peer else rest
 
 

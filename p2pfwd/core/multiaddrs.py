@@ -1,7 +1,7 @@
 """Multiaddrs as immutable values, and what the rest of the program asks about them (multiaddr spec).
 
-Text and bytes follow go-multiaddr. Equality and hash are those of the bytes. The shorthand that people
-type (`127.0.0.1:22`, `22`, a bare peer ID) is understood by `parse_endpoint` and `parse_peer` only.
+Text and bytes follow go-multiaddr. Equality and hash are those of the bytes. What people type beside
+multiaddrs (`127.0.0.1:22`, `22`, a bare peer ID) is understood by `core.typed` only.
 A stranger's multiaddr that cannot be decoded costs that one address, never the message it came in:
 `from_bytes` raises InvalidMultiaddr and the caller drops it.
 """
@@ -26,8 +26,6 @@ __all__ = [
     "address_class",
     "from_sockaddr",
     "is_relayed",
-    "parse_endpoint",
-    "parse_peer",
     "tcp_endpoint",
     "unix_path",
 ]
@@ -36,9 +34,6 @@ _P2P = components.BY_NAME["p2p"]
 _TCP = components.BY_NAME["tcp"]
 _NAMES = ("dns", "dns4", "dns6", "dnsaddr")
 _WRITE = "write an address like /ip4/127.0.0.1/tcp/22, /dns/example.com/tcp/22 or /unix/run/app.sock"
-_WRITE_PORT = "write HOST:PORT, as 127.0.0.1:22, or a multiaddr, as /ip4/127.0.0.1/tcp/22"
-_WRITE_PEER = "end it with the other side's peer ID, as /ip4/192.0.2.1/tcp/4002/p2p/12D3KooW…"
-
 
 REMEMBERED: Final = 4096
 """Addresses whose parts and class are remembered: a DHT server looks at the same few hundred all the time
@@ -229,81 +224,3 @@ def from_sockaddr(sockaddr: tuple[Any, ...]) -> Multiaddr:
             parts.append((components.BY_NAME["ip6zone"], zone.encode("utf-8")))
     parts.append((components.BY_NAME[f"ip{address.version}"], address.packed))
     return Multiaddr([*parts, (_TCP, tcp)])
-
-
-# --- what people type -----------------------------------------------------------------------------
-
-
-def parse_endpoint(text: str) -> Multiaddr:
-    """A multiaddr, or the shorthand `HOST:PORT`, `[IPv6]:PORT`, `:PORT` or `PORT`.
-
-    InvalidMultiaddr otherwise. Without a host, and for `localhost`, the host is 127.0.0.1; another name
-    becomes `/dns/name`.
-    Whether the address fits its purpose (TCP, Unix socket, port 0) is for the caller to judge.
-    """
-    if text.startswith("/"):
-        return Multiaddr.parse(text)
-    host, colon, port = text.rpartition(":")
-    if text.endswith("]") or not (colon or (port.isascii() and port.isdecimal())):
-        missing = ", or be HOST:PORT (the port is missing)" if text else ""
-        raise _invalid_endpoint(text, f"must begin with /{missing}")
-    if not _is_port(port):
-        raise _invalid_endpoint(text, "a port is a number from 0 to 65535")
-    try:
-        return Multiaddr(components.parse_text(f"{_host_component(host)}/tcp/{int(port)}"))
-    except ValueError as exc:
-        raise _invalid_endpoint(text, str(exc)) from exc
-
-
-def _is_port(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535
-
-
-def _host_component(host: str) -> str:
-    """`/ip4/…`, `/ip6/…` or `/dns/…` for the host of a shorthand; ValueError if it is none."""
-    if host.lower() in ("", "localhost"):
-        return "/ip4/127.0.0.1"
-    if host.startswith("[") and host.endswith("]"):
-        address, _, zone = host[1:-1].partition("%")
-        return (f"/ip6zone/{zone}" if zone else "") + f"/ip6/{address}"
-    if ":" in host:
-        raise ValueError("an IPv6 address needs brackets, as [::1]:22")
-    if host.rpartition(".")[2].isdecimal():
-        return f"/ip4/{host}"
-    if not _is_host_name(host):
-        raise ValueError(f"{quoted(host)} is no host name")
-    return f"/dns/{host}"
-
-
-def _is_host_name(text: str) -> bool:
-    labels = text.removesuffix(".").split(".")
-    return len(text) <= 253 and all(
-        0 < len(label) <= 63 and label.replace("-", "").replace("_", "").isalnum() for label in labels
-    )
-
-
-def _invalid_endpoint(text: str, reason: str) -> InvalidMultiaddr:
-    return InvalidMultiaddr(f"failed to parse multiaddr {quoted(text)}: {reason}", hint=_WRITE_PORT)
-
-
-def parse_peer(text: str) -> tuple[PeerId | None, Multiaddr | None]:
-    """(peer ID, address to reach it at) of a PEER argument.
-
-    A bare ID, `/p2p/ID` and `/ipfs/ID` give (ID, None); a multiaddr ending in `/p2p/ID` gives the ID and
-    what stands before it; `/dnsaddr/host`, whose records name the peer, gives (None, address).
-    Errors: InvalidPeerId for text that begins with no slash, InvalidMultiaddr for the rest.
-    """
-    if not text.startswith("/"):
-        return PeerId.parse(text), None
-    addr = Multiaddr.parse(text)
-    peer_id = addr.peer_id()
-    if peer_id is not None:
-        return peer_id, addr.without_peer_id() or None
-    items = addr.components()
-    if len(items) == 1 and items[0][0] == "dnsaddr":
-        return None, addr
-    if items[-1][0] == "p2p-circuit":
-        reason = "it names the relay and not the peer behind it"
-    else:
-        reason = "it has no peer ID at its end"
-    raise InvalidMultiaddr(f"multiaddr {quoted(text)} names no peer: {reason}", hint=_WRITE_PEER)

@@ -23,7 +23,7 @@ def base58btc(text: str) -> bytes:
     """The bytes of base58btc `text`; ValueError if it is too long or not base58."""
     if len(text) > MAX_CHARS:
         raise ValueError(f"longer than {MAX_CHARS} characters")
-    if not text.isascii():
+    if not text.isascii() or text != text.strip():  # the library drops blanks at the end
         raise ValueError("not base58")
     try:
         return base58.b58decode(text)

@@ -75,7 +75,7 @@ def _listen_addresses(value: tuple[str, ...]) -> str | None:
 
 
 def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
-    from p2pfwd.core.multiaddrs import parse_peer
+    from p2pfwd.core.typed import parse_peer
 
     for text in value:
         if text == AUTO:
@@ -86,6 +86,17 @@ def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
             return f'"{AUTO}" or multiaddrs of peers ({exc.message})'
         if address is None:
             return f'"{AUTO}" or multiaddrs of peers, and {text} has no address'
+    return None
+
+
+def _name_servers(value: tuple[str, ...]) -> str | None:
+    from p2pfwd.core.typed import parse_name_server
+
+    for text in value:
+        try:
+            parse_name_server(text)
+        except ValueError as exc:
+            return f"addresses of name servers, and {exc}"
     return None
 
 
@@ -177,7 +188,11 @@ class Settings:
         _at_least(0.1),
     )
     dns_servers: tuple[str, ...] = _key(
-        "swarm.dns_servers", (), "Name servers to ask, IP or IP:PORT; none means the system's."
+        "swarm.dns_servers",
+        (),
+        "Name servers to ask for the names of peers, IP or IP:PORT; none: the hosts file and whatever else "
+        "the system looks them up in.",
+        _name_servers,
     )
     max_connections: int = _key("limits.connections", 512, "Connections with peers, in all.", _at_least(1))
     max_connections_per_ip: int = _key(

@@ -7,7 +7,6 @@ answers on, and is removed at the end if it is still the one made here.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
@@ -20,13 +19,14 @@ from p2pfwd.core.multiaddrs import (
     AddressClass,
     Multiaddr,
     address_class,
-    from_sockaddr,
     tcp_endpoint,
     unix_path,
 )
 from p2pfwd.errors import AddressInUse, BindFailed, InvalidMultiaddr
 from p2pfwd.forwarding.splice import reset_by_default
 from p2pfwd.system.acceptor import BACKLOG, bind_failure
+from p2pfwd.system.host_names import SYSTEM_NAMES, NameFailed
+from p2pfwd.system.sockaddrs import multiaddr_of, numeric_sockaddr
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -38,8 +38,6 @@ LOOPBACK_RECEIVE_BYTES: Final = 128 * 1024
 of many senders run megabytes ahead, out of the caches (20 bulk streams up: 842 MB/s, 701 before)."""
 
 _FAMILIES: Final = {
-    "ip4": socket.AF_INET,
-    "ip6": socket.AF_INET6,
     "dns4": socket.AF_INET,
     "dns6": socket.AF_INET6,
     "dns": socket.AF_UNSPEC,
@@ -73,7 +71,7 @@ def _identity(found: os.stat_result) -> tuple[int, int, int]:
     return (found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
-async def bind(address: Multiaddr, loop: asyncio.AbstractEventLoop) -> BoundSocket:
+async def bind(address: Multiaddr) -> BoundSocket:
     """Listen on `address`; port 0 takes a free one.
 
     Raises InvalidMultiaddr, AddressInUse or BindFailed.
@@ -87,19 +85,18 @@ async def bind(address: Multiaddr, loop: asyncio.AbstractEventLoop) -> BoundSock
             f"cannot listen on {address}: address does not contain tcp or unix protocol alone",
             hint="use a form like /ip4/127.0.0.1/tcp/2222 or /unix/run/user/1000/ssh.sock",
         )
-    family = _FAMILIES[endpoint.family]
-    if endpoint.family in ("ip4", "ip6"):
-        return _bind_tcp(family, (endpoint.host, endpoint.port), address)
-    try:
-        found = await loop.getaddrinfo(endpoint.host, endpoint.port, family=family, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:  # UnicodeError: no host name, by its own rules
-        why = getattr(exc, "strerror", None) or exc
-        raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {why}") from exc
-    return _bind_tcp(found[0][0], found[0][4], address)
+    host = endpoint.host
+    if endpoint.family in _FAMILIES:
+        try:
+            host = (await SYSTEM_NAMES.find(host, _FAMILIES[endpoint.family]))[0].host
+        except NameFailed as exc:
+            raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {exc}") from exc
+    return _bind_tcp(host, endpoint.port, address)
 
 
-def _bind_tcp(family: int, sockaddr: tuple[object, ...], address: Multiaddr) -> BoundSocket:
+def _bind_tcp(host: str, port: int, address: Multiaddr) -> BoundSocket:
     try:
+        family, sockaddr = numeric_sockaddr(host, port)
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as exc:
         raise bind_failure(exc, str(address)) from exc
@@ -110,11 +107,11 @@ def _bind_tcp(family: int, sockaddr: tuple[object, ...], address: Multiaddr) -> 
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         reset_by_default(sock)
-        if address_class(from_sockaddr(sockaddr)) is AddressClass.LOOPBACK:
+        if address_class(multiaddr_of(sockaddr)) is AddressClass.LOOPBACK:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
         sock.bind(sockaddr)  # every accepted connection inherits these options
         sock.listen(BACKLOG)
-        return BoundSocket(sock, from_sockaddr(sock.getsockname()))
+        return BoundSocket(sock, multiaddr_of(sock.getsockname()))
     except OSError as exc:
         sock.close()
         raise bind_failure(exc, str(address)) from exc

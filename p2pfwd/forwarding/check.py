@@ -12,7 +12,6 @@ from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.probe import probe
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import READY, UNKNOWN, CheckOutcome
-from p2pfwd.system.proc_net import somebody_listens
 
 if TYPE_CHECKING:
     from p2pfwd.net.swarm import Swarm
@@ -21,21 +20,26 @@ if TYPE_CHECKING:
 async def check_target(target: Target, timeout_s: float) -> CheckOutcome:
     """Does the service behind a listen answer? A connection is made only when looking cannot tell."""
     started = time.monotonic()
-    if not somebody_listens(target.address):
+    found = target.listening_at()
+    if found is None:
         try:
             sock = await target.connect(timeout_s)
         except P2PForwardError as exc:
             return _failure(exc, started)
-        sock.close()
-    return CheckOutcome(ok=True, state=READY, elapsed_s=time.monotonic() - started)
+        with sock:
+            found = target.found_at(sock)
+    elapsed_s = time.monotonic() - started
+    return CheckOutcome(ok=True, state=READY, remote_address=str(found), elapsed_s=elapsed_s)
 
 
 async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> CheckOutcome:
     """Can the peer be reached, does it serve the protocol, and does its service answer (see probe.py)?"""
     started = time.monotonic()
+    deadline = asyncio.get_running_loop().time() + timeout_s
     try:
-        async with asyncio.timeout(timeout_s):
-            await swarm.connect(peer, timeout_s=timeout_s, force=True)  # somebody asked: no back-off
+        # Not inside the time limit below: it has one itself, and says what it waited for.
+        await swarm.connect(peer, timeout_s=timeout_s, force=True)  # somebody asked: no back-off
+        async with asyncio.timeout_at(deadline):
             answer = await probe(swarm, peer, protocol, timeout_s)
             conn = answer.conn
             elapsed_s = time.monotonic() - started

@@ -21,7 +21,6 @@ from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import Direction, ForwardingLimits
-from p2pfwd.system.proc_net import somebody_listens
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
@@ -147,7 +146,7 @@ class RemoteListener(Listener):
         now = self._loop.time()
         if self.health.state != TargetTimeout.code and now - self._glanced_at >= GLANCE_INTERVAL_S:
             self._glanced_at = now
-            if somebody_listens(self.target.address):
+            if self.target.listening_at() is not None:
                 self.worked()
         return self.health.state
 

@@ -69,16 +69,17 @@ class Forwarding:
         protocol: str,
         target: Multiaddr,
         *,
+        any_loopback: bool = False,
         report_peer_id: bool = False,
         allow_custom_protocol: bool = False,
         foreground: bool = False,
     ) -> RemoteListener:
-        """Offer the service at `target` under `protocol`; the target is not tried.
+        """Offer the service at `target` (`any_loopback`: see Target) under `protocol`; it is not tried.
 
         Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ProtocolTaken, ShuttingDown.
         """
         self._refuse_when_closing()
-        checked = Target(target)
+        checked = Target(target, any_loopback=any_loopback)
         check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
         self._listeners.refuse_duplicate(("listen", protocol))
         listener = RemoteListener(
@@ -132,7 +133,7 @@ class Forwarding:
             )
         check_protocol(protocol, allow_custom=allow_custom_protocol, serving=False)
         self._listeners.refuse_duplicate(("forward", str(listen)))
-        bound = await bind(listen, self._loop)
+        bound = await bind(listen)
         try:
             self._refuse_when_closing()
             self._listeners.refuse_duplicate(("forward", str(bound.address)))

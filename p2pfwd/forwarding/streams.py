@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from p2pfwd.core.multiaddrs import from_sockaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
 from p2pfwd.forwarding import kubo as kubo_pipe
@@ -22,6 +21,7 @@ from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
 from p2pfwd.system.acceptor import Sockaddr
+from p2pfwd.system.sockaddrs import multiaddr_of
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.splice import Splice
@@ -101,7 +101,7 @@ def _origin_text(origin: Origin, peer: str) -> str:
     if origin is None:
         return f"/p2p/{peer}"
     if isinstance(origin, tuple):
-        return str(from_sockaddr(origin))
+        return str(multiaddr_of(origin))
     return f"/unix/{origin.lstrip('/') or '@'}"  # clients rarely have a name; Kubo shows them so too
 
 

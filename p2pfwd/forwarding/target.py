@@ -3,6 +3,8 @@
 Rules: only tcp (with or without a name) and unix sockets; an address in the loopback is mostly
 connected when the kernel returns from the first call, so `begin` asks it a second time instead of
 waiting one turn of the event loop; names are resolved on every connection; every wait has a deadline.
+Of several addresses each next one is tried a little later, or when one before it has failed; the one that
+worked last goes first. When all fail, each says why.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import errno
 import os
 import socket
 import struct
-from typing import Final
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint, unix_path
 from p2pfwd.errors import (
@@ -23,33 +27,58 @@ from p2pfwd.errors import (
     TargetTimeout,
 )
 from p2pfwd.forwarding.bind import MAX_UNIX_PATH_BYTES
+from p2pfwd.system.host_names import LOOKUP_S, SYSTEM_NAMES, NameFailed
+from p2pfwd.system.proc_net import somebody_listens
+from p2pfwd.system.sockaddrs import multiaddr_of, numeric_sockaddr, writable
+
+STEP_S: Final = 0.25
+"""From one address of a name to the next, as RFC 8305: what a dead first one costs, once."""
+
+REMEMBER_S: Final = 600.0
+"""How long the address that worked goes first: a service seldom moves, and then it costs `STEP_S` again."""
 
 _NAMES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONNECTED: Final = (0, errno.EISCONN)
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 
-Sockaddr = tuple[str, int] | tuple[str, int, int, int] | str
+
+class _Place(NamedTuple):
+    """One socket address of a target, and what people call it."""
+
+    family: int
+    sockaddr: Any
+    text: str
 
 
 class Target:
     """Where a listen sends its streams."""
 
-    __slots__ = ("_family", "_sockaddr", "address", "name")
+    __slots__ = ("_family", "_first", "_first_until", "_fixed", "_hosts", "_port", "address", "name")
 
-    def __init__(self, address: Multiaddr) -> None:
-        """Raises InvalidMultiaddr for what cannot be a target; nothing is resolved or connected."""
+    def __init__(self, address: Multiaddr, *, any_loopback: bool = False) -> None:
+        """`any_loopback`: 127.0.0.1 was meant as the loopback in general, and ::1 is as good.
+
+        Raises InvalidMultiaddr for what cannot be a target; nothing is resolved or connected.
+        """
         self.address = address
         self.name: tuple[str, int] | None = None  # host and port, when it must be resolved
-        self._sockaddr: Sockaddr = ""
+        self._family = int(socket.AF_UNSPEC)
+        self._hosts: tuple[str, ...] = ()
+        self._port = 0
+        self._fixed: tuple[_Place, ...] = ()
+        self._first, self._first_until = "", 0.0
         path = unix_path(address)
         endpoint = tcp_endpoint(address)
         if address.peer_id() is not None:
-            raise InvalidMultiaddr(f"a target is a service of this machine or network, not a peer: {address}")
+            raise InvalidMultiaddr(
+                f"a target is a service of this machine or network, not a peer: {address}",
+                hint="to reach the service of a peer: p2pfwd forward PROTOCOL LISTEN PEER",
+            )
         if path is not None:
             if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
                 raise InvalidMultiaddr(f"socket path longer than {MAX_UNIX_PATH_BYTES} bytes: {address}")
-            self._family, self._sockaddr = int(socket.AF_UNIX), path
+            self._fixed = (_Place(int(socket.AF_UNIX), path, path),)
             return
         if endpoint is None:
             if address.has("tcp") or address.has("unix"):
@@ -57,11 +86,13 @@ class Target:
             raise InvalidMultiaddr("address does not contain tcp or unix protocol")
         if endpoint.port == 0:
             raise InvalidMultiaddr("port can not be 0")
+        self._port = endpoint.port
         if endpoint.family in _NAMES:
             self._family, self.name = int(_NAMES[endpoint.family]), (endpoint.host, endpoint.port)
-        else:
-            self._family = int(socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET)
-            self._sockaddr = (endpoint.host, endpoint.port)
+            return
+        self._hosts = ("127.0.0.1", "::1") if any_loopback else (endpoint.host,)
+        if "%" not in endpoint.host:  # the number of a zone's interface may change
+            self._fixed = self._places_of(self._hosts)
 
     def begin(self) -> tuple[socket.socket | None, bool]:
         """Start connecting: (socket, connected). No socket for a name, whose resolution must be awaited.
@@ -70,30 +101,17 @@ class Target:
         """
         if self.name is not None:
             return None, False
-        return self._begin(self._family, self._sockaddr)
-
-    def _begin(self, family: int, sockaddr: Sockaddr) -> tuple[socket.socket, bool]:
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as exc:
-            raise self._failure(exc.errno) from exc
-        try:
-            sock.setblocking(False)
-            if family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            code = sock.connect_ex(sockaddr)
-            if code == errno.EINPROGRESS:
-                code = sock.connect_ex(sockaddr)
-        except OSError as exc:
-            sock.close()
-            raise self._failure(exc.errno) from exc
-        if code in _CONNECTED:
-            return sock, True
-        if code in _UNDER_WAY or (code == errno.EAGAIN and family == socket.AF_UNIX):
-            return sock, False
-        sock.close()
-        raise self._failure(code)
+        failures: list[tuple[str, OSError]] = []
+        for place in self._places():
+            try:
+                sock, connected = _begin(place)
+            except OSError as exc:
+                failures.append((place.text, exc))
+                continue
+            if connected:
+                self._worked(place)
+            return sock, connected
+        raise self._failure(failures) from failures[-1][1]
 
     async def connect(self, timeout_s: float) -> socket.socket:
         """A connected, non-blocking socket. Raises TargetRefused, TargetTimeout, ResourceLimitExceeded."""
@@ -104,110 +122,211 @@ class Target:
 
     async def finish(self, sock: socket.socket | None, timeout_s: float) -> socket.socket:
         """Go on from `begin`, whose socket this call owns. Raises as `connect`."""
-        loop = asyncio.get_running_loop()
+        failures: list[tuple[str, OSError]] = []
         try:
             async with asyncio.timeout(timeout_s):
                 if sock is None:
-                    return await self._connect_name(loop, loop.time() + timeout_s)
-                return await self._wait(loop, sock, self._sockaddr)
+                    return await self._race(await self._resolved(timeout_s), failures)
+                places = self._places()
+                mine = next(place for place in places if place.family == sock.family)
+                return await self._race([it for it in places if it is not mine], failures, (mine, sock))
         except TimeoutError as exc:
+            told = "; ".join(f"{text} {_clause(failure)}" for text, failure in failures)
             raise TargetTimeout(
-                f"the target {self.address} did not answer within {timeout_s:g} s",
+                f"the target {self.address} did not answer within {timeout_s:g} s"
+                f"{f' ({told})' if len(failures) > 1 else ''}",
                 hint="a firewall may drop the packets, or the machine is off",
             ) from exc
 
-    async def _connect_name(self, loop: asyncio.AbstractEventLoop, deadline: float) -> socket.socket:
+    def listening_at(self) -> Multiaddr | None:
+        """Where a service is seen to listen, without touching it; None: not known."""
+        places = [self.address]
+        if len(self._hosts) > 1:
+            places.append(Multiaddr.parse(f"/ip6/::1/tcp/{self._port}"))
+        return next((place for place in places if somebody_listens(place)), None)
+
+    def found_at(self, sock: socket.socket) -> Multiaddr:
+        """The address of this target that a connected socket leads to."""
+        if sock.family == socket.AF_UNIX:
+            return self.address
+        return multiaddr_of(sock.getpeername())
+
+    # --- its addresses ------------------------------------------------------------------------------
+
+    def _places(self) -> Sequence[_Place]:
+        """Of a target without a name. Raises TargetRefused when its interface is not there."""
+        try:
+            return self._ordered(self._fixed or self._places_of(self._hosts))
+        except OSError as exc:
+            raise self._failure([(self._hosts[0], exc)]) from exc
+
+    def _places_of(self, hosts: Sequence[str]) -> tuple[_Place, ...]:
+        return tuple(_Place(*numeric_sockaddr(host, self._port), host) for host in hosts)
+
+    async def _resolved(self, timeout_s: float) -> Sequence[_Place]:
         assert self.name is not None
-        host, port = self.name
         try:
-            found = await loop.getaddrinfo(host, port, family=self._family, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as exc:  # UnicodeError: no host name, by its own rules
-            why = getattr(exc, "strerror", None) or exc
-            raise TargetRefused(f"the name of the target {self.address} cannot be resolved: {why}") from exc
-        failure: P2PForwardError | None = None
-        for tried, (family, _, _, _, sockaddr) in enumerate(found):
-            try:
-                sock, connected = self._begin(int(family), sockaddr)  # type: ignore[arg-type]
-                if connected:
-                    return sock
-                # A silent address may not eat the time of those after it.
-                async with asyncio.timeout((deadline - loop.time()) / (len(found) - tried)):
-                    return await self._wait(loop, sock, sockaddr)  # type: ignore[arg-type]
-            except TargetRefused as exc:
-                failure = exc
-            except TimeoutError:
-                if tried == len(found) - 1:
-                    raise
-        raise failure or TargetRefused(f"the name of the target {self.address} has no address")
+            found = await SYSTEM_NAMES.find(self.name[0], self._family, min(timeout_s, LOOKUP_S))
+            return self._ordered(self._places_of([one.host for one in found]))
+        except NameFailed as exc:
+            raise TargetRefused(f"the name of the target {self.address} cannot be resolved: {exc}") from exc
 
-    async def _wait(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, sockaddr: Sockaddr
+    def _ordered(self, places: tuple[_Place, ...]) -> Sequence[_Place]:
+        if len(places) < 2 or time.monotonic() >= self._first_until:
+            return places
+        return sorted(places, key=lambda place: place.text != self._first)
+
+    def _worked(self, place: _Place) -> None:
+        self._first, self._first_until = place.text, time.monotonic() + REMEMBER_S
+
+    # --- connecting ---------------------------------------------------------------------------------
+
+    async def _race(
+        self,
+        places: Sequence[_Place],
+        failures: list[tuple[str, OSError]],
+        begun: tuple[_Place, socket.socket] | None = None,
     ) -> socket.socket:
-        try:
-            if sock.family == socket.AF_UNIX:
-                await self._wait_unix(loop, sock, sockaddr)
-                return sock
-            await _writable(loop, sock)
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise self._failure(code)
-            return sock
-        except BaseException:
-            sock.close()
-            raise
+        """The first socket that connects; the others are closed. `failures` gets the rest, at a cancel too.
 
-    async def _wait_unix(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, sockaddr: Sockaddr
-    ) -> None:
-        """Connect to a unix socket with a full backlog.
-
-        The kernel tells nobody when there is room, it only lets a blocking connect wait: a thread does,
-        for at most a second at a time so that a cancelled wait ends soon.
+        Raises TargetRefused, ResourceLimitExceeded.
         """
-        while True:
-            code = await loop.run_in_executor(None, _connect_blocking, sock, sockaddr)
-            if code in _CONNECTED:
-                sock.setblocking(False)
-                return
-            if code != errno.EAGAIN:
-                raise self._failure(code)
+        loop = asyncio.get_running_loop()
+        left, start_next = list(places), begun is None
+        tries: dict[asyncio.Task[socket.socket], _Place] = {}
+        if begun is not None:
+            tries[loop.create_task(_wait(loop, begun[1], begun[0]))] = begun[0]
+        winner: socket.socket | None = None
+        try:
+            while left or tries:
+                if left and (start_next or not tries):
+                    place = left.pop(0)
+                    tries[loop.create_task(_connect(loop, place))] = place
+                wait_s = STEP_S if left else None
+                done, _ = await asyncio.wait(tries, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    place, error = tries.pop(task), task.exception()
+                    if error is None:
+                        self._worked(place)
+                        winner = task.result()
+                        return winner
+                    if not isinstance(error, OSError):
+                        raise error
+                    failures.append((place.text, error))
+                start_next = True
+            raise self._failure(failures)
+        finally:
+            failures += [(place.text, OSError(errno.ETIMEDOUT, "")) for place in tries.values()]
+            await _end(tries)
+            if begun is not None and winner is not begun[1]:
+                begun[1].close()  # a task cancelled before its first step has not done it
 
-    def _failure(self, code: int | None) -> P2PForwardError:
-        """The error of ours for errno `code`."""
+    def _failure(self, failures: Sequence[tuple[str, OSError]]) -> P2PForwardError:
+        """The error of ours when these addresses failed, all there are."""
         where = f"the target {self.address}"
-        if code == errno.ECONNREFUSED:
-            return TargetRefused(f"{where} refused the connection", hint="is the service running?")
-        if code in _EXHAUSTED:
-            return ResourceLimitExceeded(f"no connection to {where}: {os.strerror(code or 0)}")
-        if code == errno.ENOENT:
-            return TargetRefused(f"{where} does not exist", hint="is the service running?")
-        if code == errno.ETIMEDOUT:
-            return TargetTimeout(f"{where} did not answer")
-        return TargetRefused(f"{where} cannot be reached: {os.strerror(code or 0)}")
+        codes = [exc.errno or 0 for _, exc in failures]
+        if (code := next((code for code in codes if code in _EXHAUSTED), None)) is not None:
+            return ResourceLimitExceeded(f"no connection to {where}: {os.strerror(code)}")
+        if self._hosts and len(failures) > 1 and set(codes) != {errno.ECONNREFUSED}:
+            failures, codes = failures[:1], codes[:1]  # no ::1 here says nothing of a service on 127.0.0.1
+        kind = TargetTimeout if set(codes) == {errno.ETIMEDOUT} else TargetRefused
+        hint = "is the service running?" if set(codes) <= {errno.ECONNREFUSED, errno.ENOENT} else None
+        if len(failures) == 1:
+            return kind(f"{where} {_clause(failures[0][1])}", hint=hint)
+        if set(codes) == {errno.ECONNREFUSED}:
+            at = " and at ".join(text for text, _ in failures)
+            return kind(f"{where} refused the connection, at {at}", hint=hint)
+        told = "; ".join(f"{text} {_clause(exc)}" for text, exc in failures)
+        return kind(f"{where} cannot be reached: {told}", hint=hint)
 
 
-def _connect_blocking(sock: socket.socket, sockaddr: Sockaddr) -> int:
+def _clause(exc: OSError) -> str:
+    """What an address did, to follow its name."""
+    if exc.errno == errno.ECONNREFUSED:
+        return "refused the connection"
+    if exc.errno == errno.ENOENT:
+        return "does not exist"
+    if exc.errno == errno.ETIMEDOUT:
+        return "did not answer"
+    if exc.errno == errno.ENODEV and exc.strerror:  # which interface
+        return f"cannot be reached: {exc.strerror}"
+    return f"cannot be reached: {os.strerror(exc.errno or 0)}"
+
+
+def _begin(place: _Place) -> tuple[socket.socket, bool]:
+    """A socket that is connected, or connecting. Raises OSError."""
+    sock = socket.socket(place.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        if place.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        code = sock.connect_ex(place.sockaddr)
+        if code == errno.EINPROGRESS:
+            code = sock.connect_ex(place.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    if code in _CONNECTED:
+        return sock, True
+    if code in _UNDER_WAY or (code == errno.EAGAIN and place.family == socket.AF_UNIX):
+        return sock, False
+    sock.close()
+    raise OSError(code, os.strerror(code))
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, place: _Place) -> socket.socket:
+    sock, connected = _begin(place)
+    return sock if connected else await _wait(loop, sock, place)
+
+
+async def _wait(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: _Place) -> socket.socket:
+    """The socket when it has connected; closed, and OSError raised, when it does not."""
+    try:
+        if sock.family == socket.AF_UNIX:
+            await _wait_unix(loop, sock, place.sockaddr)
+            return sock
+        await writable(loop, sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _wait_unix(loop: asyncio.AbstractEventLoop, sock: socket.socket, path: str) -> None:
+    """Connect to a unix socket with a full backlog.
+
+    The kernel tells nobody when there is room, it only lets a blocking connect wait: a thread does,
+    for at most a second at a time so that a cancelled wait ends soon.
+    """
+    while True:
+        code = await loop.run_in_executor(None, _connect_blocking, sock, path)
+        if code in _CONNECTED:
+            sock.setblocking(False)
+            return
+        if code != errno.EAGAIN:
+            raise OSError(code, os.strerror(code))
+
+
+def _connect_blocking(sock: socket.socket, path: str) -> int:
     """Connect, waiting at most a second in the kernel: an errno, EAGAIN when there was no room."""
     duplicate = sock.dup()  # the owner may close its own at any time
     try:
         duplicate.setblocking(True)
         duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 1, 0))
-        return duplicate.connect_ex(sockaddr)
+        return duplicate.connect_ex(path)
     finally:
         duplicate.close()
 
 
-async def _writable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
-    """Wait until a connecting socket has an outcome."""
-    waiter = loop.create_future()
-    fd = sock.fileno()
-
-    def writable() -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    loop.add_writer(fd, writable)
-    try:
-        await waiter
-    finally:
-        loop.remove_writer(fd)
+async def _end(tries: Iterable[asyncio.Task[socket.socket]]) -> None:
+    """End those that lost; one that had connected meanwhile is closed."""
+    left = list(tries)
+    for task in left:
+        task.cancel()
+    for result in await asyncio.gather(*left, return_exceptions=True):
+        if isinstance(result, socket.socket):
+            result.close()

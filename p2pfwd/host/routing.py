@@ -15,7 +15,9 @@ from typing import Any, Final, Protocol
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound
+from p2pfwd.net.dialer import NAME, NETWORK, Attempt, attempts_of, told
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.undialable import UNDIALABLE
 from p2pfwd.protocols.kad.service import Dht, Try
 from p2pfwd.protocols.mdns import Mdns
 from p2pfwd.wire.mdns_pace import ANSWER_INTERVAL_S
@@ -177,7 +179,7 @@ class Routing:
             await _end(waits)
         if any(source.is_ready() for source in self._sources):
             return
-        if isinstance(failure, DialFailed):
+        if isinstance(failure, DialFailed) or attempts_of(failure):
             raise failure  # what is known of the peer says more than that nobody knows better
         raise PeerNotFound(
             f"no address is known for {peer_id}, and no peer is there to ask for one",
@@ -208,7 +210,7 @@ class _Race:
         self._tell = tell
         self._began = time.monotonic()
         self._tried: set[Multiaddr] = set()
-        self._attempts: list[dict[str, str]] = list(failure.details.get("attempts", ()))
+        self._attempts: list[Attempt] = attempts_of(failure)
 
     def _say(self, state: str, text: str) -> None:
         self._tell(Progress(self._peer_id, state, text, time.monotonic() - self._began))
@@ -218,7 +220,7 @@ class _Race:
 
         A source that starts slowly has `patience_s` to become ready.
         """
-        *names, last = (source.name for source in sources)
+        *names, last = dict.fromkeys(source.name for source in sources)  # two DHTs may have one name
         self._say("searching", f"asking {', '.join(names)} and {last}" if names else f"asking {last}")
         racing: dict[asyncio.Future[Finding], Source] = {
             asyncio.ensure_future(self._ask(source, patience_s)): source for source in sources
@@ -257,11 +259,10 @@ class _Race:
         elapsed_s = time.monotonic() - self._began
         if self._attempts:
             where = "found, but cannot be reached" if self._tried else "cannot be reached where it was"
-            tried = "; ".join(f"{one['Address']}: {one['Reason']}" for one in self._attempts)
             error: P2PForwardError = DialFailed(
-                f"{self._peer_id} {where}: {tried}",
-                hint="it may be behind a NAT or a firewall, or switched off",
-                attempts=self._attempts,
+                f"{self._peer_id} {where}: {told(self._attempts)}",
+                hint=_cure(self._peer_id, {attempt.code for attempt in self._attempts}),
+                attempts=[attempt.detail for attempt in self._attempts],
             )
         else:
             because = f" ({'; '.join(causes)})" if causes else ""
@@ -276,7 +277,7 @@ class _Race:
         """Dial addresses that somebody told, those not tried before."""
         if self._swarm.conns(self._peer_id):
             return True
-        known = {one["Address"] for one in self._attempts}
+        known = {attempt.addr for attempt in self._attempts}
         fresh = [addr for addr in addrs if addr not in self._tried and str(addr) not in known]
         self._tried.update(fresh)
         if not fresh:
@@ -285,9 +286,20 @@ class _Race:
         try:
             await self._swarm.connect(self._peer_id, fresh, only=True, force=True)
         except P2PForwardError as exc:
-            self._attempts += exc.details.get("attempts", ())
+            self._attempts += attempts_of(exc)
             return False
         return True
+
+
+def _cure(peer_id: PeerId, codes: set[str]) -> str | None:
+    """What to do about attempts of these kinds; None where their reasons say it."""
+    if NETWORK in codes:
+        return "it may be behind a NAT or a firewall, or switched off"
+    if codes <= {NAME, UNDIALABLE} and NAME in codes:
+        return "check the name, and the name servers of this machine; or give an address without a name"
+    if codes == {UNDIALABLE}:
+        return f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{peer_id}"
+    return None
 
 
 def _peers(count: int) -> str:

@@ -9,9 +9,10 @@ within five seconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
@@ -31,6 +32,10 @@ from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy import dial_plan
 from p2pfwd.policy.dial_plan import Candidate
+from p2pfwd.policy.undialable import UNDIALABLE, why_undialable
+from p2pfwd.system.sockaddrs import has_interface
+
+log = logging.getLogger("p2pfwd.net")
 
 OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
@@ -39,12 +44,51 @@ BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 4.0
 MAX_BACKOFFS: Final = 4096
 
+MAX_UNDIALABLE_TOLD: Final = 4
+"""Addresses that cannot be dialed, in one sentence: a peer of the public network may have dozens."""
+
+NAME: Final = "name"
+NETWORK: Final = "network"
+OUT_OF_BOUNDS: Final = "outside"
+DEFECT: Final = "internal"
+"""Codes of attempts, beside UNDIALABLE and those of the errors a peer or its upgrade failed with."""
+
+NO_ANSWER: Final = "no answer"
+
+
+class Attempt(NamedTuple):
+    """One address that did not work: why, in words, and a code for the kind of it."""
+
+    addr: str
+    reason: str
+    code: str
+
+    @property
+    def detail(self) -> dict[str, str]:
+        """As `details["attempts"]` of a failed dial lists it."""
+        return {"Address": self.addr, "Reason": self.reason, "Code": self.code}
+
+
+def attempts_of(error: P2PForwardError) -> list[Attempt]:
+    """What a failed dial tried."""
+    return [Attempt(one["Address"], one["Reason"], one["Code"]) for one in error.details.get("attempts", ())]
+
+
+def told(attempts: Sequence[Attempt]) -> str:
+    """The attempts in one clause; of those that were none, a few."""
+    tried = [one for one in attempts if one.code != UNDIALABLE]
+    others = [one for one in attempts if one.code == UNDIALABLE]
+    clauses = [f"{one.addr}: {one.reason}" for one in (*tried, *others[:MAX_UNDIALABLE_TOLD])]
+    if (left := len(others) - MAX_UNDIALABLE_TOLD) > 0:
+        clauses.append(f"{left} more that cannot be dialed")
+    return "; ".join(clauses)
+
 
 @dataclass(slots=True)
 class _Backoff:
     until: float
     delay_s: float
-    reason: str
+    failure: Attempt
 
 
 class Dialer:
@@ -63,6 +107,7 @@ class Dialer:
         self._settings = settings
         self.local_only = settings.local_only
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
+        self._races: list[_Race] = []
 
     async def dial(
         self, peer_id: PeerId, addrs: Sequence[Multiaddr], own: Sequence[Multiaddr], *, force: bool = False
@@ -74,44 +119,65 @@ class Dialer:
         """
         race = _Race(self, peer_id, own, force)
         budget_s = self._settings.dial_timeout_s
+        self._races.append(race)
         try:
             async with asyncio.timeout(budget_s):
                 conn = await race.run(addrs)
         except TimeoutError:
             raise self._failed(DialTimeout, peer_id, race.attempts, f" within {budget_s:g} s") from None
+        finally:
+            self._races.remove(race)
         if conn is not None:
             return conn
-        if not race.attempts:
-            raise self._nothing_to_dial(peer_id, addrs)
+        if all(attempt.code == UNDIALABLE for attempt in race.attempts):
+            raise self._nothing_to_dial(peer_id, addrs, race.attempts)
         raise self._failed(DialFailed, peer_id, race.attempts, "")
 
-    def _nothing_to_dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> PeerNotFound:
-        if addrs:
-            listed = ", ".join(map(str, addrs))
-            return PeerNotFound(f"none of the known addresses of {peer_id} can be dialed over TCP: {listed}")
+    def so_far(self, peer_id: PeerId) -> list[Attempt]:
+        """What the dials of a peer that run have come to: for who cannot wait for their end."""
+        return [one for race in self._races if race.peer_id == peer_id for one in race.so_far()]
+
+    def _nothing_to_dial(
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr], attempts: Sequence[Attempt]
+    ) -> PeerNotFound:
         hint = f"give its address too: /ip4/<address>/tcp/<port>/p2p/{peer_id}"
+        if attempts:
+            listed = [attempt.detail for attempt in attempts]
+            return PeerNotFound(
+                f"{peer_id} cannot be dialed: {told(attempts)}",
+                hint=f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{peer_id}",
+                attempts=listed,
+            )
+        if addrs:
+            listed_addrs = ", ".join(map(str, addrs))
+            return PeerNotFound(f"the known addresses of {peer_id} are this node's own: {listed_addrs}")
         return PeerNotFound(f"no address is known for {peer_id}", hint=hint)
 
     def _failed(
-        self, kind: type[DialFailed], peer_id: PeerId, attempts: list[tuple[str, str]], when: str
+        self, kind: type[DialFailed], peer_id: PeerId, attempts: Sequence[Attempt], when: str
     ) -> DialFailed:
-        tried = "; ".join(f"{addr}: {reason}" for addr, reason in attempts) or "nothing answered"
-        listed = [{"Address": addr, "Reason": reason} for addr, reason in attempts]
+        tried = told(attempts) or "nothing answered"
+        listed = [attempt.detail for attempt in attempts]
         return kind(f"cannot reach {peer_id}{when}: {tried}", attempts=listed)
 
-    async def resolve(self, peer_id: PeerId, addr: Multiaddr) -> list[Multiaddr] | PeerNotFound:
+    async def resolve(self, peer_id: PeerId, addr: Multiaddr) -> list[Multiaddr] | Attempt:
         """The addresses behind a name (a dnsaddr lists those of many peers), or why there are none.
 
         A name that others told leads to public addresses only: it must not make us knock on doors in here.
         """
+        trusted = self._peerstore.is_trusted(peer_id, addr)
         try:
-            found = await self._resolver.resolve(addr.with_peer_id(peer_id))
+            found = await self._resolver.resolve(addr.with_peer_id(peer_id), trusted=trusted)
         except PeerNotFound as exc:
-            return exc
-        if found and not self._peerstore.is_trusted(peer_id, addr):
+            return Attempt(str(addr), exc.message, NAME)
+        except Exception as exc:  # this task's root: a literal address beside the name may work
+            log.exception("a defect while looking up %s", addr)
+            return Attempt(str(addr), f"DNS: a defect here ({type(exc).__name__})", DEFECT)
+        if found and not trusted:
             found = [each for each in found if address_class(each) is AddressClass.PUBLIC]
             if not found:
-                return PeerNotFound(f"DNS: {addr} was told by others, and leads to no public address")
+                reason = "DNS: it was told by others, and leads to no public address"
+                return Attempt(str(addr), reason, OUT_OF_BOUNDS)
         return found
 
     def candidates(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> list[Candidate]:
@@ -125,42 +191,44 @@ class Dialer:
                 return await transport.dial(peer_id, addr)
         raise InvalidMultiaddr(f"no transport can dial {addr}")
 
-    def held_back(self, peer_id: PeerId, addr: Multiaddr) -> str | None:
+    def held_back(self, peer_id: PeerId, addr: Multiaddr) -> Attempt | None:
         """Why the address is not to be tried now, if it failed a moment ago."""
         backoff = self._backoffs.get((peer_id, addr))
         if backoff is None or backoff.until <= asyncio.get_running_loop().time():
             return None
-        return f"{backoff.reason} (tried a moment ago)"
+        return backoff.failure._replace(reason=f"{backoff.failure.reason} (tried a moment ago)")
 
     def worked(self, peer_id: PeerId, addr: Multiaddr) -> None:
         """Forget that the address ever failed."""
         self._backoffs.pop((peer_id, addr), None)
 
-    def failed(self, peer_id: PeerId, addr: Multiaddr, exc: BaseException | None) -> str:
-        """Hold the address back; the reason for people. Raises what is no failure of a dial."""
-        assert exc is not None
+    def failed(self, peer_id: PeerId, addr: Multiaddr, exc: BaseException) -> Attempt:
+        """Hold the address back, and why. A defect of ours is logged, and ends no race."""
+        code = exc.code if isinstance(exc, P2PForwardError) else NETWORK
+        reason = describe(exc)
         if not isinstance(exc, OSError | P2PForwardError):
-            raise exc
+            log.error("a defect while dialing %s", addr, exc_info=exc)
+            code, reason = DEFECT, f"a defect here ({type(exc).__name__})"
         if isinstance(exc, PeerIdMismatch):
             self._peerstore.drop_addr(peer_id, addr)
-        reason, key = describe(exc), (peer_id, addr)
+        failure, key = Attempt(str(addr), reason, code), (peer_id, addr)
         previous = self._backoffs.get(key)
         delay_s = min(previous.delay_s * 2, BACKOFF_MOST_S) if previous is not None else BACKOFF_FIRST_S
         if previous is None and len(self._backoffs) >= MAX_BACKOFFS:
             self._backoffs.pop(next(iter(self._backoffs)))
         until = asyncio.get_running_loop().time() + delay_s
-        self._backoffs[key] = _Backoff(until, delay_s, reason)
-        return reason
+        self._backoffs[key] = _Backoff(until, delay_s, failure)
+        return failure
 
 
 class _Race:
     """One dial: what is still to be tried, what is being tried, and what came of the rest."""
 
     def __init__(self, dialer: Dialer, peer_id: PeerId, own: Sequence[Multiaddr], force: bool) -> None:
-        self.attempts: list[tuple[str, str]] = []
-        """Address and reason of each that failed."""
+        self.attempts: list[Attempt] = []
+        """Each that failed."""
+        self.peer_id = peer_id
         self._dialer = dialer
-        self._peer_id = peer_id
         self._own = own
         self._force = force
         self._loop = asyncio.get_running_loop()
@@ -168,15 +236,16 @@ class _Race:
         self._planned: set[Multiaddr] = set()
         self._queue: list[dial_plan.PlannedDial] = []
         self._dials: dict[asyncio.Task[Conn], Multiaddr] = {}
-        self._lookups: dict[asyncio.Task[list[Multiaddr] | PeerNotFound], Multiaddr] = {}
+        self._lookups: dict[asyncio.Task[list[Multiaddr] | Attempt], Multiaddr] = {}
 
     async def run(self, addrs: Sequence[Multiaddr]) -> Conn | None:
         """The first connection, or None when everything failed. The others are closed."""
         try:
-            self._plan(self._dialer.candidates(self._peer_id, [a for a in addrs if not has_name(a)]))
-            for addr in addrs:
+            possible = self._dialable(addrs)
+            self._plan(self._dialer.candidates(self.peer_id, [a for a in possible if not has_name(a)]))
+            for addr in possible:
                 if has_name(addr):
-                    lookup = self._dialer.resolve(self._peer_id, addr)
+                    lookup = self._dialer.resolve(self.peer_id, addr)
                     self._lookups[self._loop.create_task(lookup)] = addr
             while self._queue or self._dials or self._lookups:
                 self._start_due()
@@ -189,11 +258,30 @@ class _Race:
                     return conn
             return None
         except BaseException:
-            left = [*self._dials.values(), *self._lookups.values()]
-            self.attempts += [(str(addr), "no answer") for addr in left]
+            self.attempts += self._pending(NO_ANSWER)
             raise
         finally:
             await self._cancel()
+
+    def so_far(self) -> list[Attempt]:
+        """What failed, and what has not answered yet."""
+        return [*self.attempts, *self._pending("no answer yet")]
+
+    def _pending(self, words: str) -> list[Attempt]:
+        names = [Attempt(str(addr), f"DNS: {words}", NAME) for addr in self._lookups.values()]
+        return [*(Attempt(str(addr), words, NETWORK) for addr in self._dials.values()), *names]
+
+    def _dialable(self, addrs: Iterable[Multiaddr]) -> list[Multiaddr]:
+        """Those that can be dialed, if only after a look-up; the others are told."""
+        possible = []
+        for addr in addrs:
+            why = why_undialable(addr, has_interface)
+            if why is None:
+                possible.append(addr)
+            elif addr not in self._planned:
+                self._planned.add(addr)
+                self.attempts.append(Attempt(str(addr), why, UNDIALABLE))
+        return possible
 
     def _elapsed(self) -> float:
         return self._loop.time() - self._begin
@@ -208,7 +296,7 @@ class _Race:
                 continue
             self._planned.add(due.addr)
             if self._dialer.local_only and not dial_plan.is_local(due.addr):
-                self.attempts.append((str(due.addr), OUTSIDE))
+                self.attempts.append(Attempt(str(due.addr), OUTSIDE, OUT_OF_BOUNDS))
             else:
                 self._queue.append(due)
         self._queue.sort(key=lambda planned: planned.delay_s)
@@ -217,27 +305,30 @@ class _Race:
         """Begin what is due, and the next one at once when no dial is under way."""
         while self._queue and (not self._dials or self._elapsed() >= self._queue[0].delay_s):
             addr = self._queue.pop(0).addr
-            held_back = None if self._force else self._dialer.held_back(self._peer_id, addr)
+            held_back = None if self._force else self._dialer.held_back(self.peer_id, addr)
             if held_back is not None:
-                self.attempts.append((str(addr), held_back))
+                self.attempts.append(held_back)
             else:
-                self._dials[self._loop.create_task(self._dialer.attempt(self._peer_id, addr))] = addr
+                self._dials[self._loop.create_task(self._dialer.attempt(self.peer_id, addr))] = addr
 
     def _ended(self) -> Conn | None:
         """Take what has ended: a connection, if one came up."""
         for lookup in [task for task in self._lookups if task.done()]:
             name, found = self._lookups.pop(lookup), lookup.result()
-            if isinstance(found, PeerNotFound):
-                self.attempts.append((str(name), found.message))
+            if isinstance(found, Attempt):
+                self.attempts.append(found)
+            elif found:
+                (told,) = self._dialer.candidates(self.peer_id, [name])
+                possible = self._dialable(found)
+                self._plan(Candidate(addr, told.provenance, told.is_stale) for addr in possible)
             else:
-                (told,) = self._dialer.candidates(self._peer_id, [name])
-                self._plan(Candidate(addr, told.provenance, told.is_stale) for addr in found)
+                self.attempts.append(Attempt(str(name), "DNS: it lists no address of this peer", NAME))
         for dial in [task for task in self._dials if task.done()]:
-            addr = self._dials.pop(dial)
-            if dial.exception() is None:
-                self._dialer.worked(self._peer_id, addr)
+            addr, failure = self._dials.pop(dial), dial.exception()
+            if failure is None:
+                self._dialer.worked(self.peer_id, addr)
                 return dial.result()
-            self.attempts.append((str(addr), self._dialer.failed(self._peer_id, addr, dial.exception())))
+            self.attempts.append(self._dialer.failed(self.peer_id, addr, failure))
         return None
 
     async def _cancel(self) -> None:

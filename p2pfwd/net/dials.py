@@ -22,7 +22,7 @@ from p2pfwd.errors import (
     TimedOut,
 )
 from p2pfwd.net.connections import Connections
-from p2pfwd.net.dialer import Dialer
+from p2pfwd.net.dialer import Dialer, attempts_of, told
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
@@ -77,6 +77,7 @@ class Dials:
             self._peerstore.add_addrs(peer_id, given, TYPED_TTL_S, Provenance.GIVEN)
         if (conn := self._connections.usable(peer_id)) is not None:
             return conn
+        failure: P2PForwardError | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 try:
@@ -84,10 +85,23 @@ class Dials:
                 except (DialFailed, PeerNotFound) as exc:
                     if self.router is None or only or not route:
                         raise
+                    failure = exc
                     await self._route(peer_id, self.router, exc)
                 return self._connections.usable(peer_id) or await self._connect(peer_id, (), True, False)
         except TimeoutError:
-            raise TimedOut(f"{peer_id} could not be reached within {timeout_s:g} s") from None
+            raise self._timed_out(peer_id, timeout_s, failure) from None
+
+    def _timed_out(
+        self, peer_id: PeerId, timeout_s: float | None, failure: P2PForwardError | None
+    ) -> TimedOut:
+        """With what was found out until then: why it takes so long is what the caller wants to know."""
+        attempts = attempts_of(failure) if failure is not None else []
+        attempts += self.dialer.so_far(peer_id)
+        because = f": {told(attempts)}" if attempts else ""
+        return TimedOut(
+            f"{peer_id} could not be reached within {timeout_s:g} s{because}",
+            attempts=[attempt.detail for attempt in attempts],
+        )
 
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Conn:
         if (task := self._dialing.get(peer_id)) is not None:

@@ -1,22 +1,27 @@
-"""Names in multiaddrs (libp2p spec: addressing): dns4, dns6, dns by A and AAAA, dnsaddr by TXT.
+"""Names in multiaddrs (libp2p spec: addressing): dns, dns4, dns6 to addresses of a host, dnsaddr by TXT.
 
-The TXT records are those of `_dnsaddr.<domain>`. An entry counts only if it ends with what followed
-`/dnsaddr/<domain>` in the question; entries may name further dnsaddrs, to a bounded depth. dnspython is
-imported on the first name.
+Names that the owner gave are resolved as any program of this machine resolves them (`system.host_names`),
+unless the settings name the servers. Names that others told, in a dnsaddr too, go to name servers only: they
+must find neither the hosts file nor a search domain. In the local network nothing is asked beyond it: the
+hosts file, `.local` where the system asks the segment, and the servers that the settings name.
+
+The TXT records of a dnsaddr are those of `_dnsaddr.<domain>`. An entry counts only if it ends with what
+followed `/dnsaddr/<domain>` in the question; entries may name further dnsaddrs, to a bounded depth.
 """
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import InvalidMultiaddr, PeerNotFound
-from p2pfwd.policy.dial_plan import is_local
-
-if TYPE_CHECKING:
-    from dns.asyncresolver import Resolver as DnsResolver
-    from dns.nameserver import Nameserver
+from p2pfwd.net.name_servers import Kind, NameServers
+from p2pfwd.system import host_names
+from p2pfwd.system.host_names import HostAddress, HostNames, NameFailed
 
 MAX_DEPTH: Final = 4
 """dnsaddr entries that name dnsaddrs; as go."""
@@ -24,9 +29,9 @@ MAX_DEPTH: Final = 4
 MAX_RESULTS: Final = 100
 """Addresses out of one name, as go: a hostile zone must not fill the dialer."""
 
-LIFETIME_S: Final = 10.0
-HOST_NAMES: Final = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",)}
-_FAMILY: Final = {"A": "ip4", "AAAA": "ip6"}
+HOST_NAMES: Final[dict[str, tuple[Kind, ...]]] = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",)}
+_SOCKET_FAMILY: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+_KIND_FAMILY: Final = {"A": int(socket.AF_INET), "AAAA": int(socket.AF_INET6)}
 
 
 def has_name(addr: Multiaddr) -> bool:
@@ -35,71 +40,78 @@ def has_name(addr: Multiaddr) -> bool:
 
 
 class Resolver:
-    """servers: `ip` or `ip:port` each; empty means the system's. local_only: ask only those of them that
-    are on this machine or in its own network.
-    """
+    """servers: `ip` or `ip:port` each; empty means the system's way. local_only: see above."""
 
-    def __init__(self, servers: Sequence[str] = (), *, local_only: bool = False) -> None:
-        self._servers = tuple(servers)
+    def __init__(
+        self,
+        servers: Sequence[str] = (),
+        *,
+        local_only: bool = False,
+        names: HostNames = host_names.SYSTEM_NAMES,
+        resolv_conf: Path = host_names.RESOLV_CONF,
+    ) -> None:
+        self._servers = NameServers(servers, local_only=local_only, resolv_conf=resolv_conf)
         self._local_only = local_only
-        self._dns: DnsResolver | None = None
+        self._names = names
 
-    def _resolver(self) -> DnsResolver:
-        if self._dns is None:
-            from dns.asyncresolver import Resolver as DnsResolver
-            from dns.nameserver import Do53Nameserver
-
-            self._dns = DnsResolver(configure=not self._servers)
-            self._dns.lifetime = LIFETIME_S
-            if self._servers:
-                self._dns.nameservers = [Do53Nameserver(*_host_port(server)) for server in self._servers]
-            if self._local_only:
-                self._dns.nameservers = list(filter(_is_local, self._dns.nameservers))
-        return self._dns
-
-    async def resolve(self, addr: Multiaddr) -> list[Multiaddr]:
+    async def resolve(self, addr: Multiaddr, *, trusted: bool = True) -> list[Multiaddr]:
         """The addresses without names behind `addr`; itself if it has none.
 
-        Raises PeerNotFound when a name does not exist or nobody answers.
+        `trusted`: the owner gave it, others did not tell it. Raises PeerNotFound, whose message begins with
+        `DNS: `, when a name does not exist or nobody answers.
         """
-        return (await self._resolve(addr, MAX_DEPTH))[:MAX_RESULTS]
+        try:
+            return (await self._resolve(addr, trusted, MAX_DEPTH))[:MAX_RESULTS]
+        except NameFailed as exc:
+            raise PeerNotFound(f"DNS: {exc}") from exc
 
-    async def _resolve(self, addr: Multiaddr, depth: int) -> list[Multiaddr]:
+    async def _resolve(self, addr: Multiaddr, trusted: bool, depth: int) -> list[Multiaddr]:
         components = addr.components()
         for i, (name, value) in enumerate(components):
             if name == "dnsaddr" and value is not None:
                 return await self._dnsaddr(value, components[i + 1 :], depth)
             if name in HOST_NAMES and value is not None:
-                found = []
-                for family, host in await self._host(value, HOST_NAMES[name]):
-                    parts = [*components[:i], (family, host), *components[i + 1 :]]
-                    found.append(_join(parts))
-                return found
+                found = await self._host(value, name, trusted)
+                return [_join([*components[:i], *_parts(one), *components[i + 1 :]]) for one in found]
         return [addr]
 
-    async def _host(self, host: str, kinds: Sequence[str]) -> list[tuple[str, str]]:
-        if host == "localhost":  # never asked of a name server (RFC 6761)
+    async def _host(self, host: str, component: str, trusted: bool) -> list[HostAddress]:
+        kinds, family = HOST_NAMES[component], _SOCKET_FAMILY[component]
+        if host.rstrip(".").lower() == "localhost":  # never asked of a name server (RFC 6761)
             loopback = {"A": "127.0.0.1", "AAAA": "::1"}
-            return [(_FAMILY[kind], loopback[kind]) for kind in kinds]
-        found: list[tuple[str, str]] = []
-        error: Exception | None = None
-        for kind in kinds:
-            try:
-                found += [(_FAMILY[kind], text) for text in await self._ask(host, kind)]
-            except PeerNotFound as exc:
-                error = exc
+            return [HostAddress(_KIND_FAMILY[kind], loopback[kind]) for kind in kinds]
+        if trusted and not self._servers.chosen and not self._local_only:
+            return await self._names.find(host, family)
+        if trusted and self._local_only:
+            if found := host_names.in_hosts_file(host, family):
+                return found
+            if host.rstrip(".").lower().endswith(".local") and host_names.asks_local_names_locally():
+                return await self._names.find(host, family)
+        return await self._ask_for_host(host, kinds)
+
+    async def _ask_for_host(self, host: str, kinds: Sequence[Kind]) -> list[HostAddress]:
+        questions = [self._servers.ask(host, kind) for kind in kinds]
+        answers = await asyncio.gather(*questions, return_exceptions=True)
+        found: list[HostAddress] = []
+        for kind, answer in zip(kinds, answers, strict=True):
+            if isinstance(answer, list):
+                found += [HostAddress(_KIND_FAMILY[kind], text) for text in answer]
+            elif not isinstance(answer, NameFailed):
+                raise answer
         if not found:
-            raise error or PeerNotFound(f"DNS: {host} has no address")
+            (*_, failure) = answers
+            assert isinstance(failure, NameFailed)
+            raise failure
         return found
 
     async def _dnsaddr(
         self, domain: str, suffix: Sequence[tuple[str, str | None]], depth: int
     ) -> list[Multiaddr]:
         if depth == 0:
-            raise PeerNotFound(f"DNS: dnsaddr entries of {domain} are nested more than {MAX_DEPTH} deep")
+            raise NameFailed(f"dnsaddr entries of {domain} are nested more than {MAX_DEPTH} deep")
         found: list[Multiaddr] = []
-        error: PeerNotFound | None = None
-        for text in await self._ask(f"_dnsaddr.{domain}", "TXT"):
+        failure: NameFailed | None = None
+        for text in await self._servers.ask(f"_dnsaddr.{domain}", "TXT"):
             if not text.startswith("dnsaddr="):
                 continue
             try:
@@ -108,44 +120,21 @@ class Resolver:
                 continue  # one entry of somebody's zone; the others may be good
             if tuple(entry.components()[-len(suffix) :]) == tuple(suffix) or not suffix:
                 try:
-                    found += await self._resolve(entry, depth - 1)
-                except PeerNotFound as exc:
-                    error = exc  # and so may the names they lead to
+                    found += await self._resolve(entry, False, depth - 1)
+                except NameFailed as exc:
+                    failure = exc  # and so may the names they lead to
             if len(found) >= MAX_RESULTS:
                 break
-        if not found and error is not None:
-            raise error
+        if not found and failure is not None:
+            raise failure
         return found
 
-    async def _ask(self, name: str, kind: str) -> list[str]:
-        from dns.exception import DNSException
 
-        resolver = self._resolver()
-        if self._local_only and not resolver.nameservers:
-            raise PeerNotFound(
-                f"DNS: {name} is not looked up: no name server is in the local network, where this node stays"
-            )
-        try:
-            answer = await resolver.resolve(name, kind)
-        except DNSException as exc:
-            reason = str(exc).rstrip(".") or type(exc).__name__
-            raise PeerNotFound(f"DNS: no {kind} record for {name}: {reason}") from exc
-        if kind == "TXT":
-            return [b"".join(record.strings).decode("utf-8", "replace") for record in answer]
-        return [record.to_text() for record in answer]
-
-
-def _host_port(server: str) -> tuple[str, int]:
-    host, colon, port = server.rpartition(":")
-    if colon and port.isdigit() and (host.startswith("[") or ":" not in host):
-        return host.strip("[]"), int(port)
-    return server, 53
-
-
-def _is_local(server: str | Nameserver) -> bool:
-    host = server if isinstance(server, str) else server.answer_nameserver()
-    family = "ip6" if ":" in host else "ip4"
-    return is_local(Multiaddr.parse(f"/{family}/{host.partition('%')[0]}"))
+def _parts(found: HostAddress) -> list[tuple[str, str | None]]:
+    host, _, zone = found.host.partition("%")
+    if found.family == socket.AF_INET:
+        return [("ip4", host)]
+    return [("ip6zone", zone), ("ip6", host)] if zone else [("ip6", host)]
 
 
 def _join(components: Sequence[tuple[str, str | None]]) -> Multiaddr:

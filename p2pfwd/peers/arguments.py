@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint, parse_peer
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.typed import parse_endpoint, parse_peer
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, PeerNotFound, UsageError
 
 MAX_PEER_ARGUMENTS = 32

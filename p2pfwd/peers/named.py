@@ -21,7 +21,7 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
-from p2pfwd.errors import InvalidPeerId, NotFound, PeerExists, ResourceLimitExceeded, UsageError
+from p2pfwd.errors import NotFound, PeerExists, ResourceLimitExceeded, UsageError
 from p2pfwd.system.private_files import storage_failed, write_atomically
 
 log = logging.getLogger("p2pfwd.peers")
@@ -53,23 +53,14 @@ class NamedPeer:
 
 def is_name(text: str) -> bool:
     """Whether `text`, in any case, can be the name of a peer."""
-    return _NAME.fullmatch(text.lower()) is not None and not any(map(_is_peer_id, (text, text.lower())))
+    return _NAME.fullmatch(text.lower()) is not None  # no peer ID is as short as a name
 
 
 def read_name(text: str) -> str:
     """The name that `text` is, in lower case; UsageError if it cannot be one."""
     if not is_name(text):
-        reason = ": it is a peer ID" if _is_peer_id(text) or _is_peer_id(text.lower()) else ""
-        raise UsageError(f"{quoted(text)} cannot be the name of a peer{reason}", hint=_RULE)
+        raise UsageError(f"{quoted(text)} cannot be the name of a peer", hint=_RULE)
     return text.lower()
-
-
-def _is_peer_id(text: str) -> bool:
-    try:
-        PeerId.parse(text)
-    except InvalidPeerId:
-        return False
-    return True
 
 
 class NamedPeers:

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.policy.provenance import Provenance
+from p2pfwd.policy.undialable import why_undialable
 
 NEAR_STEP_S: Final = 0.03
 """Between private or loopback addresses: they answer at once or never."""
@@ -32,6 +33,7 @@ MAX_DIALS: Final = 32
 _ORDER: Final = {
     AddressClass.LOOPBACK: 0,
     AddressClass.PRIVATE: 1,
+    AddressClass.LINK_LOCAL: 1,
     AddressClass.PUBLIC: 2,
     AddressClass.NAME: 2,
     AddressClass.UNROUTABLE: 3,
@@ -64,11 +66,13 @@ class PlannedDial:
 
 
 def is_dialable(addr: Multiaddr) -> bool:
-    """Whether this node can dial the address as it is: a literal TCP endpoint that is somewhere."""
+    """Whether this node can dial the address as it is: a literal TCP endpoint that is somewhere.
+
+    Whether a link-local one's interface is here is for the dialer to look.
+    """
     endpoint = tcp_endpoint(addr)
-    if endpoint is None or endpoint.family not in ("ip4", "ip6") or endpoint.port == 0:
-        return False
-    return address_class(addr) in _ORDER
+    literal = endpoint is not None and endpoint.family in ("ip4", "ip6")
+    return literal and why_undialable(addr, lambda _zone: True) is None
 
 
 def is_local(addr: Multiaddr) -> bool:
@@ -82,7 +86,7 @@ def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list
     best: dict[Multiaddr, Candidate] = {}
     for candidate in candidates:
         addr = candidate.addr.without_peer_id()
-        if not is_dialable(addr) or is_relayed(addr) or addr in mine:
+        if not is_dialable(addr) or addr in mine:
             continue
         if addr not in best or _rank(candidate) < _rank(best[addr]):
             best[addr] = Candidate(addr, candidate.provenance, candidate.is_stale)
@@ -113,5 +117,5 @@ def _spread(ranked: Sequence[Candidate]) -> Iterator[PlannedDial]:
 
 
 def _step_s(addr: Multiaddr) -> float:
-    near = address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE)
+    near = address_class(addr) in _LOCAL
     return NEAR_STEP_S if near else FAR_STEP_S

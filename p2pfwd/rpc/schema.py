@@ -19,6 +19,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Listener,
     Message,
     NamedPeer,
+    Notice,
     Peer,
     Stream,
     named,
@@ -95,6 +96,7 @@ class ForwardResult(Message):
 
     listener: Listener
     peer: str
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -314,6 +316,7 @@ class PeerAddResult(Message):
 
     peer: NamedPeer
     replaced: bool
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -130,6 +130,15 @@ class Check(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Notice(Message):
+    """What a person should know of a request that was carried out all the same."""
+
+    code: str  # "exposed" | "undialable"
+    message: str
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Empty(Message):
     """No parameters, or no result."""
 

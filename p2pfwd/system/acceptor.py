@@ -38,6 +38,9 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
         return BindFailed(f"cannot listen on {where}: permission denied", hint=hint)
     if exc.errno == errno.EADDRNOTAVAIL:
         return BindFailed(f"cannot listen on {where}: no interface of this machine has that address")
+    if exc.errno == errno.ENODEV and exc.strerror:  # a zone that is none: `sockaddrs` says which
+        hint = "`ip link` shows the interfaces of this machine"
+        return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint)
     return BindFailed(f"cannot listen on {where}: {exc.strerror or exc}")
 
 

@@ -70,6 +70,9 @@ def test_the_pasted_line_is_quoted_for_a_shell(protocol: str, addresses: list[st
         ("/x/web", "/ip4/127.0.0.1/tcp/9", "http://127.0.0.1:9/"),
         ("/x/web", "/ip6/::1/tcp/9", "http://[::1]:9/"),
         ("/x/web", "/ip4/0.0.0.0/tcp/9", "http://127.0.0.1:9/"),
+        ("/x/web", "/ip6/::/tcp/9", "http://[::1]:9/"),
+        ("/x/web", "/ip6zone/eth0/ip6/fe80::1/tcp/9", "http://[fe80::1%25eth0]:9/"),
+        ("/x/ssh", "/ip6zone/eth0/ip6/fe80::1/tcp/9", "ssh -p 9 fe80::1%eth0"),
         ("/x/site/https", "/ip4/127.0.0.1/tcp/9", "https://127.0.0.1:9/"),
         ("/x/postgres", "/ip4/127.0.0.1/tcp/9", "psql -h 127.0.0.1 -p 9"),
         ("/x/db", "/ip4/127.0.0.1/tcp/15432", "psql -h 127.0.0.1 -p 15432"),
@@ -118,6 +121,7 @@ def test_ages(seconds: float, shown: str) -> None:
     [
         ("/ip4/127.0.0.1/tcp/22", "127.0.0.1:22"),
         ("/ip6/::1/tcp/22", "[::1]:22"),
+        ("/ip6zone/eth0/ip6/fe80::1/tcp/22", "[fe80::1%eth0]:22"),
         ("/dns4/host.name/tcp/22", "host.name:22"),
         (f"/p2p/{PEER}", "12D3…defLcL"),
         (f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}", "1.2.3.4:1/p2p/12D3…defLcL"),

@@ -125,3 +125,28 @@ def test_ctrl_c_during_the_check_takes_the_forward_back(holding: FakeDaemon, hom
         assert program.wait() == 130
         assert program.stderr == "Interrupted: the forward of /x/ssh was removed.\n"
     assert len(holding.called("p2p.close")) == 1
+
+
+def test_several_in_the_foreground_end_together_and_one_by_one(holding: FakeDaemon, home: Path) -> None:
+    both = [replace(FORWARDED.listener, id=number, protocol=f"/x/{number}") for number in (21, 22)]
+    made = iter(both)
+    holding.answers |= {
+        "p2p.forward": lambda params: replace(FORWARDED, listener=next(made)),
+        "p2p.ls": LsResult(tuple(both)),
+    }
+    with Program(home, ("forward", "-f", "/x/21", "2221", "/x/22", "2222", OTHER, "--json")) as program:
+        program.wait_for('"Protocol": "/x/22"')
+        holding.answers["p2p.ls"] = LsResult((both[1],))
+        holding.emit("listeners", {"action": "closed"})
+        program.wait_for("closed")
+        program.process.send_signal(signal.SIGTERM)
+        assert program.wait() == 0
+        lines = list(map(json.loads, program.lines))
+    told = [(it["Status"], it["Protocol"], it.get("Reason")) for it in lines]
+    assert told == [
+        ("active", "/x/21", None),
+        ("active", "/x/22", None),
+        ("closing", "/x/21", "closed"),
+        ("closing", "/x/22", "interrupt"),
+    ]
+    assert [call["protocol"] for call in holding.called("p2p.close")] == ["/x/22"]

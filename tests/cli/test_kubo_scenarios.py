@@ -166,7 +166,7 @@ def test_a06_a_dnsaddr_of_two_peers_or_none_is_refused(net: Net) -> None:
     assert result.stderr.startswith(f"Error: ambiguous multiaddr /dnsaddr/{HOST} could refer to ")
     result = net.client.cli("forward", "/x/a06", "0", "/dnsaddr/nobody.example.org")
     assert result.returncode == 4 and result.stderr.startswith(
-        "Error: DNS: no TXT record for _dnsaddr.nobody"
+        "Error: DNS: the name _dnsaddr.nobody.example.org does not exist"
     )
 
 

@@ -141,6 +141,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.DhtTable,
         schema.DhtBucket,
         schema.Check,
+        schema.Notice,
     ],
 )
 def test_the_objects_of_the_rpc(kind: Any) -> None:

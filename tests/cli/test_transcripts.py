@@ -6,11 +6,13 @@ The daemon is a fake one with fixed answers; the terminal is a real one, 80 cell
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from p2pfwd.errors import AddressInUse, ListenerExists, NotFound
 from p2pfwd.rpc.schema import (
     AddrsResult,
     CloseResult,
@@ -19,6 +21,7 @@ from p2pfwd.rpc.schema import (
     IdResult,
     LogLevelResult,
     LsResult,
+    Notice,
     PeersResult,
     PingResult,
     StatusResult,
@@ -290,6 +293,165 @@ def test_forward_no_check_does_not_check(fake: FakeDaemon, run: Run) -> None:
     assert (result.status, result.err) == (0, "")
     assert "The peer answers" not in result.out and not fake.called("p2p.check")
     assert json.loads(run("forward", "--no-check", "/x/ssh", "2222", OTHER, "--json").out)["Check"] is None
+
+
+def test_listen_says_at_which_address_the_service_was_found(fake: FakeDaemon, run: Run) -> None:
+    check = replace(LISTENED.target_check, remote_address="/ip6/::1/tcp/8000")
+    fake.answers["p2p.listen"] = replace(LISTENED, target_check=check)
+    assert run("listen", "/x/web", "8000").out.startswith(
+        "Sharing /x/web -> 127.0.0.1:8000, which answers at [::1]:8000.\n"
+    )
+
+
+def test_forward_warns_of_a_port_that_other_machines_reach_and_of_addresses_it_cannot_use(
+    fake: FakeDaemon, run: Run
+) -> None:
+    exposed = Notice("exposed", "other machines can connect, too: whoever", "to keep it to this machine")
+    quic = Notice("undialable", "/ip4/192.0.2.7/udp/1/quic-v1 is not used: QUIC", "give an address for TCP")
+    everywhere = replace(FORWARDED.listener, listen_address="/ip4/0.0.0.0/tcp/2222")
+    fake.answers |= {
+        "p2p.forward": replace(FORWARDED, listener=everywhere, notices=(exposed, quic)),
+        "p2p.check": REACHED,
+    }
+    result = run("forward", "/x/ssh", "0.0.0.0:2222", OTHER)
+    assert result.status == 0 and "ssh -p 2222 localhost" in result.out
+    assert result.err.splitlines() == [
+        "Warning: other machines can connect, too: whoever",
+        "hint: to keep it to this machine",
+        "Warning: /ip4/192.0.2.7/udp/1/quic-v1 is not used: QUIC",
+        "hint: give an address for TCP",
+    ]
+    told = json.loads(run("forward", "/x/ssh", "0.0.0.0:2222", OTHER, "--json").out)
+    assert [it["Code"] for it in told["Notices"]] == ["exposed", "undialable"]
+    # A try that failed names the addresses itself.
+    fake.answers["p2p.check"] = replace(REFUSED, state="peer-unreachable", reason="QUIC", hint=None)
+    assert run("forward", "/x/ssh", "0.0.0.0:2222", OTHER).err.count("QUIC") == 1
+
+
+# --- several in one command -----------------------------------------------------------------------
+
+
+def listened(params: Mapping[str, Any]) -> object:
+    """What the daemon answers to one of several listens."""
+    if params["protocol"] == "/x/taken":
+        return ListenerExists("listener already registered: /x/taken", hint="close it first")
+    target = f"/ip4/127.0.0.1/tcp/{params['target']}"
+    listener = replace(LISTENED.listener, protocol=params["protocol"], target_address=target)
+    return replace(LISTENED, listener=listener)
+
+
+def forwarded(params: Mapping[str, Any]) -> object:
+    """What the daemon answers to one of several forwards."""
+    if params["protocol"] == "/x/taken":
+        return AddressInUse("cannot listen on 127.0.0.1:9: the address is already in use")
+    address = f"/ip4/127.0.0.1/tcp/{params['listen']}"
+    number = int(params["listen"])
+    listener = replace(FORWARDED.listener, id=number, protocol=params["protocol"], listen_address=address)
+    return replace(FORWARDED, listener=listener)
+
+
+def test_several_listens_give_one_line_to_paste(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = listened
+    result = run("listen", "/x/web", "8000", "/x/ssh", "22", "/x/www", "8000")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        "Sharing /x/web -> 127.0.0.1:8000, which answers.\n"
+        "Sharing /x/ssh -> 127.0.0.1:22, which answers.\n"
+        "Sharing /x/www -> 127.0.0.1:8000, which answers.\n"
+        "Any peer that knows this peer ID and a protocol name can connect.\n"
+        "On the other machine, run:\n"
+        "  p2pfwd forward /x/web 127.0.0.1:18000 /x/ssh 127.0.0.1:2222 /x/www 127.0.0.1:0 "
+        f"/ip4/192.0.2.7/tcp/4101/p2p/{PEER} /ip6/2001:db8::7/tcp/4101/p2p/{PEER}\n"
+        "To stop sharing: p2pfwd close -p /x/web; p2pfwd close -p /x/ssh; p2pfwd close -p /x/www\n"
+    )
+    documents = json.loads(run("listen", "/x/web", "8000", "/x/ssh", "22", "--json").out)
+    assert [it["Listener"]["Protocol"] for it in documents] == ["/x/web", "/x/ssh"]
+    assert documents[1]["Command"].startswith("p2pfwd forward /x/ssh 127.0.0.1:2222 ")
+
+
+def test_custom_names_are_not_put_into_one_line(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = listened
+    out = run("listen", "/x/web", "8000", "/own", "22", "--allow-custom-protocol").out
+    first, second = [line.strip() for line in out.splitlines() if line.startswith("  p2pfwd")]
+    assert first.startswith("p2pfwd forward /x/web 127.0.0.1:18000 /ip4/")
+    assert second.startswith("p2pfwd forward --allow-custom-protocol /own 127.0.0.1:2222 /ip4/")
+
+
+def test_several_forwards_of_one_peer(fake: FakeDaemon, run: Run) -> None:
+    fake.answers |= {"p2p.forward": forwarded, "p2p.check": REACHED}
+    result = run("forward", "/x/web", "8081", "/x/ssh", "2222", OTHER, f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER}")
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        "Forwarding 127.0.0.1:8081 -> /x/web at 12D3…wvuTHr\n"
+        "  http://127.0.0.1:8081/\n"
+        "To stop: p2pfwd close -l 127.0.0.1:8081\n"
+        "Forwarding 127.0.0.1:2222 -> /x/ssh at 12D3…wvuTHr\n"
+        "  ssh -p 2222 localhost\n"
+        "To stop: p2pfwd close -l 127.0.0.1:2222\n"
+        "/x/web: the peer answers: direct, round trip 0.42ms, /ip4/192.0.2.7/tcp/4101.\n"
+        "/x/ssh: the peer answers: direct, round trip 0.42ms, /ip4/192.0.2.7/tcp/4101.\n"
+    )
+    assert [call["peers"] for call in fake.called("p2p.forward")] == [
+        [OTHER, f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER}"]
+    ] * 2
+    documents = json.loads(run("forward", "/x/web", "8081", "/x/ssh", "2222", OTHER, "--json").out)
+    assert [it["Listener"]["Protocol"] for it in documents] == ["/x/web", "/x/ssh"]
+    assert [it["Check"]["Ok"] for it in documents] == [True, True]
+
+
+def test_a_peer_that_is_not_reached_is_tried_and_told_once(fake: FakeDaemon, run: Run) -> None:
+    check = replace(REFUSED, state="peer-unreachable", reason="no address answers", hint="is it on?")
+    fake.answers |= {"p2p.forward": forwarded, "p2p.check": check}
+    result = run("forward", "/x/web", "8081", "/x/ssh", "2222", OTHER)
+    assert len(fake.called("p2p.check")) == 1
+    assert result.err == (
+        "Warning: no address answers; the forwards stand and try again at each connection\nhint: is it on?\n"
+    )
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+@pytest.mark.parametrize("command", ["listen", "forward"])
+def test_when_one_of_several_fails_none_is_left(
+    fake: FakeDaemon, run: Run, command: str, as_json: tuple[str, ...]
+) -> None:
+    fake.answers |= {
+        "p2p.listen": listened,
+        "p2p.forward": forwarded,
+        "p2p.close": CloseResult(()),
+    }
+    peer = (OTHER,) if command == "forward" else ()
+    result = run(command, "/x/web", "8081", "/x/ssh", "2222", "/x/taken", "9", *peer, *as_json)
+    assert (result.status, result.out) == (1, "")
+    assert [call["protocol"] for call in fake.called("p2p.close")] == ["/x/ssh", "/x/web"]
+    if as_json:
+        assert "already" in json.loads(result.err)["Message"]
+    else:
+        assert result.err.startswith("Taken back: /x/web and /x/ssh.\nError: ")
+
+
+def test_what_cannot_be_taken_back_is_told(fake: FakeDaemon, run: Run) -> None:
+    fake.answers |= {"p2p.listen": listened, "p2p.close": NotFound("no")}
+    result = run("listen", "/x/web", "8081", "/x/taken", "9")
+    assert result.status == 1
+    assert result.err.startswith("Error: listener already registered: /x/taken; and /x/web could not be")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("listen", "/x/web", "8081", "/x/ssh"), "'/x/ssh' has no partner"),
+        (("listen", "/x/web", "8081", "2222"), "'2222' has no partner"),
+        (("forward", "/x/web", "8081", "/x/ssh", "2222"), "no peer given: it comes last"),
+        (("forward", "/x/web", "8081", "/x/ssh"), "no peer given: it comes last"),
+    ],
+)
+def test_half_a_pair_is_refused_before_anything_is_done(
+    fake: FakeDaemon, run: Run, arguments: tuple[str, ...], said: str
+) -> None:
+    result = run(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith(f"Error: {said}\nhint: ")
+    assert not fake.called("p2p.listen") and not fake.called("p2p.forward")
 
 
 # --- the rest -------------------------------------------------------------------------------------

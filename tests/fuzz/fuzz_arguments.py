@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from p2pfwd.core.multiaddrs import parse_endpoint, parse_peer
+from p2pfwd.core.typed import parse_endpoint, parse_peer
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/multiaddr.json").read_text())

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import uvloop
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.typed import parse_endpoint
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingLimits, ListenerInfo

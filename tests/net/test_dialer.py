@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.errors import ConnectionLost, DialFailed, DialTimeout, PeerNotFound
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ConnectionLost, DialFailed, DialTimeout, PeerNotFound, TimedOut
 from p2pfwd.net import dialer as dialer_module
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.resolver import Resolver
 from tests.net.swarm_rig import next_conn, stranger, swarm
 from tests.support.loops import on_both_loops, on_loop, turns, until
@@ -169,7 +171,7 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Multiaddr]]:
     """A name server that never answers; the names asked for."""
     asked: list[Multiaddr] = []
 
-    async def resolve(_self: Resolver, addr: Multiaddr) -> list[Multiaddr]:
+    async def resolve(_self: Resolver, addr: Multiaddr, *, trusted: bool) -> list[Multiaddr]:
         asked.append(addr.without_peer_id())
         await asyncio.get_running_loop().create_future()
         raise AssertionError
@@ -194,7 +196,7 @@ async def test_a_name_resolved_late_joins_the_race(
 ) -> None:
     async with swarm() as near, swarm() as far:
 
-        async def resolve(_self: Resolver, addr: Multiaddr) -> list[Multiaddr]:
+        async def resolve(_self: Resolver, addr: Multiaddr, *, trusted: bool) -> list[Multiaddr]:
             await turns()
             return [far.listen_addrs()[0].with_peer_id(far.peer_id), refused]
 
@@ -207,7 +209,7 @@ async def test_a_name_resolved_late_joins_the_race(
 async def test_names_without_an_answer_are_among_the_attempts(
     monkeypatch: pytest.MonkeyPatch, refused: Multiaddr
 ) -> None:
-    async def resolve(_self: Resolver, addr: Multiaddr) -> list[Multiaddr]:
+    async def resolve(_self: Resolver, addr: Multiaddr, *, trusted: bool) -> list[Multiaddr]:
         raise PeerNotFound("DNS: no A record for far.example")
 
     monkeypatch.setattr(Resolver, "resolve", resolve)
@@ -226,7 +228,7 @@ async def test_names_that_never_answer_are_told_at_the_deadline(monkeypatch: pyt
     async with swarm(dial_timeout_s=0.05) as near:
         with pytest.raises(DialTimeout) as failure:
             await near.connect(stranger(), [DNS])
-        assert attempts(failure.value) == {str(DNS): "no answer"}
+        assert attempts(failure.value) == {str(DNS): "DNS: no answer"}
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
@@ -260,3 +262,111 @@ async def test_an_address_that_worked_is_remembered_for_the_next_dial() -> None:
         await until(lambda: near.conns() == [])
         again = await near.connect(far.peer_id)
         assert again.remote_addr == far.listen_addrs()[0]
+
+
+# --- what no dial can reach -----------------------------------------------------------------------
+
+QUIC = Multiaddr.parse("/ip4/192.0.2.1/udp/4001/quic-v1")
+WEBSOCKET = Multiaddr.parse("/dns4/h.libp2p.direct/tcp/4001/tls/ws")
+
+
+@on_loop
+async def test_a_name_in_an_address_that_cannot_be_dialed_is_not_looked_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = hang(monkeypatch)
+    async with swarm() as near:
+        with pytest.raises(PeerNotFound, match="WebSocket") as failure:
+            await near.connect(stranger(), [WEBSOCKET])
+    assert asked() == []
+    assert [one["Code"] for one in failure.value.details["attempts"]] == ["undialable"]
+
+
+@on_loop
+async def test_an_address_that_cannot_be_dialed_is_told_beside_those_that_failed(refused: Multiaddr) -> None:
+    async with swarm() as near:
+        with pytest.raises(DialFailed) as failure:
+            await near.connect(stranger(), [QUIC, refused])
+    assert attempts(failure.value) == {
+        str(refused): "Connection refused",
+        str(QUIC): "it is for QUIC, and this node speaks TCP only",
+    }
+    assert failure.value.message.endswith(f"{QUIC}: it is for QUIC, and this node speaks TCP only")
+
+
+@on_loop
+async def test_of_dozens_that_cannot_be_dialed_a_few_are_told_and_the_rest_counted() -> None:
+    many = [Multiaddr.parse(f"/ip4/192.0.2.{number}/udp/1/quic-v1") for number in range(30)]
+    async with swarm() as near:
+        with pytest.raises(PeerNotFound) as failure:
+            await near.connect(stranger(), many)
+    assert failure.value.message.count("quic-v1") == 4
+    assert failure.value.message.endswith("; 26 more that cannot be dialed")
+    assert len(failure.value.details["attempts"]) == 30
+
+
+@on_loop
+async def test_what_a_name_leads_to_is_told_too_when_it_cannot_be_dialed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def resolve(_self: Resolver, addr: Multiaddr, *, trusted: bool) -> list[Multiaddr]:
+        return [QUIC] if addr.without_peer_id() == DNS else []
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    empty = Multiaddr.parse("/dnsaddr/empty.example")
+    async with swarm() as near:
+        with pytest.raises(DialFailed) as failure:
+            await near.connect(stranger(), [DNS, empty])
+    assert attempts(failure.value) == {
+        str(empty): "DNS: it lists no address of this peer",
+        str(QUIC): "it is for QUIC, and this node speaks TCP only",
+    }
+
+
+@on_both_loops
+async def test_a_race_with_a_literal_address_survives_whatever_a_look_up_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: Multiaddr
+) -> None:
+    async def resolve(_self: Resolver, addr: Multiaddr, *, trusted: bool) -> list[Multiaddr]:
+        raise RuntimeError("no resolver configuration")
+
+    monkeypatch.setattr(Resolver, "resolve", resolve)
+    async with swarm() as near, swarm() as far:
+        conn = await near.connect(far.peer_id, [DNS, *far.listen_addrs()])
+        assert conn.remote_peer == far.peer_id
+        with pytest.raises(DialFailed) as failure:
+            await near.connect(stranger(), [DNS, refused])
+    assert attempts(failure.value)[str(DNS)] == "DNS: a defect here (RuntimeError)"
+    assert "a defect while looking up" in caplog.text
+
+
+@on_both_loops
+async def test_a_race_survives_a_defect_of_one_dial(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: Multiaddr
+) -> None:
+    attempt = dialer_module.Dialer.attempt
+
+    async def broken(self: dialer_module.Dialer, peer_id: PeerId, addr: Multiaddr) -> Conn:
+        if addr == refused:
+            raise RuntimeError("a defect")
+        return await attempt(self, peer_id, addr)
+
+    monkeypatch.setattr(dialer_module.Dialer, "attempt", broken)
+    async with swarm() as near, swarm() as far:
+        assert (await near.connect(far.peer_id, [refused, *far.listen_addrs()])).remote_peer == far.peer_id
+    assert "a defect while dialing" in caplog.text
+
+
+@on_both_loops
+async def test_who_cannot_wait_is_told_what_has_not_answered(
+    monkeypatch: pytest.MonkeyPatch, refused: Multiaddr, silent: Multiaddr
+) -> None:
+    hang(monkeypatch)
+    async with swarm() as near:
+        with pytest.raises(TimedOut) as failure:
+            await near.connect(stranger(), [DNS, refused, silent], timeout_s=0.05)
+    assert failure.value.message.partition(" s: ")[2].split("; ") == [
+        f"{refused}: Connection refused",
+        f"{silent}: no answer yet",
+        f"{DNS}: DNS: no answer yet",
+    ]

@@ -10,10 +10,12 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.typed import parse_target
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
@@ -23,9 +25,12 @@ from p2pfwd.errors import (
     TargetRefused,
     TargetTimeout,
 )
+from p2pfwd.forwarding import target as target_module
 from p2pfwd.forwarding.bind import LOOPBACK_RECEIVE_BYTES, BoundSocket, bind
 from p2pfwd.forwarding.target import Target
+from p2pfwd.system import sockaddrs
 from p2pfwd.system.acceptor import Acceptor, bind_failure
+from p2pfwd.system.host_names import HostAddress, HostNames
 from tests.net.forwarding_rig import ANY_PORT, LOOPS, FullBacklog
 from tests.support.sockets import TcpServer, echo, refusing_port
 
@@ -46,7 +51,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 def bound(address: str) -> BoundSocket:
     async def main() -> BoundSocket:
-        return await bind(Multiaddr.parse(address), asyncio.get_running_loop())
+        return await bind(Multiaddr.parse(address))
 
     return asyncio.run(main())
 
@@ -174,7 +179,7 @@ def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
-        made = await bind(ANY_PORT, loop)
+        made = await bind(ANY_PORT)
         acceptor = Acceptor(made.sock, loop, lambda sock, _peer: arrived.put_nowait(sock))
         address = made.sock.getsockname()
         acceptor.pause()
@@ -193,6 +198,17 @@ def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
         acceptor.close()
 
     run(main())
+
+
+# --- zones ----------------------------------------------------------------------------------------
+
+
+def test_an_interface_that_is_not_there_is_named() -> None:
+    with pytest.raises(BindFailed, match="this machine has no network interface wlan9") as caught:
+        bound("/ip6zone/wlan9/ip6/fe80::1/tcp/0")
+    assert caught.value.hint
+    with pytest.raises(TargetRefused, match="this machine has no network interface wlan9"):
+        Target(Multiaddr.parse("/ip6zone/wlan9/ip6/fe80::1/tcp/1")).begin()
 
 
 # --- targets --------------------------------------------------------------------------------------
@@ -224,6 +240,139 @@ def test_tcp_and_names(run: Run) -> None:
         assert run(connected(server.address)) == b"hello"
         # ::1 comes first where there is IPv6, and nobody is there.
         assert run(connected(f"/dns/localhost/tcp/{server.port}")) == b"hello"
+
+
+# A name with several addresses, all at the port of one: what a test needs of 127.0.0.0/8.
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """From now on every name is these addresses, in this order."""
+    found = [HostAddress(socket.AF_INET6 if ":" in host else socket.AF_INET, host) for host in hosts]
+    monkeypatch.setattr(target_module, "SYSTEM_NAMES", HostNames(lambda host, family: found))
+
+
+def served_at(host: str, port: int) -> socket.socket:
+    """A listening socket; the kernel takes connections for it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def test_a_silent_first_address_costs_a_quarter_second_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(port: int) -> list[float]:
+        loop = asyncio.get_running_loop()
+        target = Target(Multiaddr.parse(f"/dns/app.lan/tcp/{port}"))
+        took = []
+        for _ in range(3):
+            began = loop.time()
+            with await target.connect(10) as sock:
+                assert sock.getpeername()[0] == "127.0.0.2"
+            took.append(loop.time() - began)
+        return took
+
+    named(monkeypatch, "127.0.0.1", "127.0.0.2")
+    with FullBacklog() as silent, served_at("127.0.0.2", int(silent.rpartition("/")[2])) as server:
+        first, *others = run(story(server.getsockname()[1]))  # type: ignore[misc]
+    assert 0.2 < first < 1.0 and max(others) < 0.2
+
+
+def test_the_address_that_worked_is_given_up_when_it_works_no_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        target = Target(Multiaddr.parse(f"/dns/app.lan/tcp/{port}"))
+        for host in ("127.0.0.2", "127.0.0.3"):
+            with served_at(host, port), await target.connect(10) as sock:
+                assert sock.getpeername()[0] == host
+
+    named(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+    with refusing_port() as port:
+        run(story())
+
+
+def test_when_all_addresses_fail_each_says_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing_port() as port:
+        address = f"/dns/app.lan/tcp/{port}"
+        named(monkeypatch, "127.0.0.1", "127.0.0.2")
+        error = failure(run, address)
+        assert type(error) is TargetRefused and error.hint == "is the service running?"
+        assert error.message == (
+            f"the target {address} refused the connection, at 127.0.0.1 and at 127.0.0.2"
+        )
+        named(monkeypatch, "127.0.0.1", "fe80::1%wlan9")
+        monkeypatch.setattr(sockaddrs, "interface_number", lambda zone: 7777)
+        error = failure(run, address)
+        assert type(error) is TargetRefused
+        assert error.message.startswith(
+            f"the target {address} cannot be reached: 127.0.0.1 refused the connection; "
+            "fe80::1%wlan9 cannot be reached: "
+        )
+
+
+def test_at_the_deadline_each_address_says_what_it_did(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, "127.0.0.2", "127.0.0.1")
+    with FullBacklog() as silent:
+        address = silent.replace("/ip4/127.0.0.1", "/dns/app.lan")
+        error = failure(run, address, timeout_s=0.1)
+    assert type(error) is TargetTimeout
+    assert error.message == (
+        f"the target {address} did not answer within 0.1 s "
+        "(127.0.0.2 refused the connection; 127.0.0.1 did not answer)"
+    )
+
+
+def test_a_name_that_cannot_be_resolved_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lookup(host: str, family: int) -> list[HostAddress]:
+        raise socket.gaierror(socket.EAI_NONAME, "x")
+
+    monkeypatch.setattr(target_module, "SYSTEM_NAMES", HostNames(lookup))
+    error = failure(run, "/dns/app.lan/tcp/1")
+    assert error.message == (
+        "the name of the target /dns/app.lan/tcp/1 cannot be resolved: the name app.lan does not exist"
+    )
+
+
+def loopback_target(port: int) -> Target:
+    address, any_loopback = parse_target(str(port))
+    return Target(address, any_loopback=any_loopback)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_bare_port_finds_its_service_on_either_loopback(run: Run, host: str) -> None:
+    with refusing_port() as port, served_at(host, port if host == "::1" else 0) as server:
+        target = loopback_target(server.getsockname()[1])
+        assert str(target.listening_at()).split("/")[2] == host
+        for _ in range(2):
+            sock, connected = target.begin()
+            assert sock is not None and connected, "no turn of the loop is waited for"
+            with sock:
+                assert target.found_at(sock) == target.listening_at()
+
+
+def test_a_bare_port_without_a_service_says_that_both_were_tried(run: Run) -> None:
+    with refusing_port() as port:
+        with pytest.raises(TargetRefused) as caught:
+            loopback_target(port).begin()
+        assert caught.value.message == (
+            f"the target /ip4/127.0.0.1/tcp/{port} refused the connection, at 127.0.0.1 and at ::1"
+        )
+        assert loopback_target(port).listening_at() is None
+
+
+def test_where_there_is_no_ipv6_it_is_not_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = target_module._begin
+
+    def without_ipv6(place: Any) -> Any:
+        if place.family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return begin(place)
+
+    monkeypatch.setattr(target_module, "_begin", without_ipv6)
+    with refusing_port() as port, pytest.raises(TargetRefused) as caught:
+        loopback_target(port).begin()
+    assert caught.value.message == f"the target /ip4/127.0.0.1/tcp/{port} refused the connection"
+    assert caught.value.hint == "is the service running?"
 
 
 def failure(run: Run, address: str, timeout_s: float = 10) -> P2PForwardError:

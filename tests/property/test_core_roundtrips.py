@@ -16,14 +16,13 @@ from p2pfwd.core.multiaddrs import (
     address_class,
     from_sockaddr,
     is_relayed,
-    parse_endpoint,
-    parse_peer,
     tcp_endpoint,
     unix_path,
 )
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.core.record import InvalidRecord, PeerRecord, SignedEnvelope
+from p2pfwd.core.typed import parse_endpoint, parse_peer
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/keys_peerids.json").read_text())
@@ -34,9 +33,10 @@ ports = st.integers(0, 65535)
 ip4 = st.ip_addresses(v=4)
 ip6 = st.ip_addresses(v=6)
 sha256_ids = st.binary(min_size=32, max_size=32).map(lambda digest: PeerId.from_bytes(b"\x12\x20" + digest))
-inlined_ids = st.binary(min_size=1, max_size=42).map(
-    lambda key: PeerId.from_bytes(bytes((0, len(key))) + key)
-)
+inlined_ids = st.one_of(
+    st.binary(min_size=32, max_size=32).map(lambda key: b"\x00\x24\x08\x01\x12\x20" + key),
+    st.binary(min_size=33, max_size=33).map(lambda key: b"\x00\x25\x08\x02\x12\x21" + key),
+).map(PeerId.from_bytes)
 peer_ids = st.one_of(sha256_ids, inlined_ids)
 names = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20).filter(
     str.isprintable
@@ -85,6 +85,27 @@ def test_base64url(data: bytes) -> None:
 @given(peer_ids)
 def test_peer_ids(peer_id: PeerId) -> None:
     assert PeerId.parse(str(peer_id)) == peer_id == PeerId.from_bytes(peer_id.to_bytes())
+
+
+@given(st.binary(max_size=42))
+def test_what_is_inlined_in_an_id_is_a_whole_key_or_no_id(inlined: bytes) -> None:
+    keys = (b"\x08\x01\x12\x20", 36), (b"\x08\x02\x12\x21", 37)
+    is_key = any(inlined.startswith(head) and len(inlined) == size for head, size in keys)
+    try:
+        PeerId.from_bytes(bytes((0, len(inlined))) + inlined)
+    except InvalidPeerId:
+        assert not is_key
+    else:
+        assert is_key
+
+
+@given(inlined_ids, st.data())
+def test_a_cut_or_longer_id_is_none(peer_id: PeerId, data: st.DataObject) -> None:
+    text = str(peer_id)
+    cut = text[: data.draw(st.integers(0, len(text) - 1))]
+    for mistyped in (cut, text + "x", text + text[-1]):
+        with pytest.raises(InvalidPeerId):
+            PeerId.parse(mistyped)
 
 
 @given(texts)

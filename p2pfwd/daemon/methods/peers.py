@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from p2pfwd.daemon.methods import notices
 from p2pfwd.policy.dial_schedule import KeptStatus, Priority
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
@@ -29,7 +30,8 @@ class PeerMethods:
 
     async def add(self, context: CallContext, params: s.PeerAddParams) -> s.PeerAddResult:
         named, replaced = await self._peering.add(params.name, params.peers, params.keep)
-        return s.PeerAddResult(self._view(named), replaced is not None)
+        told = tuple(notices.of_peer_addresses(named.addrs))
+        return s.PeerAddResult(self._view(named), replaced is not None, told)
 
     async def rm(self, context: CallContext, params: s.PeerRmParams) -> s.PeerRmResult:
         return s.PeerRmResult(self._view(await self._peering.remove(params.name)))

@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
-from p2pfwd.daemon.methods import views
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.typed import parse_endpoint, parse_target
+from p2pfwd.core.word_order import check_forward, check_listen
+from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node, check_timeout
 from p2pfwd.errors import UsageError
 from p2pfwd.forwarding.values import CloseMatch
@@ -48,9 +50,12 @@ class TunnelMethods:
 
     async def listen(self, context: CallContext, params: s.ListenParams) -> s.ListenResult:
         node = self._node
+        check_listen(params.protocol, params.target)
+        target, any_loopback = parse_target(params.target)
         listener = await node.forwarding.listen(
             params.protocol,
-            parse_endpoint(params.target),
+            target,
+            any_loopback=any_loopback,
             report_peer_id=params.report_peer_id,
             allow_custom_protocol=params.allow_custom_protocol,
             foreground=params.foreground,
@@ -72,6 +77,7 @@ class TunnelMethods:
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
         node = self._node
+        check_forward(params.protocol, params.listen, params.peers)
         listen = parse_endpoint(params.listen)
         peer_id, addrs = await self._node.peering.read(params.peers)
         listener = await node.forwarding.forward(
@@ -84,7 +90,8 @@ class TunnelMethods:
         )
         if params.foreground:
             context.on_disconnect(self._closer(listener))
-        return s.ForwardResult(views.listener(listener.info()), str(peer_id))
+        told = (*notices.of_listening(listener.listen_address), *notices.of_peer_addresses(addrs))
+        return s.ForwardResult(views.listener(listener.info()), str(peer_id), told)
 
     def _closer(self, listener: Listener) -> Callable[[], None]:
         """Closes exactly this listener, if it still exists: its addresses may be another's by then."""

@@ -13,8 +13,9 @@ import socket
 import time
 from typing import Final
 
-from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
+from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
 from p2pfwd.net.conduit.contract import Receiver
+from p2pfwd.system import sockaddrs
 from p2pfwd.system.buffers import READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
 
@@ -45,8 +46,8 @@ class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
 
     def __init__(self, sock: socket.socket, io: LoopIo) -> None:
-        self.local_addr: Multiaddr = from_sockaddr(sock.getsockname())
-        self.remote_addr: Multiaddr = from_sockaddr(sock.getpeername())
+        self.local_addr: Multiaddr = sockaddrs.multiaddr_of(sock.getsockname())
+        self.remote_addr: Multiaddr = sockaddrs.multiaddr_of(sock.getpeername())
         self.congested = False
         self.progressed_at = 0.0
         """Monotonic time of the last send that the kernel took while congested."""
@@ -198,12 +199,12 @@ class TcpConduit:
 
 async def connect(endpoint: TcpEndpoint, io: LoopIo, timeout_s: float) -> TcpConduit:
     """Connect to a literal ip4 or ip6 endpoint. Raises OSError, or TimeoutError after `timeout_s`."""
-    family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
+    family, sockaddr = sockaddrs.sockaddr_of(endpoint)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         tune(sock)
         async with asyncio.timeout(timeout_s):
-            await io.loop.sock_connect(sock, (endpoint.host, endpoint.port))
+            await sockaddrs.connect(sock, sockaddr)
         return TcpConduit(sock, io)
     except BaseException:
         sock.close()

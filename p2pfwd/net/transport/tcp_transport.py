@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, from_sockaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
 from p2pfwd.net.conduit import tcp
@@ -17,6 +17,8 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate
 from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.policy.undialable import why_undialable
+from p2pfwd.system import sockaddrs
 from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
 from p2pfwd.system.loop_io import LoopIo
 
@@ -38,14 +40,7 @@ class TcpTransport:
 
     def why_not(self, addr: Multiaddr) -> str | None:
         """See `Transport`."""
-        endpoint = tcp_endpoint(addr)
-        if endpoint is None or endpoint.family not in ("ip4", "ip6"):
-            return "it is no TCP address"
-        if endpoint.port == 0:
-            return "port 0 is no port"
-        if address_class(addr) is AddressClass.UNSPECIFIED:
-            return "it stands for every address of a machine, and is the address of none"
-        return None
+        return why_undialable(addr, sockaddrs.has_interface)
 
     async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
         """See `Transport`."""
@@ -66,8 +61,8 @@ class TcpTransport:
         """See `Transport`."""
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
-        family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
         try:
+            family, sockaddr = sockaddrs.sockaddr_of(endpoint)
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as exc:
             raise bind_failure(exc, str(addr)) from exc
@@ -75,7 +70,7 @@ class TcpTransport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((endpoint.host, endpoint.port))
+            sock.bind(sockaddr)
             sock.listen(BACKLOG)
         except OSError as exc:
             sock.close()
@@ -124,7 +119,7 @@ class TcpListening:
     @property
     def addr(self) -> Multiaddr:
         """As it is bound."""
-        return from_sockaddr(self._acceptor.sock.getsockname())
+        return sockaddrs.multiaddr_of(self._acceptor.sock.getsockname())
 
     def close(self) -> None:
         """Take nothing more. Idempotent."""

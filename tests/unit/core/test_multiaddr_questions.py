@@ -1,4 +1,4 @@
-"""core.multiaddrs as a source of answers: endpoints, classes, shorthand, PEER arguments."""
+"""core.multiaddrs as a source of answers: endpoints, classes, socket addresses."""
 
 import pytest
 
@@ -9,13 +9,10 @@ from p2pfwd.core.multiaddrs import (
     address_class,
     from_sockaddr,
     is_relayed,
-    parse_endpoint,
-    parse_peer,
     tcp_endpoint,
     unix_path,
 )
-from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
+from p2pfwd.errors import InvalidMultiaddr
 
 ID = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 RELAY_ID = "QmcgpsyWgH8Y8ajJz1Cu72KnS5uo2Aa2LpzU7kinSupNKC"
@@ -133,107 +130,3 @@ def test_from_sockaddr(sockaddr: tuple[str | int, ...], expected: str) -> None:
 def test_from_sockaddr_refuses_names() -> None:
     with pytest.raises(InvalidMultiaddr):
         from_sockaddr(("localhost", 80))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("127.0.0.1:22", "/ip4/127.0.0.1/tcp/22"),
-        ("0.0.0.0:22", "/ip4/0.0.0.0/tcp/22"),
-        ("[::1]:22", "/ip6/::1/tcp/22"),
-        ("[fe80::1%eth0]:22", "/ip6zone/eth0/ip6/fe80::1/tcp/22"),
-        (":22", "/ip4/127.0.0.1/tcp/22"),
-        ("22", "/ip4/127.0.0.1/tcp/22"),
-        ("0", "/ip4/127.0.0.1/tcp/0"),
-        ("localhost:22", "/ip4/127.0.0.1/tcp/22"),
-        ("LOCALHOST:22", "/ip4/127.0.0.1/tcp/22"),
-        ("host.name:22", "/dns/host.name/tcp/22"),
-        ("my_host-1:22", "/dns/my_host-1/tcp/22"),
-        ("/ip4/1.2.3.4/tcp/5/", "/ip4/1.2.3.4/tcp/5"),
-        ("/unix/run/x", "/unix/run/x"),
-    ],
-)
-def test_shorthand_for_endpoints(text: str, expected: str) -> None:
-    assert str(parse_endpoint(text)) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "must begin with /"),
-        ("foo", "the port is missing"),
-        ("127.0.0.1", "the port is missing"),
-        ("[::1]", "the port is missing"),
-        ("host:", "a port is a number"),
-        ("host:ssh", "a port is a number"),
-        ("host:65536", "a port is a number"),
-        ("host:\u0663", "a port is a number"),
-        ("65536", "a port is a number from 0 to 65535"),
-        ("99999", "a port is a number from 0 to 65535"),
-        ("1" * 40, "a port is a number from 0 to 65535"),
-        ("::1:22", "needs brackets"),
-        ("1.2.3:22", "four numbers"),
-        ("1.2.3.256:22", "four numbers"),
-        ("[::g]:22", "not an IPv6 address"),
-        ("a b:22", "is no host name"),
-        ("a..b:22", "is no host name"),
-        ("a/b:22", "is no host name"),
-        ("\udcff:22", "is no host name"),
-        ("x" * 64 + ":22", "is no host name"),
-        ("/run/app.sock", "unknown protocol run"),
-    ],
-)
-def test_bad_endpoints_name_the_fault_and_the_cure(text: str, reason: str) -> None:
-    with pytest.raises(InvalidMultiaddr) as caught:
-        parse_endpoint(text)
-    assert reason in caught.value.message
-    assert caught.value.message.startswith("failed to parse multiaddr ")
-    assert caught.value.hint and caught.value.message.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("text", "addr"),
-    [
-        (ID, None),
-        (CID, None),
-        (f"/p2p/{ID}", None),
-        (f"/ipfs/{ID}", None),
-        (f"/p2p/{CID}", None),
-        (f"/ip4/1.2.3.4/tcp/1/p2p/{ID}", "/ip4/1.2.3.4/tcp/1"),
-        (f"/ip4/1.2.3.4/tcp/1/ipfs/{ID}/", "/ip4/1.2.3.4/tcp/1"),
-        (f"/dnsaddr/example.com/p2p/{ID}", "/dnsaddr/example.com"),
-        (
-            f"/ip4/1.2.3.4/tcp/1/p2p/{RELAY_ID}/p2p-circuit/p2p/{ID}",
-            f"/ip4/1.2.3.4/tcp/1/p2p/{RELAY_ID}/p2p-circuit",
-        ),
-    ],
-)
-def test_peer_arguments(text: str, addr: str | None) -> None:
-    assert parse_peer(text) == (PeerId.parse(ID), None if addr is None else Multiaddr.parse(addr))
-
-
-def test_a_dnsaddr_may_leave_the_peer_id_to_its_records() -> None:
-    assert parse_peer("/dnsaddr/example.com") == (None, Multiaddr.parse("/dnsaddr/example.com"))
-
-
-@pytest.mark.parametrize(
-    ("text", "error", "reason"),
-    [
-        ("/ip4/1.2.3.4/tcp/1", InvalidMultiaddr, "no peer ID at its end"),
-        ("/dnsaddr/example.com/tcp/1", InvalidMultiaddr, "no peer ID at its end"),
-        (f"/p2p/{ID}/tcp/1", InvalidMultiaddr, "no peer ID at its end"),
-        (f"/ip4/1.2.3.4/tcp/1/p2p/{RELAY_ID}/p2p-circuit", InvalidMultiaddr, "not the peer behind it"),
-        ("/ip4/1.2.3.4/tcp/1/p2p", InvalidMultiaddr, "p2p needs a value"),
-        ("/p2p/12D3KooW", InvalidMultiaddr, "incomplete or mistyped"),
-        ("12D3KooW", InvalidPeerId, "incomplete or mistyped"),
-        ("", InvalidPeerId, "is empty"),
-        ("1.2.3.4:4001", InvalidPeerId, "is no peer ID"),
-    ],
-)
-def test_bad_peer_arguments_name_the_fault_and_the_cure(
-    text: str, error: type[InvalidMultiaddr | InvalidPeerId], reason: str
-) -> None:
-    with pytest.raises(error) as caught:
-        parse_peer(text)
-    assert reason in caught.value.message
-    assert caught.value.hint

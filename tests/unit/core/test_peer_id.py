@@ -52,6 +52,7 @@ def test_cid_in_base58_is_read() -> None:
         ("foo", "neither base58 nor a CIDv1"),
         ("127.0.0.1:22", "neither base58 nor a CIDv1"),
         (ED25519[:-1], "incomplete or mistyped"),
+        ("12D3KooWnope", "incomplete or mistyped"),
         (ED25519 + "x", "incomplete or mistyped"),
         (ED25519.replace("K", "0"), "neither base58 nor a CIDv1"),
         ("QmxoHT6iViN5xAjoz1VZ553cL31U9F94ht3QvWR1FrEbZY", "incomplete or mistyped"),
@@ -60,6 +61,8 @@ def test_cid_in_base58_is_read() -> None:
         ("1" * 129, "longer than"),
         ("\udcff", "neither base58 nor a CIDv1"),
         (" " + ED25519, "neither base58 nor a CIDv1"),
+        (ED25519 + " ", "neither base58 nor a CIDv1"),
+        (ED25519 + "\n", "neither base58 nor a CIDv1"),
     ],
 )
 def test_what_is_no_peer_id_is_said_in_one_sentence_with_a_hint(text: str, reason: str) -> None:
@@ -88,8 +91,12 @@ def test_only_identity_and_whole_sha256_multihashes_are_ids(multihash: str) -> N
         PeerId.from_bytes(bytes.fromhex(multihash))
 
 
-def test_an_inlined_thing_that_is_no_key_gives_none() -> None:
-    assert PeerId.from_bytes(b"\0\3abc").public_key() is None
+@pytest.mark.parametrize(
+    "inlined", [b"abc", b"\x08\x01\x12\x20" + bytes(31), b"\x08\x00\x12\x20" + bytes(32)]
+)
+def test_what_inlines_no_key_is_no_id(inlined: bytes) -> None:
+    with pytest.raises(InvalidPeerId, match="there is no key in it"):
+        PeerId.from_bytes(bytes((0, len(inlined))) + inlined)
 
 
 def test_short_form_is_first_four_and_last_six() -> None:

@@ -262,7 +262,7 @@ class FakeAcceptor:
         self.sock.close()
 
 
-async def fake_bind(address: Multiaddr, loop: Any) -> BoundSocket:
+async def fake_bind(address: Multiaddr) -> BoundSocket:
     """In place of bind.bind: port 0 becomes 40000."""
     text = str(address).replace("/tcp/0", "/tcp/40000")
     return BoundSocket(FakeSocket(), Multiaddr.parse(text))  # type: ignore[arg-type]

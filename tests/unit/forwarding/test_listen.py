@@ -10,7 +10,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, TargetRefused, TargetTimeout
-from p2pfwd.forwarding import listen as listeners_remote
+from p2pfwd.forwarding import target as target_module
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.target import Target
@@ -311,7 +311,7 @@ def test_a_glance_refreshes_the_state_but_not_at_a_strangers_pace(
         service = forwarding()
         listener: RemoteListener = await service.listen("/x/a", TARGET)
         assert listener.listen_address == Multiaddr.parse(f"/p2p/{SELF}")
-        monkeypatch.setattr(listeners_remote, "somebody_listens", look(True))
+        monkeypatch.setattr(target_module, "somebody_listens", look(True))
         assert listener.glance() == "ready"
         listener.failed(TargetRefused("it refused"))
         assert listener.glance() == "target-refused"
@@ -328,7 +328,7 @@ def test_a_glance_does_not_clear_a_service_that_never_answers(
     async def main() -> None:
         service = forwarding()
         listener: RemoteListener = await service.listen("/x/a", TARGET)
-        monkeypatch.setattr(listeners_remote, "somebody_listens", lambda address: True)
+        monkeypatch.setattr(target_module, "somebody_listens", lambda address: True)
         listener.failed(TargetTimeout("it did not answer within 10 s"))
         assert listener.glance() == "target-timeout"
         await service.aclose()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import PeerNotFound
-from p2pfwd.net import resolver as resolver_module
+from p2pfwd.net import name_servers as name_servers_module
 from p2pfwd.net.resolver import MAX_RESULTS, Resolver, has_name
+from p2pfwd.system import host_names
+from p2pfwd.system.host_names import HostAddress, HostNames
 from tests.support.fake_dns import FakeDns
 
 
@@ -134,28 +138,16 @@ def test_a_hostile_zone_does_not_fill_the_dialer(dns: FakeDns) -> None:
 
 
 def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolver_module, "LIFETIME_S", 0.1)
+    monkeypatch.setattr(name_servers_module, "LIFETIME_S", 0.1)
 
     async def ask(server: str) -> None:
         await Resolver([server]).resolve(Multiaddr.parse("/dns4/four.example/tcp/1"))
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
         deaf.bind(("127.0.0.1", 0))
-        with pytest.raises(PeerNotFound, match=r"four\.example"):
+        said = r"^DNS: no answer for four\.example within 0\.1 s from 127\.0\.0\.1$"
+        with pytest.raises(PeerNotFound, match=said):
             asyncio.run(ask(f"127.0.0.1:{deaf.getsockname()[1]}"))
-
-
-@pytest.mark.parametrize(
-    ("server", "expected"),
-    [
-        ("192.0.2.1", ("192.0.2.1", 53)),
-        ("192.0.2.1:5353", ("192.0.2.1", 5353)),
-        ("2001:db8::1", ("2001:db8::1", 53)),
-        ("[2001:db8::1]:5353", ("2001:db8::1", 5353)),
-    ],
-)
-def test_name_servers_are_given_with_or_without_a_port(server: str, expected: tuple[str, int]) -> None:
-    assert resolver_module._host_port(server) == expected
 
 
 @pytest.mark.parametrize(
@@ -164,3 +156,140 @@ def test_name_servers_are_given_with_or_without_a_port(server: str, expected: tu
 )
 def test_which_addresses_have_a_name(text: str, named: bool) -> None:
     assert has_name(Multiaddr.parse(text)) is named
+
+
+# --- the system's way -----------------------------------------------------------------------------
+
+
+class System:
+    """Stands for getaddrinfo: what it knows, and what it was asked."""
+
+    def __init__(self, **known: list[HostAddress]) -> None:
+        self.known = known
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, host: str, family: int) -> list[HostAddress]:
+        self.asked.append((host, family))
+        if host not in self.known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [one for one in self.known[host] if family in (0, one.family)]
+
+
+NAS = [HostAddress(socket.AF_INET, "192.0.2.7"), HostAddress(socket.AF_INET6, "fe80::7%eth0")]
+
+
+def resolve_by_system(system: System, text: str, **how: bool) -> list[str]:
+    resolver = Resolver(names=HostNames(system), resolv_conf=Path("/nonexistent"))
+    return list(map(str, asyncio.run(resolver.resolve(Multiaddr.parse(text), **how))))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "family"),
+    [
+        ("/dns4/nas/tcp/1", ["/ip4/192.0.2.7/tcp/1"], socket.AF_INET),
+        ("/dns6/nas/tcp/1", ["/ip6zone/eth0/ip6/fe80::7/tcp/1"], socket.AF_INET6),
+        ("/dns/nas/tcp/1", ["/ip4/192.0.2.7/tcp/1", "/ip6zone/eth0/ip6/fe80::7/tcp/1"], socket.AF_UNSPEC),
+    ],
+)
+def test_a_name_of_the_owner_goes_the_systems_way(text: str, expected: list[str], family: int) -> None:
+    system = System(nas=NAS)
+    assert resolve_by_system(system, text) == expected
+    assert system.asked == [("nas", family)]
+
+
+def test_a_name_the_system_does_not_know_is_not_found_and_says_dns() -> None:
+    with pytest.raises(PeerNotFound, match=r"^DNS: the name nas does not exist$"):
+        resolve_by_system(System(), "/dns4/nas/tcp/1")
+
+
+@pytest.mark.parametrize("text", ["/dns4/nas/tcp/1", "/dnsaddr/nas"])
+@pytest.mark.parametrize("content", ["", "search lan\n", None])
+def test_without_name_servers_the_sentence_names_dns_and_the_cure(
+    tmp_path: Path, text: str, content: str | None
+) -> None:
+    conf = tmp_path / "resolv.conf"
+    if content is not None:
+        conf.write_text(content)
+    resolver = Resolver(resolv_conf=conf)
+    said = rf"^DNS: .*nas cannot be looked up, {conf} names no name server \(add one there or in swarm"
+    with pytest.raises(PeerNotFound, match=said):
+        asyncio.run(resolver.resolve(Multiaddr.parse(text), trusted=False))
+
+
+def test_a_name_that_others_told_finds_neither_hosts_file_nor_search_domain(dns: FakeDns) -> None:
+    system = System(**{"four.example": NAS})
+    dns.texts["_dnsaddr.net.example."] = [f"dnsaddr=/dns4/four.example/tcp/1/p2p/{ALICE}"]
+
+    async def story() -> None:
+        # The servers of the settings stand for those of resolv.conf, which have port 53 only.
+        resolver = Resolver([dns.address], names=HostNames(system))
+        for text in ("/dns4/four.example/tcp/1", f"/dnsaddr/net.example/p2p/{ALICE}"):
+            (found,) = await resolver.resolve(Multiaddr.parse(text), trusted=False)
+            assert str(found).startswith("/ip4/192.0.2.1/tcp/1")
+
+    asyncio.run(story())
+    with pytest.raises(PeerNotFound, match="names no name server"):
+        resolve_by_system(system, "/dns4/four.example/tcp/1", trusted=False)
+    assert system.asked == []
+
+
+def test_name_servers_of_the_settings_are_asked_in_place_of_the_system(dns: FakeDns) -> None:
+    system = System(**{"four.example": NAS})
+
+    async def story() -> None:
+        resolver = Resolver([dns.address], names=HostNames(system))
+        (found,) = await resolver.resolve(Multiaddr.parse("/dns4/four.example/tcp/1"))
+        assert str(found) == "/ip4/192.0.2.1/tcp/1"
+
+    asyncio.run(story())
+    assert system.asked == [] and dns.asked == [("four.example.", "A")]
+
+
+def test_resolv_conf_is_read_anew_when_it_changes(tmp_path: Path) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 192.0.2.1\n")
+    servers = name_servers_module.NameServers(resolv_conf=conf)
+
+    async def asked() -> list[str]:
+        return list(map(name_servers_module._address, servers._resolver().nameservers))
+
+    assert asyncio.run(asked()) == ["192.0.2.1"]
+    assert servers._resolver() is servers._resolver(), "unchanged, it is not read again"
+    replacement = tmp_path / "new"
+    replacement.write_text("nameserver 192.0.2.2\n")
+    os.replace(replacement, conf)
+    assert asyncio.run(asked()) == ["192.0.2.2"]
+    conf.write_text("nameserver 192.0.2.3\nnameserver 192.0.2.4\n")
+    assert asyncio.run(asked()) == ["192.0.2.3", "192.0.2.4"]
+    conf.unlink()
+    with pytest.raises(PeerNotFound, match="names no name server"):
+        asyncio.run(Resolver(resolv_conf=conf).resolve(Multiaddr.parse("/dnsaddr/nas.example")))
+
+
+# --- the local network ----------------------------------------------------------------------------
+
+
+def test_in_the_local_network_the_hosts_file_and_the_segment_are_asked_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts, nsswitch = tmp_path / "hosts", tmp_path / "nsswitch.conf"
+    hosts.write_text("192.0.2.9 box\n")
+    nsswitch.write_text("hosts: files mdns4_minimal [NOTFOUND=return] dns\n")
+    monkeypatch.setattr(host_names.in_hosts_file, "__defaults__", (socket.AF_UNSPEC, hosts))
+    monkeypatch.setattr(host_names.asks_local_names_locally, "__defaults__", (nsswitch,))
+    system = System(**{"nas.local": NAS, "nas.lan": NAS})
+
+    async def story(text: str) -> str:
+        resolver = Resolver(local_only=True, names=HostNames(system))
+        return str((await resolver.resolve(Multiaddr.parse(text)))[0])
+
+    assert asyncio.run(story("/dns4/box/tcp/1")) == "/ip4/192.0.2.9/tcp/1"
+    assert asyncio.run(story("/dns4/nas.local/tcp/1")) == "/ip4/192.0.2.7/tcp/1"
+    for text in ("/dns4/nas.lan/tcp/1", "/dnsaddr/nas.lan"):
+        said = r"nas\.lan is not looked up outside the local network, .* \(name it in the hosts file, or"
+        with pytest.raises(PeerNotFound, match=said):
+            asyncio.run(story(text))
+    nsswitch.write_text("hosts: files dns\n")
+    with pytest.raises(PeerNotFound, match=r"nas\.local is not looked up outside the local network"):
+        asyncio.run(story("/dns4/nas.local/tcp/1"))
+    assert system.asked == [("nas.local", socket.AF_INET)]

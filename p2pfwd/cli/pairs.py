@@ -1,0 +1,83 @@
+"""Several listens or forwards in one command: `PROTOCOL ADDRESS` again and again, all of them or none.
+
+A further pair of `forward` begins with a word that begins with /x/, which no PEER does; so the peer comes
+last, and the line of one pair means what it always meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from p2pfwd.cli.env import answer
+from p2pfwd.cli.foreground import remove
+from p2pfwd.cli.render import talk
+from p2pfwd.cli.text import joined, printable
+from p2pfwd.errors import P2PForwardError, UsageError
+from p2pfwd.rpc.schema import Listener
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+    from p2pfwd.rpc.client import Client
+
+Pair = tuple[str, str]
+
+_NAMESPACE = "/x/"
+
+
+class Made(Protocol):
+    """The result of making one listen or forward."""
+
+    @property
+    def listener(self) -> Listener:
+        """What was made."""
+
+
+R = TypeVar("R", bound=Made)
+
+
+def listen_pairs(first: Pair, rest: Sequence[str]) -> list[Pair]:
+    """The pairs of a `listen`. Raises UsageError."""
+    if len(rest) % 2:
+        raise UsageError(
+            f"'{printable(rest[-1])}' has no partner",
+            hint="PROTOCOL and TARGET come in pairs: p2pfwd listen /x/web 8080 /x/ssh 22",
+        )
+    return [first, *zip(rest[::2], rest[1::2], strict=True)]
+
+
+def forward_pairs(first: Pair, rest: Sequence[str]) -> tuple[list[Pair], list[str]]:
+    """The pairs of a `forward`, and the words for its peer. Raises UsageError."""
+    pairs, peers = [first], list(rest)
+    while peers and peers[0].startswith(_NAMESPACE):
+        if len(peers) < 3:
+            raise UsageError(
+                "no peer given: it comes last", hint="p2pfwd forward /x/web 8081 /x/ssh 2222 PEER"
+            )
+        pairs.append((peers[0], peers[1]))
+        peers = peers[2:]
+    return pairs, peers
+
+
+def make_all(
+    env: Env, client: Client, method: str, params: Sequence[object], result: type[R], *, as_json: bool
+) -> list[R]:
+    """One call for each of `params`; when one fails, or is interrupted, those before it are taken back."""
+    made: list[R] = []
+    try:
+        for one in params:
+            made.append(answer(client, method, one, result))
+    except (P2PForwardError, KeyboardInterrupt) as exc:
+        left = [it.listener for it in reversed(made) if not remove(env, it.listener)]
+        if left and isinstance(exc, P2PForwardError):
+            names = joined([printable(listener.protocol) for listener in left])
+            raise type(exc)(f"{exc.message}; and {names} could not be taken back", hint=exc.hint) from exc
+        if made and not as_json:
+            talk(f"Taken back: {joined([printable(it.listener.protocol) for it in made])}.")
+        raise
+    return made
+
+
+def one_or_list(documents: Sequence[Any]) -> Any:
+    """What `--json` prints: the document of one pair by itself, those of several as a list."""
+    return documents[0] if len(documents) == 1 else list(documents)

@@ -1,0 +1,45 @@
+"""What a person should know of a request that was carried out all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.policy.undialable import UNDIALABLE, why_undialable
+from p2pfwd.rpc.schema import Notice
+from p2pfwd.system.interfaces import best_first, expand
+from p2pfwd.system.sockaddrs import has_interface
+
+EXPOSED = "exposed"
+MAX_LISTED = 6
+"""Addresses of this machine in one sentence: containers give a machine dozens."""
+
+
+def of_listening(address: Multiaddr) -> list[Notice]:
+    """Whether others than this machine reach a local address, and at which of its addresses."""
+    endpoint = tcp_endpoint(address)
+    if endpoint is None or address_class(address) is AddressClass.LOOPBACK:
+        return []
+    where = endpoint.host
+    if address_class(address) is AddressClass.UNSPECIFIED:
+        where = f"any address of this machine ({_own(address)})"
+    message = f"other machines can connect, too: whoever reaches {where} can use it"
+    loopback = f"[::1]:{endpoint.port}" if endpoint.family == "ip6" else f"127.0.0.1:{endpoint.port}"
+    return [Notice(EXPOSED, message, f"to keep it to this machine, listen on {loopback}")]
+
+
+def _own(address: Multiaddr) -> str:
+    try:
+        found = [tcp_endpoint(one) for one in best_first(expand(address))]
+    except OSError:  # the interfaces cannot be read: then they cannot be listed
+        return "its interfaces cannot be listed"
+    hosts = [endpoint.host for endpoint in found if endpoint is not None]
+    more = len(hosts) - MAX_LISTED
+    return ", ".join(hosts[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def of_peer_addresses(addrs: Iterable[Multiaddr]) -> list[Notice]:
+    """Those that will never be dialed."""
+    whys = ((addr, why_undialable(addr, has_interface)) for addr in addrs)
+    hint = "give an address for TCP: /ip4/<address>/tcp/<port>/p2p/<peer ID>"
+    return [Notice(UNDIALABLE, f"{addr} is not used: {why}", hint) for addr, why in whys if why is not None]

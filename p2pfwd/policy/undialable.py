@@ -1,0 +1,71 @@
+"""Why an address cannot be dialed by this node, in words for its owner: what it is, or what it lacks. Pure.
+
+Asked before a name in the address is looked up: a name server need not learn what leads nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+
+UNDIALABLE: Final = "undialable"
+"""Code of such a reason in the attempts of a failed dial."""
+
+_RELAY: Final = "it leads through a relay, which is not supported yet"
+
+_KINDS: Final = {
+    "p2p-circuit": "",
+    "webtransport": "WebTransport",
+    "webrtc-direct": "WebRTC",
+    "webrtc": "WebRTC",
+    "p2p-webrtc-direct": "WebRTC",
+    "ws": "WebSocket",
+    "wss": "WebSocket",
+    "quic-v1": "QUIC",
+    "quic": "QUIC",
+    "http": "HTTP",
+    "https": "HTTP",
+    "http-path": "HTTP",
+    "tls": "TLS outside libp2p",
+    "onion": "a Tor onion service",
+    "onion3": "a Tor onion service",
+    "garlic32": "I2P",
+    "garlic64": "I2P",
+    "memory": "the memory of one process",
+    "unix": "a Unix socket",
+    "utp": "uTP",
+    "udt": "UDT",
+    "sctp": "SCTP",
+    "dccp": "DCCP",
+    "udp": "UDP",
+}
+"""What an address is about by a component of it; the first of these counts."""
+
+HasInterface = Callable[[str], bool]
+"""Whether this machine has the interface that a zone names."""
+
+
+def why_undialable(addr: Multiaddr, has_interface: HasInterface) -> str | None:
+    """One clause on why `addr` cannot be dialed; None if it can, maybe after a look-up of its name."""
+    names = [name for name, _ in addr.components()]
+    for component, kind in _KINDS.items():
+        if component in names:
+            return f"it is for {kind}, and this node speaks TCP only" if kind else _RELAY
+    if "dnsaddr" in names:
+        return None
+    endpoint = tcp_endpoint(addr)
+    if endpoint is None:
+        return "it is no host and TCP port alone, as /ip4/192.0.2.1/tcp/4011"
+    if endpoint.port == 0:
+        return "0 is no port to dial"
+    cls = address_class(addr)
+    if cls is AddressClass.UNSPECIFIED:
+        return f"{endpoint.host} stands for every address of a machine that listens, and is none to dial"
+    zone = endpoint.host.partition("%")[2]
+    if zone and not has_interface(zone):
+        return f"this machine has no network interface {zone}"
+    if endpoint.family == "ip6" and cls is AddressClass.LINK_LOCAL and not zone:
+        return "a link-local address needs the interface it is behind, as /ip6zone/eth0/ip6/fe80::1/tcp/4011"
+    return None
