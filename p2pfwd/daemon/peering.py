@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.quoting import quoted
-from p2pfwd.errors import InvalidPeerId, SelfDial
+from p2pfwd.errors import SelfDial
 from p2pfwd.peers.arguments import Resolve, read_filter, read_peers
 from p2pfwd.peers.book import AddressBook
-from p2pfwd.peers.named import NamedPeer, NamedPeers, is_name, read_name
+from p2pfwd.peers.named import NamedPeer, NamedPeers, read_name
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
@@ -111,20 +110,8 @@ class Peering:
                     await self._book.loaded.wait()
             except TimeoutError:
                 log.debug("a command goes on without the address book")
-        return await read_peers(texts, self._resolve, self._lookup)
+        return await read_peers(texts, self.names, self._resolve)
 
     def filter(self, text: str) -> Multiaddr:
-        """As `read_filter`; a name is its peer."""
-        named = self.names.find(text)
-        return read_filter(text if named is None else str(named.peer_id))
-
-    def _lookup(self, text: str) -> tuple[PeerId, tuple[Multiaddr, ...]] | None:
-        named = self.names.find(text)
-        if named is not None:
-            return named.peer_id, named.addrs
-        if is_name(text):
-            raise InvalidPeerId(
-                f"{quoted(text)} is no peer ID, and no peer has that name",
-                hint="p2pfwd peer ls shows the names, p2pfwd id on the other machine prints its peer ID",
-            )
-        return None
+        """As `read_filter`."""
+        return read_filter(text, self.names)

@@ -6,22 +6,26 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+<<<<<<< HEAD
 from p2pfwd.core.typed import parse_endpoint, parse_peer
+=======
+from p2pfwd.core.quoting import quoted
+>>>>>>> peers
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, PeerNotFound, UsageError
+from p2pfwd.peers.named import NamedPeer, NamedPeers, is_name
 
 MAX_PEER_ARGUMENTS = 32
 """PEERs of one call: addresses of one peer."""
 
 Resolve = Callable[[Multiaddr], Awaitable[Sequence[Multiaddr]]]
-Lookup = Callable[[str], tuple[PeerId, tuple[Multiaddr, ...]] | None]
-"""A named peer and its addresses; None for what is no name."""
 
 
 async def read_peers(
-    texts: Sequence[str], resolve: Resolve, lookup: Lookup = lambda _: None
+    texts: Sequence[str], names: NamedPeers, resolve: Resolve
 ) -> tuple[PeerId, tuple[Multiaddr, ...]]:
-    """The peer that all of `texts` name, and the addresses given for it, without its ID.
+    """The peer that all of `texts` mean, and the addresses given for it, without its ID.
 
+    A name gives the addresses it has.
     `/dnsaddr/host` without an ID is resolved to learn it, and kept, to be resolved again at each dial.
     Raises InvalidPeerId, InvalidMultiaddr, PeerNotFound, and UsageError when they name more than one peer.
     """
@@ -32,9 +36,9 @@ async def read_peers(
     found: dict[PeerId, str] = {}
     addresses: dict[Multiaddr, None] = {}
     for text in texts:
-        if (entry := lookup(text)) is not None:
-            found.setdefault(entry[0], text)
-            addresses.update(dict.fromkeys(entry[1]))
+        if (named := _named(text, names)) is not None:
+            found.setdefault(named.peer_id, text)
+            addresses.update(dict.fromkeys(named.addrs))
             continue
         peer_id, address = parse_peer(text)
         if address is not None:
@@ -52,6 +56,17 @@ async def read_peers(
     return next(iter(found)), tuple(addresses)
 
 
+def _named(text: str, names: NamedPeers) -> NamedPeer | None:
+    """The peer of this name; None for what is no name. Raises InvalidPeerId for a name that nobody has."""
+    named = names.find(text)
+    if named is None and is_name(text):
+        raise InvalidPeerId(
+            f"{quoted(text)} is no peer ID, and no peer has that name",
+            hint="p2pfwd peer ls shows the names, p2pfwd id on the other machine prints its peer ID",
+        )
+    return named
+
+
 async def _peer_behind(address: Multiaddr, resolve: Resolve) -> PeerId:
     named = list(dict.fromkeys(entry.peer_id() for entry in await resolve(address)))
     peers = [peer_id for peer_id in named if peer_id is not None]
@@ -65,11 +80,13 @@ async def _peer_behind(address: Multiaddr, resolve: Resolve) -> PeerId:
     return peers[0]
 
 
-def read_filter(text: str) -> Multiaddr:
-    """An address given to select listeners: a multiaddr, a shorthand, or a peer ID in any text form.
+def read_filter(text: str, names: NamedPeers) -> Multiaddr:
+    """An address given to select listeners: a multiaddr, a shorthand, a peer ID in any text form, a name.
 
     Raises InvalidMultiaddr.
     """
+    if (named := names.find(text)) is not None:
+        return Multiaddr.parse(f"/p2p/{named.peer_id}")
     if not text.startswith("/") and ":" not in text:
         try:
             return Multiaddr.parse(f"/p2p/{PeerId.parse(text)}")

@@ -132,6 +132,16 @@ class Claims:
             if not claims:
                 del self._claims[addr]
 
+    def fresh(self, now: float) -> list[Multiaddr]:
+        """The addresses that have not expired, the best founded first. A DHT server asks often."""
+        ranks: dict[Provenance, list[Multiaddr]] = {}
+        for addr, claims in self._claims.items():
+            for claim in claims.values():
+                if claim.expires_at > now:
+                    ranks.setdefault(min(claims), []).append(addr)
+                    break
+        return [addr for provenance in sorted(ranks) for addr in ranks[provenance]]
+
     def known(self, now: float) -> Iterator[KnownAddress]:
         """Every address: its best provenance, and the youngest age and longest life that anybody claims."""
         for addr, claims in self._claims.items():

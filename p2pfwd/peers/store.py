@@ -367,8 +367,11 @@ class Peerstore:
 
     def addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """Pinned addresses, then the others that have not expired, the best founded first."""
-        fresh = (known.addr for known in self.known(peer_id) if known.ttl_s > 0)
-        return list(dict.fromkeys([*self.pinned(peer_id), *fresh]))
+        entry = self._peers.get(peer_id)
+        if entry is None:
+            return []
+        fresh = entry.claims.fresh(self.clock())
+        return list(dict.fromkeys([*self.pinned(peer_id), *fresh])) if entry.pinned else fresh
 
     def dialable(self, peer_id: PeerId) -> list[Multiaddr]:
         """Where to try: as `addrs`, and what is stale, the best founded first.

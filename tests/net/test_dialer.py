@@ -14,6 +14,8 @@ from p2pfwd.errors import ConnectionLost, DialFailed, DialTimeout, PeerNotFound,
 from p2pfwd.net import dialer as dialer_module
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.resolver import Resolver
+from p2pfwd.policy.dial_plan import Candidate
+from p2pfwd.policy.provenance import Provenance
 from tests.net.swarm_rig import next_conn, stranger, swarm
 from tests.support.loops import on_both_loops, on_loop, turns, until
 from tests.support.raw_peer import RawListener
@@ -68,6 +70,40 @@ async def test_the_first_address_that_works_wins_and_the_others_are_given_up(
         conn = await near.connect(far.peer_id, [refused, silent, *far.listen_addrs()])
         assert conn.remote_addr == far.listen_addrs()[0]
         assert near.conns() == [conn]
+
+
+@on_both_loops
+async def test_lies_neither_hide_nor_delay_the_address_that_the_owner_gave() -> None:
+    """H3: 32 addresses that strangers told put the given one out of the plan, and 16 delayed it by 4 s."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        lies = [Multiaddr.parse(f"/ip4/127.0.1.{number}/tcp/{port}") for number in range(1, 65)]
+        async with swarm() as near, swarm() as far:
+            near.peerstore.add_addrs(far.peer_id, lies[:32], 3600.0, Provenance.ITSELF)
+            near.peerstore.add_addrs(far.peer_id, lies[32:], 3600.0, Provenance.HEARSAY)
+            async with asyncio.timeout(1):
+                conn = await near.connect(far.peer_id, far.listen_addrs())
+            assert conn.remote_addr == far.listen_addrs()[0]
+            await near.disconnect(far.peer_id)
+            async with asyncio.timeout(1):
+                assert await near.connect(far.peer_id)
+
+
+@on_loop
+async def test_what_a_name_leads_to_is_tried_when_the_name_is_due() -> None:
+    """Though liars told the same address last."""
+    async with swarm() as near:
+        heard = [
+            Candidate(Multiaddr.parse(f"/ip4/1.2.3.4/tcp/{n}"), Provenance.HEARSAY) for n in range(1, 20)
+        ]
+        race = dialer_module._Race(near.dials.dialer, stranger(), (), False)
+        race._plan(heard)
+        last = race._queue[-1]
+        race._plan([Candidate(last.addr, Provenance.GIVEN)])
+        due = [planned for planned in race._queue if planned.addr == last.addr]
+        assert len(due) == 1 and due[0].delay_s < 0.25 < last.delay_s
+        race._plan([Candidate(last.addr, Provenance.HEARSAY)])
+        assert len(race._queue) == len(heard)
 
 
 @on_both_loops

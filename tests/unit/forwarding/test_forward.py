@@ -10,10 +10,12 @@ from errno import EMFILE
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, DialFailed, ProtocolNotSupported, StreamReset
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.peers.store import MAX_PEERS, Peerstore
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import (
     ALICE,
@@ -364,6 +366,30 @@ def test_an_address_others_can_reach_is_allowed_with_a_warning(
     assert [r.getMessage() for r in caplog.records] == [
         "forward 1 /x/a: other machines can connect to /ip4/0.0.0.0/tcp/7"
     ]
+
+
+def test_the_fin_is_held_back_after_thousands_of_others_came(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice]
+) -> None:
+    """M4: the Kubo we were connected to was forgotten, its agent with it, and replies were cut off."""
+
+    async def main() -> None:
+        service = forwarding()
+        host.swarm.peerstore = store = Peerstore()  # type: ignore[assignment]
+        store.connected(ALICE, None)
+        store.identified(ALICE, "kubo/0.22.0/", ["/x/a"])
+        for number in range(MAX_PEERS + 100):
+            sybil = PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+            store.connected(sybil, None)
+            store.identified(sybil, "sybil", [])
+            store.disconnected(sybil)
+        await service.forward("/x/a", LOCAL, ALICE)
+        FakeAcceptor.made[-1].accepted(FakeSocket())
+        await turns()
+        assert splices[0].hold_fin
+        await service.aclose()
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
@@ -11,10 +12,23 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, PeerNotFound, UsageError
 from p2pfwd.peers.arguments import MAX_PEER_ARGUMENTS, read_filter, read_peers
+from p2pfwd.peers.named import NamedPeer, NamedPeers
 
 ONE = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 TWO = "12D3KooWS8JciKc2RoVbTPHeDG2puS8DXRrK2gLAja91JmN3s51E"
 ADDRESS = "/ip4/192.0.2.1/tcp/4011"
+
+NAS = "/dns4/nas.lan/tcp/4002"
+
+
+class Names:
+    """In place of a NamedPeers: `nas` is ONE, with an address."""
+
+    def find(self, text: str) -> NamedPeer | None:
+        return NamedPeer("nas", PeerId.parse(ONE), (Multiaddr.parse(NAS),), False) if text == "nas" else None
+
+
+NAMES = cast("NamedPeers", Names())
 
 
 def read(*texts: str, records: Sequence[str] = ()) -> tuple[str, list[str]]:
@@ -22,7 +36,7 @@ def read(*texts: str, records: Sequence[str] = ()) -> tuple[str, list[str]]:
         assert str(addr) == "/dnsaddr/example.org"
         return [Multiaddr.parse(record) for record in records]
 
-    peer_id, addrs = asyncio.run(read_peers(texts, resolve))
+    peer_id, addrs = asyncio.run(read_peers(texts, NAMES, resolve))
     return str(peer_id), list(map(str, addrs))
 
 
@@ -43,6 +57,11 @@ def test_addresses_are_kept_in_order_without_the_id_and_once() -> None:
     other = "/dns4/example.org/tcp/1"
     texts = (f"{ADDRESS}/p2p/{ONE}", ONE, f"{other}/p2p/{ONE}", f"{ADDRESS}/p2p/{ONE}")
     assert read(*texts) == (ONE, [ADDRESS, other])
+
+
+def test_a_named_peer_has_its_addresses_beside_those_given() -> None:
+    assert read("nas") == (ONE, [NAS])
+    assert read(f"{ADDRESS}/p2p/{ONE}", "nas", ONE) == (ONE, [ADDRESS, NAS])
 
 
 def test_a_name_with_its_peer_is_not_resolved_now() -> None:
@@ -70,6 +89,8 @@ def test_a_name_of_no_peer_is_not_found(records: Sequence[str]) -> None:
 @pytest.mark.parametrize(
     ("texts", "error", "said"),
     [
+        (("zeb",), InvalidPeerId, '"zeb" is no peer ID, and no peer has that name'),
+        (("nas", TWO), UsageError, "two peers"),
         ((), UsageError, "no peer given"),
         ((ONE, TWO), UsageError, "two peers"),
         ((ONE,) * (MAX_PEER_ARGUMENTS + 1), UsageError, "limit"),
@@ -90,14 +111,15 @@ def test_what_is_no_peer_is_refused(texts: tuple[str, ...], error: type[Exceptio
         ("localhost:80", "/ip4/127.0.0.1/tcp/80"),
         (f"/p2p/{ONE}", f"/p2p/{ONE}"),
         (ONE, f"/p2p/{ONE}"),
+        ("nas", f"/p2p/{ONE}"),
         ("/ip4/1.2.3.4/tcp/5", "/ip4/1.2.3.4/tcp/5"),
     ],
 )
 def test_filters_take_addresses_shorthand_and_peers(text: str, meant: str) -> None:
-    assert read_filter(text) == Multiaddr.parse(meant)
+    assert read_filter(text, NAMES) == Multiaddr.parse(meant)
 
 
 @pytest.mark.parametrize("text", ["", "zebra", "70000", "/zebra"])
 def test_a_filter_that_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InvalidMultiaddr):
-        read_filter(text)
+        read_filter(text, NAMES)

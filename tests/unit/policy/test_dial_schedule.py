@@ -107,6 +107,31 @@ def test_never_more_than_the_limit_in_flight() -> None:
     assert story.dialed(0.5) == [peer(16)]
 
 
+def test_an_address_that_two_peers_have_is_dialed_for_one_of_them_at_a_time() -> None:
+    story = Story()
+    story.keep(ALICE, 1)
+    story.keep(BOB, 1)
+    assert story.dialed(0.0) == [ALICE]
+    assert story.dialed(29.0) == [] and story.dialed(30.0) == [BOB]
+
+
+def test_hearsay_about_one_peer_does_not_hold_up_another_at_its_own_address() -> None:
+    """Or whoever is kept beside it, or speaks of one who is, could keep a peer from being dialed."""
+    story = Story()
+    story.keep(ALICE, 1)
+    assert story.dialed(0.0) == [ALICE]
+    story.keep(BOB, 1)
+    story.founded.add((BOB, addr(1)))
+    assert story.dialed(1.0) == [BOB]
+    story.fail(BOB, 2.0)
+    assert story.dialed(30.0) == [], "its own dial does"
+    assert story.dialed(31.0) == [BOB]
+    story.keep(CAROL, 2)
+    story.keep(peer(4), 2)
+    story.founded.add((peer(4), addr(2)))
+    assert story.dialed(40.0) == [CAROL, peer(4)]
+
+
 def test_connected_peers_are_left_alone_until_they_are_lost() -> None:
     story = Story()
     story.keep(ALICE, 1)
