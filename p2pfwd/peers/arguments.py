@@ -6,11 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-<<<<<<< HEAD
-from p2pfwd.core.typed import parse_endpoint, parse_peer
-=======
 from p2pfwd.core.quoting import quoted
->>>>>>> peers
+from p2pfwd.core.typed import parse_endpoint, parse_peer
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, PeerNotFound, UsageError
 from p2pfwd.peers.named import NamedPeer, NamedPeers, is_name
 
