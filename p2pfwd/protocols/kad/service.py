@@ -16,12 +16,14 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError
+from p2pfwd.errors import P2PForwardError, ProtocolTaken
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
-from p2pfwd.protocols.kad.requests import Server, ask
+from p2pfwd.net.visits import Visit
+from p2pfwd.policy.service_bounds import DHT
+from p2pfwd.protocols.kad.requests import answer, ask
 from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
 from p2pfwd.wire.kad.buckets import RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
@@ -95,8 +97,8 @@ class Dht:
             addrs_of=self._addrs_of,
             is_connected=lambda peer_id: bool(swarm.conns(peer_id)),
         )
-        self._server = Server(self._respond)
         self.is_server = False
+        swarm.services.reserve(protocol)
         self.serve(server)
         swarm.on_identified(self._identified)
 
@@ -104,11 +106,19 @@ class Dht:
         """Be a server, or a client."""
         if on == self.is_server:
             return
-        self.is_server = on
-        if on:
-            self._swarm.services.serve(Service(name=self.protocol, handler=self._server.serve))
+        services = self._swarm.services
+        if not on:
+            services.withdraw(self.protocol)
         else:
-            self._swarm.services.withdraw(self.protocol)
+            try:
+                services.serve(Service(name=self.protocol, talk=self._talk, bounds=DHT))
+            except ProtocolTaken:
+                log.warning("%s is served by a listen: this node stays a client of it", self.protocol)
+                return
+        self.is_server = on
+
+    async def _talk(self, visit: Visit) -> None:
+        await answer(visit, self._respond)
 
     def _addrs_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         if peer_id == self._swarm.peer_id:
