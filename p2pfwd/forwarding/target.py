@@ -14,7 +14,7 @@ import socket
 import struct
 from typing import Final
 
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint, unix_path
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint, unix_path
 from p2pfwd.errors import (
     InvalidMultiaddr,
     P2PForwardError,
@@ -35,13 +35,14 @@ Sockaddr = tuple[str, int] | tuple[str, int, int, int] | str
 class Target:
     """Where a listen sends its streams."""
 
-    __slots__ = ("_family", "_sockaddr", "address", "name")
+    __slots__ = ("_family", "_sockaddr", "_unix_turn", "address", "name")
 
     def __init__(self, address: Multiaddr) -> None:
         """Raises InvalidMultiaddr for what cannot be a target; nothing is resolved or connected."""
         self.address = address
         self.name: tuple[str, int] | None = None  # host and port, when it must be resolved
         self._sockaddr: Sockaddr = ""
+        self._unix_turn = asyncio.Semaphore(1)
         path = unix_path(address)
         endpoint = tcp_endpoint(address)
         if address.peer_id() is not None:
@@ -62,6 +63,13 @@ class Target:
         else:
             self._family = int(socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET)
             self._sockaddr = (endpoint.host, endpoint.port)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine by its address, and so mostly answers within the first call."""
+        return self._family == socket.AF_UNIX or (
+            self.name is None and address_class(self.address) is AddressClass.LOOPBACK
+        )
 
     def begin(self) -> tuple[socket.socket | None, bool]:
         """Start connecting: (socket, connected). No socket for a name, whose resolution must be awaited.
@@ -162,10 +170,12 @@ class Target:
         """Connect to a unix socket with a full backlog.
 
         The kernel tells nobody when there is room, it only lets a blocking connect wait: a thread does,
-        for at most a second at a time so that a cancelled wait ends soon.
+        for at most a second at a time so that a cancelled wait ends soon. One thread for all who wait: the
+        others are for names to be resolved.
         """
         while True:
-            code = await loop.run_in_executor(None, _connect_blocking, sock, sockaddr)
+            async with self._unix_turn:
+                code = await loop.run_in_executor(None, _connect_blocking, sock, sockaddr)
             if code in _CONNECTED:
                 sock.setblocking(False)
                 return

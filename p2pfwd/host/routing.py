@@ -16,7 +16,8 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound
 from p2pfwd.net.swarm import Swarm
-from p2pfwd.protocols.kad.service import Dht, Try
+from p2pfwd.protocols.kad.search import Try
+from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.mdns import Mdns
 from p2pfwd.wire.mdns_pace import ANSWER_INTERVAL_S
 

@@ -86,7 +86,7 @@ class Services:
         table[service.name] = service
         label = service.bounds.label
         if label not in self._rooms:
-            self._rooms[label] = Room(service.bounds, self._turns, self._refused, self._clock)
+            self._rooms[label] = Room(service.bounds, self._turns, self.refused, self._clock)
 
     def reserve(self, name: str) -> None:
         """Keep a name for one of the node's own protocols, also while it is not served."""
@@ -127,6 +127,10 @@ class Services:
             party = self._parties[conn] = Party.at(conn.remote_peer, conn.remote_addr)
         return party
 
+    def room(self, label: str) -> Room:
+        """What is held and asked of the services with this label. KeyError where none was ever served."""
+        return self._rooms[label]
+
     def dispatch(self, stream: Stream) -> None:
         """Hand a negotiated inbound stream to its service, within its bounds."""
         assert stream.protocol is not None
@@ -146,8 +150,8 @@ class Services:
         else:
             self._tasks.spawn(_run(work, visit), f"serve {stream.protocol}")
 
-    def _refused(self, stream: Stream, cause: str, *, hasty: bool) -> None:
-        """Count it; who is refused for haste again and again is an offender."""
+    def refused(self, stream: Stream, cause: str, *, hasty: bool) -> None:
+        """Count a refusal; who is refused for his own haste again and again is an offender."""
         self.refusals.note(cause, stream.remote_peer, said(cause))
         if not hasty:
             return

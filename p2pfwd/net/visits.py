@@ -24,6 +24,8 @@ _SAID = {
     "opens": "opens streams of this kind too fast",
     "requests": "asks too fast",
     "message": "sent a message that is too long",
+    "dials": "has too many connections to local services under way",
+    "unused": "opens connections to local services and does not use them",
 }
 
 

@@ -31,6 +31,8 @@ class Bounds:
     """Messages read from one stream; None: as many as come."""
     idle_s: float = 60.0
     """For the next message to be complete, or for an answer to be sent."""
+    delimited: bool = False
+    """Whether messages have their length in front; else all are `message_bytes` long, if any are read."""
     reads: bool = True
     """False: what comes with or after the opening is dropped at once."""
 
@@ -43,6 +45,8 @@ HASTE: Final = Rate(1.0, 100)
 
 REQUESTS_PER_TURN: Final = 8
 """Requests answered, over all connections, before the event loop gets its turn: 2 ms or so."""
+
+NO_BOUND: Final = 1 << 30
 
 IDENTIFY: Final = Bounds(
     label="identify",
@@ -59,6 +63,7 @@ PUSH: Final = Bounds(
     # A push tells of changed addresses or protocols, and costs a signature's check: up to 1 ms.
     opens=Rates(peer=Rate(0.2, 10), network=Rate(2, 40), all=Rate(20, 200)),
     message_bytes=8192,
+    delimited=True,
     messages=10,
     idle_s=5.0,
 )
@@ -80,6 +85,7 @@ DHT: Final = Bounds(
     requests=Rates(peer=Rate(50, 200), network=Rate(100, 400), all=Rate(400, 1600)),
     # The longest honest request stores an IPNS record of 10 KiB; rust takes 16 KiB at most.
     message_bytes=16 * 1024,
+    delimited=True,
 )
 
 AUTONAT: Final = Bounds(
@@ -87,6 +93,7 @@ AUTONAT: Final = Bounds(
     most=Most(all=32, peer=2, network=8),
     opens=Rates(peer=Rate(0.2, 6), network=Rate(1, 16), all=Rate(4, 64)),
     message_bytes=4096,
+    delimited=True,
     messages=1,
     idle_s=30.0,
 )
@@ -110,18 +117,30 @@ in all: nobody may be kept out by what strangers elsewhere do. Tunnels that are 
 
 
 def tunnels(streams: int, per_peer: int) -> Bounds:
-    """Of all listens together: `streams` in all, of which the last eighth is kept for one's own forwards."""
-    strangers = max(1, streams * 7 // 8)
-    return Bounds(
-        label="tunnel",
-        most=Most(
-            all=strangers,
-            peer=min(per_peer, strangers),
-            network=max(1, min(strangers, max(per_peer, streams * 5 // 8))),
-            kept=streams // 8,
-        ),
-    )
+    """Of all listens together, where the node has `streams` tunnels at most; those in all are counted by
+    `forwarding.streams`, which keeps the last eighth for the owner's forwards."""
+    network = max(per_peer, streams * 5 // 8)
+    return Bounds(label="tunnel", most=Most(all=NO_BOUND, peer=per_peer, network=network))
 
 
-UNBOUNDED: Final = Bounds(label="service", most=Most(all=1 << 30, peer=1 << 30, network=1 << 30))
+UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND, network=NO_BOUND))
 """Of a service that names none: a test's."""
+
+TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, PROBE, tunnels(8192, 4096))
+"""Every service there is, with the default settings."""
+
+OTHER_CAUSES: Final = ("autonat-dials", "tunnel-dials", "tunnel-unused", "offender")
+
+
+def causes() -> set[str]:
+    """The names under which refusals of services are counted."""
+    found = set(OTHER_CAUSES)
+    for bounds in TABLE:
+        what = {
+            "streams": True,
+            "opens": bounds.opens is not None,
+            "requests": bounds.requests is not None,
+            "message": bounds.delimited,
+        }
+        found.update(f"{bounds.label}-{one}" for one, is_bound in what.items() if is_bound)
+    return found

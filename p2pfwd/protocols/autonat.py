@@ -199,7 +199,7 @@ class AutoNat:
         if not addrs:
             return wire.DialAnswer(wire.Status.DIAL_REFUSED, "no public address where you are seen")
         if self._dials.empty(party, time.monotonic()) is not None:
-            self._swarm.refusals.note("autonat-dials", peer, "autonat: it asks for too many dials")
+            self._swarm.refusals.note("autonat-dials", peer, "autonat: it asks for too many dials back")
             return wire.DialAnswer(wire.Status.DIAL_REFUSED, "too many requests")
         try:
             async with asyncio.timeout(DIAL_BACK_S):
