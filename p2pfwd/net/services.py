@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,7 @@ from p2pfwd.policy.shares import Party
 
 Work = Coroutine[Any, Any, None] | None
 Handler = Callable[[Stream], Work]
-Talk = Callable[[Visit], Work]
+Talk = Callable[[Visit], Coroutine[Any, Any, None]]
 
 OnOffence = Callable[[Carrier, str], None]
 """(connection, cause): it goes on opening or asking far too fast."""
@@ -144,11 +145,16 @@ class Services:
             return
         if not visit.bounds.reads:
             stream.discard_input()
-        work = service.talk(visit) if service.talk is not None else service.handler(stream)  # type: ignore[misc]
-        if work is None:
-            stream.when_over(visit.leave)
+        if service.talk is not None:
+            begin: Callable[[], Coroutine[Any, Any, None]] = partial(_conversation, service.talk, visit)
         else:
-            self._tasks.spawn(_run(work, visit), f"serve {stream.protocol}")
+            assert service.handler is not None
+            work = service.handler(stream)
+            if work is None:
+                stream.when_over(visit.leave)
+                return
+            begin = partial(_given, work)
+        self._tasks.spawn(_run(begin, visit), f"serve {stream.protocol}")
 
     def refused(self, stream: Stream, cause: str, *, hasty: bool) -> None:
         """Count a refusal; who is refused for his own haste again and again is an offender."""
@@ -163,10 +169,19 @@ class Services:
             self._on_offence(conn, cause)
 
 
-async def _run(work: Coroutine[Any, Any, None], visit: Visit) -> None:
+async def _conversation(talk: Talk, visit: Visit) -> None:
+    await visit.turn()
+    await talk(visit)
+
+
+async def _given(work: Coroutine[Any, Any, None]) -> None:
+    await work
+
+
+async def _run(begin: Callable[[], Coroutine[Any, Any, None]], visit: Visit) -> None:
     stream = visit.stream
     try:
-        await work
+        await begin()
     except P2PForwardError as exc:
         log.debug("%s from %s ended: %s", stream.protocol, stream.remote_peer, exc)
         stream.reset()

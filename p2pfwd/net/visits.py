@@ -137,6 +137,11 @@ class Visit:
         if room is not None:
             room.held.give(self.party)
 
+    async def turn(self) -> None:
+        """Wait for one's turn to make work, and for the event loop's."""
+        assert self._room is not None
+        await self._room.turns.take()
+
     async def message(self) -> bytes | None:
         """The next length-delimited message; None after the peer's FIN, or the last that belongs here.
 
