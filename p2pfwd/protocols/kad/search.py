@@ -26,6 +26,9 @@ HEAD_START_S: Final = 1.0
 MAX_ATTEMPTS: Final = 4
 """Dials of what was found, at once."""
 
+MAX_DIALED: Final = 16
+"""Addresses of one dial: as many as one answer may tell, so that liars crowd nobody out of a dial plan."""
+
 Try = Callable[[Sequence[Multiaddr]], Awaitable[bool]]
 """Dial these addresses of the peer sought; whether it was reached."""
 
@@ -88,13 +91,10 @@ class Search:
             and result.ending is Ending.FOUND
             and len(self._attempts) < MAX_ATTEMPTS
         ):
-            self._trying, self._go_on_at = result, now + HEAD_START_S
-            self._attempts[asyncio.ensure_future(self._dial(result))] = result
+            tried = replace(result, found=result.found[:MAX_DIALED])
+            self._trying, self._go_on_at = tried, now + HEAD_START_S
+            self._attempts[asyncio.ensure_future(self._attempt(tried.found))] = tried
         return result
-
-    async def _dial(self, result: LookupResult) -> bool:
-        assert self._attempt is not None
-        return await self._attempt(result.found)
 
     def _wait_s(self) -> float | None:
         moments = [self._go_on_at] if self._trying is not None else []
