@@ -86,6 +86,9 @@ class Paces:
         self._max_keys = max_keys
         self._paces: dict[Hashable, Pace] = {}
 
+    def __len__(self) -> int:
+        return len(self._paces)
+
     def take(self, key: Hashable, now: float, n: float = 1.0) -> bool:
         """As `Pace.take`, of this key's bucket. Without room for a new key nothing is granted."""
         pace = self._of(key, now)

@@ -70,7 +70,7 @@ PUSH: Final = Bounds(
 
 PING: Final = Bounds(
     label="ping",
-    most=Most(all=512, peer=2, network=64),
+    most=Most(all=128, peer=2, network=32),
     # Some open a stream for each ping; a person pings once a second, a program as fast as the line is.
     opens=Rates(peer=Rate(5, 50), network=Rate(20, 200), all=Rate(100, 1000)),
     requests=Rates(peer=Rate(100, 500), network=Rate(200, 1000), all=Rate(1000, 4000)),
@@ -80,7 +80,8 @@ PING: Final = Bounds(
 DHT: Final = Bounds(
     label="dht",
     # All DHTs of the node together. 32 of a peer: three lookups of alpha 10.
-    most=Most(all=512, peer=32, network=128),
+    # What is slowed waits in its stream's window: 256 KiB each.
+    most=Most(all=256, peer=32, network=64),
     opens=Rates(peer=Rate(50, 200), network=Rate(100, 400), all=Rate(400, 1600)),
     requests=Rates(peer=Rate(50, 200), network=Rate(100, 400), all=Rate(400, 1600)),
     # The longest honest request stores an IPNS record of 10 KiB; rust takes 16 KiB at most.

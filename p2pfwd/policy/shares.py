@@ -6,9 +6,9 @@ share uses up nobody else's. A wider network has a larger share: twice the narro
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
@@ -23,20 +23,6 @@ WIDER: Final = (1, 2, 4)
 
 FEW: Final = 16
 """Who holds fewer than this may still take what is kept for others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Party:
-    """Who is at the other end of a connection, for shares."""
-
-    peer: PeerId
-    networks: tuple[Network, ...] = ()
-
-    @classmethod
-    def at(cls, peer: PeerId, addr: Multiaddr) -> Party:
-        """A peer that is seen at `addr`. Programs of this machine count by peer only."""
-        near = address_class(addr) is AddressClass.LOOPBACK
-        return cls(peer, () if near else networks(addr))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,44 +42,83 @@ class Most:
         return cls(all=all, peer=max(1, all // 2), network=max(1, all * 5 // 8), kept=all // 8)
 
 
+class Count:
+    """One number and its bound."""
+
+    __slots__ = ("__weakref__", "held", "most", "whose")
+
+    def __init__(self, whose: Whose, most: int) -> None:
+        self.held = 0
+        self.most = most
+        self.whose: Whose = whose
+
+
+Account = tuple[Count, ...]
+"""A peer's count, then those of its networks."""
+
+
+class Party:
+    """Who is at the other end of a connection, for shares. Keep it as long as the connection."""
+
+    __slots__ = ("accounts", "networks", "peer")
+
+    def __init__(self, peer: PeerId, networks: tuple[Network, ...] = ()) -> None:
+        self.peer = peer
+        self.networks = networks
+        self.accounts: WeakKeyDictionary[Held, Account] = WeakKeyDictionary()
+        """What is counted for it, by who counts: looked up once, for opening a tunnel must cost nothing."""
+
+    @classmethod
+    def at(cls, peer: PeerId, addr: Multiaddr) -> Party:
+        """A peer that is seen at `addr`. Programs of this machine count by peer only."""
+        near = address_class(addr) is AddressClass.LOOPBACK
+        return cls(peer, () if near else networks(addr))
+
+
 class Held:
     """Counts what is held, against `Most`."""
 
     def __init__(self, most: Most) -> None:
         self.most = most
         self.total = 0
-        self._peers: Counter[PeerId] = Counter()
-        self._networks: Counter[Network] = Counter()
+        self._counts: WeakValueDictionary[PeerId | Network, Count] = WeakValueDictionary()
 
     def full(self, party: Party) -> Whose | None:
         """Whose share leaves no room for one more; None where there is room."""
-        most, own = self.most, self._peers[party.peer]
-        if own >= most.peer:
-            return "peer"
-        for network in party.networks:
-            if self._networks[network] >= most.network * WIDER[network.width]:
-                return "network"
-        if self.total >= most.all - (most.kept if own >= FEW else 0):
+        account = party.accounts.get(self) or self._account(party)
+        for count in account:
+            if count.held >= count.most:
+                return count.whose
+        most = self.most
+        if self.total >= most.all - most.kept and (account[0].held >= FEW or self.total >= most.all):
             return "all"
         return None
 
     def take(self, party: Party) -> None:
         """One more; ask `full` before."""
         self.total += 1
-        self._peers[party.peer] += 1
-        for network in party.networks:
-            self._networks[network] += 1
+        for count in party.accounts.get(self) or self._account(party):
+            count.held += 1
 
     def give(self, party: Party) -> None:
         """One less."""
         self.total -= 1
-        _one_less(self._peers, party.peer)
-        for network in party.networks:
-            _one_less(self._networks, network)
+        for count in party.accounts[self]:
+            count.held -= 1
 
-    def of(self, peer: PeerId) -> int:
-        """How many this peer holds."""
-        return self._peers[peer]
+    def _account(self, party: Party) -> Account:
+        most, counts = self.most, [self._count(party.peer, "peer", self.most.peer)]
+        for network in party.networks:
+            counts.append(self._count(network, "network", most.network * WIDER[network.width]))
+        party.accounts[self] = account = tuple(counts)
+        return account
+
+    def _count(self, key: PeerId | Network, whose: Whose, most: int) -> Count:
+        """Shared by the parties that count for one peer or network, as long as there is any."""
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = Count(whose, most)
+        return count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +157,8 @@ class Paced:
 
     def is_spent(self, party: Party, now: float) -> Whose | None:
         """Whose share is used up, without taking from it."""
+        if not self._buckets[0][1]:  # nobody has taken any
+            return None
         for whose, paces, key in self._of(party):
             if not paces.has(key, now):
                 return whose
@@ -167,9 +194,3 @@ class Paced:
         if self._all is None and self.rates.all is not None:
             self._all = Pace(self.rates.all, now)
         return self._all
-
-
-def _one_less(counts: Counter[Any], key: object) -> None:
-    counts[key] -= 1
-    if not counts[key]:
-        del counts[key]

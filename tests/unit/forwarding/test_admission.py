@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,10 @@ from p2pfwd.forwarding.admission import Admission, ListenAdmission
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
 from p2pfwd.policy.shares import Party
-from tests.unit.policy.test_shares import party
+from tests.unit.policy.test_shares import party as new_party
+
+party = cache(new_party)
+"""One connection of each peer."""
 
 
 class Node:

@@ -27,6 +27,12 @@ def test_labels_are_names_of_causes() -> None:
     assert "identify-message" not in table.causes(), "it reads none"
 
 
+def test_what_waits_to_be_read_is_bounded_over_all_services() -> None:
+    """A slowed stream holds its window; tunnels have the budget of their session."""
+    windows = sum(bounds.most.all for bounds in TABLE if bounds.reads and bounds.most.all < table.NO_BOUND)
+    assert windows * 256 * 1024 <= 144 << 20
+
+
 def refused(rates: Rates | None, per_s: float, seconds: float, who: Party) -> int:
     assert rates is not None
     paced = Paced(rates)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -57,10 +59,26 @@ def test_a_wider_network_has_twice_and_four_times_as_much() -> None:
 
 def test_what_is_given_back_is_there_for_the_next() -> None:
     held = Held(Most(all=1, peer=1, network=1))
-    held.take(party(1))
-    assert held.full(party(2)) == "all"
-    held.give(party(1))
-    assert held.full(party(2)) is None and held.of(party(1).peer) == 0 and held.total == 0
+    alice, bob = party(1), party(2)
+    held.take(alice)
+    assert held.full(bob) == "all"
+    held.give(alice)
+    assert held.full(bob) is None and held.total == 0
+
+
+def test_two_connections_of_one_peer_count_together_and_nothing_is_kept_of_who_is_gone() -> None:
+    held = Held(Most(all=9, peer=2, network=9))
+    one, two = party(1), party(1, "/ip4/203.0.113.9/tcp/1")
+    held.take(one)
+    held.take(two)
+    assert held.full(one) == held.full(two) == "peer"
+    held.give(two)
+    del two
+    assert held.full(one) is None
+    held.give(one)
+    del one
+    gc.collect()
+    assert not held._counts
 
 
 def test_the_last_part_is_kept_for_those_who_hold_little() -> None:
