@@ -161,9 +161,9 @@ async def test_services_with_one_label_share_its_bounds() -> None:
     house = House()
     one = bounds(most=Most(all=9, peer=1, network=9))
     house.serve(handler=lambda _stream: None, bounds=one)
-    house.serve(name="/test/2", handler=lambda _stream: None, bounds=one)
     conn = Conn(1)
     house.open(conn)
+    house.serve(name="/test/2", handler=lambda _stream: None, bounds=one)
     other = Stream(conn)
     other.protocol = "/test/2"
     house.services.dispatch(other)  # type: ignore[arg-type]
