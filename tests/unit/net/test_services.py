@@ -16,7 +16,7 @@ from p2pfwd.net.services import Service, Services
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.net.visits import Turns, Visit
 from p2pfwd.policy.pace import Rate
-from p2pfwd.policy.service_bounds import HASTE, SLOWED_S, Bounds
+from p2pfwd.policy.service_bounds import HASTE, REQUESTS_PER_TURN, SLOWED_S, Bounds
 from p2pfwd.policy.shares import Most, Rates
 from tests.support.virtual_time import in_virtual_time
 
@@ -314,6 +314,30 @@ async def test_the_loop_has_its_turn_after_a_few_requests_first_come_first_serve
     per_turn = [sum(at == now for _, at in order) for now in {at for _, at in order}]
     assert max(per_turn) <= 2
     assert [name for name, _ in order[:6]].count("modest") == 2, "who asks little is not behind who asks much"
+
+
+@in_virtual_time
+async def test_many_connections_that_ask_at_once_are_answered_a_few_a_turn() -> None:
+    house, turn, answered = House(), 0, []
+    loop = asyncio.get_running_loop()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if turn < 200:
+            loop.call_soon(count)
+
+    async def talk(visit: Visit) -> None:
+        while await visit.block() is not None:
+            answered.append(turn)
+
+    house.serve(talk=talk, bounds=bounds(message_bytes=1))
+    count()
+    for number in range(50):
+        house.open(Conn(number), bytes(3))
+    await asyncio.sleep(1)
+    assert len(answered) == 150
+    assert max(answered.count(now) for now in answered) <= REQUESTS_PER_TURN
 
 
 @in_virtual_time
