@@ -107,7 +107,13 @@ def _still_stopping() -> TimedOut:
     )
 
 
-def status(ctx: typer.Context, as_json: AsJson = False) -> None:
+def status(
+    ctx: typer.Context,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Also what was refused to strangers, by cause.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what the daemon is and holds."""
     env: Env = ctx.obj
     result = env.ask("daemon.status", Empty(), StatusResult)
@@ -129,7 +135,14 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         ("socket", result.socket),
         ("log", result.log or "stderr"),
     ]
-    write_pairs(pairs)
+    write_pairs(pairs + _refused(result) if verbose else pairs)
+
+
+def _refused(status: StatusResult) -> list[tuple[str, str]]:
+    """What was refused most comes first."""
+    causes = sorted(status.refused.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count} {cause}" for cause, count in causes] or ["nothing"]
+    return [("refused" if not index else "", text) for index, text in enumerate(shown)]
 
 
 _REACHABLE = {

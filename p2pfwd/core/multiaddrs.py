@@ -9,7 +9,9 @@ A stranger's multiaddr that cannot be decoded costs that one address, never the 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple, final
 
 from p2pfwd.core import multiaddr_components as components
@@ -146,6 +148,22 @@ class Multiaddr:
 
 
 # --- questions ------------------------------------------------------------------------------------
+
+
+def readable(encoded: Iterable[bytes], most: int, most_bytes: int | None = None) -> tuple[Multiaddr, ...]:
+    """The distinct addresses among the first `most` of a stranger's list, odd ones left out.
+
+    A component of a newer table costs that one address; so does a length above `most_bytes`.
+    """
+    found: dict[Multiaddr, None] = {}
+    for data in islice(encoded, most):
+        if most_bytes is not None and len(data) > most_bytes:
+            continue
+        try:
+            found[Multiaddr.from_bytes(data)] = None
+        except InvalidMultiaddr:
+            continue
+    return tuple(found)
 
 
 class TcpEndpoint(NamedTuple):

@@ -8,7 +8,6 @@ connection's, is for the caller to judge. Every fault of the bytes is an Invalid
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,16 +15,16 @@ from google.protobuf.message import DecodeError
 
 from p2pfwd.core import varint
 from p2pfwd.core.keys import PrivateKey, PublicKey
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, readable
 from p2pfwd.core.pb import envelope_pb2, keys_pb2, peer_record_pb2
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidKey, InvalidMultiaddr, InvalidPeerId, RemoteProtocolError
+from p2pfwd.errors import InvalidKey, InvalidPeerId, RemoteProtocolError
 
 MAX_ENVELOPE_BYTES = 8192
 """Longest envelope decoded: identify carries it in messages of at most 8 KiB."""
 
-MAX_RECORD_ADDRESSES = 500
-"""Most addresses taken from one record (go's bound per connected peer); the rest is left out."""
+MAX_RECORD_ADDRESSES = 128
+"""Addresses looked at in one record: four times what a go node with every transport has."""
 
 PEER_RECORD_DOMAIN = "libp2p-peer-record"
 PEER_RECORD_TYPE = b"\x03\x01"
@@ -121,8 +120,8 @@ class PeerRecord:
             peer_id = PeerId.from_bytes(message.peer_id)
         except (DecodeError, InvalidPeerId) as exc:
             raise InvalidRecord("peer record: no readable record with a peer ID") from exc
-        encoded = (info.multiaddr for info in message.addresses[:MAX_RECORD_ADDRESSES])
-        return cls(peer_id, message.seq, _readable(encoded))
+        encoded = (info.multiaddr for info in message.addresses)
+        return cls(peer_id, message.seq, readable(encoded, MAX_RECORD_ADDRESSES))
 
     @classmethod
     def from_signed(cls, data: bytes) -> PeerRecord:
@@ -132,13 +131,3 @@ class PeerRecord:
         if not record.peer_id.matches(key):
             raise InvalidRecord("peer record: signed by a key that is not the peer's")
         return record
-
-
-def _readable(encoded: Iterable[bytes]) -> tuple[Multiaddr, ...]:
-    addresses: list[Multiaddr] = []
-    for data in encoded:
-        try:
-            addresses.append(Multiaddr.from_bytes(data))
-        except InvalidMultiaddr:
-            continue  # a component of a newer multiaddr table: the others still count
-    return tuple(addresses)

@@ -227,10 +227,16 @@ class Settings:
         "limits.streams_per_peer", 4096, "Tunnelled streams with one peer.", _at_least(1)
     )
     max_streams_per_listener: int = _key(
-        "limits.streams_per_listener", 4096, "Tunnelled streams of one listen or forward.", _at_least(1)
+        "limits.streams_per_listener",
+        4096,
+        "Tunnelled streams of one listen or forward; of a listen's a peer may have half.",
+        _at_least(1),
     )
     max_pending_targets: int = _key(
-        "limits.pending_targets", 256, "Connects to local services under way, over all listens.", _at_least(1)
+        "limits.pending_targets",
+        4096,
+        "Connects to local services under way, over all listens; one listen may have half of them.",
+        _at_least(1),
     )
     max_pending_opens: int = _key(
         "limits.pending_opens",

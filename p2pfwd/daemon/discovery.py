@@ -137,15 +137,20 @@ class Discovery:
         """Addresses of a peer from the first DHT that knows any. Raises PeerNotFound, TimedOut."""
         dhts = self._with_peers()
         asked = 0
+        lookups = [asyncio.create_task(_tagged(dht, dht.find_peer(peer_id))) for dht in dhts]
         try:
             async with asyncio.timeout(timeout_s):
-                for lookup in asyncio.as_completed([_tagged(dht, dht.find_peer(peer_id)) for dht in dhts]):
+                for lookup in asyncio.as_completed(lookups):
                     dht, result = await lookup
                     asked += result.answered
                     if result.found:
                         return dht, result
         except TimeoutError:
             raise TimedOut(f"the DHT did not find {peer_id} within {timeout_s:g} s") from None
+        finally:
+            for task in lookups:
+                task.cancel()
+            await asyncio.gather(*lookups, return_exceptions=True)
         raise PeerNotFound(
             f"{peer_id} was not found: {asked} {'peer was' if asked == 1 else 'peers were'} asked",
             hint="is its daemon running, and on the same network as this one?",

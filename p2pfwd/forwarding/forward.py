@@ -33,6 +33,7 @@ from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.splice import close_with_reset
 from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
+from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Acceptor, Sockaddr
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ class LocalListener(Listener):
         """A check found `state`: streams that are there already say nothing against it."""
         self._doubt_id = self._streams.last_id
         super().told(state, reason, hint)
+
+    def left(self, party: Party | None, *, used: bool) -> None:
+        """Nobody's share is counted here: the streams are our own programs'."""
 
     def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """What the end of a stream says about the peer."""

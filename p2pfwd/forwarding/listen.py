@@ -11,24 +11,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
+from p2pfwd.forwarding.admission import ListenAdmission
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import Direction, ForwardingLimits
+from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
 
 log = logging.getLogger("p2pfwd.forwarding")
-
-GLANCE_INTERVAL_S: Final = 1.0
-"""How often strangers' probes may make us read the list of listening sockets."""
 
 
 class RemoteListener(Listener):
@@ -43,6 +42,7 @@ class RemoteListener(Listener):
         target: Target,
         own_id: PeerId,
         streams: StreamRegistry,
+        admission: ListenAdmission,
         events: Events,
         limits: ForwardingLimits,
         *,
@@ -54,11 +54,12 @@ class RemoteListener(Listener):
         self.target = target
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
         self._streams = streams
+        self._admission = admission
         self._limits = limits
         self._dials: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._loop = asyncio.get_running_loop()
-        self._glanced_at = -GLANCE_INTERVAL_S
+        self._glanced_at = float("-inf")
 
     @property
     def listen_address(self) -> Multiaddr:
@@ -78,10 +79,28 @@ class RemoteListener(Listener):
     def serve(self, stream: Stream) -> None:
         """Connect a negotiated inbound stream with the target, at once or in a task of its own."""
         try:
-            entry = self._streams.add(self, stream, None)
+            party = self._admission.enter(stream)
         except P2PForwardError as exc:
             stream.reset()
             self.failed(exc)
+            return
+        if party is None:
+            stream.reset()
+            return
+        try:
+            entry = self._streams.add(self, stream, None, party)
+        except P2PForwardError as exc:
+            self._admission.leave(party, used=True)
+            stream.reset()
+            self.failed(exc)
+            return
+        self._connect(entry, party)
+
+    def _connect(self, entry: StreamEntry, party: Party) -> None:
+        # A near target mostly answers within the call; another is not touched where it could not be awaited.
+        near, may_dial = self.target.is_near, self._admission.may_dial
+        if not near and not may_dial(entry.stream, party):
+            self._drop(entry)
             return
         try:
             sock, connected = self.target.begin()
@@ -90,11 +109,33 @@ class RemoteListener(Listener):
             return
         if sock is not None and connected:
             self._connected(entry, sock)
-            return
+        elif near and not may_dial(entry.stream, party):
+            if sock is not None:
+                sock.close()
+            self._drop(entry)
+        else:
+            self._wait(entry, sock, party)
+
+    def _wait(self, entry: StreamEntry, sock: socket.socket | None, party: Party) -> None:
+        """The target takes its time: a task waits, no longer than the stream lives."""
+        self._admission.dialing(party)
         task = self._loop.create_task(self._dial(entry, sock))
         entry.abandon = task.cancel
         self._dials.add(task)
-        task.add_done_callback(lambda done: self._dialed(done, sock))
+
+        def dialed(task: asyncio.Task[None]) -> None:
+            self._admission.dialed(party)
+            self._dialed(task, sock)
+
+        task.add_done_callback(dialed)
+        entry.stream.when_over(lambda: self._gone(entry))
+
+    def _gone(self, entry: StreamEntry) -> None:
+        """The stream is over; if its target is still being dialed, nobody waits for that any more."""
+        if entry.abandon is not None:
+            entry.abandon()
+            entry.abandon = None
+            self._streams.remove(entry)
 
     async def _dial(self, entry: StreamEntry, sock: socket.socket | None) -> None:
         try:
@@ -131,22 +172,33 @@ class RemoteListener(Listener):
         self.worked()
 
     def _refuse(self, entry: StreamEntry, error: P2PForwardError) -> None:
+        self._drop(entry)
+        self.failed(error)
+
+    def _drop(self, entry: StreamEntry) -> None:
+        entry.abandon = None
         entry.stream.reset()
         self._streams.remove(entry)
-        self.failed(error)
+
+    def left(self, party: Party | None, *, used: bool) -> None:
+        """A stream is over: its peer has room for another."""
+        if party is not None:
+            self._admission.leave(party, used=used)
 
     def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """Says nothing about the target: it answered, or there would have been no stream."""
+
+    def _is_seen(self) -> bool:
+        return self.target.listening_at() is not None
 
     def glance(self) -> str:
         """The state to tell a probing peer: the last one known, refreshed without touching the service.
 
         A service that did not answer in time listens all the same: only a connection clears it.
         """
-        now = self._loop.time()
-        if self.health.state != TargetTimeout.code and now - self._glanced_at >= GLANCE_INTERVAL_S:
-            self._glanced_at = now
-            if self.target.listening_at() is not None:
+        if self.health.state != TargetTimeout.code:
+            seen, self._glanced_at = self._admission.glance(self._is_seen, self._glanced_at)
+            if seen:
                 self.worked()
         return self.health.state
 

@@ -16,19 +16,18 @@ PREFIX = "/x/"
 MAX_PROTOCOL_BYTES = 1000
 """A multistream token is at most 1024 bytes with its newline; this leaves room for the probe's prefix."""
 
-_RESERVED = (
-    "/multistream/",
-    "/noise",
-    "/tls/",
-    "/plaintext/",
-    "/yamux/",
-    "/mplex/",
-    "/ipfs/id/",
-    "/ipfs/ping/",
-    "/libp2p/",
-    "/p2pfwd/",
-)
-"""Names the node itself answers: a listener there would be shadowed, or would shadow the node."""
+RESERVED = ("/ipfs", "/libp2p", "/p2pfwd", "/multistream", "/noise", "/tls", "/plaintext", "/yamux", "/mplex")
+"""Roots of names that the node itself answers, now or when it becomes a server of something: a listener
+there would be shadowed, or would shadow the node."""
+
+
+def belongs_to_the_node(name: str) -> InvalidProtocol:
+    """A listen may not have this name."""
+    return InvalidProtocol(
+        f"protocol name '{name}' belongs to the node itself",
+        hint=f"choose another, such as /x{name}",
+        protocol=name,
+    )
 
 
 def check_protocol(name: str, *, allow_custom: bool, serving: bool) -> str:
@@ -55,10 +54,12 @@ def check_protocol(name: str, *, allow_custom: bool, serving: bool) -> str:
     size = len(name.encode())
     if size > MAX_PROTOCOL_BYTES:
         raise InvalidProtocol(f"protocol name is {size} bytes long, the limit is {MAX_PROTOCOL_BYTES}")
-    if serving and name.startswith(_RESERVED):
-        raise InvalidProtocol(f"protocol name '{name}' belongs to the node itself", protocol=name)
+    if serving and f"{name}/".startswith(_RESERVED):
+        raise belongs_to_the_node(name)
     return name
 
+
+_RESERVED = tuple(f"{root}/" for root in RESERVED)
 
 _UNPRINTABLE = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
 """Controls, direction overrides, lone surrogates (bytes that were no UTF-8), line separators."""

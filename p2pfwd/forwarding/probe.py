@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, ProtocolNotSupported, RemoteProtocolError, StreamReset
+from p2pfwd.errors import ProtocolNotSupported, RemoteProtocolError, StreamReset
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.registry import ListenerRegistry
 from p2pfwd.forwarding.values import READY, UNKNOWN
@@ -28,6 +28,7 @@ from p2pfwd.forwarding.values import READY, UNKNOWN
 if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Carrier, Stream
     from p2pfwd.net.swarm import Swarm
+    from p2pfwd.net.visits import Visit
 
 PREFIX: Final = "/p2pfwd/probe/1.0.0"
 MAX_STATE_BYTES: Final = 64
@@ -75,17 +76,15 @@ class ProbeService:
         """Whether `name` asks about a protocol that is served."""
         return name.startswith(PREFIX) and self._asked(name) is not None
 
-    async def serve(self, stream: Stream) -> None:
+    async def serve(self, visit: Visit) -> None:
         """Answer one probe."""
+        stream = visit.stream
         listener = self._asked(stream.protocol or "")
         if listener is None:  # closed since the negotiation
             stream.reset()
             return
-        try:
-            await stream.write_delimited(listener.glance().encode())
-            await stream.close()
-        except P2PForwardError:  # the peer does not wait for the answer
-            stream.reset()
+        await visit.answer(listener.glance().encode())
+        await stream.close()
 
 
 def not_served(protocol: str) -> ProtocolNotSupported:

@@ -19,6 +19,7 @@ from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
 from p2pfwd.forwarding.values import CloseMatch, Direction, ListenerInfo
+from p2pfwd.policy.shares import Party
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -91,6 +92,10 @@ class Listener(ABC):
     @abstractmethod
     def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """One of its streams is over; `error` is None if both sides finished."""
+
+    @abstractmethod
+    def left(self, party: Party | None, *, used: bool) -> None:
+        """A stream of it is over, which counted for `party`; `used`: whether the peer made use of it."""
 
     def describe(self) -> str:
         """For log lines."""

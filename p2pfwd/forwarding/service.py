@@ -15,18 +15,20 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, SelfDial, ShuttingDown
 from p2pfwd.forwarding import probe
+from p2pfwd.forwarding.admission import Admission
 from p2pfwd.forwarding.bind import bind
 from p2pfwd.forwarding.check import check_peer, check_target
 from p2pfwd.forwarding.events import EventCallback, Events
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.kubo import make_splice
 from p2pfwd.forwarding.listen import RemoteListener
-from p2pfwd.forwarding.names import PREFIX, check_protocol
+from p2pfwd.forwarding.names import PREFIX, belongs_to_the_node, check_protocol
 from p2pfwd.forwarding.registry import Listener, ListenerRegistry
 from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import CheckOutcome, CloseMatch, ForwardingLimits, ListenerInfo, StreamInfo
 from p2pfwd.net.services import Service
+from p2pfwd.policy.service_bounds import PROBE, tunnels
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
@@ -55,9 +57,25 @@ class Forwarding:
         self._closing = False
         probes = probe.ProbeService(self._listeners)
         services = self._swarm.services
-        services.serve(Service(name=PREFIX, is_prefix=True, accepts=self._serves, handler=self._serve))
+        self._admission = Admission(services, self.limits, self._loop.time)
+        self._bounds = tunnels(self.limits.max_streams, self.limits.max_streams_per_peer)
         services.serve(
-            Service(name=probe.PREFIX, is_prefix=True, accepts=probes.accepts, handler=probes.serve)
+            Service(
+                name=PREFIX,
+                is_prefix=True,
+                accepts=self._serves,
+                handler=self._serve,
+                bounds=self._bounds,
+            )
+        )
+        services.serve(
+            Service(
+                name=probe.PREFIX,
+                is_prefix=True,
+                accepts=probes.accepts,
+                talk=probes.serve,
+                bounds=PROBE,
+            )
         )
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
@@ -81,6 +99,8 @@ class Forwarding:
         self._refuse_when_closing()
         checked = Target(target, any_loopback=any_loopback)
         check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
+        if self._swarm.services.is_reserved(protocol):
+            raise belongs_to_the_node(protocol)
         self._listeners.refuse_duplicate(("listen", protocol))
         listener = RemoteListener(
             self._listeners.take_id(),
@@ -88,13 +108,14 @@ class Forwarding:
             checked,
             self._host.peer_id,
             self._streams,
+            self._admission.of_listen(),
             self._events,
             self.limits,
             report_peer_id=report_peer_id,
             foreground=foreground,
         )
         if not protocol.startswith(PREFIX):
-            self._swarm.services.serve(Service(name=protocol, handler=self._serve))
+            self._swarm.services.serve(Service(name=protocol, handler=self._serve, bounds=self._bounds))
         self._listeners.register(listener)
         return listener
 

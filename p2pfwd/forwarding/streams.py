@@ -20,6 +20,7 @@ from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
+from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Sockaddr
 from p2pfwd.system.sockaddrs import multiaddr_of
 
@@ -40,7 +41,18 @@ Origin = Sockaddr | None
 class StreamEntry:
     """One tunnelled connection. Small: there are thousands."""
 
-    __slots__ = ("_mark", "_registry", "abandon", "id", "listener", "opened_at", "origin", "splice", "stream")
+    __slots__ = (
+        "_mark",
+        "_registry",
+        "abandon",
+        "id",
+        "listener",
+        "opened_at",
+        "origin",
+        "party",
+        "splice",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -50,12 +62,14 @@ class StreamEntry:
         stream: Stream,
         origin: Origin,
         opened_at: float,
+        party: Party | None,
     ) -> None:
         self._registry = registry
         self.id = stream_id
         self.listener = listener
         self.stream = stream
         self.origin = origin
+        self.party = party  # of a listen: whom the stream counts for
         self.opened_at = opened_at
         self.splice: Splice | None = None
         self.abandon: Callable[[], object] | None = None  # ends the target dial under way
@@ -97,6 +111,11 @@ class StreamEntry:
         )
 
 
+def _was_used(splice: Splice | None) -> bool:
+    """Whether the peer sent something, or at least took what was sent and closed as one does."""
+    return splice is not None and bool(splice.bytes_in or (splice.bytes_out and splice.error is None))
+
+
 def _origin_text(origin: Origin, peer: str) -> str:
     if origin is None:
         return f"/p2p/{peer}"
@@ -125,7 +144,6 @@ class StreamRegistry:
         self._make_splice = make_splice
         self._entries: dict[int, StreamEntry] = {}
         self._per_peer: dict[PeerId, int] = {}
-        self._dialing = 0
         self._next_id = 0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -139,10 +157,17 @@ class StreamRegistry:
         return self._next_id - 1
 
     def admit(self, listener: Listener, peer: PeerId) -> None:
-        """Raise ResourceLimitExceeded if one more stream would be too many."""
+        """Raise ResourceLimitExceeded if one more stream would be too many.
+
+        The shares of a listen's peers are `admission`'s; here strangers leave the last eighth to the
+        owner's forwards.
+        """
         limits = self._limits
-        if len(self._entries) >= limits.max_streams:
-            raise ResourceLimitExceeded(f"the limit of {limits.max_streams} streams is reached")
+        most, is_listen = limits.max_streams, listener.direction == "listen"
+        if len(self._entries) >= most - (most // 8 if is_listen else 0):
+            raise ResourceLimitExceeded(f"the limit of {most} streams is reached")
+        if is_listen:
+            return
         if self._per_peer.get(peer, 0) >= limits.max_streams_per_peer:
             raise ResourceLimitExceeded(
                 f"the limit of {limits.max_streams_per_peer} streams with {peer.short()} is reached"
@@ -151,17 +176,19 @@ class StreamRegistry:
             raise ResourceLimitExceeded(
                 f"the limit of {limits.max_streams_per_listener} streams of one listener is reached"
             )
-        if listener.direction == "listen" and self._dialing >= limits.max_pending_targets:
-            raise ResourceLimitExceeded(f"{self._dialing} connections to targets are already under way")
 
-    def add(self, listener: Listener, stream: Stream, origin: Origin) -> StreamEntry:
-        """Register a stream that `splice` will connect. Raises ResourceLimitExceeded (see `admit`)."""
+    def add(
+        self, listener: Listener, stream: Stream, origin: Origin, party: Party | None = None
+    ) -> StreamEntry:
+        """Register a stream that `splice` will connect; `party`: whom a listen's stream counts for.
+
+        Raises ResourceLimitExceeded (see `admit`).
+        """
         peer = stream.remote_peer
         self.admit(listener, peer)
-        entry = StreamEntry(self, self._next_id, listener, stream, origin, time.monotonic())
+        entry = StreamEntry(self, self._next_id, listener, stream, origin, time.monotonic(), party)
         self._next_id += 1
         self._entries[entry.id] = entry
-        self._dialing += 1
         listener.live += 1
         count = self._per_peer.get(peer, 0)
         self._per_peer[peer] = count + 1
@@ -173,7 +200,6 @@ class StreamRegistry:
 
     def splice(self, entry: StreamEntry, sock: socket.socket) -> None:
         """Connect a registered stream with its socket; the splice owns both from now on."""
-        self._dialing -= 1
         entry.abandon = None
         known = self._swarm.peerstore
         note = known.note_served if entry.listener.direction == "listen" else known.note_forwarded
@@ -203,9 +229,7 @@ class StreamRegistry:
             return
         listener, splice, peer = entry.listener, entry.splice, entry.stream.remote_peer
         listener.live -= 1
-        if splice is None:
-            self._dialing -= 1
-        else:
+        if splice is not None:
             listener.bytes_in += splice.bytes_in
             listener.bytes_out += splice.bytes_out
             self.bytes_in += splice.bytes_in
@@ -216,6 +240,7 @@ class StreamRegistry:
         else:
             del self._per_peer[peer]
             self._swarm.connmgr.unprotect(peer, PROTECT_TAG)
+        listener.left(entry.party, used=_was_used(splice))
         if not self._entries:
             self._empty.set()
         self._events.stream("removed", lambda: entry.info(time.monotonic()))

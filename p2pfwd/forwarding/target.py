@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint, unix_path
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint, unix_path
 from p2pfwd.errors import (
     InvalidMultiaddr,
     P2PForwardError,
@@ -54,7 +54,17 @@ class _Place(NamedTuple):
 class Target:
     """Where a listen sends its streams."""
 
-    __slots__ = ("_family", "_first", "_first_until", "_fixed", "_hosts", "_port", "address", "name")
+    __slots__ = (
+        "_family",
+        "_first",
+        "_first_until",
+        "_fixed",
+        "_hosts",
+        "_port",
+        "_unix_turn",
+        "address",
+        "name",
+    )
 
     def __init__(self, address: Multiaddr, *, any_loopback: bool = False) -> None:
         """`any_loopback`: 127.0.0.1 was meant as the loopback in general, and ::1 is as good.
@@ -68,6 +78,7 @@ class Target:
         self._port = 0
         self._fixed: tuple[_Place, ...] = ()
         self._first, self._first_until = "", 0.0
+        self._unix_turn = asyncio.Semaphore(1)
         path = unix_path(address)
         endpoint = tcp_endpoint(address)
         if address.peer_id() is not None:
@@ -93,6 +104,13 @@ class Target:
         self._hosts = ("127.0.0.1", "::1") if any_loopback else (endpoint.host,)
         if "%" not in endpoint.host:  # the number of a zone's interface may change
             self._fixed = self._places_of(self._hosts)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine by its address, and so mostly answers within the first call."""
+        return self._family == socket.AF_UNIX or (
+            self.name is None and address_class(self.address) is AddressClass.LOOPBACK
+        )
 
     def begin(self) -> tuple[socket.socket | None, bool]:
         """Start connecting: (socket, connected). No socket for a name, whose resolution must be awaited.
@@ -195,13 +213,13 @@ class Target:
         left, start_next = list(places), begun is None
         tries: dict[asyncio.Task[socket.socket], _Place] = {}
         if begun is not None:
-            tries[loop.create_task(_wait(loop, begun[1], begun[0]))] = begun[0]
+            tries[loop.create_task(_wait(loop, begun[1], begun[0], self._unix_turn))] = begun[0]
         winner: socket.socket | None = None
         try:
             while left or tries:
                 if left and (start_next or not tries):
                     place = left.pop(0)
-                    tries[loop.create_task(_connect(loop, place))] = place
+                    tries[loop.create_task(_connect(loop, place, self._unix_turn))] = place
                 wait_s = STEP_S if left else None
                 done, _ = await asyncio.wait(tries, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -275,16 +293,20 @@ def _begin(place: _Place) -> tuple[socket.socket, bool]:
     raise OSError(code, os.strerror(code))
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, place: _Place) -> socket.socket:
+async def _connect(
+    loop: asyncio.AbstractEventLoop, place: _Place, unix_turn: asyncio.Semaphore
+) -> socket.socket:
     sock, connected = _begin(place)
-    return sock if connected else await _wait(loop, sock, place)
+    return sock if connected else await _wait(loop, sock, place, unix_turn)
 
 
-async def _wait(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: _Place) -> socket.socket:
+async def _wait(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, place: _Place, unix_turn: asyncio.Semaphore
+) -> socket.socket:
     """The socket when it has connected; closed, and OSError raised, when it does not."""
     try:
         if sock.family == socket.AF_UNIX:
-            await _wait_unix(loop, sock, place.sockaddr)
+            await _wait_unix(loop, sock, place.sockaddr, unix_turn)
             return sock
         await writable(loop, sock)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -296,14 +318,18 @@ async def _wait(loop: asyncio.AbstractEventLoop, sock: socket.socket, place: _Pl
         raise
 
 
-async def _wait_unix(loop: asyncio.AbstractEventLoop, sock: socket.socket, path: str) -> None:
+async def _wait_unix(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, path: str, turn: asyncio.Semaphore
+) -> None:
     """Connect to a unix socket with a full backlog.
 
     The kernel tells nobody when there is room, it only lets a blocking connect wait: a thread does,
-    for at most a second at a time so that a cancelled wait ends soon.
+    for at most a second at a time so that a cancelled wait ends soon. One thread for all who wait for one
+    target: the others are for names to be resolved.
     """
     while True:
-        code = await loop.run_in_executor(None, _connect_blocking, sock, path)
+        async with turn:
+            code = await loop.run_in_executor(None, _connect_blocking, sock, path)
         if code in _CONNECTED:
             sock.setblocking(False)
             return

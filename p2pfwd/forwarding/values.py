@@ -27,7 +27,7 @@ class ForwardingLimits:
     max_streams: int = 8192
     max_streams_per_peer: int = 4096
     max_streams_per_listener: int = 4096
-    max_pending_targets: int = 256  # target dials under way, over all listens
+    max_pending_targets: int = 4096  # target dials under way, over all listens; each costs as a stream does
     max_pending_opens: int = 256  # accepted connections waiting for a stream, per forward
     open_timeout_s: float = 30.0  # dial + negotiation per accepted connection, as in Kubo
     target_timeout_s: float = 10.0

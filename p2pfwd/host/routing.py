@@ -18,7 +18,8 @@ from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound
 from p2pfwd.net.dialer import NAME, NETWORK, Attempt, attempts_of, told
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.policy.undialable import UNDIALABLE
-from p2pfwd.protocols.kad.service import Dht, Try
+from p2pfwd.protocols.kad.search import Try
+from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.mdns import Mdns
 from p2pfwd.wire.mdns_pace import ANSWER_INTERVAL_S
 

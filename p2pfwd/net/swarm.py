@@ -20,7 +20,7 @@ from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials, Router
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.stream import Carrier, Stream
 from p2pfwd.net.own_addresses import OwnAddresses
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.resolver import Resolver
@@ -59,7 +59,7 @@ class Swarm:
         self.io = LoopIo.of(loop, self.settings.busy_poll_us)
         self._tasks = Tasks(loop)
         self.refusals = Refusals()
-        self.services = Services(self._tasks)
+        self.services = Services(self._tasks, self.refusals, self._offended)
         self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
@@ -224,6 +224,10 @@ class Swarm:
                     self.peerstore.remember_served(peer_id, protocol, False)
 
         return settled
+
+    def _offended(self, conn: Carrier, cause: str) -> None:
+        """A connection goes on opening or asking far too fast."""
+        self.refusals.note("offender", conn.remote_peer, f"it does not stop ({cause})")
 
     def _on_stream(self, stream: Stream) -> None:
         if self.connections.closing:

@@ -1,7 +1,7 @@
 """Token buckets: so many a second on average, so many at once. Pure; the time is given.
 
 A bucket is two numbers, so one per peer and network is cheap; `Paces` keeps a bounded number of them and
-forgets those that are full again first.
+forgets those that are full again first, then those least used.
 """
 
 from __future__ import annotations
@@ -40,6 +40,23 @@ class Pace:
         self._tokens -= n
         return True
 
+    def has(self, now: float, n: float = 1.0) -> bool:
+        """Whether `n` may be done now; nothing is taken."""
+        self._fill(now)
+        return self._tokens >= n
+
+    def reserve(self, now: float, most_s: float, later_s: float = 0.0) -> float | None:
+        """Take one that is done in `later_s` at the earliest: how long it has to wait beyond that.
+
+        None, and nothing is taken, where that is longer than `most_s`.
+        """
+        self._fill(now)
+        wait_s = max(0.0, (1.0 - self._tokens) / self._rate.per_s - later_s)
+        if wait_s > most_s:
+            return None
+        self._tokens -= 1.0
+        return wait_s
+
     def wait_s(self, now: float, n: float = 1.0) -> float:
         """How long until `n` may be done, seconds."""
         self._fill(now)
@@ -47,8 +64,12 @@ class Pace:
 
     def is_full(self, now: float) -> bool:
         """Whether it is as new: forgetting it changes nothing."""
+        return self.tokens(now) >= self._rate.burst
+
+    def tokens(self, now: float) -> float:
+        """How many may be done now; below 0 where some were reserved."""
         self._fill(now)
-        return self._tokens >= self._rate.burst
+        return self._tokens
 
     def _fill(self, now: float) -> None:
         elapsed = now - self._at
@@ -65,18 +86,36 @@ class Paces:
         self._max_keys = max_keys
         self._paces: dict[Hashable, Pace] = {}
 
+    def __len__(self) -> int:
+        return len(self._paces)
+
     def take(self, key: Hashable, now: float, n: float = 1.0) -> bool:
         """As `Pace.take`, of this key's bucket. Without room for a new key nothing is granted."""
+        pace = self._of(key, now)
+        return pace is not None and pace.take(now, n)
+
+    def has(self, key: Hashable, now: float) -> bool:
+        """As `Pace.has`; a key without a bucket has all of it."""
         pace = self._paces.get(key)
-        if pace is None:
-            if len(self._paces) >= self._max_keys and not self._forget(now):
-                return False
+        return pace is None or pace.has(now)
+
+    def reserve(self, key: Hashable, now: float, most_s: float, later_s: float = 0.0) -> float | None:
+        """As `Pace.reserve`, of this key's bucket."""
+        pace = self._of(key, now)
+        return None if pace is None else pace.reserve(now, most_s, later_s)
+
+    def _of(self, key: Hashable, now: float) -> Pace | None:
+        pace = self._paces.get(key)
+        if pace is None and (len(self._paces) < self._max_keys or self._forget(now)):
             pace = self._paces[key] = Pace(self._rate, now)
-        return pace.take(now, n)
+        return pace
 
     def _forget(self, now: float) -> bool:
-        """Drop the buckets that are full; whether there were any."""
-        full = [key for key, pace in self._paces.items() if pace.is_full(now)]
-        for key in full:
+        """Drop the buckets that are full, else the quarter least used; whether there were any."""
+        gone = [key for key, pace in self._paces.items() if pace.is_full(now)]
+        if not gone:
+            by_use = sorted(self._paces, key=lambda key: self._paces[key].tokens(now), reverse=True)
+            gone = by_use[: len(by_use) // 4]
+        for key in gone:
             del self._paces[key]
-        return bool(full)
+        return bool(gone)

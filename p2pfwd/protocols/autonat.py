@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -20,9 +19,11 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.visits import Visit
+from p2pfwd.policy.service_bounds import AUTONAT, AUTONAT_DIALS
+from p2pfwd.policy.shares import Paced, Party
 from p2pfwd.wire import autonat as wire
 from p2pfwd.wire.reachability import Reachability, Verdict
 
@@ -32,14 +33,7 @@ DIAL_BACK_S: Final = 15.0
 """For all addresses of one request; as go."""
 
 ANSWER_S: Final = DIAL_BACK_S + 15.0
-"""For a server's answer, and for a client's request: nobody needs longer."""
-
-MINUTE_S: Final = 60.0
-MAX_DIALS_PER_PEER: Final = 3
-"""Requests of one peer answered in a minute; as go."""
-
-MAX_DIALS: Final = 30
-"""In all; as go."""
+"""For a server's answer: nobody needs longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +59,7 @@ class AutoNat:
         self._proved: dict[Multiaddr, None] = {}
         self._asked: dict[PeerId, float] = {}
         self._news = asyncio.Event()
-        self._served: deque[tuple[float, PeerId]] = deque()
+        self._dials = Paced(AUTONAT_DIALS)
         self._observers: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._serving = False
@@ -99,7 +93,7 @@ class AutoNat:
             return
         self._serving = on
         if on:
-            self._swarm.services.serve(Service(name=wire.PROTOCOL, handler=self._serve))
+            self._swarm.services.serve(Service(name=wire.PROTOCOL, talk=self._serve, bounds=AUTONAT))
         else:
             self._swarm.services.withdraw(wire.PROTOCOL)
 
@@ -188,25 +182,24 @@ class AutoNat:
 
     # --- answering --------------------------------------------------------------------------------
 
-    async def _serve(self, stream: Stream) -> None:
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                request = wire.decode_request(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-                answer = await self._answer(stream.conn.remote_addr, stream.remote_peer, request)
-                await stream.write_delimited(wire.encode_answer(answer))
-                await stream.close()
-        except TimeoutError:
-            stream.reset()
+    async def _serve(self, visit: Visit) -> None:
+        while (message := await visit.message()) is not None:
+            request = wire.decode_request(message)
+            answer = await self._answer(visit.stream.conn.remote_addr, visit.party, request)
+            await visit.answer(wire.encode_answer(answer))
+        await visit.stream.close()
 
     async def _answer(
-        self, seen_at: Multiaddr, peer: PeerId, request: wire.DialRequest
+        self, seen_at: Multiaddr, party: Party, request: wire.DialRequest
     ) -> wire.DialAnswer:
+        peer = party.peer
         if request.peer_id != peer:
             return wire.DialAnswer(wire.Status.BAD_REQUEST, "the peer is somebody else")
         addrs = wire.addresses_to_dial(request, seen_at)
         if not addrs:
             return wire.DialAnswer(wire.Status.DIAL_REFUSED, "no public address where you are seen")
-        if not self._has_time_for(peer):
+        if self._dials.empty(party, time.monotonic()) is not None:
+            self._swarm.refusals.note("autonat-dials", peer, "autonat: it asks for too many dials back")
             return wire.DialAnswer(wire.Status.DIAL_REFUSED, "too many requests")
         try:
             async with asyncio.timeout(DIAL_BACK_S):
@@ -216,13 +209,3 @@ class AutoNat:
         except TimeoutError:
             pass  # said below
         return wire.DialAnswer(wire.Status.DIAL_ERROR, "no address could be dialed")
-
-    def _has_time_for(self, peer: PeerId) -> bool:
-        now = time.monotonic()
-        while self._served and now - self._served[0][0] > MINUTE_S:
-            self._served.popleft()
-        by_peer = sum(served == peer for _, served in self._served)
-        if len(self._served) >= MAX_DIALS or by_peer >= MAX_DIALS_PER_PEER:
-            return False
-        self._served.append((now, peer))
-        return True

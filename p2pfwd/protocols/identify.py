@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.stream import Carrier, Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.visits import Visit
+from p2pfwd.policy.service_bounds import IDENTIFY, PUSH
 from p2pfwd.wire import identify as wire
 
 log = logging.getLogger("p2pfwd.identify")
@@ -47,8 +49,8 @@ class Identify:
         self.agent_version = agent_version
         self._swarm = swarm
         self._sequence = time.time_ns()
-        swarm.services.serve(Service(name=wire.ID, handler=self._answer))
-        swarm.services.serve(Service(name=wire.PUSH, handler=self._pushed))
+        swarm.services.serve(Service(name=wire.ID, talk=self._answer, bounds=IDENTIFY))
+        swarm.services.serve(Service(name=wire.PUSH, talk=self._pushed, bounds=PUSH))
         swarm.on_connected(self._connected)
 
     def _connected(self, conn: Conn) -> None:
@@ -72,16 +74,16 @@ class Identify:
             )
         )
 
-    async def _answer(self, stream: Stream) -> None:
-        await stream.write_delimited(self.message(stream.conn.remote_addr))
-        await stream.close()
+    async def _answer(self, visit: Visit) -> None:
+        await visit.answer(self.message(visit.stream.conn.remote_addr))
+        await visit.stream.close()
 
-    async def _pushed(self, stream: Stream) -> None:
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._read(stream)
-        except TimeoutError:
-            raise TimedOut(f"the peer's push did not end within {TIMEOUT_S:g} s") from None
+    async def _pushed(self, visit: Visit) -> None:
+        parts: list[bytes] = []
+        while (part := await visit.message()) is not None:
+            parts.append(part)
+        await visit.stream.close()
+        self._take(visit.stream.conn, parts)
 
     async def _ask(self, conn: Conn) -> None:
         try:
@@ -96,17 +98,21 @@ class Identify:
                 conn.identified.set_result(None)
 
     async def _read(self, stream: Stream) -> None:
-        parts: list[wire.IdentifyMessage] = []
+        parts: list[bytes] = []
         try:
             while len(parts) < wire.MAX_MESSAGES and (first := await stream.read(1)):
-                parts.append(wire.decode(await stream.read_delimited(wire.MAX_MESSAGE_BYTES, first)))
+                parts.append(await stream.read_delimited(wire.MAX_MESSAGE_BYTES, first))
         except BaseException:
             stream.reset()
             raise
         await stream.close()
+        self._take(stream.conn, parts)
+
+    def _take(self, conn: Carrier, parts: Sequence[bytes]) -> None:
+        """Believe what a peer says about itself."""
         if not parts:
             return
-        conn, message = stream.conn, wire.merge(parts)
+        message = wire.decode(*parts)
         addrs, _certified = wire.verify(message, conn.remote_peer)
         store = self._swarm.peerstore
         store.identified(conn.remote_peer, message.agent_version, message.protocols)

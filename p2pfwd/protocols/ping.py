@@ -5,54 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Final
 
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StreamReset, TimedOut
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.visits import Visit
+from p2pfwd.policy.service_bounds import PING, Bounds
 from p2pfwd.wire import ping as wire
-
-IDLE_S: Final = 60.0
-"""A ping stream silent for this long is closed."""
-
-MAX_STREAMS_PER_PEER: Final = 2
-"""Inbound ping streams of one peer, as go."""
 
 
 class Ping:
     """The service; registers itself on the swarm."""
 
-    def __init__(self, swarm: Swarm) -> None:
-        self._serving: dict[PeerId, int] = {}
-        swarm.services.serve(Service(name=wire.ID, handler=self._answer))
+    def __init__(self, swarm: Swarm, bounds: Bounds = PING) -> None:
+        swarm.services.serve(Service(name=wire.ID, talk=self._answer, bounds=bounds))
 
-    async def _answer(self, stream: Stream) -> None:
-        peer = stream.remote_peer
-        serving = self._serving.get(peer, 0)
-        if serving >= MAX_STREAMS_PER_PEER:
-            stream.reset()
-            return
-        self._serving[peer] = serving + 1
+    async def _answer(self, visit: Visit) -> None:
         try:
-            while True:
-                async with asyncio.timeout(IDLE_S):
-                    first = await stream.read(wire.PAYLOAD_BYTES)
-                    if not first:
-                        break
-                    rest = wire.PAYLOAD_BYTES - len(first)
-                    await stream.write(first + await stream.read_exactly(rest))
-            await stream.close()
-        except TimeoutError:
-            stream.reset()
+            while (block := await visit.block()) is not None:
+                await visit.send(block)
+            await visit.stream.close()
         except StreamReset:
             pass  # how many implementations end a ping
-        finally:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
 
     async def ping(self, conn: Conn, timeout_s: float) -> float:
         """One round trip on a stream of its own; seconds, negotiation not counted.

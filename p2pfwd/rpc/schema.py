@@ -8,7 +8,7 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
@@ -370,6 +370,7 @@ class StatusResult(Message):
     network: str = "public"  # "public" | "lan" | "private"
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
     reachability: str = "unknown"  # by strangers: "unknown" | "public" | "private"
+    refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -1,8 +1,11 @@
-"""Whether the program at the other end of a local connection has closed it, or only half-closed it.
+"""What the kernel's socket diagnosis (sock_diag(7)) says of local TCP sockets.
 
-The kernel's socket diagnosis (sock_diag(7)) is asked for that one socket by its two ends. That takes 25 us
-however many sockets there are; the list in /proc takes milliseconds where there are thousands. Half-closed a
-socket still belongs to a file; closed it belongs to none, or is not there.
+It is asked for the very sockets that are meant. That takes 25 us however many sockets there are; the list in
+/proc takes milliseconds where there are thousands.
+
+- Has the program at the other end of a local connection closed it, or only half-closed it? Half-closed a
+  socket still belongs to a file; closed it belongs to none, or is not there.
+- On which addresses does somebody listen at a port?
 """
 
 from __future__ import annotations
@@ -18,8 +21,11 @@ from typing import Final
 _NETLINK_SOCK_DIAG: Final = 4
 _SOCK_DIAG_BY_FAMILY: Final = 20
 _NLM_F_REQUEST: Final = 1
+_NLM_F_DUMP: Final = 0x300
 _NLMSG_ERROR: Final = 2
+_NLMSG_DONE: Final = 3
 _ALL_STATES: Final = 0xFFFF_FFFF
+_LISTENING: Final = 1 << 10  # TCP_LISTEN
 _ANY_COOKIE: Final = b"\xff" * 8
 
 _MESSAGE: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -27,6 +33,12 @@ _REQUEST: Final = struct.Struct("=BBBxI")  # family, protocol, extensions, state
 _ERROR: Final = struct.Struct("=i")
 _INODE_AT: Final = _MESSAGE.size + 4 + 48 + 16
 """In the answer, behind state, both ends, and timer, queues and owner."""
+
+_LOCAL_AT: Final = _MESSAGE.size + 4 + 4
+"""In the answer, behind the state and both ports: the local address, in 16 bytes."""
+
+_MAX_ANSWERS: Final = 64
+"""Datagrams of one answer that are read; a port has a handful of listening sockets."""
 
 _TIMEOUT_S: Final = 1.0
 """The kernel answers in the very call; this is for one that does not."""
@@ -57,21 +69,60 @@ def _inode_of(family: int, local: tuple[str, int], remote: tuple[str, int]) -> i
     Raises OSError where the kernel cannot be asked.
     """
     ends = struct.pack(">HH", local[1], remote[1]) + _packed(local[0]) + _packed(remote[0])
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES) + ends + bytes(4) + _ANY_COOKIE
-    head = _MESSAGE.pack(_MESSAGE.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0)
+    with _asked(family, _ALL_STATES, ends, 0) as kernel:
+        answer = kernel.recv(4096)
+    code = _error(answer)
+    if code == errno.ENOENT:
+        return 0
+    if code:
+        raise OSError(code, os.strerror(code))
+    return int(struct.unpack_from("=I", answer, _INODE_AT)[0])
+
+
+def listening_at(family: int, port: int) -> list[bytes]:
+    """The packed local addresses, of `family`, of the TCP sockets that listen at `port`.
+
+    Raises OSError where the kernel cannot be asked.
+    """
+    size = 4 if family == socket.AF_INET else 16
+    found: list[bytes] = []
+    with _asked(family, _LISTENING, struct.pack(">HH", port, 0) + bytes(32), _NLM_F_DUMP) as kernel:
+        for _ in range(_MAX_ANSWERS):
+            answer = kernel.recv(1 << 16)
+            while answer:
+                length, kind, *_ = _MESSAGE.unpack_from(answer)
+                if kind == _NLMSG_DONE:
+                    return found
+                if code := _error(answer):
+                    raise OSError(code, os.strerror(code))
+                found.append(answer[_LOCAL_AT : _LOCAL_AT + size])
+                answer = answer[(length + 3) & ~3 :]
+    return found
+
+
+def _asked(family: int, states: int, ends: bytes, flags: int) -> socket.socket:
+    """A socket at which the kernel's answer is, about TCP sockets with these ends in these states."""
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states) + ends + bytes(4) + _ANY_COOKIE
+    size = _MESSAGE.size + len(body)
+    head = _MESSAGE.pack(size, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 0, 0)
     netlink = getattr(socket, "AF_NETLINK", None)
     if netlink is None:
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-    with socket.socket(netlink, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+    kernel = socket.socket(netlink, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+    try:
         kernel.settimeout(_TIMEOUT_S)
         kernel.send(head + body)
-        answer = kernel.recv(4096)
-    if _MESSAGE.unpack_from(answer)[1] == _NLMSG_ERROR:
-        code = -_ERROR.unpack_from(answer, _MESSAGE.size)[0]
-        if code == errno.ENOENT:
-            return 0
-        raise OSError(code, os.strerror(code))
-    return int(struct.unpack_from("=I", answer, _INODE_AT)[0])
+    except OSError:
+        kernel.close()
+        raise
+    return kernel
+
+
+def _error(answer: bytes) -> int:
+    """The errno in an answer; 0 where it is none."""
+    if _MESSAGE.unpack_from(answer)[1] != _NLMSG_ERROR:
+        return 0
+    return -int(_ERROR.unpack_from(answer, _MESSAGE.size)[0])
 
 
 def _packed(host: str) -> bytes:

@@ -14,10 +14,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, readable, tcp_endpoint
 from p2pfwd.core.pb import autonat_pb2
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, RemoteProtocolError
+from p2pfwd.errors import InvalidPeerId, RemoteProtocolError
 
 PROTOCOL: Final = "/libp2p/autonat/1.0.0"
 
@@ -73,7 +73,7 @@ def decode_request(data: bytes) -> DialRequest:
         peer_id = PeerId.from_bytes(message.dial.peer.id)
     except InvalidPeerId as exc:
         raise RemoteProtocolError(f"autonat: {exc.message}") from None
-    return DialRequest(peer_id, tuple(_addresses(message.dial.peer.addrs)))
+    return DialRequest(peer_id, readable(message.dial.peer.addrs, MAX_ADDRESSES))
 
 
 def encode_answer(answer: DialAnswer) -> bytes:
@@ -89,7 +89,7 @@ def decode_answer(data: bytes) -> DialAnswer:
     response = _parse(data, _Message.DIAL_RESPONSE).dial_response
     if not response.HasField("status"):
         raise RemoteProtocolError("autonat: an answer without a status")
-    addrs = _addresses([response.addr]) if response.addr else []
+    addrs = readable([response.addr], 1) if response.addr else ()
     said: str | bytes = response.status_text  # bytes where it is not UTF-8
     text = said.decode(errors="replace") if isinstance(said, bytes) else said
     return DialAnswer(Status(response.status), text[:MAX_STATUS_CHARS], addrs[0] if addrs else None)
@@ -104,16 +104,6 @@ def _parse(data: bytes, wanted: int) -> autonat_pb2.Message:
     if not message.HasField("type") or message.type != wanted:
         raise RemoteProtocolError("autonat: not the message that belongs here")
     return message
-
-
-def _addresses(encoded: Iterable[bytes]) -> list[Multiaddr]:
-    found = []
-    for data in list(encoded)[:MAX_ADDRESSES]:
-        try:
-            found.append(Multiaddr.from_bytes(data))
-        except InvalidMultiaddr:
-            continue  # of a newer kind
-    return found
 
 
 def addresses_to_dial(request: DialRequest, seen_at: Multiaddr) -> tuple[Multiaddr, ...]:

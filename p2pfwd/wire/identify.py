@@ -14,15 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from itertools import islice
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, readable
 from p2pfwd.core.pb import identify_pb2
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.record import InvalidRecord, PeerRecord
-from p2pfwd.errors import InvalidMultiaddr, RemoteProtocolError
+from p2pfwd.errors import RemoteProtocolError
 from p2pfwd.wire.multistream import MAX_TOKEN_BYTES
 
 ID: Final = "/ipfs/id/1.0.0"
@@ -44,16 +45,15 @@ MAX_SENT_RECORD_BYTES: Final = 2048
 """A longer signed record is not sent when the message is too long: it would crowd out all else.
 Peers then use the plain addresses."""
 
-MAX_ADDRESSES: Final = 500
-"""Addresses kept of one peer (go's bound per connected peer); ten full messages could carry 8000."""
+MAX_ADDRESSES: Final = 128
+"""Addresses looked at in one exchange, decodable or not; ten full messages could carry 8000, at 5 us each.
+A go node with every transport on two networks has under 30."""
 
 MAX_PROTOCOLS: Final = 1000
-"""Protocol names kept of one peer: as many as a listener would let it propose."""
+"""Protocol names looked at in one exchange: as many as a listener would let a peer propose."""
 
 MAX_VERSION_CHARS: Final = 256
 """Characters kept of the two version texts: they are shown to people and kept per peer."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,50 +92,31 @@ def encode(msg: IdentifyMessage) -> bytes:
     return out.SerializeToString()
 
 
-def decode(data: bytes | bytearray | memoryview) -> IdentifyMessage:
-    """One undelimited message. Raises RemoteProtocolError when it is too long or no message at all."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise RemoteProtocolError(
-            f"identify: a message of {len(data)} bytes, {MAX_MESSAGE_BYTES} are allowed"
-        )
+def decode(*parts: bytes) -> IdentifyMessage:
+    """One undelimited message, or several merged as protobuf does: lists are joined, of single fields the
+    last counts. Bounds hold for all of them together.
+
+    Raises RemoteProtocolError when one is too long or no message at all.
+    """
     message = identify_pb2.Identify()
-    try:
-        message.ParseFromString(bytes(data))
-    except DecodeError:
-        raise RemoteProtocolError("identify: the peer's message cannot be decoded") from None
-    observed = _addresses([message.observed_addr]) if message.HasField("observed_addr") else ()
+    for data in parts:
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise RemoteProtocolError(
+                f"identify: a message of {len(data)} bytes, {MAX_MESSAGE_BYTES} are allowed"
+            )
+        try:
+            message.MergeFromString(data)
+        except DecodeError:
+            raise RemoteProtocolError("identify: the peer's message cannot be decoded") from None
+    observed = readable([message.observed_addr], 1) if message.HasField("observed_addr") else ()
     return IdentifyMessage(
         public_key=message.public_key if message.HasField("public_key") else None,
-        listen_addrs=_addresses(message.listen_addrs),
+        listen_addrs=readable(message.listen_addrs, MAX_ADDRESSES),
         protocols=_protocols(message.protocols),
         observed_addr=observed[0] if observed else None,
         protocol_version=_text(message.protocol_version) if message.HasField("protocol_version") else None,
         agent_version=_text(message.agent_version) if message.HasField("agent_version") else None,
         signed_peer_record=message.signed_peer_record if message.HasField("signed_peer_record") else None,
-    )
-
-
-def merge(parts: Iterable[IdentifyMessage]) -> IdentifyMessage:
-    """One message of several, as protobuf merges: lists are joined, of single fields the last counts."""
-    listen_addrs: dict[Multiaddr, None] = {}
-    protocols: dict[str, None] = {}
-    public_key = observed_addr = protocol_version = agent_version = signed_peer_record = None
-    for part in parts:
-        listen_addrs.update(dict.fromkeys(part.listen_addrs))
-        protocols.update(dict.fromkeys(part.protocols))
-        public_key = _last(public_key, part.public_key)
-        observed_addr = _last(observed_addr, part.observed_addr)
-        protocol_version = _last(protocol_version, part.protocol_version)
-        agent_version = _last(agent_version, part.agent_version)
-        signed_peer_record = _last(signed_peer_record, part.signed_peer_record)
-    return IdentifyMessage(
-        public_key=public_key,
-        listen_addrs=tuple(listen_addrs)[:MAX_ADDRESSES],
-        protocols=tuple(protocols)[:MAX_PROTOCOLS],
-        observed_addr=observed_addr,
-        protocol_version=protocol_version,
-        agent_version=agent_version,
-        signed_peer_record=signed_peer_record,
     )
 
 
@@ -155,26 +136,11 @@ def verify(msg: IdentifyMessage, remote_peer: PeerId) -> tuple[tuple[Multiaddr, 
     return msg.listen_addrs, False
 
 
-def _last(old: _T | None, new: _T | None) -> _T | None:
-    return old if new is None else new
-
-
-def _addresses(encoded: Iterable[bytes]) -> tuple[Multiaddr, ...]:
-    addresses: dict[Multiaddr, None] = {}
-    for data in encoded:
-        if len(addresses) == MAX_ADDRESSES:
-            break
-        try:
-            addresses[Multiaddr.from_bytes(data)] = None
-        except InvalidMultiaddr:
-            continue  # a component of a newer multiaddr table: the others still count
-    return tuple(addresses)
-
-
 def _protocols(names: Iterable[str | bytes]) -> tuple[str, ...]:
     # A name outside UTF-8 arrives as bytes; neither it nor one too long for a token can be proposed.
-    usable = (n for n in names if isinstance(n, str) and 0 < len(n.encode()) < MAX_TOKEN_BYTES)
-    return tuple(dict.fromkeys(usable))[:MAX_PROTOCOLS]
+    tried = islice(names, MAX_PROTOCOLS)
+    usable = (n for n in tried if isinstance(n, str) and 0 < len(n.encode()) < MAX_TOKEN_BYTES)
+    return tuple(dict.fromkeys(usable))
 
 
 def _text(value: str | bytes) -> str:

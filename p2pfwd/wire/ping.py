@@ -11,9 +11,6 @@ ID: Final = "/ipfs/ping/1.0.0"
 PAYLOAD_BYTES: Final = 32
 """Bytes of one round; both sides count on exactly that many."""
 
-MAX_INBOUND_STREAMS: Final = 2
-"""Ping streams one peer may hold open here: the bound of the specification, strict in rust and js."""
-
 
 def check_echo(sent: bytes, received: bytes) -> None:
     """Raises RemoteProtocolError unless the peer echoed what was sent."""

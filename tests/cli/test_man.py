@@ -168,6 +168,16 @@ def test_the_error_codes_and_their_exit_statuses() -> None:
     assert {tag[1]: int(tag[2]) for tag in tags if tag} == codes
 
 
+def test_the_causes_of_refusals() -> None:
+    from p2pfwd.policy import service_bounds
+
+    lines = sections("p2pfwd-rpc.7", "Sh")["REFUSALS"]
+    tags = {line.removeprefix(".It Li ") for line in lines if line.startswith(".It Li ")}
+    labels = tuple(f"{bounds.label}-" for bounds in service_bounds.TABLE)
+    assert service_bounds.causes() <= tags
+    assert {tag for tag in tags if tag.startswith(labels)} <= service_bounds.causes()
+
+
 def test_the_limits_of_the_rpc() -> None:
     text = (MAN / "p2pfwd-rpc.7").read_text()
     from p2pfwd.rpc import codec, events

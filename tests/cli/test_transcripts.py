@@ -542,6 +542,21 @@ def test_status(fake: FakeDaemon, run: Run) -> None:
     )
 
 
+def test_status_tells_what_was_refused_the_most_frequent_first(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["daemon.status"] = StatusResult(
+        "0.1.0", 42, PEER, 1.0, refused={"dht-requests": 3, "ping-streams": 12, "a-b": 3}
+    )
+    plain, told = run("status").out, run("status", "-v").out
+    assert told.removeprefix(plain) == (
+        "refused    12 ping-streams\n"
+        "           3 a-b\n"
+        "           3 dht-requests\n"
+    )
+    assert json.loads(run("status", "--json").out)["Refused"]["ping-streams"] == 12
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0)
+    assert run("status", "--verbose").out.endswith("refused    nothing\n")
+
+
 def test_log_level(fake: FakeDaemon, run: Run) -> None:
     fake.answers["log.level"] = LogLevelResult({"swarm": "debug", "rpc": "info"})
     assert run("log", "level", "swarm", "debug").out == "rpc   info\nswarm debug\n"

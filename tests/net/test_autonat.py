@@ -12,7 +12,6 @@ from p2pfwd.errors import StreamReset
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
-from p2pfwd.protocols import autonat
 from p2pfwd.protocols.autonat import AutoNat, AutoNatSettings
 from p2pfwd.wire import autonat as wire
 from p2pfwd.wire.autonat import DialRequest, Status
@@ -151,8 +150,8 @@ async def test_one_peer_is_dialed_back_a_bounded_number_of_times() -> None:
     async with serving() as (far, _), host() as near:
         await join(near, far)
         message = wire.encode_request(DialRequest(near.peer_id, tuple(near.swarm.listen_addrs())))
-        answers = [(await ask(near, far, message)).status for _ in range(autonat.MAX_DIALS_PER_PEER + 2)]
-        assert answers == [Status.OK] * autonat.MAX_DIALS_PER_PEER + [Status.DIAL_REFUSED] * 2
+        answers = [(await ask(near, far, message)).status for _ in range(5)]
+        assert answers == [Status.OK] * 3 + [Status.DIAL_REFUSED] * 2
 
 
 @on_loop
@@ -183,8 +182,8 @@ async def test_a_hostile_request_ends_its_stream_and_nothing_else() -> None:
 
 @on_loop
 async def test_a_node_without_candidates_asks_nobody() -> None:
-    async with serving() as (far, server), asking() as (near, client):
+    async with serving() as (far, _), asking() as (near, client):
         await join(near, far)
         await turns()
-        assert client._asked == {} and not server._served
+        assert client._asked == {}
         assert client.reachability is Reachability.UNKNOWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from p2pfwd.errors import TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.services import Service
+from p2pfwd.policy.service_bounds import PUSH
 from p2pfwd.protocols import identify as identify_module
 from p2pfwd.protocols.identify import visible
 from p2pfwd.wire import identify as wire
@@ -195,7 +197,7 @@ async def test_a_lost_connection_ends_the_wait_for_identify() -> None:
 
 @on_loop
 async def test_a_push_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identify_module, "TIMEOUT_S", 0.05)
+    monkeypatch.setattr(identify_module, "PUSH", replace(PUSH, idle_s=0.05))
     async with asked() as (_node, _conn, peer, _stream_id):
         await peer.open(1, wire.PUSH)
         await peer.frame(f.DATA, 0, 1, body=delimited(wire.encode(message(peer))) + b"\x05ab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, RemoteProtocolError, TimedOut
 from p2pfwd.host import host as host_module
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.protocols import ping as ping_module
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.service_bounds import PING
 from p2pfwd.protocols.ping import Ping
 from p2pfwd.wire import ping as wire
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import host, next_conn, swarm
-from tests.support.loops import on_both_loops, on_loop, turns
+from tests.support.loops import on_both_loops, on_loop, turns, until
 from tests.support.raw_peer import RawListener, RawPeer
 
 PAYLOAD = bytes(range(wire.PAYLOAD_BYTES))
@@ -29,7 +31,7 @@ async def test_a_host_is_pinged_connecting_first() -> None:
         assert 0 < outcome.rtt_s < 5 and outcome.conn.remote_peer == far.peer_id
         again = await near.ping(far.peer_id)
         assert again.conn is outcome.conn
-        assert far._ping._serving == {} or await settled(far._ping)
+        await settled(far.swarm)
 
 
 @on_both_loops
@@ -64,10 +66,9 @@ async def test_the_time_limit_of_a_ping_is_for_the_dial_too(monkeypatch: pytest.
         assert given == [pytest.approx(2)]
 
 
-async def settled(ping: Ping) -> bool:
-    await turns(100)
-    return ping._serving == {}
-
+async def settled(node: Swarm) -> None:
+    """No ping stream counts any more."""
+    await until(lambda: not node.services.room(PING.label).held.total)
 
 @on_loop
 async def test_a_ping_stream_echoes_round_after_round_in_any_pieces() -> None:
@@ -89,18 +90,18 @@ async def test_a_ping_stream_echoes_round_after_round_in_any_pieces() -> None:
 @on_loop
 async def test_a_payload_that_is_cut_short_resets_the_stream() -> None:
     async with swarm() as node:
-        ping = Ping(node)
+        Ping(node)
         async with await RawPeer.dial(node.listen_addrs()[0]) as peer:
             await peer.open(1, wire.ID)
             await peer.frame(f.DATA, f.FIN, 1, body=PAYLOAD[:5])
             await peer.until(f.WINDOW_UPDATE, f.RST, 1)
-            assert await settled(ping)
+            await settled(node)
 
 
 @on_loop
 async def test_one_peer_has_two_ping_streams_and_a_third_is_reset() -> None:
     async with swarm() as node:
-        ping = Ping(node)
+        Ping(node)
         async with await RawPeer.dial(node.listen_addrs()[0]) as peer:
             await peer.open(1, wire.ID)
             await peer.open(3, wire.ID)
@@ -111,19 +112,18 @@ async def test_one_peer_has_two_ping_streams_and_a_third_is_reset() -> None:
             await peer.open(7, wire.ID)
             await peer.frame(f.DATA, 0, 7, body=PAYLOAD)
             assert await peer.payload(7, 32) == PAYLOAD
-        assert await settled(ping)
+        await settled(node)
 
 
 @on_loop
-async def test_an_idle_ping_stream_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ping_module, "IDLE_S", 0.05)
+async def test_an_idle_ping_stream_is_reset() -> None:
     async with swarm() as node:
-        ping = Ping(node)
+        Ping(node, replace(PING, idle_s=0.05))
         async with await RawPeer.dial(node.listen_addrs()[0]) as peer:
             await peer.open(1, wire.ID)
             await peer.frame(f.DATA, 0, 1, body=PAYLOAD[:5])
             await peer.until(f.WINDOW_UPDATE, f.RST, 1)
-            assert await settled(ping)
+            await settled(node)
 
 
 @pytest.mark.parametrize(

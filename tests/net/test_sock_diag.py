@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from p2pfwd.system.sock_diag import has_closed
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.system import proc_net
+from p2pfwd.system.sock_diag import has_closed, listening_at
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="no socket diagnosis here")
 
@@ -70,3 +72,42 @@ def test_a_client_on_another_machine_is_not_known_of() -> None:
             return "192.0.2.2", 50000
 
     assert has_closed(Ends()) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "packed"),
+    [
+        (socket.AF_INET, "127.0.0.1", b"\x7f\0\0\1"),
+        (socket.AF_INET, "0.0.0.0", bytes(4)),
+        (socket.AF_INET6, "::1", bytes(15) + b"\1"),
+    ],
+)
+def test_who_listens_at_a_port(family: int, host: str, packed: bytes) -> None:
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError as exc:
+        pytest.skip(f"no such address here: {exc}")
+    with listener:
+        port = listener.getsockname()[1]
+        assert listening_at(family, port) == [packed]
+        with socket.create_connection(("::1" if family == socket.AF_INET6 else "127.0.0.1", port)):
+            assert listening_at(family, port) == [packed], "connections are not told"
+    assert listening_at(family, port) == []
+
+
+def test_a_target_is_seen_without_reading_the_list_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    # HOUSE L18: up to 4 MiB of it were read in the event loop.
+    monkeypatch.setattr(proc_net, "_lines", lambda _path: pytest.fail("the list was read"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        target = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}")
+        assert proc_net.somebody_listens(target)
+    assert not proc_net.somebody_listens(target)
+
+
+def test_where_the_kernel_may_not_be_asked_the_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> list[bytes]:
+        raise PermissionError
+
+    monkeypatch.setattr(proc_net, "listening_at", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert proc_net.somebody_listens(Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}"))

@@ -23,7 +23,8 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Routing
-from p2pfwd.protocols.kad.service import Dht, Try
+from p2pfwd.protocols.kad.search import Try
+from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.query_values import LookupResult

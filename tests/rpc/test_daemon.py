@@ -67,7 +67,7 @@ def test_status_and_id_describe_the_node(home: Path) -> None:
         assert client.hello == s.HelloResult(s.RPC_MAJOR, __version__, known.id, os.getpid())
         assert (status.version, status.pid, status.id) == (__version__, os.getpid(), known.id)
         assert (status.home, status.socket) == (str(home), str(home / "rpc.sock"))
-        assert (status.log, status.draining) == ("the log", False)
+        assert (status.log, status.draining, status.refused) == ("the log", False, {})
         assert status.addresses == known.addresses
         assert known.addresses[0].startswith("/ip4/127.0.0.1/tcp/")
         assert known.addresses[0].endswith(f"/p2p/{known.id}")

@@ -89,6 +89,7 @@ class ProcessMethods:
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
             reachability=node.discovery.autonat.reachability.value,
+            refused=dict(swarm.refusals.counts),
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

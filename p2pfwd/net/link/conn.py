@@ -452,3 +452,6 @@ class Conn:
                 await asyncio.shield(self.closed)
         except TimeoutError:
             self.abort()
+        except asyncio.CancelledError:
+            self.abort()  # maybe nobody else knows of it
+            raise

@@ -74,6 +74,7 @@ class Stream:
         "_read_waiter",
         "_sink",
         "_waiting_to_send",
+        "_when_over",
         "_write_waiter",
         "conn",
         "core",
@@ -96,6 +97,7 @@ class Stream:
         self._waiting_to_send = False
         self._negotiation: DialerNegotiation | ListenerNegotiation | None = None
         self._on_negotiated: Callable[[Stream], None] | None = None
+        self._when_over: list[Callable[[], object]] | None = None
         core.sink = self._received
 
     @property
@@ -185,6 +187,7 @@ class Stream:
         elif self._sink is not None:
             self._sink.eof_received()
         self._wake_reader()
+        self._tell_if_over()
 
     def on_lost(self, error: P2PForwardError) -> None:
         """Reset by the peer, or the connection is gone."""
@@ -204,6 +207,7 @@ class Stream:
             done(self)
         self._wake_reader()
         self._wake_writer()
+        self._tell_if_over()
 
     def _wake_reader(self) -> None:
         if self._read_waiter is not None and not self._read_waiter.done():
@@ -222,6 +226,26 @@ class Stream:
     def error(self) -> P2PForwardError | None:
         """Why the stream failed, if it did."""
         return self._error
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it is gone from its connection: both FINs have passed, or it failed."""
+        return self._error is not None or not (self.core.can_send or self.core.can_receive)
+
+    def when_over(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once when the stream is over, at once if it is."""
+        if self.is_over:
+            callback()
+        elif self._when_over is None:
+            self._when_over = [callback]
+        else:
+            self._when_over.append(callback)
+
+    def _tell_if_over(self) -> None:
+        if self._when_over is not None and self.is_over:
+            callbacks, self._when_over = self._when_over, None
+            for callback in callbacks:
+                callback()
 
     # --- slow face --------------------------------------------------------------------------------
 
@@ -261,15 +285,27 @@ class Stream:
 
         Raises RemoteProtocolError above `max_bytes`.
         """
-        while True:
-            try:
-                length, _ = varint.decode(prefix)
-                break
-            except varint.VarintIncomplete:
-                prefix += await self.read_exactly(1)
+        length = await self.read_length(prefix)
         if length > max_bytes:
             raise RemoteProtocolError(f"a message of {length} bytes, more than {max_bytes}")
         return await self.read_exactly(length)
+
+    async def read_length(self, prefix: bytes = b"") -> int:
+        """The varint in front of a message, of which `prefix` was read already."""
+        while True:
+            try:
+                return varint.decode(prefix)[0]
+            except varint.VarintIncomplete:
+                prefix += await self.read_exactly(1)
+
+    def discard_input(self) -> None:
+        """Drop what comes, and what has come, from now on: nobody will read it. Writing goes on."""
+        self.core.sink = self._drop
+        dropped, self._buffer = len(self._buffer), bytearray()
+        self.consumed(dropped)
+
+    def _drop(self, view: memoryview) -> None:
+        self.consumed(len(view))
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`, waiting for credit and for the connection.
@@ -367,6 +403,7 @@ class Stream:
             self._finish_due = True
         elif self.core.can_send:
             self.conn.finish_stream(self.core)
+            self._tell_if_over()
         self._wake_writer()
 
     async def close(self) -> None:

@@ -10,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError
+from p2pfwd.errors import P2PForwardError, ProtocolTaken
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.visits import Visit
 from p2pfwd.policy.provenance import Provenance
-from p2pfwd.protocols.kad.requests import Server, ask
+from p2pfwd.policy.service_bounds import DHT
+from p2pfwd.protocols.kad.requests import answer, ask
+from p2pfwd.protocols.kad.search import Answer, Search, Try
 from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
 from p2pfwd.wire.kad.buckets import RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
@@ -36,7 +39,7 @@ from p2pfwd.wire.kad.messages import (
     Response,
 )
 from p2pfwd.wire.kad.query import Lookup
-from p2pfwd.wire.kad.query_values import Ending, Goal, LookupResult, LookupSettings
+from p2pfwd.wire.kad.query_values import Goal, LookupResult, LookupSettings
 from p2pfwd.wire.kad.responder import Responder
 
 log = logging.getLogger("p2pfwd.kad")
@@ -49,8 +52,6 @@ CHECK_TIMEOUT_S: Final = 10.0
 
 MAX_CHECKS: Final = 16
 """Newcomers checked at once."""
-
-Try = Callable[[Sequence[Multiaddr]], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +97,8 @@ class Dht:
             addrs_of=self._addrs_of,
             is_connected=lambda peer_id: bool(swarm.conns(peer_id)),
         )
-        self._server = Server(self._respond)
         self.is_server = False
+        swarm.services.reserve(protocol)
         self.serve(server)
         swarm.on_identified(self._identified)
 
@@ -105,11 +106,19 @@ class Dht:
         """Be a server, or a client."""
         if on == self.is_server:
             return
-        self.is_server = on
-        if on:
-            self._swarm.services.serve(Service(name=self.protocol, handler=self._server.serve))
+        services = self._swarm.services
+        if not on:
+            services.withdraw(self.protocol)
         else:
-            self._swarm.services.withdraw(self.protocol)
+            try:
+                services.serve(Service(name=self.protocol, talk=self._talk, bounds=DHT))
+            except ProtocolTaken:
+                log.warning("%s is served by a listen: this node stays a client of it", self.protocol)
+                return
+        self.is_server = on
+
+    async def _talk(self, visit: Visit) -> None:
+        await answer(visit, self._respond)
 
     def _addrs_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         if peer_id == self._swarm.peer_id:
@@ -217,35 +226,16 @@ class Dht:
             goal, target, seeds, local=self._swarm.peer_id, now=time.monotonic(), settings=settings
         )
         request = GetProviders(target) if goal is Goal.PROVIDERS else FindNode(target)
-        running: dict[asyncio.Task[tuple[Conn, Response | None]], PeerId] = {}
-        try:
-            while True:
-                for peer in query.next_requests(time.monotonic()):
-                    work = self._ask(peer, query.addrs(peer), request)
-                    running[asyncio.create_task(work, name="kad request")] = peer
-                result = query.result(time.monotonic())
-                if query.done:
-                    if attempt is None or result.ending is not Ending.FOUND or await attempt(result.found):
-                        return result
-                    query.reject_found(result.found, time.monotonic())
-                elif running:
-                    deadline = query.deadline
-                    wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                    done, _ = await asyncio.wait(
-                        running, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED
-                    )
-                    for task in done:
-                        self._report(query, running.pop(task), task)
-                else:
-                    return result
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
 
-    def _report(
-        self, query: Lookup, peer: PeerId, task: asyncio.Task[tuple[Conn, Response | None]]
-    ) -> None:
+        def ask_one(peer: PeerId) -> Coroutine[Any, Any, Answer]:
+            return self._ask(peer, query.addrs(peer), request)
+
+        def report(peer: PeerId, task: asyncio.Task[Answer]) -> None:
+            self._report(query, peer, task)
+
+        return await Search(query, ask_one, report, attempt).run()
+
+    def _report(self, query: Lookup, peer: PeerId, task: asyncio.Task[Answer]) -> None:
         now = time.monotonic()
         failure = task.exception()
         if failure is not None:
@@ -264,7 +254,7 @@ class Dht:
 
     async def _ask(
         self, peer: PeerId, addrs: Sequence[Multiaddr], request: Request
-    ) -> tuple[Conn, Response | None]:
+    ) -> Answer:
         timeout_s = self.settings.lookup.request_timeout_s
         if addrs:
             self._swarm.peerstore.add_addrs(peer, addrs, HEARSAY_TTL_S, Provenance.HEARSAY)

@@ -3,7 +3,8 @@
 Bytes are undelimited; on a stream each message follows its varint length.
 
 Rules:
-- At most `MAX_RECEIVED_BYTES` are read; at most `MAX_SENT_BYTES` are sent, which is all that rust reads.
+- A request has at most `MAX_REQUEST_BYTES`, an answer `MAX_RESPONSE_BYTES`; at most `MAX_SENT_BYTES` are
+  sent, which is all that rust reads.
 - A peer that cannot be understood costs that one peer, an address that one address, never the message.
 - Enum fields are written even when 0: some readers require them.
 """
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from google.protobuf.message import DecodeError
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import readable
 from p2pfwd.core.pb import kad_pb2
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, LocalProtocolError, RemoteProtocolError
+from p2pfwd.errors import InvalidPeerId, LocalProtocolError, RemoteProtocolError
 from p2pfwd.wire.kad.messages import (
     AddProvider,
     ConnectionType,
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 
     PeerList = RepeatedCompositeFieldContainer[kad_pb2.Message.Peer]
 
-MAX_RECEIVED_BYTES: Final = 1 << 20
-"""Longest message read. An honest answer has under 64 KiB; decoding the worst of this length takes 30 MB
-and 20 ms for a moment."""
+MAX_RESPONSE_BYTES: Final = 256 * 1024
+"""Longest answer read. An honest one has under 64 KiB."""
+
+MAX_REQUEST_BYTES: Final = 16 * 1024
+"""Longest request read: the longest honest one stores an IPNS record of 10 KiB."""
 
 MAX_SENT_BYTES: Final = 16 * 1024
 """Longest message sent: rust reads no more by default."""
@@ -150,7 +153,7 @@ def _fitted(message: kad_pb2.Message) -> bytes:
 
 def decode_request(data: bytes | bytearray | memoryview) -> Request:
     """The request in `data`; RemoteProtocolError if it is too long, none, or lacks what its type needs."""
-    message = _parsed(data)
+    message = _parsed(data, MAX_REQUEST_BYTES)
     kind, key = MessageType(message.type), message.key
     if kind is MessageType.PING:
         return Ping()
@@ -182,7 +185,7 @@ def decode_response(data: bytes | bytearray | memoryview, request: Request) -> R
 
     Its lists are cut to MAX_PEERS; who is told of twice counts once.
     """
-    message = _parsed(data)
+    message = _parsed(data, MAX_RESPONSE_BYTES)
     kind = MessageType(message.type)
     if kind is not _TYPE_OF[type(request)]:
         raise RemoteProtocolError(f"kad: {kind.name} came in answer to {_TYPE_OF[type(request)].name}")
@@ -191,9 +194,9 @@ def decode_response(data: bytes | bytearray | memoryview, request: Request) -> R
     )
 
 
-def _parsed(data: bytes | bytearray | memoryview) -> kad_pb2.Message:
-    if len(data) > MAX_RECEIVED_BYTES:
-        raise RemoteProtocolError(f"kad: a message of {len(data)} bytes, {MAX_RECEIVED_BYTES} are allowed")
+def _parsed(data: bytes | bytearray | memoryview, most_bytes: int) -> kad_pb2.Message:
+    if len(data) > most_bytes:
+        raise RemoteProtocolError(f"kad: a message of {len(data)} bytes, {most_bytes} are allowed")
     message = kad_pb2.Message()
     try:
         message.ParseFromString(bytes(data))
@@ -218,17 +221,6 @@ def _peers(encoded: Iterable[kad_pb2.Message.Peer]) -> tuple[KadPeer, ...]:
         except InvalidPeerId:
             continue
         if peer_id not in peers:
-            peers[peer_id] = KadPeer(peer_id, _addresses(entry.addrs), ConnectionType(entry.connection))
+            addrs = readable(entry.addrs, MAX_ADDRESSES, MAX_ADDRESS_BYTES)
+            peers[peer_id] = KadPeer(peer_id, addrs, ConnectionType(entry.connection))
     return tuple(peers.values())
-
-
-def _addresses(encoded: Iterable[bytes]) -> tuple[Multiaddr, ...]:
-    addresses: dict[Multiaddr, None] = {}
-    for data in islice(encoded, MAX_ADDRESSES):
-        if len(data) > MAX_ADDRESS_BYTES:
-            continue
-        try:
-            addresses[Multiaddr.from_bytes(data)] = None
-        except InvalidMultiaddr:
-            continue  # a component of a newer multiaddr table: the others still count
-    return tuple(addresses)

@@ -8,7 +8,7 @@ nodes behind NAT are found, by those they are connected to.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import assert_never
+from typing import Final, assert_never
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.core.peer_id import PeerId
@@ -32,6 +32,9 @@ from p2pfwd.wire.kad.messages import (
 )
 from p2pfwd.wire.kad.records import ProviderStore, ValueStore
 
+REMEMBERED_S: Final = 2.0
+"""How long what is told of a peer of the table is not put together anew. The table bounds how many."""
+
 
 class Responder:
     """Answers requests out of what the node knows."""
@@ -51,6 +54,8 @@ class Responder:
         self._scope = scope
         self._addrs_of = addrs_of
         self._is_connected = is_connected
+        self._memory: dict[tuple[PeerId, AddressClass], KadPeer] = {}
+        self._remembered_at = 0.0
 
     def respond(self, request: Request, asker: PeerId, via: AddressClass, now: float) -> Response | None:
         """The answer to `asker`, whose connection's remote address is of class `via`; None if there is none.
@@ -61,12 +66,13 @@ class Responder:
             case Ping():
                 return Response(MessageType.PING)
             case FindNode(key):
-                return Response(MessageType.FIND_NODE, key, closer_peers=self._with_target(key, asker, via))
+                closer = self._with_target(key, asker, via, now)
+                return Response(MessageType.FIND_NODE, key, closer_peers=closer)
             case GetProviders(key):
                 return Response(
                     MessageType.GET_PROVIDERS,
                     key,
-                    closer_peers=self._closest(key, asker, via),
+                    closer_peers=self._closest(key, asker, via, now),
                     provider_peers=self._providers_of(key, via, now),
                 )
             case AddProvider(key, providers):
@@ -75,7 +81,7 @@ class Responder:
                     self.providers.add(key, KadPeer(one.peer_id, addrs), asker, now)
                 return None
             case GetValue(key):
-                closer = self._closest(key, asker, via)
+                closer = self._closest(key, asker, via, now)
                 return Response(MessageType.GET_VALUE, key, self.values.get(key, now), closer)
             case PutValue(record):
                 self.values.put(record, now)
@@ -83,18 +89,28 @@ class Responder:
             case _:
                 assert_never(request)
 
-    def _closest(self, key: bytes, asker: PeerId, via: AddressClass) -> tuple[KadPeer, ...]:
+    def _closest(self, key: bytes, asker: PeerId, via: AddressClass, now: float) -> tuple[KadPeer, ...]:
         nearest = self._table.closest(key_of(key), exclude=(asker,))
-        told = (self._told(peer_id, self._addrs_of(peer_id), via) for peer_id in nearest)
+        told = (self._remembered(peer_id, via, now) for peer_id in nearest)
         return tuple(peer for peer in told if peer.addrs)
+
+    def _remembered(self, peer_id: PeerId, via: AddressClass, now: float) -> KadPeer:
+        """As `_told`, at most `REMEMBERED_S` old: sorting out addresses is most of an answer's cost."""
+        if not self._remembered_at <= now < self._remembered_at + REMEMBERED_S:
+            self._remembered_at = now
+            self._memory.clear()
+        told = self._memory.get((peer_id, via))
+        if told is None:
+            told = self._memory[peer_id, via] = self._told(peer_id, self._addrs_of(peer_id), via)
+        return told
 
     def _providers_of(self, key: bytes, via: AddressClass, now: float) -> tuple[KadPeer, ...]:
         """The latest K; one whose addresses are unknown can still be looked up."""
         latest = self.providers.get(key, now)[:K]
         return tuple(self._told(one.peer_id, one.addrs or self._addrs_of(one.peer_id), via) for one in latest)
 
-    def _with_target(self, key: bytes, asker: PeerId, via: AddressClass) -> tuple[KadPeer, ...]:
-        closest = self._closest(key, asker, via)
+    def _with_target(self, key: bytes, asker: PeerId, via: AddressClass, now: float) -> tuple[KadPeer, ...]:
+        closest = self._closest(key, asker, via, now)
         try:
             target = PeerId.from_bytes(key)
         except InvalidPeerId:

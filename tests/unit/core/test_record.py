@@ -27,6 +27,7 @@ GO, OWN = VECTORS["go_record"], VECTORS["own_peer_record"]
 KEY = PrivateKey.from_protobuf(bytes.fromhex(OWN["private_pb_hex"]))
 PEER = PeerId.from_public_key(KEY.public_key)
 ADDR = Multiaddr.parse("/ip4/1.2.3.4/tcp/1")
+OTHER_ADDR = Multiaddr.parse("/ip4/1.2.3.5/tcp/1")
 
 
 def signed(payload: bytes, key: PrivateKey = KEY) -> bytes:
@@ -101,12 +102,13 @@ def test_undecodable_addresses_are_left_out_one_by_one() -> None:
     for data in (ADDR.to_bytes(), b"\xff\xff\x03", b"", ADDR.to_bytes() + b"\x06"):
         message.addresses.add(multiaddr=data)
     message.addresses.add()
-    message.addresses.add(multiaddr=ADDR.to_bytes())
-    assert PeerRecord.from_signed(signed(message.SerializeToString())).addresses == (ADDR, ADDR)
+    message.addresses.add(multiaddr=OTHER_ADDR.to_bytes())
+    assert PeerRecord.from_signed(signed(message.SerializeToString())).addresses == (ADDR, OTHER_ADDR)
 
 
 def test_the_number_of_addresses_is_bounded() -> None:
-    record = PeerRecord(PEER, 1, (Multiaddr.parse("/ws"),) * (MAX_RECORD_ADDRESSES + 1))
+    addrs = tuple(Multiaddr.parse(f"/tcp/{port}") for port in range(MAX_RECORD_ADDRESSES + 1))
+    record = PeerRecord(PEER, 1, addrs)
     assert len(PeerRecord.from_bytes(record.to_bytes()).addresses) == MAX_RECORD_ADDRESSES
 
 

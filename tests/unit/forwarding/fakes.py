@@ -26,7 +26,7 @@ SELF, ALICE, BOB = peer(1), peer(2), peer(3)
 class FakeConn:
     def __init__(self, remote_peer: PeerId) -> None:
         self.remote_peer = remote_peer
-        self.remote_addr = Multiaddr.parse("/ip4/192.0.2.7/tcp/4002")
+        self.remote_addr = Multiaddr.parse(f"/ip4/192.0.{remote_peer.to_bytes()[-1]}.7/tcp/4002")
         self.is_relayed = False
         self.rtt_s: float | None = 0.002
         self.security = "/noise"
@@ -47,9 +47,23 @@ class FakeStream:
         self.sent: list[bytes] = []
         self.resets = 0
         self.finished = False
+        self._when_over: list[Callable[[], object]] = []
+
+    def when_over(self, callback: Callable[[], object]) -> None:
+        self._when_over.append(callback)
+
+    def over(self) -> None:
+        """It is gone from its connection: by a reset of the peer, if nothing else was said."""
+        callbacks, self._when_over = self._when_over, []
+        for callback in callbacks:
+            callback()
+
+    def discard_input(self) -> None:
+        pass
 
     def reset(self) -> None:
         self.resets += 1
+        self.over()
 
     def close_write(self) -> None:
         self.finished = True
@@ -130,6 +144,7 @@ class FakeSplice:
         self.error = error
         self.sock.close()
         self._on_closed(self)
+        self.stream.over()
 
 
 class FakeConnMgr:

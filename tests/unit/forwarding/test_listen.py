@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from errno import EPIPE
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, TargetRefused, TargetTimeout
-from p2pfwd.forwarding import target as target_module
+from p2pfwd.forwarding.glances import Glances
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.target import Target
@@ -19,6 +18,8 @@ from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import ALICE, BOB, SELF, FakeHost, FakeSocket, FakeSplice, FakeStream, turns
 
 TARGET = Multiaddr.parse("/ip4/127.0.0.1/tcp/22")
+FAR_TARGET = Multiaddr.parse("/ip4/192.0.2.80/tcp/22")
+"""One that is dialed for some time."""
 
 
 class FakeTarget:
@@ -240,11 +241,11 @@ def test_a_stream_for_a_listen_closed_meanwhile_is_reset(forwarding: MakeForward
 
 
 @pytest.mark.parametrize(
-    ("limits", "second"),
+    ("limits", "second", "expected"),
     [
-        ({"max_streams": 1}, BOB),
-        ({"max_streams_per_peer": 1}, ALICE),
-        ({"max_streams_per_listener": 1}, BOB),
+        ({"max_streams": 1}, BOB, "resource-limit"),
+        ({"max_streams_per_peer": 1}, ALICE, "ready"),  # his own doing: not the listen's state
+        ({"max_streams_per_listener": 1}, BOB, "resource-limit"),
     ],
 )
 def test_streams_above_a_limit_are_reset_without_touching_the_target(
@@ -254,6 +255,7 @@ def test_streams_above_a_limit_are_reset_without_touching_the_target(
     target: FakeTarget,
     limits: dict[str, int],
     second: object,
+    expected: str,
 ) -> None:
     async def main() -> None:
         service = forwarding(**limits)
@@ -264,7 +266,7 @@ def test_streams_above_a_limit_are_reset_without_touching_the_target(
         refused = incoming(host, peer=second)
         await turns()
         assert refused.resets == 1 and len(splices) == 1
-        assert state(service)[0] == "resource-limit"
+        assert state(service)[0] == expected
         await service.aclose()
 
     asyncio.run(main())
@@ -275,8 +277,8 @@ def test_target_dials_under_way_are_bounded_over_all_listens(
 ) -> None:
     async def main() -> None:
         service = forwarding(max_pending_targets=1)
-        await service.listen("/x/a", TARGET)
-        await service.listen("/x/b", TARGET)
+        await service.listen("/x/a", FAR_TARGET)
+        await service.listen("/x/b", FAR_TARGET)
         target.begins = [(None, False), FakeSocket()]
         pending: asyncio.Future[FakeSocket] = asyncio.get_running_loop().create_future()
         target.finishes = [pending]
@@ -298,24 +300,21 @@ def test_target_dials_under_way_are_bounded_over_all_listens(
 def test_a_glance_refreshes_the_state_but_not_at_a_strangers_pace(
     forwarding: MakeForwarding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[Multiaddr] = []
+    looked: list[float] = []
 
-    def look(found: bool) -> Callable[[Multiaddr], bool]:
-        def somebody_listens(address: Multiaddr) -> bool:
-            looked.append(address)
-            return found
-
-        return somebody_listens
+    def look(self: Glances, _look: object, looked_at: float) -> tuple[bool, float]:
+        looked.append(looked_at)
+        return looked_at < 0, 1.0
 
     async def main() -> None:
         service = forwarding()
         listener: RemoteListener = await service.listen("/x/a", TARGET)
         assert listener.listen_address == Multiaddr.parse(f"/p2p/{SELF}")
-        monkeypatch.setattr(target_module, "somebody_listens", look(True))
+        monkeypatch.setattr(Glances, "at", look)
         assert listener.glance() == "ready"
         listener.failed(TargetRefused("it refused"))
         assert listener.glance() == "target-refused"
-        assert looked == [TARGET]
+        assert looked == [float("-inf"), 1.0]
         await service.aclose()
 
     asyncio.run(main())
@@ -328,7 +327,7 @@ def test_a_glance_does_not_clear_a_service_that_never_answers(
     async def main() -> None:
         service = forwarding()
         listener: RemoteListener = await service.listen("/x/a", TARGET)
-        monkeypatch.setattr(target_module, "somebody_listens", lambda address: True)
+        monkeypatch.setattr(Glances, "at", lambda self, look, looked_at: (True, 1.0))
         listener.failed(TargetTimeout("it did not answer within 10 s"))
         assert listener.glance() == "target-timeout"
         await service.aclose()

@@ -98,6 +98,9 @@ def test_custom_protocols_get_a_handler_and_lose_it(forwarding: MakeForwarding, 
         host.swarm.services.serve(Service(name="/taken/1.0", handler=lambda _stream: None))
         with pytest.raises(ProtocolTaken, match=r"/taken/1\.0 is served already"):
             await service.listen("/taken/1.0", TARGET, allow_custom_protocol=True)
+        host.swarm.services.reserve("/my-net/kad/1.0.0")  # a DHT's, while the node is its client
+        with pytest.raises(InvalidProtocol, match="belongs to the node itself"):
+            await service.listen("/my-net/kad/1.0.0", TARGET, allow_custom_protocol=True)
         await service.listen("/p2p-test", TARGET, allow_custom_protocol=True)
         assert {"/taken/1.0", "/p2p-test"} <= set(host.swarm.services.names())
         assert not host.swarm.services.accepts(ALICE, "/x/other")

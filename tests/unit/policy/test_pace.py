@@ -43,3 +43,25 @@ def test_full_buckets_give_way_and_empty_ones_do_not() -> None:
 def test_an_address_counts_for_its_neighbours(addr: str, texts: list[str]) -> None:
     """/32 and /24, or /64, /56 and /48."""
     assert [network.text for network in networks(Multiaddr.parse(addr))] == texts
+
+
+def test_what_is_reserved_is_taken_from_those_who_come_later() -> None:
+    """A bucket may go below nothing, no further than `most_s` of waiting."""
+    pace = Pace(Rate(10.0, 1), now=0.0)
+    assert pace.reserve(0.0, 1.0) == 0.0
+    assert pace.reserve(0.0, 1.0) == pytest.approx(0.1)
+    assert pace.reserve(0.0, 1.0, later_s=5.0) == 0.0, "by then it is there"
+    assert pace.tokens(0.0) == pytest.approx(-2.0)
+    assert not pace.has(0.1) and not pace.take(0.1)
+    assert pace.reserve(0.1, 0.05) is None
+    assert pace.tokens(0.1) == pytest.approx(-1.0)
+
+
+def test_in_a_full_table_those_least_used_give_way_to_a_newcomer() -> None:
+    """Else four thousand identities would keep everybody out; those used up stay."""
+    paces = Paces(Rate(0.001, 2), max_keys=8)
+    for key in range(8):
+        assert paces.take(key, 0.0, 1.0 if key in (2, 5) else 2.0)
+    assert paces.take("newcomer", 0.0)
+    assert not paces.has(0, 0.0), "used up, and remembered"
+    assert paces.take(2, 0.0, 2.0), "forgotten: as new"

@@ -1,0 +1,94 @@
+"""Who may have how many of the listens' tunnels, and of the dials to their targets.
+
+Rules: one peer has at most half of a listen's streams and of the dials under way, its network five eighths,
+and the last eighth is kept for others; one listen has at most half of all dials. A tunnel that ends without
+the peer's having used it costs its peer a token; tunnels that are used have no rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from p2pfwd.errors import ResourceLimitExceeded
+from p2pfwd.forwarding.glances import Glances
+from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
+from p2pfwd.policy.shares import Held, Most, Paced, Party
+
+if TYPE_CHECKING:
+    from p2pfwd.forwarding.values import ForwardingLimits
+    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.services import Services
+
+
+class Admission:
+    """Of all listens of one node."""
+
+    def __init__(self, services: Services, limits: ForwardingLimits, clock: Callable[[], float]) -> None:
+        self.services = services
+        self.limits = limits
+        self.clock = clock
+        self.dials = Held(Most.halves(limits.max_pending_targets))
+        self.unused = Paced(UNUSED_TUNNELS)
+        self.glances = Glances()
+
+    def of_listen(self) -> ListenAdmission:
+        """For one more listen."""
+        return ListenAdmission(self)
+
+
+class ListenAdmission:
+    """Of one listen."""
+
+    def __init__(self, whole: Admission) -> None:
+        limits = whole.limits
+        self._whole = whole
+        self._streams = Held(Most.halves(limits.max_streams_per_listener))
+        self._dials = Held(Most.halves(max(1, limits.max_pending_targets // 2)))
+
+    def enter(self, stream: Stream) -> Party | None:
+        """Count a stream in; None where its peer may have no more now.
+
+        Raises ResourceLimitExceeded where the listen itself has no more.
+        """
+        whole = self._whole
+        party = whole.services.party(stream.conn)
+        if whole.unused.is_spent(party, whole.clock()) is not None:
+            whole.services.refused(stream, "tunnel-unused", hasty=True)
+            return None
+        whose = self._streams.full(party)
+        if whose is not None:
+            whole.services.refused(stream, "tunnel-streams", hasty=False)
+            if whose == "all":
+                most = self._streams.most.all
+                raise ResourceLimitExceeded(f"the limit of {most} streams of one listener is reached")
+            return None
+        self._streams.take(party)
+        return party
+
+    def leave(self, party: Party, *, used: bool) -> None:
+        """A stream of `enter` is over."""
+        self._streams.give(party)
+        if not used:
+            self._whole.unused.empty(party, self._whole.clock())
+
+    def may_dial(self, stream: Stream, party: Party) -> bool:
+        """Whether one more dial to a target may be under way; else it is counted as refused."""
+        if self._dials.full(party) is None and self._whole.dials.full(party) is None:
+            return True
+        self._whole.services.refused(stream, "tunnel-dials", hasty=False)
+        return False
+
+    def dialing(self, party: Party) -> None:
+        """A dial has begun; ask `may_dial` before."""
+        self._dials.take(party)
+        self._whole.dials.take(party)
+
+    def dialed(self, party: Party) -> None:
+        """A dial is over."""
+        self._dials.give(party)
+        self._whole.dials.give(party)
+
+    def glance(self, look: Callable[[], bool], looked_at: float) -> tuple[bool, float]:
+        """See `Glances.at`."""
+        return self._whole.glances.at(look, looked_at)

@@ -1,0 +1,196 @@
+"""Shares of what is everybody's: so many at once, so many a second, per peer, per network and in all. Pure.
+
+Rules: a bound is asked for before anything is taken, the narrowest first, so that who is refused by his own
+share uses up nobody else's. A wider network has a larger share: twice the narrowest's, then four times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.policy.networks import Network, networks
+from p2pfwd.policy.pace import Pace, Paces, Rate
+
+Whose = Literal["peer", "network", "all"]
+"""Whose share is used up."""
+
+WIDER: Final = (1, 2, 4)
+"""Times the narrowest network's share, by `Network.width`."""
+
+FEW: Final = 16
+"""Who holds fewer than this may still take what is kept for others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Most:
+    """How many at once."""
+
+    all: int
+    peer: int
+    network: int
+    """Of the narrowest network: IPv4 /32, IPv6 /64."""
+    kept: int = 0
+    """The last of `all`, for those who hold fewer than `FEW`."""
+
+    @classmethod
+    def halves(cls, all: int) -> Most:
+        """A peer may have half, its network five eighths, and the last eighth is kept for others."""
+        return cls(all=all, peer=max(1, all // 2), network=max(1, all * 5 // 8), kept=all // 8)
+
+
+class Count:
+    """One number and its bound."""
+
+    __slots__ = ("__weakref__", "held", "most", "whose")
+
+    def __init__(self, whose: Whose, most: int) -> None:
+        self.held = 0
+        self.most = most
+        self.whose: Whose = whose
+
+
+Account = tuple[Count, ...]
+"""A peer's count, then those of its networks."""
+
+
+class Party:
+    """Who is at the other end of a connection, for shares. Keep it as long as the connection."""
+
+    __slots__ = ("accounts", "networks", "peer")
+
+    def __init__(self, peer: PeerId, networks: tuple[Network, ...] = ()) -> None:
+        self.peer = peer
+        self.networks = networks
+        self.accounts: WeakKeyDictionary[Held, Account] = WeakKeyDictionary()
+        """What is counted for it, by who counts: looked up once, for opening a tunnel must cost nothing."""
+
+    @classmethod
+    def at(cls, peer: PeerId, addr: Multiaddr) -> Party:
+        """A peer that is seen at `addr`. Programs of this machine count by peer only."""
+        near = address_class(addr) is AddressClass.LOOPBACK
+        return cls(peer, () if near else networks(addr))
+
+
+class Held:
+    """Counts what is held, against `Most`."""
+
+    def __init__(self, most: Most) -> None:
+        self.most = most
+        self.total = 0
+        self._counts: WeakValueDictionary[PeerId | Network, Count] = WeakValueDictionary()
+
+    def full(self, party: Party) -> Whose | None:
+        """Whose share leaves no room for one more; None where there is room."""
+        account = party.accounts.get(self) or self._account(party)
+        for count in account:
+            if count.held >= count.most:
+                return count.whose
+        most = self.most
+        if self.total >= most.all - most.kept and (account[0].held >= FEW or self.total >= most.all):
+            return "all"
+        return None
+
+    def take(self, party: Party) -> None:
+        """One more; ask `full` before."""
+        self.total += 1
+        for count in party.accounts.get(self) or self._account(party):
+            count.held += 1
+
+    def give(self, party: Party) -> None:
+        """One less."""
+        self.total -= 1
+        for count in party.accounts[self]:
+            count.held -= 1
+
+    def _account(self, party: Party) -> Account:
+        most, counts = self.most, [self._count(party.peer, "peer", self.most.peer)]
+        for network in party.networks:
+            counts.append(self._count(network, "network", most.network * WIDER[network.width]))
+        party.accounts[self] = account = tuple(counts)
+        return account
+
+    def _count(self, key: PeerId | Network, whose: Whose, most: int) -> Count:
+        """Shared by the parties that count for one peer or network, as long as there is any."""
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = Count(whose, most)
+        return count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How many a second."""
+
+    peer: Rate
+    network: Rate
+    """Of the narrowest network."""
+    all: Rate | None = None
+    """None: those of the networks are enough. Work that nobody may be kept from has no bound in all."""
+
+
+@dataclass(slots=True)
+class Paced:
+    """Counts what is done, against `Rates`."""
+
+    rates: Rates
+    _buckets: list[tuple[Whose, Paces]] = field(init=False)
+    _all: Pace | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        network = self.rates.network
+        self._buckets = [("peer", Paces(self.rates.peer))]
+        self._buckets += [
+            ("network", Paces(Rate(network.per_s * times, network.burst * times))) for times in WIDER
+        ]
+
+    def empty(self, party: Party, now: float) -> Whose | None:
+        """Take one; whose share is used up, or None where it was taken."""
+        for whose, paces, key in self._of(party):
+            if not paces.take(key, now):
+                return whose
+        all_ = self._in_all(now)
+        return None if all_ is None or all_.take(now) else "all"
+
+    def is_spent(self, party: Party, now: float) -> Whose | None:
+        """Whose share is used up, without taking from it."""
+        if not self._buckets[0][1]:  # nobody has taken any
+            return None
+        for whose, paces, key in self._of(party):
+            if not paces.has(key, now):
+                return whose
+        all_ = self._in_all(now)
+        return None if all_ is None or all_.has(now) else "all"
+
+    def waits_s(self, party: Party, now: float, most_s: float) -> tuple[float, Whose | None]:
+        """Take one in advance: (seconds until it may be done, None), or (0, whose) beyond `most_s`.
+
+        Who has to wait for his own share takes from the wider ones no earlier than that.
+        """
+        later_s = 0.0
+        for whose, paces, key in self._of(party):
+            wait_s = paces.reserve(key, now, most_s, later_s)
+            if wait_s is None:
+                return 0.0, whose
+            later_s += wait_s
+        all_ = self._in_all(now)
+        if all_ is not None:
+            wait_s = all_.reserve(now, most_s, later_s)
+            if wait_s is None:
+                return 0.0, "all"
+            later_s += wait_s
+        return later_s, None
+
+    def _of(self, party: Party) -> list[tuple[Whose, Paces, PeerId | Network]]:
+        whose, paces = self._buckets[0]
+        found: list[tuple[Whose, Paces, PeerId | Network]] = [(whose, paces, party.peer)]
+        found += [(*self._buckets[1 + network.width], network) for network in party.networks]
+        return found
+
+    def _in_all(self, now: float) -> Pace | None:
+        if self._all is None and self.rates.all is not None:
+            self._all = Pace(self.rates.all, now)
+        return self._all

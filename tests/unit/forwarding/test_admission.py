@@ -1,0 +1,107 @@
+"""Admission: a peer, its network and a listen have shares; who opens tunnels and does not use them pauses."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from p2pfwd.errors import ResourceLimitExceeded
+from p2pfwd.forwarding.admission import Admission, ListenAdmission
+from p2pfwd.forwarding.values import ForwardingLimits
+from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
+from p2pfwd.policy.shares import Party
+from tests.unit.policy.test_shares import party as new_party
+
+party = cache(new_party)
+"""One connection of each peer."""
+
+
+class Node:
+    def __init__(self, **limits: int) -> None:
+        self.now = 0.0
+        self.refused: list[tuple[str, bool]] = []
+        services: Any = SimpleNamespace(
+            party=lambda conn: conn,
+            refused=lambda stream, cause, *, hasty: self.refused.append((cause, hasty)),
+        )
+        self.whole = Admission(services, ForwardingLimits(**limits), lambda: self.now)  # type: ignore[arg-type]
+
+    def listen(self) -> ListenAdmission:
+        return self.whole.of_listen()
+
+
+def stream(who: Party) -> Any:
+    return SimpleNamespace(conn=who)
+
+
+def let_in(listen: ListenAdmission, who: Party, times: int) -> int:
+    return sum(listen.enter(stream(who)) is not None for _ in range(times))
+
+
+def test_one_peer_has_half_of_a_listen_and_others_still_get_in() -> None:
+    # FAULTS F9b: one peer held all 4,096 streams, 51 of 52 others were reset.
+    node = Node()
+    listen = node.listen()
+    assert let_in(listen, party(1), 5000) == 2048
+    assert let_in(listen, party(2), 100) == 100
+    assert set(node.refused) == {("tunnel-streams", False)}
+
+
+def test_a_listen_that_is_full_says_so_itself() -> None:
+    listen = Node(max_streams_per_listener=8).listen()
+    for number in range(8):
+        assert listen.enter(stream(party(number))) is not None
+    with pytest.raises(ResourceLimitExceeded, match="the limit of 8 streams"):
+        listen.enter(stream(party(9)))
+    listen.leave(party(1), used=True)
+    assert listen.enter(stream(party(9))) is not None
+
+
+def test_a_service_that_does_not_answer_leaves_dials_to_the_others() -> None:
+    # FAULTS F9a: 256 dials in all and nobody's own: 56 of 66 connections to another service were reset.
+    node = Node(max_pending_targets=64)
+    dead, live = node.listen(), node.listen()
+
+    def dial(listen: ListenAdmission, who: Party, times: int) -> int:
+        begun = 0
+        for _ in range(times):
+            if listen.may_dial(stream(who), who):
+                listen.dialing(who)
+                begun += 1
+        return begun
+
+    assert dial(dead, party(1), 100) == 16, "a peer has half of what a listen has"
+    assert sum(dial(dead, party(number), 100) for number in range(2, 40)) == 16
+    assert dial(live, party(50), 16) == 16
+    assert {cause for cause, _ in node.refused} == {"tunnel-dials"}
+    dead.dialed(party(1))
+    assert dial(dead, party(60), 1) == 1
+
+
+def test_who_does_not_use_tunnels_pauses_and_nobody_else_does() -> None:
+    node = Node()
+    listen, other = node.listen(), node.listen()
+    burst, rate = int(UNUSED_TUNNELS.peer.burst), int(UNUSED_TUNNELS.peer.per_s)
+    for _ in range(burst):
+        assert let_in(listen, party(1), 1)
+        listen.leave(party(1), used=False)
+    assert let_in(listen, party(1), 100) == 0 and let_in(other, party(1), 1) == 0
+    assert set(node.refused) == {("tunnel-unused", True)}
+    assert let_in(listen, party(2), 10) == 10
+    node.now += 1.0
+    let_in_again = 0
+    while let_in(listen, party(1), 1):
+        listen.leave(party(1), used=False)
+        let_in_again += 1
+    assert let_in_again == rate
+
+
+def test_tunnels_that_are_used_have_no_rate() -> None:
+    # ab -c 200 opens hundreds a second from one peer.
+    listen = Node().listen()
+    for _ in range(20_000):
+        assert let_in(listen, party(1), 1)
+        listen.leave(party(1), used=True)
