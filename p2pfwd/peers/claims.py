@@ -15,6 +15,7 @@ from math import inf
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.policy.dial_plan import Candidate
 from p2pfwd.policy.provenance import Provenance
 
 MAX_CLAIMED: Final = {
@@ -72,6 +73,7 @@ class Claims:
         claims = self._claims.get(addr, {})
         if not claims or provenance < min(claims):
             self._make_room(provenance)
+            self._claims.pop(addr, None)  # to the end: who said it first does not set the order of the better
             self._claims[addr] = claims
         claim = claims.get(provenance)
         if claim is None:
@@ -141,6 +143,16 @@ class Claims:
                     ranks.setdefault(min(claims), []).append(addr)
                     break
         return [addr for provenance in sorted(ranks) for addr in ranks[provenance]]
+
+    def candidate(self, addr: Multiaddr, now: float) -> Candidate | None:
+        """The address as one to dial; None if unknown. Hearsay does not freshen what is better founded."""
+        claims = self._claims.get(addr)
+        if claims is None:
+            return None
+        best = min(claims)
+        counts = Provenance.HEARSAY if best is Provenance.HEARSAY else Provenance.SIGNED
+        is_stale = all(claim.expires_at <= now for each, claim in claims.items() if each <= counts)
+        return Candidate(addr, best, is_stale)
 
     def known(self, now: float) -> Iterator[KnownAddress]:
         """Every address: its best provenance, and the youngest age and longest life that anybody claims."""

@@ -384,15 +384,11 @@ class Peerstore:
 
     def candidates(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> list[Candidate]:
         """The addresses, each with what is known to speak for it; HEARSAY if nothing is."""
-        pinned = set(self.pinned(peer_id))
-        known = {each.addr: each for each in self.known(peer_id)}
+        entry, pinned, now = self._peers.get(peer_id), set(self.pinned(peer_id)), self.clock()
         found: list[Candidate] = []
         for addr in addrs:
             bare = addr.without_peer_id()
-            if bare in pinned:
-                found.append(Candidate(addr, Provenance.GIVEN))
-            elif (each := known.get(bare)) is not None:
-                found.append(Candidate(addr, each.provenance, each.ttl_s <= 0))
-            else:
-                found.append(Candidate(addr, Provenance.HEARSAY))
+            known = entry.claims.candidate(bare, now) if entry is not None else None
+            given = Candidate(bare, Provenance.GIVEN) if bare in pinned else None
+            found.append(given or known or Candidate(bare, Provenance.HEARSAY))
         return found

@@ -40,7 +40,7 @@ def one(data: bytes) -> None:
         return
     assert len(heard.peers) <= mdns.MAX_PEERS
     for peer in heard.peers:
-        assert len(peer.addrs) <= mdns.MAX_ADDRESSES
+        assert len(peer.addrs) <= mdns.MAX_TOLD_ADDRESSES
         assert all(address_class(addr) is AddressClass.PRIVATE for addr in peer.addrs)
     assert mdns.hear(data, from_here=True).peers or not heard.peers
 

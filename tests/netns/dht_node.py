@@ -85,8 +85,8 @@ class DhtNode:
         """As if nothing had ever been heard of the peer."""
         swarm = self._host.swarm
         await swarm.disconnect(peer_id)
-        for addr in swarm.peerstore.addrs(peer_id):
-            swarm.peerstore.drop_addr(peer_id, addr)
+        for known in swarm.peerstore.known(peer_id):
+            swarm.peerstore.drop_addr(peer_id, known.addr)
         if peer_id in self._dht.table:
             self._dht.table.remove(peer_id)
 

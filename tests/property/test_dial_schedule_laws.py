@@ -1,4 +1,4 @@
-"""net.dial_schedule under any sequence of events: what it promises, and that it neither spins nor stops."""
+"""policy.dial_schedule under any sequence of events: what it promises; it neither spins nor stops."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Priority
+from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Known, Priority
 
 PEERS = [PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in range(6)]
 ADDRS = [Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{n + 1}") for n in range(8)]
@@ -33,21 +33,30 @@ class Machine(RuleBasedStateMachine):
     def begin(self, resolvable: bool, seed: int, first: list[tuple[list[Multiaddr], float]]) -> None:
         self.now = 0.0
         self.known: dict[PeerId, dict[Multiaddr, float]] = {}
-        self.schedule = DialSchedule(
-            lambda who: list(self.known.get(who, {}).items()), random.Random(seed).random, LIMITS
-        )
+        self.founded: set[tuple[PeerId, Multiaddr]] = set()
+        self.schedule = DialSchedule(self.addresses, random.Random(seed).random, LIMITS)
         self.schedule.resolvable = resolvable
         self.running: dict[PeerId, Dial] = {}
         self.looking: set[PeerId] = set()
         self.up: set[PeerId] = set()
-        self.dialed: dict[Multiaddr, float] = {}
+        self.dialed: dict[tuple[PeerId | None, Multiaddr], float] = {}
         for who, (addrs, age_s) in zip(PEERS, first, strict=True):
             self.keep(who, addrs, age_s, Priority.STATIC)
 
-    def check_dialed(self, addrs: Sequence[Multiaddr]) -> None:
+    def addresses(self, who: PeerId) -> list[Known]:
+        known = self.known.get(who, {})
+        return [Known(addr, age_s, (who, addr) in self.founded) for addr, age_s in known.items()]
+
+    def check_dialed(self, who: PeerId, addrs: Sequence[Multiaddr], found: bool = False) -> None:
+        """An address that was given or proved rests after its peer's dials, any other after everybody's."""
         for addr in addrs:
-            assert self.now - self.dialed.get(addr, -1e9) >= LIMITS.redial_s
-            self.dialed[addr] = self.now
+            whoever = who if (who, addr) in self.founded and not found else None
+            assert self.now - self.dialed.get((whoever, addr), -1e9) >= LIMITS.redial_s
+            self.dialed[None, addr] = self.dialed[who, addr] = self.now
+
+    @rule(who=some_peer, addrs=some_addrs)
+    def prove(self, who: PeerId, addrs: list[Multiaddr]) -> None:
+        self.founded.update((who, addr) for addr in addrs)
 
     @rule(who=some_peer, addrs=some_addrs, age_s=ages, priority=st.sampled_from(list(Priority)))
     def keep(self, who: PeerId, addrs: list[Multiaddr], age_s: float, priority: Priority) -> None:
@@ -75,7 +84,7 @@ class Machine(RuleBasedStateMachine):
             assert dial.addrs or dial.resolve
             assert dial.peer_id not in self.running and dial.peer_id not in self.up
             assert dial.peer_id in self.schedule.kept()
-            self.check_dialed(dial.addrs)
+            self.check_dialed(dial.peer_id, dial.addrs)
             self.schedule.started(dial, self.now)
             self.running[dial.peer_id] = dial
             if dial.resolve:
@@ -89,7 +98,7 @@ class Machine(RuleBasedStateMachine):
     def resolve(self, data: st.DataObject, found: list[Multiaddr]) -> None:
         who = data.draw(st.sampled_from(sorted(self.running)))
         self.looking.discard(who)
-        self.check_dialed(self.schedule.resolved(who, found, self.now))
+        self.check_dialed(who, self.schedule.resolved(who, found, self.now), found=True)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), well=st.booleans())
@@ -156,7 +165,7 @@ def test_every_kept_peer_is_tried_again_and_again(
     owners: list[tuple[list[Multiaddr], Priority]], dial_s: float, seed: int
 ) -> None:
     """However they share addresses and slots, and however long each dial takes in vain."""
-    known = {PEERS[n]: [(addr, 0.0) for addr in addrs] for n, (addrs, _) in enumerate(owners)}
+    known = {PEERS[n]: [Known(addr, 0.0) for addr in addrs] for n, (addrs, _) in enumerate(owners)}
     schedule = DialSchedule(known.__getitem__, random.Random(seed).random, DialLimits(max_in_flight=1))
     for who, (_, priority) in zip(PEERS, owners, strict=False):
         schedule.keep(who, priority, 0.0)

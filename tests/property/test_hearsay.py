@@ -1,0 +1,85 @@
+"""peers.store: whatever strangers say, and whenever, nothing is different of what is better founded."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.peers.store import Peerstore
+from p2pfwd.policy.dial_plan import plan
+from p2pfwd.policy.provenance import Provenance
+
+PEERS = [PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in range(3)]
+ADDRS = [
+    Multiaddr.parse(f"/ip{version}/{host}/tcp/{port}")
+    for version, host in ((4, "127.0.0.1"), (4, "192.168.1.7"), (4, "1.2.3.4"), (6, "2a00::7"))
+    for port in range(1, 12)
+]
+BETTER = [Provenance.GIVEN, Provenance.PROVED, Provenance.ITSELF]
+
+who, where = st.sampled_from(PEERS), st.sampled_from(ADDRS)
+addrs = st.lists(where, max_size=40, unique=True)
+waits = st.tuples(st.just("wait"), st.sampled_from([1.0, 100.0, 1000.0, 86_400.0, 400_000.0]))
+founded = st.one_of(
+    st.tuples(st.just("add"), who, addrs, st.sampled_from([1.0, 900.0]), st.sampled_from(BETTER)),
+    st.tuples(st.just("tells"), who, addrs),
+    st.tuples(st.just("connected"), who, st.one_of(st.none(), where)),
+    st.tuples(st.just("disconnected"), who),
+    st.tuples(st.just("pin"), who, st.lists(where, max_size=2)),
+    st.tuples(st.just("unpin"), who),
+    st.tuples(st.just("drop"), who, where),
+    waits,
+)
+lies = st.tuples(st.just("add"), who, addrs, st.sampled_from([1.0, 1e9]), st.just(Provenance.HEARSAY))
+
+
+class World:
+    """A store and its clock, and what may happen to it."""
+
+    def __init__(self) -> None:
+        self.now = 1e6
+        self.store = Peerstore(lambda: self.now)
+
+    def do(self, what: str, *about: object) -> None:
+        store = self.store
+        calls = {
+            "add": store.add_addrs,
+            "tells": lambda peer, told: store.tells(peer, told, lambda _: True),
+            "connected": store.connected,
+            "disconnected": store.disconnected,
+            "pin": lambda peer, given: store.pin(peer, given, "t"),
+            "unpin": lambda peer: store.unpin(peer, "t"),
+            "drop": store.drop_addr,
+            "wait": self.wait,
+        }
+        calls[what](*about)  # type: ignore[operator]
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def founded(self, peer: PeerId) -> object:
+        """All that is known of a peer by better than hearsay, and when it would be dialed there."""
+        candidates = self.store.candidates(peer, self.store.dialable(peer))
+        better = {each.addr for each in candidates if each.provenance < Provenance.HEARSAY}
+        due = {dial.addr: dial.delay_s for dial in plan(candidates) if dial.addr in better}
+        trusted = {addr for addr in ADDRS if self.store.is_trusted(peer, addr)}
+        standing = self.store.standing(peer), self.store.is_own(peer)
+        return {each for each in candidates if each.addr in better}, due, trusted, standing
+
+
+@settings(max_examples=100)
+@given(events=st.lists(st.tuples(st.booleans(), founded, lies), max_size=25))
+def test_what_is_better_founded_is_as_if_nobody_had_lied(events: list) -> None:  # type: ignore[type-arg]
+    honest, lied_to = World(), World()
+    for is_lie, event, lie in events:
+        if is_lie:
+            lied_to.do(*lie)
+        else:
+            honest.do(*event)
+            lied_to.do(*event)
+        for peer in PEERS:
+            assert lied_to.founded(peer) == honest.founded(peer)
+    held = sum(len(lied_to.store.known(peer)) for peer in PEERS)
+    assert lied_to.store._addresses == held
