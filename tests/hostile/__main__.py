@@ -31,9 +31,15 @@ RIGS = 5
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--list", action="store_true", help="name every kind and end")
-    parser.add_argument("--only", action="append", default=[], metavar="KIND", help="only this; may be repeated")
-    parser.add_argument("--spread", choices=list(LINES), action="append", help="only attacks spread like this")
-    parser.add_argument("--quick", action="store_true", help="shorter, and each kind in its first spread only")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="KIND", help="only this; may be repeated"
+    )
+    parser.add_argument(
+        "--spread", choices=list(LINES), action="append", help="only attacks spread like this"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="shorter, and each kind in its first spread only"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     return parser.parse_args(argv)
 
@@ -86,7 +92,9 @@ class Runner:
             except ground.Unavailable as exc:
                 print(f"  skipped: {exc}", file=sys.stderr)
             except (AssertionError, OSError, RuntimeError) as exc:
-                self.results.append(Measured(kind.name, spread, failed=f"{type(exc).__name__}: {str(exc)[-300:]}"))
+                self.results.append(
+                    Measured(kind.name, spread, failed=f"{type(exc).__name__}: {str(exc)[-300:]}")
+                )
 
     def _one(self, kind: Kind, spread: str, work: Path) -> None:
         with _segment() if kind.segment else nullcontext():
@@ -136,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         about = {"python": platform.python_version(), "kernel": platform.release(), "quick": options.quick}
         rows = [m.document() | {"verdict": verdict(m), "ok": verdict(m) == OK} for m in results]
-        options.json.write_text(json.dumps({"about": about, "attacks": rows}, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(
+            json.dumps({"about": about, "attacks": rows}, indent=1) + "\n", encoding="utf-8"
+        )
     return 1 if any(m.failed is not None for m in results) or (chosen and not results) else 0
 
 

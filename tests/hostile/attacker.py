@@ -1,8 +1,8 @@
 """The attacker: `python -m tests.hostile.attacker`, one process for one kind of attack.
 
 Its orders come as one JSON line on stdin (see `Orders`); it says `{"ready": true}`, attacks after the next
-line, stops at the one after that, and then prints what it did. It speaks to the victim's addresses on loopback
-and to nothing else. What a kind does is in `kinds/`.
+line, stops at the one after that, and then prints what it did. It speaks to the victim on loopback and to
+nothing else. What a kind does is in `kinds/`.
 """
 
 from __future__ import annotations

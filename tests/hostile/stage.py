@@ -20,7 +20,7 @@ from tests.hostile import ground
 from tests.support.raw_peer import RawPeer, dial_tcp
 
 ONE, ADDRESS, NET24, NET48 = "one", "address", "/24", "/48"
-"""How an attack is spread: one connection; many identities at one address; each at its own of a /24, a /48."""
+"""How an attack is spread: one connection; many identities at one address; each elsewhere in a /24, a /48."""
 
 LINES: Final = {ONE: 1, ADDRESS: 30, NET24: 128, NET48: 128}
 """Connections the attacker tries to have at once. Each takes a new identity whenever it is made anew."""
@@ -159,6 +159,13 @@ def hello(protocol: str) -> bytes:
 def opened(stream_id: int, body: bytes, flags: int = f.SYN) -> bytes:
     """A frame that opens a stream and carries `body`."""
     return f.encode_header(f.DATA, flags, stream_id, len(body)) + body
+
+
+def filled(stream_id: int, protocol: str, size: int) -> bytes:
+    """Frames that open a stream and send `size` bytes on it, the proposal included."""
+    first = hello(protocol)
+    rest = size - len(first)
+    return opened(stream_id, first) + f.encode_header(f.DATA, 0, stream_id, rest) + bytes(rest)
 
 
 def reset(stream_id: int) -> bytes:

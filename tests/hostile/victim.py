@@ -12,8 +12,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -78,10 +78,8 @@ class Helper:
     def end(self) -> None:
         """Close its stdin; kill it where that does not help."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -228,5 +226,3 @@ class Rig:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-

@@ -9,7 +9,17 @@ from typing import Final
 
 from tests.hostile.stage import ADDRESS, NET24, NET48, ONE, Stage
 
-MODULES: Final = ("frames", "negotiation", "identify", "dht", "tunnels", "doors", "holders", "services", "local")
+MODULES: Final = (
+    "frames",
+    "negotiation",
+    "identify",
+    "dht",
+    "tunnels",
+    "doors",
+    "holders",
+    "services",
+    "local",
+)
 
 Run = Callable[[Stage], Awaitable[None]]
 Body = Callable[[Stage], Awaitable[None]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.core import varint
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -13,7 +13,6 @@ from p2pfwd.wire.kad.codec import MAX_RECEIVED_BYTES, encode_request
 from p2pfwd.wire.kad.messages import (
     LAN_PROTOCOL,
     AddProvider,
-    FindNode,
     GetProviders,
     GetValue,
     KadPeer,
@@ -34,7 +33,9 @@ STREAMS: Final = 32
 WINDOW: Final = f.INITIAL_WINDOW_BYTES
 
 
-async def _ask_for_ever(stage: Stage, peer: RawPeer, credit: Credit, stream_id: int, messages: bytes, n: int) -> None:
+async def _ask_for_ever(
+    stage: Stage, peer: RawPeer, credit: Credit, stream_id: int, messages: bytes, n: int
+) -> None:
     """Send `messages`, which are `n` requests, on one stream as its credit allows; then again."""
     await stage.send(peer, opened(stream_id, hello(LAN_PROTOCOL)), 0)
     size = len(messages)
@@ -45,7 +46,7 @@ async def _ask_for_ever(stage: Stage, peer: RawPeer, credit: Credit, stream_id: 
         at = (at + length) % size
 
 
-def _requests(name: str, what: str, messages: bytes, n: int, *, streams: int = STREAMS, **how: object) -> None:
+def _requests(name: str, what: str, messages: bytes, n: int, *, streams: int = STREAMS, **how: Any) -> None:
     """A kind that sends these requests on as many streams as are allowed, answers read, new ones after."""
 
     async def flood(stage: Stage) -> None:
@@ -61,14 +62,14 @@ def _requests(name: str, what: str, messages: bytes, n: int, *, streams: int = S
             for _ in range(streams):
                 group.create_task(one())
 
-    each(name, what, **how)(flood)  # type: ignore[arg-type]
+    each(name, what, **how)(flood)
 
 
 def _encoded(requests: list[Request]) -> bytes:
     return b"".join(delimited(encode_request(request)) for request in requests)
 
 
-def _plain(kind: str, request: Request, **how: object) -> None:
+def _plain(kind: str, request: Request, **how: Any) -> None:
     _requests(kind, f"{type(request).__name__} on 32 streams", _encoded([request] * 500), 500, **how)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final
 
+from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux import frame as f
-from tests.hostile.kinds import ADDRESS, EVERY, MANY, NET24, NET48, ONE, each, whole
-from tests.hostile.stage import LINES, Stage
+from tests.hostile.kinds import EVERY, MANY, each, whole
+from tests.hostile.stage import ADDRESS, LINES, NET24, NET48, ONE, Stage
 from tests.support.raw_peer import NOISE
 
 TLS: Final = "/tls/1.0.0"
@@ -35,18 +38,16 @@ async def _say_and_wait(stage: Stage, said: bytes) -> None:
         await _until_closed(sock)
 
 
-def _silent(name: str, what: str, said: bytes, **how: object) -> None:
+def _silent(name: str, what: str, said: bytes, **how: Any) -> None:
     """A kind of connection that says something and then nothing."""
 
     async def run(stage: Stage) -> None:
         await stage.lines(lambda: _say_and_wait(stage, said), count=SILENT)
 
-    whole(name, what, **how)(run)  # type: ignore[arg-type]
+    whole(name, what, **how)(run)
 
 
 def _noise_start() -> bytes:
-    from p2pfwd.core.keys import PrivateKey
-
     noise = NoiseHandshake(
         initiator=True, identity=PrivateKey.generate(), expected_peer=None, muxers=(YAMUX,)
     )
@@ -55,9 +56,14 @@ def _noise_start() -> bytes:
 
 _silent("silent", "TCP connections that say nothing", b"", fault="F3", spreads=(*MANY, ADDRESS))
 _silent("half-header", "half a multistream header, then nothing", HEADER[:9], fault="F3", spreads=MANY)
-_silent("proposed", "the security protocol proposed, then nothing", HEADER + encode_token(NOISE), spreads=MANY)
 _silent(
-    "half-noise", "the first Noise message, then nothing", HEADER + encode_token(NOISE) + _noise_start(), spreads=MANY
+    "proposed", "the security protocol proposed, then nothing", HEADER + encode_token(NOISE), spreads=MANY
+)
+_silent(
+    "half-noise",
+    "the first Noise message, then nothing",
+    HEADER + encode_token(NOISE) + _noise_start(),
+    spreads=MANY,
 )
 _silent(
     "tls-record",
@@ -112,7 +118,11 @@ async def handshakes(stage: Stage) -> None:
     await stage.lines(body, count=max(8, LINES[stage.spread] // 8))
 
 
-@whole("noise-starts", "the costly half of a handshake, again and again: the victim signs", spreads=(ADDRESS, NET24))
+@whole(
+    "noise-starts",
+    "the costly half of a handshake, again and again: the victim signs",
+    spreads=(ADDRESS, NET24),
+)
 async def noise_starts(stage: Stage) -> None:
     """The first message is made once; the victim draws keys and signs for each."""
     words = HEADER + encode_token(NOISE) + _noise_start()
@@ -147,12 +157,16 @@ async def tls_starts(stage: Stage) -> None:
 
 
 def _client_hello() -> bytes:
-    from p2pfwd.core.keys import PrivateKey
-    from p2pfwd.wire.tls.engine import TlsHandshake
-
     identity = PrivateKey.generate()
     expected = PeerId.from_public_key(identity.public_key)
-    return TlsHandshake(initiator=True, identity=identity, expected_peer=expected, muxers=(YAMUX,)).start()
+    engine = TlsHandshake(
+        initiator=True,
+        identity=identity,
+        expected_peer=expected,
+        muxers=(YAMUX,),
+        now=datetime.now(UTC),
+    )
+    return engine.start()
 
 
 def _bad_noise(name: str, what: str, message: bytes) -> None:
@@ -190,7 +204,9 @@ async def violations(stage: Stage) -> None:
     await stage.lines(body, count=8)
 
 
-@whole("altered-messages", "a Noise message that does not decrypt, and a new connection", spreads=(ONE, NET24))
+@whole(
+    "altered-messages", "a Noise message that does not decrypt, and a new connection", spreads=(ONE, NET24)
+)
 async def altered_messages(stage: Stage) -> None:
     """Eight lines."""
 

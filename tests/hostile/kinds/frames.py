@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each
@@ -17,7 +17,9 @@ STREAM: Final = 1
 UNKNOWN: Final = 999_999
 
 
-def _same(name: str, what: str, frame: bytes, *, read: bool = True, open_first: bool = False, **how: object) -> None:
+def _same(
+    name: str, what: str, frame: bytes, *, read: bool = True, open_first: bool = False, **how: Any
+) -> None:
     """A kind that sends one frame over and over."""
     batch = frame * BATCH
 
@@ -30,10 +32,10 @@ def _same(name: str, what: str, frame: bytes, *, read: bool = True, open_first: 
             async with draining(peer):
                 await stage.flood(peer, batch, BATCH)
 
-    each(name, what, **how)(body)  # type: ignore[arg-type]
+    each(name, what, **how)(body)
 
 
-def _numbered(name: str, what: str, frames: Callable[[int], bytes], *, read: bool = True, **how: object) -> None:
+def _numbered(name: str, what: str, frames: Callable[[int], bytes], *, read: bool = True, **how: Any) -> None:
     """A kind that sends frames for ever new stream ids; a line begins anew when they are used up."""
 
     async def body(stage: Stage) -> None:
@@ -48,7 +50,7 @@ def _numbered(name: str, what: str, frames: Callable[[int], bytes], *, read: boo
             async with draining(peer):
                 await flood()
 
-    each(name, what, **how)(body)  # type: ignore[arg-type]
+    each(name, what, **how)(body)
 
 
 def _update(flags: int, stream_id: int, credit: int = 0) -> bytes:

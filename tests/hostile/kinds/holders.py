@@ -7,8 +7,10 @@ from typing import Final
 
 from p2pfwd.wire import identify, ping
 from p2pfwd.wire.yamux import frame as f
-from tests.hostile.kinds import EVERY, MANY, NET24, NET48, ONE, whole
-from tests.hostile.stage import Credit, Stage, hello, opened
+from tests.hostile.kinds import EVERY, MANY, whole
+from tests.hostile.kinds.identify import ADDRESSES
+from tests.hostile.stage import NET24, NET48, ONE, Credit, Stage, hello, opened
+from tests.hostile.victim import ECHO
 from tests.support.raw_peer import RawPeer
 
 SYBILS: Final = 600
@@ -61,7 +63,6 @@ async def sybils_pinging(stage: Stage) -> None:
 @whole("sybils-tunnelling", "600 made-up peers with a silent tunnel each", fault="F4", spreads=(NET24, NET48))
 async def sybils_tunnelling(stage: Stage) -> None:
     """They know a service's name: as good as an honest user, but for their number."""
-    from tests.hostile.victim import ECHO
 
     async def body() -> None:
         async with await stage.peer() as peer, asyncio.TaskGroup() as group:
@@ -75,8 +76,6 @@ async def sybils_tunnelling(stage: Stage) -> None:
 @whole("sybils-changing", "made-up peers that come, are remembered, and go", fault="F16", spreads=EVERY)
 async def sybils_changing(stage: Stage) -> None:
     """Each pushes its addresses: the victim's memory of peers fills."""
-    from tests.hostile.kinds.identify import ADDRESSES
-
     push = opened(1, hello(identify.PUSH) + ADDRESSES, f.SYN | f.FIN)
 
     async def body() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.core import varint
 from p2pfwd.core.pb import identify_pb2
 from p2pfwd.wire import identify
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each
-from tests.hostile.stage import Stage, draining, hello, opened
+from tests.hostile.stage import Stage, draining, filled, hello, opened
 
 ASKS: Final = 200
 """Streams opened in one send."""
@@ -44,7 +44,7 @@ ADDRESSES: Final = _in_messages(
 NAMES: Final = _in_messages([b"/n%x" % n for n in range(20_000)], "protocols")
 
 
-def _streams(name: str, what: str, protocol: str, body: bytes, *, read: bool = True, **how: object) -> None:
+def _streams(name: str, what: str, protocol: str, body: bytes, *, read: bool = True, **how: Any) -> None:
     """A kind that opens streams of one protocol, says `body`, and ends them."""
     first = hello(protocol) + body
 
@@ -61,7 +61,7 @@ def _streams(name: str, what: str, protocol: str, body: bytes, *, read: bool = T
             async with draining(peer):
                 await ask()
 
-    each(name, what, **how)(flood)  # type: ignore[arg-type]
+    each(name, what, **how)(flood)
 
 
 _streams("identify-asks", "identify asked, answers read", identify.ID, b"", fault="F1", spreads=EVERY)
@@ -73,12 +73,22 @@ _streams("push-garbage", "pushes that are no message", identify.PUSH, delimited(
 _streams("push-too-long", "pushes that announce 2^60 bytes", identify.PUSH, varint.encode(1 << 60))
 
 
-@each("identify-unread", "500 identify streams with 200 KiB each that nobody asked for", fault="H2", spreads=EVERY)
+@each("identify-unread", "500 identify streams, 200 KiB of input each", fault="H2", spreads=EVERY)
 async def identify_unread(stage: Stage) -> None:
     """The answer waits for a peer that never reads it, and what he sent waits with it."""
-    body = hello(identify.ID)
-    rest = bytes(UNREAD_BYTES - len(body))
     async with await stage.peer(receive_buffer=4096) as peer:
         for stream_id in range(1, 2 * UNREAD_STREAMS, 2):
-            await stage.send(peer, opened(stream_id, body) + f.encode_header(f.DATA, 0, stream_id, len(rest)) + rest)
+            await stage.send(peer, filled(stream_id, identify.ID, UNREAD_BYTES))
         await asyncio.Event().wait()
+
+
+@each("pushes-unfinished", "2,000 pushes of 8 KB that stop a byte before their end, every 5 s", spreads=EVERY)
+async def pushes_unfinished(stage: Stage) -> None:
+    """Each holds what it has sent until its deadline."""
+    said = hello(identify.PUSH) + varint.encode(identify.MAX_MESSAGE_BYTES)
+    part = said + bytes(identify.MAX_MESSAGE_BYTES - 1)
+    async with await stage.peer() as peer, draining(peer):
+        for start in range(1, 1 << 31, 4000):
+            for stream_id in range(start, start + 4000, 2):
+                await stage.send(peer, opened(stream_id, part))
+            await asyncio.sleep(5)

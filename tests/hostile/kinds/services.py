@@ -10,9 +10,9 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.probe import PREFIX
 from p2pfwd.wire import autonat, ping
 from p2pfwd.wire.yamux import frame as f
-from tests.hostile.kinds import ADDRESS, EVERY, NET24, ONE, each
+from tests.hostile.kinds import EVERY, each
 from tests.hostile.kinds.identify import delimited
-from tests.hostile.stage import Credit, Stage, draining, hello, opened
+from tests.hostile.stage import ADDRESS, NET24, ONE, Credit, Stage, draining, hello, opened
 from tests.hostile.victim import ECHO
 
 AT_ONCE: Final = 100
@@ -65,7 +65,9 @@ async def probes(stage: Stage) -> None:
     async with await stage.peer() as peer, draining(peer):
         for start in range(1, 1 << 31, 2 * AT_ONCE):
             ids = range(start, start + 2 * AT_ONCE, 2)
-            await stage.send(peer, b"".join(opened(n, hello(PREFIX + ECHO), f.SYN | f.FIN) for n in ids), AT_ONCE)
+            await stage.send(
+                peer, b"".join(opened(n, hello(PREFIX + ECHO), f.SYN | f.FIN) for n in ids), AT_ONCE
+            )
 
 
 @each("autonat", "dial me back, again and again", fault="F12", spreads=(ONE, ADDRESS, NET24), public=True)

@@ -6,8 +6,8 @@ import asyncio
 from typing import Final
 
 from p2pfwd.wire.yamux import frame as f
-from tests.hostile.kinds import EVERY, NET24, ONE, each, whole
-from tests.hostile.stage import Credit, Stage, draining, hello, opened, reset
+from tests.hostile.kinds import EVERY, each, whole
+from tests.hostile.stage import NET24, ONE, Credit, Stage, draining, filled, hello, opened, reset
 from tests.hostile.victim import BULK, DEAD, ECHO, SINK
 
 MANY: Final = 1000
@@ -44,7 +44,12 @@ async def _hold(stage: Stage, protocol: str, count: int, *, read: bool) -> None:
         await asyncio.Event().wait()
 
 
-@each("tunnels-unread", "1,000 downloads, never read: no credit after the first window", fault="F6", spreads=(ONE, NET24))
+@each(
+    "tunnels-unread",
+    "1,000 downloads, never read: no credit after the first window",
+    fault="F6",
+    spreads=(ONE, NET24),
+)
 async def tunnels_unread(stage: Stage) -> None:
     """The connection is read, the streams are not: each service fills what buffers there are."""
     await _hold(stage, BULK, MANY, read=True)
@@ -68,38 +73,42 @@ async def slow_readers(stage: Stage) -> None:
             await stage.send(peer, b"".join(f.encode_header(f.WINDOW_UPDATE, 0, n, 1) for n in ids), MANY)
 
 
-@each("uploads-unread", "1,000 tunnels into a service that never reads, a window each", fault="F5", spreads=EVERY)
+@each(
+    "uploads-unread",
+    "1,000 tunnels into a service that never reads, a window each",
+    fault="F5",
+    spreads=EVERY,
+)
 async def uploads_unread(stage: Stage) -> None:
     """What the service does not take stays in the victim, or in the kernel."""
-    body = hello(SINK)
-    rest = bytes(f.INITIAL_WINDOW_BYTES - len(body))
     async with await stage.peer() as peer, draining(peer):
         for stream_id in range(1, 2 * MANY, 2):
-            await stage.send(peer, opened(stream_id, body) + f.encode_header(f.DATA, 0, stream_id, len(rest)) + rest)
+            await stage.send(peer, filled(stream_id, SINK, f.INITIAL_WINDOW_BYTES))
         await asyncio.Event().wait()
 
 
-@each("unknown-unread", "a window each on 1,000 streams that have no protocol yet", fault="F5", spreads=EVERY)
-async def unknown_unread(stage: Stage) -> None:
-    """No service name is needed: the proposal never ends, data behind it wait."""
-    async with await stage.peer() as peer, draining(peer):
-        body = hello("/ipfs/ping/1.0.0")
-        rest = bytes(f.INITIAL_WINDOW_BYTES - len(body))
-        for stream_id in range(1, 2 * MANY, 2):
-            await stage.send(peer, opened(stream_id, body) + f.encode_header(f.DATA, 0, stream_id, len(rest)) + rest)
-        await asyncio.Event().wait()
-
-
-@each("dead-target", "280 tunnels to a service that does not answer, again every 3 s", fault="F9a", spreads=EVERY)
+@each(
+    "dead-target",
+    "280 tunnels to a service that does not answer, again every 3 s",
+    fault="F9a",
+    spreads=EVERY,
+)
 async def dead_target(stage: Stage) -> None:
     """Each is a dial of the victim's that hangs."""
     async with await stage.peer() as peer, draining(peer):
         for start in range(1, 1 << 31, 560):
-            await stage.send(peer, b"".join(opened(n, hello(DEAD)) for n in range(start, start + 560, 2)), 280)
+            await stage.send(
+                peer, b"".join(opened(n, hello(DEAD)) for n in range(start, start + 560, 2)), 280
+            )
             await asyncio.sleep(3)
 
 
-@each("dead-target-reset", "tunnels to a service that does not answer, reset at once", fault="F9a", spreads=(ONE, NET24))
+@each(
+    "dead-target-reset",
+    "tunnels to a service that does not answer, reset at once",
+    fault="F9a",
+    spreads=(ONE, NET24),
+)
 async def dead_target_reset(stage: Stage) -> None:
     """Does the victim go on dialing for a stream that is over?"""
     async with await stage.peer() as peer, draining(peer):
