@@ -1,7 +1,7 @@
 """One kind of attack, measured: before, with a burning processor, during, and half a minute after.
 
-The burner is the control: what the honest lose because a process on the same machine works is not the doing of
-the attack. It takes one processor whole; an attacker that took less is held against that share of the loss.
+The burner is the control: what the honest lose because some process on the same machine works is not the
+attack's doing. It takes a processor whole; an attacker that took less has that share of the loss allowed.
 """
 
 from __future__ import annotations

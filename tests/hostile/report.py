@@ -146,10 +146,11 @@ def render(results: Sequence[Measured]) -> str:
     good = sum(1 for m in results if verdict(m) == OK)
     lines += [
         "",
-        f"{good} of {len(results)} held. Demanded: honest speed at least {100 * SPEED:.0f} % of the control's, "
-        f"echo p50 at most {ECHO_MS:g} ms, newcomers",
-        f"served within {NEWCOMER_S:g} s, memory at most {RSS_MB:.0f} MB and back within "
-        f"{100 * BACK - 100:.0f} % after half a minute, the kernel's",
-        f"at most {TCP_MB:.0f} MB, the owner's `ls` within {OWNER_S:g} s. Information, not a pass or a failure.",
+        f"{good} of {len(results)} held. Demanded: honest speed at least {100 * SPEED:.0f} % of the "
+        f"control's, echo p50 at most {ECHO_MS:g} ms,",
+        f"newcomers served within {NEWCOMER_S:g} s, memory at most {RSS_MB:.0f} MB and back within "
+        f"{100 * BACK - 100:.0f} % after half a minute,",
+        f"the kernel's at most {TCP_MB:.0f} MB, the owner's `ls` within {OWNER_S:g} s. "
+        "Information, not a pass or a failure.",
     ]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The services behind the victim's listens, as one process: `python -m tests.hostile.services`.
 
-Prints a JSON object of their ports. `bulk` sends without end, `echo` sends back, `sink` takes a connection and never
-reads it, `dead` never accepts: its queue is full, so that a connect to it hangs. Ends with its stdin.
+Prints a JSON object of their ports. `bulk` sends without end, `echo` sends back, `sink` takes a connection
+and never reads it, `dead` never accepts: its queue is full, so that a connect to it hangs. Ends with stdin.
 """
 
 from __future__ import annotations
