@@ -19,7 +19,7 @@ from typing import Any
 from p2pfwd.core.multiaddrs import Multiaddr
 from tests.hostile import ground
 from tests.hostile.kinds import KINDS
-from tests.hostile.stage import Stage
+from tests.hostile.stage import Stage, strangers
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,11 @@ def flat(exc: BaseException) -> list[BaseException]:
     return [exc]
 
 
-async def attack(orders: Orders) -> dict[str, Any]:
-    """Prepare, wait for the word, attack until the next word."""
+async def attack(orders: Orders) -> None:
+    """Prepare, wait for the word, attack until the next word; the process ends with it."""
     random.seed(orders.kind)
-    stage = Stage(Multiaddr.parse(orders.addr), orders.spread, public=orders.public, control=orders.control)
+    sources = strangers(orders.spread, public=orders.public)
+    stage = Stage(Multiaddr.parse(orders.addr), orders.spread, sources, orders.control)
     loop = asyncio.get_running_loop()
     kind = KINDS[orders.kind]
     print(json.dumps({"ready": True}), flush=True)
@@ -63,13 +64,12 @@ async def attack(orders: Orders) -> dict[str, Any]:
     if work.done() and not work.cancelled() and (exc := work.exception()) is not None:
         said["failed"] = "; ".join(sorted({repr(leaf) for leaf in flat(exc)}))
     await word
-    work.cancel()
-    await asyncio.gather(work, return_exceptions=True)
-    return said | {"counts": dict(stage.counts)}
+    print(json.dumps(said | {"counts": dict(stage.counts)}), flush=True)
+    os._exit(0)  # the kernel closes the sockets: a stranger says no farewell
 
 
 def main() -> None:
-    """Run one attack; exit at once with all its connections, as a stranger does."""
+    """Run one attack."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if not ground.is_here():
@@ -81,9 +81,8 @@ def main() -> None:
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     except ImportError:
         runner = asyncio.Runner()
-    said = runner.run(attack(orders))
-    print(json.dumps(said), flush=True)
-    os._exit(0)  # the kernel closes the sockets: a stranger says no farewell
+    with runner:
+        runner.run(attack(orders))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ class Echo:
         }
 
 
-async def _newcome(addr: Multiaddr, source: str, protocol: str) -> None:
+async def newcome(addr: Multiaddr, source: str, protocol: str) -> None:
+    """Connect as a fresh identity, ask identify, use a tunnel to an echo."""
     peer = await RawPeer.dial(addr, source=source)
     async with peer:
         await peer.open(1, identify.ID)
@@ -132,7 +133,7 @@ def newcomer_s(addr: Multiaddr, source: str, protocol: str) -> float | None:
 
     async def within() -> None:
         async with asyncio.timeout(PATIENCE_S):
-            await _newcome(addr, source, protocol)
+            await newcome(addr, source, protocol)
 
     try:
         asyncio.run(within())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import socket
 from collections import Counter
@@ -34,26 +33,29 @@ FAILURES = (OSError, EOFError, P2PForwardError, TimeoutError, AssertionError)
 """How a victim's refusal looks from here."""
 
 
+def strangers(spread: str, *, public: bool) -> Iterator[str]:
+    """Where the connections of an attack come from, one after the other."""
+    prefix = (ground.PUBLIC_STRANGERS if public else ground.STRANGERS).rsplit(".", 1)[0]
+    if spread == NET48:
+        rest = ground.STRANGERS6.removesuffix("::/48")
+        return (f"{rest}:{n % 0xFFFF:x}::{n:x}" for n in itertools.count(1))
+    if spread == NET24:
+        return itertools.cycle(f"{prefix}.{n}" for n in range(1, 255))
+    return itertools.repeat(f"{prefix}.1")
+
+
 class Stage:
     """What a kind of attack works with."""
 
-    def __init__(self, addr: Multiaddr, spread: str, *, public: bool = False, control: str = "") -> None:
+    def __init__(self, addr: Multiaddr, spread: str, sources: Iterator[str], control: str = "") -> None:
         self.addr = addr
-        self.control = control
         self.spread = spread
+        self.control = control
         self.counts: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.over = False
+        """Set before the attack is cancelled: no line is made anew."""
+        self._sources = sources
         self._identities = itertools.cycle([PrivateKey.generate() for _ in range(IDENTITIES)])
-        self._sources = self._make_sources(public)
-
-    def _make_sources(self, public: bool) -> Iterator[str]:
-        prefix = (ground.PUBLIC_STRANGERS if public else ground.STRANGERS).rsplit(".", 1)[0]
-        if self.spread == NET48:
-            rest = ground.STRANGERS6.removesuffix("::/48")
-            return (f"{rest}:{n % 0xFFFF:x}::{n:x}" for n in itertools.count(1))
-        if self.spread == NET24:
-            return itertools.cycle(f"{prefix}.{n}" for n in range(1, 255))
-        return itertools.repeat(f"{prefix}.1")
 
     # --- connections --------------------------------------------------------------------------------
 
@@ -88,7 +90,7 @@ class Stage:
         """Keep up as many lines as the spread says (or `count`); each runs `body` again and again."""
 
         async def line() -> None:
-            while True:
+            while not self.over:  # a group that fails while it is cancelled swallows the cancellation
                 try:
                     await body()
                     self.counts["ended"] += 1
@@ -100,17 +102,6 @@ class Stage:
         async with asyncio.TaskGroup() as group:
             for _ in range(count or LINES[self.spread]):
                 group.create_task(line())
-
-    def spawn(self, work: Awaitable[None]) -> None:
-        """Run beside, until the end; refusals are as good as an end."""
-
-        async def run() -> None:
-            with contextlib.suppress(*FAILURES):
-                await work
-
-        task = asyncio.ensure_future(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # --- sending ------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -38,6 +39,9 @@ DEAD: Final = "/x/dead"
 CONFIG: Final = "[bootstrap]\npeers = []\n"
 """Nobody but who is here: nothing else could be reached anyway."""
 
+ANSWER_S: Final = 20.0
+"""For a process of ours to answer, on a machine whose processors are taken."""
+
 Env = Mapping[str, str]
 
 
@@ -57,11 +61,12 @@ class Helper:
         return self.process.pid
 
     def read(self) -> Any:
-        """Its next JSON line. RuntimeError where it has ended."""
+        """Its next JSON line. RuntimeError where it has ended, or says nothing for ANSWER_S."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        ready, _, _ = select.select([self.process.stdout], [], [], ANSWER_S)
+        line = self.process.stdout.readline() if ready else b""
         if not line:
-            raise RuntimeError(f"{self.process.args!r} has ended")
+            raise RuntimeError(f"{self.process.args!r} {'has ended' if ready else 'does not answer'}")
         return json.loads(line)
 
     def tell(self, word: str = "") -> None:

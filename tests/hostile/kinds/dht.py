@@ -74,10 +74,10 @@ def _plain(kind: str, request: Request, **how: Any) -> None:
 
 
 _KEYS: Final = [n.to_bytes(34, "big") for n in range(1, 500)]
-_SMALL: Final = delimited(kad_pb2.Message(type="FIND_NODE", key=b"k").SerializeToString())
+SMALL: Final = delimited(kad_pb2.Message(type="FIND_NODE", key=b"k").SerializeToString())
 
-_requests("find-node-1", "FIND_NODE of 6 bytes on one stream", _SMALL * 5000, 5000, streams=1, fault="F2")
-_requests("find-node", "FIND_NODE of 6 bytes on 32 streams", _SMALL * 5000, 5000, fault="F2", spreads=EVERY)
+_requests("find-node-1", "FIND_NODE of 6 bytes on one stream", SMALL * 5000, 5000, streams=1, fault="F2")
+_requests("find-node", "FIND_NODE of 6 bytes on 32 streams", SMALL * 5000, 5000, fault="F2", spreads=EVERY)
 _plain("get-value", GetValue(b"/pk/" + _KEYS[0]))
 _plain("get-providers", GetProviders(_KEYS[0]))
 _plain("dht-ping", Ping())
