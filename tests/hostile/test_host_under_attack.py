@@ -17,7 +17,6 @@ ENOUGH = {"things": 2000, "bytes": 4 << 20, "connections": 20, "refused or lost"
 """Of any of these."""
 
 KINDS = (
-    "window-updates-of-1",
     "syns-unread",
     "huge-lengths",
     "pushes",
