@@ -185,15 +185,17 @@ class Credit:
             if frame.flags & (f.FIN | f.RST):
                 self.ended.add(frame.stream_id)
             if frame.type == f.WINDOW_UPDATE:
-                self.window[frame.stream_id] = self.window.get(frame.stream_id, f.INITIAL_WINDOW_BYTES) + (
-                    frame.length
-                )
+                self.window[frame.stream_id] = self.window.get(frame.stream_id, 0) + frame.length
             self._news.set()
+
+    def opened(self, stream_id: int, sent: int) -> None:
+        """A stream was opened with `sent` bytes in its first frame."""
+        self.window[stream_id] = f.INITIAL_WINDOW_BYTES - sent
 
     async def take(self, stream_id: int, wanted: int) -> int:
         """How much of `wanted` may be sent now, at least 1; 0 where the stream is over."""
         while True:
-            left = self.window.setdefault(stream_id, f.INITIAL_WINDOW_BYTES)
+            left = self.window[stream_id]
             if stream_id in self.ended:
                 return 0
             if left:

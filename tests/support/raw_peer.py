@@ -51,6 +51,7 @@ class RawPeer:
         self._loop = asyncio.get_running_loop()
         self._cipher = bytearray()
         self._plain = bytearray()
+        self._sending = asyncio.Lock()
 
     # --- coming to be -----------------------------------------------------------------------------
 
@@ -125,8 +126,9 @@ class RawPeer:
         return bytes(out)
 
     async def send(self, plain: bytes) -> None:
-        """Send session bytes, whatever they are."""
-        await self._send_raw(self.sealed(plain))
+        """Send session bytes, whatever they are. Tasks that send at the same time do not get mixed up."""
+        async with self._sending:
+            await self._send_raw(self.sealed(plain))
 
     async def send_sealed(self, cipher: bytes) -> None:
         """Send what `sealed` made, or anything else below the session."""

@@ -30,20 +30,20 @@ from tests.support.raw_peer import RawPeer
 STREAMS: Final = 32
 """Request streams a peer may have."""
 
-WINDOW: Final = f.INITIAL_WINDOW_BYTES
-
 
 async def _ask_for_ever(
     stage: Stage, peer: RawPeer, credit: Credit, stream_id: int, messages: bytes, n: int
 ) -> None:
     """Send `messages`, which are `n` requests, on one stream as its credit allows; then again."""
-    await stage.send(peer, opened(stream_id, hello(LAN_PROTOCOL)), 0)
+    first = hello(LAN_PROTOCOL)
+    credit.opened(stream_id, len(first))
+    await stage.send(peer, opened(stream_id, first), 0)
     size = len(messages)
     at = 0
     while length := await credit.take(stream_id, min(size - at, 32_000)):
         part = messages[at : at + length]
-        await stage.send(peer, f.encode_header(f.DATA, 0, stream_id, length) + part, n * length // size)
         at = (at + length) % size
+        await stage.send(peer, f.encode_header(f.DATA, 0, stream_id, length) + part, 0 if at else n)
 
 
 def _requests(name: str, what: str, messages: bytes, n: int, *, streams: int = STREAMS, **how: Any) -> None:
@@ -113,7 +113,9 @@ async def dht_long_bodies(stage: Stage) -> None:
         group.create_task(credit.run())
 
         async def one(stream_id: int) -> None:
-            await stage.send(peer, opened(stream_id, hello(LAN_PROTOCOL) + _LONG))
+            first = hello(LAN_PROTOCOL) + _LONG
+            credit.opened(stream_id, len(first))
+            await stage.send(peer, opened(stream_id, first))
             left = MAX_RECEIVED_BYTES - 1
             while left and (length := await credit.take(stream_id, min(left, 32_000))):
                 await stage.send(peer, f.encode_header(f.DATA, 0, stream_id, length) + bytes(length))

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.multistream import HEADER, encode_token
+from p2pfwd.wire.multistream import HEADER, DialerNegotiation, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
@@ -142,7 +141,7 @@ async def noise_starts(stage: Stage) -> None:
 @whole("tls-starts", "TLS handshakes up to the victim's certificate", spreads=(ADDRESS, NET24))
 async def tls_starts(stage: Stage) -> None:
     """A client hello of a real client, made once; the victim makes a certificate for each."""
-    words = HEADER + encode_token(TLS) + _client_hello()
+    words = HEADER + encode_token(TLS) + _tls(stage).start()
 
     async def body() -> None:
         sock = await stage.tcp()
@@ -156,17 +155,59 @@ async def tls_starts(stage: Stage) -> None:
     await stage.lines(body, count=16)
 
 
-def _client_hello() -> bytes:
-    identity = PrivateKey.generate()
-    expected = PeerId.from_public_key(identity.public_key)
-    engine = TlsHandshake(
-        initiator=True,
-        identity=identity,
-        expected_peer=expected,
-        muxers=(YAMUX,),
-        now=datetime.now(UTC),
+def _tls(stage: Stage) -> TlsHandshake:
+    now = datetime.now(UTC)
+    return TlsHandshake(
+        initiator=True, identity=stage.identity(), expected_peer=None, muxers=(YAMUX,), now=now
     )
-    return engine.start()
+
+
+@whole("tls-handshakes", "whole TLS handshakes, a new identity each, closed then", spreads=(ADDRESS, NET24))
+async def tls_handshakes(stage: Stage) -> None:
+    """Sixteen side by side; each costs the attacker as much as the victim."""
+
+    async def body() -> None:
+        with await stage.tcp() as sock:
+            await _secure(stage, sock, TLS, _tls(stage))
+
+    await stage.lines(body, count=16)
+
+
+@whole("no-muxer", "a whole handshake, then nothing: no muxer is ever proposed", fault="F3", spreads=MANY)
+async def no_muxer(stage: Stage) -> None:
+    """The last stage at which a connection can be left hanging."""
+
+    async def body() -> None:
+        with await stage.tcp() as sock:
+            identity = stage.identity()
+            noise = NoiseHandshake(initiator=True, identity=identity, expected_peer=None, muxers=())
+            await _secure(stage, sock, NOISE, noise)
+            await _until_closed(sock)
+
+    await stage.lines(body, count=SILENT)
+
+
+async def _secure(
+    stage: Stage, sock: socket.socket, name: str, engine: NoiseHandshake | TlsHandshake
+) -> None:
+    """One side of a handshake up to where the victim says nothing more."""
+    loop = asyncio.get_running_loop()
+    negotiation = DialerNegotiation([name])
+    await stage.send_raw(sock, negotiation.start(), 0)
+    while negotiation.selected is None:
+        negotiation.receive(await _some(loop, sock))
+    await stage.send_raw(sock, engine.start(), 1)
+    left = negotiation.leftover()
+    while not engine.done:
+        await stage.send_raw(sock, engine.receive(left or await _some(loop, sock)), 0)
+        left = b""
+
+
+async def _some(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bytes:
+    data = await loop.sock_recv(sock, 1 << 16)
+    if not data:
+        raise EOFError
+    return data
 
 
 def _bad_noise(name: str, what: str, message: bytes) -> None:

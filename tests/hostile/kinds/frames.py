@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -94,6 +95,18 @@ _numbered(
     lambda n: opened(n, _HELLO) + reset(n),
     fault="F1",
 )
+
+
+@each(
+    "open-abandon", "10,000 streams opened and left, on a connection that goes on", fault="C1", spreads=EVERY
+)
+async def open_abandon(stage: Stage) -> None:
+    """No proposal comes on any of them."""
+    async with await stage.peer() as peer, draining(peer):
+        for start in range(1, 20_000, 2 * BATCH):
+            ids = range(start, start + 2 * BATCH, 2)
+            await stage.send(peer, b"".join(_update(f.SYN, n) for n in ids), BATCH)
+        await asyncio.Event().wait()
 
 
 @each("small-data", "data a byte a frame into a tunnel that takes it", fault="F1")

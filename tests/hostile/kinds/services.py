@@ -8,7 +8,8 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.probe import PREFIX
-from p2pfwd.wire import autonat, ping
+from p2pfwd.wire import autonat, identify, ping
+from p2pfwd.wire.kad.messages import LAN_PROTOCOL
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each
 from tests.hostile.kinds.identify import delimited
@@ -28,7 +29,9 @@ async def _echoes(stage: Stage, *, read: bool) -> None:
         async def one() -> None:
             while True:
                 stream_id = next(ids)
-                await stage.send(peer, opened(stream_id, hello(ping.ID)), 0)
+                first = hello(ping.ID)
+                credit.opened(stream_id, len(first))
+                await stage.send(peer, opened(stream_id, first), 0)
                 while n := await credit.take(stream_id, 32_000):
                     data = f.encode_header(f.DATA, 0, stream_id, n) + bytes(n)
                     grant = f.encode_header(f.WINDOW_UPDATE, 0, stream_id, n) if read else b""
@@ -57,6 +60,20 @@ async def ping_streams(stage: Stage) -> None:
         for start in range(1, 1 << 31, 2 * AT_ONCE):
             ids = range(start, start + 2 * AT_ONCE, 2)
             await stage.send(peer, b"".join(opened(n, hello(ping.ID) + bytes(32)) for n in ids), AT_ONCE)
+
+
+@each("slow-messages", "pushes, DHT and AutoNAT requests, a byte a second: slowloris in the services")
+async def slow_messages(stage: Stage) -> None:
+    """A hundred streams of each."""
+    protocols = (identify.PUSH, LAN_PROTOCOL, autonat.PROTOCOL)
+    ids = range(1, 2 * AT_ONCE * len(protocols), 2)
+    async with await stage.peer() as peer, draining(peer):
+        for stream_id, protocol in zip(ids, protocols * AT_ONCE, strict=True):
+            await stage.send(peer, opened(stream_id, hello(protocol) + b"\x7f"))
+        while True:
+            await asyncio.sleep(1)
+            frames = (f.encode_header(f.DATA, 0, stream_id, 1) + b"\x00" for stream_id in ids)
+            await stage.send(peer, b"".join(frames), len(ids))
 
 
 @each("probes", "is the service there? as fast as it is answered", spreads=EVERY)
