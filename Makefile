@@ -10,10 +10,10 @@ STAMP  := $(VENV)/.installed
 PY     := $(VENV)/bin/python
 # A network namespace with nothing but loopback where the system allows one; plain otherwise.
 HERMETIC := $(PY) -m tests.support.netns --
-TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/interop)
+TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns fuzz bench kad proto demo clean
+.PHONY: help venv lint test peers interop netns fuzz hostile bench kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ netns: venv ## NAT and fault topologies in network namespaces (root)
 
 fuzz: venv ## mutated bytes against every parser that meets a stranger
 	$(PY) -m pytest tests/fuzz $(ARGS)
+
+hostile: venv ## every kind of attack on a real daemon, as a table (root)
+	$(PY) -m tests.hostile $(ARGS)
 
 bench: venv ## figures against Kubo, ssh and the floor, as ratios of one run
 	$(HERMETIC) $(PY) -m tests.bench $(ARGS)

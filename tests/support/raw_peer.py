@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final
@@ -24,6 +24,9 @@ from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux import frame as f
 
 NOISE: Final = "/noise"
+
+IP_FREEBIND: Final = 15
+"""Linux; the socket module names it from Python 3.12 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class RawPeer:
         self._loop = asyncio.get_running_loop()
         self._cipher = bytearray()
         self._plain = bytearray()
+        self._sending = asyncio.Lock()
 
     # --- coming to be -----------------------------------------------------------------------------
 
@@ -59,9 +63,10 @@ class RawPeer:
         identity: PrivateKey | None = None,
         muxers: Sequence[str] = (YAMUX,),
         receive_buffer: int | None = None,
+        source: str | None = None,
     ) -> RawPeer:
         """Connect to a host and upgrade; with no `muxers` yamux is negotiated inside the channel."""
-        peer = cls(await dial_tcp(addr, receive_buffer), identity or PrivateKey.generate())
+        peer = cls(await dial_tcp(addr, receive_buffer, source), identity or PrivateKey.generate())
         try:
             await peer._upgrade(dialing=True, muxers=muxers)
         except BaseException:
@@ -108,17 +113,22 @@ class RawPeer:
 
     def sealed(self, plain: bytes) -> bytes:
         """`plain` as Noise messages; they must be sent in the order they were made."""
+        view = memoryview(plain)
+        return self.sealed_each(view[at : at + MAX_PLAINTEXT] for at in range(0, len(plain), MAX_PLAINTEXT))
+
+    def sealed_each(self, parts: Iterable[bytes | memoryview]) -> bytes:
+        """Each part as one Noise message; an empty one is legal."""
         out = bytearray()
-        for at in range(0, len(plain), MAX_PLAINTEXT):
-            part = memoryview(plain)[at : at + MAX_PLAINTEXT]
+        for part in parts:
             room = memoryview(bytearray(len(part) + 18))
-            self._seal.seal_into(part, room)
+            self._seal.seal_into(memoryview(part), room)
             out += room
         return bytes(out)
 
     async def send(self, plain: bytes) -> None:
-        """Send session bytes, whatever they are."""
-        await self._send_raw(self.sealed(plain))
+        """Send session bytes, whatever they are. Tasks that send at the same time do not get mixed up."""
+        async with self._sending:
+            await self._send_raw(self.sealed(plain))
 
     async def send_sealed(self, cipher: bytes) -> None:
         """Send what `sealed` made, or anything else below the session."""
@@ -258,12 +268,17 @@ class RawListener:
         self._sock.close()
 
 
-async def dial_tcp(addr: Multiaddr, receive_buffer: int | None = None) -> socket.socket:
-    """A non-blocking TCP connection to a loopback address."""
+async def dial_tcp(
+    addr: Multiaddr, receive_buffer: int | None = None, source: str | None = None
+) -> socket.socket:
+    """A non-blocking TCP connection to a loopback address, from the address `source` of this machine."""
     endpoint = tcp_endpoint(addr)
     assert endpoint is not None
-    sock = socket.socket()
+    sock = socket.socket(socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET)
     sock.setblocking(False)
+    if source is not None:
+        sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # IPv6: a local route is not enough
+        sock.bind((source, 0))
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:

@@ -1,0 +1,104 @@
+"""Pins the arithmetic of the hostile table: what is demanded, against what, and that every row is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.hostile.__main__ import parse, plan
+from tests.hostile.honest import TICK_S, Echo
+from tests.hostile.kinds import KINDS
+from tests.hostile.measure import Measured
+from tests.hostile.report import MUSTS, OK, render, short_of, verdict
+from tests.hostile.stage import LINES
+
+
+def held(**changes: Any) -> Measured:
+    """A victim that holds, but for the changes."""
+    figures: dict[str, Any] = {
+        "before": {"mb_s": 400.0, "p50_ms": 1.0, "p99_ms": 3.0},
+        "burned": {"mb_s": 300.0, "p50_ms": 2.0, "p99_ms": 5.0},
+        "during": {"mb_s": 300.0, "p50_ms": 2.0, "p99_ms": 9.0},
+        "attacker_cores": 1.0,
+        "newcomers_s": [0.1, 0.2],
+        "owner_s": 0.3,
+        "start_mb": 40.0,
+        "peak_mb": 60.0,
+        "after_mb": 45.0,
+    }
+    return Measured("some-kind", "one", **(figures | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "short"),
+    [
+        ({}, []),
+        ({"during": {"mb_s": 211.0, "p50_ms": 2.0}}, []),  # 70 % of the 75 % that the control leaves
+        ({"during": {"mb_s": 209.0, "p50_ms": 2.0}}, ["speed"]),
+        ({"during": {"mb_s": 279.0, "p50_ms": 2.0}, "attacker_cores": 0.0}, ["speed"]),  # it did not burn
+        ({"during": {"mb_s": 400.0, "p50_ms": 5.1}}, ["echo"]),
+        ({"burned": {"mb_s": 300.0, "p50_ms": 8.0}, "during": {"mb_s": 400.0, "p50_ms": 11.9}}, []),
+        ({"during": {}}, ["speed", "echo"]),
+        ({"newcomers_s": [0.1, None]}, ["newcomer"]),
+        ({"newcomers_s": [0.1, 1.1]}, ["newcomer"]),
+        ({"newcomers_s": []}, ["newcomer"]),
+        ({"peak_mb": 151.0}, ["memory"]),
+        ({"after_mb": 48.1}, ["back"]),
+        ({"after_mb": None}, ["back"]),
+        ({"tcp_mb": 151.0}, ["kernel"]),
+        ({"owner_s": None}, ["owner"]),
+        ({"died": True}, ["alive"]),
+    ],
+)
+def test_each_demand_at_its_bound(changes: dict[str, Any], short: list[str]) -> None:
+    m = held(**changes)
+    assert short_of(m) == short
+    assert verdict(m) == (f"SHORT: {' '.join(short)}" if short else OK)
+
+
+def test_every_demand_can_fail() -> None:
+    nothing = Measured("some-kind", "one", died=True, peak_mb=1000.0, tcp_mb=1000.0)
+    assert short_of(nothing) == list(MUSTS)
+
+
+def test_a_control_that_is_faster_than_before_allows_no_loss() -> None:
+    assert held(burned={"mb_s": 500.0, "p50_ms": 1.0}).control_ratio == 1
+
+
+def test_a_stall_counts_for_every_echo_that_was_due_meanwhile() -> None:
+    """A hundred good echoes do not hide the second in which none came."""
+    echo = Echo()
+    echo._times = [0.001] * 100 + [1.0]
+    said = echo.report()
+    assert said["p50_ms"] > 100
+    assert said["max_ms"] == 1000
+    echo._times = [TICK_S / 2] * 10
+    assert echo.report()["p99_ms"] == 1000 * TICK_S / 2
+
+
+def test_a_harness_that_failed_is_no_verdict_on_the_victim() -> None:
+    assert verdict(held(failed="RuntimeError: no")) == "harness: RuntimeError: no"
+
+
+def test_the_table_shows_each_and_counts_those_that_held() -> None:
+    lines = render([held(), held(during={})]).splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["attack", "some-kind", "some-kind"]
+    assert "1 of 2 held" in "".join(lines)
+
+
+def test_kinds_are_named_spread_and_cover_what_was_reported() -> None:
+    for kind in KINDS.values():
+        assert kind.name == kind.name.lower() and " " not in kind.name and kind.what
+        assert kind.spreads and set(kind.spreads) <= set(LINES)
+    reported = {"F1", "F2", "F3", "F4", "F5", "F6", "F9", "F9a", "F9b", "F10", "F11", "F12", "F14", "F16"}
+    assert reported | {"H2", "M1", "C1"} == {kind.fault for kind in KINDS.values()} - {""}
+
+
+def test_what_is_run() -> None:
+    assert len(plan(parse(["--quick"]))) == len(KINDS)
+    assert [spread for _, spread in plan(parse(["--only", "pings"]))] == list(KINDS["pings"].spreads)
+    chosen = plan(parse(["--quick", "--only", "pings", "--spread", "/48"]))
+    assert [(kind.name, spread) for kind, spread in chosen] == [("pings", "/48")]
+    with pytest.raises(SystemExit, match="no such kind: nothing"):
+        plan(parse(["--only", "nothing"]))
