@@ -70,6 +70,11 @@ class RawPeer:
         return peer
 
     async def _upgrade(self, *, dialing: bool, muxers: Sequence[str]) -> None:
+        if await self.shake_hands(dialing=dialing, muxers=muxers) is None:
+            self._plain[:0] = await self._select(YAMUX, dialing, self.send, self._recv_plain)
+
+    async def shake_hands(self, *, dialing: bool, muxers: Sequence[str]) -> str | None:
+        """Security alone; the muxer that was agreed in it."""
         left = await self._select(NOISE, dialing, self._send_raw, self._recv_raw)
         noise = NoiseHandshake(initiator=dialing, identity=self.identity, expected_peer=None, muxers=muxers)
         await self._send_raw(noise.start())
@@ -79,8 +84,7 @@ class RawPeer:
         self.remote_peer = noise.remote_peer
         self._seal, self._open = noise.seal, noise.open
         self._cipher += noise.leftover()
-        if noise.muxer is None:
-            self._plain[:0] = await self._select(YAMUX, dialing, self.send, self._recv_plain)
+        return noise.muxer
 
     @staticmethod
     async def _select(

@@ -65,6 +65,8 @@ class NoiseHandshake:
         self._handed_on = False
         self._remote: tuple[PublicKey, PeerId] | None = None
         self._muxer: str | None = None
+        self.remote_muxers: tuple[str, ...] = ()
+        """What the peer listed, once `done`; nothing where it left the choice to multistream-select."""
         self._ciphers: tuple[SealCipher, OpenCipher] | None = None
 
     def start(self) -> bytes:
@@ -192,6 +194,7 @@ class NoiseHandshake:
     def _agree(self, remote: Sequence[str]) -> str | None:
         if len(remote) > MAX_MUXERS:
             return None
+        self.remote_muxers = tuple(remote)
         ours, theirs = (self._muxers, remote) if self._initiator else (remote, self._muxers)
         return next((name for name in ours if name in theirs), None)
 
