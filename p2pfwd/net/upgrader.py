@@ -24,15 +24,17 @@ from p2pfwd.errors import (
     ProtocolNotSupported,
     RemoteProtocolError,
 )
-from p2pfwd.net.channel import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from p2pfwd.net.channel import Channel, NoiseChannel, TlsChannel
 from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.net.transport.conduit import Conduit
 from p2pfwd.net.transport.private import PnetConduit
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.pnet import require_cipher
+from p2pfwd.wire.tls import ENTROPY_BYTES, TLS
 from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 
@@ -235,6 +237,7 @@ class Upgrader:
                 expected_peer=expected_peer,
                 muxers=self._muxers,
                 now=datetime.now(UTC),
+                entropy=os.urandom(ENTROPY_BYTES),
             )
             try:
                 await self._shake_hands(tls, conduit, inbox, leftover)
@@ -244,7 +247,11 @@ class Upgrader:
             muxers = _Muxers(tls.muxer == YAMUX, ())
             return TlsChannel(conduit, self._pool, tls.remote_peer, tls), muxers, tls.leftover()
         noise = NoiseHandshake(
-            initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
+            initiator=dialing,
+            identity=self._identity,
+            expected_peer=expected_peer,
+            muxers=self._muxers,
+            entropy=os.urandom(xx.ENTROPY_BYTES),
         )
         await self._shake_hands(noise, conduit, inbox, leftover)
         channel = NoiseChannel(conduit, self._pool, noise.remote_peer, noise.seal, noise.open)

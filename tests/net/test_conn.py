@@ -16,9 +16,10 @@ from p2pfwd.errors import (
     StreamReset,
     TimedOut,
 )
-from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.tls import TLS
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, pair, read_all, stream_pair, swarm

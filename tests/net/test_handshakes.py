@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 
 import pytest
@@ -17,6 +18,7 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.noise.xx import ENTROPY_BYTES
 from tests.net.swarm_rig import ECHO, echo, next_conn, read_all, swarm
 from tests.support.loops import on_loop, turns, until
 from tests.support.raw_peer import RawListener, RawPeer, dial_tcp
@@ -24,7 +26,11 @@ from tests.support.raw_peer import RawListener, RawPeer, dial_tcp
 NOISE = HEADER + encode_token("/noise")
 TLS = HEADER + encode_token("/tls/1.0.0")
 MESSAGE_1 = NoiseHandshake(
-    initiator=True, identity=PrivateKey.generate(), expected_peer=None, muxers=()
+    initiator=True,
+    identity=PrivateKey.generate(),
+    expected_peer=None,
+    muxers=(),
+    entropy=os.urandom(ENTROPY_BYTES),
 ).start()
 
 

@@ -7,23 +7,23 @@ a hostile peer. Made by `RawPeer.dial`, or by `RawListener.accept` for a host th
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire.multistream import HEADER, DialerNegotiation, ListenerNegotiation, encode_token
+from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT
 from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.noise.xx import ENTROPY_BYTES
 from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux import frame as f
-
-NOISE: Final = "/noise"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,13 @@ class RawPeer:
     async def shake_hands(self, *, dialing: bool, muxers: Sequence[str]) -> str | None:
         """Security alone; the muxer that was agreed in it."""
         left = await self._select(NOISE, dialing, self._send_raw, self._recv_raw)
-        noise = NoiseHandshake(initiator=dialing, identity=self.identity, expected_peer=None, muxers=muxers)
+        noise = NoiseHandshake(
+            initiator=dialing,
+            identity=self.identity,
+            expected_peer=None,
+            muxers=muxers,
+            entropy=os.urandom(ENTROPY_BYTES),
+        )
         await self._send_raw(noise.start())
         while not noise.done:
             await self._send_raw(noise.receive(left or await self._recv_raw()))

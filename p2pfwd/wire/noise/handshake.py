@@ -25,8 +25,6 @@ from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError, PeerI
 from p2pfwd.wire.noise.cipher import LENGTH_BYTES, OpenCipher, SealCipher
 from p2pfwd.wire.noise.xx import NoiseXX
 
-PROTOCOL: Final = "/noise"
-
 SIGNATURE_PREFIX: Final = b"noise-libp2p-static-key:"
 
 MAX_HANDSHAKE_MESSAGE_BYTES: Final = 16 * 1024
@@ -42,7 +40,7 @@ class NoiseHandshake:
 
     expected_peer: the identity the peer must prove; None takes any (listeners).
     muxers: what to offer, in order of preference; empty sends no extension.
-    static_key, ephemeral_key: 32-byte X25519 private keys, for test vectors; fresh ones otherwise.
+    entropy: `xx.ENTROPY_BYTES` random bytes, never used before.
     """
 
     def __init__(
@@ -52,14 +50,13 @@ class NoiseHandshake:
         identity: PrivateKey,
         expected_peer: PeerId | None,
         muxers: Sequence[str],
-        static_key: bytes | None = None,
-        ephemeral_key: bytes | None = None,
+        entropy: bytes,
     ) -> None:
         self._initiator = initiator
         self._identity = identity
         self._expected_peer = expected_peer
         self._muxers = tuple(muxers)
-        self._xx = NoiseXX(initiator=initiator, static_key=static_key, ephemeral_key=ephemeral_key)
+        self._xx = NoiseXX(initiator=initiator, entropy=entropy)
         self._buffer = bytearray()
         self._started = False
         self._handed_on = False
