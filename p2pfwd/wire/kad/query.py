@@ -34,7 +34,6 @@ from p2pfwd.wire.kad.messages import KadPeer
 from p2pfwd.wire.kad.query_peers import Candidate, Candidates
 from p2pfwd.wire.kad.query_values import (
     MAX_CLOSER_PEERS,
-    MAX_PROVIDERS,
     Ending,
     Goal,
     LookupResult,
@@ -70,7 +69,6 @@ class Lookup:
         self._found: dict[Multiaddr, None] = {}
         self._found_hops = 0
         self._rejected: set[Multiaddr] = set()
-        self._providers: dict[PeerId, KadPeer] = {}
         self._ending: Ending | None = None
         for peer_id in seeds:
             if peer_id not in self._not_asked:
@@ -131,9 +129,7 @@ class Lookup:
 
     # --- reports ----------------------------------------------------------------------------------
 
-    def on_response(
-        self, peer_id: PeerId, closer: Sequence[KadPeer], now: float, providers: Sequence[KadPeer] = ()
-    ) -> None:
+    def on_response(self, peer_id: PeerId, closer: Sequence[KadPeer], now: float) -> None:
         """A peer answered; also after its request had timed out, or the lookup was done.
 
         LocalProtocolError if it was never asked.
@@ -147,10 +143,6 @@ class Lookup:
                 self._peers.hear(peer.peer_id, peer.addrs, candidate)
             elif peer.peer_id == self._wanted:
                 self._tell(peer.addrs, candidate)
-        if self.goal is Goal.PROVIDERS:
-            for peer in providers:
-                if len(self._providers) < MAX_PROVIDERS and peer.peer_id not in self._not_asked:
-                    self._providers.setdefault(peer.peer_id, peer)
         self._advance(now)
 
     def on_failure(self, peer_id: PeerId, now: float) -> None:
@@ -180,7 +172,6 @@ class Lookup:
             ending=self._ending,
             closest=tuple(one.peer_id for one in answered[: self._settings.k]),
             found=tuple(self._found),
-            providers=tuple(self._providers.values()),
             heard=len(self._peers),
             queried=self._queried,
             answered=len(answered),
@@ -239,7 +230,7 @@ class Lookup:
             self._ending = self._judge()
 
     def _judge(self) -> Ending | None:
-        if self._found or len(self._providers) >= self._settings.wanted_providers:
+        if self._found:
             return Ending.FOUND
         if self._now >= self._started_at + self._settings.total_timeout_s:
             return Ending.TIMED_OUT
