@@ -12,12 +12,12 @@ Unreachable peers do not count. Two phases:
 2. making sure: all of the `k` nearest are asked, for each of them may know what is sought. A nearer one
    that turns up is asked as well.
 
-Who tries our patience no longer holds up the others: the next nearest is asked in its stead. At the very end
-it is waited for all the same.
+A peer that has not answered after `patience_s` no longer holds up the others: the next nearest is asked in its
+stead. The lookup still waits for its answer before it ends.
 
-Against liars, who tell of peers that do not exist and cost a timeout each: until one of the peers that an
-informant told of has answered, only `alpha` / 2 of them are asked at a time. With a fifth of all nodes such
-liars, simulated lookups took half the time with alpha 3; distrust by failures counted brought nothing.
+A liar tells of peers that do not exist, and each costs a timeout. So until one of the peers that an informant
+told of has answered, only `alpha` / 2 of them are asked at a time. Where a fifth of all nodes lies like that,
+simulated lookups took half the time with alpha 3. Counting an informant's failures as well brought nothing.
 """
 
 from __future__ import annotations
