@@ -12,8 +12,8 @@ Unreachable peers do not count. Two phases:
 2. making sure: all of the `k` nearest are asked, for each of them may know what is sought. A nearer one
    that turns up is asked as well.
 
-A peer that has not answered after `patience_s` no longer holds up the others: the next nearest is asked in its
-stead. The lookup still waits for its answer before it ends.
+A peer that has not answered after `patience_s` no longer holds up the others: the next nearest is asked in
+its stead. The lookup still waits for its answer before it ends.
 
 A liar tells of peers that do not exist, and each costs a timeout. So until one of the peers that an informant
 told of has answered, only `alpha` / 2 of them are asked at a time. Where a fifth of all nodes lies like that,

@@ -317,9 +317,10 @@ class Session:
     def write_data_header(self, stream: StreamCore, nbytes: int, buffer: memoryview, offset: int) -> None:
         """Put the header of a DATA frame of `nbytes` at `offset` and take its credit.
 
-        The owner sends buffer[offset : offset + 12 + nbytes], after `control`.
+        The owner sends buffer[offset : offset + 12 + nbytes], after `control`. The payload is in place already:
+        it was received from the program's socket behind room for the header, so that nothing is copied.
         """
-        # `can_send` may have changed since the owner asked: a RST can have come while it filled the frame.
+        # Only a defect here fails this: the owner asks for window and state in the same callback.
         if not 0 < nbytes <= stream.send_window or not stream.can_send:
             raise LocalProtocolError(
                 f"yamux: {nbytes} bytes on stream {stream.id} with window {stream.send_window}"
