@@ -34,7 +34,15 @@ MAX_BYTES = 2048
 """Longest binary multiaddr: garlic64 needs 400, two peer IDs and three certhashes fewer."""
 
 MAX_TEXT_CHARS = 4096
-"""Longest text: twice `MAX_BYTES`, which no component's text form exceeds by more than base32 does."""
+"""Longest text. Escapes and names can make a text nine times as long as its bytes: both are bounded."""
+
+PEER_ROOM_BYTES = 2 + 1 + 44
+PEER_ROOM_CHARS = len("/p2p/") + 61
+"""A `/p2p/ID` at its longest: an inlined key of 42 bytes, in base58. Room for it is kept, so that every
+address that is accepted can also be given a peer ID."""
+
+MAX_CERTHASH_BYTES = (multibase.MAX_CHARS - 1) * 6 // 8
+"""Longest certificate hash: its text is the longest that `multibase` decodes."""
 
 VARIABLE = -1
 """`Component.size` of values that carry their length."""
@@ -158,6 +166,8 @@ def _checked_multihash(value: bytes) -> bytes:
         raise ValueError("a certificate hash is a multihash") from exc
     if size != len(value) - offset:
         raise ValueError("the certificate hash has another length than it says")
+    if len(value) > MAX_CERTHASH_BYTES:
+        raise ValueError(f"the certificate hash is longer than {MAX_CERTHASH_BYTES} bytes")
     return value
 
 
@@ -315,6 +325,22 @@ def parse_bytes(data: bytes) -> list[Part]:
         return split(data)
     except (varint.VarintIncomplete, varint.VarintInvalid) as exc:
         raise ValueError(exc.message) from exc
+
+
+def check_length(parts: list[Part], data: bytes, text: str) -> None:
+    """ValueError where an address, its peer ID left out, is too long in either form.
+
+    The one place that decides: what is accepted as bytes is accepted as text, and the reverse.
+    """
+    size, chars = len(data), len(text)
+    if parts and parts[-1][0] is BY_NAME["p2p"]:
+        component, value = parts[-1]
+        size -= len(component.encode(value))
+        chars -= len(f"/{component.name}/{component.to_text(value)}")
+    if size > MAX_BYTES - PEER_ROOM_BYTES:
+        raise ValueError(f"longer than {MAX_BYTES - PEER_ROOM_BYTES} bytes without a peer ID")
+    if chars > MAX_TEXT_CHARS - PEER_ROOM_CHARS:
+        raise ValueError(f"longer than {MAX_TEXT_CHARS - PEER_ROOM_CHARS} characters without a peer ID")
 
 
 def to_text(parts: list[Part]) -> str:

@@ -37,6 +37,9 @@ _TCP = components.BY_NAME["tcp"]
 _NAMES = ("dns", "dns4", "dns6", "dnsaddr")
 _WRITE = "write an address like /ip4/127.0.0.1/tcp/22, /dns/example.com/tcp/22 or /unix/run/app.sock"
 
+_SURELY_SHORT_BYTES: Final = components.MAX_BYTES - components.PEER_ROOM_BYTES
+_SURELY_SHORT_CHARS: Final = components.MAX_TEXT_CHARS - components.PEER_ROOM_CHARS
+
 REMEMBERED: Final = 4096
 """Addresses whose parts and class are remembered: a DHT server looks at the same few hundred all the time
 (without this, half of its CPU time went into taking them apart)."""
@@ -54,9 +57,11 @@ class Multiaddr:
     _text: str
 
     def __init__(self, parts: list[Part]) -> None:
-        """From checked components; ValueError if a value is none of its protocol's."""
+        """From components; ValueError if a value is none of its protocol's, or all of it is too long."""
         self._text = components.to_text(parts)
         self._data = b"".join([component.encode(value) for component, value in parts])
+        if len(self._text) > _SURELY_SHORT_CHARS or len(self._data) > _SURELY_SHORT_BYTES:
+            components.check_length(parts, self._data, self._text)
 
     @classmethod
     def parse(cls, text: str) -> Multiaddr:
@@ -111,14 +116,6 @@ class Multiaddr:
     def encapsulate(self, other: Multiaddr) -> Multiaddr:
         """This address followed by `other`; InvalidMultiaddr if it ends in a /unix path."""
         return self._followed_by(other._parts())
-
-    def decapsulate(self, other: Multiaddr) -> Multiaddr:
-        """What stands before the last occurrence of `other`; the whole address if it does not occur."""
-        parts, wanted = self._parts(), other._parts()
-        for start in range(len(parts) - len(wanted), -1, -1) if wanted else ():
-            if parts[start : start + len(wanted)] == wanted:
-                return Multiaddr(parts[:start])
-        return self
 
     def _followed_by(self, more: list[Part]) -> Multiaddr:
         try:

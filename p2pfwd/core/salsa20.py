@@ -13,7 +13,6 @@ from typing import Final
 from p2pfwd.errors import LocalProtocolError
 
 KEY_BYTES: Final = 32
-BLOCK_BYTES: Final = 64
 _DOUBLE_ROUNDS: Final = 10
 _CONSTANTS: Final = struct.unpack("<4I", b"expand 32-byte k")
 

@@ -26,10 +26,11 @@ from p2pfwd.daemon.peering import Peering
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host.host import Host, HostSettings
-from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.server import RpcServer
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.tls import TLS
 
 if TYPE_CHECKING:
     from p2pfwd.core.keys import PrivateKey

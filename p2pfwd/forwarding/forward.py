@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeGuard
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
@@ -35,6 +35,7 @@ from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
 from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Acceptor, Sockaddr
+from p2pfwd.wire.yamux import reset_codes
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
@@ -80,6 +81,7 @@ class LocalListener(Listener):
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
         self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service
+        self._reset_reason: str | None = None  # what the peer said of its latest reset
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
         if bound.path is None and address_class(bound.address) is not AddressClass.LOOPBACK:
@@ -136,7 +138,7 @@ class LocalListener(Listener):
         elif bytes_in:
             self.stream_answered(stream_id)
         elif _reset_by_peer(error):
-            self._doubt(stream_id)
+            self._doubt(stream_id, error)
 
     def stream_answered(self, stream_id: int) -> None:
         """The peer sent something on a stream: takes back what was said of its service before."""
@@ -147,23 +149,24 @@ class LocalListener(Listener):
         if isinstance(error, ProtocolNotSupported):
             self.failed(not_served(self.protocol))
         elif _reset_by_peer(error):
-            self._doubt(self._streams.last_id)
+            self._doubt(self._streams.last_id, error)
         else:
             self.failed(error)
 
-    def _doubt(self, stream_id: int) -> None:
+    def _doubt(self, stream_id: int, reset: StreamReset) -> None:
         self._doubt_id = stream_id
+        self._reset_reason = reset_codes.reason(reset.details.get("reset_code", reset_codes.NO_REASON))
         if self.health.state not in _TARGET_STATES:
             self._reset_before_answer()
         self._ask_why()
 
     def _reset_before_answer(self) -> None:
-        self.failed(
-            StreamReset(
-                "the peer took the stream and reset it before any answer",
-                hint="its service may be down, or it does not want this node: see `p2pfwd ls` there",
-            )
-        )
+        what = "the peer took the stream and reset it before any answer"
+        if self._reset_reason is not None:
+            self.failed(StreamReset(f"{what}: {self._reset_reason}"))
+            return
+        hint = "its service may be down, or it does not want this node: see `p2pfwd ls` there"
+        self.failed(StreamReset(what, hint=hint))
 
     def _ask_why(self) -> None:
         now = self._loop.time()
@@ -276,5 +279,5 @@ class LocalListener(Listener):
             self.closed.set()
 
 
-def _reset_by_peer(error: Exception | None) -> bool:
+def _reset_by_peer(error: Exception | None) -> TypeGuard[StreamReset]:
     return isinstance(error, StreamReset) and error.details.get("by") == "remote"

@@ -7,9 +7,9 @@ the protocol is served, then it sends one varint-delimited message, the listener
 
 A Kubo, or another libp2p node, knows no probes, and lists by name what it serves. Where it lists the
 protocol, that is the answer: the service is not touched, and nobody knows whether it answers. Where it does
-not list it, its list may be old: the protocol itself, offered second in the same negotiation, tells. A
-stream that opens is watched for a moment and then reset; its service sees one connection that ends. (A FIN
-would ask nothing more: a Kubo answers one with FIN or with reset, whether its service is alive or not.)
+not list it, its list may be old: the protocol itself, offered second in the same negotiation, tells. A stream
+that opens is watched for a moment and then reset; its service sees one connection that ends. (A FIN would
+ask nothing more: a Kubo answers one with FIN or with reset, whether its service is alive or not.)
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ LISTED_WAIT_S: Final = 5.0
 """How long a peer on a new connection has to say what it serves."""
 
 NOT_TRIED: Final = (
-    "the peer lists the service, which was not tried: this peer knows no probes, and a try would be "
-    "a connection"
+    "the peer lists the service, which was not tried: it is no p2pfwd, and a try would be a connection there"
 )
 
 _STATE: Final = re.compile(rb"[a-z][a-z-]*")

@@ -1,12 +1,14 @@
 """A splice: a local socket and a stream, moved into each other in callbacks.
 
-Truth: half-close is kept both ways and the splice ends when both FINs have passed; a reset
-or lost stream becomes a TCP RST on the socket, a socket error becomes a stream reset, never an EOF; so
-does the death of the daemon (SIGKILL, out of memory): the socket lingers for no time until both FINs passed.
-A socket that is not read, after its FIN or for want of credit, is still watched for its failure.
-Back-pressure is withheld credit: what the socket does not take stays here, bounded by the stream's
-window, and is not acknowledged; a stream that cannot send leaves the socket unread. No task, no
-queue, no timer per splice.
+Rules:
+- Half-close is kept both ways; the splice ends when both FINs have passed.
+- A reset or lost stream becomes a TCP RST on the socket; a socket error becomes a stream reset. Neither ever
+  becomes an EOF. The socket lingers for no time until both FINs have passed, so that even the death of the
+  daemon (SIGKILL, out of memory) is a RST.
+- A socket that is not read, after its FIN or for want of credit, is still watched for failure.
+- Back-pressure is withheld credit. What the socket does not take stays here and is not acknowledged; the
+  stream's window bounds it. A stream that cannot send leaves the socket unread.
+- There is no task, no queue and no timer per splice.
 
 Each direction is in one of these states; the splice is over when both have ended, and at any failure:
 

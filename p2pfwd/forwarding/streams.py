@@ -18,6 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
 from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.names import PREFIX
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
 from p2pfwd.policy.shares import Party
@@ -218,7 +219,7 @@ class StreamRegistry:
         mode = self._limits.kubo_half_close
         if mode != "auto":
             return mode == "on"
-        if not entry.listener.protocol.startswith("/x/"):
+        if not entry.listener.protocol.startswith(PREFIX):
             return False
         agent = self._swarm.peerstore.agent(entry.stream.remote_peer)
         return agent is not None and agent.startswith(kubo_pipe.AGENTS)

@@ -1,8 +1,8 @@
 """Secure channels: a conduit plus the ciphers that a handshake agreed on.
 
 A channel takes plaintext from the loop's staging buffer, seals it and sends it in one system call;
-what comes in is opened in place and handed to `Channel.on_plaintext`, a piece at a
-time, then `on_turn_end` once per read, so that answers share one send. libp2p specs: noise, tls.
+what comes in is opened in place and handed to its owner's `plaintext_received`, a piece at a time, then
+`turn_ended` once per read, so that answers share one send. libp2p specs: noise, tls.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ProtocolError
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.system.buffers import BufferPool
-from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, OpenCipher, SealCipher
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.noise.cipher import LENGTH_BYTES, MAX_PLAINTEXT, OpenCipher, SealCipher
+from p2pfwd.wire.tls import TLS
 
 if TYPE_CHECKING:
     from p2pfwd.wire.tls.engine import TlsHandshake
-
-NOISE = "/noise"
-TLS = "/tls/1.0.0"
-LENGTH_BYTES = 2
 
 
 class ChannelOwner(Protocol):

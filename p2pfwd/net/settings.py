@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from p2pfwd.net.channel import NOISE, TLS
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.tls import TLS
 
 
 @dataclass(frozen=True, slots=True)

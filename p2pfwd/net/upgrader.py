@@ -12,10 +12,11 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import (
     HandshakeFailed,
     NegotiationFailed,
@@ -23,15 +24,17 @@ from p2pfwd.errors import (
     ProtocolNotSupported,
     RemoteProtocolError,
 )
-from p2pfwd.net.channel import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from p2pfwd.net.channel import Channel, NoiseChannel, TlsChannel
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.private import PnetConduit
 from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.pnet import require_cipher
+from p2pfwd.wire.tls import ENTROPY_BYTES, TLS
 from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 
@@ -104,6 +107,15 @@ class _Inbox:
         return data
 
 
+class _Muxers(NamedTuple):
+    """What a security handshake says of the muxer."""
+
+    agreed: bool
+    """On yamux: no negotiation inside the channel."""
+    offered: tuple[str, ...]
+    """By the peer; nothing where it did not say."""
+
+
 class Upgrader:
     """Upgrades conduits for one identity.
 
@@ -158,11 +170,11 @@ class Upgrader:
         inbox = _Inbox()
         conduit.start(inbox)
         protocol, leftover = await self._negotiate_security(conduit, inbox, dialing)
-        channel, early, leftover = await self._secure(
+        channel, muxers, leftover = await self._secure(
             conduit, inbox, protocol, leftover, dialing, expected_peer
         )
         channel.start(inbox, leftover + inbox.take())
-        plain = b"" if early else await self._negotiate_muxer(channel, inbox, dialing)
+        plain = b"" if muxers.agreed else await self._negotiate_muxer(channel, inbox, dialing, muxers.offered)
         conn = Conn(
             channel,
             direction=direction,
@@ -216,8 +228,8 @@ class Upgrader:
         leftover: bytes,
         dialing: bool,
         expected_peer: PeerId | None,
-    ) -> tuple[Channel, bool, bytes]:
-        """(channel, whether the muxer is agreed, ciphertext read too much)."""
+    ) -> tuple[Channel, _Muxers, bytes]:
+        """(channel, what it says of muxers, ciphertext read too much)."""
         if protocol == TLS:
             tls = TlsHandshake(
                 initiator=dialing,
@@ -225,19 +237,25 @@ class Upgrader:
                 expected_peer=expected_peer,
                 muxers=self._muxers,
                 now=datetime.now(UTC),
+                entropy=os.urandom(ENTROPY_BYTES),
             )
             try:
                 await self._shake_hands(tls, conduit, inbox, leftover)
             except P2PForwardError:
                 conduit.send(memoryview(tls.last_words()))  # the alert that says why
                 raise
-            return TlsChannel(conduit, self._pool, tls.remote_peer, tls), tls.muxer == YAMUX, tls.leftover()
+            muxers = _Muxers(tls.muxer == YAMUX, ())
+            return TlsChannel(conduit, self._pool, tls.remote_peer, tls), muxers, tls.leftover()
         noise = NoiseHandshake(
-            initiator=dialing, identity=self._identity, expected_peer=expected_peer, muxers=self._muxers
+            initiator=dialing,
+            identity=self._identity,
+            expected_peer=expected_peer,
+            muxers=self._muxers,
+            entropy=os.urandom(xx.ENTROPY_BYTES),
         )
         await self._shake_hands(noise, conduit, inbox, leftover)
         channel = NoiseChannel(conduit, self._pool, noise.remote_peer, noise.seal, noise.open)
-        return channel, noise.muxer == YAMUX, noise.leftover()
+        return channel, _Muxers(noise.muxer == YAMUX, noise.remote_muxers), noise.leftover()
 
     async def _shake_hands(
         self, handshake: NoiseHandshake | TlsHandshake, conduit: Conduit, inbox: _Inbox, data: bytes
@@ -250,12 +268,23 @@ class Upgrader:
                 return
             data = await inbox.read()
 
-    async def _negotiate_muxer(self, channel: Channel, inbox: _Inbox, dialing: bool) -> bytes:
-        """multistream-select inside the channel; plaintext that followed it."""
+    async def _negotiate_muxer(
+        self, channel: Channel, inbox: _Inbox, dialing: bool, offered: Sequence[str]
+    ) -> bytes:
+        """multistream-select inside the channel; plaintext that followed it.
+
+        A peer that offered others in the handshake may still take ours here, as go does; js hangs up.
+        """
         negotiation = self._negotiation(dialing, (YAMUX,))
         self._send_plain(channel, negotiation.start())
-        while negotiation.selected is None:
-            self._send_plain(channel, self._step("muxer", negotiation, await inbox.read()))
+        try:
+            while negotiation.selected is None:
+                self._send_plain(channel, self._step("muxer", negotiation, await inbox.read()))
+        except HandshakeFailed as exc:
+            if not offered or YAMUX in offered:
+                raise
+            sides = f"it offers {quoted(', '.join(offered))}, this node {YAMUX} alone"
+            raise NegotiationFailed(f"no common muxer with the peer: {sides}") from exc
         return negotiation.leftover()
 
     def _send_plain(self, channel: Channel, data: bytes) -> None:

@@ -26,7 +26,6 @@ from p2pfwd.wire import identify as wire
 
 log = logging.getLogger("p2pfwd.identify")
 
-PROTOCOL_VERSION: Final = "ipfs/0.1.0"
 TIMEOUT_S: Final = 5.0
 
 _NEAR: Final = {AddressClass.LOOPBACK: 0, AddressClass.PRIVATE: 1}
@@ -68,7 +67,7 @@ class Identify:
                 listen_addrs=addrs,
                 protocols=tuple(swarm.services.names()),
                 observed_addr=remote_addr,
-                protocol_version=PROTOCOL_VERSION,
+                protocol_version=wire.PROTOCOL_VERSION,
                 agent_version=self.agent_version,
                 signed_peer_record=record,
             )

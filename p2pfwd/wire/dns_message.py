@@ -38,8 +38,8 @@ MAX_JUMPS: Final = 16
 
 _CLASS_IN: Final = 1
 _CLASS_MASK: Final = 0x7FFF
-_TOP_BIT: Final = 0x8000
-"""In a question: a unicast answer would do. In a record: it replaces what is cached."""
+"""The class without its top bit, which changes nothing here. In a question it says that a unicast answer
+would do, in a record that it replaces what is cached."""
 
 _RESPONSE: Final = 0x8000
 _AUTHORITATIVE: Final = 0x0400

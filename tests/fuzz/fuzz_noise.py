@@ -33,8 +33,7 @@ def side(role: str) -> NoiseHandshake:
         identity=KEYS[role],
         expected_peer=None,
         muxers=[YAMUX],
-        static_key=bytes.fromhex(VECTOR[f"{role}_static_hex"]),
-        ephemeral_key=bytes.fromhex(VECTOR[f"{role}_ephemeral_hex"]),
+        entropy=bytes.fromhex(VECTOR[f"{role}_static_hex"] + VECTOR[f"{role}_ephemeral_hex"]),
     )
 
 
@@ -61,8 +60,7 @@ def payload(data: bytes) -> None:
     init = side("init")
     xx = NoiseXX(
         initiator=False,
-        static_key=bytes.fromhex(VECTOR["resp_static_hex"]),
-        ephemeral_key=bytes.fromhex(VECTOR["resp_ephemeral_hex"]),
+        entropy=bytes.fromhex(VECTOR["resp_static_hex"] + VECTOR["resp_ephemeral_hex"]),
     )
     xx.read_message(init.start()[2:])
     message = xx.write_message(data)

@@ -9,12 +9,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.typed import parse_endpoint
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.host.host import Host
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.wire.kad.address_filter import Scope
-from p2pfwd.wire.kad.messages import LAN_PROTOCOL
+from tests.hostile import LAN_PROTOCOL
 from tests.hostile.kinds import KINDS
 from tests.hostile.stage import ONE, Stage
 from tests.hostile.victim import BULK, DEAD, ECHO, SINK

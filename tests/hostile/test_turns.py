@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from p2pfwd.wire import identify
-from p2pfwd.wire.kad.messages import LAN_PROTOCOL
 from p2pfwd.wire.yamux import frame as f
+from tests.hostile import LAN_PROTOCOL
 from tests.hostile.host_rig import victim
 from tests.hostile.kinds import dht
 from tests.hostile.stage import hello, opened, reset

@@ -17,7 +17,8 @@ import pytest
 from p2pfwd.core.keys import KeyType
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.errors import DialFailed, P2PForwardError, ProtocolNotSupported
-from p2pfwd.net.channel import NOISE, TLS
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.tls import TLS
 from tests.interop.conftest import Start
 from tests.interop.node import LOOPBACK, Cell, address, ask, dialed_by, forwarding, host, serve
 from tests.interop.peers.process import Peer

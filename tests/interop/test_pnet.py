@@ -16,8 +16,9 @@ from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.swarm_key import SwarmKey
 from p2pfwd.errors import DialFailed
 from p2pfwd.host.host import Host, HostSettings
-from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.tls import TLS
 from tests.interop.node import LOOPBACK, address, ask, dialed_by
 from tests.interop.peers import process
 from tests.interop.peers.fetch import PeerMissing

@@ -16,12 +16,15 @@ from p2pfwd.errors import (
     StreamReset,
     TimedOut,
 )
-from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.tls import TLS
+from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, pair, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops, turns, until
+from tests.support.raw_peer import RawListener
 
 BULK = random.Random(1).randbytes(3 << 20)
 
@@ -150,6 +153,21 @@ async def test_a_reset_is_an_error_at_once_on_both_sides() -> None:
         assert remote.value.details["by"] == "remote"
         with pytest.raises(StreamReset):
             await far.write(b"x")
+
+
+@on_both_loops
+async def test_what_a_peer_says_of_its_reset_is_in_the_error() -> None:
+    async with swarm() as node:
+        with RawListener() as listener:
+            loop = asyncio.get_running_loop()
+            connecting = loop.create_task(node.connect(listener.peer_id, [listener.addr]))
+            async with await listener.accept() as peer:
+                opening = loop.create_task((await connecting).open_stream([ECHO]))
+                stream_id, _ = await peer.accept()
+                await peer.frame(f.WINDOW_UPDATE, f.RST, stream_id, 0x1002)
+                with pytest.raises(StreamReset, match=r"a limit of its own \(code 0x1002\)") as reset:
+                    await (await opening).read()
+                assert reset.value.details["reset_code"] == 0x1002
 
 
 @on_both_loops

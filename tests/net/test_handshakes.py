@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr
+from p2pfwd.errors import DialFailed
 from p2pfwd.net import connmgr as connmgr_module
 from p2pfwd.net import upgrader as upgrader_module
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.noise.xx import ENTROPY_BYTES
 from tests.net.swarm_rig import ECHO, echo, next_conn, read_all, swarm
 from tests.support.loops import on_loop, turns, until
-from tests.support.raw_peer import RawPeer, dial_tcp
+from tests.support.raw_peer import RawListener, RawPeer, dial_tcp
 
 NOISE = HEADER + encode_token("/noise")
 TLS = HEADER + encode_token("/tls/1.0.0")
 MESSAGE_1 = NoiseHandshake(
-    initiator=True, identity=PrivateKey.generate(), expected_peer=None, muxers=()
+    initiator=True,
+    identity=PrivateKey.generate(),
+    expected_peer=None,
+    muxers=(),
+    entropy=os.urandom(ENTROPY_BYTES),
 ).start()
 
 
@@ -216,6 +223,26 @@ async def test_what_follows_the_handshake_in_the_same_segment_is_not_lost(muxers
         async with await RawPeer.dial(victim.listen_addrs()[0], muxers=muxers) as peer:
             await peer.open(1, ECHO)
             assert (await arrived).remote_peer == peer.peer_id
+
+
+@pytest.mark.parametrize(
+    ("muxers", "said"),
+    [
+        (("/mplex/6.7.0",), 'no common muxer with the peer: it offers "/mplex/6.7.0", this node /yamux'),
+        ((), "the connection ended during the handshake|the peer closed the connection"),
+    ],
+)
+@on_loop
+async def test_a_peer_that_hangs_up_for_want_of_a_common_muxer(muxers: tuple[str, ...], said: str) -> None:
+    # A js-libp2p with mplex alone: it says so in the handshake, and resets.
+    async with swarm() as node:
+        with RawListener() as listener:
+            dialing = asyncio.get_running_loop().create_task(node.connect(listener.peer_id, [listener.addr]))
+            async with RawPeer(await listener.accept_tcp(), listener.identity) as peer:
+                await peer.shake_hands(dialing=False, muxers=muxers)
+                peer.reset()
+            with pytest.raises(DialFailed, match=said):
+                await dialing
 
 
 @on_loop

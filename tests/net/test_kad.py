@@ -15,7 +15,15 @@ from p2pfwd.errors import DialFailed, PeerNotFound
 from p2pfwd.net.name_servers import NameServers
 from p2pfwd.peers.store import GRACE_S
 from p2pfwd.protocols.kad.requests import ask
-from p2pfwd.wire.kad.messages import FindNode, GetValue, KadPeer, MessageType, Ping
+from p2pfwd.wire.kad.messages import (
+    AddProvider,
+    FindNode,
+    GetProviders,
+    GetValue,
+    KadPeer,
+    MessageType,
+    Ping,
+)
 from p2pfwd.wire.kad.query_values import Ending
 from tests.net.kad_rig import PROTOCOL, Node, dead_address, hostile, hostile_bytes, network, start
 from tests.net.swarm_rig import stranger
@@ -122,13 +130,18 @@ async def test_with_nobody_to_ask_it_says_so_and_how_to_get_somebody(monkeypatch
 
 
 @on_loop
-async def test_providers_are_announced_and_found() -> None:
-    async with network(6) as nodes:
+async def test_a_server_keeps_the_providers_that_others_announce() -> None:
+    # This node announces and seeks none; the network expects it of every server.
+    async with network(3) as nodes:
         key = b"\x12\x20" + hashlib.sha256(b"a service").digest()
-        assert await nodes[1].dht.provide(key) >= 4
-        found = await nodes[3].dht.find_providers(key)
-        assert [one.peer_id for one in found.providers] == [nodes[1].peer_id]
-        assert set(found.providers[0].addrs) == set(nodes[1].host.swarm.listen_addrs())
+        provider = KadPeer(nodes[1].peer_id, tuple(nodes[1].host.swarm.listen_addrs()))
+        conn = await nodes[1].host.swarm.connect(nodes[0].peer_id)
+        assert await ask(conn, PROTOCOL, AddProvider(key, (provider,)), 3) is None
+        asking = await nodes[2].host.swarm.connect(nodes[0].peer_id)
+        found = await ask(asking, PROTOCOL, GetProviders(key), 3)
+        assert found is not None
+        assert [one.peer_id for one in found.provider_peers] == [nodes[1].peer_id]
+        assert set(found.provider_peers[0].addrs) == set(provider.addrs)
 
 
 @on_loop

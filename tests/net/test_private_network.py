@@ -12,12 +12,13 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed
-from p2pfwd.net.channel import NOISE, TLS
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
+from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream
+from p2pfwd.wire.tls import TLS
 from tests.net.swarm_rig import ECHO, echo, host, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops, on_loop
 from tests.support.raw_peer import RawListener

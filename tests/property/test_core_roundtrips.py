@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pfwd.core import multibase, varint
 from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddr_components import BY_NAME
 from p2pfwd.core.multiaddrs import (
     Multiaddr,
     TcpEndpoint,
@@ -28,6 +29,7 @@ from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/keys_peerids.json").read_text())
 KEY = PrivateKey.from_protobuf(bytes.fromhex(VECTORS["vectors"][1]["private_pb_hex"]))
 PEER = PeerId.from_public_key(KEY.public_key)
+LONG_PEER = PeerId.from_bytes(b"\x00\x2a" + b"\xff" * 42)
 
 ports = st.integers(0, 65535)
 ip4 = st.ip_addresses(v=4)
@@ -117,13 +119,54 @@ def test_multiaddrs_text_bytes_components(text: str) -> None:
 
 
 @given(st.lists(parts, min_size=1, max_size=4).map("".join), texts)
-def test_encapsulate_then_decapsulate_gives_the_outer_address(outer: str, inner: str) -> None:
+def test_encapsulate_appends_in_both_forms(outer: str, inner: str) -> None:
     left, right = Multiaddr.parse(outer), Multiaddr.parse(inner)
     both = left.encapsulate(right)
     assert both == Multiaddr.parse(str(left) + str(right))
     assert both.to_bytes() == left.to_bytes() + right.to_bytes()
-    # Nothing occurs later than at the end, so the last occurrence is the one just added.
-    assert both.decapsulate(right) == left
+
+
+def _component(name: str, value: bytes) -> bytes:
+    return BY_NAME[name].encode(value)
+
+
+# The longest forms there are: escapes, letters of four bytes, names without a value, hashes, peer IDs.
+bulky = st.one_of(
+    st.binary(min_size=1, max_size=1500).map(lambda raw: _component("http-path", raw)),
+    st.integers(1, 500).map(lambda count: _component("dns", "\U00010348".encode() * count)),
+    st.integers(1, 1900).map(lambda count: _component("dns4", b"x" * count)),
+    st.integers(1, 700).map(lambda count: _component("p2p-webrtc-direct", b"") * count),
+    st.integers(0, 1900).map(
+        lambda size: _component("certhash", b"\x12" + varint.encode(size) + bytes(size))
+    ),
+    st.integers(2, 1900).map(lambda size: _component("unix", b"/" + b"s" * (size - 1))),
+    peer_ids.map(lambda peer_id: _component("p2p", peer_id.to_bytes())),
+    st.just(_component("ip4", b"\x7f\0\0\1")),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(bulky, min_size=1, max_size=6).map(b"".join))
+def test_what_is_accepted_in_one_form_is_accepted_in_the_other(data: bytes) -> None:
+    try:
+        addr = Multiaddr.from_bytes(data)
+    except InvalidMultiaddr:
+        return
+    assert Multiaddr.parse(str(addr)) == addr
+    if not addr.has("unix"):  # nothing can follow one
+        named = addr.with_peer_id(LONG_PEER)
+        assert Multiaddr.parse(str(named)) == named == Multiaddr.from_bytes(named.to_bytes())
+        assert addr.without_peer_id().to_bytes() == named.without_peer_id().to_bytes()
+
+
+@settings(max_examples=300)
+@given(st.lists(parts, min_size=1, max_size=60).map("".join), st.integers(1, 12))
+def test_text_that_is_accepted_is_accepted_as_bytes(text: str, times: int) -> None:
+    try:
+        addr = Multiaddr.parse(text * times)
+    except InvalidMultiaddr:
+        return
+    assert Multiaddr.from_bytes(addr.to_bytes()) == addr == Multiaddr.parse(str(addr))
 
 
 @given(texts, peer_ids)

@@ -17,7 +17,7 @@ PEERS = [PeerId.from_bytes(b"\x12\x20" + number.to_bytes(32, "big")) for number 
 LOCAL, TARGET = PEERS[:2]
 ADDRS = [Multiaddr.parse(f"/ip4/11.1.1.{n}/tcp/4001") for n in range(3)]
 BOUNDS = LookupSettings(
-    k=5, alpha=3, beta=2, max_in_flight=6, max_queries=25, total_timeout_s=60.0, wanted_providers=4
+    k=5, alpha=3, beta=2, max_in_flight=6, max_queries=25, total_timeout_s=60.0
 )
 
 told = st.lists(
@@ -64,12 +64,12 @@ class LookupMachine(RuleBasedStateMachine):
         assert len(self.asked) <= BOUNDS.max_queries
 
     @precondition(lambda self: self.open())
-    @rule(which=st.integers(0), closer=told, providers=told)
-    def answer(self, which: int, closer: list[KadPeer], providers: list[KadPeer]) -> None:
+    @rule(which=st.integers(0), closer=told)
+    def answer(self, which: int, closer: list[KadPeer]) -> None:
         one = self.open()[which % len(self.open())]
         self.answered.add(one)
         self.heard |= {peer.peer_id for peer in closer}
-        self.lookup.on_response(one, closer, self.now, providers)
+        self.lookup.on_response(one, closer, self.now)
 
     @precondition(lambda self: self.in_flight())
     @rule(which=st.integers(0))
@@ -101,7 +101,6 @@ class LookupMachine(RuleBasedStateMachine):
         assert len(result.closest) <= BOUNDS.k
         assert not set(result.found) & self.rejected
         assert not result.found or self.goal is Goal.PEER
-        assert not result.providers or self.goal is Goal.PROVIDERS
         assert self.lookup.done == (result.ending is not None) == (self.lookup.deadline is None)
         assert (result.queried, result.answered) == (len(self.asked), len(self.answered))
 

@@ -8,10 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.kad.buckets import OUTAGE_FAILURES, RoutingTable
+from p2pfwd.wire.kad.buckets import OUTAGE_FAILURES, Admission, BucketInfo, RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
 from p2pfwd.wire.kad.keys import common_prefix_length, key_of_peer
-from p2pfwd.wire.kad.table_values import Admission, BucketInfo
 
 SIZE, WAITING = 3, 2
 LIMITS = DiversityLimits()

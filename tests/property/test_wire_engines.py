@@ -81,8 +81,12 @@ def test_a_listener_does_the_same_with_hostile_bytes_in_any_chunking(data: bytes
 def test_a_handshake_in_any_chunking_ends_with_the_same_keys_and_keeps_what_follows(
     to_responder: list[int], to_initiator: list[int], early: bytes
 ) -> None:
-    init = NoiseHandshake(initiator=True, identity=A, expected_peer=PEER_A, muxers=["/m"])
-    resp = NoiseHandshake(initiator=False, identity=A, expected_peer=None, muxers=["/m"])
+    init = NoiseHandshake(
+        initiator=True, identity=A, expected_peer=PEER_A, muxers=["/m"], entropy=bytes(range(64))
+    )
+    resp = NoiseHandshake(
+        initiator=False, identity=A, expected_peer=None, muxers=["/m"], entropy=bytes(range(64, 128))
+    )
     resp.start()
     answer = b"".join(resp.receive(part) for part in chunked(init.start(), to_responder))
     last = b"".join(init.receive(part) for part in chunked(answer, to_initiator))

@@ -7,25 +7,25 @@ a hostile peer. Made by `RawPeer.dial`, or by `RawListener.accept` for a host th
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire.multistream import HEADER, DialerNegotiation, ListenerNegotiation, encode_token
+from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT
 from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.noise.xx import ENTROPY_BYTES
 from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux import frame as f
 
-NOISE: Final = "/noise"
-
-IP_FREEBIND: Final = 15
+IP_FREEBIND = 15
 """Linux; the socket module names it from Python 3.12 on."""
 
 
@@ -75,8 +75,19 @@ class RawPeer:
         return peer
 
     async def _upgrade(self, *, dialing: bool, muxers: Sequence[str]) -> None:
+        if await self.shake_hands(dialing=dialing, muxers=muxers) is None:
+            self._plain[:0] = await self._select(YAMUX, dialing, self.send, self._recv_plain)
+
+    async def shake_hands(self, *, dialing: bool, muxers: Sequence[str]) -> str | None:
+        """Security alone; the muxer that was agreed in it."""
         left = await self._select(NOISE, dialing, self._send_raw, self._recv_raw)
-        noise = NoiseHandshake(initiator=dialing, identity=self.identity, expected_peer=None, muxers=muxers)
+        noise = NoiseHandshake(
+            initiator=dialing,
+            identity=self.identity,
+            expected_peer=None,
+            muxers=muxers,
+            entropy=os.urandom(ENTROPY_BYTES),
+        )
         await self._send_raw(noise.start())
         while not noise.done:
             await self._send_raw(noise.receive(left or await self._recv_raw()))
@@ -84,8 +95,7 @@ class RawPeer:
         self.remote_peer = noise.remote_peer
         self._seal, self._open = noise.seal, noise.open
         self._cipher += noise.leftover()
-        if noise.muxer is None:
-            self._plain[:0] = await self._select(YAMUX, dialing, self.send, self._recv_plain)
+        return noise.muxer
 
     @staticmethod
     async def _select(

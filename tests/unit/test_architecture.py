@@ -43,6 +43,13 @@ def test_module_is_small_named_and_explained(module: Path) -> None:
             assert not node.name.endswith(("Manager", "Helper", "Utils")), node.name
 
 
+@pytest.mark.parametrize("module", [path for path in MODULES if "wire" in path.parts], ids=str)
+def test_an_engine_draws_no_randomness(module: Path) -> None:
+    """It is given some, so that tests can repeat what happened. (Modules that draw it are lint's.)"""
+    drawn = re.findall(r"\.generate\(|generate_private_key|random_serial_number|urandom", read(module))
+    assert drawn == []
+
+
 def test_the_median_module_is_short() -> None:
     """Half of the modules have at most 200 lines."""
     assert statistics.median(read(module).count("\n") for module in MODULES) <= MAX_MEDIAN_LINES

@@ -26,7 +26,7 @@ from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.net.link.stream import Direction, Stream, lost
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
-from p2pfwd.wire.yamux import YAMUX
+from p2pfwd.wire.yamux import YAMUX, reset_codes
 from p2pfwd.wire.yamux.frame import HEADER_BYTES, GoAwayCode
 from p2pfwd.wire.yamux.session import (
     CreditGranted,
@@ -61,7 +61,9 @@ Accepts = Callable[[PeerId, str], bool]
 def _reset_error(code: int, overflow: bool) -> StreamReset:
     if overflow:
         return StreamReset("the stream was reset here: too much of the peer's data waits", by="local")
-    return StreamReset("the peer reset the stream", by="remote", reset_code=code)
+    why = reset_codes.reason(code)
+    because = f": {why}" if why is not None else ""
+    return StreamReset(f"the peer reset the stream{because}", by="remote", reset_code=code)
 
 
 class Conn:

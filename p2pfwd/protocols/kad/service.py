@@ -30,14 +30,7 @@ from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
 from p2pfwd.wire.kad.buckets import RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
 from p2pfwd.wire.kad.keys import key_of
-from p2pfwd.wire.kad.messages import (
-    AddProvider,
-    FindNode,
-    GetProviders,
-    KadPeer,
-    Request,
-    Response,
-)
+from p2pfwd.wire.kad.messages import FindNode, Request, Response
 from p2pfwd.wire.kad.query import Lookup
 from p2pfwd.wire.kad.query_values import Goal, LookupResult, LookupSettings
 from p2pfwd.wire.kad.responder import Responder
@@ -206,26 +199,13 @@ class Dht:
         """The servers nearest to a key; connects to them, so that they know us."""
         return await self._lookup(Goal.CLOSEST, target, None)
 
-    async def find_providers(self, key: bytes) -> LookupResult:
-        """Who provides a key (a multihash)."""
-        return await self._lookup(Goal.PROVIDERS, key, None)
-
-    async def provide(self, key: bytes) -> int:
-        """Tell the servers nearest to `key` that this node provides it; how many were told."""
-        nearest = (await self.closest(key)).closest
-        me = KadPeer(self._swarm.peer_id, tuple(self._swarm.listen_addrs()))
-        told = await asyncio.gather(
-            *(self._ask(peer, (), AddProvider(key, (me,))) for peer in nearest), return_exceptions=True
-        )
-        return sum(not isinstance(outcome, BaseException) for outcome in told)
-
     async def _lookup(self, goal: Goal, target: bytes, attempt: Try | None) -> LookupResult:
         seeds = self.table.closest(key_of(target), suspects=True)
         settings = self.settings.lookup
         query = Lookup(
             goal, target, seeds, local=self._swarm.peer_id, now=time.monotonic(), settings=settings
         )
-        request = GetProviders(target) if goal is Goal.PROVIDERS else FindNode(target)
+        request = FindNode(target)
 
         def ask_one(peer: PeerId) -> Coroutine[Any, Any, Answer]:
             return self._ask(peer, query.addrs(peer), request)
@@ -249,8 +229,7 @@ class Dht:
         self._answered(conn)
         via, local = address_class(conn.remote_addr), self._swarm.peer_id
         closer = passing_peers(response.closer_peers, self.scope, via, local=local)
-        providers = passing_peers(response.provider_peers, self.scope, via, local=local)
-        query.on_response(peer, closer, now, providers)
+        query.on_response(peer, closer, now)
 
     async def _ask(
         self, peer: PeerId, addrs: Sequence[Multiaddr], request: Request

@@ -1,7 +1,7 @@
 """Which addresses may pass between the DHT and us, and which peers are at home in it (libp2p spec: kad-dht).
 
-The same rule holds for what strangers tell and for what they are told, so that nobody is sent, or sends
-us, to knock on doors of a network he cannot see himself:
+The same rule holds for what others tell us and for what we tell them. Otherwise a peer could make us dial, or
+we could make it dial, addresses in a network that it cannot reach itself:
 
 - by whom: over a loopback connection anything may be told; over a private one all but loopback; from
   anywhere else public addresses and names only;
@@ -9,7 +9,7 @@ us, to knock on doors of a network he cannot see himself:
 
 Link-local IPv6 means nothing without the teller's interface, and nobody can dial the rest (unspecified,
 unroutable, no host at all). A relayed address counts as where its relay is. A name may still resolve to
-anything: whoever dials one that a stranger told must class what it resolves to.
+anything, so the dialer checks what a name that a stranger told resolves to.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from enum import Enum
+from typing import Final, NamedTuple, Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire.kad.diversity import Census, DiversityLimits
 from p2pfwd.wire.kad.keys import KEY_BITS, MAX_SEARCHED_CPL, KadKey, common_prefix_length, key_of_peer
 from p2pfwd.wire.kad.messages import K
-from p2pfwd.wire.kad.table_values import Admission, BucketInfo, Chooser, EntryInfo, Eviction
 
 REPLACEMENTS: Final = 10
 """Replacements per bucket, as many as Ethereum's table keeps."""
@@ -38,6 +38,51 @@ MAX_FAILURES: Final = 2
 OUTAGE_FAILURES: Final = 3
 """So many entries that fail one after the other, with no answer in between: our own network is down. Where a
 fifth of the entries is dead, as in a public table, chance does it too; that only delays a removal."""
+
+
+class Chooser(Protocol):
+    """The part of `random.Random` that is needed."""
+
+    def randrange(self, stop: int, /) -> int:
+        """A number from 0 to stop - 1."""
+
+
+class Admission(Enum):
+    """What became of a peer that was offered."""
+
+    ADDED = "added"
+    KNOWN = "known"
+    REPLACEMENT = "replacement"
+    CROWDED = "crowded"
+    """Its IP group has all the entries it may have."""
+    OURSELVES = "ourselves"
+
+
+class Eviction(NamedTuple):
+    """Whether an entry was dropped, and who took its place."""
+
+    dropped: bool
+    promoted: PeerId | None
+
+
+class EntryInfo(NamedTuple):
+    """One entry for people to look at; times are the caller's `now`."""
+
+    peer_id: PeerId
+    cpl: int
+    added_at: float
+    seen_at: float
+    suspect: bool
+
+
+class BucketInfo(NamedTuple):
+    """One bucket: entries share `cpl` bits with us, or at least so many in the `last` bucket."""
+
+    cpl: int
+    last: bool
+    entries: tuple[EntryInfo, ...]
+    replacements: tuple[PeerId, ...]
+    """Oldest first."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """How many places of the routing table one network may hold (go-libp2p's bounds: 3 per /16, 2 per prefix).
 
-Peer IDs cost nothing, networks do. A peer counts for the IP group of the address at which it was met, not
-for what it claims; whoever was met at no public IP counts for one group that all such peers share.
+Peer IDs cost nothing, networks do. A peer counts for the IP group of the address at which it was met, not of
+an address that it tells. Peers that were met at no public IP share one group.
 """
 
 from __future__ import annotations

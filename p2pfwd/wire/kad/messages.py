@@ -1,8 +1,8 @@
 """Kad-DHT messages as values: requests and responses (libp2p spec: kad-dht).
 
 One protobuf message serves all on the wire; here each request is a type of its own, so that what it must
-carry is checked once, when `codec` decodes it. Addresses are a stranger's claims; `address_filter` says
-which may be believed.
+carry is checked once, when `codec` decodes it. Nothing proves the addresses in a message; `address_filter`
+says which of them are used.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-
-WAN_PROTOCOL: Final = "/ipfs/kad/1.0.0"
-LAN_PROTOCOL: Final = "/ipfs/lan/kad/1.0.0"
 
 K: Final = 20
 """Peers of one answer, and entries of one bucket."""

@@ -12,12 +12,12 @@ Unreachable peers do not count. Two phases:
 2. making sure: all of the `k` nearest are asked, for each of them may know what is sought. A nearer one
    that turns up is asked as well.
 
-Who tries our patience no longer holds up the others: the next nearest is asked in its stead. At the very end
-it is waited for all the same.
+A peer that has not answered after `patience_s` no longer holds up the others: the next nearest is asked in
+its stead. The lookup still waits for its answer before it ends.
 
-Against liars, who tell of peers that do not exist and cost a timeout each: until one of the peers that an
-informant told of has answered, only `alpha` / 2 of them are asked at a time. With a fifth of all nodes such
-liars, simulated lookups took half the time with alpha 3; distrust by failures counted brought nothing.
+A liar tells of peers that do not exist, and each costs a timeout. So until one of the peers that an informant
+told of has answered, only `alpha` / 2 of them are asked at a time. Where a fifth of all nodes lies like that,
+simulated lookups took half the time with alpha 3. Counting an informant's failures as well brought nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from p2pfwd.wire.kad.messages import KadPeer
 from p2pfwd.wire.kad.query_peers import Candidate, Candidates
 from p2pfwd.wire.kad.query_values import (
     MAX_CLOSER_PEERS,
-    MAX_PROVIDERS,
     Ending,
     Goal,
     LookupResult,
@@ -70,7 +69,6 @@ class Lookup:
         self._found: dict[Multiaddr, None] = {}
         self._found_hops = 0
         self._rejected: set[Multiaddr] = set()
-        self._providers: dict[PeerId, KadPeer] = {}
         self._ending: Ending | None = None
         for peer_id in seeds:
             if peer_id not in self._not_asked:
@@ -131,9 +129,7 @@ class Lookup:
 
     # --- reports ----------------------------------------------------------------------------------
 
-    def on_response(
-        self, peer_id: PeerId, closer: Sequence[KadPeer], now: float, providers: Sequence[KadPeer] = ()
-    ) -> None:
+    def on_response(self, peer_id: PeerId, closer: Sequence[KadPeer], now: float) -> None:
         """A peer answered; also after its request had timed out, or the lookup was done.
 
         LocalProtocolError if it was never asked.
@@ -147,10 +143,6 @@ class Lookup:
                 self._peers.hear(peer.peer_id, peer.addrs, candidate)
             elif peer.peer_id == self._wanted:
                 self._tell(peer.addrs, candidate)
-        if self.goal is Goal.PROVIDERS:
-            for peer in providers:
-                if len(self._providers) < MAX_PROVIDERS and peer.peer_id not in self._not_asked:
-                    self._providers.setdefault(peer.peer_id, peer)
         self._advance(now)
 
     def on_failure(self, peer_id: PeerId, now: float) -> None:
@@ -180,7 +172,6 @@ class Lookup:
             ending=self._ending,
             closest=tuple(one.peer_id for one in answered[: self._settings.k]),
             found=tuple(self._found),
-            providers=tuple(self._providers.values()),
             heard=len(self._peers),
             queried=self._queried,
             answered=len(answered),
@@ -239,7 +230,7 @@ class Lookup:
             self._ending = self._judge()
 
     def _judge(self) -> Ending | None:
-        if self._found or len(self._providers) >= self._settings.wanted_providers:
+        if self._found:
             return Ending.FOUND
         if self._now >= self._started_at + self._settings.total_timeout_s:
             return Ending.TIMED_OUT

@@ -8,7 +8,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.kad.messages import K, KadPeer
+from p2pfwd.wire.kad.messages import K
 
 MAX_HEARD: Final = 1000
 """Peers a lookup remembers: of those not asked yet the farthest is forgotten first. An honest lookup hears
@@ -16,9 +16,6 @@ of 200 to 400."""
 
 MAX_CLOSER_PEERS: Final = 2 * K
 """Peers taken of one answer (go's bound)."""
-
-MAX_PROVIDERS: Final = 100
-"""Providers a lookup remembers."""
 
 
 class Goal(Enum):
@@ -28,8 +25,6 @@ class Goal(Enum):
     """The `k` live peers nearest to the target."""
     PEER = "peer"
     """Addresses of the peer whose ID the target is."""
-    PROVIDERS = "providers"
-    """Peers that provide the target."""
 
 
 class PeerState(Enum):
@@ -68,7 +63,6 @@ class LookupSettings:
     all entries is dead in a public table, and most of those do not even refuse."""
     max_in_flight: int = 30
     max_queries: int = 200
-    wanted_providers: int = K
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,6 @@ class LookupResult:
     """The nearest peers that answered, at most `k`, nearest first."""
     found: tuple[Multiaddr, ...]
     """Goal PEER: the addresses somebody told, those that were rejected aside."""
-    providers: tuple[KadPeer, ...]
     heard: int
     queried: int
     """Requests sent."""

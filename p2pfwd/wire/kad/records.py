@@ -1,8 +1,10 @@
 """What a DHT server stores for others: who provides what, and public keys (libp2p spec: kad-dht).
 
-Rules: everything is bounded, ages and is in memory only, for strangers fill it. A provider may enter nobody
-but itself. Values are taken under `/pk/` only, where the key proves the value; the rest (`/ipns/`) needs
-rules that p2pfwd has no use for, and is refused as public servers refuse what they cannot validate.
+Rules:
+- Everything is bounded, expires and is in memory only, because strangers fill it.
+- A provider can enter only itself.
+- Values are taken under `/pk/` only, where the key proves the value. Other values (`/ipns/`) need rules that
+  p2pfwd has no use for; they are refused, as public servers refuse what they cannot validate.
 """
 
 from __future__ import annotations

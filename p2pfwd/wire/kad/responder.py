@@ -1,8 +1,10 @@
 """What a DHT server answers: a pure function of its table, its records and who asks (libp2p spec: kad-dht).
 
-Rules: the nearest of the table are told, never the asker, and nobody without addresses the asker may use. The
-peer asked for comes first if any address of it is known, even if it is in no table: that is how clients and
-nodes behind NAT are found, by those they are connected to.
+Rules:
+- The answer names the nearest peers of the table, without the asker and without peers that have no address
+  the asker may use.
+- The peer asked for comes first if any address of it is known, even if it is in no table. That is how clients
+  and nodes behind NAT are found: through the peers they are connected to.
 """
 
 from __future__ import annotations

@@ -3,3 +3,5 @@
 `xx` is the pure Noise pattern, `handshake` the libp2p exchange on top of it, `cipher` the transport
 phase and the hot path of every Noise connection.
 """
+
+NOISE = "/noise"

@@ -25,8 +25,6 @@ from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError, PeerI
 from p2pfwd.wire.noise.cipher import LENGTH_BYTES, OpenCipher, SealCipher
 from p2pfwd.wire.noise.xx import NoiseXX
 
-PROTOCOL: Final = "/noise"
-
 SIGNATURE_PREFIX: Final = b"noise-libp2p-static-key:"
 
 MAX_HANDSHAKE_MESSAGE_BYTES: Final = 16 * 1024
@@ -42,7 +40,7 @@ class NoiseHandshake:
 
     expected_peer: the identity the peer must prove; None takes any (listeners).
     muxers: what to offer, in order of preference; empty sends no extension.
-    static_key, ephemeral_key: 32-byte X25519 private keys, for test vectors; fresh ones otherwise.
+    entropy: `xx.ENTROPY_BYTES` random bytes, never used before.
     """
 
     def __init__(
@@ -52,19 +50,20 @@ class NoiseHandshake:
         identity: PrivateKey,
         expected_peer: PeerId | None,
         muxers: Sequence[str],
-        static_key: bytes | None = None,
-        ephemeral_key: bytes | None = None,
+        entropy: bytes,
     ) -> None:
         self._initiator = initiator
         self._identity = identity
         self._expected_peer = expected_peer
         self._muxers = tuple(muxers)
-        self._xx = NoiseXX(initiator=initiator, static_key=static_key, ephemeral_key=ephemeral_key)
+        self._xx = NoiseXX(initiator=initiator, entropy=entropy)
         self._buffer = bytearray()
         self._started = False
         self._handed_on = False
         self._remote: tuple[PublicKey, PeerId] | None = None
         self._muxer: str | None = None
+        self.remote_muxers: tuple[str, ...] = ()
+        """What the peer listed, once `done`; nothing where it left the choice to multistream-select."""
         self._ciphers: tuple[SealCipher, OpenCipher] | None = None
 
     def start(self) -> bytes:
@@ -192,6 +191,7 @@ class NoiseHandshake:
     def _agree(self, remote: Sequence[str]) -> str | None:
         if len(remote) > MAX_MUXERS:
             return None
+        self.remote_muxers = tuple(remote)
         ours, theirs = (self._muxers, remote) if self._initiator else (remote, self._muxers)
         return next((name for name in ours if name in theirs), None)
 

@@ -28,6 +28,9 @@ PROTOCOL_NAME: Final = b"Noise_XX_25519_ChaChaPoly_SHA256"
 KEY_BYTES: Final = 32
 """Bytes of an X25519 key, of a cipher key and of a hash."""
 
+ENTROPY_BYTES: Final = 2 * KEY_BYTES
+"""Random bytes of one handshake."""
+
 MESSAGES: Final = 3
 _TAG: Final = 16
 _SEALED_KEY: Final = KEY_BYTES + _TAG
@@ -86,19 +89,23 @@ class _Symmetric:
 
 
 class NoiseXX:
-    """One side of one XX handshake. Keys and prologue may be given, for test vectors."""
+    """One side of one XX handshake.
+
+    entropy: `ENTROPY_BYTES` random bytes, never used before: the static and the ephemeral private key.
+    """
 
     def __init__(
         self,
         *,
         initiator: bool,
-        static_key: bytes | None = None,
-        ephemeral_key: bytes | None = None,
+        entropy: bytes,
         prologue: bytes = b"",
     ) -> None:
         self._initiator = initiator
-        self._static = _private(static_key)
-        self._ephemeral = _private(ephemeral_key)
+        if len(entropy) != ENTROPY_BYTES:
+            raise LocalProtocolError(f"noise: {len(entropy)} random bytes instead of {ENTROPY_BYTES}")
+        self._static = X25519PrivateKey.from_private_bytes(entropy[:KEY_BYTES])
+        self._ephemeral = X25519PrivateKey.from_private_bytes(entropy[KEY_BYTES:])
         self._symmetric = _Symmetric(prologue)
         self._messages = 0
         self._remote_static: X25519PublicKey | None = None
@@ -183,10 +190,6 @@ class NoiseXX:
         except ValueError:
             # An all-zero result: the peer sent a point of small order.
             raise HandshakeFailed("noise: the peer sent a degenerate key") from None
-
-
-def _private(key: bytes | None) -> X25519PrivateKey:
-    return X25519PrivateKey.generate() if key is None else X25519PrivateKey.from_private_bytes(key)
 
 
 def _cut(message: bytes, offset: int, size: int) -> bytes:

@@ -7,9 +7,9 @@ The certificate is self-signed and carries one extension, OID 1.3.6.1.4.1.53594.
 publicKey is the identity's PublicKey protobuf; the signature is the identity's, over a prefix and the
 certificate key's SubjectPublicKeyInfo.
 
-Rules: times come in as parameters. X.509's own trust (chains, names, key usage) means nothing here;
-everything that does is checked by `verify_certificate`. This module loads cryptography's X.509 code
-(about 2 MB), so only what speaks TLS imports it.
+Rules: time and randomness come in as parameters. X.509's own trust (chains, names, key usage) means
+nothing here; everything that does is checked by `verify_certificate`. This module loads cryptography's
+X.509 code (about 2 MB), so only what speaks TLS imports it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from p2pfwd.core.keys import PrivateKey, PublicKey
-from p2pfwd.errors import HandshakeFailed, InvalidKey
+from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError
+from p2pfwd.wire.tls import ENTROPY_BYTES, KEY_ENTROPY_BYTES
 
 EXTENSION_OID: Final = x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.1")
 
@@ -48,6 +49,8 @@ BACKDATED: Final = timedelta(hours=1)
 LIFETIME: Final = timedelta(days=36_500)
 """How long they hold: a hundred years (as go); the key lives only as long as the process."""
 
+_P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
 _HARMLESS_CRITICAL: Final = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -65,14 +68,23 @@ class _SignedKey:
     signature: bytes
 
 
-def make_certificate(identity: PrivateKey, now: datetime) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
-    """A fresh P-256 key and its certificate (DER) in the name of `identity`; `now` is timezone-aware."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_certificate(
+    identity: PrivateKey, now: datetime, entropy: bytes
+) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
+    """A P-256 key and its certificate (DER) in the name of `identity`; `now` is timezone-aware.
+
+    entropy: `ENTROPY_BYTES` random bytes, never used before, for the key and the serial number.
+    """
+    if len(entropy) != ENTROPY_BYTES:
+        raise LocalProtocolError(f"tls: {len(entropy)} random bytes instead of {ENTROPY_BYTES}")
+    # With 16 bytes more than the order has, taking the remainder favours no key (FIPS 186-5, A.2.1).
+    secret = int.from_bytes(entropy[:KEY_ENTROPY_BYTES], "big") % (_P256_ORDER - 1) + 1
+    key = ec.derive_private_key(secret, ec.SECP256R1())
     signed_key = _SignedKey(
         public_key=identity.public_key.to_protobuf(),
         signature=identity.sign(SIGNATURE_PREFIX + _spki(key.public_key())),
     )
-    serial = x509.random_serial_number()
+    serial = int.from_bytes(entropy[KEY_ENTROPY_BYTES:], "big") | 1  # positive, at most 20 bytes (RFC 5280)
     # go puts nothing but a serial number into the subject; X.509 wants a non-empty issuer.
     name = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial))])
     certificate = (

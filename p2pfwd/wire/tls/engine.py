@@ -5,7 +5,7 @@ as in `wire.noise.handshake`; `write` and `read` are the data path after it.
 
 Rules:
 - OpenSSL checks the peer's possession of its certificate's key and nothing else. What the certificate
-  proves is judged by `wire.tls_cert`, during the handshake, so that a refusal is answered by an alert.
+  proves is judged by `wire.tls.certificate`, during the handshake, so that a refusal is answered by an alert.
 - A TLS 1.3 client is done before the server has looked at its certificate: a refusal arrives as an
   alert at the first `read`. Callers count a connection as made when its first bytes have come.
 - One certificate and one context per handshake: nothing links two connections, and no session can be
@@ -32,8 +32,6 @@ from p2pfwd.errors import (
 
 if TYPE_CHECKING:
     from OpenSSL import SSL, crypto
-
-PROTOCOL: Final = "/tls/1.0.0"
 
 ALPN_NO_MUXER: Final = "libp2p"
 """Last in every ALPN offer: take TLS, and negotiate the muxer inside the channel."""
@@ -62,6 +60,7 @@ class TlsHandshake:
     expected_peer: the identity the peer must prove; None takes any (listeners).
     muxers: offered by ALPN in order of preference; `libp2p` is added at the end.
     now: timezone-aware; what the certificates' times are compared with.
+    entropy: `ENTROPY_BYTES` random bytes for our certificate; OpenSSL draws its own for the handshake.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class TlsHandshake:
         expected_peer: PeerId | None,
         muxers: Sequence[str],
         now: datetime,
+        entropy: bytes,
     ) -> None:
         from OpenSSL import SSL  # see the module's rules
 
@@ -80,7 +80,7 @@ class TlsHandshake:
         self._expected_peer = expected_peer
         self._muxers = tuple(muxers)
         self._now = now
-        self._connection: Any = SSL.Connection(self._context(identity))
+        self._connection: Any = SSL.Connection(self._context(identity, entropy))
         if initiator:
             self._connection.set_connect_state()
         else:
@@ -206,13 +206,13 @@ class TlsHandshake:
 
     # --- inside ------------------------------------------------------------------------------------
 
-    def _context(self, identity: PrivateKey) -> Any:
+    def _context(self, identity: PrivateKey, entropy: bytes) -> Any:
         from cryptography import x509
         from OpenSSL import SSL
 
         from p2pfwd.wire.tls.certificate import make_certificate
 
-        der, key = make_certificate(identity, self._now)
+        der, key = make_certificate(identity, self._now, entropy)
         # Any: the stubs on PyPI are older than the types pyOpenSSL ships.
         context: Any = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)

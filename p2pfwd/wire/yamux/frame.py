@@ -38,7 +38,6 @@ class FrameType(IntEnum):
 class Flag(IntFlag):
     """Third and fourth byte of the header."""
 
-    NONE = 0
     SYN = 1
     ACK = 2
     FIN = 4

@@ -1,9 +1,9 @@
-"""Which stream ids a peer may still open : each once, of its own parity.
+"""Which stream ids a peer may still open: each once, of its own parity.
 
 Ids grow, but their SYNs need not come in order: go takes an id first and queues the frame later, so two
 streams opened at once may arrive swapped, and an id whose opening was given up never comes at all. Of the
-latest `REMEMBERED` ids it is known which were left out, as the bits of one integer: a peer that jumps to
-and fro costs no more than one that counts.
+latest `REMEMBERED` ids it is known which were left out, as the bits of one integer, so that a peer that
+jumps to and fro costs no more than one that counts.
 """
 
 from __future__ import annotations

@@ -154,6 +154,7 @@ class Session:
         Whatever is not as usual is left to `_header`, which also finds what is wrong.
         """
         length: int
+        # Version, type and flags as one number: 0 is version 0, DATA, no flag, and needs no further test.
         kind, stream_id, length = f.WORDS.unpack_from(data, pos)
         stream = None if kind else self.streams.get(stream_id)
         start = pos + f.HEADER_BYTES
@@ -291,7 +292,7 @@ class Session:
     # --- sending ----------------------------------------------------------------------------------
 
     def _queue(self, frame_type: int, flags: int, stream_id: int, length: int) -> None:
-        self.control += f.HEADER.pack(f.VERSION, frame_type, flags, stream_id, length)
+        self.control += f.encode_header(frame_type, flags, stream_id, length)
 
     @property
     def free_slots(self) -> int:
@@ -316,8 +317,10 @@ class Session:
     def write_data_header(self, stream: StreamCore, nbytes: int, buffer: memoryview, offset: int) -> None:
         """Put the header of a DATA frame of `nbytes` at `offset` and take its credit.
 
-        The owner sends buffer[offset : offset + 12 + nbytes], after `control`.
+        The owner sends buffer[offset : offset + 12 + nbytes], after `control`. The payload is in place
+        already: it was received from the program's socket behind room for the header, so nothing is copied.
         """
+        # Only a defect here fails this: the owner asks for window and state in the same callback.
         if not 0 < nbytes <= stream.send_window or not stream.can_send:
             raise LocalProtocolError(
                 f"yamux: {nbytes} bytes on stream {stream.id} with window {stream.send_window}"

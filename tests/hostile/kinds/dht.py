@@ -9,9 +9,8 @@ from typing import Any, Final
 from p2pfwd.core import varint
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.pb import kad_pb2
-from p2pfwd.wire.kad.codec import MAX_RECEIVED_BYTES, encode_request
+from p2pfwd.wire.kad.codec import encode_request
 from p2pfwd.wire.kad.messages import (
-    LAN_PROTOCOL,
     AddProvider,
     GetProviders,
     GetValue,
@@ -22,6 +21,7 @@ from p2pfwd.wire.kad.messages import (
     Request,
 )
 from p2pfwd.wire.yamux import frame as f
+from tests.hostile import LAN_PROTOCOL
 from tests.hostile.kinds import EVERY, each
 from tests.hostile.kinds.identify import delimited
 from tests.hostile.stage import Credit, Stage, hello, opened
@@ -102,7 +102,8 @@ async def add_provider(stage: Stage) -> None:
             group.create_task(_ask_for_ever(stage, peer, credit, stream_id, messages, len(_KEYS)))
 
 
-_LONG: Final = varint.encode(MAX_RECEIVED_BYTES)
+_LONG_BYTES: Final = 1 << 20
+_LONG: Final = varint.encode(_LONG_BYTES)
 
 
 @each("dht-long-bodies", "32 requests of 1 MiB that stop a byte before their end", fault="M1", spreads=EVERY)
@@ -116,7 +117,7 @@ async def dht_long_bodies(stage: Stage) -> None:
             first = hello(LAN_PROTOCOL) + _LONG
             credit.opened(stream_id, len(first))
             await stage.send(peer, opened(stream_id, first))
-            left = MAX_RECEIVED_BYTES - 1
+            left = _LONG_BYTES - 1
             while left and (length := await credit.take(stream_id, min(left, 32_000))):
                 await stage.send(peer, f.encode_header(f.DATA, 0, stream_id, length) + bytes(length))
                 left -= length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from datetime import UTC, datetime
@@ -10,15 +11,15 @@ from typing import Any, Final
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.wire.multistream import HEADER, DialerNegotiation, encode_token
+from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
-from p2pfwd.wire.tls.engine import TlsHandshake
+from p2pfwd.wire.tls import TLS
+from p2pfwd.wire.tls.engine import ENTROPY_BYTES, TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, MANY, each, whole
 from tests.hostile.stage import ADDRESS, LINES, NET24, NET48, ONE, Stage
-from tests.support.raw_peer import NOISE
 
-TLS: Final = "/tls/1.0.0"
 SILENT: Final = 512
 """Silent connections kept up; each that is closed is made anew."""
 
@@ -48,7 +49,11 @@ def _silent(name: str, what: str, said: bytes, **how: Any) -> None:
 
 def _noise_start() -> bytes:
     noise = NoiseHandshake(
-        initiator=True, identity=PrivateKey.generate(), expected_peer=None, muxers=(YAMUX,)
+        initiator=True,
+        identity=PrivateKey.generate(),
+        expected_peer=None,
+        muxers=(YAMUX,),
+        entropy=os.urandom(xx.ENTROPY_BYTES),
     )
     return noise.start()
 
@@ -158,7 +163,12 @@ async def tls_starts(stage: Stage) -> None:
 def _tls(stage: Stage) -> TlsHandshake:
     now = datetime.now(UTC)
     return TlsHandshake(
-        initiator=True, identity=stage.identity(), expected_peer=None, muxers=(YAMUX,), now=now
+        initiator=True,
+        identity=stage.identity(),
+        expected_peer=None,
+        muxers=(YAMUX,),
+        now=now,
+        entropy=os.urandom(ENTROPY_BYTES),
     )
 
 
@@ -180,7 +190,13 @@ async def no_muxer(stage: Stage) -> None:
     async def body() -> None:
         with await stage.tcp() as sock:
             identity = stage.identity()
-            noise = NoiseHandshake(initiator=True, identity=identity, expected_peer=None, muxers=())
+            noise = NoiseHandshake(
+                initiator=True,
+                identity=identity,
+                expected_peer=None,
+                muxers=(),
+                entropy=os.urandom(xx.ENTROPY_BYTES),
+            )
             await _secure(stage, sock, NOISE, noise)
             await _until_closed(sock)
 

@@ -8,9 +8,10 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.probe import PREFIX
+from p2pfwd.policy.service_bounds import PING
 from p2pfwd.wire import autonat, identify, ping
-from p2pfwd.wire.kad.messages import LAN_PROTOCOL
 from p2pfwd.wire.yamux import frame as f
+from tests.hostile import LAN_PROTOCOL
 from tests.hostile.kinds import EVERY, each
 from tests.hostile.kinds.identify import delimited
 from tests.hostile.stage import ADDRESS, NET24, ONE, Credit, Stage, draining, hello, opened
@@ -37,7 +38,7 @@ async def _echoes(stage: Stage, *, read: bool) -> None:
                     grant = f.encode_header(f.WINDOW_UPDATE, 0, stream_id, n) if read else b""
                     await stage.send(peer, data + grant, n // ping.PAYLOAD_BYTES)
 
-        for _ in range(ping.MAX_INBOUND_STREAMS):
+        for _ in range(PING.most.peer):
             group.create_task(one())
 
 

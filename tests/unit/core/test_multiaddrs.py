@@ -32,14 +32,6 @@ def test_bad_text_is_refused(text: str) -> None:
         Multiaddr.parse(text)
 
 
-@pytest.mark.parametrize("vector", VECTORS["decapsulate"], ids=lambda v: f"{v['left']} - {v['right']}")
-def test_decapsulate_cuts_at_the_last_occurrence(vector: dict[str, str | None]) -> None:
-    left, right = Multiaddr.parse(str(vector["left"])), Multiaddr.parse(str(vector["right"]))
-    rest = left.decapsulate(right)
-    assert (str(rest) or None) == vector["expected"]
-    assert bool(rest) is (vector["expected"] is not None)
-
-
 @pytest.mark.parametrize("entry", VECTORS["protocols"], ids=lambda entry: entry["name"])
 def test_the_table_is_gos(entry: dict[str, str | int]) -> None:
     component = BY_NAME[str(entry["name"])]
@@ -138,6 +130,14 @@ def test_oversized_input_is_refused_unparsed() -> None:
         Multiaddr.from_bytes(b"\xdd\x03" * MAX_BYTES)
     with pytest.raises(InvalidMultiaddr, match="longer than"):
         Multiaddr.parse("/ws" * MAX_TEXT_CHARS)
+
+
+def test_each_form_is_bounded_by_the_others_length_too() -> None:
+    escaped = BY_NAME["http-path"].encode(b"\x00" * 1900)
+    with pytest.raises(InvalidMultiaddr, match=r"longer than \d+ characters"):
+        Multiaddr.from_bytes(escaped)
+    with pytest.raises(InvalidMultiaddr, match=r"longer than \d+ bytes"):
+        Multiaddr.parse("/dns/" + "\U00010348" * 1000)
 
 
 def test_components_and_has() -> None:

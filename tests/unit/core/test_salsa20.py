@@ -16,6 +16,8 @@ SPEC_BLOCK = bytes.fromhex(
     "68c507e1c5991f02664e4cb054f5f6b8b1a0858206489577c0c384ecea67f64a"
 )
 
+BLOCK_BYTES = 64
+
 # "Cryptography in NaCl", section 8: shared secret -> first key -> second key.
 SHARED = bytes.fromhex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")
 FIRST = bytes.fromhex("1b27556473e985d462cd51197a9a46c76009549eac6474f206c4ee0844f68389")
@@ -37,7 +39,7 @@ def test_blocks_are_those_of_the_streaming_cipher() -> None:
     rng = random.Random(20)
     for _ in range(20):
         key, nonce = rng.randbytes(32), rng.randbytes(8)
-        stream = Salsa20.new(key=key, nonce=nonce).encrypt(bytes(3 * salsa20.BLOCK_BYTES))
+        stream = Salsa20.new(key=key, nonce=nonce).encrypt(bytes(3 * BLOCK_BYTES))
         assert b"".join(salsa20.block(key, nonce, i) for i in range(3)) == stream
 
 

@@ -80,6 +80,25 @@ def test_a_peer_that_resets_is_asked_why_and_only_an_answer_takes_it_back(
     ]
 
 
+def test_what_the_peer_says_of_its_reset_is_told(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice]
+) -> None:
+    # A go-libp2p at a limit of its own: 200 tunnels at once are too many for its defaults.
+    async def main() -> None:
+        service = forwarding()
+        await service.forward("/x/a", LOCAL, ALICE)
+        await connected(host)
+        host.swarm.answers = [ProtocolNotSupported("no probes")]
+        splices[0].end(StreamReset("reset", by="remote", reset_code=0x1002))
+        await turns()
+        code, said = state(service)
+        assert code == "stream-reset" and said is not None
+        assert said.endswith("reset it before any answer: it is at a limit of its own (code 0x1002)")
+        await service.aclose()
+
+    asyncio.run(main())
+
+
 def test_a_reset_while_the_stream_is_opened_is_asked_about_too(
     forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice]
 ) -> None:

@@ -1,6 +1,7 @@
 """The libp2p handshake: full transcripts with fixed keys, real Kubo payloads, and every refusal."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from p2pfwd.wire.noise.handshake import (
     SIGNATURE_PREFIX,
     NoiseHandshake,
 )
-from p2pfwd.wire.noise.xx import NoiseXX
+from p2pfwd.wire.noise.xx import ENTROPY_BYTES, NoiseXX
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 TRANSCRIPTS = json.loads((VECTORS / "noise_libp2p_transcript.json").read_text())["transcripts"]
@@ -33,6 +34,10 @@ def peer_of(key: PrivateKey) -> PeerId:
     return PeerId.from_public_key(key.public_key)
 
 
+def handshake(**options: Any) -> NoiseHandshake:
+    return NoiseHandshake(**options, entropy=os.urandom(ENTROPY_BYTES))
+
+
 def from_vector(vector: dict[str, Any], role: str, muxers: list[str]) -> NoiseHandshake:
     other = "resp" if role == "init" else "init"
     return NoiseHandshake(
@@ -40,8 +45,7 @@ def from_vector(vector: dict[str, Any], role: str, muxers: list[str]) -> NoiseHa
         identity=PrivateKey.from_protobuf(bytes.fromhex(vector[f"{role}_identity_private_pb_hex"])),
         expected_peer=PeerId.parse(vector[f"{other}_peer_id"]) if role == "init" else None,
         muxers=muxers,
-        static_key=bytes.fromhex(vector[f"{role}_static_hex"]),
-        ephemeral_key=bytes.fromhex(vector[f"{role}_ephemeral_hex"]),
+        entropy=bytes.fromhex(vector[f"{role}_static_hex"] + vector[f"{role}_ephemeral_hex"]),
     )
 
 
@@ -129,8 +133,8 @@ def test_the_muxer_is_the_initiators_first_that_the_responder_lists(
     agreed: str | None,
 ) -> None:
     a, b = identities
-    init = NoiseHandshake(initiator=True, identity=a, expected_peer=peer_of(b), muxers=initiators)
-    resp = NoiseHandshake(initiator=False, identity=b, expected_peer=None, muxers=responders)
+    init = handshake(initiator=True, identity=a, expected_peer=peer_of(b), muxers=initiators)
+    resp = handshake(initiator=False, identity=b, expected_peer=None, muxers=responders)
     run(init, resp)
     # Each side ignores a list that is too long on its own; here only the responder's may be.
     assert init.muxer == agreed
@@ -144,7 +148,7 @@ def test_a_dialer_refuses_another_identity_before_it_checks_the_signature(
     identities: tuple[PrivateKey, PrivateKey],
 ) -> None:
     a, b = identities
-    init = NoiseHandshake(initiator=True, identity=a, expected_peer=peer_of(a), muxers=[])
+    init = handshake(initiator=True, identity=a, expected_peer=peer_of(a), muxers=[])
     with pytest.raises(PeerIdMismatch) as caught:
         init.receive(answer(init, b, signature=b"not a signature"))
     assert caught.value.details == {"expected": str(peer_of(a)), "actual": str(peer_of(b))}
@@ -153,7 +157,7 @@ def test_a_dialer_refuses_another_identity_before_it_checks_the_signature(
 
 def answer(init: NoiseHandshake, identity: PrivateKey, **fields: Any) -> bytes:
     """The framed message 2 of a responder whose payload differs from a right one in `fields`."""
-    xx = NoiseXX(initiator=False)
+    xx = NoiseXX(initiator=False, entropy=os.urandom(ENTROPY_BYTES))
     xx.read_message(init.start()[2:])
     key = fields.get("key", identity.public_key.to_protobuf())
     signature = fields.get(
@@ -183,7 +187,7 @@ def test_a_wrong_payload_ends_the_handshake(
     identities: tuple[PrivateKey, PrivateKey], fields: dict[str, Any]
 ) -> None:
     a, b = identities
-    init = NoiseHandshake(initiator=True, identity=a, expected_peer=None, muxers=[])
+    init = handshake(initiator=True, identity=a, expected_peer=None, muxers=[])
     with pytest.raises(HandshakeFailed):
         init.receive(answer(init, b, **fields))
     with pytest.raises(LocalProtocolError):
@@ -194,8 +198,8 @@ def test_muxer_names_outside_utf8_and_unknown_fields_do_no_harm(
     identities: tuple[PrivateKey, PrivateKey],
 ) -> None:
     a, b = identities
-    init = NoiseHandshake(initiator=True, identity=a, expected_peer=None, muxers=[YAMUX])
-    xx = NoiseXX(initiator=False)
+    init = handshake(initiator=True, identity=a, expected_peer=None, muxers=[YAMUX])
+    xx = NoiseXX(initiator=False, entropy=os.urandom(ENTROPY_BYTES))
     xx.read_message(init.start()[2:])
     payload = NoiseHandshakePayload(
         identity_key=b.public_key.to_protobuf(), identity_sig=b.sign(SIGNATURE_PREFIX + xx.local_static)
@@ -222,7 +226,7 @@ def test_muxer_names_outside_utf8_and_unknown_fields_do_no_harm(
 def test_hostile_first_messages_are_refused(
     identities: tuple[PrivateKey, PrivateKey], data: bytes, step: int
 ) -> None:
-    resp = NoiseHandshake(initiator=False, identity=identities[0], expected_peer=None, muxers=[])
+    resp = handshake(initiator=False, identity=identities[0], expected_peer=None, muxers=[])
     resp.start()
     with pytest.raises(HandshakeFailed):
         feed(resp, data, step)
@@ -230,8 +234,8 @@ def test_hostile_first_messages_are_refused(
 
 def test_misuse_is_local_blame(identities: tuple[PrivateKey, PrivateKey]) -> None:
     a, b = identities
-    init = NoiseHandshake(initiator=True, identity=a, expected_peer=None, muxers=[])
-    resp = NoiseHandshake(initiator=False, identity=b, expected_peer=None, muxers=[])
+    init = handshake(initiator=True, identity=a, expected_peer=None, muxers=[])
+    resp = handshake(initiator=False, identity=b, expected_peer=None, muxers=[])
     with pytest.raises(LocalProtocolError):
         init.receive(b"")
     for attribute in ("seal", "open", "remote_key", "remote_peer"):

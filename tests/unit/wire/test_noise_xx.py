@@ -1,6 +1,7 @@
 """The raw XX pattern against the vectors of cacophony, snow and flynn/noise (go-libp2p's library)."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from p2pfwd.errors import HandshakeFailed, LocalProtocolError
 from p2pfwd.wire.noise.cipher import TAG, OpenCipher, SealCipher
-from p2pfwd.wire.noise.xx import NoiseXX
+from p2pfwd.wire.noise.xx import ENTROPY_BYTES, NoiseXX
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "noise_xx.json").read_text())
 Message = tuple[bool, bytes, bytes]
@@ -54,8 +55,7 @@ def pair(keys: dict[str, bytes]) -> tuple[NoiseXX, NoiseXX]:
     def side(role: str) -> NoiseXX:
         return NoiseXX(
             initiator=role == "init",
-            static_key=keys[f"{role}_static"],
-            ephemeral_key=keys[f"{role}_ephemeral"],
+            entropy=keys[f"{role}_static"] + keys[f"{role}_ephemeral"],
             prologue=keys.get(f"{role}_prologue", b""),
         )
 
@@ -110,15 +110,20 @@ def test_every_altered_or_cut_message_is_refused() -> None:
 
 @pytest.mark.parametrize("point", [bytes(32), b"\x01" + bytes(31)])
 def test_a_point_of_small_order_is_refused(point: bytes) -> None:
-    resp = NoiseXX(initiator=False)
+    resp = NoiseXX(initiator=False, entropy=os.urandom(ENTROPY_BYTES))
     resp.read_message(point)
     with pytest.raises(HandshakeFailed):
         resp.write_message(b"")
 
 
+def test_randomness_that_is_short_is_local_blame() -> None:
+    with pytest.raises(LocalProtocolError, match="31 random bytes instead of 64"):
+        NoiseXX(initiator=True, entropy=bytes(31))
+
+
 def test_a_call_out_of_turn_is_local_blame() -> None:
     for initiator in (True, False):
-        side = NoiseXX(initiator=initiator)
+        side = NoiseXX(initiator=initiator, entropy=os.urandom(ENTROPY_BYTES))
         with pytest.raises(LocalProtocolError):
             side.read_message(bytes(32)) if initiator else side.write_message(b"")
         with pytest.raises(LocalProtocolError):

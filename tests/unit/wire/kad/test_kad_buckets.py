@@ -9,10 +9,9 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.wire.kad.buckets import MAX_FAILURES, OUTAGE_FAILURES, RoutingTable
+from p2pfwd.wire.kad.buckets import MAX_FAILURES, OUTAGE_FAILURES, Admission, Eviction, RoutingTable
 from p2pfwd.wire.kad.diversity import DiversityLimits
 from p2pfwd.wire.kad.keys import common_prefix_length, key_of, key_of_peer
-from p2pfwd.wire.kad.table_values import Admission, Eviction
 
 LAN = Multiaddr.parse("/ip4/192.168.1.5/tcp/4001")
 

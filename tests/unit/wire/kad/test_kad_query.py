@@ -13,7 +13,6 @@ from p2pfwd.wire.kad.query import Lookup
 from p2pfwd.wire.kad.query_values import (
     MAX_CLOSER_PEERS,
     MAX_HEARD,
-    MAX_PROVIDERS,
     Ending,
     Goal,
     LookupSettings,
@@ -199,29 +198,6 @@ def test_answers_that_come_while_the_found_is_dialled_are_not_lost() -> None:
 def test_a_lookup_of_a_peer_needs_a_peer_id() -> None:
     with pytest.raises(InvalidPeerId):
         Lookup(Goal.PEER, b"no peer id", [], local=LOCAL, now=0.0)
-
-
-def providers(first: int, number: int) -> list[KadPeer]:
-    return [KadPeer(NEAR[index]) for index in range(first, first + number)]
-
-
-def test_providers_are_collected_until_there_are_enough() -> None:
-    settings = LookupSettings(k=4, alpha=2, beta=2, wanted_providers=5)
-    query = Lookup(Goal.PROVIDERS, b"key", ids(1, 2, 3), local=LOCAL, now=0.0, settings=settings)
-    first, second = query.next_requests(0.0)
-    query.on_response(first, [], 1.0, [KadPeer(LOCAL), *providers(100, 3)])
-    assert not query.done
-    query.on_response(second, [], 1.0, providers(102, 3))
-    assert query.result(1.0).ending is Ending.FOUND
-    assert query.result(1.0).providers == tuple(providers(100, 5))
-
-
-def test_providers_are_bounded() -> None:
-    settings = LookupSettings(wanted_providers=10_000)
-    query = Lookup(Goal.PROVIDERS, b"key", ids(1), local=LOCAL, now=0.0, settings=settings)
-    query.next_requests(0.0)
-    query.on_response(NEAR[1], [], 1.0, providers(100, MAX_PROVIDERS + 5))
-    assert len(query.result(1.0).providers) == MAX_PROVIDERS
 
 
 # --- time -----------------------------------------------------------------------------------------

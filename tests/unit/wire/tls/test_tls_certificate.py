@@ -1,6 +1,7 @@
 """libp2p TLS certificates: the vectors of the specification and of rust, and every rule broken once."""
 
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from cryptography.x509.oid import NameOID
 
 from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import HandshakeFailed
+from p2pfwd.errors import HandshakeFailed, LocalProtocolError
+from p2pfwd.wire.tls import ENTROPY_BYTES
 from p2pfwd.wire.tls import certificate as tls_cert
 from p2pfwd.wire.tls.certificate import (
     BACKDATED,
@@ -60,7 +62,7 @@ def test_every_self_signature_algorithm_is_verified(asset: dict[str, str]) -> No
 @pytest.mark.parametrize("key_type", list(KeyType))
 def test_our_certificate_proves_our_identity_and_has_one_extension(key_type: KeyType) -> None:
     identity = PrivateKey.generate(key_type)
-    der, key = make_certificate(identity, NOW)
+    der, key = make_certificate(identity, NOW, os.urandom(ENTROPY_BYTES))
     assert verify_certificate(der, NOW) == identity.public_key
     certificate = x509.load_der_x509_certificate(der)
     assert [e.oid for e in certificate.extensions] == [EXTENSION_OID]
@@ -72,14 +74,26 @@ def test_our_certificate_proves_our_identity_and_has_one_extension(key_type: Key
 
 def test_two_certificates_share_no_key() -> None:
     identity = PrivateKey.generate()
-    assert make_certificate(identity, NOW)[1].public_key() != make_certificate(identity, NOW)[1].public_key()
+    one, other = (make_certificate(identity, NOW, os.urandom(ENTROPY_BYTES))[1] for _ in range(2))
+    assert one.public_key() != other.public_key()
+
+
+def test_the_key_and_the_serial_number_are_those_of_the_randomness_given() -> None:
+    identity = PrivateKey.generate()
+    der, key = make_certificate(identity, NOW, bytes(range(ENTROPY_BYTES)))
+    again, same = make_certificate(identity, NOW, bytes(range(ENTROPY_BYTES)))
+    assert key.public_key() == same.public_key()
+    one, other = map(x509.load_der_x509_certificate, (der, again))
+    assert one.serial_number == other.serial_number > 0
+    with pytest.raises(LocalProtocolError, match="5 random bytes"):
+        make_certificate(identity, NOW, bytes(5))
 
 
 @pytest.mark.parametrize(
     "when", [NOW - BACKDATED - timedelta(seconds=1), NOW + LIFETIME + timedelta(seconds=1)]
 )
 def test_a_certificate_counts_only_within_its_time(when: datetime) -> None:
-    der, _ = make_certificate(PrivateKey.generate(), NOW)
+    der, _ = make_certificate(PrivateKey.generate(), NOW, os.urandom(ENTROPY_BYTES))
     with pytest.raises(HandshakeFailed, match="valid from"):
         verify_certificate(der, when)
 
@@ -193,7 +207,7 @@ def test_a_signature_with_a_broken_hash_is_refused() -> None:
 
 
 def test_what_the_parser_only_warns_of_is_refused_without_a_warning() -> None:
-    der, _ = make_certificate(PrivateKey.generate(), NOW)
+    der, _ = make_certificate(PrivateKey.generate(), NOW, os.urandom(ENTROPY_BYTES))
     serial = x509.load_der_x509_certificate(der).serial_number
     encoded = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
     at = der.index(bytes([2, len(encoded)]) + encoded) + 2
@@ -205,7 +219,7 @@ def test_what_the_parser_only_warns_of_is_refused_without_a_warning() -> None:
 def test_every_cut_and_every_altered_byte_is_refused_or_changes_nothing() -> None:
     """The self-signature covers all that matters; the rest is the encoding of the signature itself."""
     identity = PrivateKey.generate()
-    der, _ = make_certificate(identity, NOW)
+    der, _ = make_certificate(identity, NOW, os.urandom(ENTROPY_BYTES))
     for n in range(0, len(der), 3):
         with pytest.raises(HandshakeFailed):
             verify_certificate(der[:n], NOW)

@@ -1,5 +1,6 @@
 """The TLS engine in both roles, in memory: agreement, refusals with their alerts, and the data path."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from OpenSSL import SSL
 from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import HandshakeFailed, LocalProtocolError, PeerIdMismatch, RemoteProtocolError
+from p2pfwd.wire.tls import ENTROPY_BYTES
 from p2pfwd.wire.tls.certificate import LIFETIME, make_certificate
 from p2pfwd.wire.tls.engine import MAX_HANDSHAKE_BYTES, MAX_RECORD_BYTES, TlsHandshake
 
@@ -32,6 +34,7 @@ def side(initiator: bool, **changes: Any) -> TlsHandshake:
         "expected_peer": peer_of(SERVER) if initiator else None,
         "muxers": [YAMUX],
         "now": NOW,
+        "entropy": os.urandom(ENTROPY_BYTES),
     }
     return TlsHandshake(initiator=initiator, **{**options, **changes})
 
@@ -124,7 +127,7 @@ class Odd:
     def __init__(
         self, server: bool = False, change: Callable[[SSL.Context], None] = lambda context: None
     ) -> None:
-        der, key = make_certificate(CLIENT, NOW)
+        der, key = make_certificate(CLIENT, NOW, os.urandom(ENTROPY_BYTES))
         context: Any = SSL.Context(SSL.TLS_METHOD)
         context.use_certificate(x509.load_der_x509_certificate(der))
         context.use_privatekey(key)
