@@ -222,6 +222,12 @@ def test_of_several_forwards_none_is_left_when_one_fails(pair: Pair) -> None:
     assert other.ok("ls") == ""
 
 
+def test_a_listen_address_of_the_daemon_may_have_a_zone_too(home: Path) -> None:
+    result = run_cli(home, "daemon", "--swarm", "/ip6zone/wlan9/ip6/fe80::1/tcp/0")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "this machine has no network interface wlan9" in result.stderr
+
+
 # --- settings -------------------------------------------------------------------------------------
 
 
