@@ -11,6 +11,7 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, PeerNotFound
+from p2pfwd.net.name_servers import NameServers
 from p2pfwd.protocols.kad.requests import ask
 from p2pfwd.wire.kad.messages import FindNode, GetValue, KadPeer, MessageType, Ping
 from p2pfwd.wire.kad.query_values import Ending
@@ -199,7 +200,7 @@ async def test_names_that_strangers_tell_lead_to_no_private_door() -> None:
         dns.hosts["trap.example."] = ["127.0.0.1"]
         async with network(3, clients=1) as nodes, hostile(lambda _r, _a: named) as liar:
             seeker = nodes[3]
-            seeker.host.swarm.resolver._servers = (dns.address,)
+            seeker.host.swarm.resolver._servers = NameServers([dns.address])
             await seeker.host.swarm.connect(liar.peer_id, liar.swarm.listen_addrs())
             await until(lambda: liar.peer_id in seeker.dht.table)
             await seeker.dht.closest(stranger().to_bytes())
