@@ -270,6 +270,11 @@ def _peers(client: Client) -> Iterator[Candidate]:
             yield listener.target_address.removeprefix("/p2p/"), "forward"
 
 
+def _peers_and_protocols(client: Client) -> Iterator[Candidate]:
+    yield from _peers(client)
+    yield from _protocols(client)  # of one more pair
+
+
 def _listeners(client: Client) -> Any:
     return client.call("p2p.ls", timeout_s=TIMEOUT_S).listeners
 
@@ -281,6 +286,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "target_address": _target_addresses,
     "stream_id": _stream_ids,
     "peer": _peers,
+    "peers": _peers_and_protocols,
     "address": _peer_names,
     "name": _peer_names,
     "new_level": LEVELS,

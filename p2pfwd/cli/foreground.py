@@ -73,7 +73,7 @@ def hold(
                 write(f"{_opening(listener)}, waiting for interrupt...")
             else:
                 write_json({**_status("active", listener), **active[index]}, line=True)
-        while standing := _still(client, standing, as_json=active is not None):
+        while _some_stand(client, standing, as_json=active is not None):
             subscription.next()
     except KeyboardInterrupt:
         for listener in standing:
@@ -83,16 +83,20 @@ def hold(
         raise DaemonNotRunning("the daemon stopped, and the listener with it") from None
 
 
-def _still(client: Client, standing: Sequence[Listener], *, as_json: bool) -> list[Listener]:
-    """Those that stand; of each that was closed from elsewhere it is said. Raises ShuttingDown."""
+def _some_stand(client: Client, standing: list[Listener], *, as_json: bool) -> bool:
+    """Whether any is left; those that were closed from elsewhere are taken out, and it is said.
+
+    Raises ShuttingDown.
+    """
     # The events only say when to look: they may be dropped, the list of listeners is always true.
     there = {listener.id for listener in client.call("p2p.ls").listeners}
-    if any(listener.id not in there for listener in standing) and client.call("daemon.status").draining:
+    gone = [listener for listener in standing if listener.id not in there]
+    if gone and client.call("daemon.status").draining:
         raise ShuttingDown("the daemon is stopping")
-    for listener in standing:
-        if listener.id not in there:
-            _say_closing(listener, "closed", as_json=as_json)
-    return [listener for listener in standing if listener.id in there]
+    for listener in gone:
+        standing.remove(listener)  # before it is said: who reads it may interrupt at once
+        _say_closing(listener, "closed", as_json=as_json)
+    return bool(standing)
 
 
 def _say_closing(listener: Listener, reason: str, *, as_json: bool) -> None:

@@ -48,7 +48,7 @@ def forward(
             help="Where to listen: a multiaddr, HOST:PORT, :PORT or PORT; port 0 takes a free one.",
         ),
     ],
-    peer: Annotated[
+    peers: Annotated[
         list[str],
         typer.Argument(
             metavar="PEER...",
@@ -66,7 +66,7 @@ def forward(
 
     The peer is tried once; the forward stands whether or not it answers, and tries again at each connection.
     """
-    pairs, peers = forward_pairs((protocol, listen), peer)
+    pairs, peers = forward_pairs((protocol, listen), peers)
     params = [
         ForwardParams(
             protocol=protocol,

@@ -80,6 +80,11 @@ async def bind(address: Multiaddr) -> BoundSocket:
     if path is not None:
         return _bind_unix(address, path)
     endpoint = tcp_endpoint(address)
+    if address.has("p2p"):
+        raise InvalidMultiaddr(
+            f"cannot listen on {address}: it is the address of a peer",
+            hint="LISTEN is an address of this machine, as 127.0.0.1:8080; PEER comes after it",
+        )
     if endpoint is None:
         raise InvalidMultiaddr(
             f"cannot listen on {address}: address does not contain tcp or unix protocol alone",

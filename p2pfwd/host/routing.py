@@ -258,9 +258,16 @@ class _Race:
 
     def _give_up(self, asked: int, causes: list[str]) -> P2PForwardError:
         elapsed_s = time.monotonic() - self._began
-        if self._attempts:
+        if self._attempts and all(attempt.code == UNDIALABLE for attempt in self._attempts):
+            error: P2PForwardError = PeerNotFound(
+                f"{self._peer_id} cannot be dialed: {told(self._attempts)}; "
+                f"{_peers(asked)} asked for another address",
+                hint=_cure(self._peer_id, {UNDIALABLE}),
+                attempts=[attempt.detail for attempt in self._attempts],
+            )
+        elif self._attempts:
             where = "found, but cannot be reached" if self._tried else "cannot be reached where it was"
-            error: P2PForwardError = DialFailed(
+            error = DialFailed(
                 f"{self._peer_id} {where}: {told(self._attempts)}",
                 hint=_cure(self._peer_id, {attempt.code for attempt in self._attempts}),
                 attempts=[attempt.detail for attempt in self._attempts],

@@ -20,6 +20,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import InvalidMultiaddr, PeerNotFound
 from p2pfwd.net.name_servers import Kind, NameServers
+from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import host_names
 from p2pfwd.system.host_names import HostAddress, HostNames, NameFailed
 
@@ -57,6 +58,7 @@ class Resolver:
     async def resolve(self, addr: Multiaddr, *, trusted: bool = True) -> list[Multiaddr]:
         """The addresses without names behind `addr`; itself if it has none.
 
+        One that could not be dialed either way stays as it is: its name is nobody's business.
         `trusted`: the owner gave it, others did not tell it. Raises PeerNotFound, whose message begins with
         `DNS: `, when a name does not exist or nobody answers.
         """
@@ -66,6 +68,8 @@ class Resolver:
             raise PeerNotFound(f"DNS: {exc}") from exc
 
     async def _resolve(self, addr: Multiaddr, trusted: bool, depth: int) -> list[Multiaddr]:
+        if why_undialable(addr, lambda _zone: True) is not None:
+            return [addr]
         components = addr.components()
         for i, (name, value) in enumerate(components):
             if name == "dnsaddr" and value is not None:

@@ -29,6 +29,9 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 NSSWITCH_CONF: Final = Path("/etc/nsswitch.conf")
 HOSTS_FILE: Final = Path("/etc/hosts")
 
+_NO_ADDRESS: Final = tuple(
+    getattr(socket, name) for name in ("EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+)
 _FAMILIES: Final = {socket.AF_INET: "IPv4 ", socket.AF_INET6: "IPv6 "}
 
 
@@ -97,7 +100,11 @@ class HostNames:
             if len(self._under_way) < MAX_LOOKUPS:
                 break
             waits = [asyncio.wrap_future(future) for future in self._under_way.values()]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()  # they may outlive the loop
         future = self._under_way[key] = Future()
         future.set_running_or_notify_cancel()  # from now on nobody can cancel it
         # A daemon thread: one that hangs does not keep the process from ending.
@@ -115,7 +122,7 @@ class HostNames:
         kind = _FAMILIES.get(socket.AddressFamily(family), "")
         if exc.errno == socket.EAI_NONAME:
             return f"the name {host} does not exist"
-        if exc.errno in (socket.EAI_NODATA, socket.EAI_ADDRFAMILY):
+        if exc.errno in _NO_ADDRESS:
             return f"{host} has no {kind}address"
         if exc.errno in (socket.EAI_AGAIN, socket.EAI_FAIL):
             servers = name_servers(self._resolv_conf)

@@ -14,6 +14,7 @@ from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/multiaddr.json").read_text())
 SEEDS = [vector["text"].encode() for vector in VECTORS["ours"]]
 SEEDS += [b"127.0.0.1:22", b"[::1]:22", b"[fe80::1%eth0]:22", b":22", b"22", b"localhost:22", b"host.name:22"]
+SEEDS += [b"http://[::1]:80/", b"ssh://a@b", b"unix:/run/a.sock", b"/run/a.sock", b"1:h:2", b" 80 ", b"*:80"]
 SEEDS += [b"/dnsaddr/example.com", b"/ipfs/QmcgpsyWgH8Y8ajJz1Cu72KnS5uo2Aa2LpzU7kinSupNKC"]
 SEEDS += [b"12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"]
 

@@ -21,17 +21,17 @@ def _quoted(text: str) -> str:
 class FakeDns:
     """`texts` maps a full name (`_dnsaddr.example.org.`) to its TXT strings, `hosts` one to its IP addresses.
 
-    Other names do not exist. `asked` lists (name, type) of every question.
+    Other names do not exist. `asked` lists (name, type) of every question. Port 0 takes a free one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.texts: dict[str, list[str]] = {}
         self.hosts: dict[str, list[str]] = {}
         self.asked: list[tuple[str, str]] = []
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.bind(("127.0.0.1", 0))
+        self._sock.bind((host, port))
         self.port: int = self._sock.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.address = f"{host}:{self.port}"
         self._thread = threading.Thread(target=self._serve, name="fake-dns")
         self._thread.start()
 
@@ -67,7 +67,6 @@ class FakeDns:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.sendto(b"", ("127.0.0.1", self.port))
+        self._sock.sendto(b"", self._sock.getsockname())  # to itself, in whatever namespace it is
         self._thread.join()
         self._sock.close()

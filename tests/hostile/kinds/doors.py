@@ -13,8 +13,8 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.wire.multistream import HEADER, DialerNegotiation, encode_token
 from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
-from p2pfwd.wire.tls import TLS
-from p2pfwd.wire.tls.engine import ENTROPY_BYTES, TlsHandshake
+from p2pfwd.wire.tls import ENTROPY_BYTES, TLS
+from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, MANY, each, whole

@@ -95,11 +95,22 @@ def test_a_dnsaddr_counts_only_with_the_peer_that_was_asked_for(dns: FakeDns) ->
 def test_a_long_entry_comes_in_several_strings(dns: FakeDns) -> None:
     long = f"/dns4/{'a' * 60}.{'b' * 60}.{'c' * 60}.example/tcp/1/p2p/{ALICE}"
     assert len(long) > 230
-    dns.texts["_dnsaddr.net.example."] = [f"dnsaddr={long}/p2p-circuit/p2p/{BOB}"]
+    dns.texts["_dnsaddr.net.example."] = [f"dnsaddr={long}"]
     dns.hosts[f"{'a' * 60}.{'b' * 60}.{'c' * 60}.example."] = ["192.0.2.3"]
-    assert resolve(dns, f"/dnsaddr/net.example/p2p/{BOB}") == [
-        f"/ip4/192.0.2.3/tcp/1/p2p/{ALICE}/p2p-circuit/p2p/{BOB}"
+    assert resolve(dns, f"/dnsaddr/net.example/p2p/{ALICE}") == [f"/ip4/192.0.2.3/tcp/1/p2p/{ALICE}"]
+
+
+def test_a_name_that_leads_nowhere_anyway_is_not_looked_up(dns: FakeDns) -> None:
+    texts = [
+        f"/dns4/four.example/udp/1/quic-v1/p2p/{ALICE}",
+        f"/dns4/four.example/tcp/1/tls/ws/p2p/{ALICE}",
+        f"/dns4/four.example/tcp/1/p2p/{BOB}/p2p-circuit/p2p/{ALICE}",
     ]
+    dns.texts["_dnsaddr.net.example."] = [f"dnsaddr={text}" for text in texts]
+    assert resolve(dns, f"/dnsaddr/net.example/p2p/{ALICE}") == sorted(texts)
+    for text in texts:
+        assert resolve(dns, text) == [text]
+    assert dns.asked == [("_dnsaddr.net.example.", "TXT")]
 
 
 def test_dnsaddrs_may_name_dnsaddrs_to_a_depth(dns: FakeDns) -> None:

@@ -1,0 +1,103 @@
+"""What a look-up that came to nothing says: the cure fits what was tried, and nothing is said twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import DialFailed, ExitStatus, P2PForwardError, PeerNotFound
+from p2pfwd.host.routing import Finding, Progress, Routing, Try
+from p2pfwd.net.dialer import NAME, NETWORK, Attempt
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.undialable import UNDIALABLE
+from tests.support.virtual_time import in_virtual_time
+
+PEER = PeerId(b"\x12\x20" + bytes(32))
+REFUSED = Attempt("/ip4/192.0.2.1/tcp/1", "Connection refused", NETWORK)
+NO_NAME = Attempt("/dns4/far.example/tcp/1", "DNS: the name far.example does not exist", NAME)
+QUIC = Attempt("/ip4/192.0.2.1/udp/1/quic-v1", "it is for QUIC, and this node speaks TCP only", UNDIALABLE)
+NO_KEY = Attempt("/ip4/192.0.2.2/tcp/1", "the peer has no swarm.key", "negotiation-failed")
+
+
+class Nobody:
+    """A source that knows nothing."""
+
+    starts_slowly = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def is_ready(self) -> bool:
+        return True
+
+    async def wait_ready(self) -> None:
+        pass
+
+    async def find(self, peer_id: PeerId, attempt: Try) -> Finding:
+        return Finding(False, 1)
+
+
+class NoSwarm:
+    def set_router(self, router: object) -> None:
+        pass
+
+
+async def given_up(attempts: Sequence[Attempt], *sources: str) -> tuple[P2PForwardError, list[str]]:
+    """The error of a look-up after these failed dials, and what was told meanwhile."""
+    routing = Routing(cast(Swarm, NoSwarm()))
+    for name in sources:
+        routing.add(Nobody(name))
+    told: list[Progress] = []
+    routing.on_progress(told.append)
+    kind = PeerNotFound if all(it.code == UNDIALABLE for it in attempts) else DialFailed
+    failure = kind("it failed", attempts=[it.detail for it in attempts])
+    with pytest.raises(P2PForwardError) as caught:
+        await routing.route(PEER, failure)
+    return caught.value, [progress.text for progress in told]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "hint"),
+    [
+        ([REFUSED], "it may be behind a NAT or a firewall, or switched off"),
+        ([REFUSED, QUIC, NO_NAME], "it may be behind a NAT or a firewall, or switched off"),
+        ([NO_NAME], "check the name, and the name servers of this machine; or give an address without"),
+        ([NO_NAME, QUIC], "check the name, and the name servers of this machine; or give an address"),
+        ([NO_KEY], None),
+        ([NO_KEY, NO_NAME], None),
+        ([QUIC], f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{PEER}"),
+    ],
+)
+@in_virtual_time
+async def test_the_cure_fits_what_was_tried(attempts: list[Attempt], hint: str | None) -> None:
+    error, _ = await given_up(attempts, "the DHT")
+    assert (error.hint or "").startswith(hint or "") and (hint is None) == (error.hint is None)
+    for attempt in attempts:
+        assert f"{attempt.addr}: {attempt.reason}" in error.message
+    assert error.details["attempts"] == [attempt.detail for attempt in attempts]
+
+
+@in_virtual_time
+async def test_what_cannot_be_dialed_is_not_called_out_of_reach() -> None:
+    error, _ = await given_up([QUIC], "the DHT")
+    assert error.exit_status is ExitStatus.NOT_FOUND
+    assert error.message == (
+        f"{PEER} cannot be dialed: {QUIC.addr}: {QUIC.reason}; 1 peer was asked for another address"
+    )
+
+
+@in_virtual_time
+async def test_with_nobody_to_ask_the_reason_of_the_dial_stands() -> None:
+    error, told = await given_up([QUIC])
+    assert error.message == "it failed" and told == []
+
+
+@in_virtual_time
+async def test_sources_of_one_name_are_named_once() -> None:
+    _, told = await given_up([REFUSED], "the private DHT", "the private DHT")
+    assert told[0] == "asking the private DHT"
+    _, told = await given_up([REFUSED], "the private DHT", "the private DHT", "the local network")
+    assert told[0] == "asking the private DHT and the local network"
