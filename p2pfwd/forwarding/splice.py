@@ -101,7 +101,7 @@ class Splice:
     def start(self) -> None:
         """Begin to move bytes, what the stream already holds first."""
         self._poller.add_reader(self._fd, self._readable)
-        self.stream.set_sink(self)
+        self.stream.set_sink(self, tunnel=True)
         if self.stream.direction == "outbound" and not self.closed:
             self._readable()  # what is there already rides along with the stream's opening
 

@@ -21,6 +21,7 @@ from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials, Router
+from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.own_addresses import OwnAddresses
@@ -59,9 +60,12 @@ class Swarm:
         self.io = LoopIo.of(loop, self.settings.busy_poll_us)
         self._tasks = Tasks(loop)
         self.refusals = Refusals()
+        busy_poll, pool = self.io.busy_poll, self.io.pool
+        self.limits = Limits(loop, self.refusals, lambda: busy_poll.moves, lambda: pool.kept_bytes)
         self.services = Services(self._tasks)
         self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
         self.connections.on_disconnected(self._disconnected)
+        self.limits.holders = lambda: [conn.holdings for conn in self.connections.all()]
         self.own_addresses = OwnAddresses(self._bound)
         self._upgrader = Upgrader(
             identity,
@@ -72,6 +76,7 @@ class Swarm:
             early_muxer=self.settings.early_muxer,
             max_inbound_streams=self.settings.max_streams_per_peer,
             psk=self.settings.psk,
+            limits=self.limits,
         )
         dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self.io, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)

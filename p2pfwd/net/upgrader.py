@@ -24,6 +24,7 @@ from p2pfwd.errors import (
     RemoteProtocolError,
 )
 from p2pfwd.net.channel import NOISE, TLS, Channel, NoiseChannel, TlsChannel
+from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.net.transport.conduit import Conduit
@@ -109,6 +110,7 @@ class Upgrader:
 
     accepts, on_stream: for the streams of every connection, see `Conn.start`.
     security: protocols in order of preference, for dialing; a listener serves them all.
+    limits: what all connections of the node share; each its own where there are none.
     psk: of a private network; raises InvalidConfig where the package for it is not installed.
     """
 
@@ -123,6 +125,7 @@ class Upgrader:
         early_muxer: bool = True,
         max_inbound_streams: int = 1024,
         psk: bytes | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if psk is not None:
             require_cipher()
@@ -134,6 +137,7 @@ class Upgrader:
         self._security = tuple(security)
         self._muxers = (YAMUX,) if early_muxer else ()
         self._max_inbound_streams = max_inbound_streams
+        self._limits = limits
 
     async def upgrade(
         self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None
@@ -168,6 +172,7 @@ class Upgrader:
             direction=direction,
             loop=asyncio.get_running_loop(),
             max_inbound_streams=self._max_inbound_streams,
+            limits=self._limits,
         )
         conn.start(plain + inbox.take(), self._accepts, self._on_stream)
         return conn

@@ -77,7 +77,7 @@ class Stream:
         self.direction = "outbound"
         self.fins = self.resets = 0
 
-    def set_sink(self, sink: object) -> None:
+    def set_sink(self, sink: object, *, tunnel: bool = False) -> None:
         pass
 
     def begin_frame(self) -> memoryview:

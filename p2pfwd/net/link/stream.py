@@ -297,9 +297,13 @@ class Stream:
 
     # --- fast face --------------------------------------------------------------------------------
 
-    def set_sink(self, sink: StreamSink) -> None:
-        """Give payload, EOF and loss to `sink` from now on, what is already here first."""
+    def set_sink(self, sink: StreamSink, *, tunnel: bool = False) -> None:
+        """Give payload, EOF and loss to `sink` from now on, what is already here first.
+
+        `tunnel`: it is of use to this node's owner, see `wire.yamux.work`.
+        """
         self._sink = sink
+        self.core.is_tunnel = tunnel
         if self._error is not None:
             sink.stream_lost(self._error)
             return
