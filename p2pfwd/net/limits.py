@@ -19,7 +19,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.net.lanes import Lanes
 from p2pfwd.net.refusals import Refusals
-from p2pfwd.policy.networks import networks
+from p2pfwd.policy.networks import crowd
 from p2pfwd.wire.yamux.window import Ledger
 
 RELIEF: Final = 0.875
@@ -30,10 +30,6 @@ MAX_VICTIMS: Final = 64
 
 STREAMS_AT_ONCE: Final = 64
 """Streams that a victim loses at once."""
-
-CROWD: Final = 1
-"""Which of an address's networks counts as one holder: /24, or /56. Cheaper addresses are one owner's."""
-
 
 class Holder(Protocol):
     """What is asked of a connection; see `net.link.holdings`."""
@@ -48,12 +44,6 @@ class Holder(Protocol):
     def streams(self) -> int: ...
     def shed_bytes(self) -> None: ...
     def shed_streams(self, count: int) -> None: ...
-
-
-def crowd(addr: Multiaddr) -> str:
-    """Whom an address counts for: its /24 or /56; loopback and what is no IP are themselves."""
-    found = networks(addr)
-    return found[CROWD].text if found else str(addr)
 
 
 class Limits:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
@@ -21,6 +20,7 @@ from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials, Router
+from p2pfwd.net.handshakes import Handshakes
 from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
@@ -63,8 +63,13 @@ class Swarm:
         busy_poll, pool = self.io.busy_poll, self.io.pool
         self.limits = Limits(loop, self.refusals, lambda: busy_poll.moves, lambda: pool.kept_bytes)
         self.services = Services(self._tasks)
-        self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
+        self.connections = Connections(
+            self.peer_id, self.settings, self.connmgr, self._tasks, self.refusals
+        )
         self.connections.on_disconnected(self._disconnected)
+        self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
+        self.handshakes.own_hosts = self._own_hosts
+        self.limits.is_own = self.connmgr.is_own = self._is_own
         self.limits.holders = lambda: [conn.holdings for conn in self.connections.all()]
         self.own_addresses = OwnAddresses(self._bound)
         self._upgrader = Upgrader(
@@ -117,34 +122,42 @@ class Swarm:
         """Where others can dial this node, as far as it knows; best first."""
         return self.own_addresses.all()
 
+    def _is_own(self, peer_id: PeerId) -> bool:
+        """Whether the peer is one of the owner's: limits keep a reserve for it."""
+        ask: Callable[[PeerId], bool] | None = getattr(self.peerstore, "is_own", None)
+        return ask(peer_id) if ask is not None else self.connmgr.is_wanted(peer_id)
+
+    def _own_hosts(self) -> frozenset[str]:
+        own = (peer for peer in self.peerstore.peers() if self._is_own(peer))
+        endpoints = (tcp_endpoint(addr) for peer in own for addr in self.peerstore.addrs(peer))
+        return frozenset(endpoint.host for endpoint in endpoints if endpoint is not None)
+
     def _accepted(self, sock: socket.socket, _peer: Sockaddr) -> None:
-        stack = ExitStack()
         try:
             tcp.tune(sock)
             conduit = tcp.TcpConduit(sock, self.io)
             if self.settings.local_only and not is_local(conduit.remote_addr):
                 raise ConnectionRefusedError(f"{conduit.remote_addr} is outside the local network")
-            stack.enter_context(self.connmgr.pending_inbound(conduit.remote_addr, self.conns()))
+            place = self.handshakes.begin(conduit.remote_addr, conduit.abort, lambda: conduit.heard)
         except (OSError, ResourceLimitExceeded) as exc:
             log.debug("connection refused: %s", exc)
             sock.close()
             return
 
         def ended(task: asyncio.Task[None]) -> None:
+            self.handshakes.end(place)
             if task.cancelled():  # maybe before its first step
-                stack.close()
                 conduit.abort()
 
-        self.spawn(self._inbound(conduit, stack), "inbound upgrade").add_done_callback(ended)
+        self.spawn(self._inbound(conduit), "inbound upgrade").add_done_callback(ended)
 
-    async def _inbound(self, conduit: tcp.TcpConduit, stack: ExitStack) -> None:
-        with stack:
-            try:
-                async with asyncio.timeout(self.settings.upgrade_timeout_s):
-                    conn = await self._upgrader.upgrade(conduit, "inbound")
-            except (P2PForwardError, TimeoutError, OSError) as exc:
-                log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
-                return
+    async def _inbound(self, conduit: tcp.TcpConduit) -> None:
+        try:
+            async with asyncio.timeout(self.settings.upgrade_timeout_s):
+                conn = await self._upgrader.upgrade(conduit, "inbound")
+        except (P2PForwardError, TimeoutError, OSError) as exc:
+            log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
+            return
         self.connections.add(conn)
 
     # --- connections ------------------------------------------------------------------------------
@@ -267,7 +280,7 @@ class Swarm:
 
     async def close(self) -> None:
         """Stop listening, close every connection gracefully, cancel what runs. Idempotent."""
-        self.connections.closing = True
+        self.connections.close()
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()

@@ -36,8 +36,9 @@ from p2pfwd.wire.pnet import require_cipher
 from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 
-MAX_BUFFERED_BYTES: Final = 1 << 20
-"""What a handshake may leave unread: more is no handshake."""
+MAX_BUFFERED_BYTES: Final = 64 * 1024
+"""What a handshake leaves unread before it is read from no more: what follows it may come along. With all
+places taken, and one read of the conduit beyond it, 20 MiB."""
 
 Negotiation = DialerNegotiation | ListenerNegotiation
 
@@ -45,7 +46,11 @@ Negotiation = DialerNegotiation | ListenerNegotiation
 class _Inbox:
     """Receiver of a conduit, and owner of a channel, while coroutines negotiate on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, conduit: Conduit) -> None:
+        conduit.spare(True)
+        self.source: Conduit | Channel = conduit
+        """Who is paused while too much waits."""
+        self._paused = False
         self._buffer = bytearray()
         self._waiter: asyncio.Future[None] | None = None
         self._ended: Exception | None = None
@@ -55,10 +60,10 @@ class _Inbox:
         return len(view)
 
     def plaintext_received(self, view: memoryview) -> None:
-        if len(self._buffer) + len(view) > MAX_BUFFERED_BYTES:
-            self._end(HandshakeFailed("the peer sends more than a handshake"))
-            return
         self._buffer += view
+        if len(self._buffer) >= MAX_BUFFERED_BYTES and not self._paused:
+            self._paused = True
+            self.source.pause()
         self._wake()
 
     def turn_ended(self) -> None:
@@ -94,9 +99,18 @@ class _Inbox:
         while not self._buffer:
             if self._ended is not None:
                 raise self._ended
+            if self._paused:
+                self.resume()
+                continue
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self.take()
+
+    def resume(self) -> None:
+        """Let more come."""
+        if self._paused:
+            self._paused = False
+            self.source.resume()
 
     def take(self) -> bytes:
         """What has come, maybe nothing."""
@@ -159,13 +173,15 @@ class Upgrader:
         dialing = direction == "outbound"
         if self._psk is not None:
             conduit = PnetConduit(conduit, self._psk)
-        inbox = _Inbox()
+        inbox = _Inbox(conduit)
         conduit.start(inbox)
         protocol, leftover = await self._negotiate_security(conduit, inbox, dialing)
         channel, early, leftover = await self._secure(
             conduit, inbox, protocol, leftover, dialing, expected_peer
         )
+        inbox.source = channel
         channel.start(inbox, leftover + inbox.take())
+        inbox.resume()
         plain = b"" if early else await self._negotiate_muxer(channel, inbox, dialing)
         conn = Conn(
             channel,
@@ -174,6 +190,7 @@ class Upgrader:
             max_inbound_streams=self._max_inbound_streams,
             limits=self._limits,
         )
+        conduit.spare(False)
         conn.start(plain + inbox.take(), self._accepts, self._on_stream)
         return conn
 

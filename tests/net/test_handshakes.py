@@ -69,7 +69,7 @@ async def test_a_handshake_that_does_not_go_on_is_closed_at_its_deadline(wire: b
             await asyncio.get_running_loop().sock_sendall(sock, wire)
             await read_to_end(sock)
         assert victim.conns() == []
-    assert not victim.connmgr._pending
+    assert not victim.handshakes
 
 
 @on_loop
@@ -134,14 +134,14 @@ async def test_half_open_connections_are_gone_with_their_socket() -> None:
         for hard in (True, False):
             sock = await dial_tcp(victim.listen_addrs()[0])
             await asyncio.get_running_loop().sock_sendall(sock, NOISE)
-            await until(lambda: victim.connmgr._pending.total() == 1)
+            await until(lambda: len(victim.handshakes) == 1)
             if hard:
                 sock.close()
             else:
                 sock.shutdown(socket.SHUT_WR)
                 await read_to_end(sock)
                 sock.close()
-            await until(lambda: not victim.connmgr._pending)
+            await until(lambda: not victim.handshakes)
 
 
 @on_loop
@@ -149,13 +149,13 @@ async def test_handshakes_under_way_are_bounded_and_room_comes_back() -> None:
     async with swarm(max_pending_inbound=3) as victim:
         victim.services.serve(Service(name=ECHO, handler=echo))
         silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(3)]
-        await until(lambda: victim.connmgr._pending.total() == 3)
+        await until(lambda: len(victim.handshakes) == 3)
         refused = await dial_tcp(victim.listen_addrs()[0])
         with contextlib.closing(refused):
             assert await read_to_end(refused) == b"", "closed before any byte"
         for sock in silent:
             sock.close()
-        await until(lambda: not victim.connmgr._pending)
+        await until(lambda: not victim.handshakes)
         await serves(victim)
 
 
@@ -169,7 +169,7 @@ def loopback_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_one_address_gets_few_handshakes_at_once(loopback_counts: None) -> None:
     async with swarm(max_pending_inbound_per_ip=2) as victim:
         silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(2)]
-        await until(lambda: victim.connmgr._pending.total() == 2)
+        await until(lambda: len(victim.handshakes) == 2)
         refused = await dial_tcp(victim.listen_addrs()[0])
         with contextlib.closing(refused):
             assert await read_to_end(refused) == b""
@@ -235,14 +235,14 @@ async def test_a_swarm_that_ends_leaves_no_connection_in_any_stage() -> None:
         socks = [await dial_tcp(addr) for _ in stages]
         for sock, wire in zip(socks, stages, strict=True):
             await loop.sock_sendall(sock, wire)
-        await until(lambda: victim.connmgr._pending.total() == len(stages))
+        await until(lambda: len(victim.handshakes) == len(stages))
         late = await dial_tcp(addr)  # accepted, or not even that, when the end comes
         closing = loop.create_task(victim.close())
         for sock in (*socks, late):
             await read_to_end(sock)
             sock.close()
         await closing
-    assert not victim.connmgr._pending
+    assert not victim.handshakes
 
 
 @on_loop
@@ -261,7 +261,7 @@ async def test_a_connection_accepted_in_the_turn_of_the_end_is_closed() -> None:
         await victim.close()
         await turns()
         assert far.fileno() == -1, "closed"
-        assert not victim.connmgr._pending
+        assert not victim.handshakes
         near.close()
         listener.close()
 

@@ -25,9 +25,10 @@ from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, 
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.holdings import Holdings
-from p2pfwd.net.link.intake import Intake
+from p2pfwd.net.link.intake import Intake, Taking
 from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.net.link.stream import Direction, Stream, lost
+from p2pfwd.policy.networks import crowd, networks
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux import YAMUX
 from p2pfwd.wire.yamux.frame import HEADER_BYTES, GoAwayCode
@@ -85,6 +86,8 @@ class Conn:
         self.remote_peer: PeerId = channel.remote_peer
         self.remote_addr: Multiaddr = channel.conduit.remote_addr
         self.local_addr: Multiaddr = channel.conduit.local_addr
+        self.networks = networks(self.remote_addr)
+        self.crowd = crowd(self.remote_addr)
         self.security = channel.security
         self.muxer = YAMUX
         self.is_relayed = is_relayed(self.remote_addr)
@@ -142,6 +145,8 @@ class Conn:
             self.plaintext_received(memoryview(leftover))
             self.turn_ended()
         self._channel.hand_over(self)
+        if self._intake.state is Taking.READING:
+            self._channel.resume()  # who negotiated on it may have paused it
         self._flush()
 
     @property

@@ -54,7 +54,7 @@ CHOKED_S: Final = 5.0
 """... but for so long: two nodes must not wait for each other. What it then makes us answer ends it."""
 
 
-class State(Enum):
+class Taking(Enum):
     """See the picture above."""
 
     READING = auto()
@@ -80,7 +80,7 @@ class Intake:
         turn_ended: Callable[[], None],
     ) -> None:
         self.flooded: Callable[[bool], None] = lambda _must_go: None
-        self.state = State.READING
+        self.state = Taking.READING
         self._session = session
         self._channel = channel
         self._lanes = lanes
@@ -106,7 +106,7 @@ class Intake:
 
     def hold(self, rest: memoryview) -> None:
         """The turn's work is used up: keep `rest`, take no more."""
-        if self.state is State.ENDED:
+        if self.state is Taking.ENDED:
             return
         self._held = rest if isinstance(rest.obj, bytes) else memoryview(bytes(rest))
         self._session.ledger.used += len(rest)
@@ -121,7 +121,7 @@ class Intake:
         wait_s = 0.0
         if session.toll or self._slow:
             wait_s = self._pay(now)
-        if self.state is not State.READING:
+        if self.state is not Taking.READING:
             return
         if wait_s > 0:
             self._leave_unread(wait_s)
@@ -149,6 +149,7 @@ class Intake:
         if slow != self._slow:
             self._slow = slow
             self._channel.conduit.spare(slow)
+            self._channel.conduit.squeeze(slow)
             self._turn_work = self._session.work_left = SLICE_WORK if slow else TURN_WORK
         if self._hard.owe(now, toll) >= 0:
             return 0.0
@@ -162,18 +163,18 @@ class Intake:
         return self._hard.wait_s(now, 0.0)
 
     def _queue(self, lane: Lane) -> None:
-        self.state = State.QUEUED
+        self.state = Taking.QUEUED
         self._channel.pause()
         lane.wait(self._slice)
 
     def _leave_unread(self, seconds: float) -> None:
-        self.state = State.UNREAD
+        self.state = Taking.UNREAD
         self._channel.pause()
         self._timer = self._loop.call_later(seconds, self._read_again)
 
     def _read_again(self) -> None:
         self._timer = None
-        if self.state is State.UNREAD:
+        if self.state is Taking.UNREAD:
             self._queue(self._lanes.slow if self._slow else self._lanes.fair)
 
     def drained(self) -> None:
@@ -185,25 +186,25 @@ class Intake:
                 self._read_again()
 
     def _slice(self) -> None:
-        if self.state is not State.QUEUED:
+        if self.state is not Taking.QUEUED:
             return
-        self.state = State.READING
+        self.state = Taking.READING
         held, self._held = self._held, None
         if held is not None:
             self._session.ledger.used -= len(held)
             self._in_slice = True
             self._take(held)
             self._in_slice = False
-            if self.state is State.READING:
+            if self.state is Taking.READING:
                 self._in_slice = True
                 self._turn_ended()
                 self._in_slice = False
-        if self.state is State.READING:
+        if self.state is Taking.READING:
             self._channel.resume()
 
     def end(self) -> None:
         """The connection is over."""
-        self.state = State.ENDED
+        self.state = Taking.ENDED
         self._session.ledger.used -= self.held_bytes
         self._held = None
         if self._timer is not None:

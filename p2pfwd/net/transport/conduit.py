@@ -57,6 +57,9 @@ class Conduit(Protocol):
     def spare(self, spare: bool) -> None:
         """Read in small pieces while it is so: the receiver has no time for large ones."""
 
+    def squeeze(self, squeeze: bool) -> None:
+        """Let the system hold little of what the peer sends while it is not read."""
+
     @property
     def kept_bytes(self) -> int:
         """Bytes held here: read and not taken, or not sent yet."""

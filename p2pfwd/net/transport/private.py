@@ -61,6 +61,10 @@ class PnetConduit:
         """As below."""
         self._below.spare(spare)
 
+    def squeeze(self, squeeze: bool) -> None:
+        """As below."""
+        self._below.squeeze(squeeze)
+
     @property
     def kept_bytes(self) -> int:
         """As below."""

@@ -26,6 +26,12 @@ bulk copy; measured at 20 bulk streams, the echo's p99 follows it."""
 SPARE_READ_BYTES: Final = 32 * 1024
 """Read at once from a peer whose frames cost more than their bytes: the rest stays with the kernel."""
 
+SQUEEZED_BYTES: Final = 64 * 1024
+"""SO_RCVBUF of a peer in debt: it is read slowly, and what it sends meanwhile need not pile up here."""
+
+SO_BUF_LOCK: Final = 72
+"""Linux 5.15; socket(7) has it, Python's socket does not."""
+
 USER_TIMEOUT_MS: Final = 40_000
 """TCP_USER_TIMEOUT: unacknowledged data for this long means a dead peer (found within 45 s)."""
 
@@ -52,6 +58,8 @@ class TcpConduit:
         self.local_addr: Multiaddr = from_sockaddr(sock.getsockname())
         self.remote_addr: Multiaddr = from_sockaddr(sock.getpeername())
         self.congested = False
+        self.heard = False
+        """Whether anything has come yet."""
         self.progressed_at = 0.0
         """Monotonic time of the last send that the kernel took while congested."""
         self._sock = sock
@@ -115,6 +123,17 @@ class TcpConduit:
         if spare:
             self._moved = _untold
 
+    def squeeze(self, squeeze: bool) -> None:
+        """See Conduit.squeeze. Left to itself the system takes 6 MB of a flood that nobody reads."""
+        try:
+            if squeeze:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SQUEEZED_BYTES)
+            else:
+                self._sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)  # sized by the system again
+        except OSError as exc:
+            if exc.errno not in (errno.ENOPROTOOPT, errno.EINVAL, errno.EBADF):  # old kernels; closed
+                raise
+
     @property
     def kept_bytes(self) -> int:
         """See Conduit.kept_bytes."""
@@ -145,6 +164,7 @@ class TcpConduit:
             receiver.eof_received()
             return
         self._moved(n)
+        self.heard = True
         end = kept + n
         used = receiver.data_received(scratch[:end])
         if kept or used < end:
