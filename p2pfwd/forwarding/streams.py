@@ -20,6 +20,7 @@ from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
+from p2pfwd.net.connmgr import TUNNEL_TAG
 from p2pfwd.system.acceptor import Sockaddr
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
     from p2pfwd.net.swarm import Swarm
 
-PROTECT_TAG: Final = "p2pfwd-stream"
+PROTECT_TAG: Final = TUNNEL_TAG
 RATE_INTERVAL_S: Final = 0.2
 """Snapshots closer together than this show the rate of the one before: less is noise."""
 

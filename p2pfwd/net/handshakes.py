@@ -131,11 +131,11 @@ class Handshakes:
         places = [place for place in self._places if within is None or within in place.networks]
         if within is None:
             places = [place for place in places if not place.is_own] or places
-            crowds = Counter(place.networks[-1] if place.networks else None for place in places)
-            if not crowds:
-                return
-            (most, _), *_rest = crowds.most_common(1)
-            places = [p for p in places if (p.networks[-1] if p.networks else None) == most]
+            crowds = Counter(place.networks[-1:] for place in places)
+            most = max(crowds.values(), default=0)
+            places = [place for place in places if crowds[place.networks[-1:]] == most]
+        if not places:
+            return
         victim = next((place for place in places if not place.heard()), places[0])
         where = victim.networks[-1].text if victim.networks else str(victim.addr)
         self._refusals.note("handshake-gave-way", where, "a handshake was ended for a newcomer's")
