@@ -23,9 +23,9 @@ from p2pfwd.errors import (
     TargetTimeout,
 )
 from p2pfwd.forwarding.bind import MAX_UNIX_PATH_BYTES
+from p2pfwd.system.descriptors import CURE, shortage
 
 _NAMES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONNECTED: Final = (0, errno.EISCONN)
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 
@@ -177,8 +177,8 @@ class Target:
         where = f"the target {self.address}"
         if code == errno.ECONNREFUSED:
             return TargetRefused(f"{where} refused the connection", hint="is the service running?")
-        if code in _EXHAUSTED:
-            return ResourceLimitExceeded(f"no connection to {where}: {os.strerror(code or 0)}")
+        if (named := shortage(code)) is not None:
+            return ResourceLimitExceeded(f"no connection to {where}: {named}", hint=CURE)
         if code == errno.ENOENT:
             return TargetRefused(f"{where} does not exist", hint="is the service running?")
         if code == errno.ETIMEDOUT:

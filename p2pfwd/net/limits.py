@@ -62,7 +62,7 @@ class Limits:
         self.holders: Callable[[], Iterable[Holder]] = tuple
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
         self.stirred: Callable[[], None] = lambda: None
-        """Called when much was held: memory may be given back later."""
+        """Called when much was held, or much was done: memory may be given back later."""
         self._refusals = refusals or Refusals()
         self._kept_bytes = kept_bytes
 
@@ -71,6 +71,7 @@ class Limits:
     def flooded(self, holder: Holder, must_go: bool) -> None:
         """A peer sends much that moves nothing: it is slowed, or `must_go`."""
         peer = holder.remote_peer
+        self.stirred()
         if not must_go:
             what = f"{holder.remote_addr} is slowed: it sends frames that move nothing"
             self._refusals.note("flood-slowed", peer, what)

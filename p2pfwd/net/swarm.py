@@ -37,6 +37,7 @@ from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
 from p2pfwd.system.loop_io import LoopIo
+from p2pfwd.system.memory import MemoryKeeper
 
 __all__ = ["Conn", "Stream", "Swarm"]
 
@@ -67,6 +68,9 @@ class Swarm:
             self.peer_id, self.settings, self.connmgr, self._tasks, self.refusals
         )
         self.connections.on_disconnected(self._disconnected)
+        self.memory = MemoryKeeper(loop)
+        self.limits.stirred = self.memory.stir
+        self.connections.on_disconnected(lambda _conn: self.memory.stir())
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.handshakes.own_hosts = self._own_hosts
         self.limits.is_own = self.connmgr.is_own = self._is_own
@@ -113,6 +117,7 @@ class Swarm:
             sock.close()
             raise bind_failure(exc, str(addr)) from exc
         self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
+        self.memory.started()
         return from_sockaddr(sock.getsockname())
 
     def _bound(self) -> list[Multiaddr]:
@@ -281,6 +286,7 @@ class Swarm:
     async def close(self) -> None:
         """Stop listening, close every connection gracefully, cancel what runs. Idempotent."""
         self.connections.close()
+        self.memory.close()
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
