@@ -28,7 +28,8 @@ def test_the_soft_limit_is_raised_to_the_hard_one(limits: tuple[int, int]) -> No
 
 def test_a_shortage_is_this_machines_and_named() -> None:
     assert "as many files open as this machine allows it" in (shortage(errno.EMFILE) or "")
-    assert "this machine" in (shortage(errno.ENFILE) or "") and "this machine" in (shortage(errno.ENOMEM) or "")
+    assert "this machine" in (shortage(errno.ENFILE) or "")
+    assert "this machine" in (shortage(errno.ENOMEM) or "")
     assert shortage(errno.ECONNREFUSED) is None and shortage(None) is None
 
 
