@@ -1,8 +1,8 @@
 """The limits of a node, cut to the descriptors that this machine allows it.
 
 Every connection and every tunnel has one, so limits that promise more end in failures that nobody
-understands: a stranger's thousand tunnels would leave none for the owner's commands. What is cut is said once,
-at the start.
+understands: a stranger's thousand tunnels would leave none for the owner's commands. What is cut is said
+once, at the start.
 """
 
 from __future__ import annotations

@@ -98,6 +98,11 @@ class Splice:
         self._parked = False
         self._writing = False
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether bytes wait here that the peer, or the local socket, does not take."""
+        return self._pending is not None or self.stream.is_stalled
+
     def start(self) -> None:
         """Begin to move bytes, what the stream already holds first."""
         self._poller.add_reader(self._fd, self._readable)

@@ -18,6 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
 from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.local_sockets import LocalSockets
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
 from p2pfwd.net.connmgr import TUNNEL_TAG
@@ -128,6 +129,9 @@ class StreamRegistry:
         self._next_id = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self.sockets = LocalSockets(
+            loop, lambda: list(self._entries.values()), swarm.limits.is_own, swarm.refusals
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -174,6 +178,7 @@ class StreamRegistry:
         """Connect a registered stream with its socket; the splice owns both from now on."""
         self._dialing -= 1
         entry.abandon = None
+        self.sockets.take(sock, self._per_peer.get(entry.stream.remote_peer, 0), len(self._entries))
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.

@@ -336,6 +336,11 @@ class Stream:
             if self.core.send_window:
                 self.conn.wait_to_send(self)
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether something waits to be sent for which the peer gives no credit."""
+        return self._waiting_to_send and not self.core.send_window
+
     def on_credit(self) -> None:
         """The send window is open again."""
         if self._waiting_to_send:
