@@ -128,11 +128,10 @@ class Limits:
                 return
             self._refusals.note(f"{what}-shed", victim.remote_peer, f"{victim.remote_addr} held most {what}")
             shed(victim)
+            left = size(victim)
             for sized in (strangers, sizes):
-                if victim in sized and not (left := size(victim)) < sized[victim]:
-                    del sized[victim]  # nothing more to be had there
-                elif victim in sized:
-                    sized[victim] = left
+                if (was := sized.pop(victim, 0)) and 0 < left < was:
+                    sized[victim] = left  # there is more to be had
 
 
 def heaviest(sizes: Mapping[Holder, int]) -> Holder | None:
