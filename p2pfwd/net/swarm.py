@@ -89,6 +89,7 @@ class Swarm:
         )
         dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self.io, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
+        self.dials.is_own = self._is_own
         self._acceptors: list[Acceptor] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
