@@ -107,9 +107,12 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     import asyncio
 
     from p2pfwd.daemon import networks
+    from p2pfwd.daemon.allotment import allot
     from p2pfwd.daemon.node import Running
+    from p2pfwd.system.descriptors import raise_limit
     from p2pfwd.system.sd_notify import notify
 
+    settings = allot(settings, raise_limit())
     loop = asyncio.get_running_loop()
     log_name = str(repo.paths.log_file) if background(env) else None
     network = networks.load(repo.paths.home, settings, env)

@@ -281,6 +281,7 @@ class Forwarding:
         for listener in self._ending:
             await listener.closed
         await self._streams.wait_empty()
+        self._streams.sockets.close()
 
     def _refuse_when_closing(self) -> None:
         if self._closing:

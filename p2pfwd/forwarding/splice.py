@@ -155,10 +155,15 @@ class Splice:
         """Whether the end of the socket's data is held back: see `forwarding.kubo`."""
         return False
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether bytes wait here that the peer, or the local socket, does not take."""
+        return self._pending is not None or self.stream.is_stalled
+
     def start(self) -> None:
         """Begin to move bytes, what the stream already holds first."""
         self._poller.add_reader(self._fd, self._readable)
-        self.stream.set_sink(self)
+        self.stream.set_sink(self, tunnel=True)
         if self.stream.direction == "outbound" and not self.closed:
             self._readable()  # what is there already rides along with the stream's opening
 

@@ -18,9 +18,11 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
 from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.local_sockets import LocalSockets
 from p2pfwd.forwarding.names import PREFIX
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
+from p2pfwd.net.connmgr import TUNNEL_TAG
 from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Sockaddr
 from p2pfwd.system.sockaddrs import multiaddr_of
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
     from p2pfwd.net.swarm import Swarm
 
-PROTECT_TAG: Final = "p2pfwd-stream"
+PROTECT_TAG: Final = TUNNEL_TAG
 RATE_INTERVAL_S: Final = 0.2
 """Snapshots closer together than this show the rate of the one before: less is noise."""
 
@@ -148,6 +150,9 @@ class StreamRegistry:
         self._next_id = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self.sockets = LocalSockets(
+            loop, lambda: list(self._entries.values()), swarm.limits.is_own, swarm.refusals
+        )
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -205,6 +210,7 @@ class StreamRegistry:
         known = self._swarm.peerstore
         note = known.note_served if entry.listener.direction == "listen" else known.note_forwarded
         note(entry.stream.remote_peer)
+        self.sockets.take(sock, self._per_peer.get(entry.stream.remote_peer, 0), len(self._entries))
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.

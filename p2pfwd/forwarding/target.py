@@ -27,6 +27,7 @@ from p2pfwd.errors import (
     TargetTimeout,
 )
 from p2pfwd.forwarding.bind import MAX_UNIX_PATH_BYTES
+from p2pfwd.system.descriptors import CURE, shortage
 from p2pfwd.system.host_names import LOOKUP_S, SYSTEM_NAMES, NameFailed
 from p2pfwd.system.proc_net import somebody_listens
 from p2pfwd.system.sockaddrs import multiaddr_of, numeric_sockaddr, writable
@@ -38,7 +39,6 @@ REMEMBER_S: Final = 600.0
 """How long the address that worked goes first: a service seldom moves, and then it costs `STEP_S` again."""
 
 _NAMES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
-_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONNECTED: Final = (0, errno.EISCONN)
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 
@@ -243,8 +243,8 @@ class Target:
         """The error of ours when these addresses failed, all there are."""
         where = f"the target {self.address}"
         codes = [exc.errno or 0 for _, exc in failures]
-        if (code := next((code for code in codes if code in _EXHAUSTED), None)) is not None:
-            return ResourceLimitExceeded(f"no connection to {where}: {os.strerror(code)}")
+        if (named := next(filter(None, map(shortage, codes)), None)) is not None:
+            return ResourceLimitExceeded(f"no connection to {where}: {named}", hint=CURE)
         if self._hosts and len(failures) > 1 and set(codes) != {errno.ECONNREFUSED}:
             failures, codes = failures[:1], codes[:1]  # no ::1 here says nothing of a service on 127.0.0.1
         kind = TargetTimeout if set(codes) == {errno.ETIMEDOUT} else TargetRefused

@@ -7,6 +7,7 @@ what comes in is opened in place and handed to its owner's `plaintext_received`,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,7 +52,23 @@ class Channel:
         self.pool = pool
         self._owner: ChannelOwner | None = None
         self._lost = False
+        self._paused = False
         self._cause: Exception | None = None
+
+    def pause(self) -> None:
+        """Hand over nothing more, from within `plaintext_received` too, until `resume`."""
+        self._paused = True
+        self.conduit.pause()
+
+    def resume(self) -> None:
+        """Go on, with what was left first."""
+        self._paused = False
+        self.conduit.resume()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that wait here and in the conduit."""
+        return self.conduit.kept_bytes
 
     @property
     def congested(self) -> bool:
@@ -145,6 +162,8 @@ class NoiseChannel(Channel):
                 self._owner.plaintext_received(message[:n])
             if self._lost:
                 return end
+            if self._paused:
+                return pos
         return pos
 
 
@@ -156,6 +175,23 @@ class TlsChannel(Channel):
     def __init__(self, conduit: Conduit, pool: BufferPool, remote_peer: PeerId, tls: TlsHandshake) -> None:
         super().__init__(conduit, pool, remote_peer)
         self._tls = tls
+        self._opened: deque[bytes] = deque()
+        """Records opened and not handed over: the engine opens all that one read brings."""
+
+    def resume(self) -> None:
+        """Go on, with what was left first."""
+        self._paused = False
+        if self._opened:
+            self._hand_over()
+            if self._owner is not None and not self._lost:
+                self._owner.turn_ended()
+        if not self._paused:
+            self.conduit.resume()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that wait here and in the conduit."""
+        return self.conduit.kept_bytes + sum(map(len, self._opened))
 
     def send_staged(self, n: int) -> None:
         """Seal and send the first `n` bytes of the pool's `staging` as records."""
@@ -167,9 +203,12 @@ class TlsChannel(Channel):
         super().eof_received()
 
     def _open(self, view: memoryview) -> int:
-        for plain in self._tls.read(view):
+        self._opened.extend(self._tls.read(view))
+        self._hand_over()
+        return len(view)
+
+    def _hand_over(self) -> None:
+        while self._opened and not (self._lost or self._paused):
+            plain = self._opened.popleft()
             if self._owner is not None:
                 self._owner.plaintext_received(memoryview(plain))
-            if self._lost:
-                break
-        return len(view)

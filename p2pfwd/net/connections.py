@@ -1,17 +1,23 @@
 """The table of live connections, by peer: who is let in, who is told, who must go.
 
-A second connection to a peer (both dialed at once) is legal and kept; the direct and older one is used.
+A second connection to a peer (both dialed at once) is legal and kept; the direct and older one is used. A
+full table replaces its least useful connection; idle ones are trimmed when one is added, and every while
+after as long as there are too many.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.net.upgrader import describe
@@ -19,15 +25,24 @@ from p2pfwd.net.upgrader import describe
 log = logging.getLogger("p2pfwd.net")
 
 
+TRIM_EVERY_S: Final = 10.0
+"""Between two looks at who is idle, while there are too many."""
+
+
 class Connections:
     """Of one swarm. `closing` is set when the swarm ends; nothing is let in from then on."""
 
-    def __init__(self, peer_id: PeerId, settings: SwarmSettings, connmgr: ConnMgr, tasks: Tasks) -> None:
+    def __init__(
+        self, peer_id: PeerId, settings: SwarmSettings, connmgr: ConnMgr, tasks: Tasks, refusals: Refusals
+    ) -> None:
         self.closing = False
         self._peer_id = peer_id
         self._settings = settings
         self._connmgr = connmgr
         self._tasks = tasks
+        self._refusals = refusals
+        self._trimming: asyncio.TimerHandle | None = None
+        connmgr.released = self._released
         self._conns: dict[PeerId, list[Conn]] = {}
         self._connected: list[Callable[[Conn], None]] = []
         self._disconnected: list[Callable[[Conn], None]] = []
@@ -53,7 +68,7 @@ class Connections:
         self._disconnected.append(callback)
 
     def add(self, conn: Conn) -> None:
-        """Take a connection that has come up; one that is too many is aborted."""
+        """Take a connection that has come up. One that is too many is aborted, or another in its place."""
         conns = self._conns.setdefault(conn.remote_peer, [])
         refuse = None
         if self.closing:
@@ -62,9 +77,11 @@ class Connections:
             refuse = "it is this node"
         elif len(conns) >= self._settings.max_connections_per_peer:
             refuse = f"the peer has {len(conns)} connections"
+        else:
+            refuse = self._make_room(conn)
         if refuse is not None or conn.closed.done():
             log.debug("connection to %s dropped: %s", conn.remote_peer, refuse or "closed")
-            if not conns:
+            if not conns and conn.remote_peer in self._conns:
                 del self._conns[conn.remote_peer]
             conn.abort()
             return
@@ -75,9 +92,50 @@ class Connections:
         log.info("connected to %s at %s (%s, %s)", peer, addr, conn.direction, conn.security)
         for callback in self._connected:
             callback(conn)
-        for idle in self._connmgr.to_trim(self.all(), time.monotonic()):
-            log.info("trimming the idle connection to %s", idle.remote_peer)
-            self._tasks.spawn(idle.close(), "trim")
+        if not self._trim() and self._trimming is None:
+            self._trim_later(conn.loop)
+
+    def _make_room(self, conn: Conn) -> str | None:
+        """Let somebody go where all places are taken; why the newcomer is refused, if it is."""
+        live = [other for other in self.all() if not other.closed.done()]
+        full = self._connmgr.to_replace(live, conn)
+        if full is None:
+            return None
+        what, victim = full
+        if victim is None:
+            self._refusals.note("connections-full", conn.crowd, f"refused: {what}, and none can give way")
+            return what
+        self._refusals.note("connection-replaced", victim.crowd, f"a connection gave way to another: {what}")
+        victim.abort(ResourceLimitExceeded("it gave way to another connection"))
+        return None
+
+    def _trim(self) -> bool:
+        """Close idle connections, if there are too many; whether no more than wanted are left."""
+        self._trimming = None
+        conns = self.all()
+        idle = self._connmgr.to_trim(conns, time.monotonic())
+        for conn in idle:
+            log.info("trimming the idle connection to %s", conn.remote_peer)
+            self._tasks.spawn(conn.close(), "trim")
+        return len(conns) - len(idle) <= self._settings.high_water
+
+    def _trim_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        def look() -> None:
+            if not self.closing and not self._trim():
+                self._trim_later(loop)
+
+        self._trimming = loop.call_later(TRIM_EVERY_S, look)
+
+    def close(self) -> None:
+        """Let nothing in, and look no more. Idempotent."""
+        self.closing = True
+        if self._trimming is not None:
+            self._trimming.cancel()
+
+    def _released(self, peer_id: PeerId) -> None:
+        """From now on its connections are idle."""
+        for conn in self._conns.get(peer_id, ()):
+            conn.useful_at = time.monotonic()
 
     def _remove(self, conn: Conn) -> None:
         conns = self._conns[conn.remote_peer]

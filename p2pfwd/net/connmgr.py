@@ -1,35 +1,51 @@
-"""Which connections may be made, and which must go: limits for strangers, protection for the useful.
+"""Which connections may stay: protection for the useful, a share for every network, a reserve for own peers.
 
-Pure bookkeeping; the swarm obeys. Above the high-water mark idle connections are trimmed to the
-low-water mark: protected peers, peers with streams and young connections are spared.
+Bookkeeping; who goes is decided in `policy.trimming`, and `connections` obeys.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections import Counter
-from collections.abc import Collection
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.policy import trimming
+from p2pfwd.policy.networks import Network
+from p2pfwd.policy.trimming import Standing, Use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from p2pfwd.net.link.conn import Conn
+
+TUNNEL_TAG: Final = "p2pfwd-stream"
+"""The protection of a peer that has tunnels: one that a stranger can give itself."""
+
+RESERVE: Final = 8
+"""One in so many connections is kept for peers of this node's own, and for those it dials."""
+
+WIDER: Final = (1, 2, 4)
+"""A network's share, by its width (policy.networks), in shares of one address."""
+
+INNER_SHARE: Final = 2
+"""Networks that are no part of the internet (loopback, a home, an office) have one in so many connections
+each: who is there is no stranger, and everybody is in the same /24."""
+
+
+def is_inner(addr: Multiaddr) -> bool:
+    """Whether the address belongs to this machine or to a local network."""
+    return address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.LINK_LOCAL)
 
 
 class ConnMgr:
-    """Counts connections by address and peer, holds protections, chooses what to trim."""
+    """Holds protections, and says who goes. `is_own`: see `Limits`."""
 
     def __init__(self, settings: SwarmSettings) -> None:
+        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        self.released: Callable[[PeerId], None] = lambda _peer: None
+        """Told when a peer's last tunnel, or another protection, has ended."""
         self._settings = settings
         self._protected: dict[PeerId, set[str]] = {}
-        self._pending: Counter[str] = Counter()
 
     # --- protection -------------------------------------------------------------------------------
 
@@ -40,66 +56,64 @@ class ConnMgr:
     def unprotect(self, peer_id: PeerId, tag: str) -> None:
         """Take one tag away; nothing if it was not there."""
         tags = self._protected.get(peer_id)
-        if tags is not None:
-            tags.discard(tag)
-            if not tags:
-                del self._protected[peer_id]
+        if tags is None or tag not in tags:
+            return
+        tags.discard(tag)
+        if not tags:
+            del self._protected[peer_id]
+        self.released(peer_id)
 
     def is_protected(self, peer_id: PeerId) -> bool:
         """Whether any tag is there."""
         return peer_id in self._protected
 
-    # --- admission --------------------------------------------------------------------------------
+    def is_wanted(self, peer_id: PeerId) -> bool:
+        """Whether this node itself wants the peer connected: more than its own tunnels speak for it."""
+        return bool(self._protected.get(peer_id, set()) - {TUNNEL_TAG})
 
-    @contextmanager
-    def pending_inbound(self, remote: Multiaddr, conns: Collection[Conn]) -> Iterator[None]:
-        """Admit a stranger's connection for the time of its handshake.
+    # --- who goes ---------------------------------------------------------------------------------
 
-        Raises ResourceLimitExceeded: close it at once, before any byte.
-        """
-        settings, ip = self._settings, counted_ip(remote)
-        if self._pending.total() >= settings.max_pending_inbound:
-            raise ResourceLimitExceeded(f"{settings.max_pending_inbound} handshakes are under way")
-        if len(conns) + self._pending.total() >= settings.max_connections:
-            raise ResourceLimitExceeded(f"there are {settings.max_connections} connections")
-        if ip is not None:
-            if self._pending[ip] >= settings.max_pending_inbound_per_ip:
-                raise ResourceLimitExceeded(f"{self._pending[ip]} handshakes are under way with {ip}")
-            same = sum(1 for c in conns if c.direction == "inbound" and counted_ip(c.remote_addr) == ip)
-            if same >= settings.max_connections_per_ip:
-                raise ResourceLimitExceeded(f"there are {same} connections from {ip}")
-        key = ip or ""
-        self._pending[key] += 1
-        try:
-            yield
-        finally:
-            self._pending[key] -= 1
-            if not self._pending[key]:
-                del self._pending[key]
+    def _standing(self, conn: Conn) -> Standing:
+        tags = self._protected.get(conn.remote_peer)
+        if tags:
+            use = Use.TUNNELS if tags == {TUNNEL_TAG} else Use.KEPT
+        elif any(stream.direction == "outbound" for stream in conn.streams.values()):
+            use = Use.ASKED
+        else:
+            use = Use.NONE
+        return Standing(use, self.is_own(conn.remote_peer), conn.useful_at, conn.crowd)
 
-    # --- trimming ---------------------------------------------------------------------------------
-
-    def to_trim(self, conns: Collection[Conn], now: float) -> list[Conn]:
-        """The connections to close, the longest idle first."""
+    def to_trim(self, conns: Sequence[Conn], now: float) -> list[Conn]:
+        """The connections to close, the first to go first."""
         settings = self._settings
         if len(conns) <= settings.high_water:
             return []
-        idle = [
-            conn
-            for conn in conns
-            if not conn.streams
-            and not self.is_protected(conn.remote_peer)
-            and now - conn.opened_at > settings.grace_s
-        ]
-        idle.sort(key=lambda conn: (conn.direction == "outbound", conn.opened_at))
-        return idle[: len(conns) - settings.low_water]
+        standings = [self._standing(conn) for conn in conns]
+        places = trimming.to_trim(standings, now, settings.high_water, settings.low_water, settings.grace_s)
+        return [conns[place] for place in places]
 
+    def to_replace(self, conns: Sequence[Conn], newcomer: Conn) -> tuple[str, Conn | None] | None:
+        """What is full, and who gives way to `newcomer`, if anybody; None where there is room."""
+        most = self._settings.max_connections
+        is_own = self.is_own(newcomer.remote_peer)
+        if not is_own and newcomer.direction == "inbound":
+            for network in newcomer.networks:
+                inside = [c for c in conns if c.direction == "inbound" and network in c.networks]
+                if len(inside) >= self.share(newcomer.remote_addr, network):
+                    return f"{network.text} has {len(inside)} connections", self._victim(inside, is_own)
+            most -= most // RESERVE
+        if len(conns) < most:
+            return None
+        return f"there are {len(conns)} connections", self._victim(conns, is_own)
 
-def counted_ip(addr: Multiaddr) -> str | None:
-    """The IP a limit counts: None for loopback, a /64 for IPv6 (one household has one)."""
-    endpoint = tcp_endpoint(addr)
-    if endpoint is None or address_class(addr) is AddressClass.LOOPBACK:
-        return None
-    if endpoint.family == "ip6":
-        return str(ipaddress.IPv6Network((endpoint.host, 64), strict=False))
-    return endpoint.host
+    def share(self, addr: Multiaddr, network: Network) -> int:
+        """How many inbound connections the network of an address may have."""
+        settings = self._settings
+        one = settings.max_connections_per_ip
+        if is_inner(addr) and (network.width or address_class(addr) is AddressClass.LOOPBACK):
+            return max(one, settings.max_connections // INNER_SHARE)
+        return one * WIDER[network.width]
+
+    def _victim(self, conns: Sequence[Conn], newcomer_is_own: bool) -> Conn | None:
+        place = trimming.to_replace([self._standing(conn) for conn in conns], newcomer_is_own)
+        return conns[place] if place is not None else None

@@ -1,6 +1,7 @@
 """How a peer is connected to: the connection there is, a dial that callers share, or whoever may know.
 
-Rules: concurrent callers share one dial and one look-up per peer; a caller that gives up ends neither.
+Rules: concurrent callers share one dial and one look-up per peer; a caller that gives up ends neither. Dials
+of strangers are few at a time: they are made on others' word, and each has sockets of its own.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
@@ -29,6 +31,9 @@ from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
 from p2pfwd.policy.provenance import Provenance
 
 log = logging.getLogger("p2pfwd.net")
+
+MAX_DIALS: Final = 64
+"""Strangers dialed at once, with a few addresses each; more wait. What the owner wants does not."""
 
 Router = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
 
@@ -55,6 +60,9 @@ class Dials:
         self._peerstore = peerstore
         self._own_addrs = own_addrs
         self._loop = asyncio.get_running_loop()
+        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        """See `net.limits.Limits`."""
+        self._slots = asyncio.Semaphore(MAX_DIALS)
         self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
         self._routing: dict[PeerId, asyncio.Task[None]] = {}
 
@@ -126,7 +134,8 @@ class Dials:
         return task
 
     async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Conn:
-        conn = await self.dialer.dial(peer_id, addrs, self._own_addrs(), force=force)
+        async with nullcontext() if force or self.is_own(peer_id) else self._slots:
+            conn = await self.dialer.dial(peer_id, addrs, self._own_addrs(), force=force)
         self._connections.add(conn)
         if conn.closed.done():
             self._refuse_when_closing()

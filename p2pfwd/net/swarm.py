@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import InvalidMultiaddr, ProtocolNotSupported
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials, Router
+from p2pfwd.net.handshakes import Handshakes
+from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Carrier, Stream
 from p2pfwd.net.own_addresses import OwnAddresses
@@ -33,6 +35,7 @@ from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.system.loop_io import LoopIo
+from p2pfwd.system.memory import MemoryKeeper
 
 __all__ = ["Conn", "Stream", "Swarm"]
 
@@ -59,10 +62,21 @@ class Swarm:
         self.io = LoopIo.of(loop, self.settings.busy_poll_us)
         self._tasks = Tasks(loop)
         self.refusals = Refusals()
+        busy_poll, pool = self.io.busy_poll, self.io.pool
+        self.limits = Limits(loop, self.refusals, lambda: busy_poll.moves, lambda: pool.kept_bytes)
         self.services = Services(self._tasks, self.refusals, self._offended)
-        self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
+        self.connections = Connections(
+            self.peer_id, self.settings, self.connmgr, self._tasks, self.refusals
+        )
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
+        self.memory = MemoryKeeper(loop)
+        self.limits.stirred = self.memory.stir
+        self.connections.on_disconnected(lambda _conn: self.memory.stir())
+        self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
+        self.handshakes.own_hosts = self._own_hosts
+        self.limits.is_own = self.connmgr.is_own = self.peerstore.is_own
+        self.limits.holders = lambda: [conn.holdings for conn in self.connections.all()]
         self.own_addresses = OwnAddresses(self._bound)
         upgrader = Upgrader(
             identity,
@@ -73,10 +87,12 @@ class Swarm:
             early_muxer=self.settings.early_muxer,
             max_inbound_streams=self.settings.max_streams_per_peer,
             psk=self.settings.psk,
+            limits=self.limits,
         )
         self._transports = make_transports(upgrader, self.io, self.settings, self._tasks.spawn)
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
+        self.dials.is_own = self.peerstore.is_own
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
@@ -92,6 +108,7 @@ class Swarm:
             raise InvalidMultiaddr(f"cannot listen on {addr}: not an /ip4 or /ip6 TCP address")
         listening = transport.listen(addr, self)
         self._listening.append(listening)
+        self.memory.started()
         return listening.addr
 
     def _bound(self) -> list[Multiaddr]:
@@ -101,11 +118,18 @@ class Swarm:
         """Where others can dial this node, as far as it knows; best first."""
         return self.own_addresses.all()
 
-    def admit(self, remote: Multiaddr) -> AbstractContextManager[object]:
+    def _own_hosts(self) -> frozenset[str]:
+        own = (peer for peer in self.peerstore.peers() if self.peerstore.is_own(peer))
+        endpoints = (tcp_endpoint(addr) for peer in own for addr in self.peerstore.addrs(peer))
+        return frozenset(endpoint.host for endpoint in endpoints if endpoint is not None)
+
+    def admit(
+        self, remote: Multiaddr, abort: Callable[[], None], heard: Callable[[], bool]
+    ) -> Callable[[], None]:
         """See `transport.contract.Gate`."""
         if self.settings.local_only and not is_local(remote):
             raise ConnectionRefusedError(f"{remote} is outside the local network")
-        return self.connmgr.pending_inbound(remote, self.conns())
+        return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard))
 
     def arrived(self, conn: Conn) -> None:
         """See `transport.contract.Gate`."""
@@ -243,7 +267,8 @@ class Swarm:
 
     async def close(self) -> None:
         """Stop listening, close every connection gracefully, cancel what runs. Idempotent."""
-        self.connections.closing = True
+        self.connections.close()
+        self.memory.close()
         for listening in self._listening:
             listening.close()
         self._listening.clear()

@@ -27,6 +27,7 @@ from p2pfwd.errors import (
 from p2pfwd.net.channel import Channel, NoiseChannel, TlsChannel
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.private import PnetConduit
+from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.system.buffers import BufferPool
@@ -38,8 +39,9 @@ from p2pfwd.wire.tls import ENTROPY_BYTES, TLS
 from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
 
-MAX_BUFFERED_BYTES: Final = 1 << 20
-"""What a handshake may leave unread: more is no handshake."""
+MAX_BUFFERED_BYTES: Final = 64 * 1024
+"""What a handshake leaves unread before it is read from no more: what follows it may come along. With all
+places taken, and one read of the conduit beyond it, 20 MiB."""
 
 Negotiation = DialerNegotiation | ListenerNegotiation
 
@@ -47,7 +49,11 @@ Negotiation = DialerNegotiation | ListenerNegotiation
 class _Inbox:
     """Receiver of a conduit, and owner of a channel, while coroutines negotiate on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, conduit: Conduit) -> None:
+        conduit.spare(True)
+        self.source: Conduit | Channel = conduit
+        """Who is paused while too much waits."""
+        self._paused = False
         self._buffer = bytearray()
         self._waiter: asyncio.Future[None] | None = None
         self._ended: Exception | None = None
@@ -57,10 +63,10 @@ class _Inbox:
         return len(view)
 
     def plaintext_received(self, view: memoryview) -> None:
-        if len(self._buffer) + len(view) > MAX_BUFFERED_BYTES:
-            self._end(HandshakeFailed("the peer sends more than a handshake"))
-            return
         self._buffer += view
+        if len(self._buffer) >= MAX_BUFFERED_BYTES and not self._paused:
+            self._paused = True
+            self.source.pause()
         self._wake()
 
     def turn_ended(self) -> None:
@@ -96,9 +102,18 @@ class _Inbox:
         while not self._buffer:
             if self._ended is not None:
                 raise self._ended
+            if self._paused:
+                self.resume()
+                continue
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self.take()
+
+    def resume(self) -> None:
+        """Let more come."""
+        if self._paused:
+            self._paused = False
+            self.source.resume()
 
     def take(self) -> bytes:
         """What has come, maybe nothing."""
@@ -121,6 +136,7 @@ class Upgrader:
 
     accepts, on_stream: for the streams of every connection, see `Conn.start`.
     security: protocols in order of preference, for dialing; a listener serves them all.
+    limits: what all connections of the node share; each its own where there are none.
     psk: of a private network; raises InvalidConfig where the package for it is not installed.
     """
 
@@ -135,6 +151,7 @@ class Upgrader:
         early_muxer: bool = True,
         max_inbound_streams: int = 1024,
         psk: bytes | None = None,
+        limits: Limits | None = None,
     ) -> None:
         if psk is not None:
             require_cipher()
@@ -146,6 +163,7 @@ class Upgrader:
         self._security = tuple(security)
         self._muxers = (YAMUX,) if early_muxer else ()
         self._max_inbound_streams = max_inbound_streams
+        self._limits = limits
 
     async def upgrade(
         self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None
@@ -167,20 +185,24 @@ class Upgrader:
         dialing = direction == "outbound"
         if self._psk is not None:
             conduit = PnetConduit(conduit, self._psk)
-        inbox = _Inbox()
+        inbox = _Inbox(conduit)
         conduit.start(inbox)
         protocol, leftover = await self._negotiate_security(conduit, inbox, dialing)
         channel, muxers, leftover = await self._secure(
             conduit, inbox, protocol, leftover, dialing, expected_peer
         )
+        inbox.source = channel
         channel.start(inbox, leftover + inbox.take())
+        inbox.resume()
         plain = b"" if muxers.agreed else await self._negotiate_muxer(channel, inbox, dialing, muxers.offered)
         conn = Conn(
             channel,
             direction=direction,
             loop=asyncio.get_running_loop(),
             max_inbound_streams=self._max_inbound_streams,
+            limits=self._limits,
         )
+        conduit.spare(False)
         conn.start(plain + inbox.take(), self._accepts, self._on_stream)
         return conn
 

@@ -142,18 +142,20 @@ class AddressFile:
 
     def close(self) -> None:
         """Close it; what is in the log goes into the file. Idempotent."""
-        import sqlite3
-
         db, self._db = self._db, None
         if db is not None:
+            import sqlite3
+
             with suppress(sqlite3.Error):  # what was committed is in the log, and stays there
                 db.close()
 
     @contextmanager
     def _working(self) -> Iterator[Connection]:
         """The open database. After a failure it is closed: sqlite forgets what it knew of a sick disk."""
-        import sqlite3
-
+        try:
+            import sqlite3  # which opens files: where no descriptor is left it fails, and works later
+        except (OSError, ImportError) as exc:
+            raise self._system_failure(exc) from exc
         try:
             if self._db is None:
                 self._db = self._open()
@@ -161,14 +163,22 @@ class AddressFile:
         except sqlite3.Error as exc:
             self._abandon()
             raise self._failure(exc) from exc
+        except OSError as exc:
+            self._abandon()
+            raise self._system_failure(exc) from exc
         except BaseException:
             self._abandon()
             raise
 
-    def _abandon(self) -> None:
-        import sqlite3
+    def _system_failure(self, exc: OSError | ImportError) -> StorageFailed:
+        if isinstance(exc, OSError):
+            return storage_failed("address book", self.path, exc)
+        return StorageFailed(f"address book {self.path}: {exc}", path=str(self.path))
 
+    def _abandon(self) -> None:
         if self._db is not None:
+            import sqlite3
+
             with suppress(sqlite3.Error):
                 self._db.rollback()
         self.close()

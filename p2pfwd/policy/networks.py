@@ -33,3 +33,12 @@ def networks(addr: Multiaddr) -> tuple[Network, ...]:
     host = ipaddress.ip_address(endpoint.host.partition("%")[0])
     made = (ipaddress.ip_network((host, bits), strict=False) for bits in prefixes)
     return tuple(Network(str(network), width) for width, network in enumerate(made))
+
+
+def crowd(addr: Multiaddr) -> str:
+    """The network that counts as one owner's where many come at once: the /24, the /56.
+
+    What is no IP address is itself.
+    """
+    found = networks(addr)
+    return found[1].text if found else str(addr)

@@ -57,6 +57,12 @@ class Pace:
         self._tokens -= 1.0
         return wait_s
 
+    def owe(self, now: float, n: float) -> float:
+        """Take `n`, there or not; what is left, negative for a debt."""
+        self._fill(now)
+        self._tokens -= n
+        return self._tokens
+
     def wait_s(self, now: float, n: float = 1.0) -> float:
         """How long until `n` may be done, seconds."""
         self._fill(now)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
 import stat
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +39,8 @@ from p2pfwd.rpc.schema import (
     SubscribeParams,
     SubscribeResult,
 )
+from p2pfwd.system.acceptor import PENDING_ERRORS
+from p2pfwd.system.descriptors import Spare, shortage
 from p2pfwd.system.peer_credentials import peer_uid
 
 log = logging.getLogger("p2pfwd.rpc")
@@ -47,6 +51,8 @@ MAX_CALLS_IN_FLIGHT = 64
 """Calls of one connection under way: with MAX_LINE_BYTES it bounds what one client makes us hold."""
 MAX_SUBSCRIPTIONS = 16
 """Subscriptions of one connection."""
+MAX_LINES_PER_TURN = 128
+"""Lines of one client that are answered before others get their turn."""
 CLOSE_GRACE_S = 1.0
 """How long closing waits for clients to take the last replies."""
 ACCEPT_PAUSE_S = 1.0
@@ -86,6 +92,7 @@ class RpcServer:
         self._sock: socket.socket | None = None
         self._accepting: set[asyncio.Task[Any]] = set()
         self._paused: asyncio.TimerHandle | None = None
+        self._spare: Spare | None = None
 
     async def start(self) -> None:
         """Bind and serve; the caller holds the home's lock, and the directory exists.
@@ -95,6 +102,7 @@ class RpcServer:
         self._sock = _bind(self._path)
         info = os.lstat(self._path)
         self._inode = (info.st_dev, info.st_ino)
+        self._spare = Spare()
         self._resume()
 
     def _resume(self) -> None:
@@ -102,14 +110,21 @@ class RpcServer:
             asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
-        assert self._sock is not None
+        assert self._sock is not None and self._spare is not None
         loop = asyncio.get_running_loop()
+        self._spare.keep()
         try:
-            sock, _ = self._sock.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as exc:  # no descriptors, no memory: it passes, and trying at once would spin
-            log.warning("control socket: accepting paused: %s", exc.strerror)
+            try:
+                sock, _ = self._sock.accept()
+            except OSError as exc:
+                if exc.errno != errno.EMFILE or not self._spare.give():
+                    raise
+                sock, _ = self._sock.accept()  # the owner is to be heard, whatever strangers hold
+        except OSError as exc:
+            if exc.errno in PENDING_ERRORS:
+                return
+            # no descriptors, no memory: it passes, and trying at once would spin
+            log.warning("control socket: accepting paused: %s", shortage(exc.errno) or exc.strerror)
             loop.remove_reader(self._sock.fileno())
             self._paused = loop.call_later(ACCEPT_PAUSE_S, self._resume)
             return
@@ -125,6 +140,8 @@ class RpcServer:
     async def close(self) -> None:
         """Answer calls under way with ShuttingDown, end every connection, remove the socket. Idempotent."""
         self.closing = True
+        if self._spare is not None:
+            self._spare.close()
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
             self._sock.close()
@@ -163,6 +180,8 @@ class Connection(asyncio.Protocol):
         self._queues: dict[int, EventQueue] = {}
         self._greeted = False
         self._full = False
+        self._lines: deque[bytes | None] = deque()
+        """Came in one read and were not looked at yet; nothing more is read meanwhile."""
 
     # --- the transport's callbacks
 
@@ -175,8 +194,23 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        for line in self._decoder.feed(data):
-            self._take(line)
+        self._lines.extend(self._decoder.feed(data))
+        self._answer()
+
+    def _answer(self) -> None:
+        """Look at some lines; the rest waits for the next turn, or until the client has read its replies."""
+        for _ in range(MAX_LINES_PER_TURN):
+            if self._full or not self._lines:
+                break
+            self._take(self._lines.popleft())
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self._lines.clear()
+        elif self._lines and not self._full:
+            transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._answer)
+        elif not self._lines and not self._full:
+            transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._full = True
@@ -187,8 +221,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._answer()
         for queue in list(self._queues.values()):
             queue.resume()
 

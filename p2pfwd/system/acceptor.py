@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from p2pfwd.errors import AddressInUse, BindFailed
+from p2pfwd.system.descriptors import CURE, shortage
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -22,6 +23,17 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+PENDING_ERRORS: Final = frozenset(
+    code
+    for name in (
+        *("EAGAIN", "EWOULDBLOCK", "EINTR", "ECONNABORTED", "ECONNRESET", "ETIMEDOUT", "EPERM", "EPROTO"),
+        *("ENETDOWN", "ENETUNREACH", "EHOSTDOWN", "EHOSTUNREACH", "ENONET", "ENOPROTOOPT", "EOPNOTSUPP"),
+    )
+    if (code := getattr(errno, name, None)) is not None
+)
+"""What accept(2) tells of one connection that came to nothing (Linux passes on its network errors; EPERM is a
+firewall's): the next one is as good as any."""
 
 
 Sockaddr = tuple[Any, ...] | str
@@ -36,6 +48,8 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
     if exc.errno in (errno.EACCES, errno.EPERM):
         hint = "ports below 1024 need privileges; choose a higher one"
         return BindFailed(f"cannot listen on {where}: permission denied", hint=hint)
+    if (named := shortage(exc.errno)) is not None:
+        return BindFailed(f"cannot listen on {where}: {named}", hint=CURE)
     if exc.errno == errno.EADDRNOTAVAIL:
         return BindFailed(f"cannot listen on {where}: no interface of this machine has that address")
     if exc.errno == errno.ENODEV and exc.strerror:  # a zone that is none: `sockaddrs` says which
@@ -75,9 +89,9 @@ class Acceptor:
     def _readable(self) -> None:
         try:  # one a turn: to ask for a second one mostly gets nothing, and costs as much as a turn
             sock, peer = self.sock.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
         except OSError as exc:
+            if exc.errno in PENDING_ERRORS:
+                return
             if exc.errno not in _EXHAUSTED:
                 raise
             self._back_off(exc)
@@ -89,7 +103,7 @@ class Acceptor:
 
     def _back_off(self, exc: OSError) -> None:
         if not self._starved:
-            log.warning("accepting paused: %s", exc.strerror)
+            log.warning("accepting paused: %s", shortage(exc.errno) or exc.strerror)
         self._starved = True
         self._loop.remove_reader(self._fd)
         self._retry = self._loop.call_later(self._delay_s, self._retry_now)

@@ -26,6 +26,8 @@ class BufferPool:
 
     def __init__(self) -> None:
         self._idle: list[bytearray] = []
+        self.kept_bytes = 0
+        """In frames that conduits keep, and in what they have read and nobody took yet."""
         self.scratch = memoryview(bytearray(READ_BYTES + FRAME_BYTES))
         """What a socket just gave, behind what its receiver left; used within one callback."""
         self._put_frame(bytearray(FRAME_BYTES))
@@ -40,10 +42,12 @@ class BufferPool:
     def keep_frame(self) -> bytearray:
         """Take the frame buffer away, to be given back by `release`."""
         kept = self._buffer
+        self.kept_bytes += FRAME_BYTES
         self._put_frame(self._idle.pop() if self._idle else bytearray(FRAME_BYTES))
         return kept
 
     def release(self, buffer: bytearray) -> None:
         """Give a kept buffer back."""
+        self.kept_bytes -= FRAME_BYTES
         if len(self._idle) < KEEP_BUFFERS:
             self._idle.append(buffer)

@@ -53,9 +53,12 @@ class BusyPoll:
         self._streak = 0
         self._until = 0.0
         self._polling = False
+        self.moves = 0
+        """How often connections received or sent: who has time to spare asks whether anybody was busy."""
 
     def moved(self, nbytes: int) -> None:
         """A connection received or sent `nbytes` at once."""
+        self.moves += 1
         if nbytes >= SMALL_BYTES or not self._window_s:
             self._streak = 0
             return

@@ -54,6 +54,26 @@ async def main():
 asyncio.run(main())
 """
 
+TAKE_ALL_DESCRIPTORS = """
+async def main():
+    store = Peerstore()
+    book = AddressBook(path, store, Pace(first_s=0.0, every_s=0.0, retry_s=0.01))
+    book.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # not even sqlite can be loaded
+    for peer in peers:
+        store.add_addrs(peer, [addr], 900.0, Provenance.HEARSAY)
+    while book.failure is None:
+        await asyncio.sleep(0.005)
+    print(book.failure, flush=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    while book.failure is not None:
+        await asyncio.sleep(0.005)
+    await book.close()
+
+asyncio.run(main())
+"""
+
 
 def start(script: str, path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -80,6 +100,18 @@ def test_killed_in_the_middle_of_writing_it_has_a_whole_generation(home: Path) -
         assert len(loaded) == PEERS
         (generation,) = {peer.agent for peer in loaded}
         assert generation is not None and told <= int(generation) <= told + 1
+
+
+def test_out_of_descriptors_it_waits_and_is_written_later(home: Path) -> None:
+    # FAULTS F10: the book's thread died of it, and nothing was written in that daemon's life.
+    path = home / "peers.db"
+    with start(TAKE_ALL_DESCRIPTORS, path) as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert out.startswith(f"address book {path}: ") and "Traceback" not in err
+    file = AddressFile(path)
+    assert len(file.load()) == PEERS
+    file.close()
 
 
 def test_a_full_disk_costs_memory_only_until_there_is_room(home: Path) -> None:

@@ -10,10 +10,11 @@ import socket
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr
+from p2pfwd.core.multiaddrs import AddressClass
 from p2pfwd.errors import DialFailed
 from p2pfwd.net import connmgr as connmgr_module
 from p2pfwd.net import upgrader as upgrader_module
+from p2pfwd.net.conduit.tcp import SPARE_READ_BYTES
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.multistream import HEADER, encode_token
@@ -76,7 +77,7 @@ async def test_a_handshake_that_does_not_go_on_is_closed_at_its_deadline(wire: b
             await asyncio.get_running_loop().sock_sendall(sock, wire)
             await read_to_end(sock)
         assert victim.conns() == []
-    assert not victim.connmgr._pending
+    assert not victim.handshakes
 
 
 @on_loop
@@ -127,12 +128,22 @@ async def test_garbage_is_closed_at_once_and_others_are_served(wire: bytes) -> N
 @on_loop
 async def test_more_than_a_handshake_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrader_module, "MAX_BUFFERED_BYTES", 1000)
+    most = 0
+    received = upgrader_module._Inbox.data_received
+
+    def watched(inbox: upgrader_module._Inbox, view: memoryview) -> int:
+        nonlocal most
+        most = max(most, len(inbox._buffer) + len(view))
+        return received(inbox, view)
+
+    monkeypatch.setattr(upgrader_module._Inbox, "data_received", watched)
     async with swarm() as victim:
         sock = await dial_tcp(victim.listen_addrs()[0])
         with contextlib.closing(sock), contextlib.suppress(ConnectionError):
             await asyncio.get_running_loop().sock_sendall(sock, NOISE + MESSAGE_1 + bytes(1 << 20))
             await read_to_end(sock)
         assert victim.conns() == []
+    assert most < 2 * SPARE_READ_BYTES, "the rest waited in the kernel"
 
 
 @on_loop
@@ -141,63 +152,73 @@ async def test_half_open_connections_are_gone_with_their_socket() -> None:
         for hard in (True, False):
             sock = await dial_tcp(victim.listen_addrs()[0])
             await asyncio.get_running_loop().sock_sendall(sock, NOISE)
-            await until(lambda: victim.connmgr._pending.total() == 1)
+            await until(lambda: len(victim.handshakes) == 1)
             if hard:
                 sock.close()
             else:
                 sock.shutdown(socket.SHUT_WR)
                 await read_to_end(sock)
                 sock.close()
-            await until(lambda: not victim.connmgr._pending)
+            await until(lambda: not victim.handshakes)
 
 
 @on_loop
-async def test_handshakes_under_way_are_bounded_and_room_comes_back() -> None:
+async def test_silent_handshakes_never_shut_the_door() -> None:
+    # FAULTS F3: 72 silent connections, and nobody else got in for as long as they liked.
     async with swarm(max_pending_inbound=3) as victim:
         victim.services.serve(Service(name=ECHO, handler=echo))
         silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(3)]
-        await until(lambda: victim.connmgr._pending.total() == 3)
-        refused = await dial_tcp(victim.listen_addrs()[0])
-        with contextlib.closing(refused):
-            assert await read_to_end(refused) == b"", "closed before any byte"
+        await until(lambda: len(victim.handshakes) == 3)
+        await serves(victim)
+        assert await read_to_end(silent[0]) in (b"", HEADER), "the oldest gave way"
         for sock in silent:
             sock.close()
-        await until(lambda: not victim.connmgr._pending)
-        await serves(victim)
+        await until(lambda: not victim.handshakes)
+        assert victim.refusals.counts["handshake-gave-way"]
 
 
 @pytest.fixture
 def loopback_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback is exempt from the limits per address; here it is a stranger's address."""
-    monkeypatch.setattr(connmgr_module, "counted_ip", lambda _addr: "192.0.2.1")
+    """Loopback has shares of its own; here it is an address of the internet."""
+    monkeypatch.setattr(connmgr_module, "address_class", lambda _addr: AddressClass.PUBLIC)
 
 
 @on_loop
 async def test_one_address_gets_few_handshakes_at_once(loopback_counts: None) -> None:
     async with swarm(max_pending_inbound_per_ip=2) as victim:
-        silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(2)]
-        await until(lambda: victim.connmgr._pending.total() == 2)
-        refused = await dial_tcp(victim.listen_addrs()[0])
-        with contextlib.closing(refused):
-            assert await read_to_end(refused) == b""
+        silent = [await dial_tcp(victim.listen_addrs()[0]) for _ in range(5)]
+        for sock in silent[:3]:
+            assert await read_to_end(sock) in (b"", HEADER), "older ones gave way"
+        assert len(victim.handshakes) == 2
         for sock in silent:
             sock.close()
 
 
 @pytest.mark.parametrize("limit", ["max_connections_per_ip", "max_connections"])
 @on_loop
-async def test_connections_are_bounded_and_closed_before_any_byte(limit: str, loopback_counts: None) -> None:
+async def test_a_full_table_replaces_the_longest_idle(limit: str, loopback_counts: None) -> None:
+    # FAULTS F4: 512 made-up peers kept everybody out.
     async with swarm(**{limit: 2}) as victim:
         addr = victim.listen_addrs()[0]
-        async with await RawPeer.dial(addr), await RawPeer.dial(addr) as second:
+        async with await RawPeer.dial(addr) as first, await RawPeer.dial(addr) as second:
             await until(lambda: len(victim.conns()) == 2)
-            refused = await dial_tcp(addr)
-            with contextlib.closing(refused):
-                assert await read_to_end(refused) == b""
-            second.close()
+            async with await RawPeer.dial(addr) as third:
+                await first.to_the_end()
+                await until(lambda: third.peer_id in {conn.remote_peer for conn in victim.conns()})
+                assert {conn.remote_peer for conn in victim.conns()} == {second.peer_id, third.peer_id}
+        assert victim.refusals.counts["connection-replaced"] == 1
+
+
+@on_loop
+async def test_where_all_are_of_use_the_newcomer_is_refused(loopback_counts: None) -> None:
+    async with swarm(max_connections=1) as victim:
+        addr = victim.listen_addrs()[0]
+        async with await RawPeer.dial(addr) as first:
+            victim.connmgr.protect(first.peer_id, "kept")
             await until(lambda: len(victim.conns()) == 1)
-            async with await RawPeer.dial(addr):
-                await until(lambda: len(victim.conns()) == 2)
+            async with await RawPeer.dial(addr) as second:
+                await second.to_the_end()
+            assert [conn.remote_peer for conn in victim.conns()] == [first.peer_id]
 
 
 @on_loop
@@ -262,14 +283,14 @@ async def test_a_swarm_that_ends_leaves_no_connection_in_any_stage() -> None:
         socks = [await dial_tcp(addr) for _ in stages]
         for sock, wire in zip(socks, stages, strict=True):
             await loop.sock_sendall(sock, wire)
-        await until(lambda: victim.connmgr._pending.total() == len(stages))
+        await until(lambda: len(victim.handshakes) == len(stages))
         late = await dial_tcp(addr)  # accepted, or not even that, when the end comes
         closing = loop.create_task(victim.close())
         for sock in (*socks, late):
             await read_to_end(sock)
             sock.close()
         await closing
-    assert not victim.connmgr._pending
+    assert not victim.handshakes
 
 
 @on_loop
@@ -288,18 +309,6 @@ async def test_a_connection_accepted_in_the_turn_of_the_end_is_closed() -> None:
         await victim.close()
         await turns()
         assert far.fileno() == -1, "closed"
-        assert not victim.connmgr._pending
+        assert not victim.handshakes
         near.close()
         listener.close()
-
-
-def test_addresses_of_one_household_count_as_one() -> None:
-    counted = connmgr_module.counted_ip
-    parse = Multiaddr.parse
-    assert counted(parse("/ip4/127.0.0.1/tcp/1")) is None
-    assert counted(parse("/ip6/::1/tcp/1")) is None
-    assert counted(parse("/ip4/192.0.2.1/tcp/1")) == counted(parse("/ip4/192.0.2.1/tcp/2"))
-    assert counted(parse("/ip4/192.0.2.1/tcp/1")) != counted(parse("/ip4/192.0.2.2/tcp/1"))
-    assert counted(parse("/ip6/2001:db8::1/tcp/1")) == counted(parse("/ip6/2001:db8::ffff/tcp/2"))
-    assert counted(parse("/ip6/2001:db8::1/tcp/1")) != counted(parse("/ip6/2001:db8:0:1::1/tcp/1"))
-    assert counted(from_sockaddr(("2001:db8::1", 1, 0, 0))) == "2001:db8::/64"

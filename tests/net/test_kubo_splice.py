@@ -82,7 +82,7 @@ class Stream:
         self.remote_peer = stranger()
         self.fins = self.resets = 0
 
-    def set_sink(self, sink: object) -> None:
+    def set_sink(self, sink: object, *, tunnel: bool = False) -> None:
         pass
 
     def begin_frame(self) -> memoryview:

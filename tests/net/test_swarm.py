@@ -225,6 +225,7 @@ async def test_idle_connections_are_trimmed_above_the_high_water_mark() -> None:
         peers = [await RawPeer.dial(addr, identity=key) for key in keys[:2]]
         await until(lambda: len(victim.conns()) == 2)
         victim.connmgr.protect(peers[0].peer_id, "test")
+        victim.connmgr.protect(peers[1].peer_id, "test")
         taken = Taken(victim)
         await peers[1].open(1, TAKE)
         busy = await taken.get()

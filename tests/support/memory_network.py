@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
@@ -47,6 +46,7 @@ class MemoryConduit:
 
     congested = False
     progressed_at = 0.0
+    heard = False
 
     def __init__(self, local: Multiaddr, remote: Multiaddr, latency_s: float, meter: Meter) -> None:
         self.local_addr = local
@@ -59,6 +59,7 @@ class MemoryConduit:
         self._coming: deque[bytes | None] = deque()  # None: the end
         self._pending = bytearray()
         self._closed = False
+        self._paused = False
 
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """See Conduit."""
@@ -97,11 +98,32 @@ class MemoryConduit:
             if self._receiver is not None:
                 self._receiver.eof_received()
             return
+        self.heard = True
         self._pending += item
         self._hand_over()
 
+    def pause(self) -> None:
+        """See Conduit."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See Conduit."""
+        self._paused = False
+        self._hand_over()
+
+    def spare(self, spare: bool) -> None:
+        """See Conduit; nothing is read here."""
+
+    def squeeze(self, squeeze: bool) -> None:
+        """See Conduit; no system holds anything."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """See Conduit."""
+        return len(self._pending)
+
     def _hand_over(self) -> None:
-        if self._receiver is None or not self._pending:
+        if self._receiver is None or self._paused or not self._pending:
             return
         view = memoryview(bytearray(self._pending))
         used = self._receiver.data_received(view)
@@ -203,21 +225,20 @@ class MemoryTransport:
             return await self._upgrader.upgrade(near_end, "outbound", peer_id)
 
     def _accepted(self, conduit: MemoryConduit, gate: Gate) -> None:
-        stack = ExitStack()
         try:
-            stack.enter_context(gate.admit(conduit.remote_addr))
+            leave = gate.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard)
         except (OSError, ResourceLimitExceeded):
             conduit.abort()
             return
-        self._spawn(self._inbound(conduit, stack, gate), "inbound upgrade")
+        task = self._spawn(self._inbound(conduit, gate), "inbound upgrade")
+        task.add_done_callback(lambda _: leave())
 
-    async def _inbound(self, conduit: MemoryConduit, stack: ExitStack, gate: Gate) -> None:
-        with stack:
-            try:
-                async with asyncio.timeout(self._settings.upgrade_timeout_s):
-                    conn = await self._upgrader.upgrade(conduit, "inbound")
-            except (P2PForwardError, TimeoutError, OSError):
-                return
+    async def _inbound(self, conduit: MemoryConduit, gate: Gate) -> None:
+        try:
+            async with asyncio.timeout(self._settings.upgrade_timeout_s):
+                conn = await self._upgrader.upgrade(conduit, "inbound")
+        except (P2PForwardError, TimeoutError, OSError):
+            return
         gate.arrived(conn)
 
 

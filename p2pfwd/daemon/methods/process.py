@@ -17,6 +17,7 @@ from p2pfwd.daemon.methods import views
 from p2pfwd.errors import UsageError
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.system.memory import rss_bytes
 
 if TYPE_CHECKING:
     from p2pfwd.daemon.discovery import Discovery
@@ -84,7 +85,7 @@ class ProcessMethods:
             streams=len(node.forwarding.streams()),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
-            rss_bytes=_rss_bytes(),
+            rss_bytes=rss_bytes(),
             draining=node.draining,
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
@@ -107,13 +108,3 @@ def check_timeout(timeout_s: float) -> float:
             f"a time limit of {timeout_s:g} s; it must be above 0 and at most {MAX_TIMEOUT_S:g} s"
         )
     return timeout_s
-
-
-def _rss_bytes() -> int:
-    try:
-        with open("/proc/self/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, IndexError):  # no /proc: the most it ever was
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -48,6 +48,22 @@ class Conduit(Protocol):
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """Begin, or go on, with this receiver; it is given `leftover` first."""
 
+    def pause(self) -> None:
+        """Read and deliver no more, from within `data_received` too, until `resume`. Idempotent."""
+
+    def resume(self) -> None:
+        """Deliver what was left, then read again. Idempotent."""
+
+    def spare(self, spare: bool) -> None:
+        """Read in small pieces while it is so: the receiver has no time for large ones."""
+
+    def squeeze(self, squeeze: bool) -> None:
+        """Let the system hold little of what the peer sends while it is not read."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes held here: read and not taken, or not sent yet."""
+
     def send(self, view: memoryview, *, framed: bool = False) -> None:
         """Send a view; `framed`: it lies in the pool's frame buffer, which is kept if some remains.
 

@@ -49,6 +49,27 @@ class PnetConduit:
             self._plain_bytes = len(leftover)
         self._below.start(self, leftover)
 
+    def pause(self) -> None:
+        """As below."""
+        self._below.pause()
+
+    def resume(self) -> None:
+        """As below."""
+        self._below.resume()
+
+    def spare(self, spare: bool) -> None:
+        """As below."""
+        self._below.spare(spare)
+
+    def squeeze(self, squeeze: bool) -> None:
+        """As below."""
+        self._below.squeeze(squeeze)
+
+    @property
+    def kept_bytes(self) -> int:
+        """As below."""
+        return self._below.kept_bytes
+
     def send(self, view: memoryview, *, framed: bool = False) -> None:
         """Send a view; see Conduit.send. A framed one is ciphertext afterwards."""
         if not view:

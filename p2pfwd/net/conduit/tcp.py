@@ -1,8 +1,8 @@
 """TCP conduits: non-blocking sockets read and written in event-loop callbacks.
 
 Rules: send on the socket itself and own what remains (transports copy or keep the view, depending
-on the Python version); read always, so that the peer never sees a stalled session; level-triggered
-readers, so one read per turn and connection keeps turns fair.
+on the Python version); one read per turn and connection, with level-triggered readers; read always, unless
+the receiver says `pause`: then what it left is kept, and the rest waits in the kernel, which slows the peer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import errno
 import socket
 import time
+from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
@@ -22,6 +23,15 @@ from p2pfwd.system.loop_io import LoopIo
 UNSENT_LOWAT_BYTES: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: unsent bytes the kernel takes. Bounds how long an ssh keystroke waits behind a
 bulk copy; measured at 20 bulk streams, the echo's p99 follows it."""
+
+SPARE_READ_BYTES: Final = 32 * 1024
+"""Read at once from a peer whose frames cost more than their bytes: the rest stays with the kernel."""
+
+SQUEEZED_BYTES: Final = 64 * 1024
+"""SO_RCVBUF of a peer in debt: it is read slowly, and what it sends meanwhile need not pile up here."""
+
+SO_BUF_LOCK: Final = 72
+"""Linux 5.15; socket(7) has it, Python's socket does not."""
 
 USER_TIMEOUT_MS: Final = 40_000
 """TCP_USER_TIMEOUT: unacknowledged data for this long means a dead peer (found within 45 s)."""
@@ -49,6 +59,8 @@ class TcpConduit:
         self.local_addr: Multiaddr = sockaddrs.multiaddr_of(sock.getsockname())
         self.remote_addr: Multiaddr = sockaddrs.multiaddr_of(sock.getpeername())
         self.congested = False
+        self.heard = False
+        """Whether anything has come yet."""
         self.progressed_at = 0.0
         """Monotonic time of the last send that the kernel took while congested."""
         self._sock = sock
@@ -56,7 +68,10 @@ class TcpConduit:
         self._loop = io.loop
         self._poller = io.poller
         self._pool = io.pool
-        self._moved = io.busy_poll.moved
+        self._told = io.busy_poll.moved
+        self._moved: Callable[[int], None] = self._told
+        self._read_bytes = READ_BYTES
+        self._paused = False
         self._receiver: Receiver | None = None
         self._carry = b""
         self._unsent: memoryview | None = None
@@ -77,18 +92,66 @@ class TcpConduit:
             self._poller.add_reader(self._fd, self._readable)
         if leftover:
             view = memoryview(bytearray(leftover))  # channels open messages in place
-            self._carry = bytes(view[receiver.data_received(view) :])
+            self._keep(view[receiver.data_received(view) :])
         if self._at_eof:
             receiver.eof_received()
 
     # --- receiving --------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """See Conduit.pause."""
+        if not self._paused:
+            self._paused = True
+            self._poller.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """See Conduit.resume."""
+        if not self._paused or self._closed:
+            return
+        self._paused = False
+        if self._carry and self._receiver is not None:
+            end = len(self._carry)
+            scratch = self._pool.scratch
+            scratch[:end] = self._carry
+            self._keep(scratch[self._receiver.data_received(scratch[:end]) : end])
+        if not (self._paused or self._closed or self._at_eof):
+            self._poller.add_reader(self._fd, self._readable)
+
+    def spare(self, spare: bool) -> None:
+        """See Conduit.spare. What such a connection does keeps nobody else waiting: it is not told of."""
+        self._read_bytes = SPARE_READ_BYTES if spare else READ_BYTES
+        self._moved = self._told
+        if spare:
+            self._moved = _untold
+
+    def squeeze(self, squeeze: bool) -> None:
+        """See Conduit.squeeze. Left to itself the system takes 6 MB of a flood that nobody reads."""
+        try:
+            if squeeze:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SQUEEZED_BYTES)
+            else:
+                self._sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)  # sized by the system again
+        except OSError as exc:
+            if exc.errno not in (errno.ENOPROTOOPT, errno.EINVAL, errno.EBADF):  # old kernels; closed
+                raise
+
+    @property
+    def kept_bytes(self) -> int:
+        """See Conduit.kept_bytes."""
+        return len(self._carry) + len(self._tail) + (len(self._owned) if self._owned is not None else 0)
+
+    def _keep(self, left: memoryview) -> None:
+        self._pool.kept_bytes += len(left) - len(self._carry)
+        self._carry = bytes(left)
+        if self._closed and self._carry:
+            self._keep(left[:0])
 
     def _readable(self) -> None:
         scratch, kept = self._pool.scratch, len(self._carry)
         if kept:
             scratch[:kept] = self._carry
         try:
-            n = self._sock.recv_into(scratch[kept : kept + READ_BYTES])
+            n = self._sock.recv_into(scratch[kept : kept + self._read_bytes])
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
@@ -102,9 +165,11 @@ class TcpConduit:
             receiver.eof_received()
             return
         self._moved(n)
+        self.heard = True
         end = kept + n
         used = receiver.data_received(scratch[:end])
-        self._carry = bytes(scratch[used:end]) if used < end else b""
+        if kept or used < end:
+            self._keep(scratch[used:end])
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -191,10 +256,15 @@ class TcpConduit:
         self._poller.remove_writer(self._fd)
         self._release()
         self._tail.clear()
+        self._keep(memoryview(b""))
         self._sock.close()
         if self._receiver is not None:
             receiver, self._receiver = self._receiver, None
             receiver.conduit_lost(exc)
+
+
+def _untold(_nbytes: int) -> None:
+    pass
 
 
 async def connect(endpoint: TcpEndpoint, io: LoopIo, timeout_s: float) -> TcpConduit:

@@ -23,8 +23,12 @@ from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
 from p2pfwd.net.channel import Channel
+from p2pfwd.net.limits import Limits
+from p2pfwd.net.link.holdings import Holdings
+from p2pfwd.net.link.intake import Intake, Taking
 from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.net.link.stream import Direction, Stream, lost
+from p2pfwd.policy.networks import crowd, networks
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux import YAMUX, reset_codes
 from p2pfwd.wire.yamux.frame import HEADER_BYTES, GoAwayCode
@@ -76,17 +80,23 @@ class Conn:
         direction: Direction,
         loop: asyncio.AbstractEventLoop,
         max_inbound_streams: int,
+        limits: Limits | None = None,
     ) -> None:
+        """`limits`: the node's, shared by all its connections."""
         self.loop = loop
         self.direction: Direction = direction
         self.remote_peer: PeerId = channel.remote_peer
         self.remote_addr: Multiaddr = channel.conduit.remote_addr
         self.local_addr: Multiaddr = channel.conduit.local_addr
+        self.networks = networks(self.remote_addr)
+        self.crowd = crowd(self.remote_addr)
         self.security = channel.security
         self.muxer = YAMUX
         self.is_relayed = is_relayed(self.remote_addr)
         self.limited = False
         self.opened_at = time.monotonic()
+        self.useful_at = self.opened_at
+        """When it last served this node: a tunnel ended, a stream of ours was opened."""
         self.closed: asyncio.Future[Exception | None] = loop.create_future()
         """Done when the connection is over; its result is the cause, None after a close of ours."""
         self.identified: asyncio.Future[None] = loop.create_future()
@@ -94,7 +104,18 @@ class Conn:
         self.streams: dict[int, Stream] = {}
         self._channel = channel
         self._pool = channel.pool
-        self._session = Session(client=direction == "outbound", max_inbound_streams=max_inbound_streams)
+        self._limits = limits or Limits(loop)
+        self._session = Session(
+            client=direction == "outbound",
+            max_inbound_streams=max_inbound_streams,
+            ledger=self._limits.ledger,
+        )
+        lanes = self._limits.lanes
+        self._intake = Intake(
+            self._session, channel, lanes, loop, self.plaintext_received, self.turn_ended
+        )
+        self.holdings = Holdings(self._session, channel, self._intake, self._shed, self.abort)
+        self._intake.flooded = partial(self._limits.flooded, self.holdings)
         self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[Stream], None] | None = None
         self._waiting: deque[Stream] = deque()
@@ -122,6 +143,8 @@ class Conn:
             self.plaintext_received(memoryview(leftover))
             self.turn_ended()
         self._channel.hand_over(self)
+        if self._intake.state is Taking.READING:
+            self._channel.resume()  # who negotiated on it may have paused it
         self._flush()
 
     @property
@@ -173,6 +196,7 @@ class Conn:
 
     def _opened(self, protocols: Sequence[str], settled: Callable[[Stream], None]) -> Stream:
         core = self._session.open()
+        self.useful_at = time.monotonic()
         stream = self.streams[core.id] = Stream(self, core, "outbound")
         stream.negotiate(DialerNegotiation(protocols), settled)
         return stream
@@ -325,6 +349,7 @@ class Conn:
 
     def channel_drained(self) -> None:
         """Control first, then one frame each for the streams that wait, in turn."""
+        self._intake.drained()
         self._flush()
         waiting, frames = self._waiting, 0
         self._draining = True
@@ -341,18 +366,27 @@ class Conn:
     def plaintext_received(self, view: memoryview) -> None:
         """From the channel: a piece of the session."""
         self._in_turn = True
+        session = self._session
         try:
-            events = self._session.receive(view)
+            events = session.receive(view)
         except RemoteProtocolError as exc:
             self._violated(exc)
             return
         for event in events:
             self._handle(event)
+        if session.work_left <= 0:
+            self._intake.hold(view[session.taken :])
 
     def turn_ended(self) -> None:
-        """From the channel: answer what this read brought, all in one send."""
+        """From the channel: answer what this read brought, all in one send; then pay for it."""
         self._in_turn = False
-        self._liveness.heard_at = time.monotonic()
+        now = self._liveness.heard_at = time.monotonic()
+        self._answer()
+        self._intake.settle(now)
+        if self._limits.is_over:
+            self._limits.relieve()
+
+    def _answer(self) -> None:
         if self._slot_waiters:
             self._wake_slot_waiters()
         if self._waiting and not self._channel.congested:
@@ -396,6 +430,12 @@ class Conn:
             case WentAway(code):
                 log.debug("%s goes away, code %#x", self.remote_peer, code)
 
+    def _shed(self, core: StreamCore) -> None:
+        """From the holdings: this node must hold less."""
+        self._session.reset(core)
+        self._handle(StreamWasReset(core, 0, overflow=True))
+        self._schedule_flush()
+
     def _violated(self, exc: RemoteProtocolError) -> None:
         log.warning("closing the connection to %s: %s", self.remote_peer, exc)
         self._session.go_away(GoAwayCode.PROTOCOL_ERROR)
@@ -425,6 +465,7 @@ class Conn:
             return
         if self._patience is not None:
             self._patience.cancel()
+        self._intake.end()
         self.closed.set_result(cause)
         if not self.identified.done():
             self.identified.set_result(None)
@@ -434,6 +475,7 @@ class Conn:
         streams, self.streams = self.streams, {}
         for stream in streams.values():
             stream.on_lost(error)
+        self._session.close()
 
     def abort(self, exc: Exception | None = None) -> None:
         """End at once; every stream fails with `exc` as its cause."""

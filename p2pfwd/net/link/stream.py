@@ -339,9 +339,13 @@ class Stream:
 
     # --- fast face --------------------------------------------------------------------------------
 
-    def set_sink(self, sink: StreamSink) -> None:
-        """Give payload, EOF and loss to `sink` from now on, what is already here first."""
+    def set_sink(self, sink: StreamSink, *, tunnel: bool = False) -> None:
+        """Give payload, EOF and loss to `sink` from now on, what is already here first.
+
+        `tunnel`: it is of use to this node's owner, see `wire.yamux.work`.
+        """
         self._sink = sink
+        self.core.is_tunnel = tunnel
         if self._error is not None:
             sink.stream_lost(self._error)
             return
@@ -373,6 +377,11 @@ class Stream:
             self._waiting_to_send = True
             if self.core.send_window:
                 self.conn.wait_to_send(self)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether something waits to be sent for which the peer gives no credit."""
+        return self._waiting_to_send and not self.core.send_window
 
     def on_credit(self) -> None:
         """The send window is open again."""

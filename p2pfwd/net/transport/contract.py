@@ -7,7 +7,7 @@ none by name: a new one is a file here and a line in `table`.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from typing import Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -18,10 +18,14 @@ from p2pfwd.net.link.conn import Conn
 class Gate(Protocol):
     """What a listening transport asks of the swarm."""
 
-    def admit(self, remote: Multiaddr) -> AbstractContextManager[object]:
+    def admit(
+        self, remote: Multiaddr, abort: Callable[[], None], heard: Callable[[], bool]
+    ) -> Callable[[], None]:
         """Let a stranger in for the time of a handshake; asked before a byte is read.
 
-        Raises ResourceLimitExceeded, ConnectionRefusedError: close it at once.
+        Returns what to call when the handshake is over, well or not. Until then `abort` may be called: the
+        place goes to a newcomer. `heard` says whether the stranger has said anything. Raises
+        ResourceLimitExceeded, ConnectionRefusedError: close it at once.
         """
 
     def arrived(self, conn: Conn) -> None:

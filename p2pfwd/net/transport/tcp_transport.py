@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
 from typing import Any
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
@@ -82,31 +81,29 @@ class TcpTransport:
         return TcpListening(Acceptor(sock, self._io.loop, accepted))
 
     def _accepted(self, sock: socket.socket, gate: Gate) -> None:
-        stack = ExitStack()
         try:
             tcp.tune(sock)
             conduit = tcp.TcpConduit(sock, self._io)
-            stack.enter_context(gate.admit(conduit.remote_addr))
+            leave = gate.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard)
         except (OSError, ResourceLimitExceeded) as exc:
             log.debug("connection refused: %s", exc)
             sock.close()
             return
 
         def ended(task: asyncio.Task[None]) -> None:
+            leave()
             if task.cancelled():  # maybe before its first step
-                stack.close()
                 conduit.abort()
 
-        self._spawn(self._inbound(conduit, stack, gate), "inbound upgrade").add_done_callback(ended)
+        self._spawn(self._inbound(conduit, gate), "inbound upgrade").add_done_callback(ended)
 
-    async def _inbound(self, conduit: tcp.TcpConduit, stack: ExitStack, gate: Gate) -> None:
-        with stack:
-            try:
-                async with asyncio.timeout(self._settings.upgrade_timeout_s):
-                    conn = await self._upgrader.upgrade(conduit, "inbound")
-            except (P2PForwardError, TimeoutError, OSError) as exc:
-                log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
-                return
+    async def _inbound(self, conduit: tcp.TcpConduit, gate: Gate) -> None:
+        try:
+            async with asyncio.timeout(self._settings.upgrade_timeout_s):
+                conn = await self._upgrader.upgrade(conduit, "inbound")
+        except (P2PForwardError, TimeoutError, OSError) as exc:
+            log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
+            return
         gate.arrived(conn)
 
 

@@ -7,6 +7,7 @@ Rules:
   slice; everything else is rare and is an event, in the order of arrival.
 - Every length is checked against the stream's credit before any state is made (CVE-2026-32314).
 - What a peer can make us answer is bounded by `MAX_CONTROL_BYTES` (CVE-2024-32984).
+- `receive` stops when `work_left` is used up; the owner gives the rest again, in another turn.
 - A frame for a stream that is not there is ignored, its payload skipped.
 """
 
@@ -17,9 +18,10 @@ from typing import Final
 
 from p2pfwd.errors import LocalProtocolError, RemoteProtocolError, ResourceLimitExceeded
 from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux import work
 from p2pfwd.wire.yamux.ids import RemoteIds
 from p2pfwd.wire.yamux.stream import Input, State, StreamCore
-from p2pfwd.wire.yamux.window import WindowBudget
+from p2pfwd.wire.yamux.window import Ledger, WindowBudget
 
 MAX_INBOUND_STREAMS: Final = 1024
 """Streams one peer may have open to us; go allows 256 to 1000. More are reset."""
@@ -27,9 +29,10 @@ MAX_INBOUND_STREAMS: Final = 1024
 MAX_UNACKED_OPENS: Final = 256
 """Streams opened by us and not yet acknowledged; beyond it rust resets and go blocks."""
 
-MAX_BUFFERED_BYTES: Final = 128 << 20
-"""Payload of one session that waits to be consumed: the growth budget, and 256 initial windows. The
-stream that would exceed it is reset: one peer must not fill the memory through many stalled targets."""
+MAX_BUFFERED_BYTES: Final = 48 << 20
+"""Payload of one session that waits to be consumed: its growth budget, and 64 initial windows. The
+stream that would exceed it is reset: one peer must not fill the memory through many stalled targets. What
+all sessions hold together is in the `Ledger`."""
 
 MAX_CONTROL_BYTES: Final = 256 * 1024
 """Unsent control bytes: 20,000 frames. More means the peer makes us answer and does not read."""
@@ -94,7 +97,9 @@ class Session:
         client: bool,
         max_inbound_streams: int = MAX_INBOUND_STREAMS,
         budget: WindowBudget | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
+        """`ledger`: shared by all sessions of a node, and told of every byte that waits."""
         self.control = bytearray()
         """Frames to be sent, ahead of any data."""
         self.streams: dict[int, StreamCore] = {}
@@ -103,29 +108,42 @@ class Session:
         self.buffered_bytes = 0
         """Payload received on live streams and not yet consumed."""
         self.remote_went_away = False
+        self.work_left = work.UNLIMITED
+        """Units that `receive` may still spend; set by the owner each turn. See `wire.yamux.work`."""
+        self.taken = 0
+        """How many bytes the last `receive` took."""
+        self.toll = 0
+        """Units spent on what moves nothing; the owner takes them out."""
         self._next_id = 1 if client else 2
         self._remote_parity = 0 if client else 1
         self._remote_ids = RemoteIds(self._remote_parity)
         self._max_inbound = max_inbound_streams
         self._inbound = 0
         self._unacked = 0
-        self._budget = budget or WindowBudget()
+        self.ledger = ledger or Ledger()
+        self._budget = budget or WindowBudget(ledger=self.ledger)
         self._ping_value: int | None = None
         self._partial = bytearray()
         self._body_left = 0
         self._body_stream: StreamCore | None = None
         self._body_fin = False
 
+    @property
+    def inbound_streams(self) -> int:
+        """Streams that the peer has open."""
+        return self._inbound
+
     # --- receiving --------------------------------------------------------------------------------
 
     def receive(self, data: memoryview) -> list[Event]:
         """Take the next bytes of the session, in any cut; the events they make, in order.
 
-        Raises RemoteProtocolError: send `go_away(PROTOCOL_ERROR)` and close.
+        Ends early, with `taken` bytes, when `work_left` is used up. Raises RemoteProtocolError: send
+        `go_away(PROTOCOL_ERROR)` and close.
         """
         events: list[Event] = []
         pos, end = 0, len(data)
-        while pos < end:
+        while pos < end and self.work_left > 0:
             left = self._body_left
             if left:
                 stop = pos + left if left <= end - pos else end
@@ -144,6 +162,7 @@ class Session:
                     self._header(data, pos, events)
                     used = f.HEADER_BYTES
                 pos += used
+        self.taken = pos
         if len(self.control) > MAX_CONTROL_BYTES:
             raise RemoteProtocolError("yamux: the peer makes this node answer and does not read the answers")
         return events
@@ -166,6 +185,8 @@ class Session:
             return 0
         window.credit -= length
         self.buffered_bytes += length
+        self.ledger.used += length
+        self.work_left -= work.DATA_WORK
         stream.sink(data[start:stop])
         return stop - pos
 
@@ -183,9 +204,12 @@ class Session:
 
     def _header(self, data: bytes | bytearray | memoryview, offset: int, events: list[Event]) -> None:
         frame_type, flags, stream_id, length = f.decode_header(data, offset)
+        self.work_left -= work.FRAME_WORK
         if frame_type == f.DATA or frame_type == f.WINDOW_UPDATE:
             self._stream_frame(frame_type, flags, stream_id, length, events)
-        elif frame_type == f.PING:
+            return
+        self.toll += work.FRAME_TOLL
+        if frame_type == f.PING:
             self._ping_frame(flags, length, events)
         else:
             self.remote_went_away = True
@@ -200,10 +224,12 @@ class Session:
         else:
             stream = self.streams.get(stream_id)
         if stream is None:
+            self.toll += work.FRAME_TOLL
             if is_data:
                 self._body_left, self._body_stream = length, None
             return
         if flags & f.RST:
+            self.work_left -= work.END_WORK
             self._forget(stream)
             stream.advance(Input.RST_RECEIVED)
             if is_data:
@@ -217,6 +243,8 @@ class Session:
             return
         if length:
             self._credit_received(stream, length, events)
+        elif not flags:
+            self.toll += work.FRAME_TOLL
         if flags & f.FIN:
             self._fin_received(stream, events)
 
@@ -233,8 +261,11 @@ class Session:
             self._body_left, self._body_stream = length, None
             events.append(StreamWasReset(stream, 0, overflow=True))
             return
+        if not length and not flags:
+            self.toll += work.FRAME_TOLL
         window.credit -= length
         self.buffered_bytes += length
+        self.ledger.used += length
         self._body_left, self._body_fin = length, bool(flags & f.FIN)
         self._body_stream = stream if length else None
         if not length and self._body_fin:
@@ -244,12 +275,15 @@ class Session:
         self._remote_ids.open(stream_id)
         if payload > f.INITIAL_WINDOW_BYTES:
             raise RemoteProtocolError(f"yamux: {payload} bytes with the SYN of stream {stream_id}")
+        self.work_left -= work.OPEN_WORK
         if self._inbound >= self._max_inbound:
+            self.toll += work.TUNNEL_TOLL
             self._queue(f.WINDOW_UPDATE, f.RST, stream_id, 0)
             return None
         stream = self.streams[stream_id] = StreamCore(stream_id)
         stream.acked = True
         self._inbound += 1
+        self.ledger.streams += 1
         self._queue(f.WINDOW_UPDATE, f.ACK, stream_id, 0)
         events.append(StreamOpened(stream))
         return stream
@@ -259,11 +293,15 @@ class Session:
         if was + delta > f.MAX_WINDOW:
             raise RemoteProtocolError(f"yamux: the window of stream {stream.id} overflows 32 bits")
         stream.send_window = was + delta
+        if delta < work.CRUMB_BYTES or was > work.WIDE_WINDOW_BYTES:
+            self.toll += work.FRAME_TOLL
         if not was:
             events.append(CreditGranted(stream))
 
     def _fin_received(self, stream: StreamCore, events: list[Event]) -> None:
+        self.work_left -= work.END_WORK
         if not stream.can_receive:
+            self.toll += work.FRAME_TOLL
             return  # a repeated FIN, or one behind our reset
         if stream.advance(Input.FIN_RECEIVED) is State.CLOSED:
             self._forget(stream)
@@ -281,13 +319,18 @@ class Session:
         self._unacked -= 1
 
     def _forget(self, stream: StreamCore) -> None:
-        del self.streams[stream.id]
-        self.buffered_bytes -= stream.receive_window.unconsumed
+        if self.streams.pop(stream.id, None) is None:
+            return  # the session is closed
+        unconsumed = stream.receive_window.unconsumed
+        self.buffered_bytes -= unconsumed
+        self.ledger.used -= unconsumed
         stream.receive_window.release(self._budget)
         if not stream.acked:
             self._acked(stream)
         if stream.id & 1 == self._remote_parity:
             self._inbound -= 1
+            self.ledger.streams -= 1
+            self.toll += work.TUNNEL_TOLL if stream.is_tunnel else work.BARREN_TOLL
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -346,6 +389,7 @@ class Session:
         if stream.id not in self.streams:
             return
         self.buffered_bytes -= nbytes
+        self.ledger.used -= nbytes
         if stream.receive_window.due(nbytes) and stream.can_receive:
             delta = stream.receive_window.top_up(now, self.rtt_s, self._budget)
             self._queue(f.WINDOW_UPDATE, 0, stream.id, delta)
@@ -360,3 +404,12 @@ class Session:
     def go_away(self, code: f.GoAwayCode) -> None:
         """Queue the last frame of a session."""
         self._queue(f.GO_AWAY, 0, 0, int(code))
+
+    def close(self) -> None:
+        """The session is over: what it held in the ledger and the growth budget is given back. Idempotent."""
+        self.ledger.used -= self.buffered_bytes
+        self.ledger.streams -= self._inbound
+        self.buffered_bytes = self._inbound = 0
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            stream.receive_window.release(self._budget)

@@ -65,6 +65,7 @@ class StreamCore:
         "can_receive",
         "can_send",
         "id",
+        "is_tunnel",
         "receive_window",
         "send_window",
         "sink",
@@ -79,6 +80,8 @@ class StreamCore:
         self.can_receive = True
         """Whether the peer's half is open."""
         self.acked = False
+        self.is_tunnel = False
+        """Whether its payload goes to a local socket; set by the owner, see `wire.yamux.work`."""
         self.send_window = INITIAL_WINDOW_BYTES
         self.receive_window = ReceiveWindow()
         self.backlog: bytearray | None = None

@@ -2,7 +2,7 @@
 
 A window starts at 256 KiB and is topped up when the application has consumed half of it. When two
 top-ups fall within four round trips the window was the bottleneck, so it doubles, up to 16 MiB and
-within the session's budget: at 63 ms a fixed 256 KiB is 33 Mb/s, 16 MiB is 2.1 Gb/s.
+within the session's budget and the node's: at 63 ms a fixed 256 KiB is 33 Mb/s, 16 MiB is 2.1 Gb/s.
 """
 
 from __future__ import annotations
@@ -14,10 +14,46 @@ from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 MAX_WINDOW_BYTES: Final = 16 << 20
 """Largest window of one stream, as go and js: the bandwidth-delay product of 2 Gb/s at 63 ms."""
 
-SESSION_BUDGET_BYTES: Final = 64 << 20
+SESSION_BUDGET_BYTES: Final = 32 << 20
 """Growth over the initial windows that one session may hold: bounds what one peer can make us buffer."""
 
+NODE_GROWTH_BYTES: Final = 64 << 20
+"""Growth that all sessions of a node may hold: two of them whole. It is a promise to take so much, and most
+of it is never held; who makes us hold it is dealt with by `net.limits`."""
+
+NODE_BYTES: Final = 64 << 20
+"""Bytes that wait to be consumed in all sessions of a node, and what else its connections hold."""
+
 GROWTH_ROUND_TRIPS: Final = 4
+
+
+NODE_STREAMS: Final = 12_288
+"""Streams that peers may have open in all sessions of a node: the tunnels' 8,192, and half as many more."""
+
+
+class Ledger:
+    """What all sessions of one node hold together. Counts only: `net.limits` says who must give way."""
+
+    __slots__ = ("growth_left", "max_streams", "streams", "total", "used")
+
+    def __init__(
+        self,
+        total_bytes: int = NODE_BYTES,
+        growth_bytes: int = NODE_GROWTH_BYTES,
+        max_streams: int = NODE_STREAMS,
+    ) -> None:
+        self.total = total_bytes
+        self.max_streams = max_streams
+        self.streams = 0
+        """Opened by peers."""
+        self.used = 0
+        """Bytes received and not yet consumed."""
+        self.growth_left = growth_bytes
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether no window should grow any more."""
+        return self.used * 2 > self.total
 
 
 class WindowBudget:
@@ -27,9 +63,10 @@ class WindowBudget:
     of twenty bulk streams take it all and are twice as fast as the others for good.
     """
 
-    __slots__ = ("growers", "left", "total")
+    __slots__ = ("growers", "ledger", "left", "total")
 
-    def __init__(self, total_bytes: int = SESSION_BUDGET_BYTES) -> None:
+    def __init__(self, total_bytes: int = SESSION_BUDGET_BYTES, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger()
         self.total = total_bytes
         self.left = total_bytes
         self.growers = 0
@@ -42,13 +79,17 @@ class WindowBudget:
         share = self.total // (self.growers + 1 if first else self.growers)
         if not growth or size + growth > share or growth > self.left:
             return 0
+        if growth > self.ledger.growth_left or self.ledger.is_tight:
+            return 0
         self.left -= growth
+        self.ledger.growth_left -= growth
         self.growers += first
         return growth
 
     def release(self, size: int) -> None:
         """A stream with a window of `size` is over."""
         self.left += size - INITIAL_WINDOW_BYTES
+        self.ledger.growth_left += size - INITIAL_WINDOW_BYTES
         self.growers -= size > INITIAL_WINDOW_BYTES
 
 

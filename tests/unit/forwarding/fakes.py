@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from socket import AF_INET
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StreamReset
 from p2pfwd.forwarding.bind import BoundSocket
+from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.services import Services
 
 
@@ -85,6 +87,11 @@ class FakeStream:
 
 
 class FakeSocket:
+    family = AF_INET
+
+    def getpeername(self) -> Any:
+        return self.name
+
     def __init__(self, name: Any = ("127.0.0.1", 50000), takes: int | OSError = 1 << 20) -> None:
         self.name = name
         self.takes = takes
@@ -98,7 +105,7 @@ class FakeSocket:
         self.sent += data[: self.takes]
         return min(len(data), self.takes)
 
-    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+    def setsockopt(self, level: int, option: int, value: bytes | int) -> None:
         if option == socket.SO_LINGER:
             self.lingers.append(value)
 
@@ -198,6 +205,8 @@ class FakeSwarm:
     def __init__(self) -> None:
         self.peer_id = SELF
         self.connmgr = FakeConnMgr()
+        self.limits = SimpleNamespace(is_own=lambda _peer: False)
+        self.refusals = Refusals()
         self.io = SimpleNamespace(poller=None)
         self.peerstore = FakePeerstore()
         self.services = Services(FakeTasks())  # type: ignore[arg-type]

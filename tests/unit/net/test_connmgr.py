@@ -1,8 +1,7 @@
-"""Pins admission and trimming: who may come, who must go, who is spared."""
+"""Pins protection, the shares of networks, the reserve, and what the policy is told of a connection."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -10,10 +9,11 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ResourceLimitExceeded
-from p2pfwd.net.connmgr import ConnMgr
+from p2pfwd.forwarding.streams import PROTECT_TAG
+from p2pfwd.net.connmgr import TUNNEL_TAG, ConnMgr
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.policy.networks import crowd, networks
 
 NOW = 1000.0
 
@@ -23,76 +23,41 @@ def peer(number: int) -> PeerId:
 
 
 def addr(host: str, port: int = 1) -> Multiaddr:
-    return Multiaddr.parse(f"/ip4/{host}/tcp/{port}")
+    return Multiaddr.parse(f"/ip{6 if ':' in host else 4}/{host}/tcp/{port}")
 
 
-SOMEWHERE = addr("192.0.2.1")
+@dataclass(frozen=True)
+class FakeStream:
+    direction: str
 
 
 @dataclass
 class FakeConn:
     remote_peer: PeerId
-    remote_addr: Multiaddr = SOMEWHERE
+    remote_addr: Multiaddr = field(default_factory=lambda: addr("8.8.8.8"))
     direction: str = "inbound"
-    opened_at: float = 0.0
-    streams: dict[int, object] = field(default_factory=dict)
+    useful_at: float = 0.0
+    streams: dict[int, FakeStream] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.networks, self.crowd = networks(self.remote_addr), crowd(self.remote_addr)
 
 
 def conns(*fakes: FakeConn) -> list[Conn]:
     return cast("list[Conn]", list(fakes))
 
 
+def conn(number: int, host: str = "8.8.8.8", **more: object) -> Conn:
+    return cast("Conn", FakeConn(peer(number), addr(host), **more))  # type: ignore[arg-type]
+
+
 def manager(**settings: float) -> ConnMgr:
     return ConnMgr(SwarmSettings(**settings))  # type: ignore[arg-type]
 
 
-def test_admission_counts_while_the_handshake_lasts_and_not_after() -> None:
-    it = manager(max_pending_inbound_per_ip=2)
-    with ExitStack() as stack:
-        for port in (1, 2):
-            stack.enter_context(it.pending_inbound(addr("192.0.2.1", port), []))
-        with pytest.raises(ResourceLimitExceeded), it.pending_inbound(addr("192.0.2.1", 3), []):
-            pass
-        with it.pending_inbound(addr("192.0.2.2"), []):
-            pass
-    assert not it._pending
-    with it.pending_inbound(addr("192.0.2.1"), []):
-        pass
-
-
-def test_a_failed_handshake_gives_its_place_back() -> None:
-    it = manager(max_pending_inbound=1)
-    with pytest.raises(ZeroDivisionError), it.pending_inbound(addr("192.0.2.1"), []):
-        raise ZeroDivisionError
-    with it.pending_inbound(addr("192.0.2.1"), []):
-        pass
-
-
-def test_handshakes_count_as_connections_to_be() -> None:
-    it = manager(max_connections=2)
-    there = conns(FakeConn(peer(1)))
-    with (
-        it.pending_inbound(addr("192.0.2.1"), there),
-        pytest.raises(ResourceLimitExceeded),
-        it.pending_inbound(addr("192.0.2.2"), there),
-    ):
-        pass
-
-
-def test_one_address_has_its_limit_of_inbound_connections_and_loopback_has_none() -> None:
-    it = manager(max_connections_per_ip=1, max_pending_inbound_per_ip=1)
-    there = conns(FakeConn(peer(1)), FakeConn(peer(2), direction="outbound", remote_addr=addr("192.0.2.9")))
-    with pytest.raises(ResourceLimitExceeded), it.pending_inbound(addr("192.0.2.1", 9), there):
-        pass
-    with it.pending_inbound(addr("192.0.2.9"), there):
-        pass
-    local = conns(*(FakeConn(peer(n), remote_addr=addr("127.0.0.1", n)) for n in range(1, 9)))
-    with it.pending_inbound(addr("127.0.0.1"), local), it.pending_inbound(addr("127.0.0.1"), local):
-        pass
-
-
-def test_protection_lasts_until_the_last_tag_is_gone() -> None:
-    it = manager()
+def test_protection_lasts_until_the_last_tag_is_gone_and_each_end_is_told() -> None:
+    it, told = manager(), []
+    it.released = told.append
     it.protect(peer(1), "a")
     it.protect(peer(1), "a")
     it.protect(peer(1), "b")
@@ -102,26 +67,67 @@ def test_protection_lasts_until_the_last_tag_is_gone() -> None:
     it.unprotect(peer(1), "b")
     it.unprotect(peer(2), "b")
     assert not it.is_protected(peer(1)) and not it._protected
+    assert told == [peer(1), peer(1)]
 
 
-def test_nothing_is_trimmed_up_to_the_high_water_mark() -> None:
-    it = manager(high_water=3, low_water=1, grace_s=10)
-    assert it.to_trim(conns(*(FakeConn(peer(n)) for n in range(3))), NOW) == []
+def test_tunnels_are_the_protection_that_a_stranger_gives_itself() -> None:
+    assert TUNNEL_TAG == PROTECT_TAG
+    it = manager()
+    it.protect(peer(1), TUNNEL_TAG)
+    assert it.is_protected(peer(1)) and not it.is_wanted(peer(1))
+    it.protect(peer(1), "kept")
+    assert it.is_wanted(peer(1))
 
 
-def test_the_longest_idle_strangers_go_first_and_the_useful_stay() -> None:
+def test_the_longest_idle_go_first_and_the_useful_stay() -> None:
     it = manager(high_water=4, low_water=2, grace_s=10)
-    old, older, outbound = FakeConn(peer(1), opened_at=5), FakeConn(peer(2)), FakeConn(peer(3))
-    outbound.direction = "outbound"
-    busy = FakeConn(peer(4), streams={1: object()})
-    protected, young = FakeConn(peer(5)), FakeConn(peer(6), opened_at=NOW - 9)
-    it.protect(peer(5), "stream")
-    trimmed = it.to_trim(conns(busy, protected, young, old, older, outbound), NOW)
-    assert trimmed == conns(older, old, outbound)
-    it.protect(peer(1), "stream")
-    assert it.to_trim(conns(busy, protected, young, old, older, outbound), NOW) == conns(older, outbound)
+    old, older = conn(1, "8.8.1.1", useful_at=5.0), conn(2, "8.8.2.2")
+    stranger_keeps_it_busy = conn(3, "8.8.3.3", useful_at=1.0, streams={1: FakeStream("inbound")})
+    asked = conn(4, "8.8.4.4", streams={2: FakeStream("outbound")})
+    protected, young = conn(5, "8.8.5.5"), conn(6, "8.8.6.6", useful_at=NOW - 9)
+    it.protect(peer(5), TUNNEL_TAG)
+    everybody = [asked, protected, young, old, stranger_keeps_it_busy, older]
+    assert it.to_trim(everybody, NOW) == [older, stranger_keeps_it_busy, old]
+    it.is_own = lambda one: one == peer(2)
+    assert it.to_trim(everybody, NOW) == [stranger_keeps_it_busy, old, older]
+    assert it.to_trim(everybody[:4], NOW) == [], "no more than the high-water mark"
 
 
-def test_no_more_than_needed_are_trimmed() -> None:
-    it = manager(high_water=4, low_water=3, grace_s=10)
-    assert len(it.to_trim(conns(*(FakeConn(peer(n)) for n in range(5))), NOW)) == 2
+@pytest.mark.parametrize(
+    ("hosts", "newcomer", "room"),
+    [
+        (["8.8.8.8"] * 2, "8.8.8.8", False),
+        (["8.8.8.8"] * 2, "8.8.8.9", True),
+        (["8.8.8.1", "8.8.8.2", "8.8.8.3", "8.8.8.4"], "8.8.8.9", False),
+        (["2001:4860::1", "2001:4860::2"], "2001:4860::3", False),
+        ([f"2001:4860:0:{n}::" for n in range(1, 5)], "2001:4860:0:5::", False),
+        ([f"2001:4860:0:{n}00::" for n in range(8)], "2001:4860:0:900::", False),
+        ([f"2001:4860:0:{n}00::" for n in range(7)], "2001:4860:0:900::", True),
+        (["127.0.0.1"] * 9, "127.0.0.1", True),
+        (["127.0.0.1"] * 10, "127.0.0.1", False),
+        ([f"192.168.1.{n}" for n in range(1, 10)], "192.168.1.99", True),
+        (["192.168.1.1"] * 2, "192.168.1.1", False),
+    ],
+)
+def test_every_network_has_its_share(hosts: list[str], newcomer: str, room: bool) -> None:
+    it = manager(max_connections=20, max_connections_per_ip=2)
+    there = [conn(n, host) for n, host in enumerate(hosts)]
+    full = it.to_replace(there, conn(99, newcomer))
+    assert (full is None) == room
+    if full is not None:
+        assert full[1] is there[0], "the newcomer takes the place of one of its neighbours"
+    dialed = conn(99, newcomer, direction="outbound")
+    assert it.to_replace(there, dialed) is None, "what this node dials is free"
+    it.is_own = lambda one: one == peer(99)
+    assert it.to_replace(there, conn(99, newcomer)) is None, "so are own peers"
+
+
+def test_a_part_of_the_table_is_kept_for_own_peers() -> None:
+    it = manager(max_connections=16)
+    there = [conn(n, f"8.8.{n}.1", useful_at=n) for n in range(14)]
+    assert it.to_replace(there[:13], conn(99, "9.9.9.9")) is None
+    assert it.to_replace(there, conn(99, "9.9.9.9")) == ("there are 14 connections", there[0])
+    it.is_own = lambda one: one == peer(99)
+    assert it.to_replace(there, conn(99, "9.9.9.9")) is None
+    full = [*there, conn(14, "8.8.14.1"), conn(15, "8.8.15.1")]
+    assert it.to_replace(full, conn(99, "9.9.9.9")) == ("there are 16 connections", there[0])

@@ -32,6 +32,20 @@ class FakeConduit:
         self.congested = False
         self.progressed_at = 0.0
         self.ended: list[str] = []
+        self.kept_bytes = 0
+        self.paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def spare(self, spare: bool) -> None:
+        pass
+
+    def squeeze(self, squeeze: bool) -> None:
+        pass
 
     def finish(self) -> None:
         self.ended.append("finish")

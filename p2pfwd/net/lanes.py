@@ -1,0 +1,93 @@
+"""Turns for connections whose frames cost more than their bytes: a slice of one of them per turn of the loop.
+
+Everybody else is served at once. Who used up a turn's work waits in the `fair` lane for its next slice; who
+sends too much that moves nothing waits in the `slow` one. A lane that has the loop for itself goes as fast as
+it can. While others are busy it has a share of the time and no more, whatever the number of connections in
+it, and they take turns: a thousand floods cost what one costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from p2pfwd.policy.pace import Pace, Rate
+
+FAIR_SHARE: Final = 0.3
+"""Of the time, while others are busy: a burst of 200 opens, or small frames without end, beside a copy."""
+
+SLOW_SHARE: Final = 0.12
+"""The same, of those in debt: with the lane before, others keep well above half in the worst case, and above
+85 % of their speed under any flood of empty frames."""
+
+CREDIT_S: Final = 0.002
+"""Time a lane may save up, or owe at most ten times."""
+
+NODE_TOLL: Final = Rate(per_s=60_000.0, burst=120_000.0)
+"""Toll (`wire.yamux.work`) of all connections together before those that pay more than a trickle are slowed:
+6 % of a processor. Thousands of identities, each below its own limit, meet this one."""
+
+
+class Lane:
+    """One queue of callbacks, each a slice of work."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        share: float,
+        moves: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`moves` counts what others do: while it stands still nobody is kept waiting."""
+        self._loop = loop
+        self._share = share
+        self._moves = moves
+        self._clock = clock
+        self._queue: deque[Callable[[], None]] = deque()
+        self._due = False
+        self._seen = 0
+        self._at = 0.0
+        self._credit_s = 0.0
+
+    def wait(self, slice_: Callable[[], None]) -> None:
+        """Call it when its turn comes."""
+        self._queue.append(slice_)
+        if not self._due:
+            self._due = True
+            self._seen = self._moves()
+            self._loop.call_soon(self._run)
+
+    def charge(self, seconds: float) -> None:
+        """Work of the lane that was done outside of its slices."""
+        self._credit_s = max(self._credit_s - seconds, -10 * CREDIT_S)
+
+    def _run(self) -> None:
+        now = self._clock()
+        self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * self._share)
+        self._at = now
+        if self._credit_s > 0 or self._moves() == self._seen:
+            self._queue.popleft()()
+            self.charge(self._clock() - now)
+        self._seen = self._moves()
+        if self._queue:
+            self._loop.call_soon(self._run)
+        else:
+            self._due = False
+
+
+class Lanes:
+    """Of one node."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        moves: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.clock = clock
+        self.fair = Lane(loop, FAIR_SHARE, moves, clock)
+        self.slow = Lane(loop, SLOW_SHARE, moves, clock)
+        self.toll = Pace(NODE_TOLL, clock())

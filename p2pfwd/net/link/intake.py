@@ -1,0 +1,211 @@
+"""How much of what a peer sends is taken when: the budgets of work and toll of one connection.
+
+    READING ──work of the turn used up──▶ QUEUED (fair lane) ──its slice──▶ READING
+    READING ──in debt──▶ QUEUED (slow lane) ──its slice──▶ READING
+    READING ──deep in debt──▶ UNREAD, until the debt is paid ──▶ QUEUED; for too long: the connection ends
+    READING ──it makes us answer and reads nothing──▶ UNREAD, until it does, or `CHOKED_S` have passed
+
+While it is not READING nothing more is taken from the channel, the conduit or the kernel: the peer's own
+window fills, which slows it. What was read already is kept, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Final
+
+from p2pfwd.net.channel import Channel
+from p2pfwd.net.lanes import Lane, Lanes
+from p2pfwd.policy.pace import Pace, Rate
+from p2pfwd.wire.yamux.session import Session
+
+TURN_WORK: Final = 1000
+"""Work (`wire.yamux.work`, about 1 us each) of one read: 250 small data frames or 12 opens. A read of 256 KiB
+in frames of a kilobyte or more fits in."""
+
+SLICE_WORK: Final = 150
+"""Work of one slice, for who has just used up a turn."""
+
+SOFT_TOLL: Final = Rate(per_s=20_000.0, burst=60_000.0)
+"""Toll of one connection before it is slowed: 250 streams a second that come to nothing, 1,000 tunnels,
+10,000 pings; 2 % of a processor. Slowed, it has all the time that nobody else needs."""
+
+HARD_TOLL: Final = Rate(per_s=100_000.0, burst=300_000.0)
+"""Before its socket is left unread: 5,000 tunnels a second, a tenth of a processor."""
+
+TRICKLE: Final = 0.9
+"""Who has this much of its burst left has paid next to nothing: the node's debt is not its doing."""
+
+DROP_AFTER_S: Final = 15.0
+"""So long at the hard limit without a break means no honest peer."""
+
+BREAK_S: Final = 5.0
+"""So long below it is a break."""
+
+READ_TOLL: Final = 20
+"""Of every read in which toll was due: a frame a segment costs more than frames in bulk."""
+
+CHOKED_BYTES: Final = 32 * 1024
+"""Answers that wait for a peer which reads nothing: 2,700 frames. It is not read from either."""
+
+CHOKED_S: Final = 5.0
+"""... but for so long: two nodes must not wait for each other. What it then makes us answer ends it."""
+
+
+class Taking(Enum):
+    """See the picture above."""
+
+    READING = auto()
+    QUEUED = auto()
+    UNREAD = auto()
+    ENDED = auto()
+
+
+class Intake:
+    """Of one connection.
+
+    `take` gets bytes that were kept, and `turn_ended` ends a turn that no read began. `flooded` is called
+    with False when the peer is left unread, and with True when it must go.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        channel: Channel,
+        lanes: Lanes,
+        loop: asyncio.AbstractEventLoop,
+        take: Callable[[memoryview], None],
+        turn_ended: Callable[[], None],
+    ) -> None:
+        self.flooded: Callable[[bool], None] = lambda _must_go: None
+        self.state = Taking.READING
+        self._session = session
+        self._channel = channel
+        self._lanes = lanes
+        self._loop = loop
+        self._take = take
+        self._turn_ended = turn_ended
+        self._turn_work = TURN_WORK
+        self._held: memoryview | None = None
+        self._in_slice = False
+        self._slow = False
+        self._choked = False
+        self._timer: asyncio.TimerHandle | None = None
+        now = lanes.clock()
+        self._soft = Pace(SOFT_TOLL, now)
+        self._hard = Pace(HARD_TOLL, now)
+        self._unread_since = self._unread_at = float("-inf")
+        session.work_left = TURN_WORK
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes opened and not taken yet."""
+        return len(self._held) if self._held is not None else 0
+
+    def hold(self, rest: memoryview) -> None:
+        """The turn's work is used up: keep `rest`, take no more."""
+        if self.state is Taking.ENDED:
+            return
+        self._held = rest if isinstance(rest.obj, bytes) else memoryview(bytes(rest))
+        self._session.ledger.used += len(rest)
+        self._turn_work = SLICE_WORK
+        self._channel.pause()
+        self._channel.conduit.spare(True)
+
+    def settle(self, now: float) -> None:
+        """At the end of each turn: what was spent is paid, and when the next one comes is decided."""
+        session = self._session
+        session.work_left = self._turn_work
+        wait_s = 0.0
+        if session.toll or self._slow:
+            wait_s = self._pay(now)
+        if self.state is not Taking.READING:
+            return
+        if wait_s > 0:
+            self._leave_unread(wait_s)
+        elif self._slow:
+            self._queue(self._lanes.slow)
+        elif self._held is not None:
+            self._queue(self._lanes.fair)
+        elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
+            self._choked = True
+            self._leave_unread(CHOKED_S)
+        elif self._turn_work != TURN_WORK and not self._in_slice:  # a whole read was taken within a slice
+            self._turn_work = session.work_left = TURN_WORK
+            self._channel.conduit.spare(False)
+
+    def _pay(self, now: float) -> float:
+        """Take the toll; how long to leave the peer unread, seconds."""
+        toll, self._session.toll = self._session.toll, 0
+        if toll:
+            toll += READ_TOLL
+        if self._slow:
+            self._lanes.slow.charge(toll * 1e-6)
+        left = self._soft.owe(now, toll)
+        node_left = self._lanes.toll.owe(now, toll)
+        slow = left < 0 or (node_left < 0 and left < TRICKLE * SOFT_TOLL.burst)
+        if slow != self._slow:
+            self._slow = slow
+            self._channel.conduit.spare(slow)
+            self._channel.conduit.squeeze(slow)
+            self._turn_work = self._session.work_left = SLICE_WORK if slow else TURN_WORK
+        if self._hard.owe(now, toll) >= 0:
+            return 0.0
+        if now - self._unread_at > BREAK_S:
+            self._unread_since = now
+            self.flooded(False)
+        elif now - self._unread_since > DROP_AFTER_S:
+            self.flooded(True)
+            return 0.0
+        self._unread_at = now
+        return self._hard.wait_s(now, 0.0)
+
+    def _queue(self, lane: Lane) -> None:
+        self.state = Taking.QUEUED
+        self._channel.pause()
+        lane.wait(self._slice)
+
+    def _leave_unread(self, seconds: float) -> None:
+        self.state = Taking.UNREAD
+        self._channel.pause()
+        self._timer = self._loop.call_later(seconds, self._read_again)
+
+    def _read_again(self) -> None:
+        self._timer = None
+        if self.state is Taking.UNREAD:
+            self._queue(self._lanes.slow if self._slow else self._lanes.fair)
+
+    def drained(self) -> None:
+        """The channel took what waited: a peer that was choked reads again."""
+        if self._choked:
+            self._choked = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._read_again()
+
+    def _slice(self) -> None:
+        if self.state is not Taking.QUEUED:
+            return
+        self.state = Taking.READING
+        held, self._held = self._held, None
+        if held is not None:
+            self._session.ledger.used -= len(held)
+            self._in_slice = True
+            self._take(held)
+            self._in_slice = False
+            if self.state is Taking.READING:
+                self._in_slice = True
+                self._turn_ended()
+                self._in_slice = False
+        if self.state is Taking.READING:
+            self._channel.resume()
+
+    def end(self) -> None:
+        """The connection is over."""
+        self.state = Taking.ENDED
+        self._session.ledger.used -= self.held_bytes
+        self._held = None
+        if self._timer is not None:
+            self._timer.cancel()

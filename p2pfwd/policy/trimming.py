@@ -1,0 +1,84 @@
+"""Which connections go: when there are more than wanted, and when somebody new needs a place.
+
+Pure; a connection is a `Standing`, and the answers are places in the list that was given. Usefulness counts
+what this node's owner has of a connection, not how busy the peer keeps it: a stranger's streams of identify,
+ping or the DHT are none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+FEW: Final = 8
+"""Connections of one crowd (a /24, a /56) that are nothing unusual. Beyond, it goes before others."""
+
+
+class Use(IntEnum):
+    """What a connection is good for, the least first."""
+
+    NONE = 0
+    ASKED = 1
+    """This node has a stream of its own open on it: it waits for an answer."""
+    TUNNELS = 2
+    """A stranger uses a service here, or seems to."""
+    KEPT = 3
+    """This node wants it: kept, forwarded to, needed to be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One connection. Times are monotonic seconds."""
+
+    use: Use
+    is_own: bool
+    """A peer of the owner's: named, kept, forwarded to, served before."""
+    useful_at: float
+    """When it was last of use, or came up."""
+    crowd: str
+    """Whom it counts for, as `192.0.2.0/24`."""
+
+
+def to_trim(standings: Sequence[Standing], now: float, high: int, low: int, grace_s: float) -> list[int]:
+    """Above `high`: whom to close to come down to `low`. Crowds first, then the longest idle; own peers last.
+
+    Spared is who is of any use, or was within `grace_s`.
+    """
+    if len(standings) <= high:
+        return []
+    crowds = Counter(standing.crowd for standing in standings)
+    idle = [
+        place
+        for place, standing in enumerate(standings)
+        if standing.use is Use.NONE and now - standing.useful_at > grace_s
+    ]
+    return sorted(idle, key=lambda place: _rank(standings[place], crowds))[: len(standings) - low]
+
+
+def to_replace(standings: Sequence[Standing], newcomer_is_own: bool) -> int | None:
+    """Who gives way to a newcomer where all places are taken; None: the newcomer does.
+
+    A stranger never replaces an own peer. Whoever has tunnels gives way only where its crowd has more than
+    `FEW`: thousands of identities with a silent tunnel each are one neighbourhood, honest users are not.
+    """
+    crowds = Counter(standing.crowd for standing in standings)
+
+    def may_go(standing: Standing) -> bool:
+        if standing.is_own:
+            return newcomer_is_own and standing.use is Use.NONE
+        if standing.use is Use.TUNNELS:
+            return newcomer_is_own or crowds[standing.crowd] > FEW
+        return standing.use is not Use.KEPT
+
+    candidates = [place for place, standing in enumerate(standings) if may_go(standing)]
+    if not candidates:
+        return None
+    return min(candidates, key=lambda place: (standings[place].use, *_rank(standings[place], crowds)))
+
+
+def _rank(standing: Standing, crowds: Counter[str]) -> tuple[bool, int, float]:
+    """Who goes first has the least."""
+    return standing.is_own, -max(FEW, crowds[standing.crowd]), standing.useful_at

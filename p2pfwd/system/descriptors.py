@@ -1,0 +1,83 @@
+"""Open files: how many this process may have, a spare one for the owner, what to say when none is left.
+
+Usual shells and services allow 1,024 and far more where one asks (Go programs do): so does the daemon.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Final
+
+CURE: Final = "raise the limit of open files: `ulimit -n`, or LimitNOFILE= of the service"
+
+MOST: Final = 65_536
+"""More than the limits of a node can use; some systems call their hard limit infinite."""
+
+UNKNOWN: Final = 1024
+"""Taken where the system has no such limit to ask for."""
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one, at most `MOST`; what it is then."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return UNKNOWN
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft == resource.RLIM_INFINITY:
+        return MOST
+    if wanted > soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):  # macOS: not beyond kern.maxfilesperproc
+            return int(soft)
+        return int(wanted)
+    return int(soft)
+
+
+def shortage(code: int | None) -> str | None:
+    """What ran out on this machine, for people; None where `code` says something else."""
+    if code == errno.EMFILE:
+        return f"this daemon has as many files open as this machine allows it{_limit()}"
+    if code == errno.ENFILE:
+        return "this machine has as many files open as it can"
+    if code in (errno.ENOBUFS, errno.ENOMEM):
+        return f"this machine is out of memory ({os.strerror(code)})"
+    return None
+
+
+def _limit() -> str:
+    if "resource" not in sys.modules:
+        return ""
+    import resource
+
+    return f" ({resource.getrlimit(resource.RLIMIT_NOFILE)[0]})"
+
+
+class Spare:
+    """A descriptor kept open, to be had when there is no other: one more connection can then be accepted."""
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+        self.keep()
+
+    def keep(self) -> None:
+        """Take one, if there is none."""
+        if self._fd is None:
+            try:
+                self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return
+
+    def give(self) -> bool:
+        """Free it for the next call that needs one; False where it is gone already."""
+        if self._fd is None:
+            return False
+        os.close(self._fd)
+        self._fd = None
+        return True
+
+    close = give

@@ -1,0 +1,155 @@
+"""Pins what tunnels' sockets may hold in the kernel, and which tunnels are reset when its memory is short."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.forwarding.local_sockets import (
+    FEW,
+    LOOK_EVERY_S,
+    LOOPBACK_RECEIVE_BYTES,
+    MANY,
+    PART,
+    SMALL_BYTES,
+    STALLED_BYTES,
+    LocalSockets,
+)
+from p2pfwd.net.refusals import Refusals
+from p2pfwd.system.tcp_memory import TcpMemory, tcp_memory
+from tests.support.virtual_time import in_virtual_time
+
+MB = 1 << 20
+PRESSURE = 1000 * MB
+
+
+@dataclass
+class FakeEntry:
+    """A tunnel of `peer`, at `host`; it moves on at every look, or stands still."""
+
+    id: int
+    peer: str = "stranger"
+    host: str = "8.8.8.8"
+    stalled: bool = True
+    moving: bool = False
+    resets: int = 0
+    moved: int = 0
+    splice: Any = field(init=False)
+    stream: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        entry = self
+
+        class Splice:
+            is_stalled = self.stalled
+            bytes_in = 0
+
+            @property
+            def bytes_out(self) -> int:
+                entry.moved += entry.moving
+                return entry.moved
+
+            def reset(self) -> None:
+                entry.resets += 1
+
+        self.splice = Splice()
+        addr = Multiaddr.parse(f"/ip4/{self.host}/tcp/1")
+        self.stream = SimpleNamespace(remote_peer=self.peer, conn=SimpleNamespace(remote_addr=addr))
+
+
+class Rig:
+    def __init__(self, entries: list[FakeEntry], used: int) -> None:
+        self.entries = entries
+        self.used = used
+        self.looks = 0
+        self.refusals = Refusals()
+        self.it = LocalSockets(
+            asyncio.get_running_loop(),
+            lambda: cast("Any", self.entries),
+            lambda peer: cast("str", peer) == "own",
+            self.refusals,
+            self.memory,
+        )
+
+    def memory(self) -> TcpMemory:
+        self.looks += 1
+        return TcpMemory(self.used, PRESSURE)
+
+    async def look(self, times: int = 2) -> list[int]:
+        """Who has been reset after so many looks."""
+        near, far = socket.socket(), socket.socket()
+        self.it.take(near, 1, len(self.entries))
+        near.close()
+        far.close()
+        await asyncio.sleep(LOOK_EVERY_S * times + 0.1)
+        return [entry.id for entry in self.entries if entry.resets]
+
+
+SHORT = int(PRESSURE * PART) + 1
+
+
+@in_virtual_time
+async def test_what_stands_still_is_reset_while_memory_is_short() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW + 10)], SHORT + 5 * STALLED_BYTES)
+    assert await rig.look() == [0, 1, 2, 3, 4, 5]
+    assert rig.refusals.counts["tcp-memory"] == 6
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_nobody_is_reset_who_moves_or_waits_for_nothing_or_is_the_owners() -> None:
+    moving = [FakeEntry(n, moving=True) for n in range(FEW)]
+    idle = [FakeEntry(n, stalled=False) for n in range(FEW, 2 * FEW)]
+    own = [FakeEntry(n, peer="own") for n in range(2 * FEW, 3 * FEW)]
+    rig = Rig([*moving, *idle, *own], 2 * PRESSURE)
+    assert await rig.look(5) == []
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_the_heaviest_network_loses_first() -> None:
+    single = [FakeEntry(n, host=f"8.8.{n}.1") for n in range(30)]
+    crowd = [FakeEntry(n, host=f"9.9.9.{n}") for n in range(30, 70)]
+    rig = Rig([*single, *crowd], SHORT + 9 * STALLED_BYTES)
+    assert await rig.look() == list(range(30, 40))
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_with_few_tunnels_or_much_memory_nothing_is_looked_at_for_long() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW)], 2 * PRESSURE)
+    assert await rig.look(5) == [] and rig.looks == 0
+    rig = Rig([FakeEntry(n) for n in range(FEW + 1)], SHORT - 1)
+    assert await rig.look(5) == [] and rig.looks == 5
+    rig.entries = []
+    await asyncio.sleep(100)
+    assert rig.looks == 5, "and no timer is left"
+
+
+@pytest.mark.parametrize(("of_peer", "receive"), [(1, LOOPBACK_RECEIVE_BYTES), (MANY + 1, SMALL_BYTES)])
+def test_buffers_are_bounded(of_peer: int, receive: int) -> None:
+    async def main() -> None:
+        rig = Rig([], 0)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname()) as sock,
+        ):
+            rig.it.take(sock, of_peer, 1)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) in (receive, 2 * receive)
+        near, far = socket.socketpair()
+        rig.it.take(near, of_peer, 1)
+        near.close()
+        far.close()
+
+    asyncio.run(main())
+
+
+def test_this_machine_tells_what_its_tcp_holds() -> None:
+    memory = tcp_memory()
+    assert memory is None or (memory.used >= 0 and memory.pressure > 0)

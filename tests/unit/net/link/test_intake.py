@@ -1,0 +1,189 @@
+"""Pins when a connection's bytes are taken: its work per turn, its debts, when it is left unread or goes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from p2pfwd.net.lanes import Lanes
+from p2pfwd.net.link import intake as module
+from p2pfwd.net.link.intake import DROP_AFTER_S, HARD_TOLL, SLICE_WORK, SOFT_TOLL, TURN_WORK, Intake, Taking
+from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux.session import Session
+from tests.support.loops import turns
+from tests.support.virtual_time import in_virtual_time
+
+
+class FakeChannel:
+    """Both a channel and its conduit: remembers what it was told, and may be congested."""
+
+    def __init__(self) -> None:
+        self.conduit = self
+        self.paused = self.spared = self.squeezed = self.congested = False
+        self.resumes = 0
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        self.resumes += 1
+
+    def spare(self, spare: bool) -> None:
+        self.spared = spare
+
+    def squeeze(self, squeeze: bool) -> None:
+        self.squeezed = squeeze
+
+
+class Rig:
+    """An intake as a connection uses it; `read` is one read of the socket."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.moves = 0
+        self.lanes = Lanes(loop, lambda: self.moves, loop.time)
+        self.session = Session(client=False)
+        self.channel = FakeChannel()
+        self.pings = 0
+        self.flooded: list[bool] = []
+        self.loop = loop
+        self.it = Intake(
+            self.session, cast("Any", self.channel), self.lanes, loop, self.take, self.turn_ended
+        )
+        self.it.flooded = self.flood
+
+    def flood(self, must_go: bool) -> None:
+        self.flooded.append(must_go)
+        if must_go:
+            self.it.end()
+
+    def take(self, view: memoryview) -> None:
+        self.session.receive(view)
+        self.pings += len(self.session.control) // f.HEADER_BYTES
+        self.session.control.clear()
+        if self.session.work_left <= 0:
+            self.it.hold(view[self.session.taken :])
+
+    def turn_ended(self) -> None:
+        self.it.settle(self.loop.time())
+
+    def read(self, pings: int) -> None:
+        """A read that brings so many pings, the cheapest of frames."""
+        assert not self.channel.paused
+        self.take(memoryview(b"".join(f.encode_header(f.PING, f.SYN, 0, n) for n in range(pings))))
+        self.turn_ended()
+
+
+@in_virtual_time
+async def test_a_read_of_more_than_a_turns_work_is_taken_in_slices() -> None:
+    rig = Rig()
+    rig.read(2000)
+    assert rig.pings == TURN_WORK // 2 and rig.it.state is Taking.QUEUED
+    assert rig.channel.paused and rig.channel.spared
+    assert rig.it.held_bytes == rig.session.ledger.used == 1500 * f.HEADER_BYTES
+    await turns(3)
+    assert TURN_WORK // 2 < rig.pings <= TURN_WORK // 2 + 3 * SLICE_WORK
+    await turns(40)
+    assert rig.pings == 2000 and rig.it.state is Taking.READING and not rig.channel.paused
+    assert rig.it.held_bytes == rig.session.ledger.used == 0
+    rig.read(10)
+    assert rig.session.work_left == TURN_WORK and not rig.channel.spared, "as before"
+
+
+@in_virtual_time
+async def test_within_the_budgets_nothing_is_ever_paused() -> None:
+    rig = Rig()
+    for _ in range(100):
+        rig.read(100)
+        await asyncio.sleep(0.05)  # 2,000 a second
+    assert rig.channel.resumes == 0 and not rig.channel.squeezed
+
+
+@in_virtual_time
+async def test_in_debt_it_is_read_in_the_slow_lane_until_it_has_paid() -> None:
+    rig = Rig()
+    for _ in range(int(SOFT_TOLL.burst) // 820 + 1):
+        rig.read(400)
+    assert rig.it.state is Taking.QUEUED and rig.channel.squeezed
+    await turns(3)
+    assert rig.it.state is Taking.READING and rig.channel.resumes
+    await asyncio.sleep(SOFT_TOLL.burst / SOFT_TOLL.per_s)
+    rig.read(1)
+    assert rig.it.state is Taking.READING and not rig.channel.squeezed
+
+
+@in_virtual_time
+async def test_the_nodes_debt_slows_those_who_pay_more_than_a_trickle_and_nobody_else() -> None:
+    rig = Rig()
+    rig.lanes.toll.owe(asyncio.get_running_loop().time(), 1e6)
+    rig.read(100)
+    assert rig.it.state is Taking.READING
+    for _ in range(10):
+        rig.read(400)
+        if rig.it.state is not Taking.READING:
+            break
+    assert rig.it.state is Taking.QUEUED
+
+
+async def keep_on(rig: Rig, seconds: float) -> None:
+    """Send as much as is read, for so long."""
+    until = rig.loop.time() + seconds
+    while rig.loop.time() < until and rig.it.state is not Taking.ENDED:
+        if rig.channel.paused:
+            await asyncio.sleep(0.001)
+        else:
+            rig.read(400)
+            await turns(1)
+
+
+@in_virtual_time
+async def test_deep_in_debt_it_is_left_unread_and_in_the_end_dropped() -> None:
+    rig = Rig()
+    await keep_on(rig, DROP_AFTER_S - 5)
+    assert rig.flooded == [False] and rig.channel.resumes > 10
+    spent = 2 * rig.pings / (DROP_AFTER_S - 5 + HARD_TOLL.burst / HARD_TOLL.per_s)
+    assert spent < 1.2 * HARD_TOLL.per_s, "the rate is kept while it goes on"
+    await keep_on(rig, 60)
+    assert rig.flooded == [False, True] and rig.it.state is Taking.ENDED
+
+
+@in_virtual_time
+async def test_who_stops_for_a_while_is_not_dropped() -> None:
+    rig = Rig()
+    for _ in range(5):
+        await keep_on(rig, 8.0)
+        await asyncio.sleep(module.BREAK_S + 1)
+    assert True not in rig.flooded and rig.it.state is not Taking.ENDED
+    rig.it.end()
+
+
+@in_virtual_time
+async def test_a_peer_that_reads_no_answers_is_not_read_from_but_not_for_ever() -> None:
+    rig = Rig()
+    rig.channel.congested = True
+    rig.session.control += bytes(module.CHOKED_BYTES + 1)
+    rig.it.settle(rig.loop.time())
+    assert rig.it.state is Taking.UNREAD and rig.channel.paused
+    await asyncio.sleep(module.CHOKED_S + 0.1)
+    assert rig.it.state is Taking.READING, "two nodes must not wait for each other"
+    rig.it.settle(rig.loop.time())
+    assert rig.it.state is Taking.READING, "once for each time that it takes nothing"
+    rig.it.drained()
+    rig.it.settle(rig.loop.time())
+    assert rig.it.state is Taking.UNREAD
+    rig.it.drained()
+    await turns(3)
+    assert rig.it.state is Taking.READING, "at once when it reads"
+    rig.it.end()
+
+
+@in_virtual_time
+async def test_the_end_takes_back_what_was_held() -> None:
+    rig = Rig()
+    rig.read(2000)
+    rig.it.end()
+    assert rig.session.ledger.used == 0
+    before = rig.pings
+    await turns(5)
+    assert rig.pings == before

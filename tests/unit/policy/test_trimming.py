@@ -1,0 +1,76 @@
+"""Pins who goes when there are too many connections, and who gives way to a newcomer."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pfwd.policy.trimming import FEW, Standing, Use, to_replace, to_trim
+
+NOW = 1000.0
+
+
+def standing(
+    useful_at: float = 0.0, *, use: Use = Use.NONE, own: bool = False, crowd: str | None = None
+) -> Standing:
+    """A stranger of its own network, unless it is said otherwise."""
+    return Standing(use, own, useful_at, crowd or f"198.51.{id(object())}.0/24")
+
+
+def alone(*standings: Standing) -> list[Standing]:
+    """The same, each in a crowd of its own."""
+    return [Standing(s.use, s.is_own, s.useful_at, f"10.0.{place}.0/24") for place, s in enumerate(standings)]
+
+
+NONE, ASKED, TUNNELS, KEPT = Use.NONE, Use.ASKED, Use.TUNNELS, Use.KEPT
+
+
+@pytest.mark.parametrize(
+    ("what", "standings", "gone"),
+    [
+        ("the longest idle first", [standing(5), standing(3), standing(9), standing(7)], [1, 0]),
+        ("late use counts", [standing(5), standing(900), standing(9), standing(7)], [0, 3]),
+        ("own peers last", [standing(1, own=True), standing(3), standing(9), standing(7)], [1, 3]),
+        ("no more than needed", [standing(5), standing(3), standing(9)], [1]),
+        ("none of any use", [standing(1, use=use) for use in (ASKED, TUNNELS, KEPT)] + [standing(9)], [3]),
+        ("none that has just been of use", [standing(NOW - 5), standing(NOW), standing(8)], [2]),
+        ("nobody below the mark", [standing(1), standing(2)], []),
+    ],
+)
+def test_who_is_trimmed(what: str, standings: list[Standing], gone: list[int]) -> None:
+    assert to_trim(alone(*standings), NOW, 2, 2, 20.0) == gone, what
+
+
+def test_a_crowd_is_trimmed_before_those_who_are_idle_for_longer() -> None:
+    crowd = [standing(500 + n, crowd="203.0.113.0/24") for n in range(FEW + 1)]
+    others = alone(standing(1), standing(2))
+    assert to_trim([*others, *crowd], NOW, 4, FEW, 20.0) == [2, 3, 4]
+    few = [standing(500 + n, crowd="203.0.113.0/24") for n in range(FEW)]
+    assert to_trim([*others, *few], NOW, 4, FEW, 20.0) == [0, 1], "a handful of neighbours is no crowd"
+
+
+@pytest.mark.parametrize(
+    ("what", "standings", "newcomer_is_own", "victim"),
+    [
+        ("the longest idle", [standing(5), standing(3), standing(9)], False, 1),
+        ("however short that is", [standing(NOW), standing(NOW - 1)], False, 1),
+        ("idle before asked", [standing(1, use=ASKED), standing(9)], False, 1),
+        ("asked, if there is nobody idle", [standing(1, use=KEPT), standing(9, use=ASKED)], False, 1),
+        ("no tunnels for a stranger", [standing(1, use=TUNNELS)], False, None),
+        ("a stranger's tunnels for an own peer", [standing(1, use=TUNNELS), standing(0, use=KEPT)], True, 0),
+        ("no own peer for a stranger", [standing(1, own=True)], False, None),
+        ("an idle own peer for another", [standing(1, own=True)], True, 0),
+        ("no busy own peer for another", [standing(1, own=True, use=TUNNELS)], True, None),
+        ("nobody who is kept", [standing(1, use=KEPT)], True, None),
+        ("nobody where nobody is", [], False, None),
+    ],
+)
+def test_who_is_replaced(
+    what: str, standings: list[Standing], newcomer_is_own: bool, victim: int | None
+) -> None:
+    assert to_replace(alone(*standings), newcomer_is_own) == victim, what
+
+
+def test_a_crowd_with_silent_tunnels_gives_way_to_a_stranger() -> None:
+    crowd = [standing(500 + n, use=TUNNELS, crowd="203.0.113.0/24") for n in range(FEW + 1)]
+    assert to_replace([*alone(standing(1, use=TUNNELS)), *crowd], False) == 1
+    assert to_replace(crowd[:FEW], False) is None

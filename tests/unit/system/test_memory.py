@@ -1,0 +1,86 @@
+"""Pins when memory is given back: some time after things ended, seldom, and not for ever in vain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from p2pfwd.system.memory import LOOK_AFTER_S, SLACK_BYTES, MemoryKeeper, give_back, rss_bytes
+from tests.support.virtual_time import in_virtual_time
+
+MB = 1 << 20
+
+
+class Rig:
+    """A process of so many resident bytes, of which `release` leaves so many."""
+
+    def __init__(self, resident: int, left: int) -> None:
+        self.resident, self.left = resident, left
+        self.releases = 0
+        self.keeper = MemoryKeeper(asyncio.get_running_loop(), lambda: self.resident, self.release)
+
+    def release(self) -> None:
+        self.releases += 1
+        self.resident = self.left
+
+
+@in_virtual_time
+async def test_after_a_flood_it_is_given_back_once() -> None:
+    rig = Rig(40 * MB, 42 * MB)
+    rig.keeper.started()
+    rig.resident = 150 * MB
+    for _ in range(1000):
+        rig.keeper.stir()
+    await asyncio.sleep(LOOK_AFTER_S + 1)
+    assert rig.releases == 1
+    await asyncio.sleep(600)
+    assert rig.releases == 1
+    rig.keeper.close()
+
+
+@in_virtual_time
+async def test_in_quiet_times_nothing_is_done() -> None:
+    rig = Rig(40 * MB, 40 * MB)
+    rig.keeper.started()
+    rig.resident += SLACK_BYTES
+    rig.keeper.stir()
+    await asyncio.sleep(600)
+    assert not rig.releases
+    rig.keeper.close()
+
+
+@in_virtual_time
+async def test_what_is_in_use_is_not_asked_for_for_ever() -> None:
+    rig = Rig(40 * MB, 100 * MB)
+    rig.keeper.started()
+    rig.resident = 100 * MB
+    rig.keeper.stir()
+    await asyncio.sleep(600)
+    assert rig.releases == 3
+    rig.keeper.stir()
+    await asyncio.sleep(600)
+    assert rig.releases == 3, "that is what it needs now"
+    rig.keeper.close()
+
+
+@in_virtual_time
+async def test_after_close_nothing_is_done() -> None:
+    rig = Rig(40 * MB, 40 * MB)
+    rig.keeper.started()
+    rig.resident = 100 * MB
+    rig.keeper.stir()
+    rig.keeper.close()
+    rig.keeper.close()
+    rig.keeper.stir()
+    await asyncio.sleep(600)
+    assert not rig.releases
+
+
+def test_free_memory_really_goes_back() -> None:
+    blocks = [bytes(100_000) for _ in range(600)]  # below glibc's mmap threshold: from its heap
+    keep = bytes(50_000)
+    full = rss_bytes()
+    del blocks
+    give_back()
+    assert full - rss_bytes() > 30 * MB and keep
+    assert gc.isenabled()
