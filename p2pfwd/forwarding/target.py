@@ -35,7 +35,7 @@ Sockaddr = tuple[str, int] | tuple[str, int, int, int] | str
 class Target:
     """Where a listen sends its streams."""
 
-    __slots__ = ("_family", "_sockaddr", "_unix_turn", "address", "name")
+    __slots__ = ("_family", "_sockaddr", "_unix_turn", "address", "is_near", "name")
 
     def __init__(self, address: Multiaddr) -> None:
         """Raises InvalidMultiaddr for what cannot be a target; nothing is resolved or connected."""
@@ -43,6 +43,8 @@ class Target:
         self.name: tuple[str, int] | None = None  # host and port, when it must be resolved
         self._sockaddr: Sockaddr = ""
         self._unix_turn = asyncio.Semaphore(1)
+        self.is_near = address_class(address) is AddressClass.LOOPBACK
+        """Whether it is on this machine by its address, and so mostly answers within the first call."""
         path = unix_path(address)
         endpoint = tcp_endpoint(address)
         if address.peer_id() is not None:
@@ -50,7 +52,7 @@ class Target:
         if path is not None:
             if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
                 raise InvalidMultiaddr(f"socket path longer than {MAX_UNIX_PATH_BYTES} bytes: {address}")
-            self._family, self._sockaddr = int(socket.AF_UNIX), path
+            self._family, self._sockaddr, self.is_near = int(socket.AF_UNIX), path, True
             return
         if endpoint is None:
             if address.has("tcp") or address.has("unix"):
@@ -60,16 +62,10 @@ class Target:
             raise InvalidMultiaddr("port can not be 0")
         if endpoint.family in _NAMES:
             self._family, self.name = int(_NAMES[endpoint.family]), (endpoint.host, endpoint.port)
+            self.is_near = False
         else:
             self._family = int(socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET)
             self._sockaddr = (endpoint.host, endpoint.port)
-
-    @property
-    def is_near(self) -> bool:
-        """Whether it is on this machine by its address, and so mostly answers within the first call."""
-        return self._family == socket.AF_UNIX or (
-            self.name is None and address_class(self.address) is AddressClass.LOOPBACK
-        )
 
     def begin(self) -> tuple[socket.socket | None, bool]:
         """Start connecting: (socket, connected). No socket for a name, whose resolution must be awaited.
@@ -173,9 +169,17 @@ class Target:
         for at most a second at a time so that a cancelled wait ends soon. One thread for all who wait: the
         others are for names to be resolved.
         """
+
+        def ended(waiting: asyncio.Future[int]) -> None:
+            self._unix_turn.release()
+            if not waiting.cancelled():
+                waiting.exception()  # retrieved, also when nobody waits any more
+
         while True:
-            async with self._unix_turn:
-                code = await loop.run_in_executor(None, _connect_blocking, sock, sockaddr)
+            await self._unix_turn.acquire()
+            waiting = loop.run_in_executor(None, _connect_blocking, sock, sockaddr)
+            waiting.add_done_callback(ended)
+            code = await asyncio.shield(waiting)
             if code in _CONNECTED:
                 sock.setblocking(False)
                 return
