@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint, unix_path
@@ -63,6 +64,7 @@ class Target:
         "_port",
         "_unix_turn",
         "address",
+        "is_near",
         "name",
     )
 
@@ -79,6 +81,8 @@ class Target:
         self._fixed: tuple[_Place, ...] = ()
         self._first, self._first_until = "", 0.0
         self._unix_turn = asyncio.Semaphore(1)
+        self.is_near = address_class(address) is AddressClass.LOOPBACK
+        """Whether it is on this machine by its address, and so mostly answers within the first call."""
         path = unix_path(address)
         endpoint = tcp_endpoint(address)
         if address.peer_id() is not None:
@@ -89,7 +93,7 @@ class Target:
         if path is not None:
             if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
                 raise InvalidMultiaddr(f"socket path longer than {MAX_UNIX_PATH_BYTES} bytes: {address}")
-            self._fixed = (_Place(int(socket.AF_UNIX), path, path),)
+            self._fixed, self.is_near = (_Place(int(socket.AF_UNIX), path, path),), True
             return
         if endpoint is None:
             if address.has("tcp") or address.has("unix"):
@@ -100,17 +104,11 @@ class Target:
         self._port = endpoint.port
         if endpoint.family in _NAMES:
             self._family, self.name = int(_NAMES[endpoint.family]), (endpoint.host, endpoint.port)
+            self.is_near = False
             return
         self._hosts = ("127.0.0.1", "::1") if any_loopback else (endpoint.host,)
         if "%" not in endpoint.host:  # the number of a zone's interface may change
             self._fixed = self._places_of(self._hosts)
-
-    @property
-    def is_near(self) -> bool:
-        """Whether it is on this machine by its address, and so mostly answers within the first call."""
-        return self._family == socket.AF_UNIX or (
-            self.name is None and address_class(self.address) is AddressClass.LOOPBACK
-        )
 
     def begin(self) -> tuple[socket.socket | None, bool]:
         """Start connecting: (socket, connected). No socket for a name, whose resolution must be awaited.
@@ -318,6 +316,12 @@ async def _wait(
         raise
 
 
+def _turn_over(turn: asyncio.Semaphore, waiting: asyncio.Future[int]) -> None:
+    turn.release()  # when the thread is back, not when its waiter has given up
+    if not waiting.cancelled():
+        waiting.exception()  # retrieved, also when nobody waits any more
+
+
 async def _wait_unix(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, path: str, turn: asyncio.Semaphore
 ) -> None:
@@ -328,8 +332,10 @@ async def _wait_unix(
     target: the others are for names to be resolved.
     """
     while True:
-        async with turn:
-            code = await loop.run_in_executor(None, _connect_blocking, sock, path)
+        await turn.acquire()
+        waiting = loop.run_in_executor(None, _connect_blocking, sock, path)
+        waiting.add_done_callback(partial(_turn_over, turn))
+        code = await asyncio.shield(waiting)
         if code in _CONNECTED:
             sock.setblocking(False)
             return

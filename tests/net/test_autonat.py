@@ -152,6 +152,7 @@ async def test_one_peer_is_dialed_back_a_bounded_number_of_times() -> None:
         message = wire.encode_request(DialRequest(near.peer_id, tuple(near.swarm.listen_addrs())))
         answers = [(await ask(near, far, message)).status for _ in range(5)]
         assert answers == [Status.OK] * 3 + [Status.DIAL_REFUSED] * 2
+        assert far.swarm.refusals.counts["autonat-dials"] == 2
 
 
 @on_loop

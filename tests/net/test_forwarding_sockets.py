@@ -446,3 +446,44 @@ def test_a_unix_target_with_a_full_backlog_is_waited_for(run: Run, home: Path) -
         thread.start()
         assert run(connected(f"/unix{path}")) == b"hello"
         thread.join()
+
+
+def test_those_who_wait_for_a_full_unix_socket_share_one_thread(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The others of the executor resolve names: a service that does not answer must not stop all others.
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def busy(sock: socket.socket, sockaddr: object) -> int:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        release.wait(5)
+        with lock:
+            at_once -= 1
+        return errno.EAGAIN
+
+    monkeypatch.setattr(target_module, "_connect_blocking", busy)
+    release = threading.Event()
+    path = str(home / "target")
+
+    async def wait_for_all(target: Target) -> None:
+        waits = [asyncio.ensure_future(target.connect(30)) for _ in range(20)]
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)
+        assert await loop.getaddrinfo("127.0.0.1", 1)
+        for wait in waits[:10]:
+            wait.cancel()
+        assert await loop.getaddrinfo("127.0.0.1", 1)
+        release.set()
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(path)
+        server.listen(0)
+        first.connect(path)
+        run(wait_for_all(Target(Multiaddr.parse(f"/unix{path}"))))
+    assert most == 1

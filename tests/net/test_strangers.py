@@ -250,14 +250,17 @@ async def tunnel_server(
 
 @on_loop
 async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_have_none() -> None:
-    served = 0
+    serving = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal served
-        served += 1
-        with suppress(ConnectionResetError):
+        nonlocal serving
+        serving += 1
+        with suppress(ConnectionError):
             writer.write(await reader.read(1))
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        serving -= 1
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     target = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}")
@@ -285,6 +288,7 @@ async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_ha
                 stream.close_write()
                 assert await stream.read() == b""
         assert service.listeners()[0].state == "ready", "a stranger's haste is not the listen's state"
+        await until(lambda: not serving)
 
 
 @on_loop

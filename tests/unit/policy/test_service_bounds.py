@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from p2pfwd.policy import service_bounds as table
@@ -9,6 +11,8 @@ from p2pfwd.policy.pace import Rate
 from p2pfwd.policy.service_bounds import DHT, IDENTIFY, PING, PROBE, PUSH, TABLE, Bounds
 from p2pfwd.policy.shares import Held, Paced, Party, Rates
 from tests.unit.policy.test_shares import party
+
+SECURITY = Path(__file__).parents[3] / "SECURITY.md"
 
 
 @pytest.mark.parametrize("bounds", TABLE, ids=lambda bounds: bounds.label)
@@ -79,3 +83,14 @@ def test_a_browser_or_a_load_test_of_one_peer_has_its_thousand_tunnels() -> None
             held.take(party(1))
     assert isinstance(table.UNUSED_TUNNELS.peer, Rate) and table.UNUSED_TUNNELS.peer.burst > 1000
     assert table.UNUSED_TUNNELS.all is None, "nobody is kept out by what strangers elsewhere do"
+
+
+@pytest.mark.parametrize("bounds", TABLE[:-1], ids=lambda bounds: bounds.label)
+def test_security_md_shows_the_table(bounds: Bounds) -> None:
+    most, opens = bounds.most, bounds.opens
+    assert opens is not None and opens.all is not None
+    streams = f"| {most.peer}, {most.network}, {most.all} |"
+    rates = ", ".join(f"{rate.per_s:g} ({rate.burst:g})" for rate in (opens.peer, opens.network, opens.all))
+    rows = [line for line in SECURITY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    (row,) = [row for row in rows if streams in row and f"| {rates} |" in row]
+    assert f"| {bounds.idle_s:g} s" in row and bounds.reads == ("dropped at once" not in row)
