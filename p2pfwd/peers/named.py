@@ -21,7 +21,7 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
-from p2pfwd.errors import NotFound, PeerExists, ResourceLimitExceeded, UsageError
+from p2pfwd.errors import InvalidPeerId, NotFound, PeerExists, ResourceLimitExceeded, UsageError
 from p2pfwd.system.private_files import storage_failed, write_atomically
 
 log = logging.getLogger("p2pfwd.peers")
@@ -183,10 +183,16 @@ def _from_json(data: bytes) -> dict[str, NamedPeer]:
     for entry in _list(document.get("peers")):
         if not isinstance(entry, dict):
             raise ValueError("an entry is no object")
+        name = read_name(_text(entry.get("name")))
         addrs = tuple(Multiaddr.parse(_text(text)) for text in _list(entry.get("addresses")))
+        try:
+            peer_id = PeerId.parse(_text(entry.get("peer")))
+        except InvalidPeerId as exc:  # earlier versions took some; the others keep their names
+            log.warning("named peers: %s is left out: %s", name, exc.message)
+            continue
         named = NamedPeer(
-            read_name(_text(entry.get("name"))),
-            PeerId.parse(_text(entry.get("peer"))),
+            name,
+            peer_id,
             tuple(addr.without_peer_id() for addr in addrs),
             entry.get("keep") is True,
         )

@@ -169,7 +169,7 @@ DAMAGED: list[Any] = [
     {"version": 2, "peers": []},
     {"version": 1},
     {"version": 1, "peers": ["x"]},
-    {"version": 1, "peers": [{"name": "nas", "peer": "zebra", "addresses": [], "keep": False}]},
+    {"version": 1, "peers": [{"name": "nas", "peer": 7, "addresses": [], "keep": False}]},
     {"version": 1, "peers": [{"name": "1", "peer": str(ONE), "addresses": [], "keep": False}]},
     {"version": 1, "peers": [{"name": "nas", "peer": str(ONE), "addresses": ["x"], "keep": False}]},
     {"version": 1, "peers": [{"name": "nas", "peer": str(ONE), "addresses": [7], "keep": False}]},
@@ -187,6 +187,19 @@ def test_a_file_that_makes_no_sense_is_moved_aside_with_a_warning(
     (record,) = [it for it in caplog.records if it.levelname == "WARNING"]
     assert record.getMessage().endswith(f"the file was moved to {home}/peers.json.damaged")
     assert (home / "peers.json.damaged").read_bytes() == data
+
+
+def test_an_id_that_earlier_versions_took_costs_that_entry_and_not_the_file(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [
+        {"name": name, "peer": peer, "addresses": [], "keep": False}
+        for name, peer in (("typo", "12D3KooWnope"), ("good", str(ONE)))
+    ]
+    (home / "peers.json").write_text(json.dumps({"version": 1, "peers": entries}))
+    assert [named.name for named in reread(home)] == ["good"]
+    assert "typo is left out" in caplog.text and "mistyped" in caplog.text
+    assert [path.name for path in home.iterdir()] == ["peers.json"]
 
 
 def test_a_file_that_cannot_be_read_is_an_error(home: Path) -> None:
