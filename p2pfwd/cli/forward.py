@@ -117,7 +117,8 @@ def _try(env: Env, client: Client, results: Sequence[ForwardResult]) -> list[Che
 def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
     if check is None:
         return {**result_to_json(result), "Check": None}
-    known = replace(result, listener=replace(result.listener, state=check.state, reason=check.reason))
+    reason = check.reason if check.state != "ready" else None  # a remark on the try
+    known = replace(result, listener=replace(result.listener, state=check.state, reason=reason))
     return {**result_to_json(known), "Check": result_to_json(check)}
 
 

@@ -5,11 +5,13 @@ that for its client. So a p2pfwd node also answers `/p2pfwd/probe/1.0.0<protocol
 the protocol is served, then it sends one varint-delimited message, the listener's state as in
 `ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes.
 
-A Kubo, or another libp2p node, knows no probes, and lists by name what it serves. Where it lists the
-protocol, that is the answer: the service is not touched, and nobody knows whether it answers. Where it does
-not list it, its list may be old: the protocol itself, offered second in the same negotiation, tells. A stream
-that opens is watched for a moment and then reset; its service sees one connection that ends. (A FIN would
-ask nothing more: a Kubo answers one with FIN or with reset, whether its service is alive or not.)
+Another libp2p node knows no probes, and tells by identify what it serves. Where it lists the protocol, as go-
+and js-libp2p do, that is the answer: the service is not touched, and nobody knows whether it answers. A Kubo
+lists `/x/` and none of the names below it. Only the protocol itself, offered second in the same negotiation,
+tells whether that name is served: a mistyped one is found far more often than a service that minds. A
+stream that opens is watched for a moment and then reset; its service sees one connection that ends, and the
+answer says so. (A FIN would ask nothing more: a Kubo answers one with FIN or with reset, whether its service
+is alive or not.)
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ NOT_TRIED: Final = (
     "the peer lists the service, which was not tried: it is no p2pfwd, and a try would be a connection there"
 )
 
+TRIED: Final = "this try was a connection at its service, which ended at once; --no-check makes none"
+
 _STATE: Final = re.compile(rb"[a-z][a-z-]*")
 _STRANGER_SAYS: Final = {
     "target-refused": "its service does not answer",
@@ -54,7 +58,7 @@ _STRANGER_SAYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """The peer serves the protocol, and this is how its service is."""
+    """The peer serves the protocol, and this is how its service is; a `reason` beside READY is a remark."""
 
     conn: Carrier
     state: str
@@ -154,4 +158,4 @@ async def _try_service(stream: Stream, grace_s: float) -> ProbeAnswer:
         return ProbeAnswer(stream.conn, "stream-reset", reason)
     except TimeoutError:
         pass  # a service that waits: it is alive
-    return ProbeAnswer(stream.conn, READY, None)
+    return ProbeAnswer(stream.conn, READY, TRIED)

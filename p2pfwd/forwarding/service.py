@@ -26,7 +26,14 @@ from p2pfwd.forwarding.names import PREFIX, belongs_to_the_node, check_protocol
 from p2pfwd.forwarding.registry import Listener, ListenerRegistry
 from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
 from p2pfwd.forwarding.target import Target
-from p2pfwd.forwarding.values import CheckOutcome, CloseMatch, ForwardingLimits, ListenerInfo, StreamInfo
+from p2pfwd.forwarding.values import (
+    READY,
+    CheckOutcome,
+    CloseMatch,
+    ForwardingLimits,
+    ListenerInfo,
+    StreamInfo,
+)
 from p2pfwd.net.services import Service
 from p2pfwd.policy.service_bounds import PROBE, tunnels
 
@@ -221,7 +228,7 @@ class Forwarding:
         return self._events.subscribe(callback)
 
     async def check(self, listener_id: int, timeout_s: float = 30.0) -> CheckOutcome:
-        """Try a listener once, without disturbing its service, and keep what was found as its state.
+        """Try a listener once and keep what was found as its state; see `probe` on what its service notices.
 
         Raises NotFound.
         """
@@ -232,7 +239,8 @@ class Forwarding:
             assert isinstance(listener, RemoteListener)
             outcome = await check_target(listener.target, min(timeout_s, self.limits.target_timeout_s))
         if not listener.closed.done():
-            listener.told(outcome.state, outcome.reason, outcome.hint)
+            why = outcome.reason if outcome.state != READY else None  # a remark on the try, not on the state
+            listener.told(outcome.state, why, outcome.hint)
         return outcome
 
     async def check_target(self, target: Multiaddr) -> CheckOutcome:

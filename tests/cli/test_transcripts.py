@@ -285,6 +285,10 @@ def test_forward_says_that_a_service_was_not_tried(fake: FakeDaemon, run: Run) -
     assert (result.status, result.err) == (0, "")
     assert result.out.splitlines()[-2].startswith("The peer answers: direct")
     assert result.out.splitlines()[-1] == "  the service was not tried"
+    fake.answers["p2p.check"] = replace(REACHED, state="ready", reason="a remark on the try")
+    told = json.loads(run("forward", "/x/ssh", "2222", OTHER, "--json").out)
+    assert (told["Listener"]["State"], told["Listener"]["Reason"]) == ("ready", None)
+    assert told["Check"]["Reason"] == "a remark on the try"
 
 
 def test_forward_no_check_does_not_check(fake: FakeDaemon, run: Run) -> None:

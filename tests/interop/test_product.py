@@ -67,6 +67,7 @@ def test_forward_to_kubo(daemon: Daemon, kubo: Peer, key_type: KeyType) -> None:
             kubo("listen", proto=names[name], target=target.address)
         said = daemon.ok("forward", names["echo"], "127.0.0.1:0", kubo.addrs[0])
         assert "The peer answers: direct" in said
+        assert ("this try was a connection at its service" in said) == (echo.accepted == 1)
         (listener,) = daemon.json("ls")["Listeners"]
         assert (listener["TargetAddress"], listener["State"]) == (f"/p2p/{kubo.id}", "ready")
         assert sockets.echoes(int(listener["ListenAddress"].rpartition("/")[2]), Payload(300_000))

@@ -27,8 +27,10 @@ JITTER: Final = 0.25
 SETTLE_S: Final = 1.0
 """After the first newcomer at start: the others come at the same time, and one lookup serves all."""
 
-RETRY_S: Final = 60.0
-"""Until the next try when nobody answered a refresh: this machine's own network may be down."""
+RETRY_FIRST_S: Final = 2.0
+RETRY_MOST_S: Final = 60.0
+"""Until the next try when nobody answered a refresh: this machine's own network may be down, and nothing tells
+when it is back. Twice as long each time, up to the second."""
 
 
 class Upkeep:
@@ -61,6 +63,7 @@ class Upkeep:
 
     async def _refresh_for_ever(self) -> None:
         dht, settings = self._dht, self._dht.settings
+        retry_s = RETRY_FIRST_S
         while True:
             if not len(dht.table):
                 dht.changed.clear()
@@ -72,7 +75,8 @@ class Upkeep:
                 answered = await self._refresh()
             except P2PForwardError as exc:
                 log.debug("refresh of %s: %s", dht.protocol, exc)
-            pause_s = settings.refresh_s if answered else min(RETRY_S, settings.refresh_s)
+            pause_s = settings.refresh_s if answered else min(retry_s, settings.refresh_s)
+            retry_s = RETRY_FIRST_S if answered else min(2 * retry_s, RETRY_MOST_S)
             try:
                 async with asyncio.timeout(self._jittered(pause_s)):
                     await self._wanted.wait()

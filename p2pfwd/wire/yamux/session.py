@@ -361,7 +361,7 @@ class Session:
         """Put the header of a DATA frame of `nbytes` at `offset` and take its credit.
 
         The owner sends buffer[offset : offset + 12 + nbytes], after `control`. The payload is in place
-        already: it was received from the program's socket behind room for the header, so nothing is copied.
+        already: it was received from the program's socket behind room for the header, and is not copied.
         """
         # Only a defect here fails this: the owner asks for window and state in the same callback.
         if not 0 < nbytes <= stream.send_window or not stream.can_send:
