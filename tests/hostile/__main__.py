@@ -20,7 +20,7 @@ from typing import NoReturn
 from tests.hostile import ground
 from tests.hostile.kinds import KINDS, Kind
 from tests.hostile.measure import QUICK, Measured, Measurement, Times
-from tests.hostile.report import OK, render, short_of, verdict
+from tests.hostile.report import OK, is_doubtful, render, short_of, verdict
 from tests.hostile.stage import LINES, NET48
 from tests.hostile.victim import Rig
 
@@ -39,6 +39,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--quick", action="store_true", help="shorter, and each kind in its first spread only"
+    )
+    parser.add_argument(
+        "--tries", type=int, default=3, metavar="N", help="measure again where other programs disturbed (3)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     return parser.parse_args(argv)
@@ -75,8 +78,8 @@ def _segment() -> Iterator[None]:
 class Runner:
     """Runs a plan; victims are looked at for the last time while later ones are attacked."""
 
-    def __init__(self, work: Path, times: Times) -> None:
-        self._work, self._times = work, times
+    def __init__(self, work: Path, times: Times, tries: int) -> None:
+        self._work, self._times, self._tries = work, times, tries
         self._settling: list[Measurement] = []
         self.results: list[Measured] = []
 
@@ -97,17 +100,34 @@ class Runner:
                 )
 
     def _one(self, kind: Kind, spread: str, work: Path) -> None:
+        """Measure it; again where others disturbed, and the best try counts: noise only takes away."""
+        tries = [self._try(kind, spread, work / "1")]
+        while is_doubtful(tries[-1].result) and len(tries) < self._tries:
+            tries.append(self._try(kind, spread, work / str(len(tries) + 1)))
+        best = min(tries, key=lambda tried: len(set(short_of(tried.result)) - {"back"}))
+        for tried in tries:
+            if tried is not best:
+                tried.close()
+        self._settling.append(best)
+        self.results.append(best.result)
+        while len(self._settling) >= RIGS or (self._settling and self._settling[0].is_due):
+            self._settling.pop(0).finish()
+
+    def _try(self, kind: Kind, spread: str, work: Path) -> Measurement:
         with _segment() if kind.segment else nullcontext():
             rig = Rig(work, public=kind.public, segment=kind.segment, files=kind.files)
             measurement = Measurement(kind, spread, rig, self._times)
-            self._settling.append(measurement)
-            self.results.append(measurement.result)
-            measurement.run()
-            measurement.wait_quiet(20.0)
-        seen = measurement.result.failed or ", ".join(n for n in short_of(measurement.result) if n != "back")
+            try:
+                measurement.run()
+                measurement.wait_quiet(20.0)
+            except BaseException:
+                measurement.close()
+                raise
+        seen = measurement.result.failed or ", ".join(
+            name for name in short_of(measurement.result) if name != "back"
+        )
         print(f"  {seen or OK} so far", file=sys.stderr, flush=True)
-        while len(self._settling) >= RIGS or (self._settling and self._settling[0].is_due):
-            self._settling.pop(0).finish()
+        return measurement
 
     def finish(self) -> None:
         """The last looks."""
@@ -133,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     signal.signal(signal.SIGTERM, stop)  # so that what was started is ended
     with tempfile.TemporaryDirectory(prefix="p2pfwd-hostile-", ignore_cleanup_errors=True) as name:
-        runner = Runner(Path(name), QUICK if options.quick else Times())
+        runner = Runner(Path(name), QUICK if options.quick else Times(), options.tries)
         try:
             runner.run(chosen)
         except (KeyboardInterrupt, SystemExit):

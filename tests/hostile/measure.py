@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from tests.bench.procs import Cpu, machine_busy_s
 from tests.hostile import honest, victim
 from tests.hostile.kinds import Kind
 from tests.hostile.stage import NET48
@@ -55,6 +57,8 @@ class Measured:
     before: dict[str, Any] = field(default_factory=dict)
     burned: dict[str, Any] = field(default_factory=dict)
     during: dict[str, Any] = field(default_factory=dict)
+    others_cores: float = 0.0
+    """Processors taken meanwhile by what has nothing to do with this."""
     attacker_cores: float = 0.0
     victim_cores: float = 0.0
     newcomers_s: list[float | None] = field(default_factory=list)
@@ -96,6 +100,22 @@ class Measured:
 
 def _ratio(of: dict[str, Any], to: dict[str, Any]) -> float:
     return float(of.get("mb_s", 0.0)) / max(0.001, float(to.get("mb_s", 0.0)))
+
+
+class _Others:
+    """What processes that are not ours use from now on. Ours are this one and its descendants."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def cores(self) -> float:
+        """Processors, on average."""
+        busy, own, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
+        return max(0.0, busy - own) / max(clock, 1e-3)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return machine_busy_s(), Cpu.of([os.getpid()]).total_s, time.monotonic()
 
 
 class _Peak:
@@ -142,6 +162,7 @@ class Measurement:
         """Before, burned, during. The attack is over when it returns."""
         result, rig, times = self.result, self._rig, self._times
         time.sleep(times.warm_s)
+        others = _Others()
         result.before = self._window(times.before_s)
         with _burning():
             result.burned = self._window(times.burned_s)
@@ -151,6 +172,7 @@ class Measurement:
         except (RuntimeError, OSError) as exc:
             result.failed = result.failed or f"{type(exc).__name__}: {exc}"
         result.died = rig.victim.process.poll() is not None
+        result.others_cores = others.cores()
         rig.end_honest()
         self._ended_at = time.monotonic()
 
@@ -246,6 +268,10 @@ class Measurement:
         time.sleep(max(0.0, self._ended_at + SETTLE_S - time.monotonic()))
         with contextlib.suppress(OSError):
             self.result.after_mb = self._rig.usage().rss_mb
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._rig.close()
+        self.close()
         return self.result
+
+    def close(self) -> None:
+        """End everything."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed then
+            self._rig.close()

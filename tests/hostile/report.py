@@ -21,6 +21,15 @@ TCP_MB: Final = 150.0
 OWNER_S: Final = 3.0
 """The owner's `p2pfwd ls`."""
 
+BUSY_CORES: Final = 0.3
+"""What others may take of the processors; with more, a verdict on times says little."""
+
+NOISE: Final = 0.35
+"""A stranger's share of the processors does not take more from the honest than down to this."""
+
+TIMES: Final = frozenset({"speed", "echo", "newcomer", "owner"})
+"""The demands that a busy machine fails by itself."""
+
 OK: Final = "ok"
 
 
@@ -72,6 +81,13 @@ MUSTS: Final[dict[str, Callable[[Measured], bool]]] = {
 def short_of(m: Measured) -> list[str]:
     """The musts that are not met."""
     return [name for name, met in MUSTS.items() if not met(m)]
+
+
+def is_doubtful(m: Measured) -> bool:
+    """Whether it is short of nothing but times, on a machine that others kept busy."""
+    short = set(short_of(m)) - {"back"}  # not looked at yet
+    by_noise = short <= TIMES and m.speed_of_control >= NOISE
+    return bool(short) and by_noise and m.others_cores > BUSY_CORES
 
 
 def verdict(m: Measured) -> str:
@@ -126,6 +142,7 @@ COLUMNS: Final = (
     Column("TCP MB", lambda m: f"{m.tcp_mb:+.0f}"),
     Column("CPU", lambda m: f"{m.victim_cores:.2f}"),
     Column("log", lambda m: str(m.log_lines)),
+    Column("others", lambda m: f"{m.others_cores:.1f}"),
     Column("ls s", lambda m: "-" if m.owner_s is None else f"{m.owner_s:.1f}"),
     Column("verdict", verdict),
 )

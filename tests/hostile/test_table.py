@@ -10,7 +10,7 @@ from tests.hostile.__main__ import parse, plan
 from tests.hostile.honest import TICK_S, Echo
 from tests.hostile.kinds import KINDS
 from tests.hostile.measure import Measured
-from tests.hostile.report import MUSTS, OK, render, short_of, verdict
+from tests.hostile.report import MUSTS, OK, is_doubtful, render, short_of, verdict
 from tests.hostile.stage import LINES
 
 
@@ -75,6 +75,15 @@ def test_a_stall_counts_for_every_echo_that_was_due_meanwhile() -> None:
     assert said["max_ms"] == 1000
     echo._times = [TICK_S / 2] * 10
     assert echo.report()["p99_ms"] == 1000 * TICK_S / 2
+
+
+def test_short_times_on_a_busy_machine_are_doubted_and_nothing_else_is() -> None:
+    slow = {"during": {"mb_s": 150.0, "p50_ms": 2.0}}
+    assert is_doubtful(held(**slow, others_cores=0.5))
+    assert not is_doubtful(held(**slow, others_cores=0.1))
+    assert not is_doubtful(held(**slow, others_cores=0.5, peak_mb=200.0))
+    assert not is_doubtful(held(others_cores=0.5))
+    assert not is_doubtful(held(during={"mb_s": 1.0, "p50_ms": 2.0}, others_cores=0.5))
 
 
 def test_a_harness_that_failed_is_no_verdict_on_the_victim() -> None:
