@@ -194,53 +194,32 @@ class Settings:
         "the system looks them up in.",
         _name_servers,
     )
-    max_connections: int = _key(
-        "limits.connections",
-        512,
-        "Connections with peers, in all. When all are taken the least useful gives way; one in eight is kept "
-        "for the owner's peers, and for those this node dials. Fewer where the system allows few open files.",
-        _at_least(1),
-    )
+    max_connections: int = _key("limits.connections", 512, "Connections with peers, in all.", _at_least(1))
     max_connections_per_ip: int = _key(
         "limits.connections_per_ip",
         32,
-        "Inbound connections from one IP address or IPv6 /64. A /24 or /56 has twice as many, a /48 four "
-        "times; this machine and local networks have half of all.",
+        "Inbound connections from one IP address or IPv6 /64.",
         _at_least(1),
     )
     max_connections_per_peer: int = _key(
         "limits.connections_per_peer", 8, "Connections with one peer.", _at_least(1)
     )
     max_pending_inbound: int = _key(
-        "limits.pending_inbound",
-        64,
-        "Inbound connections in their handshake, in all. When all places are taken the oldest that has said "
-        "nothing gives way; one in eight is kept for addresses of the owner's peers.",
-        _at_least(1),
+        "limits.pending_inbound", 64, "Inbound connections in their handshake, in all.", _at_least(1)
     )
     max_pending_inbound_per_ip: int = _key(
-        "limits.pending_inbound_per_ip",
-        8,
-        "Inbound connections in their handshake, per IP address or IPv6 /64. A /24 or /56 has three times as "
-        "many, a /48 four times; this machine and local networks have half of all.",
-        _at_least(1),
+        "limits.pending_inbound_per_ip", 8, "Inbound connections in their handshake, per IP or /64.", _at_least(1)
     )
     high_water: int = _key(
         "limits.high_water",
         192,
-        "Connections above which idle ones are closed, the longest idle first: those without tunnels that "
-        "this node does not want itself.",
+        "Connections above which idle ones without tunnels are closed.",
         _at_least(1),
     )
     low_water: int = _key(
         "limits.low_water", 160, "Connections kept when idle ones are closed.", _at_least(0)
     )
-    max_streams: int = _key(
-        "limits.streams",
-        8192,
-        "Tunnelled streams, in all. Fewer where the system allows few open files.",
-        _at_least(1),
-    )
+    max_streams: int = _key("limits.streams", 8192, "Tunnelled streams, in all.", _at_least(1))
     max_streams_per_connection: int = _key(
         "limits.streams_per_connection", 4096, "Streams a peer may open on one connection.", _at_least(1)
     )
