@@ -29,13 +29,8 @@ SETTLE_S: Final = 1.0
 
 RETRY_FIRST_S: Final = 2.0
 RETRY_MOST_S: Final = 60.0
-<<<<<<< HEAD
-"""Until the next try when nobody answered a refresh: this machine's own network may be down, and nothing
-tells when it is back. Twice as long each time, up to the second."""
-=======
 """Until the next try when nobody answered a refresh, twice as long each time: this machine's own network may
 be down, and nothing tells when it is back."""
->>>>>>> lists
 
 
 class Upkeep:
