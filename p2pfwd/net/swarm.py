@@ -35,6 +35,7 @@ from p2pfwd.peers import store
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
+from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
 
 __all__ = ["Conn", "Stream", "Swarm"]
@@ -62,7 +63,7 @@ class Swarm:
         self.services = Services(self._tasks)
         self.connections = Connections(self.peer_id, self.settings, self.connmgr, self._tasks)
         self.connections.on_disconnected(self._disconnected)
-        self.own_addresses = OwnAddresses(self._bound)
+        self.own_addresses = OwnAddresses(Interfaces())
         self._upgrader = Upgrader(
             identity,
             self.io.pool,
@@ -103,10 +104,9 @@ class Swarm:
             sock.close()
             raise bind_failure(exc, str(addr)) from exc
         self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
-        return from_sockaddr(sock.getsockname())
-
-    def _bound(self) -> list[Multiaddr]:
-        return [from_sockaddr(acceptor.sock.getsockname()) for acceptor in self._acceptors]
+        bound = from_sockaddr(sock.getsockname())
+        self.own_addresses.bind(bound)
+        return bound
 
     def listen_addrs(self) -> list[Multiaddr]:
         """Where others can dial this node, as far as it knows; best first."""
@@ -266,6 +266,7 @@ class Swarm:
         for acceptor in self._acceptors:
             acceptor.close()
         self._acceptors.clear()
+        self.own_addresses.unbind_all()
         await self.dials.close()
         await asyncio.gather(*(conn.close() for conn in self.conns()))
         await self._tasks.close()

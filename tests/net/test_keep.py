@@ -25,7 +25,7 @@ class Near:
 
     def __init__(self, host: Host, limits: DialLimits) -> None:
         self.host = host
-        self.network = NetworkWatch(interval_s=3600.0)
+        self.network = NetworkWatch(host.swarm.own_addresses.interfaces)
         self.keeper = PeerKeeper(host.swarm, self.network, limits)
         self._moved = asyncio.Event()
         host.swarm.on_connected(lambda _: self._moved.set())

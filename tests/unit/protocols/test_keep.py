@@ -17,6 +17,7 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_schedule import DialLimits, KeptStatus, Priority
 from p2pfwd.protocols.keep import PeerKeeper
+from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.network_watch import NetworkWatch
 
 QUICK = DialLimits(redial_s=0.0, backoff_first_s=0.001, backoff_most_s=0.001, stable_s=0.0)
@@ -108,8 +109,7 @@ class FakeSwarm:
 class Rig:
     def __init__(self, limits: DialLimits = QUICK) -> None:
         self.swarm = FakeSwarm()
-        self.addresses: frozenset[str] = frozenset()
-        self.network = NetworkWatch(3600.0, lambda: self.addresses)
+        self.network = NetworkWatch(Interfaces(tuple))
         self.keeper = PeerKeeper(cast(Swarm, self.swarm), self.network, limits)
 
     async def dial(self) -> tuple[PeerId, tuple[Multiaddr, ...]]:

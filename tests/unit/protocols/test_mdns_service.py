@@ -10,7 +10,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.system.multicast import Interface
+from p2pfwd.system.interfaces import Interface
 from p2pfwd.wire import dns_message, mdns
 from p2pfwd.wire.dns_message import PTR, Message, Question
 from p2pfwd.wire.mdns_pace import ASK_REST_S
