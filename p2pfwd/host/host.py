@@ -52,6 +52,7 @@ class Host:
         self._ping = Ping(self.swarm)
         self.network = NetworkWatch(self.swarm.own_addresses.interfaces)
         self.network.on_change(self.swarm.own_addresses.network_changed)
+        self.network.on_change(self.swarm.recovery.network_changed)
         self.keeper = PeerKeeper(self.swarm, self.network)
 
     @classmethod

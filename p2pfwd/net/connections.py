@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import TimedOut
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
@@ -40,8 +41,8 @@ class Connections:
         return [conn for conns in self._conns.values() for conn in conns]
 
     def usable(self, peer_id: PeerId) -> Conn | None:
-        """One on which streams can be opened."""
-        return next((conn for conn in self._conns.get(peer_id, ()) if conn.can_open), None)
+        """One on which streams can be opened, and about which there is no doubt."""
+        return next((conn for conn in self._conns.get(peer_id, ()) if conn.is_usable), None)
 
     def on_connected(self, callback: Callable[[Conn], None]) -> None:
         """Be told of every new connection."""
@@ -59,7 +60,7 @@ class Connections:
             refuse = "shutting down"
         elif conn.remote_peer == self._peer_id:
             refuse = "it is this node"
-        elif len(conns) >= self._settings.max_connections_per_peer:
+        elif len(conns) >= self._settings.max_connections_per_peer and not self._give_way(conns):
             refuse = f"the peer has {len(conns)} connections"
         if refuse is not None or conn.closed.done():
             log.debug("connection to %s dropped: %s", conn.remote_peer, refuse or "closed")
@@ -77,6 +78,13 @@ class Connections:
         for idle in self._connmgr.to_trim(self.all(), conn.loop.time()):
             log.info("trimming the idle connection to %s", idle.remote_peer)
             self._tasks.spawn(idle.close(), "trim")
+
+    def _give_way(self, conns: list[Conn]) -> bool:
+        """End one of a peer's connections that is in doubt: the newcomer has just answered."""
+        doubtful = [conn for conn in conns if conn.liveness.doubtful]
+        if doubtful:
+            max(doubtful, key=lambda conn: conn.liveness.silent_s).abort(TimedOut("another took its place"))
+        return bool(doubtful)
 
     def _remove(self, conn: Conn) -> None:
         conns = self._conns[conn.remote_peer]

@@ -29,7 +29,7 @@ OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
 
 BACKOFF_FIRST_S: Final = 0.5
-BACKOFF_MOST_S: Final = 4.0
+BACKOFF_MOST_S: Final = 2.0
 MAX_BACKOFFS: Final = 4096
 
 
@@ -57,6 +57,7 @@ class Dialer:
         self._io = io
         self._settings = settings
         self.local_only = settings.local_only
+        self.dial_timeout_s = settings.dial_timeout_s
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
 
     async def dial(

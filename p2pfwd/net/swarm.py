@@ -24,6 +24,7 @@ from p2pfwd.net.dials import Dials, Router
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.own_addresses import OwnAddresses
+from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
@@ -76,6 +77,15 @@ class Swarm:
         )
         dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self.io, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
+        self.recovery = self.dials.recovery = Recovery(
+            self.connections,
+            self._tasks,
+            self.own_addresses.interfaces,
+            self.dials.beside,
+            self.dials.ask_where,
+            self.connmgr.is_protected,
+        )
+        self.peerstore.on_change(self.recovery.address_learned)
         self._acceptors: list[Acceptor] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
@@ -225,6 +235,8 @@ class Swarm:
         """
         limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
         conn = self.connections.usable(peer_id) or await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        if conn.liveness.is_stale and not await conn.liveness.prove():
+            conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
         if not conn.identified.done():  # once per connection; tells agent and protocols
             await asyncio.wait([conn.identified], timeout=min(IDENTIFY_WAIT_S, limit_s))
         known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
@@ -234,7 +246,9 @@ class Swarm:
     def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Stream | None:
         """As `open_stream`, without a task: None where it would have to wait for anything."""
         conn = self.connections.usable(peer_id)
-        if conn is None or not conn.identified.done() or not self.peerstore.is_served(peer_id, protocol):
+        if conn is None or conn.liveness.is_stale or not conn.identified.done():
+            return None
+        if not self.peerstore.is_served(peer_id, protocol):
             return None
         return conn.open_at_once(protocol, self._settled(peer_id, (protocol,)))
 
@@ -267,6 +281,7 @@ class Swarm:
             acceptor.close()
         self._acceptors.clear()
         self.own_addresses.unbind_all()
+        self.recovery.close()
         await self.dials.close()
         await asyncio.gather(*(conn.close() for conn in self.conns()))
         await self._tasks.close()

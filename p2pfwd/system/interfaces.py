@@ -79,6 +79,8 @@ class Interfaces:
         self._listing: Listing | None = None
         self._read_at = 0.0
         self._warned = False
+        self.is_complete = True
+        """Whether the system listed them, the last time it was asked."""
 
     def listing(self) -> Listing:
         """All interfaces with their addresses; the same object until something changed."""
@@ -91,8 +93,10 @@ class Interfaces:
         self._read_at = self._monotonic()
         try:
             found = self._walk()
+            self.is_complete = True
         except OSError as exc:
             found = self._without(exc)
+            self.is_complete = False
         if found != self._listing:
             self._listing = found
         return self._listing or ()

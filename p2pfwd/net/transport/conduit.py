@@ -45,6 +45,12 @@ class Conduit(Protocol):
     def congested(self) -> bool:
         """Whether bytes wait to be sent. Do not send more until `drained`."""
 
+    def acknowledged_s(self) -> float | None:
+        """Seconds since the peer's system acknowledged anything, 0 if it has all; None: not known.
+
+        It says that the line is whole, and nothing of the peer's process.
+        """
+
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """Begin, or go on, with this receiver; it is given `leftover` first."""
 

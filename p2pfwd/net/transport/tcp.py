@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
+import struct
+import sys
+import termios
 import time
 from typing import Final
 
@@ -39,6 +43,29 @@ def tune(sock: socket.socket) -> None:
             except OSError as exc:
                 if exc.errno not in (errno.ENOPROTOOPT, errno.EINVAL):  # a kernel without it does without
                     raise
+
+
+_LAST_ACK, _SEND_WINDOW, _INFO_BYTES = 56, 228, 232
+"""In Linux' tcp_info: where the time since the last ACK is, and the peer's window; how much of it we want."""
+
+_TICK_S: Final = 0.01
+"""The kernel counts in steps of 1 to 10 ms."""
+
+
+def acknowledged_s(sock: socket.socket) -> float | None:
+    """See `Conduit.acknowledged_s`; only Linux tells."""
+    if sys.platform != "linux":
+        return None
+    try:
+        (unacknowledged,) = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    except OSError:
+        return None
+    shut = len(info) == _INFO_BYTES and info[_SEND_WINDOW:] == bytes(4)
+    if not unacknowledged or shut:
+        return 0.0
+    (last_ack_ms,) = struct.unpack_from("=I", info, _LAST_ACK)
+    return float(last_ack_ms) / 1000 + _TICK_S
 
 
 class TcpConduit:
@@ -104,6 +131,10 @@ class TcpConduit:
         end = kept + n
         used = receiver.data_received(scratch[:end])
         self._carry = bytes(scratch[used:end]) if used < end else b""
+
+    def acknowledged_s(self) -> float | None:
+        """See Conduit; 0 also while the peer's window is shut, which only a peer that is there can say."""
+        return None if self._closed else acknowledged_s(self._sock)
 
     # --- sending ----------------------------------------------------------------------------------
 

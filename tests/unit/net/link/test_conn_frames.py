@@ -33,6 +33,9 @@ class FakeConduit:
         self.progressed_at = 0.0
         self.ended: list[str] = []
 
+    def acknowledged_s(self) -> float | None:
+        return None
+
     def finish(self) -> None:
         self.ended.append("finish")
 
