@@ -47,7 +47,7 @@ TIDY_S: Final = 5.0
 
 Dial = Callable[[PeerId], Coroutine[Any, Any, object]]
 Route = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
-Silent = Callable[[PeerId, P2PForwardError], None]
+Silent = Callable[[PeerId, P2PForwardError | None], None]
 
 
 class Recovery:
@@ -80,7 +80,10 @@ class Recovery:
         connections.on_disconnected(self._disconnected)
 
     def on_silent(self, callback: Silent) -> None:
-        """Be told of a peer that is silent on all its connections and not reached by a new one either."""
+        """Be told of a peer that is silent on all its connections and not reached by a new one either.
+
+        The callback gets the peer and why it is not reached; None when a connection answers again.
+        """
         self._silent.append(callback)
 
     # --- for those who want a connection ----------------------------------------------------------
@@ -148,6 +151,7 @@ class Recovery:
         peer_id = conn.remote_peer
         if not doubtful:
             log.info("%s answers again at %s", peer_id, conn.remote_addr)
+            self.tell_silent(peer_id, None)
             self._wake(peer_id)
             return
         log.info("%s is silent at %s for %.1f s", peer_id, conn.remote_addr, conn.liveness.silent_s)
@@ -213,8 +217,8 @@ class Recovery:
             if other not in self._searches and self.still_wanted(other):
                 self._search(other)
 
-    def tell_silent(self, peer_id: PeerId, error: P2PForwardError) -> None:
-        """The first dial beside was in vain."""
+    def tell_silent(self, peer_id: PeerId, error: P2PForwardError | None) -> None:
+        """The first dial beside was in vain; None: it is not needed any more."""
         for callback in tuple(self._silent):
             callback(peer_id, error)
 

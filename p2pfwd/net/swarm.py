@@ -166,6 +166,10 @@ class Swarm:
         """Be told when one is over."""
         self.connections.on_disconnected(callback)
 
+    def on_silent(self, callback: Callable[[PeerId, P2PForwardError | None], None]) -> None:
+        """Be told of a peer that has fallen silent and is not reached anew; see `Recovery.on_silent`."""
+        self.recovery.on_silent(callback)
+
     def on_identified(self, callback: Callable[[PeerId], None]) -> None:
         """Be told when a connected peer has said what it serves, and each time it says so anew."""
         self._identified.append(callback)
