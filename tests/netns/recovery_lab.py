@@ -26,6 +26,9 @@ from tests.support.daemon import Daemon
 from tests.support.sockets import TcpServer
 
 PORT, OTHER_PORT = 4011, 4012
+NOTICE_S: Final = 50.0
+"""A dead peer is noticed within 45."""
+
 NAME: Final = "/x/echo"
 Router = Literal["none", "strict", "loose"]
 
@@ -180,6 +183,11 @@ class Fault:
     router: Router = "none"
     quiet: bool = False  # whether it happens on an idle line
 
+    @property
+    def is_long_cut(self) -> bool:
+        """Whether there is time to see when it is noticed."""
+        return self.begin is World.cut and self.lasts_s >= NOTICE_S
+
 
 def _cut(lasts_s: float, *, quiet: bool) -> Fault:
     name = f"cut {lasts_s:g} s, {'idle' if quiet else 'traffic'}"
@@ -204,6 +212,7 @@ FAULTS: Final = [
     Fault("both suspended 60 s", lambda world: world.suspend(True), lambda world: world.suspend(False), 60.0),
 ]
 
+BAD_S: Final = 90.0
 SETTLE_S: Final = 3.0
 IDLE_BEFORE_S: Final = 4.0
 GIVE_UP_S: Final = 60.0
@@ -217,6 +226,7 @@ class Outcome:
     refused: int  # new connections, from the fault's beginning until one was answered
     stalled_s: float  # the lasting connection
     lost_s: float | None  # from the fault's beginning until the lasting connection was lost
+    noticed_s: float | None = None  # from the fault's beginning until `ls` said so; of long cuts
 
 
 def suffer(world: World, fault: Fault) -> Outcome:
@@ -227,6 +237,7 @@ def suffer(world: World, fault: Fault) -> Outcome:
         time.sleep(IDLE_BEFORE_S)
     began_at = time.monotonic()
     fault.begin(world)
+    noticed_s = _noticed_s(world, began_at) if fault.is_long_cut else None
     time.sleep(max(0.0, began_at + fault.lasts_s - time.monotonic()))
     fault.end(world)
     ended_at = time.monotonic()
@@ -236,4 +247,28 @@ def suffer(world: World, fault: Fault) -> Outcome:
     now, lasting = time.monotonic(), world.probe.lasting
     until = ended_at + (answered_s if answered_s is not None else GIVE_UP_S)
     lost_s = None if lasting.lost_at is None else lasting.lost_at - began_at
-    return Outcome(answered_s, world.probe.refused(began_at, until), lasting.longest_stall_s(now), lost_s)
+    return Outcome(
+        answered_s, world.probe.refused(began_at, until), lasting.longest_stall_s(now), lost_s, noticed_s
+    )
+
+
+def _noticed_s(world: World, began_at: float) -> float | None:
+    """When the forward's state says that something is wrong."""
+    while time.monotonic() < began_at + NOTICE_S:
+        (listener,) = world.near.json("ls")["Listeners"]
+        if listener["State"] != "ready":
+            return time.monotonic() - began_at
+        time.sleep(0.5)
+    return None
+
+
+def bad_line(world: World) -> Outcome:
+    """A fifth of the packets lost and a round trip of 2 s, for a minute and a half: nothing is to be lost."""
+    time.sleep(SETTLE_S)
+    began_at = time.monotonic()
+    world.make_bad(1.0, 0.2)
+    time.sleep(BAD_S)
+    now, lasting = time.monotonic(), world.probe.lasting
+    lost_s = None if lasting.lost_at is None else lasting.lost_at - began_at
+    refused = world.probe.refused(began_at, now)
+    return Outcome(world.probe.first_answered_s(began_at), refused, lasting.longest_stall_s(now), lost_s)
