@@ -5,7 +5,8 @@ Rules:
   a stream to it, or keeps it, another connection is dialed beside it at once, again every `REDIAL_S` and when
   an address or a network comes; whoever may know where the peer is, is asked too.
 - Whichever answers serves: the new one, or the old one after all. Who waited is served by that one.
-- A peer that was lost is waited for in the same way for `LOST_S`, instead of refusing what comes meanwhile.
+- A peer that was lost is waited for in the same way for `LOST_S`, where its line was lost for `SILENT_S`,
+  instead of refusing what comes meanwhile.
 - A second connection that was not needed after all is closed when it is idle.
 """
 
@@ -41,6 +42,9 @@ ROUTE_S: Final = 10.0
 
 LOST_S: Final = 5.0
 """A daemon that is restarted is back within a few seconds; one that is not is refused after them."""
+
+SILENT_S: Final = 30.0
+"""A line that was cut for so long that TCP gave up is still waited for; each open has a limit of its own."""
 
 MAX_LOST: Final = 256
 TIDY_S: Final = 5.0
@@ -166,7 +170,8 @@ class Recovery:
         self._seconds.discard(conn)
         if not self._connections.of(peer_id) and not conn.ended_by_us and not self._connections.closing:
             self._lost.pop(peer_id, None)
-            self._lost[peer_id] = self._loop.time() + LOST_S
+            silent = isinstance(conn.closed.result(), TimedOut | TimeoutError)
+            self._lost[peer_id] = self._loop.time() + (SILENT_S if silent else LOST_S)
             if len(self._lost) > MAX_LOST:
                 del self._lost[next(iter(self._lost))]
         self._wake(peer_id)

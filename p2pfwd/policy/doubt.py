@@ -9,14 +9,15 @@ Something *waits* while we have sent and neither has come since. Rules, the firs
 | a ping is out for `PONG_S`, and the peer silent for `IDLE_S + PONG_S` | dead |
 | nothing waits, or for less than the limit, and no ping is out for `ASKED_S` | fine |
 | another connection to the peer answers; this one has no streams, or its local address is gone | dead |
-| another one has answered for longer than this one had been waiting before, and the limit | dead |
+| another one has answered for longer than TCP may need to send again, and the limit | dead |
 | the network has changed, no streams; a ping is out for `CHALLENGE_S`, or the local address is gone | dead |
 | otherwise | doubtful: streams stay, new ones go elsewhere, a second connection is tried beside it |
 
 The limit is four round trips and at least `DOUBT_S`; after a change of network three and at least
-`CHALLENGED_S`; nothing where the local address is gone. The fifth row waits for TCP, which after a cut sends
-again when as much time has passed as the cut had lasted, at the latest. A kernel that acknowledges while its
-process does not answer is no sign of a cut: that costs doubt, and nothing more before `IDLE_S + PONG_S`.
+`CHALLENGED_S`; nothing where the local address is gone. After a cut TCP sends again when as much time has
+passed as the cut had lasted, at the latest, though the other direction works before. A kernel that
+acknowledges while its process does not answer is no sign of a cut: that costs doubt, and no more before
+`IDLE_S + PONG_S`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ PONG_S: Final = 15.0
 STALE_S: Final = 10.0
 """A connection silent for longer is asked whether it lives before anything is sent on it."""
 
+RETRY_S: Final = 3.0
+"""The longest that TCP may pause between two tries on a doubtful connection; alone it doubles its pauses."""
+
 LOOK_WAITING_S: Final = 0.25
 LOOK_BUSY_S: Final = 1.0
 LOOK_IDLE_S: Final = 4.0
@@ -71,6 +75,7 @@ class Line:
     pinged_s: float | None = None  # since the ping that is out
     stalled_s: float | None = None  # since the socket took a byte, while some wait
     replaced_s: float | None = None  # since another connection to the peer answers
+    waited_s: float = 0.0  # the last time, where that is not long ago
     rtt_s: float | None = None
     kernel_tells: bool = True  # whether what the peer's kernel acknowledges is known
     challenged: bool = False  # the network has changed, and nothing has come since
@@ -100,11 +105,19 @@ def judge(line: Line) -> Standing:
     if line.replaced_s is not None and (line.address_gone or not line.streams):
         return Standing.DEAD
     if line.replaced_s is not None and waiting_s is not None and cut:
-        if line.replaced_s > waiting_s - line.replaced_s + limit:
+        if line.replaced_s > max(waiting_s - line.replaced_s, line.waited_s) + limit:
             return Standing.DEAD
     elif line.challenged and not line.streams and (line.address_gone or asked_s > max(CHALLENGE_S, limit)):
         return Standing.DEAD
     return Standing.DOUBTFUL
+
+
+def retry_s(line: Line) -> float | None:
+    """How long TCP may pause before it sends again what is not acknowledged; None: as it likes."""
+    waits = line.waiting_s is not None and line.waiting_s >= limit_s(line)
+    if not waits and not line.waited_s:
+        return None
+    return max(RETRY_S, 4 * (line.rtt_s or UNKNOWN_RTT_S))
 
 
 def wants_ping(line: Line) -> bool:

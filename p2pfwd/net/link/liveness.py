@@ -60,6 +60,9 @@ class Liveness:
         self._waiting_since: float | None = None
         self._challenged = False
         self._replaced_at: float | None = None
+        self._waited_s, self._waited_until = 0.0, 0.0
+        self._settled_at = now  # the peer had acknowledged all; what is stuck in TCP is no older
+        self._is_hurried = False
         self._pinged_at: float | None = None
         self._pong: asyncio.Future[float] | None = None
         self._ended = False
@@ -164,6 +167,7 @@ class Liveness:
         if standing is Standing.DEAD:
             self._dead(TimedOut(self._epitaph(line)))
             return
+        self._hurry(line)
         if doubt.wants_ping(line):
             self.ping()
             self._flush()
@@ -172,6 +176,16 @@ class Liveness:
         self._look_at = now + delay_s
         self._timer = self._loop.call_later(delay_s, self._tick)
         self._stand(standing)
+
+    def _hurry(self, line: Line) -> None:
+        """Keep TCP from pausing for as long as the silence has lasted."""
+        retry_s = doubt.retry_s(line)
+        if retry_s is not None:
+            self._is_hurried = True
+            self._conduit.retry_within(self._monotonic() - self._settled_at + retry_s)
+        elif self._is_hurried:
+            self._is_hurried = False
+            self._conduit.retry_within(None)
 
     def _stand(self, standing: Standing) -> None:
         doubtful = standing is Standing.DOUBTFUL
@@ -198,6 +212,7 @@ class Liveness:
             pinged_s=None if self._pinged_at is None else now - self._pinged_at,
             stalled_s=now - self._conduit.progressed_at if stalled else None,
             replaced_s=None if self._replaced_at is None else now - self._replaced_at,
+            waited_s=self._waited_s if now < self._waited_until else 0.0,
             rtt_s=self._session.rtt_s,
             kernel_tells=kernel_at is not None,
             challenged=self._challenged,
@@ -208,12 +223,15 @@ class Liveness:
     def _update_waiting(self, now: float) -> float | None:
         """Since when something waits; when the peer's kernel was last heard, if the system tells."""
         spoke_at = self.spoke_at if self._pinged_at is None else max(self.spoke_at, self._pinged_at)
-        if self._waiting_since is None and spoke_at <= self.heard_at:
-            return now
         heard_s = self._conduit.acknowledged_s()
+        if heard_s == 0.0:
+            self._settled_at = now
         kernel_at = None if heard_s is None else now - heard_s
         proved_at = self.heard_at if kernel_at is None else max(self.heard_at, kernel_at)
         if self._waiting_since is not None and proved_at >= self._waiting_since:
+            waited_s = now - self._waiting_since
+            if waited_s >= doubt.DOUBT_S and (waited_s >= self._waited_s or now > self._waited_until):
+                self._waited_s, self._waited_until = waited_s, now + 2 * waited_s
             self._waiting_since = self._replaced_at = None
             self._challenged = False
         if self._waiting_since is None and spoke_at > proved_at:

@@ -51,6 +51,12 @@ class Conduit(Protocol):
         It says that the line is whole, and nothing of the peer's process.
         """
 
+    def retry_within(self, seconds: float | None) -> None:
+        """Repeat what is not acknowledged before it is so many seconds old; None: as usual.
+
+        To be said again, with more, before that time: what is older then is given up, and the conduit lost.
+        """
+
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """Begin, or go on, with this receiver; it is given `leftover` first."""
 

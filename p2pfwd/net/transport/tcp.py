@@ -15,6 +15,7 @@ import struct
 import sys
 import termios
 import time
+from contextlib import suppress
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, from_sockaddr
@@ -62,8 +63,10 @@ def acknowledged_s(sock: socket.socket) -> float | None:
     except OSError:
         return None
     shut = len(info) == _INFO_BYTES and info[_SEND_WINDOW:] == bytes(4)
-    if not unacknowledged or shut:
+    if not unacknowledged:
         return 0.0
+    if shut:
+        return _TICK_S / 10
     (last_ack_ms,) = struct.unpack_from("=I", info, _LAST_ACK)
     return float(last_ack_ms) / 1000 + _TICK_S
 
@@ -133,8 +136,15 @@ class TcpConduit:
         self._carry = bytes(scratch[used:end]) if used < end else b""
 
     def acknowledged_s(self) -> float | None:
-        """See Conduit; 0 also while the peer's window is shut, which only a peer that is there can say."""
+        """See Conduit; nearly 0 while the peer's window is shut: only one that is there can say that."""
         return None if self._closed else acknowledged_s(self._sock)
+
+    def retry_within(self, seconds: float | None) -> None:
+        """See Conduit: Linux tries once more before the user timeout, whatever its pause would be."""
+        if not self._closed and sys.platform == "linux":
+            wanted_ms = USER_TIMEOUT_MS if seconds is None else min(USER_TIMEOUT_MS, int(seconds * 1000))
+            with suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wanted_ms)
 
     # --- sending ----------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import DialFailed, P2PForwardError
+from p2pfwd.errors import DialFailed, P2PForwardError, TimedOut
 from p2pfwd.net import recovery as module
 from p2pfwd.net.connections import Connections
-from p2pfwd.net.recovery import LOST_S, MAX_DIALS, REDIAL_S, TIDY_S, Recovery
+from p2pfwd.net.recovery import LOST_S, MAX_DIALS, REDIAL_S, SILENT_S, TIDY_S, Recovery
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.system.interfaces import Interface, Interfaces
 from tests.support.virtual_time import in_virtual_time
@@ -229,6 +229,16 @@ async def test_a_peer_that_is_lost_is_waited_for_a_moment_and_not_longer() -> No
         began = rig.loop.time()
         assert await rig.recovery.another(PEER) is None
         assert LOST_S - 1 < rig.loop.time() - began < LOST_S + REDIAL_S + 1
+        assert not rig.recovery.is_worth_waiting(PEER)
+
+
+@in_virtual_time
+async def test_a_line_that_was_cut_is_waited_for_longer() -> None:
+    async with made() as rig:
+        rig.add(FakeConn()).abort(TimedOut("no sign of life for 35 s"))
+        await asyncio.sleep(SILENT_S - 1)
+        assert rig.recovery.is_worth_waiting(PEER)
+        await asyncio.sleep(2)
         assert not rig.recovery.is_worth_waiting(PEER)
 
 

@@ -67,6 +67,7 @@ def line(**known: Any) -> Line:
         ),
         pytest.param(line(waiting_s=34, replaced_s=14), DOUBTFUL, id="still"),
         pytest.param(line(waiting_s=4.2, replaced_s=2.7), DEAD, id="TCP has sent again by now, in vain"),
+        pytest.param(line(waiting_s=4.2, replaced_s=2.7, waited_s=5), DOUBTFUL, id="the cut was longer"),
         pytest.param(line(waiting_s=0.5, replaced_s=3), FINE, id="it was heard meanwhile"),
         pytest.param(
             line(silent_s=9, pinged_s=8, replaced_s=7), DOUBTFUL, id="a slow process keeps its streams"

@@ -36,6 +36,9 @@ class FakeConduit:
     def acknowledged_s(self) -> float | None:
         return None
 
+    def retry_within(self, seconds: float | None) -> None:
+        pass
+
     def finish(self) -> None:
         self.ended.append("finish")
 

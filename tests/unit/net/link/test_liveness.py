@@ -29,6 +29,7 @@ class Line:
         self.progressed_at = 0.0
         self.pings: list[float] = []
         self.doubts: list[bool] = []
+        self.retries: list[float | None] = []
         self.died: list[tuple[float, str]] = []
         self.stopped_s = 0.0
         self.answers = True
@@ -44,6 +45,9 @@ class Line:
         if not self.kernel:
             return None
         return 0.0 if self.acknowledged_at is None else self.now() - self.acknowledged_at
+
+    def retry_within(self, seconds: float | None) -> None:
+        self.retries.append(seconds)
 
     def cut(self) -> None:
         """Nothing comes any more, nothing we send is acknowledged."""
@@ -101,9 +105,34 @@ async def test_a_cut_with_traffic_is_doubted_in_a_second_and_over_when_it_heals(
     await asyncio.sleep(doubt.DOUBT_S + 2 * doubt.LOOK_WAITING_S)
     assert line.doubts == [True] and line.liveness.doubtful
     await asyncio.sleep(20)
+    waits = [retry or 0.0 for retry in line.retries]
+    assert waits == sorted(waits) and waits[0] >= doubt.DOUBT_S + doubt.RETRY_S
     line.heal()
     await asyncio.sleep(doubt.LOOK_WAITING_S)
     assert line.doubts == [True, False] and not line.died
+    await asyncio.sleep(60)
+    assert line.retries[-1] is None, "TCP is left alone again"
+    line.liveness.end(ConnectionLost("over"))
+
+
+@in_virtual_time
+async def test_after_a_cut_tcp_has_the_time_that_the_cut_had_lasted_though_the_peer_is_heard() -> None:
+    """The other direction works again at once; ours when TCP tries again."""
+    line = Line()
+    line.cut()
+    line.speak()
+    await asyncio.sleep(5)
+    line.liveness.replaced()
+    line.hear()
+    await asyncio.sleep(0.3)
+    line.speak()
+    line.acknowledged_at = line.now() - 0.01
+    await asyncio.sleep(1.5)
+    line.liveness.replaced()
+    await asyncio.sleep(3.5)
+    assert line.doubts == [True, False, True] and not line.died
+    await asyncio.sleep(5)
+    assert line.died
     line.liveness.end(ConnectionLost("over"))
 
 
