@@ -125,13 +125,14 @@ def peers(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False)
 
 @swarm.command("addrs", help="Show the addresses of this node.")
 def addrs(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Those it listens on, and those that peers saw it at."""
+    """Those it listens on, those that a dial-back has proved, and those that peers saw it at."""
     env: Env = ctx.obj
     result = env.ask("swarm.addrs", Empty(), AddrsResult)
     if as_json:
         write_json(result)
         return
-    pairs = [("listen", address) for address in result.listen]
+    proved = {own.address for own in result.own if own.kind == "proved"}
+    pairs = [("proved" if address in proved else "listen", address) for address in result.listen]
     pairs += [("observed", address) for address in result.observed]
     if pairs:
         write_pairs(pairs)

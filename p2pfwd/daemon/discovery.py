@@ -17,6 +17,7 @@ from p2pfwd.daemon.networks import NetworkProfile
 from p2pfwd.errors import PeerNotFound, TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
+from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.protocols.autonat import AutoNat
 from p2pfwd.protocols.kad.service import Dht
@@ -30,6 +31,9 @@ log = logging.getLogger("p2pfwd.discovery")
 NAME_RETRY_S: Final = 1.0
 NAME_RETRY_MOST_S: Final = 60.0
 """Between tries to resolve a bootstrap peer's name: the network may not be there yet."""
+
+STIRRED_PAUSE_S: Final = 60.0
+"""Between two self lookups for changes that left our addresses as they were: containers make many."""
 
 SOURCE_NAMES = {
     Scope.WAN: "the public DHT",
@@ -48,6 +52,8 @@ class Discovery:
         self._host = host
         self._network = network
         self._upkeep: list[Upkeep] = []
+        self._loop = asyncio.get_running_loop()
+        self._stirred_until = 0.0
         self._automatic = mode == "auto"
         self.autonat = AutoNat(host.swarm)
         for one in network.dhts:
@@ -74,9 +80,8 @@ class Discovery:
             self.autonat.on_change(self._reachability_changed)
             self.autonat.serve(self._is_reachable(Scope.WAN))
             self.autonat.start()
-            self._host.network.on_change(self.autonat.network_changed)
         if self.dhts:
-            self._host.network.on_change(self.refresh)
+            self._host.swarm.own_addresses.on_changed(self._addresses_changed)
             self._host.keeper.set_resolve(self._resolve)
 
     async def _keep_those_behind(self, name: Multiaddr) -> None:
@@ -116,7 +121,17 @@ class Discovery:
             if self._automatic and dht.is_server != server:
                 log.info("now taking part in %s as a %s", dht.protocol, "server" if server else "client")
                 dht.serve(server)
+        self._host.swarm.spawn(self._host.identify.push(), "identify push")  # what we serve changed
         self.refresh()
+
+    def _addresses_changed(self, change: Change) -> None:
+        """Be found at the new ones; after another change of network make sure of it, now and then."""
+        if change & (Change.MOVED | Change.TOLD):
+            self.refresh()
+        elif change & Change.STIRRED and self._loop.time() >= self._stirred_until:
+            self._stirred_until = self._loop.time() + STIRRED_PAUSE_S
+            for upkeep in self._upkeep:
+                upkeep.refresh(thorough=False)
 
     async def _resolve(self, peer_id: PeerId) -> tuple[Multiaddr, ...]:
         """For kept peers whose addresses are stale."""
@@ -124,8 +139,7 @@ class Discovery:
         return result.found
 
     def refresh(self) -> None:
-        """The addresses changed: tell the connected peers, look ourselves up anew in every DHT."""
-        self._host.swarm.spawn(self._host.identify.push(), "identify push")
+        """Look ourselves up anew in every DHT: its servers learn our addresses by it."""
         for upkeep in self._upkeep:
             upkeep.refresh()
 

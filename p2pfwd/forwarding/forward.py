@@ -111,6 +111,11 @@ class LocalListener(Listener):
         if self.health.state == PEER_UNREACHABLE:
             self.told(UNKNOWN, None, None)
 
+    def peer_silent(self, error: P2PForwardError) -> None:
+        """It answers nothing, and a new connection to it fails; streams that are there may yet go on."""
+        if self.health.state in (READY, UNKNOWN):
+            self.failed(error)
+
     def peer_disconnected(self) -> None:
         """The last connection to the peer is over; nobody knows whether the next dial will work."""
         if self.health.state == READY:

@@ -86,6 +86,7 @@ class Forwarding:
         )
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
+        self._swarm.on_silent(self._silent)
 
     # --- listen -----------------------------------------------------------------------------------
 
@@ -193,6 +194,13 @@ class Forwarding:
     def _connected(self, conn: Conn) -> None:
         for listener in self._forwards_to(conn.remote_peer):
             listener.peer_connected()
+
+    def _silent(self, peer_id: PeerId, error: P2PForwardError | None) -> None:
+        for listener in self._forwards_to(peer_id):
+            if error is None:
+                listener.peer_connected()
+            else:
+                listener.peer_silent(error)
 
     def _disconnected(self, conn: Conn) -> None:
         if not self._swarm.conns(conn.remote_peer):

@@ -57,7 +57,9 @@ class Host:
         self.peer_id: PeerId = self.swarm.peer_id
         self.identify = Identify(self.swarm, self.settings.agent_version)
         self._ping = Ping(self.swarm)
-        self.network = NetworkWatch()
+        self.network = NetworkWatch(self.swarm.own_addresses.interfaces)
+        self.network.on_change(self.swarm.own_addresses.network_changed)
+        self.network.on_change(self.swarm.recovery.network_changed)
         self.keeper = PeerKeeper(self.swarm, self.network)
 
     @classmethod

@@ -283,7 +283,7 @@ class _Race:
 
     async def _attempt(self, addrs: Sequence[Multiaddr]) -> bool:
         """Dial addresses that somebody told, those not tried before."""
-        if self._swarm.conns(self._peer_id):
+        if any(conn.is_usable for conn in self._swarm.conns(self._peer_id)):
             return True
         known = {attempt.addr for attempt in self._attempts}
         fresh = [addr for addr in addrs if addr not in self._tried and str(addr) not in known]

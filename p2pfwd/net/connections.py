@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ResourceLimitExceeded
+from p2pfwd.errors import ResourceLimitExceeded, TimedOut
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.refusals import Refusals
@@ -56,8 +56,8 @@ class Connections:
         return [conn for conns in self._conns.values() for conn in conns]
 
     def usable(self, peer_id: PeerId) -> Conn | None:
-        """One on which streams can be opened."""
-        return next((conn for conn in self._conns.get(peer_id, ()) if conn.can_open), None)
+        """One on which streams can be opened, and about which there is no doubt."""
+        return next((conn for conn in self._conns.get(peer_id, ()) if conn.is_usable), None)
 
     def on_connected(self, callback: Callable[[Conn], None]) -> None:
         """Be told of every new connection."""
@@ -75,7 +75,7 @@ class Connections:
             refuse = "shutting down"
         elif conn.remote_peer == self._peer_id:
             refuse = "it is this node"
-        elif len(conns) >= self._settings.max_connections_per_peer:
+        elif len(conns) >= self._settings.max_connections_per_peer and not self._give_way(conns):
             refuse = f"the peer has {len(conns)} connections"
         else:
             refuse = self._make_room(conn)
@@ -136,6 +136,13 @@ class Connections:
         """From now on its connections are idle."""
         for conn in self._conns.get(peer_id, ()):
             conn.useful_at = time.monotonic()
+
+    def _give_way(self, conns: list[Conn]) -> bool:
+        """End one of a peer's connections that is in doubt: the newcomer has just answered."""
+        doubtful = [conn for conn in conns if conn.liveness.doubtful]
+        if doubtful:
+            max(doubtful, key=lambda conn: conn.liveness.silent_s).abort(TimedOut("another took its place"))
+        return bool(doubtful)
 
     def _remove(self, conn: Conn) -> None:
         conns = self._conns[conn.remote_peer]

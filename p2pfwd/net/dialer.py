@@ -41,7 +41,7 @@ OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
 
 BACKOFF_FIRST_S: Final = 0.5
-BACKOFF_MOST_S: Final = 4.0
+BACKOFF_MOST_S: Final = 2.0
 MAX_BACKOFFS: Final = 4096
 
 MAX_UNDIALABLE_TOLD: Final = 4
@@ -106,6 +106,7 @@ class Dialer:
         self._peerstore = peerstore
         self._settings = settings
         self.local_only = settings.local_only
+        self.dial_timeout_s = settings.dial_timeout_s
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
         self._races: list[_Race] = []
 

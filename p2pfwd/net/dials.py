@@ -26,6 +26,7 @@ from p2pfwd.errors import (
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.dialer import Dialer, attempts_of, told
 from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
 from p2pfwd.policy.provenance import Provenance
@@ -54,6 +55,8 @@ class Dials:
 
         `router(peer_id, failure)` connects, or raises what is then the failure of the `connect`.
         """
+        self.recovery: Recovery | None = None
+        """Who replaces what is in doubt; set by the swarm."""
         self._peer_id = peer_id
         self.dialer = dialer
         self._connections = connections
@@ -88,6 +91,8 @@ class Dials:
         failure: P2PForwardError | None = None
         try:
             async with asyncio.timeout(timeout_s):
+                if not only and (conn := await self._patiently(peer_id)) is not None:
+                    return conn
                 try:
                     return await self._connect(peer_id, given, force, only)
                 except (DialFailed, PeerNotFound) as exc:
@@ -110,6 +115,26 @@ class Dials:
             f"{peer_id} could not be reached within {timeout_s:g} s{because}",
             attempts=[attempt.detail for attempt in attempts],
         )
+
+    async def _patiently(self, peer_id: PeerId) -> Conn | None:
+        """In place of a connection that is in doubt or was lost a moment ago; None where there was none."""
+        if self.recovery is None or not self.recovery.is_worth_waiting(peer_id):
+            return None
+        try:
+            async with asyncio.timeout(self.dialer.dial_timeout_s):
+                return await self.recovery.another(peer_id)
+        except TimeoutError:
+            raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
+
+    async def beside(self, peer_id: PeerId) -> Conn:
+        """A new connection at whatever is known, though there is one. Raises as `connect`."""
+        return await self._dial(peer_id, self._peerstore.dialable(peer_id), force=True)
+
+    async def ask_where(self, peer_id: PeerId, failure: P2PForwardError) -> None:
+        """Ask the router, as a `connect` that has failed does. Raises `failure`, or what that raises."""
+        if self.router is None:
+            raise failure
+        await self._route(peer_id, self.router, failure)
 
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Conn:
         if (task := self._dialing.get(peer_id)) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, ProtocolNotSupported
+from p2pfwd.errors import InvalidMultiaddr, P2PForwardError, ProtocolNotSupported
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
@@ -24,6 +24,7 @@ from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Carrier, Stream
 from p2pfwd.net.own_addresses import OwnAddresses
+from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
@@ -34,6 +35,7 @@ from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
+from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.system.memory import MemoryKeeper
 
@@ -77,7 +79,7 @@ class Swarm:
         self.handshakes.own_hosts = self._own_hosts
         self.limits.is_own = self.connmgr.is_own = self.peerstore.is_own
         self.limits.holders = lambda: [conn.holdings for conn in self.connections.all()]
-        self.own_addresses = OwnAddresses(self._bound)
+        self.own_addresses = OwnAddresses(Interfaces())
         upgrader = Upgrader(
             identity,
             self.io.pool,
@@ -93,6 +95,15 @@ class Swarm:
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.peerstore.is_own
+        self.recovery = self.dials.recovery = Recovery(
+            self.connections,
+            self._tasks,
+            self.own_addresses.interfaces,
+            self.dials.beside,
+            self.dials.ask_where,
+            self.connmgr.is_protected,
+        )
+        self.peerstore.on_change(self.recovery.address_learned)
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
@@ -108,11 +119,9 @@ class Swarm:
             raise InvalidMultiaddr(f"cannot listen on {addr}: not an /ip4 or /ip6 TCP address")
         listening = transport.listen(addr, self)
         self._listening.append(listening)
+        self.own_addresses.bind(listening.addr)
         self.memory.started()
         return listening.addr
-
-    def _bound(self) -> list[Multiaddr]:
-        return [listening.addr for listening in self._listening]
 
     def listen_addrs(self) -> list[Multiaddr]:
         """Where others can dial this node, as far as it knows; best first."""
@@ -148,6 +157,10 @@ class Swarm:
     def on_disconnected(self, callback: Callable[[Conn], None]) -> None:
         """Be told when one is over."""
         self.connections.on_disconnected(callback)
+
+    def on_silent(self, callback: Callable[[PeerId, P2PForwardError | None], None]) -> None:
+        """Be told of a peer that has fallen silent and is not reached anew; see `Recovery.on_silent`."""
+        self.recovery.on_silent(callback)
 
     def on_identified(self, callback: Callable[[PeerId], None]) -> None:
         """Be told when a connected peer has said what it serves, and each time it says so anew."""
@@ -222,6 +235,8 @@ class Swarm:
         conn = self.connections.usable(peer_id)
         if conn is None:
             conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        if conn.liveness.is_stale and not await conn.liveness.prove():
+            conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
         if timeout_s is None:
             timeout_s, begin = self.settings.stream_timeout_s, self._loop.time()
         deadline = begin + timeout_s
@@ -235,7 +250,9 @@ class Swarm:
     def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Stream | None:
         """As `open_stream`, without a task: None where it would have to wait for anything."""
         conn = self.connections.usable(peer_id)
-        if conn is None or not conn.identified.done() or not self.peerstore.is_served(peer_id, protocol):
+        if conn is None or conn.liveness.is_stale or not conn.identified.done():
+            return None
+        if not self.peerstore.is_served(peer_id, protocol):
             return None
         return conn.open_at_once(protocol, self._settled(peer_id, (protocol,)))
 
@@ -272,6 +289,8 @@ class Swarm:
         for listening in self._listening:
             listening.close()
         self._listening.clear()
+        self.own_addresses.unbind_all()
+        self.recovery.close()
         await self.dials.close()
         await asyncio.gather(*(conn.close() for conn in self.conns()))
         await self._tasks.close()

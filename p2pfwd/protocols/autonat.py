@@ -1,7 +1,8 @@
 """AutoNAT v1 on the swarm: can strangers reach this node, and can others be reached? (libp2p spec: autonat)
 
-Client: connected servers are asked, one after the other until `SURE` of them agree, then one every quarter of
-an hour; a change of network starts it anew. An address that a dial-back has proved is announced.
+Client: connected servers are asked, one after the other until `SURE` of them agree, then about one address
+after the other, each every quarter of an hour; a change of our addresses starts it anew. An address that a
+dial-back has proved is announced, until `policy.proofs` takes it back.
 Server: dials back whoever asks, at the IP he asks from and nowhere else, a bounded number of times a minute.
 """
 
@@ -12,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +21,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
@@ -54,9 +57,9 @@ class AutoNat:
     ) -> None:
         self._swarm = swarm
         self._settings = settings or AutoNatSettings()
+        self._again_s = self._settings.ask_again_s
         self._rng = rng or random.Random()
         self._verdict = Verdict()
-        self._proved: dict[Multiaddr, None] = {}
         self._asked: dict[PeerId, float] = {}
         self._news = asyncio.Event()
         self._dials = Paced(AUTONAT_DIALS)
@@ -70,22 +73,24 @@ class AutoNat:
         return self._verdict.reachability
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Be told when the verdict, or the address announced, changes."""
+        """Be told when the verdict changes."""
         self._observers.append(callback)
 
     def start(self) -> None:
         """Begin to ask."""
         self._swarm.on_identified(self._identified)
+        self._swarm.own_addresses.on_changed(self._addresses_changed)
         self._task = self._swarm.spawn(self._ask_for_ever(), "autonat")
 
-    def network_changed(self) -> None:
-        """Nothing that was found out before holds."""
-        self._asked.clear()
-        self._proved.clear()
-        announced = self._swarm.own_addresses.announce(self._proved)
-        if self._verdict.forget() or announced:
-            self._tell()
-        self._news.set()
+    def _addresses_changed(self, change: Change) -> None:
+        if change & Change.MOVED:  # nothing that was found out before holds
+            self._asked.clear()
+            if self._verdict.forget():
+                self._tell()
+        if change & (Change.MOVED | Change.STIRRED):
+            self._asked.clear()
+        if change & ~Change.TOLD:
+            self._news.set()
 
     def serve(self, on: bool) -> None:
         """Answer others' requests, or no longer."""
@@ -117,26 +122,34 @@ class AutoNat:
         return wire.PROTOCOL in self._swarm.peerstore.protocols(peer)
 
     async def _ask_for_ever(self) -> None:
+        own = self._swarm.own_addresses
         while True:
             self._news.clear()
-            candidates = wire.candidates(self._swarm.listen_addrs(), self._swarm.own_addresses.observed())
+            self._expire()
+            candidates = wire.candidates(own.bound(), own.observed(), own.proofs.addresses())
+            sure = self._verdict.is_sure
             conn = self._server() if candidates else None
             if conn is not None:
                 await self._ask(conn, candidates)
-            sure = self._verdict.is_sure
             if conn is None or sure:
-                try:
-                    async with asyncio.timeout(
-                        self._settings.refresh_s if sure else self._settings.ask_again_s
-                    ):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause_s(len(candidates)) if sure else self._again_s):
                         await self._news.wait()
-                except TimeoutError:
-                    continue
+
+    def _pause_s(self, candidates: int) -> float:
+        """Between two questions once the verdict is sure: each address has its turn in `refresh_s`."""
+        return max(self._again_s, self._settings.refresh_s / max(1, candidates))
+
+    def _expire(self) -> None:
+        own = self._swarm.own_addresses
+        own.expire()
+        if self.reachability is Reachability.PUBLIC and not own.proofs.addresses():
+            self._verdict.doubt()
 
     def _server(self) -> Conn | None:
         """A connected server that was not asked a moment ago, at random."""
         now = time.monotonic()
-        pause_s = self._settings.ask_again_s
+        pause_s = self._again_s
         self._asked = {peer: at for peer, at in self._asked.items() if now - at < pause_s}
         found = [
             conn
@@ -146,10 +159,14 @@ class AutoNat:
         return self._rng.choice(found) if found else None
 
     async def _ask(self, conn: Conn, candidates: tuple[Multiaddr, ...]) -> None:
-        peer = conn.remote_peer
-        self._asked[peer] = time.monotonic()
+        peer, own, now = conn.remote_peer, self._swarm.own_addresses, time.monotonic()
+        self._asked[peer] = now
+        one_by_one = self._verdict.is_sure and self.reachability is Reachability.PUBLIC
+        asked = (own.proofs.next_to_ask(candidates),) if one_by_one else candidates
+        for addr in asked:
+            own.proofs.asked(addr, now)
         try:
-            answer = await self._question(conn, wire.DialRequest(self._swarm.peer_id, candidates))
+            answer = await self._question(conn, wire.DialRequest(self._swarm.peer_id, asked))
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s did not tell whether this node is reachable: %s", peer, exc)
             return
@@ -157,15 +174,20 @@ class AutoNat:
             log.debug("%s does not dial back: %s %r", peer, answer.status.name, answer.text)
             return
         reachable = answer.status is wire.Status.OK
+        if reachable and answer.addr is not None and answer.addr in asked:
+            own.prove(answer.addr, peer)
+        elif not reachable and len(asked) == 1:
+            own.refute(asked[0], peer)
+        if reachable or len(asked) == len(candidates):
+            self._add(reachable, peer)
+
+    def _add(self, reachable: bool, peer: PeerId) -> None:
+        """One more answer about the node as a whole."""
         changed = self._verdict.add(reachable)
         if self.reachability is not Reachability.PUBLIC:
-            self._proved.clear()
-        elif reachable and answer.addr is not None and answer.addr in candidates:
-            self._proved[answer.addr] = None
-        announced = self._swarm.own_addresses.announce(self._proved)
+            self._swarm.own_addresses.unprove()
         if changed:
             log.info("strangers can%s reach this node, says %s", "" if reachable else "not", peer)
-        if changed or announced:
             self._tell()
 
     async def _question(self, conn: Conn, request: wire.DialRequest) -> wire.DialAnswer:

@@ -18,6 +18,7 @@ from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Carrier, Stream
+from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
@@ -51,9 +52,14 @@ class Identify:
         swarm.services.serve(Service(name=wire.ID, talk=self._answer, bounds=IDENTIFY))
         swarm.services.serve(Service(name=wire.PUSH, talk=self._pushed, bounds=PUSH))
         swarm.on_connected(self._connected)
+        swarm.own_addresses.on_changed(self._addresses_changed)
 
     def _connected(self, conn: Conn) -> None:
         self._swarm.spawn(self._ask(conn), "identify")
+
+    def _addresses_changed(self, change: Change) -> None:
+        if change & Change.TOLD:
+            self._swarm.spawn(self.push(), "identify push")
 
     def message(self, remote_addr: Multiaddr) -> bytes:
         """What we tell a peer that is seen at `remote_addr`."""

@@ -2,8 +2,8 @@
 
 The policy is `policy.dial_schedule`; this is the mechanism on the swarm. Rules: one task sleeps until the
 schedule has something to do, and each dial is a task of its own, ended with the keeper. A kept peer's
-connections are protected from trimming, its given addresses pinned. After a network change the peers that
-seem connected are pinged, and a connection that does not answer is dropped. With nobody kept nothing runs.
+connections are protected from trimming, its given addresses pinned. Whether a peer that seems connected is
+there, `net.recovery` finds out. With nobody kept nothing runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound, SelfDial, TimedOut
+from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound, SelfDial
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
@@ -34,9 +34,6 @@ RESOLVE_TIMEOUT_S: Final = 60.0
 
 FOUND_TTL_S: Final = 900.0
 """Addresses that a look-up found: longer than other hearsay, or each try would ask again."""
-
-PROBE_TIMEOUT_S: Final = 5.0
-"""For a connected peer to answer a ping after a network change."""
 
 TAGS: Final = {Priority.STATIC: "static", Priority.BOOTSTRAP: "bootstrap"}
 """Names of the protections and pins."""
@@ -101,11 +98,8 @@ class PeerKeeper:
         self._poke()
 
     def network_changed(self) -> None:
-        """Dial whoever is missing at once, and see who is really connected."""
+        """Dial whoever is missing at once."""
         self._schedule.network_changed(self._clock())
-        for peer_id in self._reasons:
-            for conn in self._swarm.conns(peer_id):
-                self._spawn(self._probe(conn), f"probe {peer_id}")
         self._poke()
 
     def statuses(self) -> list[KeptStatus]:
@@ -201,14 +195,6 @@ class PeerKeeper:
         fresh = self._schedule.resolved(peer_id, [addr.without_peer_id() for addr in found], self._clock())
         self._swarm.peerstore.add_addrs(peer_id, found, FOUND_TTL_S, Provenance.HEARSAY)
         return fresh
-
-    async def _probe(self, conn: Conn) -> None:
-        try:
-            await conn.measure_rtt(PROBE_TIMEOUT_S)
-        except TimedOut as exc:
-            conn.abort(exc)
-        except P2PForwardError as exc:
-            log.debug("kept peer %s: %s", conn.remote_peer, exc.message)
 
     # --- what the schedule is told ----------------------------------------------------------------
 

@@ -7,7 +7,7 @@ Rules:
   proves who is there.
 - Answers go to the group and never to one address, so that nobody can have us send anything elsewhere.
 - How often, and to whom: `wire.mdns_pace`. What is said, and what of it is believed: `wire.mdns`.
-- The interfaces are looked at again before each question, and when the network has changed.
+- The interfaces are looked at again before each question, and when our addresses have changed.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError
+from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.provenance import Provenance
-from p2pfwd.system.multicast import GroupSocket, Interface, usable_interfaces
-from p2pfwd.system.network_watch import NetworkWatch
+from p2pfwd.system.interfaces import Interface
+from p2pfwd.system.multicast import GroupSocket, usable
 from p2pfwd.wire import mdns as wire
 from p2pfwd.wire.mdns_near import NearPeers
 from p2pfwd.wire.mdns_pace import AskPace, LinkPace
@@ -83,14 +84,12 @@ class Mdns:
     def __init__(
         self,
         swarm: Swarm,
-        watch: NetworkWatch | None = None,
         *,
-        interfaces: Callable[[], list[Interface]] = usable_interfaces,
+        usable: Callable[[Iterable[Interface]], list[Interface]] = usable,
         open_group: OpenGroup = GroupSocket,
     ) -> None:
         self._swarm = swarm
-        self._watch = watch
-        self._interfaces = interfaces
+        self._usable = usable
         self._open_group = open_group
         self._loop = asyncio.get_running_loop()
         self._instance = wire.instance_name(os.urandom(wire.INSTANCE_BYTES))
@@ -109,8 +108,7 @@ class Mdns:
 
     def start(self) -> None:
         """Join, ask, and answer from now on."""
-        if self._watch is not None:
-            self._watch.on_change(self.ask)
+        self._swarm.own_addresses.on_changed(self._changed)
         self._tick()
 
     def close(self) -> None:
@@ -136,6 +134,10 @@ class Mdns:
         """Be told of every peer that is new or has a new address; returns the end of it."""
         self._followers.append(callback)
         return lambda: self._followers.remove(callback)
+
+    def _changed(self, change: Change) -> None:
+        if change & ~Change.SEEN:
+            self.ask()
 
     def ask(self) -> None:
         """Ask now, on every interface there is by now (within a second, if that was just done)."""
@@ -166,7 +168,7 @@ class Mdns:
         wanted: dict[tuple[str, int, int], tuple[Interface, list[Multiaddr]]] = {}
         try:
             listening = wire.tellable(self._swarm.listen_addrs())
-            for interface in self._interfaces():
+            for interface in self._usable(self._swarm.own_addresses.interfaces.listing()):
                 addrs = [addr for addr in listening if _host(addr) in interface.hosts]
                 for version in _GROUPS if addrs else ():
                     if interface.has(version):

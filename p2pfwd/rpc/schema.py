@@ -191,12 +191,24 @@ class PeersResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class OwnAddress(Message):
+    """One address of this node, and what it rests on."""
+
+    address: str
+    kind: str  # "bound" | "proved" | "observed"
+    by: tuple[str, ...] = ()  # the peers who proved it, or see this node there
+    age_s: float | None = None  # of the proof
+    left_s: float | None = None  # until the proof counts no longer
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class AddrsResult(Message):
     """Result of `swarm.addrs`."""
 
     id: str
-    listen: tuple[str, ...]  # bound addresses, unspecified ones expanded to interfaces
+    listen: tuple[str, ...]  # told to others: bound addresses (unspecified ones expanded), and proved ones
     observed: tuple[str, ...]  # as peers see this node
+    own: tuple[OwnAddress, ...] = ()  # each with what it rests on
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

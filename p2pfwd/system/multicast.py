@@ -18,9 +18,10 @@ import logging
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Final
+
+from p2pfwd.system.interfaces import Interface
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -46,31 +47,10 @@ _IP_MULTICAST_ALL: Final = 49
 """Linux: off, a socket hears only the interfaces it joined itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """A network this machine is in."""
-
-    name: str
-    index: int
-    hosts: frozenset[str]  # its IP addresses as text, without zones
-
-    def has(self, version: int) -> bool:
-        """Whether it has an address of IP version 4 or 6."""
-        return any((":" in host) == (version == 6) for host in self.hosts)
-
-
-def usable_interfaces() -> list[Interface]:
-    """Those that multicast goes out on. Raises OSError when they cannot be read."""
-    import ifaddr
-
-    found: list[Interface] = []
+def usable(interfaces: Iterable[Interface]) -> list[Interface]:
+    """Those of them that multicast goes out on. Raises OSError when that cannot be asked."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        for adapter in ifaddr.get_adapters():
-            if adapter.index is None or not _takes_multicast(asked, adapter.name):
-                continue
-            texts = [ip.ip if isinstance(ip.ip, str) else ip.ip[0] for ip in adapter.ips]
-            hosts = frozenset(str(ipaddress.ip_address(text.partition("%")[0])) for text in texts)
-            found.append(Interface(adapter.name, adapter.index, hosts))
+        found = [each for each in interfaces if each.index and _takes_multicast(asked, each.name)]
     return found[:MAX_INTERFACES]
 
 

@@ -121,10 +121,13 @@ def addresses_to_dial(request: DialRequest, seen_at: Multiaddr) -> tuple[Multiad
     return tuple(allowed)
 
 
-def candidates(bound: Sequence[Multiaddr], observed: Iterable[Multiaddr]) -> tuple[Multiaddr, ...]:
+def candidates(
+    bound: Sequence[Multiaddr], observed: Iterable[Multiaddr], proved: Iterable[Multiaddr] = ()
+) -> tuple[Multiaddr, ...]:
     """Where this node may be reachable: its public addresses, and its ports at the IPs others see it at.
 
-    A router that forwards a port mostly forwards it under its own number.
+    A router that forwards a port mostly forwards it under its own number. What was proved before goes last:
+    a place that nobody sees us at any more must not keep the new one out.
     """
     found: dict[Multiaddr, None] = {}
     for addr in bound:
@@ -141,4 +144,5 @@ def candidates(bound: Sequence[Multiaddr], observed: Iterable[Multiaddr]) -> tup
             continue
         for port in ports.get(endpoint.family, ()):
             found[Multiaddr.parse(f"/{endpoint.family}/{endpoint.host}/tcp/{port}")] = None
+    found.update(dict.fromkeys(proved))
     return tuple(found)[:MAX_ADDRESSES]

@@ -45,6 +45,10 @@ class Verdict:
         self.reachability = said
         return True
 
+    def doubt(self) -> None:
+        """What it rested on is gone: the next answer counts at once."""
+        self._confidence = 0
+
     def forget(self) -> bool:
         """The network changed: nothing is known; whether anything was."""
         known = self.reachability is not Reachability.UNKNOWN

@@ -22,6 +22,7 @@ from p2pfwd.rpc.schema import (
     LogLevelResult,
     LsResult,
     Notice,
+    OwnAddress,
     PeersResult,
     PingResult,
     StatusResult,
@@ -485,6 +486,15 @@ def test_swarm_addrs(fake: FakeDaemon, run: Run) -> None:
     assert run("swarm", "addrs").out == (
         "listen    /ip4/10.0.0.2/tcp/4011\nobserved  /ip4/192.0.2.7/tcp/4011\n"
     )
+
+
+def test_swarm_addrs_tells_what_was_proved(fake: FakeDaemon, run: Run) -> None:
+    home, router = "/ip4/10.0.0.2/tcp/4011", "/ip4/192.0.2.7/tcp/4011"
+    own = (OwnAddress(home, "bound"), OwnAddress(router, "proved", (OTHER,), 60.0, 2640.0))
+    fake.answers["swarm.addrs"] = AddrsResult(PEER, (router, home), (), own)
+    assert run("swarm", "addrs").out == f"proved  {router}\nlisten  {home}\n"
+    told = json.loads(run("swarm", "addrs", "--json").out)["Own"][1]
+    assert (told["Kind"], told["By"], told["LeftS"]) == ("proved", [OTHER], 2640.0)
 
 
 def test_ping_prints_each_and_a_summary(fake: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, tcp_endpoint
 from p2pfwd.errors import StreamReset
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.protocols.autonat import AutoNat, AutoNatSettings
+from p2pfwd.system.interfaces import Interface
 from p2pfwd.wire import autonat as wire
 from p2pfwd.wire.autonat import DialRequest, Status
 from p2pfwd.wire.reachability import SURE, Reachability
@@ -82,12 +83,12 @@ async def test_who_is_dialed_back_is_reachable_and_leaves_no_connection() -> Non
 @on_loop
 async def test_who_cannot_be_dialed_back_is_not_reachable() -> None:
     async with serving() as (far, _), asking() as (near, client):
-        bound = near.swarm.listen_addrs()
-        near.swarm._listening.pop().close()
-        near.swarm.own_addresses.announce(bound)  # a port that nobody answers any more
+        elsewhere = Multiaddr.parse("/ip4/127.0.0.9/tcp/9")
+        near.swarm._listening.pop().close()  # a port that nobody answers any more
+        near.swarm.own_addresses.prove(elsewhere, stranger())
         await join(near, far)
         await until(lambda: client.reachability is Reachability.PRIVATE)
-        assert near.swarm.listen_addrs() == [], "what does not work is not announced"
+        assert elsewhere not in near.swarm.listen_addrs(), "what does not work is not announced"
 
 
 @pytest.mark.usefixtures("public_loopback")
@@ -100,31 +101,71 @@ async def test_several_servers_make_it_sure_and_another_network_makes_it_unknown
             await join(near, far)
         await until(lambda: client._verdict.is_sure)
         assert changes == [Reachability.PUBLIC]
-        client.network_changed()
-        assert changes == [Reachability.PUBLIC, Reachability.UNKNOWN]
+        own = near.swarm.own_addresses
+        own.interfaces._walk = lambda: (Interface("eth0", 2, frozenset({"8.8.4.4"})),)
+        own._sockets = [Multiaddr.parse("/ip4/0.0.0.0/tcp/4011"), *own._sockets]
+        own.network_changed()
+        await until(lambda: len(changes) > 1)
+        assert changes[:2] == [Reachability.PUBLIC, Reachability.UNKNOWN]
         await until(lambda: client.reachability is Reachability.PUBLIC)
         for server in servers:
             await server.__aexit__(None, None, None)
 
 
+class Places:
+    """A server that says which address works, whatever is there, and notes what it was asked about."""
+
+    def __init__(self, far: Host) -> None:
+        self.reachable: list[Multiaddr] = []
+        self.asked: list[tuple[Multiaddr, ...]] = []
+        far.swarm.services.serve(Service(name=wire.PROTOCOL, handler=self.serve))
+
+    async def serve(self, stream: Stream) -> None:
+        request = wire.decode_request(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
+        self.asked.append(request.addrs)
+        works = [addr for addr in request.addrs if addr in self.reachable]
+        answer = wire.DialAnswer(Status.OK, addr=works[0]) if works else wire.DialAnswer(Status.DIAL_ERROR)
+        await stream.write_delimited(wire.encode_answer(answer))
+        await stream.close()
+
+
 @pytest.mark.usefixtures("public_loopback")
 @on_loop
-async def test_every_address_that_was_proved_stays_announced() -> None:
-    # One server may reach the IPv4 address, another the IPv6 one.
-    async with host() as far, asking() as (near, _client):
+async def test_every_address_that_works_is_proved_for_itself_and_taken_back_when_it_fails() -> None:
+    async with host() as far, host() as third, asking() as (near, _client):
         await near.swarm.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0"))
-        told: list[Multiaddr] = []
-
-        async def one_after_the_other(stream: Stream) -> None:
-            request = wire.decode_request(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-            told.append(request.addrs[len(told) % 2])
-            await stream.write_delimited(wire.encode_answer(wire.DialAnswer(Status.OK, addr=told[-1])))
-            await stream.close()
-
-        far.swarm.services.serve(Service(name=wire.PROTOCOL, handler=one_after_the_other))
+        both = near.swarm.listen_addrs()
+        servers = [Places(far), Places(third)]
+        for server in servers:
+            server.reachable = both
         await join(near, far)
-        await until(lambda: len(told) >= 3)
-        assert set(near.swarm.own_addresses.announced) == set(told[:2]) and len(set(told)) == 2
+        await join(near, third)
+        own = near.swarm.own_addresses
+        await until(lambda: set(own.proofs.addresses()) == set(both))
+        for server in servers:
+            server.reachable = both[1:]
+        await until(lambda: own.proofs.addresses() == (both[1],))
+        assert (both[0],) in servers[0].asked + servers[1].asked, "asked about alone"
+
+
+@pytest.mark.usefixtures("public_loopback")
+@on_loop
+async def test_after_any_number_of_changes_the_address_of_now_is_proved() -> None:
+    """A line that gets a new address now and then: the old ones go, the new one is never kept out."""
+    async with host() as far, host() as third, asking() as (near, client):
+        servers = [Places(far), Places(third)]
+        await join(near, far)
+        await join(near, third)
+        own, port = near.swarm.own_addresses, tcp_endpoint(near.swarm.listen_addrs()[0])
+        assert port is not None
+        for number in range(1, wire.MAX_ADDRESSES + 4):
+            now = Multiaddr.parse(f"/ip4/203.0.113.{number}/tcp/{port.port}")
+            for each, server in zip((far, third), servers, strict=True):
+                server.reachable = [now]
+                own.note_observed(each.peer_id, now)
+            await until(lambda now=now: now in own.proofs.addresses())
+        await until(lambda: own.proofs.addresses() == (now,))
+        assert client.reachability is Reachability.PUBLIC
 
 
 @pytest.mark.usefixtures("public_loopback")

@@ -153,7 +153,7 @@ async def test_the_back_off_grows_to_its_bound_and_a_success_ends_it(
         for _ in range(6):
             dialer.failed(peer, refused, ConnectionRefusedError(111, "x"))
             delays.append(round(dialer._backoffs[peer, refused].until - now, 1))
-        assert delays == [0.5, 1.0, 2.0, 4.0, 4.0, 4.0], "a peer that comes back is reached within 5 s"
+        assert delays == [0.5, 1.0, 2.0, 2.0, 2.0, 2.0], "a peer that comes back is reached within 5 s"
         assert dialer.held_back(peer, refused) is not None
         assert dialer.held_back(stranger(), refused) is None
         dialer.worked(peer, refused)

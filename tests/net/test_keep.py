@@ -26,7 +26,7 @@ class Near:
 
     def __init__(self, host: Host, limits: DialLimits) -> None:
         self.host = host
-        self.network = NetworkWatch(interval_s=3600.0)
+        self.network = NetworkWatch(host.swarm.own_addresses.interfaces)
         self.keeper = PeerKeeper(host.swarm, self.network, limits)
         self._moved = asyncio.Event()
         host.swarm.on_connected(lambda _: self._moved.set())
@@ -142,18 +142,22 @@ def test_what_was_learned_in_an_earlier_life_is_enough() -> None:
 def test_a_connection_dead_after_a_network_change_is_dropped_and_made_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("p2pfwd.protocols.keep.PROBE_TIMEOUT_S", 0.1)
+    for name in ("ASKED_S", "CHALLENGE_S", "LOOK_WAITING_S", "DOUBT_S"):
+        monkeypatch.setattr(f"p2pfwd.policy.doubt.{name}", 0.1)
 
     async def story() -> None:
         near, far = Near(await a_host(), QUICK), await a_host()
         near.keeper.keep(far.peer_id, far.swarm.listen_addrs())
         await near.until(far, connected)
         (dead,) = far.swarm.conns(near.host.peer_id)
-        monkeypatch.setattr(dead, "plaintext_received", lambda view: None)  # deaf, as across a cut
         (old,) = near.host.swarm.conns(far.peer_id)
-        near.keeper.network_changed()
+        for conn in (old, dead):
+            await conn.measure_rtt(5)
+            await conn.identified
+        monkeypatch.setattr(dead, "plaintext_received", lambda view: None)  # deaf, as across a cut
+        near.host.swarm.recovery.network_changed()
         cause = await asyncio.wait_for(asyncio.shield(old.closed), 5)
-        assert "did not answer a ping" in str(cause)
+        assert "no sign of life" in str(cause) and "another connection answers" in str(cause)
         await near.until(far, connected)
         await near.close()
         await far.close()

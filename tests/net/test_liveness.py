@@ -12,10 +12,10 @@ import pytest
 
 from p2pfwd.errors import ConnectionLost, TimedOut
 from p2pfwd.net.link import conn as conn_module
-from p2pfwd.net.link import liveness as liveness_module
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy import doubt
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, TAKE, Taken, echo, next_conn, read_all, swarm
 from tests.support.loops import on_loop, turns, until
@@ -26,31 +26,37 @@ BULK = random.Random(2).randbytes(8 << 20)
 GRANT = 64 << 20
 
 
+def looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_IDLE_S", "LOOK_BUSY_S", "LOOK_WAITING_S"):
+        monkeypatch.setattr(doubt, name, 0.01)
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness_module, "TICK_S", 0.01)
-    monkeypatch.setattr(liveness_module, "KEEPALIVE_IDLE_S", 0.03)
-    monkeypatch.setattr(liveness_module, "KEEPALIVE_TIMEOUT_S", 0.5)
+    looks(monkeypatch)
+    monkeypatch.setattr(doubt, "IDLE_S", 0.03)
+    monkeypatch.setattr(doubt, "BUSY_IDLE_S", 0.03)
+    monkeypatch.setattr(doubt, "PONG_S", 0.5)
 
 
 @pytest.fixture
 def no_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness_module, "TICK_S", 0.01)
-    monkeypatch.setattr(liveness_module, "KEEPALIVE_IDLE_S", HOUR_S)
-    monkeypatch.setattr(liveness_module, "KEEPALIVE_TIMEOUT_S", HOUR_S)
+    looks(monkeypatch)
+    monkeypatch.setattr(doubt, "IDLE_S", HOUR_S)
+    monkeypatch.setattr(doubt, "BUSY_IDLE_S", HOUR_S)
+    monkeypatch.setattr(doubt, "PONG_S", HOUR_S)
 
 
 def test_the_real_times_find_a_dead_peer_within_45_seconds() -> None:
-    m = liveness_module
-    assert m.KEEPALIVE_IDLE_S + m.KEEPALIVE_TIMEOUT_S + 2 * m.TICK_S <= 45
-    assert m.WRITE_STALL_S + m.TICK_S <= 45
+    assert doubt.IDLE_S + doubt.PONG_S + 2 * doubt.LOOK_IDLE_S <= 45
+    assert doubt.STALL_S + doubt.LOOK_IDLE_S <= 45
 
 
 @on_loop
 async def test_a_silent_peer_is_dead_and_its_streams_fail(
     quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness_module, "KEEPALIVE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(doubt, "PONG_S", 0.05)
     async with swarm() as node:
         taken, arrived = Taken(node), next_conn(node)
         async with await RawPeer.dial(node.listen_addrs()[0]) as peer:
@@ -100,7 +106,7 @@ async def congested_stream(node: Swarm, peer: RawPeer, taken: Taken) -> tuple[St
 async def test_a_peer_that_takes_no_byte_is_dead_although_it_speaks(
     no_keepalive: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness_module, "WRITE_STALL_S", 0.05)
+    monkeypatch.setattr(doubt, "STALL_S", 0.05)
     async with swarm() as node:
         taken = Taken(node)
         async with await RawPeer.dial(node.listen_addrs()[0], receive_buffer=4096) as peer:

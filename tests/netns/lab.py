@@ -7,7 +7,9 @@ with an IPv4 and an IPv6 address; the IPv6 ones are private too.
 from __future__ import annotations
 
 import subprocess
+import sys
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -55,6 +57,32 @@ class Segment:
         machine.run("ip", "route", "add", "224.0.0.0/4", "dev", "eth0")
         self.machines.append(machine)
         return machine
+
+    def port_state(self, machine: Machine, *, forwarding: bool) -> None:
+        """Whether the switch passes anything to and from a machine; its carrier stays."""
+        port = f"port{self.machines.index(machine) + 1}"
+        self._switch.run("bridge", "link", "set", "dev", port, "state", "3" if forwarding else "0")
+
+    def delay(self, stack: ExitStack, machine: Machine, delay_s: float, loss: float) -> None:
+        """Put a delay line between a machine and the switch, until `stack` is closed."""
+        port = f"port{self.machines.index(machine) + 1}"
+        script = Path(__file__).with_name("delay_line.py")
+        words = [sys.executable, "-S", str(script), f"{port}a", f"{port}b", str(delay_s), str(loss)]
+        line = stack.enter_context(
+            subprocess.Popen([*self._switch.within, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        assert line.stdin is not None and line.stdout is not None
+        stack.callback(line.stdin.close)
+        if line.stdout.readline() != b"ready\n":
+            raise Unavailable("network namespaces: a delay line needs /dev/net/tun")
+        for command in (
+            f"link add {port}m type bridge forward_delay 0 mcast_snooping 0",
+            f"link set {port}m up",
+            f"link set {port}a master {port}m up",
+            f"link set {port}b master switch up",
+            f"link set {port} master {port}m",
+        ):
+            self._switch.run("ip", *command.split())
 
     def __enter__(self) -> Self:
         return self

@@ -17,7 +17,8 @@ import pytest
 
 from p2pfwd.core.keys import KeyType
 from p2pfwd.rpc.client import Client
-from p2pfwd.system.multicast import Interface, usable_interfaces
+from p2pfwd.system.interfaces import Interface, walk
+from p2pfwd.system.multicast import usable
 from p2pfwd.wire import dns_message, mdns
 from tests.interop.peers import process
 from tests.interop.peers.fetch import PeerMissing
@@ -276,7 +277,7 @@ def test_which_interfaces_are_used(segment: Segment) -> None:
         machine.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"end{number}")
         machine.run("ip", "address", "add", f"10.9.{number}.1/24", "dev", name)
         machine.run("ip", "link", "set", name, *settings.split())
-    found = {interface.name: interface for interface in machine.call(usable_interfaces)}
+    found = {interface.name: interface for interface in machine.call(lambda: usable(walk()))}
     assert sorted(found) == ["eth0", "good0"]
     assert {machine.address, "fd78::1"} < found["eth0"].hosts
     assert found["good0"].has(4) and not Interface("x", 1, frozenset({"10.0.0.1"})).has(6)

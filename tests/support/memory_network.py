@@ -102,6 +102,13 @@ class MemoryConduit:
         self._pending += item
         self._hand_over()
 
+    def acknowledged_s(self) -> float | None:
+        """See Conduit."""
+        return None
+
+    def retry_within(self, seconds: float | None) -> None:
+        """See Conduit; nothing is ever repeated."""
+
     def pause(self) -> None:
         """See Conduit."""
         self._paused = True

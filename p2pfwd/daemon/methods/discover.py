@@ -46,7 +46,7 @@ class Near:
         self._host = host
         self._mdns: mdns.Mdns | None = None
         if enabled:
-            self._mdns = mdns.Mdns(host.swarm, host.network)
+            self._mdns = mdns.Mdns(host.swarm)
             routing.add(MdnsSource(self._mdns))
 
     def start(self) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.net.own_addresses import OwnAddresses, best_first
 from p2pfwd.policy.undialable import UNDIALABLE, why_undialable
 from p2pfwd.rpc.schema import Notice
-from p2pfwd.system.interfaces import best_first, expand
 from p2pfwd.system.sockaddrs import has_interface
 
 EXPOSED = "exposed"
@@ -15,24 +15,21 @@ MAX_LISTED = 6
 """Addresses of this machine in one sentence: containers give a machine dozens."""
 
 
-def of_listening(address: Multiaddr) -> list[Notice]:
+def of_listening(address: Multiaddr, own: OwnAddresses) -> list[Notice]:
     """Whether others than this machine reach a local address, and at which of its addresses."""
     endpoint = tcp_endpoint(address)
     if endpoint is None or address_class(address) is AddressClass.LOOPBACK:
         return []
     where = endpoint.host
     if address_class(address) is AddressClass.UNSPECIFIED:
-        where = f"any address of this machine ({_own(address)})"
+        where = f"any address of this machine ({_listed(own.expanded(address))})"
     message = f"other machines can connect, too: whoever reaches {where} can use it"
     loopback = f"[::1]:{endpoint.port}" if endpoint.family == "ip6" else f"127.0.0.1:{endpoint.port}"
     return [Notice(EXPOSED, message, f"to keep it to this machine, listen on {loopback}")]
 
 
-def _own(address: Multiaddr) -> str:
-    try:
-        found = [tcp_endpoint(one) for one in best_first(expand(address))]
-    except OSError:  # the interfaces cannot be read: then they cannot be listed
-        return "its interfaces cannot be listed"
+def _listed(addrs: Iterable[Multiaddr]) -> str:
+    found = [tcp_endpoint(one) for one in best_first(addrs)]
     hosts = [endpoint.host for endpoint in found if endpoint is not None]
     more = len(hosts) - MAX_LISTED
     return ", ".join(hosts[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -60,6 +60,7 @@ class SwarmMethods:
             id=str(swarm.peer_id),
             listen=tuple(map(str, swarm.listen_addrs())),
             observed=tuple(map(str, swarm.own_addresses.observed())),
+            own=tuple(views.own_address(each) for each in swarm.own_addresses.statuses()),
         )
 
     async def id(self, context: CallContext, params: s.Empty) -> s.IdResult:

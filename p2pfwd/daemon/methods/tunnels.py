@@ -90,7 +90,8 @@ class TunnelMethods:
         )
         if params.foreground:
             context.on_disconnect(self._closer(listener))
-        told = (*notices.of_listening(listener.listen_address), *notices.of_peer_addresses(addrs))
+        own = self._node.host.swarm.own_addresses
+        told = (*notices.of_listening(listener.listen_address, own), *notices.of_peer_addresses(addrs))
         return s.ForwardResult(views.listener(listener.info()), str(peer_id), told)
 
     def _closer(self, listener: Listener) -> Callable[[], None]:

@@ -11,8 +11,14 @@ from p2pfwd.rpc import schema
 if TYPE_CHECKING:
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
     from p2pfwd.net.link.conn import Conn
+    from p2pfwd.net.own_addresses import OwnAddress
 
 _USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.LINK_LOCAL)
+
+
+def own_address(own: OwnAddress) -> schema.OwnAddress:
+    """One of our addresses, with what it rests on."""
+    return schema.OwnAddress(str(own.addr), own.kind, tuple(map(str, own.by)), own.age_s, own.left_s)
 
 
 def listener(info: ListenerInfo) -> schema.Listener:

@@ -45,6 +45,18 @@ class Conduit(Protocol):
     def congested(self) -> bool:
         """Whether bytes wait to be sent. Do not send more until `drained`."""
 
+    def acknowledged_s(self) -> float | None:
+        """Seconds since the peer's system acknowledged anything, 0 if it has all; None: not known.
+
+        It says that the line is whole, and nothing of the peer's process.
+        """
+
+    def retry_within(self, seconds: float | None) -> None:
+        """Repeat what is not acknowledged before it is so many seconds old; None: as usual.
+
+        To be said again, with more, before that time: what is older then is given up, and the conduit lost.
+        """
+
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """Begin, or go on, with this receiver; it is given `leftover` first."""
 

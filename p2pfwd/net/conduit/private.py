@@ -42,6 +42,14 @@ class PnetConduit:
         """As below."""
         return self._below.congested
 
+    def acknowledged_s(self) -> float | None:
+        """As below."""
+        return self._below.acknowledged_s()
+
+    def retry_within(self, seconds: float | None) -> None:
+        """As below."""
+        self._below.retry_within(seconds)
+
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """Begin, or go on, with this receiver; it is given `leftover` first."""
         self._receiver = receiver

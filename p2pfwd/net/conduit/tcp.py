@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
+import struct
+import sys
+import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
@@ -50,6 +55,31 @@ def tune(sock: socket.socket) -> None:
             except OSError as exc:
                 if exc.errno not in (errno.ENOPROTOOPT, errno.EINVAL):  # a kernel without it does without
                     raise
+
+
+_LAST_ACK, _SEND_WINDOW, _INFO_BYTES = 56, 228, 232
+"""In Linux' tcp_info: where the time since the last ACK is, and the peer's window; how much of it we want."""
+
+_TICK_S: Final = 0.01
+"""The kernel counts in steps of 1 to 10 ms."""
+
+
+def acknowledged_s(sock: socket.socket) -> float | None:
+    """See `Conduit.acknowledged_s`; only Linux tells."""
+    if sys.platform != "linux":
+        return None
+    try:
+        (unacknowledged,) = struct.unpack("=i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+    except OSError:
+        return None
+    shut = len(info) == _INFO_BYTES and info[_SEND_WINDOW:] == bytes(4)
+    if not unacknowledged:
+        return 0.0
+    if shut:
+        return _TICK_S / 10
+    (last_ack_ms,) = struct.unpack_from("=I", info, _LAST_ACK)
+    return float(last_ack_ms) / 1000 + _TICK_S
 
 
 class TcpConduit:
@@ -170,6 +200,17 @@ class TcpConduit:
         used = receiver.data_received(scratch[:end])
         if kept or used < end:
             self._keep(scratch[used:end])
+
+    def acknowledged_s(self) -> float | None:
+        """See Conduit; nearly 0 while the peer's window is shut: only one that is there can say that."""
+        return None if self._closed else acknowledged_s(self._sock)
+
+    def retry_within(self, seconds: float | None) -> None:
+        """See Conduit: Linux tries once more before the user timeout, whatever its pause would be."""
+        if not self._closed and sys.platform == "linux":
+            wanted_ms = USER_TIMEOUT_MS if seconds is None else min(USER_TIMEOUT_MS, int(seconds * 1000))
+            with suppress(OSError):
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wanted_ms)
 
     # --- sending ----------------------------------------------------------------------------------
 

@@ -128,7 +128,7 @@ class Conn:
         self._offset = 0
         self._patient_bytes = 0
         self._patience: asyncio.TimerHandle | None = None
-        self._liveness = Liveness(
+        self.liveness = Liveness(
             self._session, channel.conduit, self.remote_peer, loop, self._flush, self.abort
         )
 
@@ -138,7 +138,7 @@ class Conn:
         """Begin: `accepts` says what the peer is served, `on_stream` takes each negotiated stream."""
         self._accepts = accepts
         self._on_stream = on_stream
-        self._liveness.ping()
+        self.liveness.ping()
         if leftover:
             self.plaintext_received(memoryview(leftover))
             self.turn_ended()
@@ -151,6 +151,16 @@ class Conn:
     def can_open(self) -> bool:
         """Whether streams can be opened: neither side has begun to end it."""
         return not (self.closed.done() or self._closing or self._session.remote_went_away)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether streams are best opened here: it can be done, and the peer is not in doubt."""
+        return self.can_open and not self.liveness.doubtful
+
+    @property
+    def ended_by_us(self) -> bool:
+        """Whether it was closed here, and not lost."""
+        return self._closing
 
     @property
     def rtt_s(self) -> float | None:
@@ -197,6 +207,7 @@ class Conn:
     def _opened(self, protocols: Sequence[str], settled: Callable[[Stream], None]) -> Stream:
         core = self._session.open()
         self.useful_at = time.monotonic()
+        self.liveness.opening()
         stream = self.streams[core.id] = Stream(self, core, "outbound")
         stream.negotiate(DialerNegotiation(protocols), settled)
         return stream
@@ -235,6 +246,7 @@ class Conn:
 
     def _stream_opened(self, core: StreamCore) -> None:
         stream = self.streams[core.id] = Stream(self, core, "inbound")
+        self.liveness.opened()
         deadline: asyncio.TimerHandle | None = None
 
         def negotiated(stream: Stream) -> None:
@@ -290,6 +302,7 @@ class Conn:
             session.control.clear()
             self._patient_bytes = 0
         session.write_data_header(core, n, self._pool.staging, offset)
+        self.liveness.spoke_at = time.monotonic()
         self._channel.send_staged(offset + HEADER_BYTES + n)
 
     def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None:
@@ -380,7 +393,7 @@ class Conn:
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send; then pay for it."""
         self._in_turn = False
-        now = self._liveness.heard_at = time.monotonic()
+        now = self.liveness.heard_at = time.monotonic()
         self._answer()
         self._intake.settle(now)
         if self._limits.is_over:
@@ -426,7 +439,7 @@ class Conn:
                 if (stream := self.streams.pop(core.id, None)) is not None:
                     stream.on_lost(_reset_error(code, overflow))
             case PingAcked():
-                self._liveness.ponged()
+                self.liveness.ponged()
             case WentAway(code):
                 log.debug("%s goes away, code %#x", self.remote_peer, code)
 
@@ -451,7 +464,7 @@ class Conn:
         """One yamux ping, shared by those who ask meanwhile; seconds. Raises TimedOut, ConnectionLost."""
         if self.closed.done():
             raise lost(self, self.closed.result())
-        return await self._liveness.measure_rtt(timeout_s)
+        return await self.liveness.measure_rtt(timeout_s)
 
     # --- ending -----------------------------------------------------------------------------------
 
@@ -470,7 +483,7 @@ class Conn:
         if not self.identified.done():
             self.identified.set_result(None)
         error: P2PForwardError = lost(self, cause)
-        self._liveness.end(error)
+        self.liveness.end(error)
         self._wake_slot_waiters()
         streams, self.streams = self.streams, {}
         for stream in streams.values():

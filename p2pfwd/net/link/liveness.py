@@ -1,7 +1,8 @@
-"""Proof that a connection's peer lives: round trips by yamux pings, and the verdict that it is dead.
+"""Proof that a connection's peer lives: round trips by yamux pings, and how the connection stands.
 
-A connection that is silent is pinged; one that stays silent, or takes no byte of what waits, is over.
-One ping is out at a time (rust and js are strict about pongs), shared by all who ask meanwhile.
+`policy.doubt` judges; this gathers what it judges by, and asks the peer. One ping is out at a time (rust and
+js are strict about pongs), shared by all who ask meanwhile. The data path only notes two times. A look that
+comes late means that this process stood still: that time is nobody's silence.
 """
 
 from __future__ import annotations
@@ -15,17 +16,12 @@ from typing import Final
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.conduit.contract import Conduit
+from p2pfwd.policy import doubt
+from p2pfwd.policy.doubt import Line, Standing
 from p2pfwd.wire.yamux.session import Session
 
-KEEPALIVE_IDLE_S: Final = 20.0
-"""Silence after which the peer is pinged."""
-
-KEEPALIVE_TIMEOUT_S: Final = 15.0
-"""Silence after that ping which means a dead peer: found within 20 + 15 + two ticks of 4 s < 45 s."""
-
-TICK_S: Final = 4.0
-WRITE_STALL_S: Final = 30.0
-"""A peer that takes no byte for this long while some wait is dead."""
+LATE_S: Final = 2.0
+"""A look later than this was not late for want of processor time alone."""
 
 _values = itertools.count(1)
 
@@ -41,29 +37,50 @@ class Liveness:
         loop: asyncio.AbstractEventLoop,
         flush: Callable[[], None],
         dead: Callable[[Exception], None],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.heard_at = time.monotonic()
+        now = monotonic()
+        self.heard_at = now
         """When the peer last sent anything; set by the connection."""
+        self.spoke_at = now
+        """When something of a stream was last sent; set by the connection."""
+        self.doubtful = False
+        """Whether streams are better opened elsewhere."""
+        self.on_doubt: Callable[[bool], None] = lambda _doubtful: None
+        """Told when `doubtful` changes."""
+        self.address_gone = False
+        """This machine has the local address of the connection no more; set by the swarm."""
+        self._monotonic = monotonic
         self._session = session
         self._conduit = conduit
         self._remote_peer = remote_peer
         self._loop = loop
         self._flush = flush
         self._dead = dead
+        self._waiting_since: float | None = None
+        self._challenged = False
+        self._replaced_at: float | None = None
+        self._waited_s, self._waited_until = 0.0, 0.0
+        self._settled_at = now  # the peer had acknowledged all; what is stuck in TCP is no older
+        self._is_hurried = False
         self._pinged_at: float | None = None
         self._pong: asyncio.Future[float] | None = None
-        self._timer = loop.call_later(TICK_S, self._tick)
+        self._ended = False
+        self._look_at = now + doubt.LOOK_IDLE_S
+        self._timer = loop.call_later(doubt.LOOK_IDLE_S, self._tick)
+
+    # --- asking the peer --------------------------------------------------------------------------
 
     def ping(self) -> None:
         """Queue a ping, where none is out."""
         if self._pinged_at is None:
-            self._pinged_at = time.monotonic()
+            self._pinged_at = self._monotonic()
             self._session.ping(next(_values) & 0xFFFF_FFFF)
 
     def ponged(self) -> None:
         """The answer has come."""
         assert self._pinged_at is not None
-        rtt = time.monotonic() - self._pinged_at
+        rtt = self._monotonic() - self._pinged_at
         self._pinged_at = None
         old = self._session.rtt_s
         # The first sample includes the handshake's tail, so a better one replaces it at once.
@@ -84,22 +101,155 @@ class Liveness:
         except TimeoutError:
             raise TimedOut(f"{self._remote_peer} did not answer a ping within {timeout_s:g} s") from None
 
+    def challenge(self) -> None:
+        """The network has changed: the peer is asked at once, and has little time to answer."""
+        if self._ended:
+            return
+        self._challenged = True
+        self._waiting_since = self._monotonic()
+        self.ping()
+        self._flush()
+        self._look_soon(0.0 if self.address_gone else doubt.LOOK_WAITING_S)
+
+    async def prove(self) -> bool:
+        """Whether the peer answers a ping in little time."""
+        if self._waiting_since is None:
+            self._waiting_since = self._monotonic()
+        try:
+            await self.measure_rtt(max(doubt.CHALLENGED_S, 3 * (self._session.rtt_s or 0.0)))
+        except P2PForwardError:
+            if not self._ended:
+                self._stand(Standing.DOUBTFUL)
+            return False
+        return True
+
+    # --- judging ----------------------------------------------------------------------------------
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the peer was silent for so long that nothing is known of the line."""
+        return self._monotonic() - self.heard_at > doubt.STALE_S
+
+    @property
+    def silent_s(self) -> float:
+        """Since the peer last sent anything."""
+        return self._monotonic() - self.heard_at
+
+    def opening(self) -> None:
+        """A stream is opened: its peer has to answer."""
+        self.spoke_at = self._monotonic()
+        self._look_soon(doubt.LOOK_WAITING_S)
+
+    def opened(self) -> None:
+        """The peer has opened a stream."""
+        self._look_soon(doubt.LOOK_BUSY_S)
+
+    def replaced(self) -> None:
+        """Another connection to the peer answers; what is doubtful has less time from now on."""
+        if self._replaced_at is None:
+            self._replaced_at = self._monotonic()
+            self._look_soon(doubt.LOOK_WAITING_S)
+
+    def _look_soon(self, delay_s: float) -> None:
+        now = self._monotonic()
+        if self._ended or self._look_at <= now + delay_s:
+            return
+        self._timer.cancel()
+        self._look_at = now + delay_s
+        self._timer = self._loop.call_later(delay_s, self._tick)
+
     def _tick(self) -> None:
-        now = time.monotonic()
-        silent = now - self.heard_at
-        if self._pinged_at is not None and min(silent, now - self._pinged_at) > KEEPALIVE_TIMEOUT_S:
-            self._dead(TimedOut(f"no sign of life for {silent:.0f} s"))
+        now = self._monotonic()
+        if now - self._look_at > LATE_S:
+            self._stood_still(now - self._look_at)
+        line = self._line(now)
+        standing = doubt.judge(line)
+        if standing is Standing.DEAD:
+            self._dead(TimedOut(self._epitaph(line)))
             return
-        if self._conduit.congested and now - self._conduit.progressed_at > WRITE_STALL_S:
-            self._dead(TimedOut(f"the peer took no data for {WRITE_STALL_S:g} s"))
-            return
-        if silent > KEEPALIVE_IDLE_S:
+        self._hurry(line)
+        if doubt.wants_ping(line):
             self.ping()
             self._flush()
-        self._timer = self._loop.call_later(TICK_S, self._tick)
+            line = self._line(now)
+        delay_s = doubt.next_look_s(line)
+        self._look_at = now + delay_s
+        self._timer = self._loop.call_later(delay_s, self._tick)
+        self._stand(standing)
+
+    def _hurry(self, line: Line) -> None:
+        """Keep TCP from pausing for as long as the silence has lasted."""
+        retry_s = doubt.retry_s(line)
+        if retry_s is not None:
+            self._is_hurried = True
+            self._conduit.retry_within(self._monotonic() - self._settled_at + retry_s)
+        elif self._is_hurried:
+            self._is_hurried = False
+            self._conduit.retry_within(None)
+
+    def _stand(self, standing: Standing) -> None:
+        doubtful = standing is Standing.DOUBTFUL
+        if doubtful != self.doubtful:
+            self.doubtful = doubtful
+            self.on_doubt(doubtful)
+
+    def _stood_still(self, seconds: float) -> None:
+        """Time in which this process did not run is taken out of every account."""
+        self.heard_at += seconds
+        self.spoke_at += seconds
+        if self._waiting_since is not None:
+            self._waiting_since += seconds
+        if self._pinged_at is not None:
+            self._pinged_at += seconds
+
+    def _line(self, now: float) -> Line:
+        kernel_at = self._update_waiting(now)
+        stalled = self._conduit.congested
+        return Line(
+            silent_s=now - self.heard_at,
+            waiting_s=None if self._waiting_since is None else now - self._waiting_since,
+            spoke_s=now - self.spoke_at,
+            pinged_s=None if self._pinged_at is None else now - self._pinged_at,
+            stalled_s=now - self._conduit.progressed_at if stalled else None,
+            replaced_s=None if self._replaced_at is None else now - self._replaced_at,
+            waited_s=self._waited_s if now < self._waited_until else 0.0,
+            rtt_s=self._session.rtt_s,
+            kernel_tells=kernel_at is not None,
+            challenged=self._challenged,
+            address_gone=self.address_gone,
+            streams=bool(self._session.streams),
+        )
+
+    def _update_waiting(self, now: float) -> float | None:
+        """Since when something waits; when the peer's kernel was last heard, if the system tells."""
+        spoke_at = self.spoke_at if self._pinged_at is None else max(self.spoke_at, self._pinged_at)
+        heard_s = self._conduit.acknowledged_s()
+        if heard_s == 0.0:
+            self._settled_at = now
+        kernel_at = None if heard_s is None else now - heard_s
+        proved_at = self.heard_at if kernel_at is None else max(self.heard_at, kernel_at)
+        if self._waiting_since is not None and proved_at >= self._waiting_since:
+            waited_s = now - self._waiting_since
+            if waited_s >= doubt.DOUBT_S and (waited_s >= self._waited_s or now > self._waited_until):
+                self._waited_s, self._waited_until = waited_s, now + 2 * waited_s
+            self._waiting_since = self._replaced_at = None
+            self._challenged = False
+        if self._waiting_since is None and spoke_at > proved_at:
+            self._waiting_since = spoke_at
+        return kernel_at
+
+    def _epitaph(self, line: Line) -> str:
+        if line.stalled_s is not None and line.stalled_s > doubt.STALL_S:
+            return f"the peer took no data for {doubt.STALL_S:g} s"
+        if line.replaced_s is not None:
+            return f"no sign of life for {line.silent_s:.0f} s, and another connection answers"
+        if line.address_gone:
+            return "the network has changed: this machine has that address no more"
+        return f"no sign of life for {line.silent_s:.0f} s"
 
     def end(self, error: P2PForwardError) -> None:
         """The connection is over; who waits for a pong is told so."""
+        self._ended = True
         self._timer.cancel()
         if self._pong is not None:
             self._pong.set_exception(error)

@@ -47,9 +47,10 @@ class Upkeep:
             swarm.spawn(self._revalidate_for_ever(), f"kad revalidation {dht.protocol}"),
         ]
 
-    def refresh(self) -> None:
-        """Refresh soon, sparing nothing: the addresses changed, or somebody asks."""
-        self._thorough_at = 0.0
+    def refresh(self, *, thorough: bool = True) -> None:
+        """Refresh soon; `thorough`: sparing nothing, because the addresses changed, or somebody asks."""
+        if thorough:
+            self._thorough_at = 0.0
         self._wanted.set()
 
     async def close(self) -> None:

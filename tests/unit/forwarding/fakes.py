@@ -11,7 +11,7 @@ from typing import Any
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import StreamReset
+from p2pfwd.errors import P2PForwardError, StreamReset
 from p2pfwd.forwarding.bind import BoundSocket
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.services import Services
@@ -216,6 +216,7 @@ class FakeSwarm:
         self.asked: list[tuple[PeerId, tuple[str, ...]]] = []
         self.connected: list[Callable[[Any], None]] = []
         self.disconnected: list[Callable[[Any], None]] = []
+        self.silent: list[Callable[[PeerId, P2PForwardError | None], None]] = []
 
     async def open_stream(
         self, peer_id: PeerId, protocols: Sequence[str], *, timeout_s: float | None = None
@@ -250,6 +251,9 @@ class FakeSwarm:
 
     def on_disconnected(self, callback: Callable[[Any], None]) -> None:
         self.disconnected.append(callback)
+
+    def on_silent(self, callback: Callable[[PeerId, P2PForwardError | None], None]) -> None:
+        self.silent.append(callback)
 
 
 class FakeHost:

@@ -9,11 +9,12 @@ from typing import cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.net.own_addresses import OwnAddresses
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.protocols.mdns import Mdns
-from p2pfwd.system.multicast import Interface
+from p2pfwd.system.interfaces import Interface, Interfaces
 from p2pfwd.wire import dns_message
 
 Heard = Callable[[bytes, str], None]
@@ -88,6 +89,7 @@ class FakeSwarm:
         self.listen = [Multiaddr.parse(text) for text in listen]
         self.peerstore = Peerstore(asyncio.get_running_loop().time)
         self.refusals = Refusals(asyncio.get_running_loop().time)
+        self.own_addresses = OwnAddresses(Interfaces(tuple))
 
     def listen_addrs(self) -> list[Multiaddr]:
         return self.listen
@@ -102,7 +104,7 @@ class Node:
         self.peer_id = self.swarm.peer_id
         self.interfaces = [Interface("eth0", 2, frozenset({self.host}))]
         self.mdns = Mdns(
-            cast("Swarm", self.swarm), interfaces=lambda: list(self.interfaces), open_group=ether.join
+            cast("Swarm", self.swarm), usable=lambda _listing: list(self.interfaces), open_group=ether.join
         )
 
     @property

@@ -13,7 +13,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols.mdns import LOG_RATE
-from p2pfwd.system.multicast import Interface
+from p2pfwd.system.interfaces import Interface
 from p2pfwd.wire import dns_message, mdns
 from p2pfwd.wire.dns_message import PTR, Message, Question
 from p2pfwd.wire.mdns_near import MAX_HEARD

@@ -20,7 +20,6 @@ from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.protocols.mdns import Mdns
 from p2pfwd.rpc.schema import DiscoverParams, NearPeer
 from p2pfwd.rpc.server import CallContext
-from p2pfwd.system.network_watch import NetworkWatch
 from p2pfwd.wire import mdns
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.protocols.mdns_ether import Ether, FakeSwarm, Node
@@ -98,12 +97,11 @@ class Rig:
         self.swarm = DialingSwarm(listen)
         us = Node(self.ether, 99, host="10.0.0.99")
 
-        def made(swarm: Any, watch: Any) -> Mdns:
-            return Mdns(swarm, watch, interfaces=lambda: us.interfaces, open_group=self.ether.join)
+        def made(swarm: Any) -> Mdns:
+            return Mdns(swarm, usable=lambda _listing: us.interfaces, open_group=self.ether.join)
 
         monkeypatch.setattr("p2pfwd.protocols.mdns.Mdns", made)
-        network = NetworkWatch(read=frozenset, wall=lambda: 0.0, monotonic=lambda: 0.0)
-        self.host = SimpleNamespace(swarm=self.swarm, network=network)
+        self.host = SimpleNamespace(swarm=self.swarm)
         routing = cast("Routing", SimpleNamespace(add=lambda source: None))
         self.near = Near(cast("Host", self.host), routing, enabled=enabled)
         self.others = [Node(self.ether, number) for number in range(1, count + 1)]
@@ -119,7 +117,6 @@ class Rig:
 
     def close(self) -> None:
         self.near.close()
-        self.host.network.close()
         for node in self.others:
             node.mdns.close()
 

@@ -47,6 +47,12 @@ class FakeConduit:
     def squeeze(self, squeeze: bool) -> None:
         pass
 
+    def acknowledged_s(self) -> float | None:
+        return None
+
+    def retry_within(self, seconds: float | None) -> None:
+        pass
+
     def finish(self) -> None:
         self.ended.append("finish")
 

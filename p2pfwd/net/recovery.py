@@ -1,0 +1,329 @@
+"""Back within five seconds: what is done about a connection that `policy.doubt` no longer trusts.
+
+Rules:
+- A doubtful connection keeps its streams and gets no new ones. Where somebody waits for the peer, has opened
+  a stream to it, or keeps it, another connection is dialed beside it at once, again every `REDIAL_S` and when
+  an address or a network comes; whoever may know where the peer is, is asked too.
+- Whichever answers serves: the new one, or the old one after all. Who waited is served by that one.
+- A peer that was lost is waited for in the same way for `LOST_S`, where its line was lost for `SILENT_S`,
+  instead of refusing what comes meanwhile.
+- A second connection that was not needed after all is closed when it is idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+from p2pfwd.core.multiaddrs import tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, TimedOut
+from p2pfwd.net.connections import Connections
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.tasks import Tasks
+from p2pfwd.system.interfaces import Interfaces
+
+log = logging.getLogger("p2pfwd.net")
+
+REDIAL_S: Final = 1.5
+"""Between two dials beside a doubtful connection: TCP alone would knock after 1, 3 and 7 s."""
+
+MAX_DIALS: Final = 3
+"""Of them under way for one peer; each ends by itself after the time a connect may take."""
+
+MAX_AT_ONCE: Final = 64
+"""Peers dialed at a time: a cut line makes all connections doubtful, and all dials are in vain."""
+
+ROUTE_S: Final = 10.0
+"""Between two questions where the peer is."""
+
+LOST_S: Final = 5.0
+"""A daemon that is restarted is back within a few seconds; one that is not is refused after them."""
+
+SILENT_S: Final = 30.0
+"""A line that was cut for so long that TCP gave up is still waited for; each open has a limit of its own."""
+
+MAX_LOST: Final = 256
+TIDY_S: Final = 5.0
+
+Dial = Callable[[PeerId], Coroutine[Any, Any, object]]
+Route = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
+Silent = Callable[[PeerId, P2PForwardError | None], None]
+
+
+class Recovery:
+    """Of one swarm. `dial` makes a new connection, `route` asks where the peer is and connects."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        tasks: Tasks,
+        interfaces: Interfaces,
+        dial: Dial,
+        route: Route,
+        is_kept: Callable[[PeerId], bool],
+    ) -> None:
+        self._connections = connections
+        self._tasks = tasks
+        self._interfaces = interfaces
+        self._dial = dial
+        self._route = route
+        self._is_kept = is_kept
+        self._loop = asyncio.get_running_loop()
+        self._searches: dict[PeerId, _Search] = {}
+        self._waiters: dict[PeerId, set[asyncio.Future[None]]] = {}
+        self._lost: dict[PeerId, float] = {}
+        self._local: dict[Conn, str] = {}  # its end's address, where an interface had it
+        self._seconds: set[Conn] = set()
+        self._tidying: asyncio.TimerHandle | None = None
+        self._silent: list[Silent] = []
+        connections.on_connected(self._connected)
+        connections.on_disconnected(self._disconnected)
+
+    def on_silent(self, callback: Silent) -> None:
+        """Be told of a peer that is silent on all its connections and not reached by a new one either.
+
+        The callback gets the peer and why it is not reached; None when a connection answers again.
+        """
+        self._silent.append(callback)
+
+    # --- for those who want a connection ----------------------------------------------------------
+
+    def is_worth_waiting(self, peer_id: PeerId) -> bool:
+        """Whether the peer's connections are in doubt, or the last one was lost a moment ago."""
+        return self._is_doubtful(peer_id) or self._is_lost(peer_id)
+
+    async def another(self, peer_id: PeerId) -> Conn | None:
+        """The first connection to the peer that answers, an old or a new one; None: not to be waited for."""
+        waiters = self._waiters.setdefault(peer_id, set())
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        waiters.add(waiter)
+        try:
+            while self.is_worth_waiting(peer_id):
+                if (conn := self._connections.usable(peer_id)) is not None:
+                    return conn
+                self._search(peer_id)
+                await waiter
+                waiters.discard(waiter)
+                waiter = self._loop.create_future()
+                waiters.add(waiter)
+            return self._connections.usable(peer_id)
+        finally:
+            waiters.discard(waiter)
+            if not waiters:
+                self._waiters.pop(peer_id, None)
+
+    def network_changed(self) -> None:
+        """From the network watch: every peer is asked at once, and every search begins anew."""
+        hosts = self._interfaces.hosts() if self._interfaces.is_complete else None
+        for conn in self._connections.all():
+            local = self._local.get(conn)
+            conn.liveness.address_gone = hosts is not None and local is not None and local not in hosts
+            conn.liveness.challenge()
+        for search in self._searches.values():
+            search.hurry()
+
+    def address_learned(self, peer_id: PeerId) -> None:
+        """From the peerstore."""
+        if (search := self._searches.get(peer_id)) is not None:
+            search.hurry()
+
+    # --- what happens to connections --------------------------------------------------------------
+
+    def _connected(self, conn: Conn) -> None:
+        peer_id = conn.remote_peer
+        self._lost.pop(peer_id, None)
+        endpoint = tcp_endpoint(conn.local_addr)
+        if endpoint is not None and endpoint.host in self._interfaces.hosts():
+            self._local[conn] = endpoint.host
+        conn.liveness.on_doubt = partial(self._doubted, conn)
+        for older in self._connections.of(peer_id):
+            if older is not conn:  # why should there be another, if this one worked?
+                if older.liveness.doubtful:
+                    older.liveness.replaced()
+                else:
+                    older.liveness.challenge()
+        if peer_id in self._searches:
+            self._seconds.add(conn)
+            self._tidy_later()
+        self._wake(peer_id)
+
+    def _doubted(self, conn: Conn, doubtful: bool) -> None:
+        peer_id = conn.remote_peer
+        if not doubtful:
+            log.info("%s answers again at %s", peer_id, conn.remote_addr)
+            self.tell_silent(peer_id, None)
+            self._wake(peer_id)
+            return
+        log.info("%s is silent at %s for %.1f s", peer_id, conn.remote_addr, conn.liveness.silent_s)
+        if self._connections.usable(peer_id) is not None:
+            conn.liveness.replaced()
+        elif self._is_wanted(peer_id):
+            self._search(peer_id)
+
+    def _disconnected(self, conn: Conn) -> None:
+        peer_id = conn.remote_peer
+        self._local.pop(conn, None)
+        self._seconds.discard(conn)
+        if not self._connections.of(peer_id) and not conn.ended_by_us and not self._connections.closing:
+            self._lost.pop(peer_id, None)
+            silent = isinstance(conn.closed.result(), TimedOut | TimeoutError)
+            self._lost[peer_id] = self._loop.time() + (SILENT_S if silent else LOST_S)
+            if len(self._lost) > MAX_LOST:
+                del self._lost[next(iter(self._lost))]
+        self._wake(peer_id)
+
+    def _wake(self, peer_id: PeerId) -> None:
+        for waiter in self._waiters.get(peer_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _is_doubtful(self, peer_id: PeerId) -> bool:
+        return any(conn.can_open and conn.liveness.doubtful for conn in self._connections.of(peer_id))
+
+    def _is_lost(self, peer_id: PeerId) -> bool:
+        return self._lost.get(peer_id, 0.0) > self._loop.time()
+
+    def _is_wanted(self, peer_id: PeerId) -> bool:
+        if self._waiters.get(peer_id) or self._is_kept(peer_id):
+            return True
+        conns = self._connections.of(peer_id)
+        return any(stream.direction == "outbound" for conn in conns for stream in conn.streams.values())
+
+    # --- searching --------------------------------------------------------------------------------
+
+    def _search(self, peer_id: PeerId) -> None:
+        if peer_id not in self._searches and len(self._searches) < MAX_AT_ONCE:
+            search = self._searches[peer_id] = _Search(self, peer_id)
+            self._tasks.spawn(search.run(), f"dial {peer_id} beside")
+
+    def still_wanted(self, peer_id: PeerId) -> bool:
+        """Whether a search is to go on."""
+        if self._connections.closing or self._connections.usable(peer_id) is not None:
+            return False
+        return self.is_worth_waiting(peer_id) and self._is_wanted(peer_id)
+
+    def attempt(self, peer_id: PeerId) -> Coroutine[Any, Any, object]:
+        """One more dial."""
+        return self._dial(peer_id)
+
+    def ask_where(self, peer_id: PeerId, failure: P2PForwardError) -> Coroutine[Any, Any, None]:
+        """Ask whoever may know, and connect."""
+        return self._route(peer_id, failure)
+
+    def search_ended(self, peer_id: PeerId) -> None:
+        """Found, or given up."""
+        del self._searches[peer_id]
+        self._wake(peer_id)
+        for other in self._waiters:
+            if other not in self._searches and self.still_wanted(other):
+                self._search(other)
+
+    def tell_silent(self, peer_id: PeerId, error: P2PForwardError | None) -> None:
+        """The first dial beside was in vain; None: it is not needed any more."""
+        for callback in tuple(self._silent):
+            callback(peer_id, error)
+
+    # --- order ------------------------------------------------------------------------------------
+
+    def _tidy_later(self) -> None:
+        if self._tidying is None and self._seconds and not self._connections.closing:
+            self._tidying = self._loop.call_later(TIDY_S, self._tidy)
+
+    def _tidy(self) -> None:
+        self._tidying = None
+        for conn in tuple(self._seconds):
+            first = self._connections.usable(conn.remote_peer)
+            if first is None or first is conn:
+                if len(self._connections.of(conn.remote_peer)) == 1:
+                    self._seconds.discard(conn)  # it has taken the other's place
+            elif not conn.streams:
+                self._seconds.discard(conn)
+                self._tasks.spawn(conn.close(), "close the second connection")
+        self._tidy_later()
+
+    def close(self) -> None:
+        """End the timer; the searches are the swarm's tasks. Idempotent."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+            self._tidying = None
+
+
+class _Search:
+    """For one peer: dials, one after the other and overlapping, and a question now and then."""
+
+    def __init__(self, recovery: Recovery, peer_id: PeerId) -> None:
+        self._recovery = recovery
+        self._peer_id = peer_id
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._news = asyncio.Event()
+        self._dials: set[asyncio.Task[object]] = set()
+        self._asking: asyncio.Task[None] | None = None
+        self._ask_at = self._began_at
+        self._told = False
+
+    def hurry(self) -> None:
+        """Something changed: dial now."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Until there is a connection that answers, or nobody wants one."""
+        try:
+            dial_at = self._loop.time()
+            while self._recovery.still_wanted(self._peer_id):
+                now = self._loop.time()
+                if (now >= dial_at or self._news.is_set()) and len(self._dials) < MAX_DIALS:
+                    self._news.clear()
+                    dial_at = now + REDIAL_S
+                    self._dials.add(self._loop.create_task(self._recovery.attempt(self._peer_id)))
+                await self._wait(max(0.05, dial_at - self._loop.time()))
+                self._reap()
+        finally:
+            left = [*self._dials, *([self._asking] if self._asking is not None else [])]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            self._recovery.search_ended(self._peer_id)
+
+    async def _wait(self, timeout_s: float) -> None:
+        """For news, for the end of a dial, or for the next one's time."""
+        news = self._loop.create_task(self._news.wait())
+        waits: set[asyncio.Task[Any]] = {*self._dials, news}
+        if self._asking is not None:
+            waits.add(self._asking)
+        if len(self._dials) >= MAX_DIALS:
+            waits.discard(news)
+        try:
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
+            await asyncio.gather(news, return_exceptions=True)
+
+    def _reap(self) -> None:
+        """What became of those that ended. Raises what is no failure of a dial."""
+        for dial in [task for task in self._dials if task.done()]:
+            self._dials.discard(dial)
+            failure = dial.exception()
+            if isinstance(failure, P2PForwardError):
+                self._failed(failure)
+            elif failure is not None:
+                raise failure
+        if self._asking is not None and self._asking.done():
+            failure = None if self._asking.cancelled() else self._asking.exception()
+            self._asking = None
+            if failure is not None and not isinstance(failure, P2PForwardError):
+                raise failure
+
+    def _failed(self, failure: P2PForwardError) -> None:
+        now = self._loop.time()
+        if self._asking is None and now >= self._ask_at:
+            self._ask_at = now + ROUTE_S
+            self._asking = self._loop.create_task(self._recovery.ask_where(self._peer_id, failure))
+        if not self._told:
+            self._told = True
+            why = f"{self._peer_id} has fallen silent, and a new connection fails: {failure.message}"
+            self._recovery.tell_silent(self._peer_id, TimedOut(why))

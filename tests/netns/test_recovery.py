@@ -1,0 +1,53 @@
+"""A forward is back within five seconds of a fault's end; `make recovery` has the whole table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.netns.recovery_lab import FAULTS, Fault, Outcome, World, bad_line, suffer
+from tests.netns.two_machines import Unavailable
+
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(240)]
+
+BACK_S = 5.0
+NAMED = {fault.name: fault for fault in FAULTS}
+
+
+def after(home: Path, fault: Fault) -> Outcome:
+    try:
+        world = World(home / "world", fault.router)
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+    with world:
+        return suffer(world, fault)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cut 20 s, traffic",
+        "own address changed, traffic",
+        "peer's address changed, idle",
+        "strict NAT rebooted, traffic",
+    ],
+)
+def test_it_is_back_within_5_seconds(home: Path, name: str) -> None:
+    outcome = after(home, NAMED[name])
+    assert outcome.answered_s is not None and outcome.answered_s < BACK_S, outcome
+    if name.startswith("cut"):
+        assert outcome.lost_s is None, "what was in flight goes on"
+
+
+def test_a_bad_line_is_not_taken_for_dead(home: Path) -> None:
+    try:
+        world = World(home / "world")
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+    with world:
+        try:
+            outcome = bad_line(world)
+        except Unavailable as exc:
+            pytest.skip(str(exc))
+    assert outcome.lost_s is None, outcome
