@@ -10,19 +10,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import pytest
 
 from p2pfwd.core import varint
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import StreamReset
+from p2pfwd.forwarding import admission
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.host.host import Host
 from p2pfwd.net.services import Service
 from p2pfwd.net.visits import Visit
-from p2pfwd.policy.service_bounds import DHT, IDENTIFY, PING, PUSH, UNUSED_TUNNELS
+from p2pfwd.policy.pace import Rate
+from p2pfwd.policy.service_bounds import DHT, IDENTIFY, PING, PUSH
+from p2pfwd.policy.shares import Rates
+from p2pfwd.protocols.kad import service as kad_service
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.wire import identify, ping
 from p2pfwd.wire.kad.address_filter import Scope
@@ -139,7 +144,7 @@ async def test_push_bombs_and_the_smallest_pushes() -> None:
         burst = int(PUSH.opens.peer.burst)  # type: ignore[union-attr]
         for n in range(3 * burst):
             await peer.send(opening(1 + 2 * n, identify.PUSH, bomb if n < 4 else b"", f.FIN))
-        await until(lambda: len(resets) >= 2 * burst)
+        await until(lambda: len(resets) >= burst)
         assert refused(node, "push-opens") >= 1
         assert len(node.swarm.peerstore.addrs(peer.peer_id)) <= 128
         assert time.process_time() - began < 5
@@ -170,11 +175,11 @@ async def test_requests_to_the_dht_without_end_on_one_stream() -> None:
     request = delimited(encode_request(FindNode(b"k")))
     async with dht_server() as (node, peer), reading(peer):
         loop = asyncio.get_running_loop()
-        longest, last = 0.0, loop.time()
+        longest, last = 0.0, time.thread_time()  # of work: other processes do not count
 
         def tick() -> None:
             nonlocal longest, last
-            longest, last = max(longest, loop.time() - last), loop.time()
+            longest, last = max(longest, time.thread_time() - last), time.thread_time()
             if not done:
                 loop.call_soon(tick)
 
@@ -183,13 +188,13 @@ async def test_requests_to_the_dht_without_end_on_one_stream() -> None:
         await turns()
         answered = node.swarm.services.room("dht")
         body = request * (200 * 1024 // len(request))
-        last = loop.time()
+        last = time.thread_time()
         tick()
         await peer.frame(f.DATA, 0, 1, body=body)
         await until(lambda: refused(node, "dht-requests") > 0)
         await serves_others(node)
         done = True
-        assert longest < 0.5, "the loop came round"
+        assert longest < 0.3, "the loop came round"
         assert answered.held.total == 1
         conn = next(c for c in node.swarm.conns() if c.remote_peer == peer.peer_id)
         assert conn._session.buffered_bytes > 100 * 1024, "the rest waits, and gets no credit"
@@ -221,14 +226,17 @@ async def test_what_the_dht_is_given_to_keep_is_bounded(kind: str) -> None:
 
 
 @on_loop
-async def test_streams_of_requests_without_end() -> None:
+async def test_streams_of_requests_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Rate(0.01, 200)  # however slow this machine is, it is faster
+    monkeypatch.setattr(kad_service, "DHT", replace(DHT, opens=Rates(peer=slow, network=slow)))
     async with dht_server() as (node, peer), reading(peer) as resets:
-        most, burst = DHT.most.peer, int(DHT.opens.peer.burst)  # type: ignore[union-attr]
+        most, burst = DHT.most.peer, 200
         await peer.send(b"".join(opening(1 + 2 * n, KAD) for n in range(burst + 150)))
         await until(lambda: len(resets) >= burst + 150 - most)
         assert node.swarm.services.room("dht").held.total == most
-        assert refused(node, "dht-streams") >= burst - most, "some opens are let in again meanwhile"
-        assert refused(node, "offender") >= 20, "a hundred refusals for haste are forgiven"
+        assert refused(node, "dht-streams") == burst - most
+        assert refused(node, "dht-opens") == 150
+        assert refused(node, "offender") >= 20, "a hundred refusals for haste are forgiven, and one a second"
         await serves_others(node)
 
 
@@ -249,7 +257,11 @@ async def tunnel_server(
 
 
 @on_loop
-async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_have_none() -> None:
+async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_have_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Rate(0.01, 100)  # however slow this machine is, it is faster
+    monkeypatch.setattr(admission, "UNUSED_TUNNELS", Rates(peer=slow, network=slow))
     serving = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -265,12 +277,11 @@ async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_ha
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     target = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}")
     async with server, tunnel_server(target) as (node, service, peer), reading(peer) as resets:
-        burst = int(UNUSED_TUNNELS.peer.burst)
         reset = f.encode_header(f.WINDOW_UPDATE, f.RST, 1, 0)
         sent = 0
-        for _ in range(0, burst + 300, 100):
-            ids = range(1 + 2 * sent, 1 + 2 * (sent + 100), 2)
-            sent += 100
+        for _ in range(4):
+            ids = range(1 + 2 * sent, 1 + 2 * (sent + 50), 2)
+            sent += 50
             await peer.send(b"".join(opening(n, "/x/web") for n in ids))
             await turns(3)
             await peer.send(b"".join(reset[:4] + n.to_bytes(4, "big") + reset[8:] for n in ids))
@@ -279,7 +290,7 @@ async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_ha
         await until(lambda: not service.streams())
         assert resets
         async with host() as honest:
-            for _ in range(50):
+            for _ in range(120):
                 stream = await honest.swarm.open_stream(
                     node.peer_id, ["/x/web"], addrs=node.swarm.listen_addrs()
                 )
