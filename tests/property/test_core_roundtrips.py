@@ -29,7 +29,7 @@ from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/keys_peerids.json").read_text())
 KEY = PrivateKey.from_protobuf(bytes.fromhex(VECTORS["vectors"][1]["private_pb_hex"]))
 PEER = PeerId.from_public_key(KEY.public_key)
-LONG_PEER = PeerId.from_bytes(b"\x00\x2a" + b"\xff" * 42)
+LONG_PEER = PeerId.from_bytes(b"\x00\x25\x08\x02\x12\x21\x02" + b"\xff" * 32)
 
 ports = st.integers(0, 65535)
 ip4 = st.ip_addresses(v=4)

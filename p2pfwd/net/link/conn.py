@@ -5,8 +5,8 @@ The data path runs through here once a frame each way and does no more than the 
     socket → channel.open → session.receive → stream's sink → local socket
     local socket → begin_frame (recv into the staging buffer) → end_frame → channel.seal → socket
 
-Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out at the end
-of the turn. Fairness: one frame a turn for each stream that waits.
+When what is sent, and the turns of the streams: `outbox`. How much of what comes is taken when: `intake`.
+Here streams are opened, what the session tells is handed on, and the connection ends.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.holdings import Holdings
 from p2pfwd.net.link.intake import Intake, Taking
 from p2pfwd.net.link.liveness import Liveness
+from p2pfwd.net.link.outbox import Outbox
 from p2pfwd.net.link.stream import Direction, Stream, lost
 from p2pfwd.policy.networks import crowd, networks
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux import YAMUX, reset_codes
-from p2pfwd.wire.yamux.frame import HEADER_BYTES, GoAwayCode
+from p2pfwd.wire.yamux.frame import GoAwayCode
 from p2pfwd.wire.yamux.session import (
     CreditGranted,
     Event,
@@ -46,17 +47,10 @@ from p2pfwd.wire.yamux.stream import State, StreamCore
 
 log = logging.getLogger("p2pfwd.net")
 
-FRAMES_PER_TURN: Final = 16
-"""Frames sent for waiting streams before the event loop gets its turn."""
-
 CLOSE_TIMEOUT_S: Final = 3.0
 """How long a graceful close waits for what was sent to arrive, and for the peer's EOF."""
 
 INBOUND_NEGOTIATION_S: Final = 10.0
-
-PATIENCE_S: Final = 0.001
-"""How long the answer to a proposal waits, where its stream's data came along with it, for the service's
-answer: a message and a wake-up less on each side for most streams."""
 
 Accepts = Callable[[PeerId, str], bool]
 """Whether a peer is served a protocol."""
@@ -103,7 +97,6 @@ class Conn:
         """Done when the peer has told who it is, or has failed to."""
         self.streams: dict[int, Stream] = {}
         self._channel = channel
-        self._pool = channel.pool
         self._limits = limits or Limits(loop)
         self._session = Session(
             client=direction == "outbound",
@@ -118,19 +111,16 @@ class Conn:
         self._intake.flooded = partial(self._limits.flooded, self.holdings)
         self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[Stream], None] | None = None
-        self._waiting: deque[Stream] = deque()
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
-        self._in_turn = False
-        self._flush_due = False
-        self._drain_due = False
-        self._draining = False
         self._closing = False
-        self._offset = 0
-        self._patient_bytes = 0
-        self._patience: asyncio.TimerHandle | None = None
         self.liveness = Liveness(
             self._session, channel.conduit, self.remote_peer, loop, self._flush, self.abort
         )
+        outbox = self._outbox = Outbox(self._session, channel, loop, self.liveness, self._intake.drained)
+        # What streams call for every frame goes straight to the outbox, without a step in between.
+        self.begin_frame, self.end_frame = outbox.begin_frame, outbox.end_frame
+        self.send_small, self.consumed = outbox.send_small, outbox.consumed
+        self.wait_to_send, self.stop_waiting = outbox.wait_to_send, outbox.stop_waiting
 
     def start(
         self, leftover: bytes, accepts: Accepts, on_stream: Callable[[Stream], None]
@@ -145,7 +135,7 @@ class Conn:
         self._channel.hand_over(self)
         if self._intake.state is Taking.READING:
             self._channel.resume()  # who negotiated on it may have paused it
-        self._flush()
+        self._outbox.flush()
 
     @property
     def can_open(self) -> bool:
@@ -263,122 +253,36 @@ class Conn:
         """Send FIN on a stream."""
         self._session.finish(core)
         self._forget_if_over(core)
-        self._schedule_flush()
+        self._outbox.schedule_flush()
 
     def reset_stream(self, stream: Stream) -> None:
         """Send RST on a stream, if it is still there."""
         core = stream.core
         self._session.reset(core)
         self._forget_if_over(core)
-        self._schedule_flush()
+        self._outbox.schedule_flush()
 
     def _forget_if_over(self, core: StreamCore) -> None:
         if core.id not in self._session.streams:
             self.streams.pop(core.id, None)
-
-    # --- sending ----------------------------------------------------------------------------------
 
     @property
     def congested(self) -> bool:
         """Whether frames must wait."""
         return self._channel.congested
 
-    def begin_frame(self, max_payload: int) -> memoryview:
-        """Where the next frame's payload goes, behind the control frames that go first."""
-        control = self._session.control
-        if len(control) > self._channel.max_plaintext // 2:
-            self._flush()
-        start = self._offset = len(control)
-        start += HEADER_BYTES
-        stop = start + max_payload
-        most = self._channel.max_plaintext
-        return self._pool.staging[start : stop if stop < most else most]
-
-    def end_frame(self, core: StreamCore, n: int) -> None:
-        """Seal and send control frames and a frame with `n` bytes of payload."""
-        session, offset = self._session, self._offset
-        if offset:
-            self._pool.staging[:offset] = session.control
-            session.control.clear()
-            self._patient_bytes = 0
-        session.write_data_header(core, n, self._pool.staging, offset)
-        self.liveness.spoke_at = time.monotonic()
-        self._channel.send_staged(offset + HEADER_BYTES + n)
-
-    def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None:
-        """Queue a small frame with the control frames, so that it shares their send.
-
-        `patient`: it, and an ACK before it, go with the next frame, or after `PATIENCE_S`.
-        """
-        frame = bytearray(HEADER_BYTES + len(data))
-        self._session.write_data_header(core, len(data), memoryview(frame), 0)
-        frame[HEADER_BYTES:] = data
-        self._session.control += frame
-        if patient:
-            self._patient_bytes += HEADER_BYTES + len(frame)
-        self._schedule_flush()
-
-    def consumed(self, core: StreamCore, n: int) -> None:
-        """Payload was passed on; grant credit when it is due."""
-        self._session.consumed(core, n, time.monotonic())
-        if self._session.control and not self._in_turn:
-            self._schedule_flush()
-
-    def _schedule_flush(self) -> None:
-        if not self._flush_due and not self._in_turn and self._session.control:
-            self._flush_due = True
-            self.loop.call_soon(self._flush)
-
-    def _flush(self, *, last: bool = False) -> None:
-        """Send what control frames there are; `last`: even behind what the conduit still has to send."""
-        self._flush_due = False
-        self._patient_bytes = 0
-        control = self._session.control
-        while control and (last or not self._channel.congested) and not self.closed.done():
-            n = min(len(control), self._channel.max_plaintext)
-            self._pool.staging[:n] = control[:n]
-            del control[:n]
-            self._channel.send_staged(n)
-
-    def wait_to_send(self, stream: Stream) -> None:
-        """Give the stream its turn when frames can be sent."""
-        self._waiting.append(stream)
-        if not self._channel.congested and not self._in_turn and not self._draining:
-            self._schedule_drain()
-
-    def stop_waiting(self, stream: Stream) -> None:
-        """The stream is over."""
-        if stream in self._waiting:
-            self._waiting.remove(stream)
-
-    def _schedule_drain(self) -> None:
-        if not self._drain_due:
-            self._drain_due = True
-            self.loop.call_soon(self._drain)
-
-    def _drain(self) -> None:
-        self._drain_due = False
-        self.channel_drained()
+    def _flush(self) -> None:
+        self._outbox.flush()
 
     def channel_drained(self) -> None:
-        """Control first, then one frame each for the streams that wait, in turn."""
-        self._intake.drained()
-        self._flush()
-        waiting, frames = self._waiting, 0
-        self._draining = True
-        while waiting and not self._channel.congested:
-            if frames == FRAMES_PER_TURN:
-                self._schedule_drain()
-                break
-            frames += 1
-            waiting.popleft().resume()
-        self._draining = False
+        """From the channel: frames need not wait any more."""
+        self._outbox.drain()
 
     # --- receiving --------------------------------------------------------------------------------
 
     def plaintext_received(self, view: memoryview) -> None:
         """From the channel: a piece of the session."""
-        self._in_turn = True
+        self._outbox.begin_turn()
         session = self._session
         try:
             events = session.receive(view)
@@ -392,26 +296,13 @@ class Conn:
 
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send; then pay for it."""
-        self._in_turn = False
         now = self.liveness.heard_at = time.monotonic()
-        self._answer()
+        if self._slot_waiters:
+            self._wake_slot_waiters()
+        self._outbox.end_turn()
         self._intake.settle(now)
         if self._limits.is_over:
             self._limits.relieve()
-
-    def _answer(self) -> None:
-        if self._slot_waiters:
-            self._wake_slot_waiters()
-        if self._waiting and not self._channel.congested:
-            self.channel_drained()
-        elif len(self._session.control) > self._patient_bytes:
-            self._flush()
-        elif self._patient_bytes and self._patience is None:
-            self._patience = self.loop.call_later(PATIENCE_S, self._end_patience)
-
-    def _end_patience(self) -> None:
-        self._patience = None
-        self._flush()
 
     def _wake_slot_waiters(self) -> None:
         slots = self._session.free_slots
@@ -447,13 +338,13 @@ class Conn:
         """From the holdings: this node must hold less."""
         self._session.reset(core)
         self._handle(StreamWasReset(core, 0, overflow=True))
-        self._schedule_flush()
+        self._outbox.schedule_flush()
 
     def _violated(self, exc: RemoteProtocolError) -> None:
         log.warning("closing the connection to %s: %s", self.remote_peer, exc)
         self._session.go_away(GoAwayCode.PROTOCOL_ERROR)
-        self._in_turn = False
-        self._flush()
+        self._outbox.break_turn()
+        self._outbox.flush()
         self._end(exc)
         self._channel.conduit.finish()
         self._channel.conduit.abort()
@@ -470,14 +361,12 @@ class Conn:
 
     def channel_lost(self, exc: Exception | None) -> None:
         """From the channel: the connection is over."""
-        self._in_turn = False
         self._end(None if self._closing else exc)
 
     def _end(self, cause: Exception | None) -> None:
         if self.closed.done():
             return
-        if self._patience is not None:
-            self._patience.cancel()
+        self._outbox.end()
         self._intake.end()
         self.closed.set_result(cause)
         if not self.identified.done():
@@ -502,7 +391,7 @@ class Conn:
             return
         self._closing = True
         self._session.go_away(GoAwayCode.NORMAL)
-        self._flush(last=True)  # with the FINs that wait
+        self._outbox.flush(last=True)  # with the FINs that wait
         self._channel.conduit.finish()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

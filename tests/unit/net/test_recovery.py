@@ -13,6 +13,7 @@ from p2pfwd.errors import DialFailed, P2PForwardError, TimedOut
 from p2pfwd.net import recovery as module
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.recovery import LOST_S, MAX_DIALS, REDIAL_S, SILENT_S, TIDY_S, Recovery
+from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.system.interfaces import Interface, Interfaces
 from tests.support.virtual_time import in_virtual_time
@@ -78,6 +79,9 @@ class FakeConnMgr:
     def to_trim(self, _conns: object, _now: float) -> list[Any]:
         return []
 
+    def to_replace(self, _conns: object, _newcomer: object) -> None:
+        return None
+
 
 class Rig:
     """A recovery; each dial takes `dial_s`, then fails, or works where `reachable`."""
@@ -85,8 +89,10 @@ class Rig:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.tasks = Tasks(self.loop)
-        settings = cast("Any", type("Settings", (), {"max_connections_per_peer": 3}))
-        self.connections = Connections(OTHER, settings, cast("Any", FakeConnMgr()), self.tasks)
+        settings = cast("Any", type("Settings", (), {"max_connections_per_peer": 3, "high_water": 100}))
+        self.connections = Connections(
+            OTHER, settings, cast("Any", FakeConnMgr()), self.tasks, Refusals(self.loop.time)
+        )
         self.hosts = frozenset({"192.168.1.7"})
         self.interfaces = Interfaces(lambda: (Interface("eth0", 2, self.hosts),), self.loop.time)
         self.kept: set[PeerId] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ class SlowConn:
     def __init__(self) -> None:
         self.identified: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.limit_s = -1.0
+        self.liveness = SimpleNamespace(is_stale=False)
 
     async def open_stream(self, _protocols: Sequence[str], timeout_s: float, **_options: Any) -> None:
         self.limit_s = timeout_s

@@ -14,7 +14,8 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, StreamReset
 from p2pfwd.net.channel import Channel
-from p2pfwd.net.link.conn import FRAMES_PER_TURN, Conn
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.outbox import FRAMES_PER_TURN
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.system.buffers import KEEP_BUFFERS, BufferPool
 from p2pfwd.wire.multistream import HEADER, encode_token
@@ -188,7 +189,7 @@ async def test_a_proposal_alone_is_answered_at_once_in_one_message() -> None:
     conn.turn_ended()
     assert len(channel.messages) == 1
     assert channel.frames() == [(f.WINDOW_UPDATE, f.ACK, 1, b""), (f.DATA, 0, 1, PROPOSAL)]
-    assert served and conn._patience is None
+    assert served and conn._outbox._patience is None
     conn.abort()
 
 
@@ -217,7 +218,7 @@ async def test_an_answer_nobody_waits_for_goes_soon_when_the_service_is_slow() -
     async with asyncio.timeout(10):
         await sent.wait()
     assert [frame[2] for frame in channel.frames()] == [1, 1, 3, 3]
-    assert conn._patience is None
+    assert conn._outbox._patience is None
     conn.abort()
 
 

@@ -1,0 +1,233 @@
+"""What a connection sends, and when: frames of streams, control frames, and the turns of those who wait.
+
+    what is due   NOTHING ──control queued──▶ FLUSH ──a stream may send──▶ DRAIN    one call soon, or none
+                     ▲                          │                            │
+                     └────── all control sent ──┴── and each waiting stream ─┘
+                                                    had a frame's turn
+
+    the phase     OPEN ──a read is handled──▶ TURN ──its end──▶ OPEN
+                  OPEN ──streams have their turns──▶ DRAINING ──▶ OPEN
+
+    In TURN nothing becomes due: its end sends all in one, and the streams have their turns then. In DRAINING
+    they have them just now: who asks again is served in the same round.
+
+Rules:
+- Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out when they are due.
+- Streams that wait take turns of one frame; after `FRAMES_PER_TURN` the event loop has its own.
+- Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company.
+- A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into
+  it, `end_frame` seals and sends. Nothing else may be sent between the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, IntEnum, auto
+from typing import Final, Protocol
+
+from p2pfwd.net.channel import Channel
+from p2pfwd.wire.yamux.frame import HEADER_BYTES
+from p2pfwd.wire.yamux.session import Session
+from p2pfwd.wire.yamux.stream import StreamCore
+
+FRAMES_PER_TURN: Final = 16
+"""Frames sent for waiting streams before the event loop gets its turn."""
+
+PATIENCE_S: Final = 0.001
+"""How long the answer to a proposal waits, where its stream's data came along with it, for the service's
+answer: a message and a wake-up less on each side for most streams."""
+
+
+class Waiting(Protocol):
+    """A stream that has something to send."""
+
+    def resume(self) -> bool:
+        """Send one frame."""
+
+
+class Speech(Protocol):
+    """Where it is noted when a frame of a stream was last sent, in monotonic seconds: `liveness`."""
+
+    spoke_at: float
+
+
+class Due(IntEnum):
+    """What the one call soon will do."""
+
+    NOTHING = 0
+    FLUSH = 1
+    DRAIN = 2
+
+
+class Phase(Enum):
+    """See the picture above."""
+
+    OPEN = auto()
+    TURN = auto()
+    DRAINING = auto()
+
+
+class Outbox:
+    """Of one connection."""
+
+    def __init__(
+        self,
+        session: Session,
+        channel: Channel,
+        loop: asyncio.AbstractEventLoop,
+        speech: Speech,
+        drained: Callable[[], None],
+    ) -> None:
+        """`drained` is called before the streams have their turns."""
+        self._speech = speech
+        self._session = session
+        self._channel = channel
+        self._pool = channel.pool
+        self._loop = loop
+        self._drained = drained
+        self._waiting: deque[Waiting] = deque()
+        self._phase = Phase.OPEN
+        self._due = Due.NOTHING
+        self._ended = False
+        self._offset = 0
+        self._patient_bytes = 0
+        self._patience: asyncio.TimerHandle | None = None
+
+    # --- frames of streams ------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """Whether frames must wait."""
+        return self._channel.congested
+
+    def begin_frame(self, max_payload: int) -> memoryview:
+        """Where the next frame's payload goes, behind the control frames that go first."""
+        control = self._session.control
+        most = self._channel.max_plaintext
+        if len(control) > most // 2:  # they would leave little room for the payload
+            self.flush()
+        start = self._offset = len(control)
+        start += HEADER_BYTES
+        stop = start + max_payload
+        return self._pool.staging[start : stop if stop < most else most]
+
+    def end_frame(self, core: StreamCore, n: int) -> None:
+        """Seal and send control frames and a frame with `n` bytes of payload."""
+        session, offset = self._session, self._offset
+        if offset:
+            self._pool.staging[:offset] = session.control
+            session.control.clear()
+            self._patient_bytes = 0
+        session.write_data_header(core, n, self._pool.staging, offset)
+        self._speech.spoke_at = time.monotonic()
+        self._channel.send_staged(offset + HEADER_BYTES + n)
+
+    def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None:
+        """Queue a small frame with the control frames, so that it shares their send.
+
+        `patient`: it, and an ACK before it, go with the next frame, or after `PATIENCE_S`.
+        """
+        frame = bytearray(HEADER_BYTES + len(data))
+        self._session.write_data_header(core, len(data), memoryview(frame), 0)
+        frame[HEADER_BYTES:] = data
+        self._session.control += frame
+        if patient:
+            self._patient_bytes += HEADER_BYTES + len(frame)  # HEADER_BYTES once more: the ACK's frame
+        self.schedule_flush()
+
+    def consumed(self, core: StreamCore, n: int) -> None:
+        """Payload was passed on; grant credit when it is due."""
+        self._session.consumed(core, n, time.monotonic())
+        if self._session.control:
+            self._make_due(Due.FLUSH)
+
+    # --- control frames ---------------------------------------------------------------------------
+
+    def schedule_flush(self) -> None:
+        """Send what control frames there are soon."""
+        if self._session.control:
+            self._make_due(Due.FLUSH)
+
+    def flush(self, *, last: bool = False) -> None:
+        """Send what control frames there are; `last`: even behind what the conduit still has to send."""
+        self._patient_bytes = 0
+        control = self._session.control
+        while control and (last or not self._channel.congested) and not self._ended:
+            n = min(len(control), self._channel.max_plaintext)
+            self._pool.staging[:n] = control[:n]
+            del control[:n]
+            self._channel.send_staged(n)
+
+    def _make_due(self, due: Due) -> None:
+        if self._phase is Phase.TURN or due <= self._due:
+            return
+        if self._due is Due.NOTHING:
+            self._loop.call_soon(self._soon)
+        self._due = due
+
+    def _soon(self) -> None:
+        due, self._due = self._due, Due.NOTHING
+        if due is Due.DRAIN:
+            self.drain()
+        else:
+            self.flush()
+
+    # --- streams that wait ------------------------------------------------------------------------
+
+    def wait_to_send(self, stream: Waiting) -> None:
+        """Give the stream its turn when frames can be sent."""
+        self._waiting.append(stream)
+        if not self._channel.congested and self._phase is Phase.OPEN:
+            self._make_due(Due.DRAIN)
+
+    def stop_waiting(self, stream: Waiting) -> None:
+        """The stream is over."""
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+
+    def drain(self) -> None:
+        """Control first, then one frame each for the streams that wait, in turn."""
+        self._drained()
+        self.flush()
+        waiting, frames = self._waiting, 0
+        self._phase = Phase.DRAINING
+        while waiting and not self._channel.congested:
+            if frames == FRAMES_PER_TURN:
+                self._make_due(Due.DRAIN)
+                break
+            frames += 1
+            waiting.popleft().resume()
+        self._phase = Phase.OPEN
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def begin_turn(self) -> None:
+        """A read is handled: what it makes us send goes in one at its end."""
+        self._phase = Phase.TURN
+
+    def end_turn(self) -> None:
+        """Send what the read brought about."""
+        self._phase = Phase.OPEN
+        if self._waiting and not self._channel.congested:
+            self.drain()
+        elif len(self._session.control) > self._patient_bytes:
+            self.flush()
+        elif self._patient_bytes and self._patience is None:
+            self._patience = self._loop.call_later(PATIENCE_S, self._end_patience)
+
+    def break_turn(self) -> None:
+        """The read went wrong: what is to be said goes out now, by `flush`."""
+        self._phase = Phase.OPEN
+
+    def _end_patience(self) -> None:
+        self._patience = None
+        self.flush()
+
+    def end(self) -> None:
+        """The connection is over: nothing is sent any more."""
+        self._ended = True
+        if self._patience is not None:
+            self._patience.cancel()
