@@ -35,6 +35,11 @@ NAME_RETRY_MOST_S: Final = 60.0
 STIRRED_PAUSE_S: Final = 60.0
 """Between two self lookups for changes that left our addresses as they were: containers make many."""
 
+ENOUGH: Final = 8
+"""Entries of the tables with which the bootstrap peers are not needed."""
+
+MIND_EVERY_S: Final = 60.0
+
 SOURCE_NAMES = {
     Scope.WAN: "the public DHT",
     Scope.LAN: "the DHT of the LAN",
@@ -52,6 +57,8 @@ class Discovery:
         self._host = host
         self._network = network
         self._upkeep: list[Upkeep] = []
+        self._bootstrap: dict[PeerId, list[Multiaddr]] = {}
+        self._bootstrap_kept = False
         self._loop = asyncio.get_running_loop()
         self._stirred_until = 0.0
         self._automatic = mode == "auto"
@@ -64,15 +71,15 @@ class Discovery:
 
     def start(self) -> None:
         """Keep the bootstrap peers, and begin the timers."""
-        bootstrap: dict[PeerId, list[Multiaddr]] = {}
+        bootstrap = self._bootstrap
         for address in self._network.bootstrap:
             peer_id = address.peer_id()
             if peer_id is None:
                 self._host.swarm.spawn(self._keep_those_behind(address), "bootstrap name")
             elif peer_id != self._host.peer_id:
                 bootstrap.setdefault(peer_id, []).append(address.without_peer_id())
-        for peer_id, addrs in bootstrap.items():
-            self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
+        self._keep_bootstrap()
+        self._host.swarm.spawn(self._mind_bootstrap(), "bootstrap peers")
         for dht in self.dhts:
             log.info("taking part in %s as a %s", dht.protocol, "server" if dht.is_server else "client")
             self._upkeep.append(Upkeep(self._host.swarm, dht))
@@ -83,6 +90,28 @@ class Discovery:
         if self.dhts:
             self._host.swarm.own_addresses.on_changed(self._addresses_changed)
             self._host.keeper.set_resolve(self._resolve)
+
+    def _is_thin(self) -> bool:
+        """Whether the DHTs know too few, or nobody of those who answers."""
+        known = sum(len(dht.table) for dht in self.dhts)
+        return known < ENOUGH or not any(upkeep.is_answered for upkeep in self._upkeep)
+
+    def _keep_bootstrap(self) -> None:
+        self._bootstrap_kept = True
+        for peer_id, addrs in self._bootstrap.items():
+            self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
+
+    async def _mind_bootstrap(self) -> None:
+        """Stay connected to the bootstrap peers only while the tables are thin: they have to serve all."""
+        while True:
+            await asyncio.sleep(MIND_EVERY_S)
+            thin = self._is_thin()
+            if thin and not self._bootstrap_kept:
+                self._keep_bootstrap()
+            elif self._bootstrap_kept and not thin:
+                self._bootstrap_kept = False
+                for peer_id in self._bootstrap:
+                    self._host.keeper.release(peer_id, Priority.BOOTSTRAP)
 
     async def _keep_those_behind(self, name: Multiaddr) -> None:
         """Keep the peers that a `/dnsaddr/host` lists, once it can be resolved."""
@@ -96,7 +125,9 @@ class Discovery:
                 peers = dict.fromkeys(addr.peer_id() for addr in found)
                 for peer_id in peers:
                     if peer_id is not None and peer_id != self._host.peer_id:
-                        self._host.keeper.keep(peer_id, [name], Priority.BOOTSTRAP)
+                        self._bootstrap.setdefault(peer_id, []).append(name)
+                if self._is_thin():
+                    self._keep_bootstrap()
                 if any(peers):
                     return
                 why = "it names no peer"

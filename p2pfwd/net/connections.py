@@ -1,8 +1,8 @@
 """The table of live connections, by peer: who is let in, who is told, who must go.
 
 A second connection to a peer (both dialed at once) is legal and kept; the direct and older one is used. A
-full table replaces its least useful connection; idle ones are trimmed when one is added, and every while
-after as long as there are too many.
+full table replaces its least useful connection. Those that nobody needs are let go after a while; idle ones
+go sooner where there are too many.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
@@ -28,6 +29,9 @@ log = logging.getLogger("p2pfwd.net")
 TRIM_EVERY_S: Final = 10.0
 """Between two looks at who is idle, while there are too many."""
 
+LOOK_EVERY_S: Final = 30.0
+"""... and while there are not: some are needed by nobody."""
+
 
 class Connections:
     """Of one swarm. `closing` is set when the swarm ends; nothing is let in from then on."""
@@ -41,7 +45,7 @@ class Connections:
         self._connmgr = connmgr
         self._tasks = tasks
         self._refusals = refusals
-        self._trimming: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
         connmgr.released = self._released
         self._conns: dict[PeerId, list[Conn]] = {}
         self._connected: list[Callable[[Conn], None]] = []
@@ -92,8 +96,11 @@ class Connections:
         log.info("connected to %s at %s (%s, %s)", peer, addr, conn.direction, conn.security)
         for callback in self._connected:
             callback(conn)
-        if not self._trim() and self._trimming is None:
-            self._trim_later(conn.loop)
+        conn.liveness.is_urgent = partial(self._connmgr.is_urgent, peer)
+        if self._too_many():
+            self._let_go()
+        if self._look is None:
+            self._look_later(conn.loop)
 
     def _make_room(self, conn: Conn) -> str | None:
         """Let somebody go where all places are taken; why the newcomer is refused, if it is."""
@@ -109,28 +116,31 @@ class Connections:
         victim.abort(ResourceLimitExceeded("it gave way to another connection"))
         return None
 
-    def _trim(self) -> bool:
-        """Close idle connections, if there are too many; whether no more than wanted are left."""
-        self._trimming = None
-        conns = self.all()
-        idle = self._connmgr.to_trim(conns, time.monotonic())
-        for conn in idle:
-            log.info("trimming the idle connection to %s", conn.remote_peer)
-            self._tasks.spawn(conn.close(), "trim")
-        return len(conns) - len(idle) <= self._settings.high_water
+    def _too_many(self) -> bool:
+        return sum(map(len, self._conns.values())) > self._settings.high_water
 
-    def _trim_later(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _let_go(self) -> None:
+        """Close the connections that nobody needs, and idle ones if there are too many."""
+        conns, now = self.all(), time.monotonic()
+        for conn in dict.fromkeys((*self._connmgr.to_let_go(conns, now), *self._connmgr.to_trim(conns, now))):
+            log.info("letting go of the idle connection to %s", conn.remote_peer)
+            self._tasks.spawn(conn.close(), "let go")
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         def look() -> None:
-            if not self.closing and not self._trim():
-                self._trim_later(loop)
+            self._look = None
+            if self._conns and not self.closing:
+                self._let_go()
+                self._look_later(loop)
 
-        self._trimming = loop.call_later(TRIM_EVERY_S, look)
+        delay_s = TRIM_EVERY_S if self._too_many() else LOOK_EVERY_S
+        self._look = loop.call_later(delay_s, look)
 
     def close(self) -> None:
         """Let nothing in, and look no more. Idempotent."""
         self.closing = True
-        if self._trimming is not None:
-            self._trimming.cancel()
+        if self._look is not None:
+            self._look.cancel()
 
     def _released(self, peer_id: PeerId) -> None:
         """From now on its connections are idle."""

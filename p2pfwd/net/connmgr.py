@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 TUNNEL_TAG: Final = "p2pfwd-stream"
 """The protection of a peer that has tunnels: one that a stranger can give itself."""
 
+FOUND_BY: Final = "found by "
+"""Begin of the tags of servers by which this node is found: kept, and asked seldom whether they live."""
+
 RESERVE: Final = 8
 """One in so many connections is kept for peers of this node's own, and for those it dials."""
 
@@ -71,6 +74,11 @@ class ConnMgr:
         """Whether this node itself wants the peer connected: more than its own tunnels speak for it."""
         return bool(self._protected.get(peer_id, set()) - {TUNNEL_TAG})
 
+    def is_urgent(self, peer_id: PeerId) -> bool:
+        """Whether the loss of the peer must be noticed soon: a person's programs would wait for it."""
+        tags = self._protected.get(peer_id, ())
+        return any(not tag.startswith(FOUND_BY) for tag in tags) or self.is_own(peer_id)
+
     # --- who goes ---------------------------------------------------------------------------------
 
     def _standing(self, conn: Conn) -> Standing:
@@ -81,7 +89,13 @@ class ConnMgr:
             use = Use.ASKED
         else:
             use = Use.NONE
-        return Standing(use, self.is_own(conn.remote_peer), conn.useful_at, conn.crowd)
+        is_outbound = conn.direction == "outbound"
+        return Standing(use, self.is_own(conn.remote_peer), conn.useful_at, conn.crowd, is_outbound)
+
+    def to_let_go(self, conns: Sequence[Conn], now: float) -> list[Conn]:
+        """The connections that nobody needs, the longest idle first."""
+        standings = [self._standing(conn) for conn in conns]
+        return [conns[place] for place in trimming.to_let_go(standings, now, self._settings.idle_s)]
 
     def to_trim(self, conns: Sequence[Conn], now: float) -> list[Conn]:
         """The connections to close, the first to go first."""

@@ -41,6 +41,8 @@ class SwarmSettings:
     """Connections above which idle, unprotected ones are closed..."""
     low_water: int = 160
     """... down to this many."""
+    idle_s: float = 180.0
+    """A connection that this node opened and nobody needs is let go after this time."""
     grace_s: float = 20.0
     """A connection younger than this is not trimmed."""
     busy_poll_us: int = 500

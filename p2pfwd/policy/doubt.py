@@ -39,6 +39,9 @@ STALL_S: Final = 30.0
 IDLE_S: Final = 20.0
 """Silence after which the peer is pinged."""
 
+SELDOM_S: Final = 120.0
+"""The same where nobody would wait for the peer: what keeps a router's mapping, and no more."""
+
 BUSY_IDLE_S: Final = 5.0
 """The same while an answer may be on its way: streams are open and we spoke within `BUSY_S`."""
 
@@ -81,6 +84,7 @@ class Line:
     challenged: bool = False  # the network has changed, and nothing has come since
     address_gone: bool = False  # this machine has our end's address no more
     streams: bool = False  # there are any
+    urgent: bool = True  # the peer's loss must be noticed soon
 
 
 def limit_s(line: Line) -> float:
@@ -126,8 +130,9 @@ def wants_ping(line: Line) -> bool:
         return False
     if line.waiting_s is not None and not line.kernel_tells:
         return line.waiting_s >= limit_s(line) / 2
-    busy = line.streams and line.spoke_s < BUSY_S
-    return line.silent_s > (BUSY_IDLE_S if busy else IDLE_S)
+    if line.streams and line.spoke_s < BUSY_S:
+        return line.silent_s > BUSY_IDLE_S
+    return line.silent_s > (IDLE_S if line.streams or line.urgent else SELDOM_S)
 
 
 def next_look_s(line: Line) -> float:

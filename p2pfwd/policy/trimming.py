@@ -1,8 +1,8 @@
-"""Which connections go: when there are more than wanted, and when somebody new needs a place.
+"""Which connections go: those nobody needs, those too many, and one where a newcomer needs its place.
 
 Pure; a connection is a `Standing`, and the answers are places in the list that was given. Usefulness counts
-what this node's owner has of a connection, not how busy the peer keeps it: a stranger's streams of identify,
-ping or the DHT are none.
+what this node's owner has of a connection, not how busy the peer keeps it: a stranger's streams of
+identify, ping or the DHT are none.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Standing:
     """When it was last of use, or came up."""
     crowd: str
     """Whom it counts for, as `192.0.2.0/24`."""
+    is_outbound: bool = False
+    """This node opened it."""
 
 
 def to_trim(standings: Sequence[Standing], now: float, high: int, low: int, grace_s: float) -> list[int]:
@@ -56,6 +58,23 @@ def to_trim(standings: Sequence[Standing], now: float, high: int, low: int, grac
         if standing.use is Use.NONE and now - standing.useful_at > grace_s
     ]
     return sorted(idle, key=lambda place: _rank(standings[place], crowds))[: len(standings) - low]
+
+
+def to_let_go(standings: Sequence[Standing], now: float, idle_s: float) -> list[int]:
+    """Whom to close though there is room, the longest idle first: nobody needs the connection.
+
+    Only what this node opened: of the others it cannot know what they are for, and who opened one for nothing
+    lets go of it. Spared is who is of any use, an own peer, or was of use within `idle_s`.
+    """
+    idle = [
+        place
+        for place, standing in enumerate(standings)
+        if standing.is_outbound
+        and standing.use is Use.NONE
+        and not standing.is_own
+        and now - standing.useful_at > idle_s
+    ]
+    return sorted(idle, key=lambda place: standings[place].useful_at)
 
 
 def to_replace(standings: Sequence[Standing], newcomer_is_own: bool) -> int | None:

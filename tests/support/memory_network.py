@@ -161,13 +161,13 @@ class MemoryNetwork:
         self.latency_s = latency_s
         self.listening: dict[tuple[str, int], tuple[MemoryTransport, Gate]] = {}
 
-    def node(self, ip: str, meter: Meter) -> MakeTransports:
-        """For `Host(…, make_transports=…)`: a node at this address."""
+    def node(self, ip: str, meter: Meter, *, is_open: bool = True) -> MakeTransports:
+        """For `Host(…, make_transports=…)`: a node at this address; not `is_open`: behind a firewall."""
 
         def make(
             upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn
         ) -> Sequence[Transport]:
-            return (MemoryTransport(self, ip, meter, upgrader, settings, spawn),)
+            return (MemoryTransport(self, ip, meter, upgrader, settings, spawn, is_open),)
 
         return make
 
@@ -183,8 +183,10 @@ class MemoryTransport:
         upgrader: Upgrader,
         settings: SwarmSettings,
         spawn: Spawn,
+        is_open: bool,
     ) -> None:
         self.meter = meter
+        self._is_open = is_open
         self._network = network
         self._ip = ip
         self._upgrader = upgrader
@@ -202,11 +204,11 @@ class MemoryTransport:
         return self.why_not(addr) is None
 
     def listen(self, addr: Multiaddr, gate: Gate) -> MemoryListening:
-        """See Transport. A private address is bound, and reached by nobody: this node is behind a NAT."""
+        """See Transport."""
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         key = (endpoint.host, endpoint.port)
-        if endpoint.host == self._ip:
+        if self._is_open:
             self._network.listening[key] = (self, gate)
         return MemoryListening(addr, lambda: self._network.listening.pop(key, None))
 

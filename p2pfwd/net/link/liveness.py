@@ -48,6 +48,8 @@ class Liveness:
         """Whether streams are better opened elsewhere."""
         self.on_doubt: Callable[[bool], None] = lambda _doubtful: None
         """Told when `doubtful` changes."""
+        self.is_urgent: Callable[[], bool] = lambda: True
+        """Whether the loss of the peer must be noticed soon; set by the table of connections."""
         self.address_gone = False
         """This machine has the local address of the connection no more; set by the swarm."""
         self._monotonic = monotonic
@@ -218,6 +220,7 @@ class Liveness:
             challenged=self._challenged,
             address_gone=self.address_gone,
             streams=bool(self._session.streams),
+            urgent=self.is_urgent(),
         )
 
     def _update_waiting(self, now: float) -> float | None:

@@ -53,13 +53,15 @@ class DhtSettings:
 
     lookup: LookupSettings = field(default_factory=LookupSettings)
     refresh_s: float = 600.0
-    """Between self lookups."""
+    """Between two looks at whether we are still known nearby; if not, a self lookup."""
     thorough_refresh_s: float = 3600.0
     """Between refreshes that look at random targets too, and do not spare a self lookup."""
     refresh_targets: int = 3
     """Random targets of a thorough refresh, for a client; a server takes every bucket with room."""
     revalidate_s: float = 60.0
     """Between checks of the least recently seen entry of a random bucket."""
+    fresh_s: float = 3600.0
+    """An entry seen since then needs no check."""
 
 
 class Dht:
@@ -177,17 +179,25 @@ class Dht:
             log.debug("%s left the table, %s took its place", peer, eviction.promoted or "nobody")
 
     async def revalidate(self, peer: PeerId) -> bool:
-        """Ask an entry whether it is still there."""
+        """Whether an entry is still there: a connection to it that lives, on which it lists this DHT.
+
+        It is asked nothing more: an answer of twenty peers with their addresses costs as much as the dial.
+        """
         try:
-            conn = await self._swarm.connect(peer, timeout_s=CHECK_TIMEOUT_S, route=False)
-        except P2PForwardError as exc:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                conn = await self._swarm.connect(peer, route=False)
+                await asyncio.wait([conn.identified])
+                if conn.liveness.is_stale:
+                    await conn.measure_rtt(CHECK_TIMEOUT_S)
+        except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s cannot be revalidated: %s", peer, exc)
             self.failed(peer)
             return False
-        alive = await self._check(conn)
-        if not alive:
+        if not self._is_candidate(conn):
             self.failed(peer)
-        return alive
+            return False
+        self._answered(conn)
+        return True
 
     # --- lookups ----------------------------------------------------------------------------------
 

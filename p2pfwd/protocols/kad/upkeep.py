@@ -1,10 +1,11 @@
 """A DHT's timers: refresh and revalidation (Ethereum's node table in libp2p's form).
 
-Refresh: a lookup of ourselves, which connects to the nearest servers and so makes us findable, at start,
-on an address change and every ten minutes; once an hour random targets too. A self lookup is spared while
-we are still connected to half of the nearest: a client's idle traffic stays below 1 MB an hour.
-Revalidation: now and then the least recently seen entry of a random bucket is asked whether it is there;
-a dead one is replaced at once.
+Refresh: a lookup of ourselves, which connects to the nearest servers and so makes us findable, at start, on
+an address change and every hour, then random targets too where the table has room. A client is found by the
+servers near its key that it is connected to: `NEAREST` of them are kept, and every ten minutes it looks
+whether half of the nearest are still connected. A server is found by the tables it is in, and keeps nobody.
+Revalidation: now and then the least recently seen entry of a random bucket that was not seen for an hour is
+dialed; a dead one is replaced at once.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.connmgr import FOUND_BY
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.wire.kad.keys import SEED_BYTES, TargetSearch, key_of_peer
+from p2pfwd.wire.kad.messages import K
 
 log = logging.getLogger("p2pfwd.kad")
 
@@ -33,6 +36,10 @@ RETRY_MOST_S: Final = 60.0
 be down, and nothing tells when it is back."""
 
 
+NEAREST: Final = K // 2
+"""Servers nearest to itself that a client stays connected to: a lookup of it asks all `K` of them."""
+
+
 class Upkeep:
     """The two tasks of one DHT; `close` ends them."""
 
@@ -42,6 +49,9 @@ class Upkeep:
         self._rng = rng or random.Random()
         self._wanted = asyncio.Event()
         self._thorough_at = 0.0
+        self._found_by: set[PeerId] = set()
+        self.is_answered = True
+        """Whether somebody answered the last lookup of ourselves."""
         self._tasks = [
             swarm.spawn(self._refresh_for_ever(), f"kad refresh {dht.protocol}"),
             swarm.spawn(self._revalidate_for_ever(), f"kad revalidation {dht.protocol}"),
@@ -58,6 +68,7 @@ class Upkeep:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._keep(set())
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._rng.uniform(1 - JITTER, 1 + JITTER)
@@ -90,6 +101,7 @@ class Upkeep:
         thorough = now >= self._thorough_at
         if thorough or not self._is_known_nearby():
             result = await dht.closest(self._swarm.peer_id.to_bytes())
+            self.is_answered = bool(result.answered)
             if not result.answered:
                 return False
         if thorough:
@@ -100,11 +112,24 @@ class Upkeep:
                 cpls = cpls[: dht.settings.refresh_targets]
             for cpl in cpls:
                 await dht.closest(await self._target(cpl))
+        nearest = () if dht.is_server else dht.table.closest(key_of_peer(self._swarm.peer_id), NEAREST)
+        self._keep(set(nearest))
         dht.refreshed_at = time.time()
         return True
 
+    def _keep(self, wanted: set[PeerId]) -> None:
+        """Stay connected to these servers, and no longer to those before."""
+        tag = FOUND_BY + self._dht.protocol
+        for peer in self._found_by - wanted:
+            self._swarm.connmgr.unprotect(peer, tag)
+        for peer in wanted - self._found_by:
+            self._swarm.connmgr.protect(peer, tag)
+        self._found_by = wanted
+
     def _is_known_nearby(self) -> bool:
-        """Whether half of the nearest servers are connected to us, and so tell others of us."""
+        """Whether others are told of us: by half of the nearest servers, or, of a server, by their tables."""
+        if self._dht.is_server and len(self._dht.table) >= K:
+            return True
         nearest: list[PeerId] = self._dht.table.closest(key_of_peer(self._swarm.peer_id))
         connected = sum(bool(self._swarm.conns(peer)) for peer in nearest)
         return connected * 2 >= len(nearest) > 0
@@ -119,6 +144,7 @@ class Upkeep:
     async def _revalidate_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._jittered(self._dht.settings.revalidate_s))
-            peer = self._dht.table.to_revalidate(self._rng)
+            seen_before = time.monotonic() - self._dht.settings.fresh_s
+            peer = self._dht.table.to_revalidate(self._rng, seen_before)
             if peer is not None:
                 await self._dht.revalidate(peer)

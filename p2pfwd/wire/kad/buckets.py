@@ -244,21 +244,23 @@ class RoutingTable:
                 break
         return found[:n]
 
-    def to_revalidate(self, chooser: Chooser) -> PeerId | None:
-        """The least recently seen entry of a random bucket that has any; None if the table is empty."""
-        filled = [bucket for bucket in self._buckets if bucket.entries]
-        if not filled:
-            return None
-        return next(iter(filled[chooser.randrange(len(filled))].entries))
+    def to_revalidate(self, chooser: Chooser, seen_before: float) -> PeerId | None:
+        """The least recently seen entry of a random bucket; None where all were seen since `seen_before`."""
+        oldest = [next(iter(bucket.entries.values())) for bucket in self._buckets if bucket.entries]
+        doubtful = [entry for entry in oldest if entry.seen_at < seen_before]
+        return doubtful[chooser.randrange(len(doubtful))].peer_id if doubtful else None
 
     def cpls_to_refresh(self) -> list[int]:
         """Common prefix lengths that want a lookup of a random target (`keys.TargetSearch`).
 
-        Those with room, down to the deepest where anybody is known: nearer ones a self lookup finds.
+        Those with room that are shorter than the prefix of the `K`-th nearest entry: a self lookup finds
+        whoever is nearer, and where fewer than that are known, everybody.
         """
-        counts = Counter(entry.cpl for bucket in self._buckets for entry in bucket.entries.values())
-        deepest = min(max(counts, default=0), MAX_SEARCHED_CPL)
-        return [cpl for cpl in range(deepest + 1) if counts[cpl] < self._bucket_size]
+        entries = (entry for bucket in self._buckets for entry in bucket.entries.values())
+        cpls = sorted((entry.cpl for entry in entries), reverse=True)
+        edge = min(cpls[K - 1], MAX_SEARCHED_CPL + 1) if len(cpls) >= K else 0
+        counts = Counter(cpls)
+        return [cpl for cpl in range(edge) if counts[cpl] < self._bucket_size]
 
     def snapshot(self) -> tuple[BucketInfo, ...]:
         """All buckets, farthest first; entries least recently seen first."""

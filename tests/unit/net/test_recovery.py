@@ -79,8 +79,14 @@ class FakeConnMgr:
     def to_trim(self, _conns: object, _now: float) -> list[Any]:
         return []
 
+    def to_let_go(self, _conns: object, _now: float) -> list[Any]:
+        return []
+
     def to_replace(self, _conns: object, _newcomer: object) -> None:
         return None
+
+    def is_urgent(self, _peer: object) -> bool:
+        return True
 
 
 class Rig:
@@ -89,7 +95,7 @@ class Rig:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.tasks = Tasks(self.loop)
-        settings = cast("Any", type("Settings", (), {"max_connections_per_peer": 3, "high_water": 100}))
+        settings = cast("Any", type("Settings", (), {"max_connections_per_peer": 3, "high_water": 100, "idle_s": 180.0}))
         self.connections = Connections(
             OTHER, settings, cast("Any", FakeConnMgr()), self.tasks, Refusals(self.loop.time)
         )

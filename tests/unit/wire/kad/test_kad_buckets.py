@@ -286,20 +286,35 @@ def test_the_closest_are_those_of_a_full_sort(seed: int) -> None:
 
 
 def test_revalidation_takes_the_least_recently_seen_of_any_filled_bucket(table: RoutingTable) -> None:
-    assert table.to_revalidate(Random(0)) is None
+    assert table.to_revalidate(Random(0), 1e9) is None
     far, near = some(0, 4), some(3, 3)
     fill(table, far + near)
     rng = Random(1)
-    drawn = Counter(table.to_revalidate(rng) for _ in range(200))
+    drawn = Counter(table.to_revalidate(rng, 1e9) for _ in range(200))
     assert set(drawn) == {far[0], near[0]}
     assert min(drawn.values()) > 60
 
 
-def test_prefixes_with_room_are_refreshed_down_to_the_deepest_known(table: RoutingTable) -> None:
-    assert table.cpls_to_refresh() == [0]
-    fill(table, some(0, 2) + some(1, 4) + some(4, 1))
-    assert table.cpls_to_refresh() == [0, 2, 3, 4]
-    deep = peer(731_097)
-    assert cpl_of(deep) == 16
-    table.add(deep, LAN, 1.0)
-    assert table.cpls_to_refresh() == [0, *range(2, 16)]
+def test_who_was_seen_lately_is_not_revalidated(table: RoutingTable) -> None:
+    """A check costs a dial; whoever answered a lookup within the hour has proved as much."""
+    far, near = some(0, 2), some(3, 2)
+    for at, one in enumerate([*far, *near]):
+        table.add(one, LAN, float(at))
+    assert table.to_revalidate(Random(1), 0.0) is None
+    assert {table.to_revalidate(Random(seed), 2.0) for seed in range(9)} == {far[0]}
+    table.seen(far[0], 100.0)
+    assert {table.to_revalidate(Random(seed), 2.0) for seed in range(9)} == {far[1]}
+
+
+def test_prefixes_with_room_are_refreshed_as_far_as_no_self_lookup_reaches() -> None:
+    table = RoutingTable(LOCAL, limits=None)
+    assert table.cpls_to_refresh() == []
+    near = [one for one in map(peer, range(1, 40_000)) if cpl_of(one) >= 3]
+    for one in near[:19]:
+        table.add(one, LAN, 0.0)
+    assert table.cpls_to_refresh() == [], "a lookup of ourselves asks all there are"
+    for one in near[19:200]:
+        table.add(one, LAN, 0.0)
+    edge = sorted(map(cpl_of, table), reverse=True)[19]
+    counts = Counter(map(cpl_of, table))
+    assert table.cpls_to_refresh() == [cpl for cpl in range(edge) if counts[cpl] < 20] != []
