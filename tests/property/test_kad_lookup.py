@@ -68,7 +68,8 @@ class LookupMachine(RuleBasedStateMachine):
     def answer(self, which: int, closer: list[KadPeer]) -> None:
         one = self.open()[which % len(self.open())]
         self.answered.add(one)
-        self.heard |= {peer.peer_id for peer in closer}
+        if not self.lookup.done:  # who is told of later is asked no more
+            self.heard |= {peer.peer_id for peer in closer}
         self.lookup.on_response(one, closer, self.now)
 
     @precondition(lambda self: self.in_flight())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -14,6 +15,7 @@ from p2pfwd.net import recovery as module
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.recovery import LOST_S, MAX_DIALS, REDIAL_S, SILENT_S, TIDY_S, Recovery
 from p2pfwd.net.refusals import Refusals
+from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.system.interfaces import Interface, Interfaces
 from tests.support.virtual_time import in_virtual_time
@@ -95,7 +97,7 @@ class Rig:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.tasks = Tasks(self.loop)
-        settings = cast("Any", type("Settings", (), {"max_connections_per_peer": 3, "high_water": 100, "idle_s": 180.0}))
+        settings = replace(SwarmSettings(), max_connections_per_peer=3)
         self.connections = Connections(
             OTHER, settings, cast("Any", FakeConnMgr()), self.tasks, Refusals(self.loop.time)
         )
