@@ -38,7 +38,7 @@ def strangers(spread: str, *, public: bool) -> Iterator[str]:
     prefix = (ground.PUBLIC_STRANGERS if public else ground.STRANGERS).rsplit(".", 1)[0]
     if spread == NET48:
         rest = ground.STRANGERS6.removesuffix("::/48")
-        return (f"{rest}:{n % 0xFFFF:x}::{n:x}" for n in itertools.count(1))
+        return (f"{rest}:0:{n % 0xFFFF:x}::{n:x}" for n in itertools.count(1))
     if spread == NET24:
         return itertools.cycle(f"{prefix}.{n}" for n in range(1, 255))
     return itertools.repeat(f"{prefix}.1")
