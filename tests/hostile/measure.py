@@ -213,6 +213,8 @@ class Measurement:
             attacker.tell()
             said = attacker.read()
             result.sent, result.failed = said["counts"], said.get("failed")
+            if not any(result.sent.values()):  # neither taken nor refused: it would prove nothing
+                result.failed = result.failed or "nothing of the attack came to the victim"
             self._count(start, rig.usage())
         finally:
             attacker.end()
