@@ -68,7 +68,7 @@ class Measured:
     peak_mb: float = 0.0
     after_mb: float | None = None
     tcp_mb: float = 0.0
-    """Growth of the kernel's TCP memory, the whole machine's."""
+    """Growth of what lies in the namespace's TCP queues."""
     log_lines: int = 0
     sent: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -119,17 +119,17 @@ class _Others:
 
 
 class _Peak:
-    """The most TCP memory the kernel had meanwhile, in a thread."""
+    """The most that lay in TCP queues meanwhile, in a thread."""
 
     def __init__(self) -> None:
-        self._start = self._most = victim.tcp_memory_mb()
+        self._start = self._most = victim.tcp_queued_mb()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.1):
-            self._most = max(self._most, victim.tcp_memory_mb())
+        while not self._over.wait(0.25):
+            self._most = max(self._most, victim.tcp_queued_mb())
 
     def end(self) -> float:
         """Growth, MB."""
@@ -213,6 +213,8 @@ class Measurement:
             attacker.tell()
             said = attacker.read()
             result.sent, result.failed = said["counts"], said.get("failed")
+            if not any(result.sent.values()):  # neither taken nor refused: it would prove nothing
+                result.failed = result.failed or "nothing of the attack came to the victim"
             self._count(start, rig.usage())
         finally:
             attacker.end()

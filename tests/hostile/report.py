@@ -17,7 +17,7 @@ RSS_MB: Final = 150.0
 BACK: Final = 1.20
 """Memory after half a minute, of that at the start."""
 TCP_MB: Final = 150.0
-"""Kernel memory that an attack may cause. The attacker's own sockets are in it, and those of others too."""
+"""What an attack may put into TCP queues, the attacker's own among them. The kernel needs more for it."""
 OWNER_S: Final = 3.0
 """The owner's `p2pfwd ls`."""
 
@@ -167,7 +167,7 @@ def render(results: Sequence[Measured]) -> str:
         f"control's, echo p50 at most {ECHO_MS:g} ms,",
         f"newcomers served within {NEWCOMER_S:g} s, memory at most {RSS_MB:.0f} MB and back within "
         f"{100 * BACK - 100:.0f} % after half a minute,",
-        f"the kernel's at most {TCP_MB:.0f} MB, the owner's `ls` within {OWNER_S:g} s. "
+        f"the queues of TCP at most {TCP_MB:.0f} MB, the owner's `ls` within {OWNER_S:g} s. "
         "Information, not a pass or a failure.",
     ]
     return "\n".join(lines)

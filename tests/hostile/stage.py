@@ -38,7 +38,7 @@ def strangers(spread: str, *, public: bool) -> Iterator[str]:
     prefix = (ground.PUBLIC_STRANGERS if public else ground.STRANGERS).rsplit(".", 1)[0]
     if spread == NET48:
         rest = ground.STRANGERS6.removesuffix("::/48")
-        return (f"{rest}:{n % 0xFFFF:x}::{n:x}" for n in itertools.count(1))
+        return (f"{rest}:0:{n % 0xFFFF:x}::{n:x}" for n in itertools.count(1))
     if spread == NET24:
         return itertools.cycle(f"{prefix}.{n}" for n in range(1, 255))
     return itertools.repeat(f"{prefix}.1")
@@ -110,12 +110,14 @@ class Stage:
         await peer.send(plain)
         self.counts["things"] += what
         self.counts["bytes"] += len(plain)
+        await asyncio.sleep(0)  # a send that finds room does not: the other lines, and the word to stop
 
     async def send_raw(self, sock: socket.socket, data: bytes, what: int = 1) -> None:
         """Bytes below the session."""
         await asyncio.get_running_loop().sock_sendall(sock, data)
         self.counts["things"] += what
         self.counts["bytes"] += len(data)
+        await asyncio.sleep(0)
 
     async def flood(self, peer: RawPeer, batch: bytes, what: int) -> None:
         """The same session bytes for ever, as fast as they are taken."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
+import itertools
 from typing import Any
 
 import pytest
 
+from tests.hostile import ground
 from tests.hostile.__main__ import parse, plan
 from tests.hostile.honest import TICK_S, Echo
 from tests.hostile.kinds import KINDS
 from tests.hostile.measure import Measured
 from tests.hostile.report import MUSTS, OK, is_doubtful, render, short_of, verdict
-from tests.hostile.stage import LINES
+from tests.hostile.stage import LINES, strangers
 
 
 def held(**changes: Any) -> Measured:
@@ -102,6 +105,16 @@ def test_kinds_are_named_spread_and_cover_what_was_reported() -> None:
         assert kind.spreads and set(kind.spreads) <= set(LINES)
     reported = {"F1", "F2", "F3", "F4", "F5", "F6", "F9", "F9a", "F9b", "F10", "F11", "F12", "F14", "F16"}
     assert reported | {"H2", "M1", "C1"} == {kind.fault for kind in KINDS.values()} - {""}
+
+
+@pytest.mark.parametrize("public", [False, True])
+@pytest.mark.parametrize("spread", LINES)
+def test_strangers_come_from_the_networks_they_are_said_to(spread: str, public: bool) -> None:
+    found = {ipaddress.ip_address(at) for at in itertools.islice(strangers(spread, public=public), 600)}
+    net = {True: ground.PUBLIC_STRANGERS, False: ground.STRANGERS}[public]
+    network = ipaddress.ip_network(ground.STRANGERS6 if spread == "/48" else net)
+    assert all(at in network for at in found)
+    assert len(found) == {"/24": 254, "/48": 600}.get(spread, 1)
 
 
 def test_what_is_run() -> None:
