@@ -193,7 +193,7 @@ class Settings:
         "limits.pending_inbound", 64, "Inbound connections in their handshake, in all.", _at_least(1)
     )
     max_pending_inbound_per_ip: int = _key(
-        "limits.pending_inbound_per_ip", 8, "Inbound connections in their handshake, per IP or /64.", _at_least(1)
+        "limits.pending_inbound_per_ip", 8, "Inbound connections in their handshake, per IP.", _at_least(1)
     )
     high_water: int = _key(
         "limits.high_water",

@@ -3,8 +3,9 @@
 A peer that opens a thousand downloads and reads none costs a service's send buffer and our receive buffer
 each, megabytes for a few hundred bytes of its own. Buffers of our sockets are bounded: on this machine a line
 needs little, and who has many tunnels needs less for each. The service's buffer is not ours; so while many
-tunnels are open one look a second is taken at the kernel's account, and before it is half used up to its
-pressure mark strangers' tunnels that do not move are reset, those of the heaviest network first.
+tunnels are open the kernel's account is looked at. When it is a good part of its pressure mark, strangers'
+tunnels that have stood still for a while are reset, those of the heaviest network first, which then gets no
+new ones for a moment. The fuller the account, the shorter the while.
 """
 
 from __future__ import annotations
@@ -37,13 +38,21 @@ SMALL_BYTES: Final = 64 * 1024
 FEW: Final = 48
 """Tunnels in all with which no look is needed: 150 MB at the worst."""
 
-LOOK_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 0.1
+"""A flood of downloads fills a gigabyte in a second; a look costs a twentieth of a millisecond."""
 
-PART: Final = 0.25
-"""Of the kernel's pressure mark that may be in use while tunnels stand still."""
+PATIENCE: Final = ((0.45, 0.2), (0.25, 2.0))
+"""From which part of the kernel's pressure mark on a tunnel may stand still for how many seconds. Beyond the
+mark the kernel cuts the buffers of every socket of the machine."""
 
 STALLED_BYTES: Final = 2 << 20
 """What a tunnel that stands still holds, about: measured 3 MB for a service on loopback, its end included."""
+
+PENALTY_S: Final = 10.0
+"""For how long a network whose tunnels were reset gets no new ones."""
+
+MAX_PENALTIES: Final = 1024
+"""Networks remembered; more would mean that the account is full of single tunnels."""
 
 
 class Tunnel(Protocol):
@@ -70,13 +79,17 @@ class LocalSockets:
         self._is_own = is_own
         self._refusals = refusals
         self._memory = memory
-        self._moved: dict[int, tuple[int, int]] = {}
+        self._moved: dict[int, tuple[tuple[int, int], float]] = {}
+        """By tunnel: its counts of bytes, and since when they are so."""
+        self._penalties: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def take(self, sock: socket.socket, of_peer: int, in_all: int) -> None:
-        """A socket begins to serve: one of so many tunnels of its peer, and in all."""
+    def take(self, sock: socket.socket, tunnel: Tunnel, of_peer: int, in_all: int) -> bool:
+        """A socket is to serve a tunnel, one of so many of its peer, and in all; False: refuse it."""
+        if self._penalties and self._is_out(tunnel):
+            return False
         if sock.family == socket.AF_UNIX:
-            return
+            return True
         with suppress(OSError):  # it has failed already: its splice will find out
             if of_peer > MANY:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
@@ -85,38 +98,62 @@ class LocalSockets:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
         if in_all > FEW and self._timer is None:
             self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
+        return True
+
+    def _is_out(self, tunnel: Tunnel) -> bool:
+        now = self._loop.time()
+        self._penalties = {network: until for network, until in self._penalties.items() if until > now}
+        if crowd(tunnel.stream.conn.remote_addr) not in self._penalties:
+            return False
+        peer = tunnel.stream.remote_peer
+        if self._is_own(peer):
+            return False
+        self._refusals.note("tcp-memory", peer, "a tunnel is refused: others of its network stood still")
+        return True
 
     def _look(self) -> None:
         self._timer = None
-        entries = [entry for entry in self._entries() if entry.splice is not None]
-        if len(entries) <= FEW:
+        tunnels = [tunnel for tunnel in self._entries() if tunnel.splice is not None]
+        if len(tunnels) <= FEW:
             self._moved.clear()
             return
         self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         memory = self._memory()
-        if memory is None or memory.used <= memory.pressure * PART:
+        if memory is None or memory.used <= memory.pressure * PATIENCE[-1][0]:
             self._moved.clear()
             return
-        before, self._moved = self._moved, {}
+        part, patience_s = next(step for step in PATIENCE if memory.used > memory.pressure * step[0])
+        stalled = self._stalled(tunnels, patience_s)
+        self._reset(stalled, int(memory.used - memory.pressure * part) // STALLED_BYTES + 1)
+
+    def _stalled(self, tunnels: list[Tunnel], patience_s: float) -> list[Tunnel]:
+        """Strangers' tunnels that have stood still for so long."""
+        now, before, self._moved = self._loop.time(), self._moved, {}
         stalled = []
-        for entry in entries:
-            assert entry.splice is not None
-            moved = self._moved[entry.id] = (entry.splice.bytes_in, entry.splice.bytes_out)
-            still = entry.splice.is_stalled and before.get(entry.id) == moved
-            if still and not self._is_own(entry.stream.remote_peer):
-                stalled.append(entry)
-        self._reset(stalled, int(memory.used - memory.pressure * PART) // STALLED_BYTES + 1)
+        for tunnel in tunnels:
+            splice = tunnel.splice
+            assert splice is not None
+            moved = (splice.bytes_in, splice.bytes_out)
+            was, since = before.get(tunnel.id, (None, now))
+            self._moved[tunnel.id] = (moved, since if was == moved else now)
+            still = splice.is_stalled and was == moved and now - since >= patience_s
+            if still and not self._is_own(tunnel.stream.remote_peer):
+                stalled.append(tunnel)
+        return stalled
 
     def _reset(self, stalled: list[Tunnel], count: int) -> None:
         """Reset `count` of them, of the networks that have most."""
-        crowds = Counter(crowd(entry.stream.conn.remote_addr) for entry in stalled)
-        stalled.sort(key=lambda entry: -crowds[crowd(entry.stream.conn.remote_addr)])
-        for entry in stalled[:count]:
-            peer = entry.stream.remote_peer
+        networks = {tunnel.id: crowd(tunnel.stream.conn.remote_addr) for tunnel in stalled}
+        crowds = Counter(networks.values())
+        stalled.sort(key=lambda tunnel: -crowds[networks[tunnel.id]])
+        until = self._loop.time() + PENALTY_S
+        for tunnel in stalled[:count]:
             why = "its tunnels that stand still are reset: this machine is short of TCP memory"
-            self._refusals.note("tcp-memory", peer, why)
-            assert entry.splice is not None
-            entry.splice.reset()
+            self._refusals.note("tcp-memory", tunnel.stream.remote_peer, why)
+            if len(self._penalties) < MAX_PENALTIES:
+                self._penalties[networks[tunnel.id]] = until
+            assert tunnel.splice is not None
+            tunnel.splice.reset()
 
     def close(self) -> None:
         """Look no more. Idempotent."""
