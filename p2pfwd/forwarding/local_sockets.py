@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 LOOPBACK_RECEIVE_BYTES: Final = 128 * 1024
 """SO_RCVBUF of a service on this machine: more only lets it run ahead, out of the processor's caches."""
 
+LOOPBACK_SEND_BYTES: Final = 256 * 1024
+"""SO_SNDBUF of one: left to itself the system takes 4 MB of what a service does not read."""
+
 MANY: Final = 32
 """Tunnels of one peer from which on each gets small buffers: 20 bulk transfers side by side keep theirs."""
+
+MANY_IN_ALL: Final = 256
+"""The same for those of all peers."""
 
 SMALL_BYTES: Final = 64 * 1024
 """SO_RCVBUF and SO_SNDBUF then."""
@@ -41,9 +47,12 @@ FEW: Final = 48
 LOOK_EVERY_S: Final = 0.1
 """A flood of downloads fills a gigabyte in a second; a look costs a twentieth of a millisecond."""
 
-PATIENCE: Final = ((0.45, 0.2), (0.25, 2.0))
+PATIENCE: Final = ((0.3, 0.2), (0.2, 2.0), (0.1, 10.0))
 """From which part of the kernel's pressure mark on a tunnel may stand still for how many seconds. Beyond the
 mark the kernel cuts the buffers of every socket of the machine."""
+
+MOVES_BYTES: Final = 16 * 1024
+"""Less than this within its time is no motion: a reader of a byte a second holds as much as one of none."""
 
 STALLED_BYTES: Final = 2 << 20
 """What a tunnel that stands still holds, about: measured 3 MB for a service on loopback, its end included."""
@@ -79,8 +88,8 @@ class LocalSockets:
         self._is_own = is_own
         self._refusals = refusals
         self._memory = memory
-        self._moved: dict[int, tuple[tuple[int, int], float]] = {}
-        """By tunnel: its counts of bytes, and since when they are so."""
+        self._moved: dict[int, tuple[int, float]] = {}
+        """By tunnel: how many bytes it had moved when it was last seen to move, and when that was."""
         self._penalties: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -91,11 +100,12 @@ class LocalSockets:
         if sock.family == socket.AF_UNIX:
             return True
         with suppress(OSError):  # it has failed already: its splice will find out
-            if of_peer > MANY:
+            if of_peer > MANY or in_all > MANY_IN_ALL:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
             elif sock.getpeername()[0] in ("127.0.0.1", "::1"):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LOOPBACK_SEND_BYTES)
         if in_all > FEW and self._timer is None:
             self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         return True
@@ -133,11 +143,13 @@ class LocalSockets:
         for tunnel in tunnels:
             splice = tunnel.splice
             assert splice is not None
-            moved = (splice.bytes_in, splice.bytes_out)
-            was, since = before.get(tunnel.id, (None, now))
-            self._moved[tunnel.id] = (moved, since if was == moved else now)
-            still = splice.is_stalled and was == moved and now - since >= patience_s
-            if still and not self._is_own(tunnel.stream.remote_peer):
+            moved = splice.bytes_in + splice.bytes_out
+            was, since = before.get(tunnel.id, (moved, now))
+            if moved - was >= MOVES_BYTES or not splice.is_stalled:
+                was, since = moved, now
+            self._moved[tunnel.id] = was, since
+            patient = now - since < patience_s or not splice.is_stalled
+            if not patient and not self._is_own(tunnel.stream.remote_peer):
                 stalled.append(tunnel)
         return stalled
 

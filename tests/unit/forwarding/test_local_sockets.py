@@ -16,6 +16,7 @@ from p2pfwd.forwarding.local_sockets import (
     LOOK_EVERY_S,
     LOOPBACK_RECEIVE_BYTES,
     MANY,
+    MOVES_BYTES,
     PATIENCE,
     PENALTY_S,
     SMALL_BYTES,
@@ -38,7 +39,7 @@ class FakeEntry:
     peer: str = "stranger"
     host: str = "8.8.8.8"
     stalled: bool = True
-    moving: bool = False
+    step: int = 0
     resets: int = 0
     moved: int = 0
     splice: Any = field(init=False)
@@ -53,7 +54,7 @@ class FakeEntry:
 
             @property
             def bytes_out(self) -> int:
-                entry.moved += entry.moving
+                entry.moved += entry.step
                 return entry.moved
 
             def reset(self) -> None:
@@ -95,7 +96,7 @@ class Rig:
 
 SHORT = int(PRESSURE * PATIENCE[-1][0]) + 1
 VERY_SHORT = int(PRESSURE * PATIENCE[0][0]) + 1
-PATIENT, HASTY = 23, 5
+PATIENT, HASTY = 104, 5
 """Looks until a tunnel has stood still for too long."""
 
 
@@ -129,11 +130,20 @@ async def test_a_network_that_was_reset_gets_no_new_tunnels_for_a_moment() -> No
 
 @in_virtual_time
 async def test_nobody_is_reset_who_moves_or_waits_for_nothing_or_is_the_owners() -> None:
-    moving = [FakeEntry(n, moving=True) for n in range(FEW)]
+    moving = [FakeEntry(n, step=MOVES_BYTES) for n in range(FEW)]
     idle = [FakeEntry(n, stalled=False) for n in range(FEW, 2 * FEW)]
     own = [FakeEntry(n, peer="own") for n in range(2 * FEW, 3 * FEW)]
     rig = Rig([*moving, *idle, *own], 2 * PRESSURE)
     assert await rig.look(50) == []
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_a_byte_now_and_then_is_no_motion() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW + 10)], VERY_SHORT)
+    for entry in rig.entries:
+        entry.step = 1
+    assert await rig.look(HASTY) == [0]
     rig.it.close()
 
 
@@ -150,7 +160,7 @@ async def test_the_heaviest_network_loses_first() -> None:
 async def test_with_few_tunnels_or_much_memory_nothing_is_looked_at_for_long() -> None:
     rig = Rig([FakeEntry(n) for n in range(FEW)], 2 * PRESSURE)
     assert await rig.look(5) == [] and rig.looks == 0
-    rig = Rig([FakeEntry(n) for n in range(FEW + 1)], SHORT - 1)
+    rig = Rig([FakeEntry(n) for n in range(FEW + 1)], SHORT - 2)
     assert await rig.look(5) == [] and rig.looks == 5
     rig.entries = []
     await asyncio.sleep(100)
