@@ -43,6 +43,7 @@ from p2pfwd.wire.yamux.session import (
     WentAway,
 )
 from p2pfwd.wire.yamux.stream import State, StreamCore
+from p2pfwd.wire.yamux.work import SHED_TOLL
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -431,6 +432,7 @@ class Conn:
     def _shed(self, core: StreamCore) -> None:
         """From the holdings: this node must hold less."""
         self._session.reset(core)
+        self._session.toll += SHED_TOLL
         self._handle(StreamWasReset(core, 0, overflow=True))
         self._schedule_flush()
 

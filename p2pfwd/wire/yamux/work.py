@@ -34,6 +34,9 @@ BARREN_TOLL: Final = 80
 TUNNEL_TOLL: Final = 20
 """One that was: 5,000 a second are more than a machine can serve."""
 
+SHED_TOLL: Final = 20_000
+"""A stream that had to be reset because its peer made this node hold too much: who goes on is slowed."""
+
 CRUMB_BYTES: Final = 4096
 """Credit of less is a crumb. go, rust and js grant at least half an initial window (128 KiB) at once."""
 
