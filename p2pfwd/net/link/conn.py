@@ -115,6 +115,7 @@ class Conn:
         )
         self.holdings = Holdings(self._session, channel, self._intake, self._shed, self.abort)
         self._intake.flooded = partial(self._limits.flooded, self.holdings)
+        self._intake.is_own = lambda: self._limits.is_own(self.remote_peer)
         self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[Stream], None] | None = None
         self._waiting: deque[Stream] = deque()
@@ -366,6 +367,7 @@ class Conn:
         """From the channel: a piece of the session."""
         self._in_turn = True
         session = self._session
+        self._intake.turn_bytes += len(view)
         try:
             events = session.receive(view)
         except RemoteProtocolError as exc:

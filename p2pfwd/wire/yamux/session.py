@@ -186,6 +186,8 @@ class Session:
         self.buffered_bytes += length
         self.ledger.used += length
         self.work_left -= work.DATA_WORK
+        if not stream.is_tunnel:
+            self.toll += length >> work.BYTES_SHIFT
         stream.sink(data[start:stop])
         return stop - pos
 
@@ -262,6 +264,8 @@ class Session:
             return
         if not length and not flags:
             self.toll += work.FRAME_TOLL
+        if not stream.is_tunnel:
+            self.toll += length >> work.BYTES_SHIFT
         window.credit -= length
         self.buffered_bytes += length
         self.ledger.used += length
