@@ -14,8 +14,8 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.local_sockets import (
     FEW,
     LOOK_EVERY_S,
-    LOOPBACK_RECEIVE_BYTES,
     MANY,
+    MANY_IN_ALL,
     MOVES_BYTES,
     PATIENCE,
     PENALTY_S,
@@ -167,20 +167,25 @@ async def test_with_few_tunnels_or_much_memory_nothing_is_looked_at_for_long() -
     assert rig.looks == 5, "and no timer is left"
 
 
-@pytest.mark.parametrize(("of_peer", "receive"), [(1, LOOPBACK_RECEIVE_BYTES), (MANY + 1, SMALL_BYTES)])
-def test_buffers_are_bounded(of_peer: int, receive: int) -> None:
+@pytest.mark.parametrize(
+    ("of_peer", "in_all", "small"), [(1, 1, False), (MANY + 1, 30, True), (1, MANY_IN_ALL + 1, True)]
+)
+def test_buffers_are_bounded_where_there_are_many(of_peer: int, in_all: int, small: bool) -> None:
     async def main() -> None:
         rig = Rig([], 0)
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
             socket.create_connection(server.getsockname()) as sock,
         ):
-            assert rig.it.take(sock, cast("Any", FakeEntry(1)), of_peer, 1)
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) in (receive, 2 * receive)
+            before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            assert rig.it.take(sock, cast("Any", FakeEntry(1)), of_peer, in_all)
+            after = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            assert after in (SMALL_BYTES, 2 * SMALL_BYTES) if small else after == before
         near, far = socket.socketpair()
         assert rig.it.take(near, cast("Any", FakeEntry(1)), of_peer, 1)
         near.close()
         far.close()
+        rig.it.close()
 
     asyncio.run(main())
 
