@@ -1,11 +1,11 @@
 """What the sockets of tunnels hold in the kernel, whose memory is all programs'.
 
 A peer that opens a thousand downloads and reads none costs a service's send buffer and our receive buffer
-each, megabytes for a few hundred bytes of its own. So who has many tunnels gets small buffers on our side; left
-to themselves they take 4 MB of what a service, or a peer, does not read. The service's buffer is not ours:
-while many tunnels are open the kernel's account is looked at. When it is a good part of its pressure mark,
-strangers' tunnels that have stood still for a while are reset, those of the heaviest network first, which then
-gets no new ones for a moment. The fuller the account, the shorter the while.
+each, megabytes for a few hundred bytes of its own. So who has many tunnels gets small buffers on our side;
+left to themselves they take 4 MB of what a service, or a peer, does not read. The service's buffer is not
+ours: while many tunnels are open the kernel's account is looked at. When it is a good part of its pressure
+mark, strangers' tunnels that have stood still for a while are reset, those of the heaviest network first,
+which then gets no new ones for a moment. The fuller the account, the shorter the while.
 """
 
 from __future__ import annotations
