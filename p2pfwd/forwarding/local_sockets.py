@@ -1,10 +1,11 @@
 """What the sockets of tunnels hold in the kernel, whose memory is all programs'.
 
 A peer that opens a thousand downloads and reads none costs a service's send buffer and our receive buffer
-each, megabytes for a few hundred bytes of its own. Buffers of our sockets are bounded: on this machine a line
-needs little, and who has many tunnels needs less for each. The service's buffer is not ours; so while many
-tunnels are open one look a second is taken at the kernel's account, and before it is half used up to its
-pressure mark strangers' tunnels that do not move are reset, those of the heaviest network first.
+each, megabytes for a few hundred bytes of its own. So who has many tunnels gets small buffers on our side;
+left to themselves they take 4 MB of what a service, or a peer, does not read. The service's buffer is not
+ours: while many tunnels are open the kernel's account is looked at. When it is a good part of its pressure
+mark, strangers' tunnels that have stood still for a while are reset, those of the heaviest network first,
+which then gets no new ones for a moment. The fuller the account, the shorter the while.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
     from p2pfwd.net.refusals import Refusals
 
-LOOPBACK_RECEIVE_BYTES: Final = 128 * 1024
-"""SO_RCVBUF of a service on this machine: more only lets it run ahead, out of the processor's caches."""
+MANY: Final = 24
+"""Tunnels of one peer from which on each gets small buffers: 20 bulk transfers side by side keep theirs, for
+bounded ones cost a bulk download a third of its speed (128 KiB: 2.2 s of processor a GB instead of 1.6)."""
 
-MANY: Final = 32
-"""Tunnels of one peer from which on each gets small buffers: 20 bulk transfers side by side keep theirs."""
+MANY_IN_ALL: Final = 128
+"""The same for those of all peers."""
 
 SMALL_BYTES: Final = 64 * 1024
 """SO_RCVBUF and SO_SNDBUF then."""
@@ -37,13 +39,24 @@ SMALL_BYTES: Final = 64 * 1024
 FEW: Final = 48
 """Tunnels in all with which no look is needed: 150 MB at the worst."""
 
-LOOK_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 0.1
+"""A flood of downloads fills a gigabyte in a second; a look costs a twentieth of a millisecond."""
 
-PART: Final = 0.25
-"""Of the kernel's pressure mark that may be in use while tunnels stand still."""
+PATIENCE: Final = ((0.3, 0.2), (0.2, 2.0), (0.1, 10.0))
+"""From which part of the kernel's pressure mark on a tunnel may stand still for how many seconds. Beyond the
+mark the kernel cuts the buffers of every socket of the machine."""
+
+MOVES_BYTES: Final = 16 * 1024
+"""Less than this within its time is no motion: a reader of a byte a second holds as much as one of none."""
 
 STALLED_BYTES: Final = 2 << 20
 """What a tunnel that stands still holds, about: measured 3 MB for a service on loopback, its end included."""
+
+PENALTY_S: Final = 10.0
+"""For how long a network whose tunnels were reset gets no new ones."""
+
+MAX_PENALTIES: Final = 1024
+"""Networks remembered; more would mean that the account is full of single tunnels."""
 
 
 class Tunnel(Protocol):
@@ -70,53 +83,81 @@ class LocalSockets:
         self._is_own = is_own
         self._refusals = refusals
         self._memory = memory
-        self._moved: dict[int, tuple[int, int]] = {}
+        self._moved: dict[int, tuple[int, float]] = {}
+        """By tunnel: how many bytes it had moved when it was last seen to move, and when that was."""
+        self._penalties: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def take(self, sock: socket.socket, of_peer: int, in_all: int) -> None:
-        """A socket begins to serve: one of so many tunnels of its peer, and in all."""
+    def take(self, sock: socket.socket, tunnel: Tunnel, of_peer: int, in_all: int) -> bool:
+        """A socket is to serve a tunnel, one of so many of its peer, and in all; False: refuse it."""
+        if self._penalties and self._is_out(tunnel):
+            return False
         if sock.family == socket.AF_UNIX:
-            return
+            return True
         with suppress(OSError):  # it has failed already: its splice will find out
-            if of_peer > MANY:
+            if of_peer > MANY or in_all > MANY_IN_ALL:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
-            elif sock.getpeername()[0] in ("127.0.0.1", "::1"):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LOOPBACK_RECEIVE_BYTES)
         if in_all > FEW and self._timer is None:
             self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
+        return True
+
+    def _is_out(self, tunnel: Tunnel) -> bool:
+        now = self._loop.time()
+        self._penalties = {network: until for network, until in self._penalties.items() if until > now}
+        if crowd(tunnel.stream.conn.remote_addr) not in self._penalties:
+            return False
+        peer = tunnel.stream.remote_peer
+        if self._is_own(peer):
+            return False
+        self._refusals.note("tcp-memory", peer, "a tunnel is refused: others of its network stood still")
+        return True
 
     def _look(self) -> None:
         self._timer = None
-        entries = [entry for entry in self._entries() if entry.splice is not None]
-        if len(entries) <= FEW:
+        tunnels = [tunnel for tunnel in self._entries() if tunnel.splice is not None]
+        if len(tunnels) <= FEW:
             self._moved.clear()
             return
         self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         memory = self._memory()
-        if memory is None or memory.used <= memory.pressure * PART:
+        if memory is None or memory.used <= memory.pressure * PATIENCE[-1][0]:
             self._moved.clear()
             return
-        before, self._moved = self._moved, {}
+        part, patience_s = next(step for step in PATIENCE if memory.used > memory.pressure * step[0])
+        stalled = self._stalled(tunnels, patience_s)
+        self._reset(stalled, int(memory.used - memory.pressure * part) // STALLED_BYTES + 1)
+
+    def _stalled(self, tunnels: list[Tunnel], patience_s: float) -> list[Tunnel]:
+        """Strangers' tunnels that have stood still for so long."""
+        now, before, self._moved = self._loop.time(), self._moved, {}
         stalled = []
-        for entry in entries:
-            assert entry.splice is not None
-            moved = self._moved[entry.id] = (entry.splice.bytes_in, entry.splice.bytes_out)
-            still = entry.splice.is_stalled and before.get(entry.id) == moved
-            if still and not self._is_own(entry.stream.remote_peer):
-                stalled.append(entry)
-        self._reset(stalled, int(memory.used - memory.pressure * PART) // STALLED_BYTES + 1)
+        for tunnel in tunnels:
+            splice = tunnel.splice
+            assert splice is not None
+            moved = splice.bytes_in + splice.bytes_out
+            was, since = before.get(tunnel.id, (moved, now))
+            if moved - was >= MOVES_BYTES or not splice.is_stalled:
+                was, since = moved, now
+            self._moved[tunnel.id] = was, since
+            patient = now - since < patience_s or not splice.is_stalled
+            if not patient and not self._is_own(tunnel.stream.remote_peer):
+                stalled.append(tunnel)
+        return stalled
 
     def _reset(self, stalled: list[Tunnel], count: int) -> None:
         """Reset `count` of them, of the networks that have most."""
-        crowds = Counter(crowd(entry.stream.conn.remote_addr) for entry in stalled)
-        stalled.sort(key=lambda entry: -crowds[crowd(entry.stream.conn.remote_addr)])
-        for entry in stalled[:count]:
-            peer = entry.stream.remote_peer
+        networks = {tunnel.id: crowd(tunnel.stream.conn.remote_addr) for tunnel in stalled}
+        crowds = Counter(networks.values())
+        stalled.sort(key=lambda tunnel: -crowds[networks[tunnel.id]])
+        until = self._loop.time() + PENALTY_S
+        for tunnel in stalled[:count]:
             why = "its tunnels that stand still are reset: this machine is short of TCP memory"
-            self._refusals.note("tcp-memory", peer, why)
-            assert entry.splice is not None
-            entry.splice.reset()
+            self._refusals.note("tcp-memory", tunnel.stream.remote_peer, why)
+            if len(self._penalties) < MAX_PENALTIES:
+                self._penalties[networks[tunnel.id]] = until
+            assert tunnel.splice is not None
+            tunnel.splice.reset()
 
     def close(self) -> None:
         """Look no more. Idempotent."""

@@ -206,11 +206,16 @@ class StreamRegistry:
 
     def splice(self, entry: StreamEntry, sock: socket.socket) -> None:
         """Connect a registered stream with its socket; the splice owns both from now on."""
+        of_peer = self._per_peer.get(entry.stream.remote_peer, 0)
+        if not self.sockets.take(sock, entry, of_peer, len(self._entries)):
+            sock.close()
+            entry.stream.reset()
+            self.remove(entry)
+            return
         entry.abandon = None
         known = self._swarm.peerstore
         note = known.note_served if entry.listener.direction == "listen" else known.note_forwarded
         note(entry.stream.remote_peer)
-        self.sockets.take(sock, self._per_peer.get(entry.stream.remote_peer, 0), len(self._entries))
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.

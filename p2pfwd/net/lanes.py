@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +22,15 @@ FAIR_SHARE: Final = 0.3
 SLOW_SHARE: Final = 0.12
 """The same, of those in debt: with the lane before, others keep well above half in the worst case, and above
 85 % of their speed under any flood of empty frames."""
+
+CROWD_SHARE: Final = 0.3
+"""The same, of the bulk of one crowd: see `Lanes.crowd`."""
+
+FEW: Final = 8
+"""Connections of strangers of one crowd (a /24, a /56) that each have their own turn."""
+
+BULK_BYTES: Final = 32 * 1024
+"""A read of more is bulk."""
 
 CREDIT_S: Final = 0.002
 """Time a lane may save up, or owe at most ten times."""
@@ -60,6 +69,11 @@ class Lane:
             self._seen = self._moves()
             self._loop.call_soon(self._run)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody waits."""
+        return not self._queue
+
     def charge(self, seconds: float) -> None:
         """Work of the lane that was done outside of its slices."""
         self._credit_s = max(self._credit_s - seconds, -10 * CREDIT_S)
@@ -91,3 +105,33 @@ class Lanes:
         self.fair = Lane(loop, FAIR_SHARE, moves, clock)
         self.slow = Lane(loop, SLOW_SHARE, moves, clock)
         self.toll = Pace(NODE_TOLL, clock())
+        self.crowds: Counter[str] = Counter()
+        """How many connections each crowd has."""
+        self._loop = loop
+        self._moves = moves
+        self._crowd_lanes: dict[str, Lane] = {}
+
+    def joined(self, crowd: str) -> None:
+        """A connection of this crowd has come up."""
+        self.crowds[crowd] += 1
+
+    def left(self, crowd: str) -> None:
+        """One is over."""
+        self.crowds[crowd] -= 1
+        if self.crowds[crowd] <= 0:
+            del self.crowds[crowd]
+
+    def crowd(self, name: str) -> Lane | None:
+        """Where the bulk of a crowd's connections waits; None where they are few.
+
+        Each connection reads once a turn, so a hundred from one neighbourhood would have a hundred turns
+        for everybody else's one. Together they have one.
+        """
+        if self.crowds[name] <= FEW:
+            return None
+        lane = self._crowd_lanes.get(name)
+        if lane is None:
+            for idle in [key for key, one in self._crowd_lanes.items() if one.is_empty]:
+                del self._crowd_lanes[idle]
+            lane = self._crowd_lanes[name] = Lane(self._loop, CROWD_SHARE, self._moves, self.clock)
+        return lane

@@ -75,6 +75,8 @@ class Swarm:
         self.memory = MemoryKeeper(loop)
         self.limits.stirred = self.memory.stir
         self.connections.on_disconnected(lambda _conn: self.memory.stir())
+        self.connections.on_connected(lambda conn: self.limits.lanes.joined(conn.crowd))
+        self.connections.on_disconnected(lambda conn: self.limits.lanes.left(conn.crowd))
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.handshakes.own_hosts = self._own_hosts
         self.limits.is_own = self.connmgr.is_own = self.peerstore.is_own

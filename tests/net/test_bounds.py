@@ -110,6 +110,7 @@ async def test_bytes_that_wait_have_one_budget_and_the_heaviest_gives_way() -> N
             assert victim.limits.used_bytes <= victim.limits.ledger.total + WINDOW + 64 * 1024
         assert victim.refusals.counts["memory-shed"] >= 12
         assert kept.error is None and held.error is None
+        assert any(conn._intake._slow for conn in victim.conns()), "and who goes on is slowed"
         assert len(await held.read(100_000)) > 0
         for peer in peers:
             peer.close()

@@ -44,6 +44,7 @@ from p2pfwd.wire.yamux.session import (
     WentAway,
 )
 from p2pfwd.wire.yamux.stream import State, StreamCore
+from p2pfwd.wire.yamux.work import SHED_TOLL
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -109,6 +110,7 @@ class Conn:
         )
         self.holdings = Holdings(self._session, channel, self._intake, self._shed, self.abort)
         self._intake.flooded = partial(self._limits.flooded, self.holdings)
+        self._intake.is_own = lambda: self._limits.is_own(self.remote_peer)
         self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[Stream], None] | None = None
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
@@ -284,6 +286,7 @@ class Conn:
         """From the channel: a piece of the session."""
         self._outbox.begin_turn()
         session = self._session
+        self._intake.turn_bytes += len(view)
         try:
             events = session.receive(view)
         except RemoteProtocolError as exc:
@@ -337,6 +340,7 @@ class Conn:
     def _shed(self, core: StreamCore) -> None:
         """From the holdings: this node must hold less."""
         self._session.reset(core)
+        self._session.toll += SHED_TOLL
         self._handle(StreamWasReset(core, 0, overflow=True))
         self._outbox.schedule_flush()
 

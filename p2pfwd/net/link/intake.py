@@ -1,6 +1,7 @@
 """How much of what a peer sends is taken when: the budgets of work and toll of one connection.
 
     READING ──work of the turn used up──▶ QUEUED (fair lane) ──its slice──▶ READING
+    READING ──a bulk read, and its crowd has many connections──▶ QUEUED (the crowd's lane) ──▶ READING
     READING ──in debt──▶ QUEUED (slow lane) ──its slice──▶ READING
     READING ──deep in debt──▶ UNREAD, until the debt is paid ──▶ QUEUED; for too long: the connection ends
     READING ──it makes us answer and reads nothing──▶ UNREAD, until it does, or `CHOKED_S` have passed
@@ -17,7 +18,8 @@ from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.net.channel import Channel
-from p2pfwd.net.lanes import Lane, Lanes
+from p2pfwd.net.lanes import BULK_BYTES, Lane, Lanes
+from p2pfwd.policy.networks import crowd
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.wire.yamux.session import Session
 
@@ -43,6 +45,9 @@ DROP_AFTER_S: Final = 15.0
 
 BREAK_S: Final = 5.0
 """So long below it is a break."""
+
+BULK_READ_S: Final = 0.0005
+"""What a read of 256 KiB costs, about: it is done in the loop's turn after the slice that allowed it."""
 
 READ_TOLL: Final = 20
 """Of every read in which toll was due: a frame a segment costs more than frames in bulk."""
@@ -80,7 +85,12 @@ class Intake:
         turn_ended: Callable[[], None],
     ) -> None:
         self.flooded: Callable[[bool], None] = lambda _must_go: None
+        self.is_own: Callable[[], bool] = lambda: False
+        """Whether the peer is one of the owner's."""
+        self._crowd = crowd(channel.conduit.remote_addr)
         self.state = Taking.READING
+        self.turn_bytes = 0
+        """What this turn has brought; counted by the owner."""
         self._session = session
         self._channel = channel
         self._lanes = lanes
@@ -118,6 +128,7 @@ class Intake:
         """At the end of each turn: what was spent is paid, and when the next one comes is decided."""
         session = self._session
         session.work_left = self._turn_work
+        bulk, self.turn_bytes = self.turn_bytes > BULK_BYTES, 0
         wait_s = 0.0
         if session.toll or self._slow:
             wait_s = self._pay(now)
@@ -129,12 +140,18 @@ class Intake:
             self._queue(self._lanes.slow)
         elif self._held is not None:
             self._queue(self._lanes.fair)
+        elif bulk and (lane := self._crowd_lane()) is not None:
+            lane.charge(BULK_READ_S)
+            self._queue(lane)
         elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
             self._choked = True
             self._leave_unread(CHOKED_S)
         elif self._turn_work != TURN_WORK and not self._in_slice:  # a whole read was taken within a slice
             self._turn_work = session.work_left = TURN_WORK
             self._channel.conduit.spare(False)
+
+    def _crowd_lane(self) -> Lane | None:
+        return None if self.is_own() else self._lanes.crowd(self._crowd)
 
     def _pay(self, now: float) -> float:
         """Take the toll; how long to leave the peer unread, seconds."""

@@ -380,8 +380,8 @@ class Stream:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether something waits to be sent for which the peer gives no credit."""
-        return self._waiting_to_send and not self.core.send_window
+        """Whether something waits to be sent that the peer gives no credit for, or does not read."""
+        return self._waiting_to_send and (not self.core.send_window or self.conn.congested)
 
     def on_credit(self) -> None:
         """The send window is open again."""

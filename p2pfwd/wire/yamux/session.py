@@ -29,8 +29,8 @@ MAX_INBOUND_STREAMS: Final = 1024
 MAX_UNACKED_OPENS: Final = 256
 """Streams opened by us and not yet acknowledged; beyond it rust resets and go blocks."""
 
-MAX_BUFFERED_BYTES: Final = 48 << 20
-"""Payload of one session that waits to be consumed: its growth budget, and 64 initial windows. The
+MAX_BUFFERED_BYTES: Final = 40 << 20
+"""Payload of one session that waits to be consumed: its growth budget, and 32 initial windows. The
 stream that would exceed it is reset: one peer must not fill the memory through many stalled targets. What
 all sessions hold together is in the `Ledger`."""
 
@@ -187,6 +187,8 @@ class Session:
         self.buffered_bytes += length
         self.ledger.used += length
         self.work_left -= work.DATA_WORK
+        if not stream.is_tunnel:
+            self.toll += length >> work.BYTES_SHIFT
         stream.sink(data[start:stop])
         return stop - pos
 
@@ -263,6 +265,8 @@ class Session:
             return
         if not length and not flags:
             self.toll += work.FRAME_TOLL
+        if not stream.is_tunnel:
+            self.toll += length >> work.BYTES_SHIFT
         window.credit -= length
         self.buffered_bytes += length
         self.ledger.used += length

@@ -21,7 +21,7 @@ NODE_GROWTH_BYTES: Final = 64 << 20
 """Growth that all sessions of a node may hold: two of them whole. It is a promise to take so much, and most
 of it is never held; who makes us hold it is dealt with by `net.limits`."""
 
-NODE_BYTES: Final = 64 << 20
+NODE_BYTES: Final = 48 << 20
 """Bytes that wait to be consumed in all sessions of a node, and what else its connections hold."""
 
 GROWTH_ROUND_TRIPS: Final = 4

@@ -14,9 +14,11 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.local_sockets import (
     FEW,
     LOOK_EVERY_S,
-    LOOPBACK_RECEIVE_BYTES,
     MANY,
-    PART,
+    MANY_IN_ALL,
+    MOVES_BYTES,
+    PATIENCE,
+    PENALTY_S,
     SMALL_BYTES,
     STALLED_BYTES,
     LocalSockets,
@@ -37,7 +39,7 @@ class FakeEntry:
     peer: str = "stranger"
     host: str = "8.8.8.8"
     stalled: bool = True
-    moving: bool = False
+    step: int = 0
     resets: int = 0
     moved: int = 0
     splice: Any = field(init=False)
@@ -52,7 +54,7 @@ class FakeEntry:
 
             @property
             def bytes_out(self) -> int:
-                entry.moved += entry.moving
+                entry.moved += entry.step
                 return entry.moved
 
             def reset(self) -> None:
@@ -81,34 +83,67 @@ class Rig:
         self.looks += 1
         return TcpMemory(self.used, PRESSURE)
 
-    async def look(self, times: int = 2) -> list[int]:
+    def take(self, entry: FakeEntry) -> bool:
+        with socket.socket() as sock:
+            return self.it.take(sock, cast("Any", entry), 1, len(self.entries))
+
+    async def look(self, times: int) -> list[int]:
         """Who has been reset after so many looks."""
-        near, far = socket.socket(), socket.socket()
-        self.it.take(near, 1, len(self.entries))
-        near.close()
-        far.close()
-        await asyncio.sleep(LOOK_EVERY_S * times + 0.1)
+        self.take(FakeEntry(-1))
+        await asyncio.sleep(LOOK_EVERY_S * (times + 0.5))
         return [entry.id for entry in self.entries if entry.resets]
 
 
-SHORT = int(PRESSURE * PART) + 1
+SHORT = int(PRESSURE * PATIENCE[-1][0]) + 1
+VERY_SHORT = int(PRESSURE * PATIENCE[0][0]) + 1
+PATIENT, HASTY = 104, 5
+"""Looks until a tunnel has stood still for too long."""
 
 
 @in_virtual_time
 async def test_what_stands_still_is_reset_while_memory_is_short() -> None:
     rig = Rig([FakeEntry(n) for n in range(FEW + 10)], SHORT + 5 * STALLED_BYTES)
-    assert await rig.look() == [0, 1, 2, 3, 4, 5]
-    assert rig.refusals.counts["tcp-memory"] == 6
+    assert await rig.look(PATIENT - 6) == [], "not at once"
+    assert await rig.look(4) == [0, 1, 2, 3, 4, 5]
+    assert rig.refusals.counts["tcp-memory"] >= 6
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_the_fuller_it_is_the_shorter_the_patience() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW + 10)], VERY_SHORT)
+    assert await rig.look(HASTY) == [0]
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_a_network_that_was_reset_gets_no_new_tunnels_for_a_moment() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW + 10)], VERY_SHORT)
+    assert await rig.look(HASTY) == [0]
+    rig.used = 0
+    assert not rig.take(FakeEntry(100)) and not rig.take(FakeEntry(101, host="8.8.8.9"))
+    assert rig.take(FakeEntry(102, host="9.9.9.9")) and rig.take(FakeEntry(103, peer="own"))
+    await asyncio.sleep(PENALTY_S)
+    assert rig.take(FakeEntry(104))
     rig.it.close()
 
 
 @in_virtual_time
 async def test_nobody_is_reset_who_moves_or_waits_for_nothing_or_is_the_owners() -> None:
-    moving = [FakeEntry(n, moving=True) for n in range(FEW)]
+    moving = [FakeEntry(n, step=MOVES_BYTES) for n in range(FEW)]
     idle = [FakeEntry(n, stalled=False) for n in range(FEW, 2 * FEW)]
     own = [FakeEntry(n, peer="own") for n in range(2 * FEW, 3 * FEW)]
     rig = Rig([*moving, *idle, *own], 2 * PRESSURE)
-    assert await rig.look(5) == []
+    assert await rig.look(50) == []
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_a_byte_now_and_then_is_no_motion() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW + 10)], VERY_SHORT)
+    for entry in rig.entries:
+        entry.step = 1
+    assert await rig.look(HASTY) == [0]
     rig.it.close()
 
 
@@ -117,7 +152,7 @@ async def test_the_heaviest_network_loses_first() -> None:
     single = [FakeEntry(n, host=f"8.8.{n}.1") for n in range(30)]
     crowd = [FakeEntry(n, host=f"9.9.9.{n}") for n in range(30, 70)]
     rig = Rig([*single, *crowd], SHORT + 9 * STALLED_BYTES)
-    assert await rig.look() == list(range(30, 40))
+    assert await rig.look(PATIENT) == list(range(30, 40))
     rig.it.close()
 
 
@@ -125,27 +160,32 @@ async def test_the_heaviest_network_loses_first() -> None:
 async def test_with_few_tunnels_or_much_memory_nothing_is_looked_at_for_long() -> None:
     rig = Rig([FakeEntry(n) for n in range(FEW)], 2 * PRESSURE)
     assert await rig.look(5) == [] and rig.looks == 0
-    rig = Rig([FakeEntry(n) for n in range(FEW + 1)], SHORT - 1)
+    rig = Rig([FakeEntry(n) for n in range(FEW + 1)], SHORT - 2)
     assert await rig.look(5) == [] and rig.looks == 5
     rig.entries = []
     await asyncio.sleep(100)
     assert rig.looks == 5, "and no timer is left"
 
 
-@pytest.mark.parametrize(("of_peer", "receive"), [(1, LOOPBACK_RECEIVE_BYTES), (MANY + 1, SMALL_BYTES)])
-def test_buffers_are_bounded(of_peer: int, receive: int) -> None:
+@pytest.mark.parametrize(
+    ("of_peer", "in_all", "small"), [(1, 1, False), (MANY + 1, 30, True), (1, MANY_IN_ALL + 1, True)]
+)
+def test_buffers_are_bounded_where_there_are_many(of_peer: int, in_all: int, small: bool) -> None:
     async def main() -> None:
         rig = Rig([], 0)
         with (
             socket.create_server(("127.0.0.1", 0)) as server,
             socket.create_connection(server.getsockname()) as sock,
         ):
-            rig.it.take(sock, of_peer, 1)
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) in (receive, 2 * receive)
+            before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            assert rig.it.take(sock, cast("Any", FakeEntry(1)), of_peer, in_all)
+            after = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            assert after in (SMALL_BYTES, 2 * SMALL_BYTES) if small else after == before
         near, far = socket.socketpair()
-        rig.it.take(near, of_peer, 1)
+        assert rig.it.take(near, cast("Any", FakeEntry(1)), of_peer, 1)
         near.close()
         far.close()
+        rig.it.close()
 
     asyncio.run(main())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from p2pfwd.net.lanes import CREDIT_S, Lane
+from p2pfwd.net.lanes import CREDIT_S, FEW, Lane, Lanes
 from tests.support.loops import on_loop, turns
 
 
@@ -61,3 +61,22 @@ async def test_what_was_done_elsewhere_is_charged_and_forgotten_in_the_end() -> 
     rig.flood("a")
     await rig.busy(200, CREDIT_S)
     assert rig.done, "no debt is longer than ten times what may be saved"
+
+
+@on_loop
+async def test_a_crowd_has_one_lane_while_it_is_one_and_nothing_is_kept_of_it() -> None:
+    lanes = Lanes(asyncio.get_running_loop(), lambda: 0)
+    for _ in range(FEW):
+        lanes.joined("a")
+    assert lanes.crowd("a") is None
+    lanes.joined("a")
+    assert lanes.crowd("a") is lanes.crowd("a") is not None
+    for name in range(1000):
+        for _ in range(FEW + 1):
+            lanes.joined(str(name))
+        assert lanes.crowd(str(name)) is not None
+        for _ in range(FEW + 1):
+            lanes.left(str(name))
+    for _ in range(FEW + 1):
+        lanes.left("a")
+    assert not lanes.crowds and len(lanes._crowd_lanes) == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from p2pfwd.net.lanes import Lanes
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.net.lanes import BULK_BYTES, FEW, Lanes
 from p2pfwd.net.link import intake as module
 from p2pfwd.net.link.intake import DROP_AFTER_S, HARD_TOLL, SLICE_WORK, SOFT_TOLL, TURN_WORK, Intake, Taking
 from p2pfwd.wire.yamux import frame as f
@@ -16,6 +17,8 @@ from tests.support.virtual_time import in_virtual_time
 
 class FakeChannel:
     """Both a channel and its conduit: remembers what it was told, and may be congested."""
+
+    remote_addr = Multiaddr.parse("/ip4/8.8.8.8/tcp/1")
 
     def __init__(self) -> None:
         self.conduit = self
@@ -176,6 +179,29 @@ async def test_a_peer_that_reads_no_answers_is_not_read_from_but_not_for_ever() 
     await turns(3)
     assert rig.it.state is Taking.READING, "at once when it reads"
     rig.it.end()
+
+
+@in_virtual_time
+async def test_the_bulk_of_a_crowd_takes_turns() -> None:
+    rig = Rig()
+
+    def bulk() -> None:
+        rig.it.turn_bytes = BULK_BYTES + 1
+        rig.it.settle(rig.loop.time())
+
+    rig.lanes.crowds["8.8.8.0/24"] = FEW
+    bulk()
+    assert rig.it.state is Taking.READING, "a few have their own turns"
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    rig.it.settle(rig.loop.time())
+    assert rig.it.state is Taking.READING, "so has who sends little"
+    bulk()
+    assert rig.it.state is Taking.QUEUED
+    await turns(3)
+    assert rig.it.state is Taking.READING and rig.channel.resumes
+    rig.it.is_own = lambda: True
+    bulk()
+    assert rig.it.state is Taking.READING, "and the owner's peers"
 
 
 @in_virtual_time

@@ -42,6 +42,7 @@ def test_a_session_stops_when_its_work_is_used_up_and_loses_nothing(budget: int)
 
 def test_a_read_of_big_data_frames_fits_into_a_turn() -> None:
     session, got = opened()
+    session.streams[1].is_tunnel = True
     session.work_left = 1000
     frames = b"".join(f.encode_header(f.DATA, 0, 1, 1024) + bytes(1024) for _ in range(240))
     session.receive(memoryview(frames))
@@ -81,6 +82,17 @@ def test_what_moves_something_pays_no_toll(wire: bytes) -> None:
 def test_what_moves_nothing_pays(wire: bytes, toll: int) -> None:
     session, _ = opened()
     session.receive(memoryview(wire))
+    assert session.toll == toll
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(("tunnel", "toll"), [(True, 0), (False, 64_000 >> work.BYTES_SHIFT)])
+def test_payload_pays_unless_it_is_a_tunnels(whole: bool, tunnel: bool, toll: int) -> None:
+    session, _ = opened()
+    session.streams[1].is_tunnel = tunnel
+    wire = memoryview(f.encode_header(f.DATA, 0, 1, 64_000) + bytes(64_000))
+    for part in [wire] if whole else [wire[:100], wire[100:]]:
+        session.receive(part)
     assert session.toll == toll
 
 
