@@ -16,7 +16,13 @@ from typing import Any
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, P2PForwardError, ProtocolNotSupported, ResourceLimitExceeded
+from p2pfwd.errors import (
+    ConnectionLost,
+    InvalidMultiaddr,
+    P2PForwardError,
+    ProtocolNotSupported,
+    ResourceLimitExceeded,
+)
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
@@ -237,10 +243,25 @@ class Swarm:
         Where the peer is known to serve the only protocol asked for, the stream is returned before
         the peer has confirmed it, unless `confirm`. Raises as `connect` and `Conn.open_stream`.
         """
-        limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
+        conn = await self._proved(peer_id, addrs, timeout_s)
+        try:
+            return await self._open_on(conn, protocols, timeout_s, confirm)
+        except ConnectionLost:  # nothing but the proposal was sent: it may be made anew
+            conn = await self._proved(peer_id, addrs, timeout_s)
+            return await self._open_on(conn, protocols, timeout_s, confirm)
+
+    async def _proved(self, peer_id: PeerId, addrs: Iterable[Multiaddr], timeout_s: float | None) -> Conn:
+        """A connection to the peer that has just been heard on, or answers now."""
         conn = self.connections.usable(peer_id) or await self.connect(peer_id, addrs, timeout_s=timeout_s)
         if conn.liveness.is_stale and not await conn.liveness.prove():
-            conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
+            return await self.connect(peer_id, addrs, timeout_s=timeout_s)
+        return conn
+
+    async def _open_on(
+        self, conn: Conn, protocols: Sequence[str], timeout_s: float | None, confirm: bool
+    ) -> Stream:
+        peer_id = conn.remote_peer
+        limit_s = timeout_s if timeout_s is not None else self.settings.stream_timeout_s
         if not conn.identified.done():  # once per connection; tells agent and protocols
             await asyncio.wait([conn.identified], timeout=min(IDENTIFY_WAIT_S, limit_s))
         known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
