@@ -91,7 +91,8 @@ class Dials:
         failure: P2PForwardError | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                if not only and (conn := await self._patiently(peer_id)) is not None:
+                patient = route and not (only or force)  # the DHT asks others, a person wants to know why
+                if patient and (conn := await self._patiently(peer_id)) is not None:
                     return conn
                 try:
                     return await self._connect(peer_id, given, force, only)

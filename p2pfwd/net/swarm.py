@@ -14,7 +14,12 @@ from typing import Any
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidMultiaddr, P2PForwardError, ProtocolNotSupported
+from p2pfwd.errors import (
+    ConnectionLost,
+    InvalidMultiaddr,
+    P2PForwardError,
+    ProtocolNotSupported,
+)
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
@@ -233,21 +238,35 @@ class Swarm:
         the peer has confirmed it, unless `confirm`. `timeout_s` is for all of it; without, a dial has
         the limits of its own. Raises as `connect` and `Conn.open_stream`.
         """
-        begin = self._loop.time()
+        end = None if timeout_s is None else self._loop.time() + timeout_s
+        try:
+            return await self._open(peer_id, protocols, addrs, end, confirm)
+        except ConnectionLost:  # nothing but the proposal was sent: it may be made anew
+            return await self._open(peer_id, protocols, addrs, end, confirm)
+
+    async def _open(
+        self,
+        peer_id: PeerId,
+        protocols: Sequence[str],
+        addrs: Iterable[Multiaddr],
+        end: float | None,
+        confirm: bool,
+    ) -> Stream:
         conn = self.connections.usable(peer_id)
         if conn is None:
-            conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
+            conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
         if conn.liveness.is_stale and not await conn.liveness.prove():
-            conn = await self.connect(peer_id, addrs, timeout_s=timeout_s)
-        if timeout_s is None:
-            timeout_s, begin = self.settings.stream_timeout_s, self._loop.time()
-        deadline = begin + timeout_s
+            conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
+        deadline = end if end is not None else self._loop.time() + self.settings.stream_timeout_s
         if not conn.identified.done():  # once per connection; tells agent and protocols
             wait_s = max(0.0, min(IDENTIFY_WAIT_S, deadline - self._loop.time()))
             await asyncio.wait([conn.identified], timeout=wait_s)
         known = len(protocols) == 1 and not confirm and self.peerstore.is_served(peer_id, protocols[0])
         settled = self._settled(peer_id, protocols)
         return await conn.open_stream(protocols, deadline - self._loop.time(), known=known, settled=settled)
+
+    def _left_s(self, end: float | None) -> float | None:
+        return None if end is None else max(0.0, end - self._loop.time())
 
     def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Stream | None:
         """As `open_stream`, without a task: None where it would have to wait for anything."""

@@ -336,3 +336,18 @@ async def test_a_thousand_streams_at_once_come_and_go() -> None:
         await asyncio.gather(*(one(number) for number in range(1000)))
         conn = await arrived
         await until(lambda: not conn.streams and not near.conns()[0].streams)
+
+
+@on_loop
+async def test_a_proposal_on_a_connection_that_is_lost_is_made_anew_on_another() -> None:
+    """Nothing but the proposal was sent: whoever wanted the stream need not know."""
+    async with swarm() as near, swarm() as far:
+        far.services.serve(Service(name=ECHO, handler=echo))
+        conn = await near.connect(far.peer_id, far.listen_addrs())
+        opening = asyncio.get_running_loop().create_task(near.open_stream(far.peer_id, [ECHO]))
+        await turns(1)
+        conn.abort()
+        stream = await opening
+        await stream.write(b"hello")
+        assert await stream.read() == b"hello"
+        stream.reset()

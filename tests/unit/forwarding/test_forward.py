@@ -11,7 +11,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost, DialFailed, ProtocolNotSupported, StreamReset
+from p2pfwd.errors import ConnectionLost, DialFailed, ProtocolNotSupported, StreamReset, TimedOut
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import CloseMatch
@@ -19,6 +19,7 @@ from p2pfwd.peers.store import MAX_PEERS, Peerstore
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import (
     ALICE,
+    BOB,
     FakeAcceptor,
     FakeConn,
     FakeHost,
@@ -304,6 +305,26 @@ def test_connections_of_the_peer_correct_the_state(forwarding: MakeForwarding, h
         await turns()
         assert state(service) == ("ready", None)
         host.swarm.disconnected[0](FakeConn(ALICE))
+        assert state(service) == ("unknown", None)
+        await service.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_peer_that_falls_silent_is_said_to_be_unreachable_until_it_answers(
+    forwarding: MakeForwarding, host: FakeHost
+) -> None:
+    async def main() -> None:
+        service = forwarding()
+        _, acceptor = await open_forward(service)
+        acceptor.accepted(FakeSocket())
+        await turns()
+        assert state(service) == ("ready", None)
+        host.swarm.silent[0](BOB, TimedOut("another peer"))
+        assert state(service) == ("ready", None)
+        host.swarm.silent[0](ALICE, TimedOut("it has fallen silent"))
+        assert state(service) == ("peer-unreachable", "it has fallen silent")
+        host.swarm.silent[0](ALICE, None)
         assert state(service) == ("unknown", None)
         await service.aclose()
 
