@@ -70,10 +70,10 @@ class Env:
         return Paths.resolve(self.home, self.environ)
 
     def connect(self, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
-        """A connection to the running daemon; raises DaemonNotRunning."""
-        from p2pfwd.rpc.client import Client
+        """A connection to the running daemon, wherever it listens; raises DaemonNotRunning."""
+        from p2pfwd.rpc.reach import reach
 
-        return Client.connect(self.paths().socket, timeout_s)
+        return reach(self.paths(), timeout_s)
 
     def connect_or_start(self, *, start: bool) -> Client:
         """A connection to the daemon; when none runs it is started, if `start` and the environment allow."""

@@ -81,7 +81,7 @@ class LocalListener(Listener):
         self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
-        if bound.path is None and address_class(bound.address) is not AddressClass.LOOPBACK:
+        if bound.unix is None and address_class(bound.address) is not AddressClass.LOOPBACK:
             log.warning("%s: other machines can connect to %s", self.describe(), bound.address)
 
     @property

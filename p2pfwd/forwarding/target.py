@@ -22,7 +22,7 @@ from p2pfwd.errors import (
     TargetRefused,
     TargetTimeout,
 )
-from p2pfwd.forwarding.bind import MAX_UNIX_PATH_BYTES
+from p2pfwd.system.unix_socket import MAX_PATH_BYTES
 
 _NAMES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -47,8 +47,8 @@ class Target:
         if address.peer_id() is not None:
             raise InvalidMultiaddr(f"a target is a service of this machine or network, not a peer: {address}")
         if path is not None:
-            if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
-                raise InvalidMultiaddr(f"socket path longer than {MAX_UNIX_PATH_BYTES} bytes: {address}")
+            if len(os.fsencode(path)) > MAX_PATH_BYTES:
+                raise InvalidMultiaddr(f"socket path longer than {MAX_PATH_BYTES} bytes: {address}")
             self._family, self._sockaddr = int(socket.AF_UNIX), path
             return
         if endpoint is None:

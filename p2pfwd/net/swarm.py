@@ -34,7 +34,8 @@ from p2pfwd.net.upgrader import Upgrader, describe
 from p2pfwd.peers import store
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
-from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
+from p2pfwd.system import tcp_socket
+from p2pfwd.system.acceptor import Acceptor, Sockaddr
 from p2pfwd.system.loop_io import LoopIo
 
 __all__ = ["Conn", "Stream", "Swarm"]
@@ -89,19 +90,7 @@ class Swarm:
         if endpoint is None or endpoint.family not in ("ip4", "ip6"):
             raise InvalidMultiaddr(f"cannot listen on {addr}: not an /ip4 or /ip6 TCP address")
         family = socket.AF_INET6 if endpoint.family == "ip6" else socket.AF_INET
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as exc:
-            raise bind_failure(exc, str(addr)) from exc
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((endpoint.host, endpoint.port))
-            sock.listen(BACKLOG)
-        except OSError as exc:
-            sock.close()
-            raise bind_failure(exc, str(addr)) from exc
+        sock = tcp_socket.listen(family, (endpoint.host, endpoint.port), str(addr))
         self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
         return from_sockaddr(sock.getsockname())
 

@@ -2,7 +2,8 @@
 
 The child is `python -m p2pfwd.daemon` in a session of its own, its output going to the log file. It tells
 over a pipe (its number in P2PFWD_READY_FD) either "ready" or why it cannot run. Of two started at once one
-gets the home's lock; the other waits until that one answers, and reports `daemon-running`: success here.
+gets the home's lock; the other waits until that one answers, and reports `daemon-running`: success here, if
+that daemon can be reached.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pfwd.errors import DaemonRunning, P2PForwardError, StorageFailed, TimedOut
+from p2pfwd.errors import (
+    DaemonNotRunning,
+    DaemonRunning,
+    P2PForwardError,
+    ShuttingDown,
+    StorageFailed,
+    TimedOut,
+)
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.paths import Paths, check_socket_path
+from p2pfwd.rpc.reach import reach
 from p2pfwd.system.private_files import private_directory, storage_failed
 
 if TYPE_CHECKING:
@@ -32,6 +41,9 @@ MAX_REPORT_BYTES = 65536
 TAIL_BYTES = 2000
 """How much of the log is looked at for the last line of a daemon that said nothing."""
 KILL_WAIT_S = 5.0
+STOPPING_S = 5.0
+"""How long a daemon that holds the home and does not answer may take to go, or to make its socket anew."""
+_TRY_AGAIN_S = 0.2
 
 _READY = b"ready"
 
@@ -41,7 +53,25 @@ def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> None:
 
     Returns also when another process has started it meanwhile. Raises the daemon's own error, StorageFailed
     when it ended without a word, TimedOut when it is not ready after `timeout_s`; then none was left running.
+    DaemonNotRunning: another process holds the home, and goes on doing so without an answer.
     """
+    deadline = time.monotonic() + timeout_s
+    patience = min(deadline, time.monotonic() + STOPPING_S)
+    while True:
+        try:
+            return _start_once(paths, env, deadline, timeout_s)
+        except DaemonRunning as running:
+            if "pid" not in running.details:  # another home's daemon has our socket
+                raise
+            try:
+                return reach(paths, STOPPING_S).close()
+            except (DaemonNotRunning, ShuttingDown):  # it is just going, or its socket is being made anew
+                if time.monotonic() >= patience:
+                    raise
+        time.sleep(_TRY_AGAIN_S)
+
+
+def _start_once(paths: Paths, env: Mapping[str, str], deadline: float, timeout_s: float) -> None:
     check_socket_path(paths.socket)
     private_directory(paths.home, "home directory")
     private_directory(paths.log_file.parent, "log directory")
@@ -52,7 +82,7 @@ def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> None:
         finally:
             os.close(writer)
         try:
-            report = _read_report(reader, time.monotonic() + timeout_s)
+            report = _read_report(reader, deadline)
         except BaseException:
             _end(child)
             raise
@@ -69,9 +99,7 @@ def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> None:
         child.returncode = 0  # it lives on without us: no warning that it was not waited for
         return
     child.wait()
-    error = _error(report, paths)
-    if not isinstance(error, DaemonRunning):
-        raise error
+    raise _error(report, paths)
 
 
 def command(

@@ -124,6 +124,8 @@ def encode_request(request_id: RequestId, method: str, params: object) -> bytes:
         line = _line(message, errors="strict")
     except UnicodeEncodeError:
         raise InvalidParams(f"{method}: an argument is not UTF-8 text") from None
+    except ValueError:
+        raise InvalidParams(f"{method}: a number that is not finite") from None
     if len(line) > MAX_LINE_BYTES:
         raise InvalidParams(f"{method}: a request of {len(line)} bytes, where {MAX_LINE_BYTES} is the limit")
     return line

@@ -320,8 +320,16 @@ def test_a_peer_that_cannot_be_reached_is_told_with_every_address(home: Path) ->
             client.call("swarm.connect", s.ConnectParams((f"{dead}/p2p/{other}",)))
         assert caught.value.details["attempts"][0]["Address"] == dead
         for timeout_s in (0.0, -1.0, 1e9):
-            with pytest.raises(errors.UsageError, match="time limit"):
-                client.call("ping", s.PingParams(other, timeout_s))
+            for method, params in (
+                ("ping", s.PingParams(other, timeout_s)),
+                ("swarm.connect", s.ConnectParams((other,), timeout_s)),
+                ("dht.findpeer", s.DhtFindParams(other, timeout_s)),
+                ("dht.query", s.DhtQueryParams(other, timeout_s)),
+                ("swarm.discover", s.DiscoverParams(timeout_s)),
+                ("p2p.check", s.CheckParams(1, timeout_s)),
+            ):
+                with pytest.raises(errors.UsageError, match="time limit"):
+                    client.call(method, params)
 
     in_node(home, client)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 
 if TYPE_CHECKING:
     from p2pfwd.daemon.discovery import Discovery
@@ -28,7 +29,7 @@ class DhtMethods:
 
     async def find_peer(self, context: CallContext, params: s.DhtFindParams) -> s.DhtFindResult:
         peer_id, _ = await self._peering.read((params.peer,))
-        dht, result = await self._discovery.find_peer(peer_id, params.timeout_s)
+        dht, result = await self._discovery.find_peer(peer_id, check_timeout(params.timeout_s))
         return s.DhtFindResult(
             peer=str(peer_id),
             addresses=tuple(str(addr.with_peer_id(peer_id)) for addr in result.found),
@@ -40,7 +41,7 @@ class DhtMethods:
 
     async def query(self, context: CallContext, params: s.DhtQueryParams) -> s.DhtQueryResult:
         peer_id, _ = await self._peering.read((params.peer,))
-        dht, result = await self._discovery.closest(peer_id, params.timeout_s)
+        dht, result = await self._discovery.closest(peer_id, check_timeout(params.timeout_s))
         return s.DhtQueryResult(
             closest=tuple(map(str, result.closest)),
             protocol=dht.protocol,
@@ -54,7 +55,7 @@ class DhtMethods:
 
 
 def _table(dht: Dht) -> s.DhtTable:
-    refreshed = time.time() - dht.refreshed_at if dht.refreshed_at is not None else None
+    refreshed = time.monotonic() - dht.refreshed_at if dht.refreshed_at is not None else None
     return s.DhtTable(
         protocol=dht.protocol,
         scope=dht.scope.value,

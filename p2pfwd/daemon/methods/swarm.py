@@ -7,11 +7,12 @@ import base64
 from collections.abc import Mapping
 
 from p2pfwd.daemon.methods import views
-from p2pfwd.daemon.methods.process import Node, check_timeout
+from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import NotFound
 from p2pfwd.protocols.identify import PROTOCOL_VERSION
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 
 CONNECT_TIMEOUT_S = 30.0
 

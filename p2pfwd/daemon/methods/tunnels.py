@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import Multiaddr, parse_endpoint
 from p2pfwd.daemon.methods import views
-from p2pfwd.daemon.methods.process import Node, check_timeout
+from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import UsageError
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.registry import Listener

@@ -91,7 +91,7 @@ class Upkeep:
                 cpls = cpls[: dht.settings.refresh_targets]
             for cpl in cpls:
                 await dht.closest(await self._target(cpl))
-        dht.refreshed_at = time.time()
+        dht.refreshed_at = time.monotonic()
 
     def _is_known_nearby(self) -> bool:
         """Whether half of the nearest servers are connected to us, and so tell others of us."""

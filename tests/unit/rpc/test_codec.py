@@ -215,3 +215,9 @@ def test_a_reply_may_quote_what_is_not_utf8() -> None:
 def test_a_reply_that_is_none_is_an_rpc_error(line: bytes) -> None:
     with pytest.raises(errors.RpcProtocolError):
         codec.decode_reply(line)
+
+
+def test_a_number_that_json_has_not_is_told_as_that() -> None:
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(errors.InvalidParams, match="not finite"):
+            codec.encode_request(1, "ping", schema.PingParams("p", number))
