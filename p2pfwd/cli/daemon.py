@@ -121,6 +121,7 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
         *([("reachable", _REACHABLE[result.reachability])] if result.network == "public" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
+        *([("ports", _TAKEN.format(", ".join(map(str, result.taken_ports))))] if result.taken_ports else []),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
         ("traffic", f"{size(result.bytes_in)} in, {size(result.bytes_out)} out"),
@@ -131,6 +132,8 @@ def status(ctx: typer.Context, as_json: AsJson = False) -> None:
     ]
     write_pairs(pairs)
 
+
+_TAKEN = "{} taken by another program: the addresses above hold until a restart"
 
 _REACHABLE = {
     "unknown": "not known yet: no peer has tried to dial back",

@@ -18,6 +18,8 @@ from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import ListenParams, ListenResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from p2pfwd.cli.env import Env
 
 
@@ -86,5 +88,17 @@ def _print(result: ListenResult) -> None:
     write("On the other machine, run:")
     write(f"  {_command(result)}")
     write(f"To stop sharing: {close_listen_command(listener.protocol)}")
+    if result.taken_ports and result.addresses:
+        _warn_of_passing_addresses(result.taken_ports)
     if not check.ok:
         warn(f"{check.reason or target}; streams are reset until it answers", check.hint)
+
+
+def _warn_of_passing_addresses(taken: Sequence[int]) -> None:
+    ports = ", ".join(map(str, taken))
+    port, is_taken = ("port", "is") if len(taken) == 1 else ("ports", "are")
+    warn(
+        f"{port} {ports} of this node's settings {is_taken} taken by another program, and it listens on "
+        "another one until the daemon restarts: the line above holds as long",
+        "free the port, or set swarm.listen to a free one, then p2pfwd shutdown and listen again",
+    )

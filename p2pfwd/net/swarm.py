@@ -94,6 +94,13 @@ class Swarm:
         self._acceptors.append(Acceptor(sock, self._loop, self._accepted))
         return from_sockaddr(sock.getsockname())
 
+    def unlisten(self, bound: Multiaddr) -> None:
+        """Listen no more on an address that `listen` returned."""
+        for acceptor in list(self._acceptors):
+            if from_sockaddr(acceptor.sock.getsockname()) == bound:
+                acceptor.close()
+                self._acceptors.remove(acceptor)
+
     def _bound(self) -> list[Multiaddr]:
         return [from_sockaddr(acceptor.sock.getsockname()) for acceptor in self._acceptors]
 

@@ -76,6 +76,7 @@ class ListenResult(Message):
     target_check: Check
     peer: str  # own peer ID
     addresses: tuple[str, ...]  # own full addresses, each ending in /p2p/<self>, best first
+    taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -367,6 +368,7 @@ class StatusResult(Message):
     network: str = "public"  # "public" | "lan" | "private"
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
     reachability: str = "unknown"  # by strangers: "unknown" | "public" | "private"
+    taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

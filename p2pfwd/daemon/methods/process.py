@@ -84,6 +84,7 @@ class ProcessMethods:
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
             reachability=node.discovery.autonat.reachability.value,
+            taken_ports=node.host.taken_ports,
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

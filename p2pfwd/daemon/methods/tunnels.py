@@ -69,6 +69,7 @@ class TunnelMethods:
             target_check=views.check(outcome),
             peer=str(node.host.peer_id),
             addresses=views.full_addresses(addrs, node.host.peer_id),
+            taken_ports=node.host.taken_ports,
         )
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
