@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -34,6 +33,7 @@ from p2pfwd.forwarding.splice import close_with_reset
 from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
 from p2pfwd.system.acceptor import Acceptor, Sockaddr
+from p2pfwd.system.os_errors import reason
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.stream import Stream
@@ -191,7 +191,7 @@ class LocalListener(Listener):
         if exc is None:
             self.worked()
         else:
-            why = os.strerror(exc.errno or 0)
+            why = reason(exc.errno)
             self.failed(ResourceLimitExceeded(f"no more connections can be accepted for now: {why}"))
 
     def _accepted(self, sock: socket.socket, origin: Sockaddr) -> None:

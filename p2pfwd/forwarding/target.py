@@ -22,6 +22,7 @@ from p2pfwd.errors import (
     TargetRefused,
     TargetTimeout,
 )
+from p2pfwd.system.os_errors import reason
 from p2pfwd.system.unix_socket import MAX_PATH_BYTES
 
 _NAMES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -178,12 +179,12 @@ class Target:
         if code == errno.ECONNREFUSED:
             return TargetRefused(f"{where} refused the connection", hint="is the service running?")
         if code in _EXHAUSTED:
-            return ResourceLimitExceeded(f"no connection to {where}: {os.strerror(code or 0)}")
+            return ResourceLimitExceeded(f"no connection to {where}: {reason(code)}")
         if code == errno.ENOENT:
             return TargetRefused(f"{where} does not exist", hint="is the service running?")
         if code == errno.ETIMEDOUT:
             return TargetTimeout(f"{where} did not answer")
-        return TargetRefused(f"{where} cannot be reached: {os.strerror(code or 0)}")
+        return TargetRefused(f"{where} cannot be reached: {reason(code)}")
 
 
 def _connect_blocking(sock: socket.socket, sockaddr: Sockaddr) -> int:

@@ -9,7 +9,6 @@ goes through a PnetConduit.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -29,6 +28,7 @@ from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.net.transport.conduit import Conduit
 from p2pfwd.net.transport.private import PnetConduit
 from p2pfwd.system.buffers import BufferPool
+from p2pfwd.system.os_errors import reason
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.pnet import require_cipher
@@ -271,5 +271,5 @@ def describe(exc: BaseException) -> str:
     if isinstance(exc, TimeoutError):
         return "timed out"
     if isinstance(exc, OSError):
-        return os.strerror(exc.errno) if exc.errno is not None else str(exc)  # asyncio's texts are longer
+        return reason(exc.errno) if exc.errno is not None else str(exc)  # asyncio's texts are longer
     return f"{type(exc).__name__}: {exc}"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from p2pfwd.errors import AddressInUse, BindFailed
+from p2pfwd.system.os_errors import reason
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -38,7 +39,7 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
         return BindFailed(f"cannot listen on {where}: permission denied", hint=hint)
     if exc.errno == errno.EADDRNOTAVAIL:
         return BindFailed(f"cannot listen on {where}: no interface of this machine has that address")
-    return BindFailed(f"cannot listen on {where}: {exc.strerror or exc}")
+    return BindFailed(f"cannot listen on {where}: {reason(exc.errno) if exc.errno else exc}")
 
 
 class Acceptor:
@@ -86,7 +87,7 @@ class Acceptor:
 
     def _back_off(self, exc: OSError) -> None:
         if not self._starved:
-            log.warning("accepting paused: %s", exc.strerror)
+            log.warning("accepting paused: %s", reason(exc.errno))
         self._starved = True
         self._loop.remove_reader(self._fd)
         self._retry = self._loop.call_later(self._delay_s, self._retry_now)

@@ -16,6 +16,8 @@ from pathlib import Path
 from p2pfwd.errors import InvalidKey, StorageFailed
 
 _HINTS = {
+    errno.EMFILE: "a limit of this machine: raise it with ulimit -n, or LimitNOFILE= in the unit",
+    errno.ENFILE: "a limit of this machine: fs.file-max",
     errno.ENOSPC: "free some space on that file system",
     errno.EDQUOT: "free some space: the quota is used up",
     errno.EROFS: "the file system is mounted read-only: choose another home with P2PFWD_HOME or --home",

@@ -7,6 +7,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -259,6 +261,24 @@ def test_no_descriptor_left_is_our_limit_and_not_the_targets_fault() -> None:
             target.begin()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_local_port_left_is_this_machines_limit() -> None:
+    """In a network whose one free port is in use: two connections to one place cannot be told apart."""
+    script = (
+        "import asyncio, socket\n"
+        "from p2pfwd.core.multiaddrs import Multiaddr\n"
+        "from p2pfwd.forwarding.target import Target\n"
+        "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('50000 50000')\n"
+        "server = socket.create_server(('127.0.0.1', 8080))\n"
+        "first = socket.create_connection(('127.0.0.1', 8080))\n"
+        "asyncio.run(Target(Multiaddr.parse('/ip4/127.0.0.1/tcp/8080')).connect(5))\n"
+    )
+    inside = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-c"]
+    if subprocess.run([*inside, "pass"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("network namespaces are not to be had here")
+    done = subprocess.run([*inside, script], capture_output=True, text=True, check=False)
+    assert "Cannot assign requested address (this machine has no local port left" in done.stderr
 
 
 def test_unix_targets(run: Run, home: Path) -> None:
