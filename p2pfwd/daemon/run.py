@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.node import Running
 
 READY = "Daemon is ready"
+
+WRITTEN_AT = 1_767_225_600
+"""2026-01-01 in Unix time: no clock that is earlier can be right."""
 
 
 def main(paths: Paths, overrides: Mapping[str, Any] | None = None) -> int:
@@ -110,6 +114,7 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     from p2pfwd.daemon.node import Running
     from p2pfwd.system.sd_notify import notify
 
+    warn_of_the_clock(time.time())
     loop = asyncio.get_running_loop()
     log_name = str(repo.paths.log_file) if background(env) else None
     network = networks.load(repo.paths.home, settings, env)
@@ -128,6 +133,18 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
         handler.publish_to(None, None)
         forget_signals()
     return int(ExitStatus.INTERRUPTED if running.forced else ExitStatus.OK)
+
+
+def warn_of_the_clock(now: float) -> None:
+    """Log what does not work while the clock, which says `now`, is not set yet."""
+    if now < WRITTEN_AT:
+        import logging
+
+        logging.getLogger("p2pfwd.daemon").warning(
+            "the clock of this machine says %s, which cannot be: until it is set, peers that speak TLS alone "
+            "are refused, and the ages in the address book are wrong",
+            time.strftime("%Y-%m-%d", time.gmtime(now)),
+        )
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, running: Running) -> Callable[[], None]:
