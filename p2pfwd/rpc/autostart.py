@@ -28,7 +28,6 @@ from p2pfwd.errors import (
 )
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.paths import Paths, check_socket_path
-from p2pfwd.rpc.reach import reach
 from p2pfwd.system.control_group import Service, own_service, way_out
 from p2pfwd.system.private_files import private_directory, storage_failed
 
@@ -58,6 +57,8 @@ def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> Service | N
     is not ready after `timeout_s`; then none was left running. DaemonNotRunning: another process holds the
     home, and goes on doing so without an answer.
     """
+    from p2pfwd.rpc.reach import reach  # not for the daemon, which imports this module too
+
     deadline = time.monotonic() + timeout_s
     patience = min(deadline, time.monotonic() + STOPPING_S)
     while True:

@@ -7,7 +7,6 @@ for a group of its own and then becomes the program, with its descriptors and it
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,9 @@ def way_out(service: Service, uid: int) -> list[str] | None:
     """
     if service.manager == "system" and uid != 0:
         return None
-    program = shutil.which("systemd-run")
+    from shutil import which  # slow to import, and of no use in the daemon
+
+    program = which("systemd-run")
     if program is None:
         return None
     manager = ["--user"] if service.manager == "user" else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_only_what_systemd_started_is_asked(tmp_path: Path, monkeypatch: pytest.
 def test_the_way_out_is_asked_of_the_manager_that_can_grant_it(
     manager: str, uid: int, words: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_group.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     found = way_out(Service("web.service", manager), uid)
     if words is None:
         assert found is None
@@ -59,5 +60,5 @@ def test_the_way_out_is_asked_of_the_manager_that_can_grant_it(
         assert found is not None
         assert found[: 2 + len(words)] == ["/bin/systemd-run", *words, "--scope"]
         assert found[-1] == "--"
-    monkeypatch.setattr(control_group.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert way_out(Service("web.service", manager), uid) is None
