@@ -23,10 +23,10 @@ from p2pfwd.rpc.paths import Paths
 if TYPE_CHECKING:
     import asyncio
 
-    from p2pfwd.daemon.config import Settings
     from p2pfwd.daemon.home import Repo
     from p2pfwd.daemon.logs import LogHandler
     from p2pfwd.daemon.node import Running
+    from p2pfwd.daemon.settings import Settings
 
 READY = "Daemon is ready"
 

@@ -71,7 +71,7 @@ class Swarm:
             on_stream=self._on_stream,
             security=self.settings.security,
             early_muxer=self.settings.early_muxer,
-            max_inbound_streams=self.settings.max_streams_per_peer,
+            max_inbound_streams=self.settings.max_streams_per_connection,
             psk=self.settings.psk,
         )
         dialer = Dialer(self._upgrader, self.resolver, self.peerstore, self.io, self.settings)
