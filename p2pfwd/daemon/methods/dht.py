@@ -28,6 +28,7 @@ class DhtMethods:
         return {"dht.findpeer": self.find_peer, "dht.query": self.query, "dht.stat": self.stat}
 
     async def find_peer(self, context: CallContext, params: s.DhtFindParams) -> s.DhtFindResult:
+        """Addresses of a peer, by its ID, from the DHT alone. Raises PeerNotFound, TimedOut."""
         peer_id, _ = await self._peering.read((params.peer,))
         dht, result = await self._discovery.find_peer(peer_id, check_timeout(params.timeout_s))
         return s.DhtFindResult(
@@ -40,6 +41,7 @@ class DhtMethods:
         )
 
     async def query(self, context: CallContext, params: s.DhtQueryParams) -> s.DhtQueryResult:
+        """The servers nearest to an ID, nearest first. Raises PeerNotFound, TimedOut."""
         peer_id, _ = await self._peering.read((params.peer,))
         dht, result = await self._discovery.closest(peer_id, check_timeout(params.timeout_s))
         return s.DhtQueryResult(
@@ -51,6 +53,7 @@ class DhtMethods:
         )
 
     async def stat(self, context: CallContext, params: s.Empty) -> s.DhtStatResult:
+        """The routing table of each DHT this node takes part in."""
         return s.DhtStatResult(tuple(map(_table, self._discovery.dhts)))
 
 

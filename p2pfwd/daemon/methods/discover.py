@@ -65,6 +65,7 @@ class Near:
         return {"swarm.discover": self.discover}
 
     async def discover(self, context: CallContext, params: s.DiscoverParams) -> s.DiscoverResult:
+        """Who is on the local network. Raises NotFound where mDNS is off or there is no network."""
         check_timeout(params.timeout_s, MAX_TIMEOUT_S)
         if self._mdns is None:
             raise NotFound(

@@ -28,13 +28,16 @@ class PeerMethods:
         return {"peer.add": self.add, "peer.rm": self.rm, "peer.ls": self.ls}
 
     async def add(self, context: CallContext, params: s.PeerAddParams) -> s.PeerAddResult:
+        """Name a peer, or change a named one. Raises PeerExists, InvalidPeerId, StorageFailed."""
         named, replaced = await self._peering.add(params.name, params.peers, params.keep)
         return s.PeerAddResult(self._view(named), replaced is not None)
 
     async def rm(self, context: CallContext, params: s.PeerRmParams) -> s.PeerRmResult:
+        """Forget a name, and keep its peer no more. Raises NotFound."""
         return s.PeerRmResult(self._view(await self._peering.remove(params.name)))
 
     async def ls(self, context: CallContext, params: s.PeerLsParams) -> s.PeerLsResult:
+        """The named peers; with `all` also those kept for another reason."""
         peering = self._peering
         named = peering.names.all()
         shown = [self._view(entry) for entry in named]

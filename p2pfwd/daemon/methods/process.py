@@ -58,9 +58,11 @@ class ProcessMethods:
         }
 
     async def hello(self, context: CallContext, params: s.HelloParams) -> s.HelloResult:
+        """Who answers here; the first call of every connection."""
         return s.HelloResult(s.RPC_MAJOR, __version__, str(self._node.host.peer_id), os.getpid())
 
     async def status(self, context: CallContext, params: s.Empty) -> s.StatusResult:
+        """What the daemon is and holds at this moment."""
         node, swarm = self._node, self._node.host.swarm
         conns = swarm.conns()
         bytes_in, bytes_out = node.forwarding.totals()
@@ -88,10 +90,12 @@ class ProcessMethods:
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:
+        """Begin to stop; answered at once."""
         self._node.request_stop()
         return s.Empty()
 
     async def log_level(self, context: CallContext, params: s.LogLevelParams) -> s.LogLevelResult:
+        """Set a subsystem's level of logging; the levels of all. Raises InvalidParams, NotFound."""
         return s.LogLevelResult(logs.set_level(params.subsystem, params.level))
 
 

@@ -35,6 +35,7 @@ class SwarmMethods:
         }
 
     async def connect(self, context: CallContext, params: s.ConnectParams) -> s.ConnectResult:
+        """A connection to a peer, maybe one that is there. Raises PeerNotFound, DialFailed, TimedOut."""
         peer_id, addrs = await self._node.peering.read(params.addresses)
         timeout_s = CONNECT_TIMEOUT_S if params.timeout_s is None else check_timeout(params.timeout_s)
         swarm = self._node.host.swarm
@@ -43,6 +44,7 @@ class SwarmMethods:
         return s.ConnectResult(views.peer(conn, agent, asyncio.get_running_loop().time()))
 
     async def disconnect(self, context: CallContext, params: s.DisconnectParams) -> s.DisconnectResult:
+        """Close all connections to a peer. Raises NotFound when there is none."""
         peer_id, _ = await self._node.peering.read((params.peer,))
         closed = await self._node.host.swarm.disconnect(peer_id)
         if not closed:
@@ -50,12 +52,14 @@ class SwarmMethods:
         return s.DisconnectResult(str(peer_id), closed)
 
     async def peers(self, context: CallContext, params: s.Empty) -> s.PeersResult:
+        """The live connections, direct and old ones first."""
         swarm, now = self._node.host.swarm, asyncio.get_running_loop().time()
         return s.PeersResult(
             tuple(views.peer(conn, swarm.peerstore.agent(conn.remote_peer), now) for conn in swarm.conns())
         )
 
     async def addrs(self, context: CallContext, params: s.Empty) -> s.AddrsResult:
+        """The addresses this node listens on, and those that connected peers see it at."""
         swarm = self._node.host.swarm
         return s.AddrsResult(
             id=str(swarm.peer_id),
@@ -64,6 +68,7 @@ class SwarmMethods:
         )
 
     async def id(self, context: CallContext, params: s.Empty) -> s.IdResult:
+        """What this node tells others of itself."""
         host = self._node.host
         public_key = host.swarm.identity.public_key.to_protobuf()
         return s.IdResult(
@@ -76,6 +81,7 @@ class SwarmMethods:
         )
 
     async def ping(self, context: CallContext, params: s.PingParams) -> s.PingResult:
+        """One round trip to a peer, connecting first if need be. Raises as `connect`."""
         peer_id, addrs = await self._node.peering.read((params.peer,))
         outcome = await self._node.host.ping(peer_id, addrs, check_timeout(params.timeout_s))
         conn = outcome.conn

@@ -48,6 +48,7 @@ class TunnelMethods:
     # --- listeners
 
     async def listen(self, context: CallContext, params: s.ListenParams) -> s.ListenResult:
+        """Offer a service, and try its target once. Raises InvalidProtocol, ListenerExists, ProtocolTaken."""
         node = self._node
         listener = await node.forwarding.listen(
             params.protocol,
@@ -73,6 +74,7 @@ class TunnelMethods:
         )
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
+        """Open a local address that leads to a peer. Raises PeerNotFound, AddressInUse, ListenerExists."""
         node = self._node
         listen = parse_endpoint(params.listen)
         peer_id, addrs = await self._node.peering.read(params.peers)
@@ -103,10 +105,12 @@ class TunnelMethods:
         return close
 
     async def check(self, context: CallContext, params: s.CheckParams) -> s.Check:
+        """Try a listener once; its state follows. Raises NotFound."""
         timeout_s = check_timeout(params.timeout_s)
         return views.check(await self._node.forwarding.check(params.listener, timeout_s))
 
     async def close(self, context: CallContext, params: s.CloseParams) -> s.CloseResult:
+        """Close the listeners that every filter matches; their streams go on. Raises UsageError."""
         match = CloseMatch(
             all=params.all,
             protocol=params.protocol,
@@ -119,14 +123,17 @@ class TunnelMethods:
         return None if text is None else self._node.peering.filter(text)
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
+        """All listeners, in the order they were made."""
         return s.LsResult(tuple(map(views.listener, self._node.forwarding.listeners())))
 
     # --- streams
 
     async def stream_ls(self, context: CallContext, params: s.Empty) -> s.StreamLsResult:
+        """All live streams, in the order they were opened."""
         return s.StreamLsResult(tuple(map(views.stream, self._node.forwarding.streams())))
 
     async def stream_close(self, context: CallContext, params: s.StreamCloseParams) -> s.StreamCloseResult:
+        """Reset one stream, or all. Raises StreamNotFound, UsageError."""
         forwarding = self._node.forwarding
         if params.all:
             if params.id is not None:
