@@ -106,7 +106,7 @@ def _print(result: ForwardResult) -> None:
 
 def _print_check(check: Check) -> None:
     if check.ok:
-        how = [check.path or "direct"]
+        how: list[str] = [check.path or "direct"]
         if check.rtt_ms is not None:
             how.append(f"round trip {milliseconds(check.rtt_ms)}")
         if check.remote_address:

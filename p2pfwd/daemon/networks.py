@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.settings import AUTO
@@ -56,7 +56,7 @@ class DhtProfile:
 class NetworkProfile:
     """What follows from the network that a node is in."""
 
-    name: str
+    name: Literal["public", "lan", "private"]
     bootstrap: tuple[Multiaddr, ...]
     dhts: tuple[DhtProfile, ...]
     mdns: bool

@@ -9,7 +9,7 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Check,
@@ -19,7 +19,10 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Listener,
     Message,
     NamedPeer,
+    Network,
+    Path,
     Peer,
+    Reachability,
     Stream,
     named,
     wire_name,
@@ -257,7 +260,7 @@ class NearPeer(Message):
 
     peer: str
     addresses: tuple[str, ...]  # as it told them, each ending in /p2p/<peer>
-    source: str  # how it was found: "mdns"
+    source: Literal["mdns"]  # how it was found
     agent_version: str | None
     tunnels: bool | None  # whether it lists /x/, or a protocol below it; null: it could not be asked
     reason: str | None  # why not
@@ -296,7 +299,7 @@ class PingResult(Message):
 
     peer: str
     remote_address: str
-    path: str
+    path: Path
     rtt_ms: float = named("RTTMilliseconds")
 
 
@@ -365,9 +368,9 @@ class StatusResult(Message):
     bytes_out: int = 0
     rss_bytes: int = 0
     draining: bool = False
-    network: str = "public"  # "public" | "lan" | "private"
+    network: Network = "public"
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
-    reachability: str = "unknown"  # by strangers: "unknown" | "public" | "private"
+    reachability: Reachability = "unknown"
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from p2pfwd.policy.dial_schedule import KeptStatus, Priority
 from p2pfwd.rpc import schema as s
@@ -77,13 +77,15 @@ class PeerMethods:
         )
 
 
-def _kept(status: KeptStatus | None) -> str | None:
+def _kept(status: KeptStatus | None) -> Literal["static", "bootstrap"] | None:
     if status is None:
         return None
     return "static" if status.priority is Priority.STATIC else "bootstrap"
 
 
-def _state(status: KeptStatus | None, connected: bool) -> str:
+def _state(
+    status: KeptStatus | None, connected: bool
+) -> Literal["connected", "dialing", "waiting", "not-connected"]:
     if connected:
         return "connected"
     return status.state if status is not None else "not-connected"
