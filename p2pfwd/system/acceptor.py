@@ -22,6 +22,23 @@ BACKLOG: Final = 512
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 2.0
 
+_OF_ONE_CONNECTION = {
+    getattr(errno, name)
+    for name in (
+        "EPROTO",
+        "ENOPROTOOPT",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENONET",
+        "EOPNOTSUPP",
+        "EPERM",
+    )
+    if hasattr(errno, name)
+}
+"""What accept(2) says of a connection that failed before it was accepted, or that a firewall refused."""
+
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -76,6 +93,8 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
         except OSError as exc:
+            if exc.errno in _OF_ONE_CONNECTION:
+                return
             if exc.errno not in _EXHAUSTED:
                 raise
             self._back_off(exc)

@@ -193,7 +193,7 @@ def create_atomically(path: Path, data: bytes, what: str) -> None:
     try:
         with _written(path, data) as temporary:
             try:
-                os.link(temporary, path, follow_symlinks=False)
+                os.link(temporary, path)
             except FileExistsError:
                 raise
             except OSError as exc:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,6 +194,38 @@ def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
         acceptor.close()
         acceptor.resume()
         acceptor.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["EPROTO", "ENETDOWN", "EHOSTUNREACH", "EPERM"])
+def test_the_failure_of_one_connection_is_no_failure_of_the_listener(run: Run, name: str) -> None:
+    class Failing:
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock, self.left = sock, 1
+
+        def accept(self) -> Any:
+            self.left -= 1
+            if self.left >= 0:
+                raise OSError(getattr(errno, name), name)
+            return self.sock.accept()
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(self.sock, attribute)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        defects: list[Any] = []
+        loop.set_exception_handler(lambda _loop, context: defects.append(context))
+        arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
+        made = await bind(ANY_PORT, loop)
+        sock: Any = Failing(made.sock)
+        acceptor = Acceptor(sock, loop, lambda sock, _peer: arrived.put_nowait(sock))
+        with socket.create_connection(made.sock.getsockname(), 20):
+            async with asyncio.timeout(10):
+                (await arrived.get()).close()
+        acceptor.close()
+        assert defects == []
 
     run(main())
 
