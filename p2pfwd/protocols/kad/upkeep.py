@@ -100,7 +100,7 @@ class Upkeep:
                 cpls = cpls[: dht.settings.refresh_targets]
             for cpl in cpls:
                 await dht.closest(await self._target(cpl))
-        dht.refreshed_at = time.time()
+        dht.refreshed_at = time.monotonic()
         return True
 
     def _is_known_nearby(self) -> bool:
