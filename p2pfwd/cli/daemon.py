@@ -127,6 +127,7 @@ def status(
         *([("reachable", _REACHABLE[result.reachability])] if result.network == "public" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
+        *([("ports", _TAKEN.format(", ".join(map(str, result.taken_ports))))] if result.taken_ports else []),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
         ("traffic", f"{size(result.bytes_in)} in, {size(result.bytes_out)} out"),
@@ -144,6 +145,8 @@ def _refused(status: StatusResult) -> list[tuple[str, str]]:
     shown = [f"{count} {cause}" for cause, count in causes] or ["nothing"]
     return [("refused" if not index else "", text) for index, text in enumerate(shown)]
 
+
+_TAKEN = "{} taken by another program: the addresses above hold until a restart"
 
 _REACHABLE = {
     "unknown": "not known yet: no peer has tried to dial back",

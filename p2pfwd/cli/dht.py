@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.options import AsJson, Headers
-from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.options import AsJson, Headers, Limit, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted
 from p2pfwd.rpc.schema import (
@@ -26,7 +25,6 @@ GRACE_S = 5.0
 """The daemon keeps the time limit itself; only its answer may take this long more."""
 
 Target = Annotated[str, typer.Argument(metavar="ID", help="A peer ID, or a name of `peer add`.")]
-Limit = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="When to give up.")]
 
 _COLUMNS = (
     Column("DHT", keep=20),

@@ -70,10 +70,10 @@ class Env:
         return Paths.resolve(self.home, self.environ)
 
     def connect(self, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
-        """A connection to the running daemon; raises DaemonNotRunning."""
-        from p2pfwd.rpc.client import Client
+        """A connection to the running daemon, wherever it listens; raises DaemonNotRunning."""
+        from p2pfwd.rpc.reach import reach
 
-        return Client.connect(self.paths().socket, timeout_s)
+        return reach(self.paths(), timeout_s)
 
     def connect_or_start(self, *, start: bool) -> Client:
         """A connection to the daemon; when none runs it is started, if `start` and the environment allow."""
@@ -84,13 +84,20 @@ class Env:
         except DaemonNotRunning:
             if not (start and self.autostart):
                 raise
+        from p2pfwd.cli.exits import warn
         from p2pfwd.cli.render import talk
         from p2pfwd.rpc import autostart
 
         paths = self.paths()
         first = not paths.key_file.exists()
-        autostart.start(paths, self.environ, START_TIMEOUT_S)
+        service = autostart.start(paths, self.environ, START_TIMEOUT_S)
         talk(f"Started the p2pfwd daemon (log: {paths.log_file}).")
+        if service is not None:
+            warn(
+                f"the daemon is a part of {service.unit}, and ends with it, and all tunnels with the daemon",
+                "make p2pfwd daemon a service of its own, as p2pfwd-daemon(8) shows, and set "
+                "P2PFWD_AUTOSTART=0 in this one",
+            )
         if first:
             talk(f"Made a new identity: {paths.key_file}")
         return self.connect()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from p2pfwd.cli.render import talk
 from p2pfwd.cli.text import printable
 from p2pfwd.errors import ExitStatus, P2PForwardError, UsageError
+from p2pfwd.system.descriptors import cure, reason
 
 
 def prepare_streams() -> None:
@@ -55,7 +56,8 @@ def report(error: BaseException, *, as_json: bool) -> int:
         return int(error.exit_status)
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename is not None else ""
-        _say("failed", f"{error.strerror}{where}", None, as_json=as_json)
+        told = reason(error.errno) if error.errno else error.strerror
+        _say("failed", f"{told}{where}", cure(error.errno), as_json=as_json)
         return int(ExitStatus.FAILED)
     _say(
         "failed",

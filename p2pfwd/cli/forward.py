@@ -153,7 +153,7 @@ def _print_checks(results: Sequence[ForwardResult], checks: Sequence[Check | Non
 
 
 def _how(check: Check) -> str:
-    how = [check.path or "direct"]
+    how: list[str] = [check.path or "direct"]
     if check.rtt_ms is not None:
         how.append(f"round trip {milliseconds(check.rtt_ms)}")
     if check.remote_address:

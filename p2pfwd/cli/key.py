@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.options import AsJson
-from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.options import AsJson, new_group
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import printable
-from p2pfwd.errors import DaemonNotRunning, DaemonRunning, StorageFailed, UsageError
+from p2pfwd.errors import DaemonRunning, StorageFailed, UsageError
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
+    from p2pfwd.rpc.paths import Paths
 
 key = new_group("The identity of this node.")
 
@@ -31,7 +32,7 @@ def export(
 ) -> None:
     """As base64 of its libp2p protobuf, which is Identity.PrivKey of a Kubo configuration."""
     from p2pfwd.state.identity_file import encode, load
-    from p2pfwd.system.private_files import write_atomically
+    from p2pfwd.system.private_files import create_atomically
 
     env: Env = ctx.obj
     text = encode(load(env.paths().key_file))
@@ -40,9 +41,12 @@ def export(
             talk("Whoever has this key can be this node: keep it secret.")
         write(text)
         return
-    if os.path.lexists(file):
-        raise UsageError(f"key file {file}: it exists already", hint="give the name of a new file")
-    write_atomically(Path(file), text.encode() + b"\n", "key file")
+    try:
+        create_atomically(Path(file), text.encode() + b"\n", "key file")
+    except FileExistsError:
+        raise UsageError(
+            f"key file {file}: it exists already", hint="give the name of a new file"
+        ) from None
     talk(f"Saved the private key to {printable(file)}: keep it secret.")
 
 
@@ -60,8 +64,9 @@ def import_(
     from p2pfwd.state.identity_file import import_text
 
     env: Env = ctx.obj
-    _refuse_while_a_daemon_runs(env)
-    imported = import_text(env.paths().key_file, _read(file), replace=force)
+    text = _read(file)
+    with _home_held(env.paths()):
+        imported = import_text(env.paths().key_file, text, replace=force)
     peer_id = str(PeerId.from_public_key(imported.public_key))
     if as_json:
         write_json({"ID": peer_id})
@@ -69,16 +74,24 @@ def import_(
         write(f"This node is now {peer_id}.")
 
 
-def _refuse_while_a_daemon_runs(env: Env) -> None:
+@contextmanager
+def _home_held(paths: Paths) -> Iterator[None]:
+    """No daemon runs in the body, nor starts: it would go on with the identity it has read."""
+    from p2pfwd.state.home_lock import HomeLock
+    from p2pfwd.system.private_files import private_directory
+
+    private_directory(paths.home, "home directory")
     try:
-        client = env.connect()
-    except DaemonNotRunning:
-        return
-    with client:
+        lock = HomeLock.take(paths.lock_file, paths.start_lock_file)
+    except DaemonRunning as error:
         raise DaemonRunning(
-            f"a daemon is running here (process {client.hello.pid}), and has its identity",
+            f"a daemon is running here (process {error.details['pid']}), and has its identity",
             hint="stop it first: p2pfwd shutdown",
-        )
+        ) from None
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def _read(file: str) -> str:

@@ -19,6 +19,8 @@ from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import ListenParams, ListenResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from p2pfwd.cli.env import Env
 
 
@@ -95,10 +97,13 @@ def _print(results: Sequence[ListenResult]) -> None:
     write(f"Any peer that knows this peer ID and {name} can connect.")
     write("On the other machine, run:")
     listens = [(listener.protocol, listener.target_address) for listener in listeners]
-    for command in forward_commands(listens, results[0].peer, results[0].addresses):
+    commands = forward_commands(listens, results[0].peer, results[0].addresses)
+    for command in commands:
         write(f"  {command}")
     stop = "; ".join(close_listen_command(listener.protocol) for listener in listeners)
     write(f"To stop sharing: {stop}")
+    if results[0].taken_ports and results[0].addresses:
+        _warn_of_passing_addresses(results[0].taken_ports, len(commands))
     for result in results:
         if not result.target_check.ok:
             target = short_address(result.listener.target_address)
@@ -113,3 +118,14 @@ def _where(result: ListenResult) -> str:
         return f"{short_address(target)}, which does not answer now"
     at = f" at {short_address(found)}" if found not in (None, target) else ""
     return f"{short_address(target)}, which answers{at}"
+
+
+def _warn_of_passing_addresses(taken: Sequence[int], lines: int) -> None:
+    ports = ", ".join(map(str, taken))
+    port, is_taken = ("port", "is") if len(taken) == 1 else ("ports", "are")
+    line = "line above holds" if lines == 1 else "lines above hold"
+    warn(
+        f"{port} {ports} of this node's settings {is_taken} taken by another program, and it listens on "
+        f"another one until the daemon restarts: the {line} as long",
+        "free the port, or set swarm.listen to a free one, then p2pfwd shutdown and listen again",
+    )

@@ -1,10 +1,43 @@
-"""Options and arguments that several commands share, worded once."""
+"""How commands are set up: groups, and the options and arguments that several share, worded once."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from p2pfwd.cli.render import talk
+from p2pfwd.errors import ExitStatus
+from p2pfwd.rpc.time_limit import check_timeout
+
+SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
+
+
+def new_group(help_text: str) -> typer.Typer:
+    """An empty group of commands, set up as all of them are."""
+    group = typer.Typer(
+        help=help_text,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        invoke_without_command=True,
+        context_settings=SETTINGS,
+    )
+    group.callback()(help_without_command)
+    return group
+
+
+def help_without_command(ctx: typer.Context) -> None:
+    """A group named without a command shows its help on stderr: a usage error."""
+    if ctx.invoked_subcommand is None:
+        talk(ctx.get_help())
+        raise typer.Exit(int(ExitStatus.USAGE))
+
+
+def check_timeout_option(value: float) -> float:
+    """Refuse what is no time limit before anything waits for it. Raises UsageError."""
+    return check_timeout(value)
+
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout, errors as JSON on stderr.")
@@ -21,5 +54,10 @@ Foreground = Annotated[
 ]
 
 NoStart = Annotated[bool, typer.Option("--no-start", help="Do not start a daemon; as P2PFWD_AUTOSTART=0.")]
+
+Limit = Annotated[
+    float,
+    typer.Option("--timeout", metavar="SECONDS", help="When to give up.", callback=check_timeout_option),
+]
 
 Protocol = Annotated[str, typer.Argument(metavar="PROTOCOL", help="Name of the service, such as /x/ssh.")]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.options import AsJson, Headers
-from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, printable, short_address, short_peer, shorten_peers
 from p2pfwd.rpc.schema import (

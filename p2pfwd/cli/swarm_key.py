@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from p2pfwd.cli.options import AsJson
-from p2pfwd.cli.parse import new_group
+from p2pfwd.cli.options import AsJson, new_group
 from p2pfwd.cli.render import talk, write_json, write_pairs
 from p2pfwd.cli.text import printable
 

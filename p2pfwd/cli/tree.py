@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from p2pfwd.cli.env import Env
 from p2pfwd.cli.exits import checked_arguments, report_usage, wants_json
-from p2pfwd.cli.parse import SETTINGS, help_without_command
+from p2pfwd.cli.options import SETTINGS, help_without_command
 from p2pfwd.cli.render import write
 from p2pfwd.errors import ExitStatus
 

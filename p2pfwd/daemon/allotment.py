@@ -11,7 +11,7 @@ import logging
 from dataclasses import replace
 from typing import Final
 
-from p2pfwd.daemon.config import Settings
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.system.descriptors import CURE
 
 log = logging.getLogger("p2pfwd.daemon")

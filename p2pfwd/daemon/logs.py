@@ -9,6 +9,7 @@ that misbehaves costs one canonical line, not the disk. Logging never fails and 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -59,6 +60,7 @@ class FileSink:
     """A file that is set aside as `.1` at `max_bytes`, one kept; `descriptors` (1, 2) follow it.
 
     Lines that cannot be written, the disk being full, are counted, and the count is told with the next.
+    Where no new file can be opened the old one is written on, up to twice its size, and each line tries anew.
     """
 
     def __init__(self, path: Path, max_bytes: int, descriptors: tuple[int, ...] = ()) -> None:
@@ -68,25 +70,38 @@ class FileSink:
         self._lost = 0
         self._fd = -1
         self._size = 0
-        self._open()
+        self._use(_log_file(path))
 
-    def _open(self) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._path, flags, 0o600)
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = fd
+    def _use(self, fd: int) -> None:
+        old, self._fd = self._fd, fd
+        if old >= 0:
+            os.close(old)
         self._size = os.fstat(fd).st_size
         for number in self._descriptors:
             os.dup2(fd, number)
 
+    def _rotate(self) -> None:
+        # The new file first: when it cannot be had, nothing has changed.
+        following = Path(f"{self._path}.new")
+        fd = _log_file(following, os.O_TRUNC)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # somebody has moved it away
+                os.replace(self._path, f"{self._path}.1")
+            os.replace(following, self._path)
+        except OSError:
+            os.close(fd)
+            raise
+        self._use(fd)
+
     def write(self, line: str) -> None:
         text = f"({self._lost} lines could not be written)\n{line}\n" if self._lost else f"{line}\n"
         data = text.encode("utf-8", "backslashreplace")
+        if self._size and self._size + len(data) > self._max_bytes:
+            with contextlib.suppress(OSError):
+                self._rotate()
         try:
-            if self._size and self._size + len(data) > self._max_bytes:
-                os.replace(self._path, f"{self._path}.1")
-                self._open()
+            if self._size and self._size + len(data) > 2 * self._max_bytes:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             self._size += os.write(self._fd, data)
             self._lost = 0
         except OSError:
@@ -96,6 +111,11 @@ class FileSink:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _log_file(path: Path, flags: int = 0) -> int:
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    return os.open(path, flags, 0o600)
 
 
 class RateLimit:

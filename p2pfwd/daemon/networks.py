@@ -12,10 +12,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.daemon.config import AUTO
+from p2pfwd.daemon.settings import AUTO
 from p2pfwd.errors import InvalidConfig
 from p2pfwd.state import swarm_key_file
 from p2pfwd.wire.kad.address_filter import Scope
@@ -23,7 +23,7 @@ from p2pfwd.wire.pnet import require_cipher
 
 if TYPE_CHECKING:
     from p2pfwd.core.swarm_key import SwarmKey
-    from p2pfwd.daemon.config import Settings
+    from p2pfwd.daemon.settings import Settings
 
 log = logging.getLogger("p2pfwd.daemon")
 
@@ -56,7 +56,7 @@ class DhtProfile:
 class NetworkProfile:
     """What follows from the network that a node is in."""
 
-    name: str
+    name: Literal["public", "lan", "private"]
     bootstrap: tuple[Multiaddr, ...]
     dhts: tuple[DhtProfile, ...]
     mdns: bool

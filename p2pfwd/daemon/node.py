@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.daemon.config import AUTO
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.dht import DhtMethods
@@ -23,6 +23,7 @@ from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.swarm import SwarmMethods
 from p2pfwd.daemon.methods.tunnels import TunnelMethods
 from p2pfwd.daemon.peering import Peering
+from p2pfwd.daemon.settings import AUTO
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host.host import Host, HostSettings
@@ -34,13 +35,15 @@ from p2pfwd.wire.tls import TLS
 
 if TYPE_CHECKING:
     from p2pfwd.core.keys import PrivateKey
-    from p2pfwd.daemon.config import Settings
     from p2pfwd.daemon.networks import NetworkProfile
+    from p2pfwd.daemon.settings import Settings
     from p2pfwd.host.routing import Progress
     from p2pfwd.net.link.conn import Conn
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.daemon")
+
+T = TypeVar("T")
 
 _SECURITY = {"noise": NOISE, "tls": TLS}
 _ACTIONS = {"added": "opened", "changed": "changed", "removed": "closed"}
@@ -197,38 +200,23 @@ def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:
 
 def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:
     """The host's part of the settings."""
-    swarm = SwarmSettings(
+    swarm = _part(
+        SwarmSettings,
+        settings,
         psk=network.psk,
         local_only=network.local_only,
         security=tuple(_SECURITY[name] for name in settings.security),
-        connect_timeout_s=settings.connect_timeout_s,
-        upgrade_timeout_s=settings.upgrade_timeout_s,
-        dial_timeout_s=settings.dial_timeout_s,
-        stream_timeout_s=settings.stream_timeout_s,
-        max_connections=settings.max_connections,
-        max_connections_per_ip=settings.max_connections_per_ip,
-        max_pending_inbound=settings.max_pending_inbound,
-        max_pending_inbound_per_ip=settings.max_pending_inbound_per_ip,
-        max_connections_per_peer=settings.max_connections_per_peer,
-        max_streams_per_peer=settings.max_streams_per_connection,
-        high_water=settings.high_water,
-        low_water=settings.low_water,
-        dns_servers=settings.dns_servers,
-        busy_poll_us=settings.busy_poll_us,
     )
     return HostSettings(swarm=swarm, fall_back_to_free_port=True)
 
 
 def forwarding_limits(settings: Settings) -> ForwardingLimits:
     """The forwarding service's part of the settings."""
-    return ForwardingLimits(
-        max_streams=settings.max_streams,
-        max_streams_per_peer=settings.max_streams_per_peer,
-        max_streams_per_listener=settings.max_streams_per_listener,
-        max_pending_targets=settings.max_pending_targets,
-        max_pending_opens=settings.max_pending_opens,
-        open_timeout_s=settings.open_timeout_s,
-        target_timeout_s=settings.target_timeout_s,
-        kubo_half_close=settings.kubo_half_close,
-        kubo_hold_s=settings.kubo_hold_s,
-    )
+    return _part(ForwardingLimits, settings)
+
+
+def _part(kind: type[T], settings: Settings, **more: Any) -> T:
+    """A part's own settings: what has the same name in the daemon's, and `more`."""
+    wanted = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    named = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in wanted}
+    return kind(**{**named, **more})

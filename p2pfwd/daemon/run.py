@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -22,12 +23,15 @@ from p2pfwd.rpc.paths import Paths
 if TYPE_CHECKING:
     import asyncio
 
-    from p2pfwd.daemon.config import Settings
     from p2pfwd.daemon.home import Repo
     from p2pfwd.daemon.logs import LogHandler
     from p2pfwd.daemon.node import Running
+    from p2pfwd.daemon.settings import Settings
 
 READY = "Daemon is ready"
+
+WRITTEN_AT = 1_767_225_600
+"""2026-01-01 in Unix time: no clock that is earlier can be right."""
 
 
 def main(paths: Paths, overrides: Mapping[str, Any] | None = None) -> int:
@@ -112,6 +116,7 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     from p2pfwd.system.descriptors import raise_limit
     from p2pfwd.system.sd_notify import notify
 
+    warn_of_the_clock(time.time())
     settings = allot(settings, raise_limit())
     loop = asyncio.get_running_loop()
     log_name = str(repo.paths.log_file) if background(env) else None
@@ -131,6 +136,18 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
         handler.publish_to(None, None)
         forget_signals()
     return int(ExitStatus.INTERRUPTED if running.forced else ExitStatus.OK)
+
+
+def warn_of_the_clock(now: float) -> None:
+    """Log what does not work while the clock, which says `now`, is not set yet."""
+    if now < WRITTEN_AT:
+        import logging
+
+        logging.getLogger("p2pfwd.daemon").warning(
+            "the clock of this machine says %s, which cannot be: until it is set, peers that speak TLS alone "
+            "are refused, and the ages in the address book are wrong",
+            time.strftime("%Y-%m-%d", time.gmtime(now)),
+        )
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, running: Running) -> Callable[[], None]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING, ClassVar, Final, TypeGuard
 
@@ -35,6 +34,7 @@ from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
 from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Acceptor, Sockaddr
+from p2pfwd.system.descriptors import cure, reason
 from p2pfwd.wire.yamux import reset_codes
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class LocalListener(Listener):
         self._reset_reason: str | None = None  # what the peer said of its latest reset
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
-        if bound.path is None and address_class(bound.address) is not AddressClass.LOOPBACK:
+        if bound.unix is None and address_class(bound.address) is not AddressClass.LOOPBACK:
             log.warning("%s: other machines can connect to %s", self.describe(), bound.address)
 
     @property
@@ -203,8 +203,9 @@ class LocalListener(Listener):
         if exc is None:
             self.worked()
         else:
-            why = os.strerror(exc.errno or 0)
-            self.failed(ResourceLimitExceeded(f"no more connections can be accepted for now: {why}"))
+            why = reason(exc.errno)
+            told = f"no more connections can be accepted for now: {why}"
+            self.failed(ResourceLimitExceeded(told, hint=cure(exc.errno)))
 
     def _accepted(self, sock: socket.socket, origin: Sockaddr) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
@@ -64,7 +65,7 @@ class Listener(ABC):
         self.bytes_out = 0
         self.closed = Closed()
         self._events = events
-        self._logged_at = 0.0
+        self._logged_at = -math.inf  # of the monotonic clock: the other one may be set back
         self._unlogged = 0
 
     @property
@@ -109,8 +110,8 @@ class Listener(ABC):
     def failed(self, error: P2PForwardError) -> None:
         """A connection did not go through: keep the reason, log it now and then."""
         was = self.health.state
-        now = time.time()
-        changed = self.health.failed(error, now)
+        now = time.monotonic()
+        changed = self.health.failed(error, time.time())
         if self.health.state != was or now - self._logged_at >= LOG_INTERVAL_S:
             more = f" ({self._unlogged} more in between)" if self._unlogged else ""
             log.warning("%s: %s%s", self.describe(), error.message, more)

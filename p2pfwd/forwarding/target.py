@@ -27,11 +27,11 @@ from p2pfwd.errors import (
     TargetRefused,
     TargetTimeout,
 )
-from p2pfwd.forwarding.bind import MAX_UNIX_PATH_BYTES
-from p2pfwd.system.descriptors import CURE, shortage
+from p2pfwd.system.descriptors import cure, reason, shortage
 from p2pfwd.system.host_names import LOOKUP_S, SYSTEM_NAMES, NameFailed
 from p2pfwd.system.proc_net import somebody_listens
 from p2pfwd.system.sockaddrs import multiaddr_of, numeric_sockaddr, writable
+from p2pfwd.system.unix_socket import MAX_PATH_BYTES
 
 STEP_S: Final = 0.25
 """From one address of a name to the next, as RFC 8305: what a dead first one costs, once."""
@@ -91,8 +91,8 @@ class Target:
                 hint="to reach the service of a peer: p2pfwd forward PROTOCOL LISTEN PEER",
             )
         if path is not None:
-            if len(os.fsencode(path)) > MAX_UNIX_PATH_BYTES:
-                raise InvalidMultiaddr(f"socket path longer than {MAX_UNIX_PATH_BYTES} bytes: {address}")
+            if len(os.fsencode(path)) > MAX_PATH_BYTES:
+                raise InvalidMultiaddr(f"socket path longer than {MAX_PATH_BYTES} bytes: {address}")
             self._fixed, self.is_near = (_Place(int(socket.AF_UNIX), path, path),), True
             return
         if endpoint is None:
@@ -241,8 +241,9 @@ class Target:
         """The error of ours when these addresses failed, all there are."""
         where = f"the target {self.address}"
         codes = [exc.errno or 0 for _, exc in failures]
-        if (named := next(filter(None, map(shortage, codes)), None)) is not None:
-            return ResourceLimitExceeded(f"no connection to {where}: {named}", hint=CURE)
+        short = next(filter(shortage, codes), None)
+        if short is not None:
+            return ResourceLimitExceeded(f"no connection to {where}: {reason(short)}", hint=cure(short))
         if self._hosts and len(failures) > 1 and set(codes) != {errno.ECONNREFUSED}:
             failures, codes = failures[:1], codes[:1]  # no ::1 here says nothing of a service on 127.0.0.1
         kind = TargetTimeout if set(codes) == {errno.ETIMEDOUT} else TargetRefused
@@ -266,7 +267,7 @@ def _clause(exc: OSError) -> str:
         return "did not answer"
     if exc.errno == errno.ENODEV and exc.strerror:  # which interface
         return f"cannot be reached: {exc.strerror}"
-    return f"cannot be reached: {os.strerror(exc.errno or 0)}"
+    return f"cannot be reached: {reason(exc.errno)}"
 
 
 def _begin(place: _Place) -> tuple[socket.socket, bool]:

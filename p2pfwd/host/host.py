@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from p2pfwd import __version__
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import AddressInUse, BindFailed
+from p2pfwd.host import listening
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
@@ -20,8 +19,6 @@ from p2pfwd.protocols.identify import Identify
 from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.protocols.ping import Ping
 from p2pfwd.system.network_watch import NetworkWatch
-
-log = logging.getLogger("p2pfwd.host.host")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,8 @@ class Host:
         self.network.on_change(self.swarm.own_addresses.network_changed)
         self.network.on_change(self.swarm.recovery.network_changed)
         self.keeper = PeerKeeper(self.swarm, self.network)
+        self.taken_ports: tuple[int, ...] = ()
+        """Configured ports that others had at the start: the addresses have another, until a restart."""
 
     @classmethod
     async def start(
@@ -70,38 +69,16 @@ class Host:
         settings: HostSettings | None = None,
         make_transports: MakeTransports = transports,
     ) -> Host:
-        """A host that listens on `listen`. Raises as `Swarm.listen`, nothing left open.
-
-        An address family that this machine does not have is left out with a warning, as long as one
-        address can be bound.
-        """
+        """A host that listens on `listen` (`host.listening`). Raises as `Swarm.listen`, nothing left open."""
         host = cls(identity, settings, make_transports)
-        failures: list[BindFailed] = []
         try:
-            for addr in listen:
-                try:
-                    await host._listen(addr)
-                except BindFailed as exc:
-                    failures.append(exc)
-            if failures and len(failures) == len(listen):
-                raise failures[0]
-            for failure in failures:
-                log.warning("%s", failure.message)
+            host.taken_ports = await listening.listen(
+                host.swarm, listen, fall_back_to_free_port=host.settings.fall_back_to_free_port
+            )
         except BaseException:
             await host.close()
             raise
         return host
-
-    async def _listen(self, addr: Multiaddr) -> None:
-        try:
-            await self.swarm.listen(addr)
-        except AddressInUse as exc:
-            endpoint = tcp_endpoint(addr)
-            if not self.settings.fall_back_to_free_port or endpoint is None:
-                raise
-            free = Multiaddr.parse(f"/{endpoint.family}/{endpoint.host}/tcp/0")
-            bound = await self.swarm.listen(free)
-            log.warning("%s; listening on %s instead", exc.message, bound)
 
     async def ping(
         self, peer_id: PeerId, addrs: Iterable[Multiaddr] = (), timeout_s: float = 30.0

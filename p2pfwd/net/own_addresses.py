@@ -113,6 +113,12 @@ class OwnAddresses:
         self._listed_of = None
         self._known = self.bound()
 
+    def unbind(self, addr: Multiaddr) -> None:
+        """One that did does no more."""
+        self._sockets.remove(addr)
+        self._listed_of = None
+        self._known = self.bound()
+
     def unbind_all(self) -> None:
         """None does any more."""
         self._sockets.clear()

@@ -35,7 +35,7 @@ class SwarmSettings:
     """Handshakes under way that strangers began."""
     max_pending_inbound_per_ip: int = 8
     max_connections_per_peer: int = 8
-    max_streams_per_peer: int = 4096
+    max_streams_per_connection: int = 4096
     """Inbound, on one connection; more are reset. What they buffer is bounded by the session."""
     high_water: int = 192
     """Connections above which idle, unprotected ones are closed..."""

@@ -94,7 +94,7 @@ class Swarm:
             on_stream=self._on_stream,
             security=self.settings.security,
             early_muxer=self.settings.early_muxer,
-            max_inbound_streams=self.settings.max_streams_per_peer,
+            max_inbound_streams=self.settings.max_streams_per_connection,
             psk=self.settings.psk,
             limits=self.limits,
         )
@@ -129,6 +129,13 @@ class Swarm:
         self.own_addresses.bind(listening.addr)
         self.memory.started()
         return listening.addr
+
+    def unlisten(self, bound: Multiaddr) -> None:
+        """Listen no more on an address that `listen` returned; connections stay."""
+        for listening in [one for one in self._listening if one.addr == bound]:
+            self._listening.remove(listening)
+            listening.close()
+            self.own_addresses.unbind(bound)
 
     def listen_addrs(self) -> list[Multiaddr]:
         """Where others can dial this node, as far as it knows; best first."""

@@ -31,6 +31,7 @@ from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.conn import Accepts, Conn
 from p2pfwd.net.link.stream import Direction, Stream
 from p2pfwd.system.buffers import BufferPool
+from p2pfwd.system.descriptors import reason
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
@@ -322,5 +323,5 @@ def describe(exc: BaseException) -> str:
     if isinstance(exc, TimeoutError):
         return "timed out"
     if isinstance(exc, OSError):
-        return os.strerror(exc.errno) if exc.errno is not None else str(exc)  # asyncio's texts are longer
+        return reason(exc.errno) if exc.errno is not None else str(exc)  # asyncio's texts are longer
     return f"{type(exc).__name__}: {exc}"

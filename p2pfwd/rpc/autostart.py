@@ -2,7 +2,8 @@
 
 The child is `python -m p2pfwd.daemon` in a session of its own, its output going to the log file. It tells
 over a pipe (its number in P2PFWD_READY_FD) either "ready" or why it cannot run. Of two started at once one
-gets the home's lock; the other waits until that one answers, and reports `daemon-running`: success here.
+gets the home's lock; the other waits until that one answers, and reports `daemon-running`: success here, if
+that daemon can be reached.
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from p2pfwd.errors import DaemonRunning, P2PForwardError, StorageFailed, TimedOut
+from p2pfwd.errors import (
+    DaemonNotRunning,
+    DaemonRunning,
+    P2PForwardError,
+    ShuttingDown,
+    StorageFailed,
+    TimedOut,
+)
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.paths import Paths, check_socket_path
+from p2pfwd.system.control_group import Service, own_service, way_out
 from p2pfwd.system.private_files import private_directory, storage_failed
 
 if TYPE_CHECKING:
@@ -32,27 +41,67 @@ MAX_REPORT_BYTES = 65536
 TAIL_BYTES = 2000
 """How much of the log is looked at for the last line of a daemon that said nothing."""
 KILL_WAIT_S = 5.0
+STOPPING_S = 5.0
+"""How long a daemon that holds the home and does not answer may take to go, or to make its socket anew."""
+_TRY_AGAIN_S = 0.2
 
 _READY = b"ready"
 
 
-def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> None:
+def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> Service | None:
     """Start the daemon of `paths` in the background and wait until it answers on its socket.
 
-    Returns also when another process has started it meanwhile. Raises the daemon's own error, StorageFailed
-    when it ended without a word, TimedOut when it is not ready after `timeout_s`; then none was left running.
+    Returns also when another process has started it meanwhile. Started from within a systemd service the
+    daemon gets a control group of its own; where that is not to be had, the service is returned with which
+    it will end. Raises the daemon's own error, StorageFailed when it ended without a word, TimedOut when it
+    is not ready after `timeout_s`; then none was left running. DaemonNotRunning: another process holds the
+    home, and goes on doing so without an answer.
     """
+    from p2pfwd.rpc.reach import reach  # not for the daemon, which imports this module too
+
+    deadline = time.monotonic() + timeout_s
+    patience = min(deadline, time.monotonic() + STOPPING_S)
+    while True:
+        try:
+            return _start_once(paths, env, deadline, timeout_s)
+        except DaemonRunning as running:
+            if "pid" not in running.details:  # another home's daemon has our socket
+                raise
+            try:
+                reach(paths, STOPPING_S).close()
+                return None
+            except (DaemonNotRunning, ShuttingDown):  # it is just going, or its socket is being made anew
+                if time.monotonic() >= patience:
+                    raise
+        time.sleep(_TRY_AGAIN_S)
+
+
+def _start_once(
+    paths: Paths, env: Mapping[str, str], deadline: float, timeout_s: float
+) -> Service | None:
+    service = own_service(env)
+    way = way_out(service, os.geteuid()) if service is not None else None
+    if way is not None and _run(paths, env, way, deadline, timeout_s):
+        return None
+    _run(paths, env, (), deadline, timeout_s)
+    return service
+
+
+def _run(
+    paths: Paths, env: Mapping[str, str], way: Sequence[str], deadline: float, timeout_s: float
+) -> bool:
+    """Run the daemon by `way`, words before its command; False when these words alone can have failed."""
     check_socket_path(paths.socket)
     private_directory(paths.home, "home directory")
     private_directory(paths.log_file.parent, "log directory")
     reader, writer = os.pipe()
     try:
         try:
-            child = _spawn(paths, env, writer)
+            child = _spawn(paths, env, way, writer)
         finally:
             os.close(writer)
         try:
-            report = _read_report(reader, time.monotonic() + timeout_s)
+            report = _read_report(reader, deadline)
         except BaseException:
             _end(child)
             raise
@@ -67,11 +116,11 @@ def start(paths: Paths, env: Mapping[str, str], timeout_s: float) -> None:
         )
     if report == _READY:
         child.returncode = 0  # it lives on without us: no warning that it was not waited for
-        return
+        return True
     child.wait()
-    error = _error(report, paths)
-    if not isinstance(error, DaemonRunning):
-        raise error
+    if way and not report:
+        return False
+    raise _error(report, paths)
 
 
 def command(
@@ -115,7 +164,7 @@ def _report(report: bytes, env: Mapping[str, str]) -> None:
 # --- the parent's side ----------------------------------------------------------------------------
 
 
-def _spawn(paths: Paths, env: Mapping[str, str], writer: int) -> subprocess.Popen[bytes]:
+def _spawn(paths: Paths, env: Mapping[str, str], way: Sequence[str], writer: int) -> subprocess.Popen[bytes]:
     import subprocess
 
     arguments, child_env = command(paths, env)
@@ -127,7 +176,7 @@ def _spawn(paths: Paths, env: Mapping[str, str], writer: int) -> subprocess.Pope
         raise storage_failed("log file", paths.log_file, exc) from exc
     try:
         return subprocess.Popen(
-            arguments,
+            [*way, *arguments],
             env=child_env,
             cwd="/",
             stdin=subprocess.DEVNULL,

@@ -33,6 +33,7 @@ from p2pfwd.rpc.schema import (
     SubscribeParams,
 )
 from p2pfwd.system.peer_credentials import peer_uid
+from p2pfwd.system.private_files import storage_failed
 
 READ_BYTES = 1 << 16
 MAX_WAITING_EVENTS = 10_000
@@ -202,7 +203,7 @@ def _connected(path: Path, timeout_s: float | None) -> socket.socket:
         raise TimedOut("control socket: the daemon does not accept connections") from None
     except OSError as exc:
         sock.close()
-        raise errors.StorageFailed(f"control socket {path}: {exc.strerror}", path=str(path)) from exc
+        raise storage_failed("control socket", path, exc) from exc
     if uid not in (None, 0, os.geteuid()) and os.geteuid() != 0:
         sock.close()
         raise errors.StorageFailed(
@@ -223,7 +224,7 @@ def _bound_connect(sock: socket.socket, timeout_s: float | None) -> None:
 
 def _not_running(path: Path) -> DaemonNotRunning:
     return DaemonNotRunning(
-        "no daemon is running",
+        f"no daemon is running (control socket {path})",
         hint="start it with: p2pfwd daemon (listen and forward start it by themselves)",
         socket=str(path),
     )

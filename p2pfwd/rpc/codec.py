@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from p2pfwd import errors
 from p2pfwd.errors import InvalidParams, P2PForwardError, RpcProtocolError
@@ -124,6 +124,8 @@ def encode_request(request_id: RequestId, method: str, params: object) -> bytes:
         line = _line(message, errors="strict")
     except UnicodeEncodeError:
         raise InvalidParams(f"{method}: an argument is not UTF-8 text") from None
+    except ValueError:
+        raise InvalidParams(f"{method}: a number that is not finite") from None
     if len(line) > MAX_LINE_BYTES:
         raise InvalidParams(f"{method}: a request of {len(line)} bytes, where {MAX_LINE_BYTES} is the limit")
     return line
@@ -345,7 +347,9 @@ def _reader(hint: Any) -> _Reader:
     if hint in _SCALARS:
         return _scalar_reader(hint)
     origin, args = get_origin(hint), get_args(hint)
-    if origin is UnionType and NoneType in args and len(args) == 2:
+    if origin is Literal:  # results alone have them: a newer daemon may have more words, ours is type-checked
+        return _scalar_reader(str)
+    if origin in (UnionType, Union) and NoneType in args and len(args) == 2:
         inner = _reader(args[0] if args[1] is NoneType else args[1])
         return lambda value, name: None if value is None else inner(value, name)
     if origin is tuple and len(args) == 2 and args[1] is Ellipsis:

@@ -1,9 +1,10 @@
 """Where the files of one daemon are. Shared by the CLI and the daemon, so it imports next to nothing.
 
 Rules: with `--home` or `P2PFWD_HOME` everything is in that one directory. Without, the XDG directories
-of the user hold it, found by platformdirs, except that the control socket goes to `$XDG_RUNTIME_DIR`
-(or `/run/user/UID`) only when that directory exists and belongs to this user, and to the state directory
-otherwise: a place under /tmp could be made by somebody else first, and would move with TMPDIR.
+of the user hold it, found by platformdirs. The control socket is in the state directory: the session's
+runtime directory comes with a login and goes with the last logout, and the daemon outlives both. Only a path
+too long for a socket makes it go there. (A place under /tmp could be made by somebody else first.) Whoever
+looks for a running daemon asks the lock file (`rpc.reach`), not this module.
 Nothing here creates, opens or locks a file.
 """
 
@@ -11,18 +12,16 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from p2pfwd.errors import BindFailed, UsageError
+from p2pfwd.system.unix_socket import MAX_PATH_BYTES
 
 APP = "p2pfwd"
 HOME_VARIABLE = "P2PFWD_HOME"
-
-MAX_SOCKET_PATH_BYTES = 107 if sys.platform.startswith("linux") else 103
-"""Longest path of a Unix socket: `sockaddr_un.sun_path` (108 on Linux, 104 on BSD and macOS) less its NUL."""
+SOCKET = "rpc.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +58,21 @@ class Paths:
             lock_file=home / "daemon.lock",
             start_lock_file=home / "start.lock",
             log_file=home / "daemon.log",
-            socket=home / "rpc.sock",
+            socket=home / SOCKET,
         )
 
     @classmethod
     def _xdg(cls, env: Mapping[str, str]) -> Paths:
-        from platformdirs import PlatformDirs
-
-        dirs = PlatformDirs(APP, appauthor=False)
-        data = Path(_utf8(dirs.user_data_dir))
-        state = Path(dirs.user_state_dir)
+        data, state, config = map(Path, _xdg_directories())
         return cls(
             home=data,
             single=False,
-            config_file=Path(dirs.user_config_dir) / "config.toml",
+            config_file=config / "config.toml",
             key_file=data / "identity.key",
             lock_file=data / "daemon.lock",
             start_lock_file=data / "start.lock",
             log_file=state / "daemon.log",
-            socket=(_runtime_dir(env) or state) / "rpc.sock",
+            socket=_xdg_socket(state, env),
         )
 
     @property
@@ -97,15 +92,46 @@ class Paths:
 
 def check_socket_path(path: Path) -> None:
     """Raise BindFailed when no Unix socket can have this path: it is too long."""
-    length = len(os.fsencode(path))
-    if length > MAX_SOCKET_PATH_BYTES:
+    if not _fits(path):
         raise BindFailed(
-            f"control socket: the path {path} has {length} bytes, and a Unix socket's path "
-            f"may have {MAX_SOCKET_PATH_BYTES}",
+            f"control socket: the path {path} has {len(os.fsencode(path))} bytes, and a Unix socket's path "
+            f"may have {MAX_PATH_BYTES}",
             hint=f"set {HOME_VARIABLE} (or --home), or XDG_RUNTIME_DIR, to a shorter directory",
             path=str(path),
-            limit=MAX_SOCKET_PATH_BYTES,
+            limit=MAX_PATH_BYTES,
         )
+
+
+def _xdg_directories() -> tuple[str, str, str]:
+    """The user's directories for data, state and configuration. Raises UsageError where he has none."""
+    from platformdirs import PlatformDirs
+
+    dirs = PlatformDirs(APP, appauthor=False)
+    try:
+        found = (dirs.user_data_dir, dirs.user_state_dir, dirs.user_config_dir)
+    except (RuntimeError, KeyError):  # pathlib's and pwd's words for the same
+        raise UsageError(
+            f"home directory: HOME is not set, and the system knows no user with the uid {os.geteuid()}",
+            hint=f"set {HOME_VARIABLE} (or --home) to a directory of your own, or set HOME",
+        ) from None
+    for path in found:
+        if not os.path.isabs(path):  # the daemon works in /, and would find another one
+            raise UsageError(
+                f"home directory: {path} is not an absolute path",
+                hint=f"mend HOME or the XDG variables, or set {HOME_VARIABLE} (or --home)",
+            )
+        _utf8(path)
+    return found
+
+
+def _xdg_socket(state: Path, env: Mapping[str, str]) -> Path:
+    usual = state / SOCKET
+    runtime = _runtime_dir(env)
+    return usual if runtime is None or _fits(usual) else runtime / SOCKET
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) <= MAX_PATH_BYTES
 
 
 def _runtime_dir(env: Mapping[str, str]) -> Path | None:

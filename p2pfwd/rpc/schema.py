@@ -9,7 +9,7 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Check,
@@ -19,8 +19,11 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Listener,
     Message,
     NamedPeer,
+    Network,
     Notice,
+    Path,
     Peer,
+    Reachability,
     Stream,
     named,
     wire_name,
@@ -77,6 +80,7 @@ class ListenResult(Message):
     target_check: Check
     peer: str  # own peer ID
     addresses: tuple[str, ...]  # own full addresses, each ending in /p2p/<self>, best first
+    taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -270,7 +274,7 @@ class NearPeer(Message):
 
     peer: str
     addresses: tuple[str, ...]  # as it told them, each ending in /p2p/<peer>
-    source: str  # how it was found: "mdns"
+    source: Literal["mdns"]  # how it was found
     agent_version: str | None
     tunnels: bool | None  # whether it lists /x/, or a protocol below it; null: it could not be asked
     reason: str | None  # why not
@@ -309,7 +313,7 @@ class PingResult(Message):
 
     peer: str
     remote_address: str
-    path: str
+    path: Path
     rtt_ms: float = named("RTTMilliseconds")
 
 
@@ -379,10 +383,11 @@ class StatusResult(Message):
     bytes_out: int = 0
     rss_bytes: int = 0
     draining: bool = False
-    network: str = "public"  # "public" | "lan" | "private"
+    network: Network = "public"
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
-    reachability: str = "unknown"  # by strangers: "unknown" | "public" | "private"
+    reachability: Reachability = "unknown"
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
+    taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

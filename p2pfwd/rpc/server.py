@@ -15,7 +15,6 @@ import errno
 import logging
 import os
 import socket
-import stat
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,9 +38,12 @@ from p2pfwd.rpc.schema import (
     SubscribeParams,
     SubscribeResult,
 )
-from p2pfwd.system.acceptor import PENDING_ERRORS
-from p2pfwd.system.descriptors import Spare, shortage
+from p2pfwd.system import unix_socket
+from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr
+from p2pfwd.system.descriptors import Spare, reason
 from p2pfwd.system.peer_credentials import peer_uid
+from p2pfwd.system.private_files import private_directory, storage_failed
+from p2pfwd.system.unix_socket import UnixSocket
 
 log = logging.getLogger("p2pfwd.rpc")
 
@@ -55,8 +57,9 @@ MAX_LINES_PER_TURN = 128
 """Lines of one client that are answered before others get their turn."""
 CLOSE_GRACE_S = 1.0
 """How long closing waits for clients to take the last replies."""
-ACCEPT_PAUSE_S = 1.0
-BACKLOG = 128
+LOOK_S = 2.0
+"""How often the daemon looks whether its socket's file is still there: cleaners of temporary directories take
+it away, and so do people, and nobody could reach the daemon any more."""
 
 
 class CallContext:
@@ -88,47 +91,54 @@ class RpcServer:
         self.connections: set[Connection] = set()
         self.closing = False
         self._path = path
-        self._inode: tuple[int, int] | None = None
-        self._sock: socket.socket | None = None
+        self._socket: UnixSocket | None = None
+        self._acceptor: Acceptor | None = None
         self._accepting: set[asyncio.Task[Any]] = set()
-        self._paused: asyncio.TimerHandle | None = None
         self._spare: Spare | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._is_lost = False
 
     async def start(self) -> None:
         """Bind and serve; the caller holds the home's lock, and the directory exists.
 
         Raises BindFailed, StorageFailed, or DaemonRunning when another home's daemon answers there.
         """
-        self._sock = _bind(self._path)
-        info = os.lstat(self._path)
-        self._inode = (info.st_dev, info.st_ino)
-        self._spare = Spare()
-        self._resume()
+        self._listen()
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
-    def _resume(self) -> None:
-        if self._sock is not None:
-            asyncio.get_running_loop().add_reader(self._sock.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        assert self._sock is not None and self._spare is not None
+    def _listen(self) -> None:
+        bound = _bind(self._path)
+        if self._acceptor is not None:
+            self._acceptor.close()
+        self._socket = bound
+        if self._spare is None:
+            self._spare = Spare()
         loop = asyncio.get_running_loop()
-        self._spare.keep()
-        try:
-            try:
-                sock, _ = self._sock.accept()
-            except OSError as exc:
-                if exc.errno != errno.EMFILE or not self._spare.give():
-                    raise
-                sock, _ = self._sock.accept()  # the owner is to be heard, whatever strangers hold
-        except OSError as exc:
-            if exc.errno in PENDING_ERRORS:
-                return
-            # no descriptors, no memory: it passes, and trying at once would spin
-            log.warning("control socket: accepting paused: %s", shortage(exc.errno) or exc.strerror)
-            loop.remove_reader(self._sock.fileno())
-            self._paused = loop.call_later(ACCEPT_PAUSE_S, self._resume)
+        self._acceptor = Acceptor(
+            bound.sock,
+            loop,
+            self._accepted,
+            spare=self._spare,  # the owner is to be heard, whatever strangers hold
+            what="control socket: ",
+        )
+
+    def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        if self._socket is None or self._socket.is_in_place():
             return
-        sock.setblocking(False)
+        try:
+            private_directory(self._path.parent, "control socket's directory")
+            self._listen()
+        except P2PForwardError as exc:
+            if not self._is_lost:
+                log.warning("%s; commands cannot reach this daemon (it tries again)", exc.message)
+            self._is_lost = True
+            return
+        self._is_lost = False
+        log.warning("control socket %s: its file was gone, and is made anew", self._path)
+
+    def _accepted(self, sock: socket.socket, _peer: Sockaddr) -> None:
+        loop = asyncio.get_running_loop()
         task = loop.create_task(loop.connect_accepted_socket(lambda: Connection(self), sock))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
@@ -140,15 +150,16 @@ class RpcServer:
     async def close(self) -> None:
         """Answer calls under way with ShuttingDown, end every connection, remove the socket. Idempotent."""
         self.closing = True
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._acceptor is not None:
+            self._acceptor.close()
         if self._spare is not None:
             self._spare.close()
-        if self._sock is not None:
-            asyncio.get_running_loop().remove_reader(self._sock.fileno())
-            self._sock.close()
-            self._sock = None
-            self._unlink()
-        if self._paused is not None:
-            self._paused.cancel()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.remove_file()
+            self._socket = None
         if self._accepting:
             await asyncio.wait(list(self._accepting))
         connections = list(self.connections)
@@ -158,13 +169,6 @@ class RpcServer:
             await asyncio.wait([c.ended for c in connections], timeout=CLOSE_GRACE_S)
         for connection in connections:
             await connection.abort()
-
-    def _unlink(self) -> None:
-        # Only the file bound here: another daemon may have put its own in the place.
-        with contextlib.suppress(FileNotFoundError):
-            info = os.lstat(self._path)
-            if (info.st_dev, info.st_ino) == self._inode:
-                os.unlink(self._path)
 
 
 class Connection(asyncio.Protocol):
@@ -388,45 +392,21 @@ def _internal(exc: Exception) -> P2PForwardError:
     )
 
 
-def _bind(path: Path) -> socket.socket:
+def _bind(path: Path) -> UnixSocket:
     check_socket_path(path)
-    _remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
     try:
-        sock.bind(os.fsencode(path))
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as exc:
-        sock.close()
-        raise errors.BindFailed(f"control socket {path}: {exc.strerror}", path=str(path)) from exc
-    finally:
-        os.umask(mask)
-    return sock
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise errors.StorageFailed(f"control socket {path}: {exc.strerror}", path=str(path)) from exc
-    if not stat.S_ISSOCK(mode):
+        return unix_socket.listen(str(path), BACKLOG)
+    except unix_socket.NotASocket:
         raise errors.StorageFailed(
             f"control socket {path}: there is a file of another kind", hint=f"move it away: {path}"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fsencode(path))
-        except BlockingIOError:
-            pass  # its backlog is full: somebody is there
-        except OSError:
-            os.unlink(path)
-            return
-    raise errors.DaemonRunning(
-        f"control socket {path}: a daemon with another home answers there",
-        hint="set XDG_RUNTIME_DIR or P2PFWD_HOME (or --home) apart from the other daemon's",
-        socket=str(path),
-    )
+        ) from None
+    except unix_socket.SomebodyListens:
+        raise errors.DaemonRunning(
+            f"control socket {path}: a daemon with another home answers there",
+            hint="set XDG_STATE_HOME or P2PFWD_HOME (or --home) apart from the other daemon's",
+            socket=str(path),
+        ) from None
+    except OSError as exc:
+        if exc.errno in (errno.EACCES, errno.EPERM):
+            raise storage_failed("control socket", path, exc) from exc
+        raise errors.BindFailed(f"control socket {path}: {reason(exc.errno)}", path=str(path)) from exc

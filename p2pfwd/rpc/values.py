@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Way = Literal["inbound", "outbound"]
+Path = Literal["direct", "relayed"]
+Network = Literal["public", "lan", "private"]
+Reachability = Literal["unknown", "public", "private"]
+"""By strangers."""
 
 _ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC", "rss": "RSS"}
 
@@ -49,11 +55,11 @@ class Listener(Message):
     """One listen or forward, as `ls` shows it."""
 
     id: int
-    direction: str  # "listen" | "forward"
+    direction: Literal["listen", "forward"]
     protocol: str
     listen_address: str  # listen: /p2p/<self>; forward: the bound address
     target_address: str  # listen: the local service; forward: /p2p/<peer>
-    state: str  # "ready" | "unknown" | "peer-unreachable" | "target-refused" | other error code
+    state: str  # "ready", "unknown", "peer-unreachable", or the code of an error
     reason: str | None  # one sentence when the state is bad
     streams: int
     bytes_in: int  # from the remote peer, over all streams so far
@@ -67,7 +73,7 @@ class Stream(Message):
     """One live tunnelled connection."""
 
     handler_id: str = named("HandlerID")
-    direction: str = "inbound"  # "inbound" (listen side) | "outbound" (forward side)
+    direction: Way = "inbound"  # inbound: of a listen; outbound: of a forward
     protocol: str = ""
     origin_address: str = ""  # forward side: the local client; listen side: /p2p/<dialer>
     target_address: str = ""
@@ -77,7 +83,7 @@ class Stream(Message):
     bytes_out: int = 0  # to the peer
     rate_in: float = 0.0  # bytes per second since the last snapshot
     rate_out: float = 0.0
-    path: str = "direct"  # "direct" | "relayed"
+    path: Path = "direct"
     remote_address: str = ""  # multiaddr of the connection underneath
     rtt_ms: float | None = named("RTTMilliseconds", default=None)
     holds_end: bool = False  # forward side: a Kubo is not told yet that the client has ended its data
@@ -89,8 +95,8 @@ class Peer(Message):
 
     peer: str
     addr: str
-    direction: str  # "inbound" | "outbound"
-    security: str  # "/noise" | "/tls/1.0.0"
+    direction: Way
+    security: str  # its protocol: "/noise", "/tls/1.0.0"
     muxer: str
     agent_version: str | None
     streams: int
@@ -105,8 +111,8 @@ class NamedPeer(Message):
     name: str  # "" without one
     peer: str
     addresses: tuple[str, ...]  # those given with the name, without the peer ID
-    kept: str | None  # "static" | "bootstrap"; null: not kept
-    state: str  # "connected" | "dialing" | "waiting" | "not-connected" (and not kept)
+    kept: Literal["static", "bootstrap"] | None  # null: not kept
+    state: Literal["connected", "dialing", "waiting", "not-connected"]  # the last: and not kept
     remote_address: str | None  # of its connection
     last_outcome: str | None  # of the last try to keep it connected, in words
     last_try_s: float | None = named("LastTrySeconds")  # ago
@@ -122,7 +128,7 @@ class Check(Message):
     state: str  # as Listener.state
     reason: str | None
     hint: str | None
-    path: str | None  # "direct" | "relayed"
+    path: Path | None
     remote_address: str | None
     security: str | None
     elapsed_ms: float
@@ -158,8 +164,8 @@ class DhtTable(Message):
     """One DHT of this node."""
 
     protocol: str
-    scope: str  # "wan" | "lan" | "private"
-    mode: str  # "client" | "server"
+    scope: Literal["wan", "lan", "private"]
+    mode: Literal["client", "server"]
     peers: int
     refreshed_s: float | None = named("RefreshedSeconds")  # ago; null: not yet
     buckets: tuple[DhtBucket, ...] = ()

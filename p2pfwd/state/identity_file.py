@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from pathlib import Path
 
 from p2pfwd.core.keys import PrivateKey
@@ -48,7 +49,7 @@ def import_text(path: Path, text: str, *, replace: bool = False) -> PrivateKey:
     Raises InvalidKey, StorageFailed, and UsageError when another key is there and `replace` is false.
     """
     key = decode(text, "imported key")
-    if path.exists() and not replace:
+    if os.path.lexists(path) and not replace:
         current = _read(path)
         if current.split() != [encode(key)]:
             raise UsageError(

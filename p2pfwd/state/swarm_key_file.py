@@ -13,7 +13,7 @@ from pathlib import Path
 
 from p2pfwd.core.swarm_key import PSK_BYTES, SwarmKey
 from p2pfwd.errors import InvalidKey, NotFound, UsageError
-from p2pfwd.system.private_files import private_directory, read_secret, write_atomically
+from p2pfwd.system.private_files import create_atomically, private_directory, read_secret
 
 MAX_BYTES = 4096
 """Longest file read: 95 bytes in base16, as all tools write it."""
@@ -43,13 +43,14 @@ def load(path: Path) -> SwarmKey:
 
 def create(path: Path) -> SwarmKey:
     """Make a key for a new network, and its file. Raises UsageError when a file is there, StorageFailed."""
-    if os.path.lexists(path):
+    key = SwarmKey(secrets.token_bytes(PSK_BYTES))
+    private_directory(path.parent, "directory of the swarm key")
+    try:
+        create_atomically(path, key.encode(), WHAT)
+    except FileExistsError:
         raise UsageError(
             f"{WHAT} {path}: there is one already, and its network would be lost",
             hint="move it away first, or make the other network's elsewhere",
             path=str(path),
-        )
-    key = SwarmKey(secrets.token_bytes(PSK_BYTES))
-    private_directory(path.parent, "directory of the swarm key")
-    write_atomically(path, key.encode(), WHAT)
+        ) from None
     return key

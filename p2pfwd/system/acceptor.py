@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from p2pfwd.errors import AddressInUse, BindFailed
-from p2pfwd.system.descriptors import CURE, shortage
+from p2pfwd.system.descriptors import Spare, cure, reason, shortage
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -49,13 +49,13 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
         hint = "ports below 1024 need privileges; choose a higher one"
         return BindFailed(f"cannot listen on {where}: permission denied", hint=hint)
     if (named := shortage(exc.errno)) is not None:
-        return BindFailed(f"cannot listen on {where}: {named}", hint=CURE)
+        return BindFailed(f"cannot listen on {where}: {named}", hint=cure(exc.errno))
     if exc.errno == errno.EADDRNOTAVAIL:
         return BindFailed(f"cannot listen on {where}: no interface of this machine has that address")
     if exc.errno == errno.ENODEV and exc.strerror:  # a zone that is none: `sockaddrs` says which
         hint = "`ip link` shows the interfaces of this machine"
         return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint)
-    return BindFailed(f"cannot listen on {where}: {exc.strerror or exc}")
+    return BindFailed(f"cannot listen on {where}: {reason(exc.errno) if exc.errno else exc}")
 
 
 class Acceptor:
@@ -63,7 +63,8 @@ class Acceptor:
 
     Owns `sock`, which must be listening.
 
-    `exhausted` is told the error when descriptors run out, and None at the first accept after that.
+    `exhausted` is told the error when descriptors run out, and None at the first accept after that. With a
+    `spare`, which stays its owner's, one more connection is accepted then. `what` begins the log's lines.
     """
 
     def __init__(
@@ -72,12 +73,16 @@ class Acceptor:
         loop: asyncio.AbstractEventLoop,
         accepted: Callable[[socket.socket, Sockaddr], None],
         exhausted: Callable[[OSError | None], None] | None = None,
+        spare: Spare | None = None,
+        what: str = "",
     ) -> None:
         self.sock = sock
         self._fd = sock.fileno()
         self._loop = loop
         self._accepted = accepted
         self._exhausted = exhausted
+        self._spare = spare
+        self._what = what
         self._retry: asyncio.TimerHandle | None = None
         self._delay_s = RETRY_FIRST_S
         self._starved = False
@@ -88,7 +93,7 @@ class Acceptor:
 
     def _readable(self) -> None:
         try:  # one a turn: to ask for a second one mostly gets nothing, and costs as much as a turn
-            sock, peer = self.sock.accept()
+            sock, peer = self.sock.accept() if self._spare is None else self._accept_with(self._spare)
         except OSError as exc:
             if exc.errno in PENDING_ERRORS:
                 return
@@ -101,9 +106,18 @@ class Acceptor:
         sock.setblocking(False)
         self._accepted(sock, peer)
 
+    def _accept_with(self, spare: Spare) -> tuple[socket.socket, Sockaddr]:
+        spare.keep()
+        try:
+            return self.sock.accept()
+        except OSError as exc:
+            if exc.errno != errno.EMFILE or not spare.give():
+                raise
+            return self.sock.accept()
+
     def _back_off(self, exc: OSError) -> None:
         if not self._starved:
-            log.warning("accepting paused: %s", shortage(exc.errno) or exc.strerror)
+            log.warning("%saccepting paused: %s", self._what, reason(exc.errno))
         self._starved = True
         self._loop.remove_reader(self._fd)
         self._retry = self._loop.call_later(self._delay_s, self._retry_now)
@@ -119,7 +133,7 @@ class Acceptor:
     def _recovered(self) -> None:
         self._starved = False
         self._delay_s = RETRY_FIRST_S
-        log.warning("accepting again")
+        log.warning("%saccepting again", self._what)
         if self._exhausted is not None:
             self._exhausted(None)
 

@@ -1,4 +1,6 @@
-"""Open files: how many this process may have, a spare one for the owner, what to say when none is left.
+"""Open files: how many this process may have, a spare one for the owner; and the system's errors in words.
+
+Those that are this machine's own limits say so, in the same words everywhere: no peer is to be blamed.
 
 Usual shells and services allow 1,024 and far more where one asks (Go programs do): so does the daemon.
 """
@@ -14,6 +16,10 @@ CURE: Final = "raise the limit of open files: `ulimit -n`, or LimitNOFILE= of th
 
 MOST: Final = 65_536
 """More than the limits of a node can use; some systems call their hard limit infinite."""
+
+_NO_PORT: Final = (
+    "this machine has no local port left, see net.ipv4.ip_local_port_range, or no address of that kind"
+)
 
 UNKNOWN: Final = 1024
 """Taken where the system has no such limit to ask for."""
@@ -41,20 +47,32 @@ def raise_limit() -> int:
 def shortage(code: int | None) -> str | None:
     """What ran out on this machine, for people; None where `code` says something else."""
     if code == errno.EMFILE:
-        return f"this daemon has as many files open as this machine allows it{_limit()}"
+        return f"this process has as many files open as this machine allows it{_limit()}"
     if code == errno.ENFILE:
-        return "this machine has as many files open as it can"
+        return "this machine has as many files open as it can (fs.file-max)"
     if code in (errno.ENOBUFS, errno.ENOMEM):
         return f"this machine is out of memory ({os.strerror(code)})"
     return None
 
 
+def cure(code: int | None) -> str | None:
+    """What to do about a shortage that this process meets by its own limit."""
+    return CURE if code == errno.EMFILE else None
+
+
+def reason(code: int | None) -> str:
+    """One clause for the errno of a failed `connect`, `socket`, `accept` or `open`."""
+    if code == errno.EADDRNOTAVAIL:
+        return f"{os.strerror(code)} ({_NO_PORT})"
+    return shortage(code) or os.strerror(code or 0)
+
+
 def _limit() -> str:
     if "resource" not in sys.modules:
-        return ""
+        return " (ulimit -n)"
     import resource
 
-    return f" ({resource.getrlimit(resource.RLIMIT_NOFILE)[0]})"
+    return f" (ulimit -n: {resource.getrlimit(resource.RLIMIT_NOFILE)[0]})"
 
 
 class Spare:

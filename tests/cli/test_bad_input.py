@@ -245,8 +245,8 @@ def test_no_room_for_the_identity(home: Path) -> None:
     ("text", "message"),
     [
         ("[swarm\n", "config file {}: "),
-        ("[swarm]\nlistne = []\n", "config file {}, line 2: unknown key swarm.listne"),
-        ("[log]\nlevel = 7\n", "config file {}, line 2: log.level must be a string"),
+        ("[swarm]\nlistne = []\n", "config file {}: unknown key swarm.listne"),
+        ("[log]\nlevel = 7\n", "config file {}: log.level must be a string"),
         ("\udcff", "config file {}, line 1: it is not UTF-8 text"),
     ],
 )

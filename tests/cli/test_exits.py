@@ -71,11 +71,11 @@ NEED_A_DAEMON = [
 
 
 @pytest.mark.parametrize("arguments", NEED_A_DAEMON)
-def test_without_a_daemon(run: Run, arguments: tuple[str, ...]) -> None:
+def test_without_a_daemon(home: Path, run: Run, arguments: tuple[str, ...]) -> None:
     result = run(*arguments)
     assert (result.status, result.out) == (3, "")
     assert result.err == (
-        "Error: no daemon is running\n"
+        f"Error: no daemon is running (home {home}, control socket {home}/rpc.sock)\n"
         "hint: start it with: p2pfwd daemon (listen and forward start it by themselves)\n"
     )
 
@@ -104,6 +104,18 @@ def test_the_daemons_errors_have_their_exit_status(
     result = run("listen", "/x/a", "80")
     assert result.status == status
     assert (result.out, result.err) == ("", "Error: layer: what went wrong\nhint: the cure\n")
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-inf", "-5", "0", "1e300", "601"])
+@pytest.mark.parametrize(
+    "arguments", [("dht", "findpeer", OTHER), ("dht", "query", OTHER), ("swarm", "discover")]
+)
+def test_what_is_no_time_limit_is_refused_before_anything_waits(
+    fake: FakeDaemon, run: Run, limit: str, arguments: tuple[str, ...]
+) -> None:
+    result = run(*arguments, f"--timeout={limit}")
+    assert (result.status, result.out, fake.calls) == (2, "", [])
+    assert result.err.startswith("Error: a time limit of ")
 
 
 def test_with_json_an_error_is_one_object_on_stderr(fake: FakeDaemon, run: Run) -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from p2pfwd import errors
 from p2pfwd.cli.tree import root_command
-from p2pfwd.daemon.config import Config, Settings
+from p2pfwd.daemon.config import Config
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.rpc import schema
 
 MAN = Path(__file__).parents[2] / "man"

@@ -235,6 +235,21 @@ def test_listen_warns_of_a_target_that_does_not_answer(fake: FakeDaemon, run: Ru
     )
 
 
+def test_listen_warns_where_the_line_to_paste_does_not_outlive_the_daemon(
+    fake: FakeDaemon, run: Run
+) -> None:
+    fake.answers["p2p.listen"] = replace(LISTENED, taken_ports=(4011,))
+    assert run("listen", "/x/web", "8000").err == (
+        "Warning: port 4011 of this node's settings is taken by another program, and it listens on "
+        "another one until the daemon restarts: the line above holds as long\n"
+        "hint: free the port, or set swarm.listen to a free one, then p2pfwd shutdown and listen again\n"
+    )
+    document = json.loads(run("listen", "/x/web", "8000", "--json").out)
+    assert document["TakenPorts"] == [4011]
+    fake.answers["p2p.listen"] = replace(LISTENED, taken_ports=(4011,), addresses=())  # found by its ID
+    assert run("listen", "/x/web", "8000").err == ""
+
+
 def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> None:
     fake.answers["p2p.listen"] = LISTENED
     document = json.loads(run("listen", "/x/web", "8000", "--json", "-r").out)

@@ -311,7 +311,7 @@ async def test_more_streams_than_may_be_unacknowledged_open_in_turn() -> None:
 
 @on_both_loops
 async def test_streams_beyond_the_peers_limit_are_reset_and_the_others_live() -> None:
-    async with swarm() as near, swarm(max_streams_per_peer=3) as far:
+    async with swarm() as near, swarm(max_streams_per_connection=3) as far:
         far.services.serve(Service(name=ECHO, handler=echo))
         conn = await near.connect(far.peer_id, far.listen_addrs())
         streams = [await conn.open_stream([ECHO]) for _ in range(3)]

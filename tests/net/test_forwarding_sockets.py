@@ -7,6 +7,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -196,6 +198,38 @@ def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
         acceptor.close()
         acceptor.resume()
         acceptor.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["EPROTO", "ENETDOWN", "EHOSTUNREACH", "EPERM"])
+def test_the_failure_of_one_connection_is_no_failure_of_the_listener(run: Run, name: str) -> None:
+    class Failing:
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock, self.left = sock, 1
+
+        def accept(self) -> Any:
+            self.left -= 1
+            if self.left >= 0:
+                raise OSError(getattr(errno, name), name)
+            return self.sock.accept()
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(self.sock, attribute)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        defects: list[Any] = []
+        loop.set_exception_handler(lambda _loop, context: defects.append(context))
+        arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
+        made = await bind(ANY_PORT)
+        sock: Any = Failing(made.sock)
+        acceptor = Acceptor(sock, loop, lambda sock, _peer: arrived.put_nowait(sock))
+        with socket.create_connection(made.sock.getsockname(), 20):
+            async with asyncio.timeout(10):
+                (await arrived.get()).close()
+        acceptor.close()
+        assert defects == []
 
     run(main())
 
@@ -408,6 +442,24 @@ def test_no_descriptor_left_is_our_limit_and_not_the_targets_fault() -> None:
             target.begin()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_local_port_left_is_this_machines_limit() -> None:
+    """In a network whose one free port is in use: two connections to one place cannot be told apart."""
+    script = (
+        "import asyncio, socket\n"
+        "from p2pfwd.core.multiaddrs import Multiaddr\n"
+        "from p2pfwd.forwarding.target import Target\n"
+        "open('/proc/sys/net/ipv4/ip_local_port_range', 'w').write('50000 50000')\n"
+        "server = socket.create_server(('127.0.0.1', 8080))\n"
+        "first = socket.create_connection(('127.0.0.1', 8080))\n"
+        "asyncio.run(Target(Multiaddr.parse('/ip4/127.0.0.1/tcp/8080')).connect(5))\n"
+    )
+    inside = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-c"]
+    if subprocess.run([*inside, "pass"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("network namespaces are not to be had here")
+    done = subprocess.run([*inside, script], capture_output=True, text=True, check=False)
+    assert "Cannot assign requested address (this machine has no local port left" in done.stderr
 
 
 def test_unix_targets(run: Run, home: Path) -> None:

@@ -164,7 +164,7 @@ async def test_a_flood_from_a_peer_that_does_not_read_ends_its_connection(
 
 @on_loop
 async def test_a_flood_of_opens_is_bounded_for_a_peer_that_reads() -> None:
-    async with attacked(max_streams_per_peer=10) as (victim, conn, peer):
+    async with attacked(max_streams_per_connection=10) as (victim, conn, peer):
         await peer.send(b"".join(f.encode_header(f.WINDOW_UPDATE, f.SYN, 2 * i + 1, 0) for i in range(2000)))
         resets = {(await peer.until(f.WINDOW_UPDATE, f.RST)).stream_id for _ in range(1990)}
         assert resets == set(range(21, 4000, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -267,6 +268,19 @@ async def test_a_taken_port_is_an_error_or_another_port() -> None:
             await Host.start(PrivateKey.generate(), [taken])
         host = await Host.start(PrivateKey.generate(), [taken], HostSettings(fall_back_to_free_port=True))
         assert host.swarm.listen_addrs() != [taken] and len(host.swarm.listen_addrs()) == 1
+        await host.close()
+
+
+@on_loop
+async def test_a_port_taken_for_one_family_is_replaced_for_both() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        addrs = [Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}"), Multiaddr.parse(f"/ip6/::1/tcp/{port}")]
+        settings = HostSettings(fall_back_to_free_port=True)
+        host = await Host.start(PrivateKey.generate(), addrs, settings)
+        assert host.taken_ports == (port,)
+        bound = {str(addr).rpartition("/")[2] for addr in host.swarm.listen_addrs()}
+        assert len(host.swarm.listen_addrs()) == 2 and len(bound) == 1 and str(port) not in bound
         await host.close()
 
 

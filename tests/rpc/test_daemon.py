@@ -15,9 +15,9 @@ import pytest
 from p2pfwd import __version__, errors
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.daemon.config import Settings
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
@@ -320,8 +320,16 @@ def test_a_peer_that_cannot_be_reached_is_told_with_every_address(home: Path) ->
             client.call("swarm.connect", s.ConnectParams((f"{dead}/p2p/{other}",)))
         assert caught.value.details["attempts"][0]["Address"] == dead
         for timeout_s in (0.0, -1.0, 1e9):
-            with pytest.raises(errors.UsageError, match="time limit"):
-                client.call("ping", s.PingParams(other, timeout_s))
+            for method, params in (
+                ("ping", s.PingParams(other, timeout_s)),
+                ("swarm.connect", s.ConnectParams((other,), timeout_s)),
+                ("dht.findpeer", s.DhtFindParams(other, timeout_s)),
+                ("dht.query", s.DhtQueryParams(other, timeout_s)),
+                ("swarm.discover", s.DiscoverParams(timeout_s)),
+                ("p2p.check", s.CheckParams(1, timeout_s)),
+            ):
+                with pytest.raises(errors.UsageError, match="time limit"):
+                    client.call(method, params)
 
     in_node(home, client)
 

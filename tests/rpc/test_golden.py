@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -32,8 +32,10 @@ def sample(hint: Any) -> Any:
         hints = get_type_hints(hint)
         return hint(**{f.name: sample(hints[f.name]) for f in fields(hint)})
     origin, args = get_origin(hint), get_args(hint)
-    if origin is UnionType:
+    if origin in (UnionType, Union):
         return sample(next(a for a in args if a is not NoneType))
+    if origin is Literal:
+        return args[0]
     return {"key": sample(args[1])} if origin is dict else (sample(args[0]),)
 
 
@@ -41,7 +43,7 @@ def emptiest(hint: Any) -> Any:
     """A value of the type with everything absent that may be."""
     if not is_dataclass(hint):
         origin, args = get_origin(hint), get_args(hint)
-        if origin is UnionType and NoneType in args:
+        if origin in (UnionType, Union) and NoneType in args:
             return None
         return origin() if origin in (tuple, dict) else sample(hint)
     assert isinstance(hint, type)

@@ -13,9 +13,9 @@ from p2pfwd import errors
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.daemon.config import Settings
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client

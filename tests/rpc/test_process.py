@@ -192,7 +192,7 @@ def not_a_socket(home: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "status", "said"),
     [
-        (bad_config, 2, "line 2: unknown key swarm.lisen\nhint: did you mean swarm.listen?\n"),
+        (bad_config, 2, "config.toml: unknown key swarm.lisen\nhint: did you mean swarm.listen?\n"),
         (bad_key, 2, "it is not base64 text\nhint: restore it"),
         (open_key, 2, "other users can read it (mode 0644)\nhint: chmod 600"),
         (not_a_socket, 1, "there is a file of another kind\nhint: move it away"),

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,10 @@ import uvloop
 from p2pfwd import errors
 from p2pfwd.rpc import schema, server
 from p2pfwd.rpc.client import Client
+from p2pfwd.rpc.schema import RPC_MAJOR, HelloParams
 from p2pfwd.rpc.server import CallContext, RpcServer
+from p2pfwd.system import acceptor
+from p2pfwd.system.unix_socket import UnixSocket
 
 uvloop.new_event_loop().close()  # libuv opens one signal pipe for the life of the process: not a leak
 
@@ -357,11 +361,18 @@ def test_accepting_pauses_when_descriptors_run_out_and_goes_on(
         def __getattr__(self, name: str) -> Any:
             return getattr(self.sock, name)
 
-    monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.01)
-    bind = server._bind
-    monkeypatch.setattr(server, "_bind", lambda path: Exhausted(bind(path)))
+    def bind(path: Path) -> UnixSocket:
+        bound = bind_before(path)
+        bound.sock = Exhausted(bound.sock)  # type: ignore[assignment]
+        return bound
+
+    monkeypatch.setattr(acceptor, "RETRY_FIRST_S", 0.01)
+    bind_before = server._bind
+    monkeypatch.setattr(server, "_bind", bind)
     serve(home, lambda path: Client.connect(path).close())
-    assert caplog.text.count("accepting paused: this daemon has as many files open as this machine") == 2
+    paused = "control socket: accepting paused: this process has as many files open as this machine"
+    assert caplog.text.count(paused) == 1
+    assert caplog.text.count("control socket: accepting again") == 1
 
 
 @pytest.mark.parametrize("code", [errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EPERM])
@@ -381,8 +392,13 @@ def test_a_connection_that_came_to_nothing_is_no_defect(
         def __getattr__(self, name: str) -> Any:
             return getattr(self.sock, name)
 
-    bind = server._bind
-    monkeypatch.setattr(server, "_bind", lambda path: Failing(bind(path)))
+    def bind(path: Path) -> UnixSocket:
+        bound = bind_before(path)
+        bound.sock = Failing(bound.sock)  # type: ignore[assignment]
+        return bound
+
+    bind_before = server._bind
+    monkeypatch.setattr(server, "_bind", bind)
     serve(home, lambda path: Client.connect(path).close())
     assert not caplog.records
 
@@ -454,6 +470,45 @@ def test_a_file_of_another_kind_is_left_alone(home: Path) -> None:
     with pytest.raises(errors.StorageFailed, match="another kind"):
         asyncio.run(RpcServer(home / "rpc.sock", {}).start())
     assert (home / "rpc.sock").read_text() == "precious"
+
+
+def test_a_socket_whose_file_was_removed_is_made_anew(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file alone, its directory, and then something else in its place: told once, and left alone."""
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    path = home / "state" / "rpc.sock"
+    path.parent.mkdir()
+
+    async def answers() -> None:
+        while True:
+            with contextlib.suppress(errors.DaemonNotRunning):
+                return (await asyncio.to_thread(Client.connect, path)).close()
+            await asyncio.sleep(0.01)
+
+    async def main() -> None:
+        rpc = RpcServer(path, Node().handlers())
+        await rpc.start()
+        with await asyncio.to_thread(Client.connect, path) as before:
+            for remove in (path.unlink, lambda: shutil.rmtree(path.parent)):
+                remove()
+                await answers()
+            path.unlink()
+            path.mkdir()
+            for _ in range(1000):
+                if "commands cannot reach this daemon" in caplog.text:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            path.rmdir()
+            await answers()
+            await asyncio.to_thread(before.call, "daemon.hello", HelloParams(RPC_MAJOR))
+        await rpc.close()
+        assert not path.exists()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert caplog.text.count("commands cannot reach this daemon") == 1
+    assert caplog.text.count("its file was gone, and is made anew") == 3
 
 
 def test_closing_does_not_remove_a_socket_bound_by_another(home: Path) -> None:

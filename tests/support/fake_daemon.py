@@ -19,10 +19,12 @@ from typing import Any
 from p2pfwd.errors import MethodNotFound, P2PForwardError
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.schema import RPC_MAJOR, Empty, Event, HelloResult, SubscribeResult
+from p2pfwd.state.home_lock import HomeLock
 
 PEER = "12D3KooWA1b2c3d4e5f6g7h8i9jkLmNoPqRsTuVwXyZabcdefLcL"
 OTHER = "12D3KooWZyXwVuTsRqPoNmLkjihgfedcba987654321ZYXwvuTHr"
 
+FAKE_PID = 4242
 WAIT_S = 10.0
 
 Answer = object | P2PForwardError | Callable[[Mapping[str, Any]], object] | None
@@ -34,7 +36,7 @@ class FakeDaemon:
 
     def __init__(self, path: Path, *, rpc: int = RPC_MAJOR) -> None:
         self.answers: dict[str, Answer] = {
-            "daemon.hello": HelloResult(rpc=rpc, version="0.1.0", id=PEER, pid=4242),
+            "daemon.hello": HelloResult(rpc=rpc, version="0.1.0", id=PEER, pid=FAKE_PID),
             "events.subscribe": SubscribeResult(subscription=7),
             "events.cancel": Empty(),
         }
@@ -43,6 +45,9 @@ class FakeDaemon:
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._server.bind(str(path))
         self._server.listen()
+        self._lock = HomeLock.take(path.with_name("daemon.lock"), path.with_name("start.lock"), path)
+        path.with_name("daemon.lock").write_text(f"{FAKE_PID}\n{path}\n")
+        self._lock.ready()
         self._orders, self._inbox = socket.socketpair()
         self._tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._decoders: dict[socket.socket, codec.LineDecoder] = {}
@@ -82,6 +87,7 @@ class FakeDaemon:
         self._thread.join(WAIT_S)
         self._orders.close()
         self._inbox.close()
+        self._lock.close()
 
     def __enter__(self) -> FakeDaemon:
         return self

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 
 if TYPE_CHECKING:
     from p2pfwd.daemon.discovery import Discovery
@@ -27,8 +28,9 @@ class DhtMethods:
         return {"dht.findpeer": self.find_peer, "dht.query": self.query, "dht.stat": self.stat}
 
     async def find_peer(self, context: CallContext, params: s.DhtFindParams) -> s.DhtFindResult:
+        """Addresses of a peer, by its ID, from the DHT alone. Raises PeerNotFound, TimedOut."""
         peer_id, _ = await self._peering.read((params.peer,))
-        dht, result = await self._discovery.find_peer(peer_id, params.timeout_s)
+        dht, result = await self._discovery.find_peer(peer_id, check_timeout(params.timeout_s))
         return s.DhtFindResult(
             peer=str(peer_id),
             addresses=tuple(str(addr.with_peer_id(peer_id)) for addr in result.found),
@@ -39,8 +41,9 @@ class DhtMethods:
         )
 
     async def query(self, context: CallContext, params: s.DhtQueryParams) -> s.DhtQueryResult:
+        """The servers nearest to an ID, nearest first. Raises PeerNotFound, TimedOut."""
         peer_id, _ = await self._peering.read((params.peer,))
-        dht, result = await self._discovery.closest(peer_id, params.timeout_s)
+        dht, result = await self._discovery.closest(peer_id, check_timeout(params.timeout_s))
         return s.DhtQueryResult(
             closest=tuple(map(str, result.closest)),
             protocol=dht.protocol,
@@ -50,11 +53,12 @@ class DhtMethods:
         )
 
     async def stat(self, context: CallContext, params: s.Empty) -> s.DhtStatResult:
+        """The routing table of each DHT this node takes part in."""
         return s.DhtStatResult(tuple(map(_table, self._discovery.dhts)))
 
 
 def _table(dht: Dht) -> s.DhtTable:
-    refreshed = time.time() - dht.refreshed_at if dht.refreshed_at is not None else None
+    refreshed = time.monotonic() - dht.refreshed_at if dht.refreshed_at is not None else None
     return s.DhtTable(
         protocol=dht.protocol,
         scope=dht.scope.value,

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from p2pfwd.errors import NotFound, P2PForwardError, UsageError
+from p2pfwd.errors import NotFound, P2PForwardError
 from p2pfwd.host.routing import ANSWER_WAIT_S, MdnsSource
 from p2pfwd.protocols import mdns
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 from p2pfwd.wire.mdns_pace import ASK_REST_S
 
 if TYPE_CHECKING:
@@ -64,10 +65,8 @@ class Near:
         return {"swarm.discover": self.discover}
 
     async def discover(self, context: CallContext, params: s.DiscoverParams) -> s.DiscoverResult:
-        if not 0 < params.timeout_s <= MAX_TIMEOUT_S:
-            raise UsageError(
-                f"a time limit of {params.timeout_s:g} s; it must be above 0 and at most {MAX_TIMEOUT_S:g} s"
-            )
+        """Who is on the local network. Raises NotFound where mDNS is off or there is no network."""
+        check_timeout(params.timeout_s, MAX_TIMEOUT_S)
         if self._mdns is None:
             raise NotFound(
                 "looking around in the local network is off in this daemon",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from p2pfwd.daemon.methods import notices
 from p2pfwd.policy.dial_schedule import KeptStatus, Priority
@@ -29,14 +29,17 @@ class PeerMethods:
         return {"peer.add": self.add, "peer.rm": self.rm, "peer.ls": self.ls}
 
     async def add(self, context: CallContext, params: s.PeerAddParams) -> s.PeerAddResult:
+        """Name a peer, or change a named one. Raises PeerExists, InvalidPeerId, StorageFailed."""
         named, replaced = await self._peering.add(params.name, params.peers, params.keep)
         told = tuple(notices.of_peer_addresses(named.addrs))
         return s.PeerAddResult(self._view(named), replaced is not None, told)
 
     async def rm(self, context: CallContext, params: s.PeerRmParams) -> s.PeerRmResult:
+        """Forget a name, and keep its peer no more. Raises NotFound."""
         return s.PeerRmResult(self._view(await self._peering.remove(params.name)))
 
     async def ls(self, context: CallContext, params: s.PeerLsParams) -> s.PeerLsResult:
+        """The named peers; with `all` also those kept for another reason."""
         peering = self._peering
         named = peering.names.all()
         shown = [self._view(entry) for entry in named]
@@ -76,13 +79,15 @@ class PeerMethods:
         )
 
 
-def _kept(status: KeptStatus | None) -> str | None:
+def _kept(status: KeptStatus | None) -> Literal["static", "bootstrap"] | None:
     if status is None:
         return None
     return "static" if status.priority is Priority.STATIC else "bootstrap"
 
 
-def _state(status: KeptStatus | None, connected: bool) -> str:
+def _state(
+    status: KeptStatus | None, connected: bool
+) -> Literal["connected", "dialing", "waiting", "not-connected"]:
     if connected:
         return "connected"
     return status.state if status is not None else "not-connected"

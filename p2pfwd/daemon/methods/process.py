@@ -1,7 +1,6 @@
 """The RPC's methods on the process itself: `daemon.hello`, `daemon.status`, `daemon.shutdown`, `log.level`.
 
-What the other rooms of methods need of the running daemon (`Node`) and their limits of time stand here too
-(p2pfwd-rpc(7)).
+What the other rooms of methods need of the running daemon (`Node`) stands here too (p2pfwd-rpc(7)).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfwd import __version__
 from p2pfwd.daemon import logs
 from p2pfwd.daemon.methods import views
-from p2pfwd.errors import UsageError
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.system.memory import rss_bytes
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.host.host import Host
     from p2pfwd.rpc.paths import Paths
-
-MAX_TIMEOUT_S = 600.0
-"""Longest time limit taken from a client."""
 
 
 class Node(Protocol):
@@ -64,9 +59,11 @@ class ProcessMethods:
         }
 
     async def hello(self, context: CallContext, params: s.HelloParams) -> s.HelloResult:
+        """Who answers here; the first call of every connection."""
         return s.HelloResult(s.RPC_MAJOR, __version__, str(self._node.host.peer_id), os.getpid())
 
     async def status(self, context: CallContext, params: s.Empty) -> s.StatusResult:
+        """What the daemon is and holds at this moment."""
         node, swarm = self._node, self._node.host.swarm
         conns = swarm.conns()
         bytes_in, bytes_out = node.forwarding.totals()
@@ -91,20 +88,14 @@ class ProcessMethods:
             swarm_key_fingerprint=node.network.fingerprint,
             reachability=node.discovery.autonat.reachability.value,
             refused=dict(swarm.refusals.counts),
+            taken_ports=node.host.taken_ports,
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:
+        """Begin to stop; answered at once."""
         self._node.request_stop()
         return s.Empty()
 
     async def log_level(self, context: CallContext, params: s.LogLevelParams) -> s.LogLevelResult:
+        """Set a subsystem's level of logging; the levels of all. Raises InvalidParams, NotFound."""
         return s.LogLevelResult(logs.set_level(params.subsystem, params.level))
-
-
-def check_timeout(timeout_s: float) -> float:
-    """A client's time limit, seconds. Raises UsageError."""
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise UsageError(
-            f"a time limit of {timeout_s:g} s; it must be above 0 and at most {MAX_TIMEOUT_S:g} s"
-        )
-    return timeout_s

@@ -7,10 +7,11 @@ import time
 from collections.abc import Mapping
 
 from p2pfwd.daemon.methods import views
-from p2pfwd.daemon.methods.process import Node, check_timeout
+from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import NotFound
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 from p2pfwd.wire.identify import PROTOCOL_VERSION
 
 CONNECT_TIMEOUT_S = 30.0
@@ -34,6 +35,7 @@ class SwarmMethods:
         }
 
     async def connect(self, context: CallContext, params: s.ConnectParams) -> s.ConnectResult:
+        """A connection to a peer, maybe one that is there. Raises PeerNotFound, DialFailed, TimedOut."""
         peer_id, addrs = await self._node.peering.read(params.addresses)
         timeout_s = CONNECT_TIMEOUT_S if params.timeout_s is None else check_timeout(params.timeout_s)
         swarm = self._node.host.swarm
@@ -42,6 +44,7 @@ class SwarmMethods:
         return s.ConnectResult(views.peer(conn, agent, time.monotonic()))
 
     async def disconnect(self, context: CallContext, params: s.DisconnectParams) -> s.DisconnectResult:
+        """Close all connections to a peer. Raises NotFound when there is none."""
         peer_id, _ = await self._node.peering.read((params.peer,))
         closed = await self._node.host.swarm.disconnect(peer_id)
         if not closed:
@@ -49,12 +52,14 @@ class SwarmMethods:
         return s.DisconnectResult(str(peer_id), closed)
 
     async def peers(self, context: CallContext, params: s.Empty) -> s.PeersResult:
+        """The live connections, direct and old ones first."""
         swarm, now = self._node.host.swarm, time.monotonic()
         return s.PeersResult(
             tuple(views.peer(conn, swarm.peerstore.agent(conn.remote_peer), now) for conn in swarm.conns())
         )
 
     async def addrs(self, context: CallContext, params: s.Empty) -> s.AddrsResult:
+        """The addresses this node listens on, and those that connected peers see it at."""
         swarm = self._node.host.swarm
         return s.AddrsResult(
             id=str(swarm.peer_id),
@@ -64,6 +69,7 @@ class SwarmMethods:
         )
 
     async def id(self, context: CallContext, params: s.Empty) -> s.IdResult:
+        """What this node tells others of itself."""
         host = self._node.host
         public_key = host.swarm.identity.public_key.to_protobuf()
         return s.IdResult(
@@ -76,6 +82,7 @@ class SwarmMethods:
         )
 
     async def ping(self, context: CallContext, params: s.PingParams) -> s.PingResult:
+        """One round trip to a peer, connecting first if need be. Raises as `connect`."""
         peer_id, addrs = await self._node.peering.read((params.peer,))
         outcome = await self._node.host.ping(peer_id, addrs, check_timeout(params.timeout_s))
         conn = outcome.conn

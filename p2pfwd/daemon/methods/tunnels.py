@@ -15,11 +15,12 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.typed import parse_endpoint, parse_target
 from p2pfwd.core.word_order import check_forward, check_listen
 from p2pfwd.daemon.methods import notices, views
-from p2pfwd.daemon.methods.process import Node, check_timeout
+from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import UsageError
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.registry import Listener
@@ -49,6 +50,7 @@ class TunnelMethods:
     # --- listeners
 
     async def listen(self, context: CallContext, params: s.ListenParams) -> s.ListenResult:
+        """Offer a service, and try its target once. Raises InvalidProtocol, ListenerExists, ProtocolTaken."""
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
@@ -73,9 +75,11 @@ class TunnelMethods:
             target_check=views.check(outcome),
             peer=str(node.host.peer_id),
             addresses=views.full_addresses(addrs, node.host.peer_id),
+            taken_ports=node.host.taken_ports,
         )
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
+        """Open a local address that leads to a peer. Raises PeerNotFound, AddressInUse, ListenerExists."""
         node = self._node
         check_forward(params.protocol, params.listen, params.peers)
         listen = parse_endpoint(params.listen)
@@ -109,10 +113,12 @@ class TunnelMethods:
         return close
 
     async def check(self, context: CallContext, params: s.CheckParams) -> s.Check:
+        """Try a listener once; its state follows. Raises NotFound."""
         timeout_s = check_timeout(params.timeout_s)
         return views.check(await self._node.forwarding.check(params.listener, timeout_s))
 
     async def close(self, context: CallContext, params: s.CloseParams) -> s.CloseResult:
+        """Close the listeners that every filter matches; their streams go on. Raises UsageError."""
         match = CloseMatch(
             all=params.all,
             protocol=params.protocol,
@@ -125,14 +131,17 @@ class TunnelMethods:
         return None if text is None else self._node.peering.filter(text)
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
+        """All listeners, in the order they were made."""
         return s.LsResult(tuple(map(views.listener, self._node.forwarding.listeners())))
 
     # --- streams
 
     async def stream_ls(self, context: CallContext, params: s.Empty) -> s.StreamLsResult:
+        """All live streams, in the order they were opened."""
         return s.StreamLsResult(tuple(map(views.stream, self._node.forwarding.streams())))
 
     async def stream_close(self, context: CallContext, params: s.StreamCloseParams) -> s.StreamCloseResult:
+        """Reset one stream, or all. Raises StreamNotFound, UsageError."""
         forwarding = self._node.forwarding
         if params.all:
             if params.id is not None:

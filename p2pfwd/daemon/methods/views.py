@@ -90,7 +90,7 @@ def peer(conn: Conn, agent: str | None, now: float) -> schema.Peer:
     )
 
 
-def path(conn: Conn) -> str:
+def path(conn: Conn) -> schema.Path:
     """How the connection leads to its peer."""
     return "relayed" if conn.is_relayed else "direct"
 

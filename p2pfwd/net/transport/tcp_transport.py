@@ -17,8 +17,8 @@ from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate
 from p2pfwd.net.upgrader import Upgrader, describe
 from p2pfwd.policy.undialable import why_undialable
-from p2pfwd.system import sockaddrs
-from p2pfwd.system.acceptor import BACKLOG, Acceptor, Sockaddr, bind_failure
+from p2pfwd.system import sockaddrs, tcp_socket
+from p2pfwd.system.acceptor import Acceptor, Sockaddr
 from p2pfwd.system.loop_io import LoopIo
 
 log = logging.getLogger("p2pfwd.net")
@@ -60,20 +60,7 @@ class TcpTransport:
         """See `Transport`."""
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
-        try:
-            family, sockaddr = sockaddrs.sockaddr_of(endpoint)
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as exc:
-            raise bind_failure(exc, str(addr)) from exc
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(sockaddr)
-            sock.listen(BACKLOG)
-        except OSError as exc:
-            sock.close()
-            raise bind_failure(exc, str(addr)) from exc
+        sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
 
         def accepted(sock: socket.socket, _peer: Sockaddr) -> None:
             self._accepted(sock, gate)

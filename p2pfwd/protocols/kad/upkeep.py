@@ -114,7 +114,7 @@ class Upkeep:
                 await dht.closest(await self._target(cpl))
         nearest = () if dht.is_server else dht.table.closest(key_of_peer(self._swarm.peer_id), NEAREST)
         self._keep(set(nearest))
-        dht.refreshed_at = time.time()
+        dht.refreshed_at = time.monotonic()
         return True
 
     def _keep(self, wanted: set[PeerId]) -> None:

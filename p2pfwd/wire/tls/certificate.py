@@ -15,7 +15,7 @@ X.509 code (about 2 MB), so only what speaks TLS imports it.
 from __future__ import annotations
 
 import warnings
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
@@ -43,11 +43,10 @@ much again; nothing needs more than 6 KiB."""
 MAX_EXTENSIONS: Final = 16
 """Extensions looked at; libp2p needs one, go's and OpenSSL's habits add three."""
 
-BACKDATED: Final = timedelta(hours=1)
-"""How far our certificates start in the past, for peers with a late clock (as go)."""
-
-LIFETIME: Final = timedelta(days=36_500)
-"""How long they hold: a hundred years (as go); the key lives only as long as the process."""
+VALID_FROM: Final = datetime(1970, 1, 1, tzinfo=UTC)
+VALID_UNTIL: Final = datetime(4096, 1, 1, tzinfo=UTC)
+"""Our certificates hold always, as rust-libp2p's: neither our clock nor the peer's need be right (a board
+without a battery wakes up in 1970). Their key lives only as long as the handshake."""
 
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -68,10 +67,8 @@ class _SignedKey:
     signature: bytes
 
 
-def make_certificate(
-    identity: PrivateKey, now: datetime, entropy: bytes
-) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
-    """A P-256 key and its certificate (DER) in the name of `identity`; `now` is timezone-aware.
+def make_certificate(identity: PrivateKey, entropy: bytes) -> tuple[bytes, ec.EllipticCurvePrivateKey]:
+    """A P-256 key and its certificate (DER) in the name of `identity`.
 
     entropy: `ENTROPY_BYTES` random bytes, never used before, for the key and the serial number.
     """
@@ -93,8 +90,8 @@ def make_certificate(
         .issuer_name(name)
         .serial_number(serial)
         .public_key(key.public_key())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + LIFETIME)
+        .not_valid_before(VALID_FROM)
+        .not_valid_after(VALID_UNTIL)
         .add_extension(x509.UnrecognizedExtension(EXTENSION_OID, asn1.encode_der(signed_key)), critical=False)
         .sign(key, SHA256())
     )
@@ -123,7 +120,10 @@ def verify_certificate(der: bytes, now: datetime) -> PublicKey:
     ) as exc:
         raise HandshakeFailed(f"tls: the peer's certificate cannot be parsed: {exc}") from exc
     if not starts <= now <= ends:
-        raise HandshakeFailed(f"tls: the peer's certificate is valid from {starts} to {ends} only")
+        raise HandshakeFailed(
+            f"tls: the peer's certificate is valid from {starts} to {ends} only, and here it is "
+            f"{now:%Y-%m-%d %H:%M} UTC: one of the two clocks may be wrong"
+        )
     _check_self_signature(certificate)
     return _check_identity(_signed_key(extensions), key)
 

@@ -212,7 +212,7 @@ class TlsHandshake:
 
         from p2pfwd.wire.tls.certificate import make_certificate
 
-        der, key = make_certificate(identity, self._now, entropy)
+        der, key = make_certificate(identity, entropy)
         # Any: the stubs on PyPI are older than the types pyOpenSSL ships.
         context: Any = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)

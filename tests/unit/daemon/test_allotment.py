@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pfwd.daemon.allotment import RESERVE, allot
-from p2pfwd.daemon.config import Settings
+from p2pfwd.daemon.settings import Settings
 
 
 @pytest.mark.parametrize("descriptors", [1, 128, 256, 1024, 4096, 8192, 20_000, 65_536])

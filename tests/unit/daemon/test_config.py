@@ -1,17 +1,20 @@
-"""daemon.config: the table is the only source of keys, and every mistake names key, line and cure."""
+"""daemon.config: the table is the only source of keys, and every mistake names key and cure."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from p2pfwd.daemon import config
+from p2pfwd.daemon import config, networks, node
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.errors import ExitStatus, InvalidConfig
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.wire.tls import TLS
 
 PEER = "12D3KooWGRUVh3xoVy6F6FQyRVFiDYpYPSrDzb2YwEGeYL8bBBZQ"
 
@@ -26,7 +29,7 @@ def load(
 
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     found = config.load(tmp_path / "none.toml", {})
-    assert found.settings == config.Settings()
+    assert found.settings == Settings()
     assert {entry.origin for entry in found.entries()} == {"default"}
 
 
@@ -38,7 +41,7 @@ def test_every_key_is_documented_and_its_default_passes_its_own_check() -> None:
 
 
 def test_the_default_port_is_not_kubos_and_both_families_are_served() -> None:
-    listen = config.Settings().listen
+    listen = Settings().listen
     assert listen == ("/ip4/0.0.0.0/tcp/4011", "/ip6/::/tcp/4011")
 
 
@@ -60,20 +63,20 @@ def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said", "hint"),
     [
-        ("[swarm]\n\nlisen = []\n", "line 3: unknown key swarm.lisen", "did you mean swarm.listen?"),
-        ("[swarms]\nlisten = []\n", "line 1: unknown key swarms", "did you mean swarm?"),
-        ("level = 'info'\n", "line 1: unknown key level", "did you mean log.level?"),
-        ("zebra = 1\n", "line 1: unknown key zebra", "config show"),
-        ("swarm = 1\n", "line 1: swarm must be a table", None),
-        ("[limits]\nstreams = '5'\n", "line 2: limits.streams must be a whole number", "in all"),
-        ("[limits]\nstreams = true\n", "line 2: limits.streams must be a whole number", "in all"),
+        ("[swarm]\n\nlisen = []\n", ": unknown key swarm.lisen", "did you mean swarm.listen?"),
+        ("[swarms]\nlisten = []\n", ": unknown key swarms", "did you mean swarm?"),
+        ("level = 'info'\n", ": unknown key level", "did you mean log.level?"),
+        ("zebra = 1\n", ": unknown key zebra", "config show"),
+        ("swarm = 1\n", ": swarm must be a table", None),
+        ("[limits]\nstreams = '5'\n", ": limits.streams must be a whole number", "in all"),
+        ("[limits]\nstreams = true\n", ": limits.streams must be a whole number", "in all"),
         ("[limits]\nstreams = 0\n", "limits.streams must be 1 or more", "in all"),
         ("[swarm]\ndial_timeout_s = nan\n", "must be a number", None),
         ("[swarm]\ndial_timeout_s = inf\n", "must be a number", None),
-        ("swarm.security = ['ssl']\n", "line 1: swarm.security must be some of noise, tls", None),
+        ("swarm.security = ['ssl']\n", ": swarm.security must be some of noise, tls", None),
         ("[swarm]\nsecurity = ['tls', 'tls']\n", "each once", None),
         ("[swarm]\nlisten = []\n", "at least one address", None),
-        ("[swarm]\ndns_servers = ['not-an-ip']\n", "line 2: swarm.dns_servers must be addresses", "IP:PORT"),
+        ("[swarm]\ndns_servers = ['not-an-ip']\n", ": swarm.dns_servers must be addresses", "IP:PORT"),
         ("[swarm]\ndns_servers = ['1.1.1.1', 'ns.example:53']\n", '"ns.example:53" is no IP address', None),
         ("[swarm]\ndns_servers = ['1.1.1.1:0']\n", "has no port from 1 to 65535", None),
         ("[swarm]\ndns_servers = ['[::1]:99999']\n", "has no port from 1 to 65535", None),
@@ -83,10 +86,18 @@ def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
         ("[swarm]\nlisten = ['/ip4/0.0.0.0/udp/1/quic-v1']\n", "of the form /ip4/", None),
         ("[swarm]\nlisten = ['/dns4/localhost/tcp/1']\n", "of the form /ip4/", None),
         ("[log]\nlevel = 'loud'\n", "one of debug, info, warning, error", None),
-        ("[limits]\nlow_water = 500\n", "low_water is above limits.high_water", None),
-        ("network = 'home'\n", "line 1: network must be one of public, lan, private", "Whom this node"),
-        ("[log]\n[network]\nname = 'lan'\n", "line 2: network must be a string", "Whom this node"),
-        ("[swarm]\nnetwork = 'lan'\n", "line 2: unknown key swarm.network", "did you mean network?"),
+        ("[limits]\nlow_water = 500\n", "low_water (500) is above limits.high_water (192)", "set both"),
+        (
+            "[swarm]\ndns_servers = ['not-an-ip']\n",
+            '"not-an-ip" is no IP address, and none with a port',
+            "Name servers",
+        ),
+        ("[swarm]\ndns_servers = ['192.0.2.1:0']\n", "has no port from 1 to 65535", None),
+        ("[swarm]\ndns_servers = ['192.0.2.1:dns']\n", "is no IP address, and none with a port", None),
+        ("swarm = { listen = ['foo'] }\n", "swarm.listen must be multiaddrs", None),
+        ("network = 'home'\n", ": network must be one of public, lan, private", "Whom this node"),
+        ("[log]\n[network]\nname = 'lan'\n", ": network must be a string", "Whom this node"),
+        ("[swarm]\nnetwork = 'lan'\n", ": unknown key swarm.network", "did you mean network?"),
         ("[bootstrap]\npeers = ['automatic']\n", 'peers must be "auto" or multiaddrs of peers (', None),
         ("[bootstrap]\npeers = ['/ip4/10.0.0.1/tcp/1']\n", "multiaddrs of peers (", None),
         (f"[bootstrap]\npeers = ['auto', '/p2p/{PEER}']\n", f"/p2p/{PEER} has no address", None),
@@ -137,37 +148,55 @@ def test_every_key_can_be_set_in_the_file(tmp_path: Path, key: str) -> None:
     assert {e.key: (e.value, e.origin) for e in found.entries()}[key] == (default, "config.toml")
 
 
-def test_the_defaults_are_those_of_the_parts() -> None:
-    mine, swarm, forward = config.Settings(), SwarmSettings(), ForwardingLimits()
-    for name in (
-        "dial_timeout_s",
-        "connect_timeout_s",
-        "upgrade_timeout_s",
-        "stream_timeout_s",
-        "dns_servers",
-        "busy_poll_us",
-    ):
-        assert getattr(mine, name) == getattr(swarm, name)
-    for name in (
-        "max_connections",
-        "max_connections_per_ip",
-        "max_connections_per_peer",
-        "max_pending_inbound",
-    ):
-        assert getattr(mine, name) == getattr(swarm, name)
-    assert (mine.high_water, mine.low_water) == (swarm.high_water, swarm.low_water)
-    assert mine.max_pending_inbound_per_ip == swarm.max_pending_inbound_per_ip
-    assert mine.max_streams_per_connection == swarm.max_streams_per_peer
-    for name in ("max_streams", "max_streams_per_peer", "max_streams_per_listener", "max_pending_targets"):
-        assert getattr(mine, name) == getattr(forward, name)
-    for name in (
-        "max_pending_opens",
-        "open_timeout_s",
-        "target_timeout_s",
-        "kubo_half_close",
-        "kubo_hold_s",
-    ):
-        assert getattr(mine, name) == getattr(forward, name)
+def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
+    """By its name, to one part; the rest is the daemon's own."""
+    parts = {f.name: f for kind in (SwarmSettings, ForwardingLimits) for f in fields(kind)}
+    assert len(parts) == len(fields(SwarmSettings)) + len(fields(ForwardingLimits))
+    own = {f.name for f in fields(Settings)} - set(parts)
+    assert own == {
+        "network",
+        "bootstrap",
+        "dht_prefix",
+        "dht_mode",
+        "mdns",
+        "swarm_key",
+        "listen",
+        "drain_timeout_s",
+        "event_loop",
+        "log_level",
+        "log_max_bytes",
+    }
+    for f in fields(Settings):
+        if f.name in parts and f.name != "security":  # there it is protocol names
+            assert f.default == parts[f.name].default, f.name
+
+
+def test_what_is_set_reaches_the_part(tmp_path: Path) -> None:
+    text = (
+        "[limits]\nstreams_per_connection = 7\nstreams_per_peer = 8\nhigh_water = 100\n"
+        "[swarm]\nsecurity = ['tls']\ndns_servers = ['192.0.2.1']\n[forward]\nopen_timeout_s = 3\n"
+    )
+    settings = load(tmp_path, text).settings
+    network = networks.load(tmp_path, settings, {})
+    swarm = node.host_settings(settings, network).swarm
+    assert (swarm.max_streams_per_connection, swarm.high_water, swarm.low_water) == (7, 100, 83)
+    assert (swarm.security, swarm.dns_servers) == ((TLS,), ("192.0.2.1",))
+    limits = node.forwarding_limits(settings)
+    assert (limits.max_streams_per_peer, limits.open_timeout_s) == (8, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "low"),
+    [
+        ("", 160),
+        ("high_water = 100", 83),
+        ("high_water = 500", 160),
+        ("high_water = 1", 0),
+        ("high_water = 100\nlow_water = 100", 100),
+    ],
+)
+def test_a_high_water_alone_brings_its_low_water(tmp_path: Path, text: str, low: int) -> None:
+    assert load(tmp_path, f"[limits]\n{text}\n").settings.low_water == low
 
 
 def test_the_environment_of_this_process_has_no_stray_settings() -> None:

@@ -1,4 +1,4 @@
-"""daemon.repo: one daemon a home, whatever ended the last one."""
+"""daemon.home: one daemon a home, whatever ended the last one."""
 
 from __future__ import annotations
 

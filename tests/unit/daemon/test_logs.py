@@ -182,6 +182,60 @@ def test_the_file_is_continued(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
 
 
+@pytest.mark.parametrize("operation", ["open", "replace"])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+def test_a_rotation_that_fails_costs_no_line_and_is_tried_again(
+    tmp_path: Path, operation: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    sink = logs.FileSink(path, 100)
+    sink.write("a" * 90)
+    real, times = getattr(os, operation), []
+
+    def fails(*args: Any) -> Any:
+        times.append(args)
+        if operation == "replace" and len(times) == 1:
+            return real(*args)  # the old one was set aside, and the new one did not come into its place
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, operation, fails)
+        sink.write("b" * 20)
+        sink.write("c" * 20)
+    sink.write("d" * 20)
+    sink.close()
+    assert "b" * 20 in (tmp_path / "log.1").read_text() and "c" * 20 in (tmp_path / "log.1").read_text()
+    assert path.read_text() == "d" * 20 + "\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "log.1"]
+
+
+def test_a_file_that_cannot_be_set_aside_does_not_grow_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = logs.FileSink(tmp_path / "log", 100)
+
+    def out_of_descriptors(*args: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", out_of_descriptors)
+        for _ in range(50):
+            sink.write("x" * 19)
+    assert (tmp_path / "log").stat().st_size == 200
+    sink.write("kept")
+    sink.close()
+    assert (tmp_path / "log").read_text() == "(40 lines could not be written)\nkept\n"
+
+
+def test_a_log_moved_away_by_somebody_is_begun_anew(tmp_path: Path) -> None:
+    sink = logs.FileSink(tmp_path / "log", 100)
+    sink.write("x" * 90)
+    (tmp_path / "log").rename(tmp_path / "mine")
+    sink.write("y" * 90)
+    sink.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "mine"]
+
+
 def test_descriptors_follow_the_file(tmp_path: Path) -> None:
     number = os.open(os.devnull, os.O_WRONLY)
     sink = logs.FileSink(tmp_path / "log", 20, (number,))

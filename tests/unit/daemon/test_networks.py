@@ -12,8 +12,8 @@ import pytest
 
 from p2pfwd.core.swarm_key import SwarmKey
 from p2pfwd.daemon import networks
-from p2pfwd.daemon.config import Settings
 from p2pfwd.daemon.networks import PUBLIC_BOOTSTRAP
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.errors import ExitStatus, InvalidConfig, InvalidKey, NotFound
 from p2pfwd.wire.kad.address_filter import Scope
 

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from p2pfwd.daemon import run
 from p2pfwd.daemon.run import report
 from p2pfwd.errors import StorageFailed
 from p2pfwd.rpc import codec
@@ -34,3 +35,14 @@ def test_the_command_that_started_it_is_told_when_stderr_takes_nothing(
         reply = codec.decode_reply(pipe.read())
     assert isinstance(reply, codec.Response) and reply.error is not None
     assert (reply.error.message, reply.error.hint) == (error.message, error.hint)
+
+
+@pytest.mark.parametrize(
+    ("now", "told"), [(0.0, "1970-01-01"), (1.6e9, "2020-09-13"), (1.8e9, None), (2.14e9, None)]
+)
+def test_a_clock_that_cannot_be_right_is_told(
+    now: float, told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.warn_of_the_clock(now)
+    assert (f"the clock of this machine says {told}, which cannot be" in caplog.text) == (told is not None)
+    assert len(caplog.records) == (told is not None)

@@ -6,16 +6,19 @@ import asyncio
 import logging
 import os
 from errno import EMFILE
+from types import SimpleNamespace
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, DialFailed, ProtocolNotSupported, StreamReset, TimedOut
+from p2pfwd.forwarding import registry
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.peers.store import MAX_PEERS, Peerstore
+from p2pfwd.system import descriptors
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import (
     ALICE,
@@ -215,7 +218,7 @@ def test_running_out_of_descriptors_is_a_state(forwarding: MakeForwarding) -> No
         _, acceptor = await open_forward(service)
         acceptor.exhausted(OSError(EMFILE, os.strerror(EMFILE)))
         found, reason = state(service)
-        assert found == "resource-limit" and reason is not None and os.strerror(EMFILE) in reason
+        assert found == "resource-limit" and reason is not None and descriptors.reason(EMFILE) in reason
         acceptor.exhausted(None)
         assert state(service) == ("ready", None)
         await service.aclose()
@@ -352,6 +355,29 @@ def test_one_log_line_for_many_failures_of_one_kind(
         "forward 1 /x/a: cannot reach it",
         "forward 1 /x/a: the peer is there but does not serve /x/a (19 more in between)",
     ]
+
+
+def test_a_clock_set_back_does_not_silence_the_log(
+    forwarding: MakeForwarding,
+    host: FakeHost,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        service = forwarding()
+        _, acceptor = await open_forward(service)
+        for monotonic, wall in ((1000.0, 1.8e9), (1020.0, 1.7e9)):
+            clocks = SimpleNamespace(monotonic=lambda now=monotonic: now, time=lambda now=wall: now)
+            monkeypatch.setattr(registry, "time", clocks)
+            host.swarm.answers.append(DialFailed("cannot reach it"))
+            acceptor.accepted(FakeSocket())
+            await turns()
+        monkeypatch.undo()
+        await service.aclose()
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(main())
+    assert [r.getMessage() for r in caplog.records] == ["forward 1 /x/a: cannot reach it"] * 2
 
 
 def test_explicit_addresses_are_pinned_for_the_life_of_the_forward(

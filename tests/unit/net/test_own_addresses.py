@@ -52,6 +52,17 @@ async def test_an_unspecified_address_stands_for_those_of_the_interfaces_best_fi
 
 
 @in_virtual_time
+async def test_an_address_that_is_bound_no_more_is_told_no_more() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    us.own.bind(at("0.0.0.0", 5))
+    us.own.unbind(at("0.0.0.0"))
+    assert us.own.all() == [at("192.168.1.7", 5), at("127.0.0.1", 5)]
+    await us.move("192.168.1.7")
+    assert us.changes == [Change.STIRRED], "what was taken back is no loss"
+
+
+@in_virtual_time
 async def test_asking_who_we_are_lists_no_interfaces() -> None:
     """An identify answer and a dial ask; each listing costs up to a millisecond."""
     us = Us("192.168.1.7")

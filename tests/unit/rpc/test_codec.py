@@ -215,3 +215,17 @@ def test_a_reply_may_quote_what_is_not_utf8() -> None:
 def test_a_reply_that_is_none_is_an_rpc_error(line: bytes) -> None:
     with pytest.raises(errors.RpcProtocolError):
         codec.decode_reply(line)
+
+
+def test_a_number_that_json_has_not_is_told_as_that() -> None:
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(errors.InvalidParams, match="not finite"):
+            codec.encode_request(1, "ping", schema.PingParams("p", number))
+
+
+def test_a_word_that_only_a_newer_daemon_knows_is_passed_on() -> None:
+    body = codec.result_to_json(schema.PingResult("p", "/ip4/192.0.2.1/tcp/1", "direct", 0.5))
+    found = codec.result_from_json(schema.PingResult, body | {"Path": "holepunched"}, "ping")
+    assert str(found.path) == "holepunched"
+    with pytest.raises(errors.RpcProtocolError, match="Path must be a string"):
+        codec.result_from_json(schema.PingResult, body | {"Path": 1}, "ping")

@@ -124,6 +124,14 @@ def test_a_bad_import_changes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "k").exists()
 
 
+def test_an_import_does_not_take_the_place_of_a_link_to_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "k"
+    path.symlink_to(tmp_path / "not-mounted")
+    with pytest.raises(StorageFailed, match="a link to a file that does not exist"):
+        identity_file.import_text(path, identity_file.encode(PrivateKey.generate()))
+    assert path.is_symlink()
+
+
 @pytest.mark.parametrize("operation", ["write", "fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_no_rest(
     tmp_path: Path, operation: str, monkeypatch: pytest.MonkeyPatch
@@ -176,5 +184,5 @@ def test_a_home_others_can_write_to_is_refused(tmp_path: Path) -> None:
 def test_another_users_home_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = os.geteuid() + 4242
     monkeypatch.setattr(os, "geteuid", lambda: other)
-    with pytest.raises(StorageFailed, match="belongs to another user"):
+    with pytest.raises(StorageFailed, match="it belongs to "):
         private_files.private_directory(tmp_path, "home directory")

@@ -20,11 +20,11 @@ from p2pfwd.errors import HandshakeFailed, LocalProtocolError
 from p2pfwd.wire.tls import ENTROPY_BYTES
 from p2pfwd.wire.tls import certificate as tls_cert
 from p2pfwd.wire.tls.certificate import (
-    BACKDATED,
     EXTENSION_OID,
-    LIFETIME,
     MAX_CERTIFICATE_BYTES,
     SIGNATURE_PREFIX,
+    VALID_FROM,
+    VALID_UNTIL,
     make_certificate,
     verify_certificate,
 )
@@ -62,40 +62,46 @@ def test_every_self_signature_algorithm_is_verified(asset: dict[str, str]) -> No
 @pytest.mark.parametrize("key_type", list(KeyType))
 def test_our_certificate_proves_our_identity_and_has_one_extension(key_type: KeyType) -> None:
     identity = PrivateKey.generate(key_type)
-    der, key = make_certificate(identity, NOW, os.urandom(ENTROPY_BYTES))
+    der, key = make_certificate(identity, os.urandom(ENTROPY_BYTES))
     assert verify_certificate(der, NOW) == identity.public_key
     certificate = x509.load_der_x509_certificate(der)
     assert [e.oid for e in certificate.extensions] == [EXTENSION_OID]
     assert not certificate.extensions[0].critical
     assert certificate.public_key() == key.public_key()
-    assert certificate.not_valid_before_utc == NOW - BACKDATED
-    assert certificate.not_valid_after_utc == NOW + LIFETIME
+    assert (certificate.not_valid_before_utc, certificate.not_valid_after_utc) == (VALID_FROM, VALID_UNTIL)
 
 
 def test_two_certificates_share_no_key() -> None:
     identity = PrivateKey.generate()
-    one, other = (make_certificate(identity, NOW, os.urandom(ENTROPY_BYTES))[1] for _ in range(2))
+    one, other = (make_certificate(identity, os.urandom(ENTROPY_BYTES))[1] for _ in range(2))
     assert one.public_key() != other.public_key()
 
 
 def test_the_key_and_the_serial_number_are_those_of_the_randomness_given() -> None:
     identity = PrivateKey.generate()
-    der, key = make_certificate(identity, NOW, bytes(range(ENTROPY_BYTES)))
-    again, same = make_certificate(identity, NOW, bytes(range(ENTROPY_BYTES)))
+    der, key = make_certificate(identity, bytes(range(ENTROPY_BYTES)))
+    again, same = make_certificate(identity, bytes(range(ENTROPY_BYTES)))
     assert key.public_key() == same.public_key()
     one, other = map(x509.load_der_x509_certificate, (der, again))
     assert one.serial_number == other.serial_number > 0
     with pytest.raises(LocalProtocolError, match="5 random bytes"):
-        make_certificate(identity, NOW, bytes(5))
+        make_certificate(identity, bytes(5))
 
 
-@pytest.mark.parametrize(
-    "when", [NOW - BACKDATED - timedelta(seconds=1), NOW + LIFETIME + timedelta(seconds=1)]
-)
-def test_a_certificate_counts_only_within_its_time(when: datetime) -> None:
-    der, _ = make_certificate(PrivateKey.generate(), NOW, os.urandom(ENTROPY_BYTES))
-    with pytest.raises(HandshakeFailed, match="valid from"):
-        verify_certificate(der, when)
+@pytest.mark.parametrize("year", [1970, 1999, 2026, 2037, 2050, 2106, 4095])
+def test_our_certificate_counts_whatever_the_clocks_say(year: int) -> None:
+    identity = PrivateKey.generate()
+    der, _ = make_certificate(identity, os.urandom(ENTROPY_BYTES))
+    assert verify_certificate(der, datetime(year, 1, 1, tzinfo=UTC)) == identity.public_key
+
+
+@pytest.mark.parametrize("when", [NOW - timedelta(seconds=1), NOW + timedelta(days=1, seconds=1)])
+def test_a_certificate_counts_only_within_its_time_and_both_clocks_are_told(when: datetime) -> None:
+    """Others' certificates begin with their clock."""
+    forge = Forge()
+    forge.valid = (NOW, NOW + timedelta(days=1))
+    with pytest.raises(HandshakeFailed, match=rf"valid from 2026-06-01.*here it is {when:%Y-%m-%d}.*clocks"):
+        verify_certificate(forge.der(), when)
 
 
 class Forge:
@@ -113,6 +119,7 @@ class Forge:
         self.extra: list[tuple[x509.ExtensionType, bool]] = []
         self.content: bytes | None = None
         self.with_extension = True
+        self.valid = (VALID_FROM, VALID_UNTIL)
 
     def der(self) -> bytes:
         content = self.content
@@ -124,8 +131,8 @@ class Forge:
             .issuer_name(self.issuer)
             .serial_number(1)
             .public_key(self.key.public_key())
-            .not_valid_before(NOW - BACKDATED)
-            .not_valid_after(NOW + LIFETIME)
+            .not_valid_before(self.valid[0])
+            .not_valid_after(self.valid[1])
         )
         if self.with_extension:
             builder = builder.add_extension(x509.UnrecognizedExtension(EXTENSION_OID, content), self.critical)
@@ -207,7 +214,7 @@ def test_a_signature_with_a_broken_hash_is_refused() -> None:
 
 
 def test_what_the_parser_only_warns_of_is_refused_without_a_warning() -> None:
-    der, _ = make_certificate(PrivateKey.generate(), NOW, os.urandom(ENTROPY_BYTES))
+    der, _ = make_certificate(PrivateKey.generate(), os.urandom(ENTROPY_BYTES))
     serial = x509.load_der_x509_certificate(der).serial_number
     encoded = serial.to_bytes(serial.bit_length() // 8 + 1, "big")
     at = der.index(bytes([2, len(encoded)]) + encoded) + 2
@@ -219,7 +226,7 @@ def test_what_the_parser_only_warns_of_is_refused_without_a_warning() -> None:
 def test_every_cut_and_every_altered_byte_is_refused_or_changes_nothing() -> None:
     """The self-signature covers all that matters; the rest is the encoding of the signature itself."""
     identity = PrivateKey.generate()
-    der, _ = make_certificate(identity, NOW, os.urandom(ENTROPY_BYTES))
+    der, _ = make_certificate(identity, os.urandom(ENTROPY_BYTES))
     for n in range(0, len(der), 3):
         with pytest.raises(HandshakeFailed):
             verify_certificate(der[:n], NOW)
