@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.settings import Settings
     from p2pfwd.host.routing import Progress
-    from p2pfwd.net.link.conn import Conn
+    from p2pfwd.net.link.contract import Link
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.daemon")
@@ -187,7 +187,7 @@ class Running:
             data = {"action": progress.state, "peer": str(progress.peer_id), "text": progress.text}
             self.server.publish("lookups", {**data, "elapsed_s": progress.elapsed_s})
 
-    def _peer(self, action: str, conn: Conn) -> None:
+    def _peer(self, action: str, conn: Link) -> None:
         if self.server.hub.wanted("peers"):
             data = {"action": action, "peer": str(conn.remote_peer), "address": str(conn.remote_addr)}
             self.server.publish("peers", data)

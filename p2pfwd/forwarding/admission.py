@@ -17,7 +17,7 @@ from p2pfwd.policy.shares import Held, Most, Paced, Party
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.values import ForwardingLimits
-    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.link.contract import DuplexStream
     from p2pfwd.net.services import Services
 
 
@@ -46,7 +46,7 @@ class ListenAdmission:
         self._streams = Held(Most.halves(limits.max_streams_per_listener))
         self._dials = Held(Most.halves(max(1, limits.max_pending_targets // 2)))
 
-    def enter(self, stream: Stream) -> Party | None:
+    def enter(self, stream: DuplexStream) -> Party | None:
         """Count a stream in; None where its peer may have no more now.
 
         Raises ResourceLimitExceeded where the listen itself has no more.
@@ -72,7 +72,7 @@ class ListenAdmission:
         if not used:
             self._whole.unused.empty(party, self._whole.clock())
 
-    def may_dial(self, stream: Stream, party: Party) -> bool:
+    def may_dial(self, stream: DuplexStream, party: Party) -> bool:
         """Whether one more dial to a target may be under way; else it is counted as refused."""
         if self._dials.full(party) is None and self._whole.dials.full(party) is None:
             return True

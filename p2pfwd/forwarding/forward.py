@@ -38,7 +38,7 @@ from p2pfwd.system.descriptors import cure, reason
 from p2pfwd.wire.yamux import reset_codes
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.link.contract import DuplexStream
     from p2pfwd.net.swarm import Swarm
 
 log = logging.getLogger("p2pfwd.forwarding")
@@ -222,7 +222,7 @@ class LocalListener(Listener):
         if len(self._opening) >= self._limits.max_pending_opens and self._acceptor is not None:
             self._acceptor.pause()
 
-    def _splice(self, sock: socket.socket, origin: Sockaddr, stream: Stream) -> None:
+    def _splice(self, sock: socket.socket, origin: Sockaddr, stream: DuplexStream) -> None:
         """Connect a client with its stream."""
         try:
             entry = self._streams.add(self, stream, origin)

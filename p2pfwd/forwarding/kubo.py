@@ -35,7 +35,7 @@ from typing import Final
 
 from p2pfwd.errors import StreamReset
 from p2pfwd.forwarding.splice import Splice, State
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.system.poller import Readiness
 from p2pfwd.system.sock_diag import has_closed
 
@@ -67,7 +67,7 @@ class Wait(Enum):
 
 
 def make_splice(
-    stream: Stream,
+    stream: DuplexStream,
     sock: socket.socket,
     poller: Readiness,
     loop: asyncio.AbstractEventLoop,
@@ -101,7 +101,7 @@ class KuboSplice(Splice):
 
     def __init__(
         self,
-        stream: Stream,
+        stream: DuplexStream,
         sock: socket.socket,
         poller: Readiness,
         loop: asyncio.AbstractEventLoop,

@@ -25,7 +25,7 @@ from p2pfwd.forwarding.values import Direction, ForwardingLimits
 from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.link.contract import DuplexStream
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -76,7 +76,7 @@ class RemoteListener(Listener):
         """One listen per protocol."""
         return ("listen", self.protocol)
 
-    def serve(self, stream: Stream) -> None:
+    def serve(self, stream: DuplexStream) -> None:
         """Connect a negotiated inbound stream with the target, at once or in a task of its own."""
         try:
             party = self._admission.enter(stream)

@@ -23,7 +23,7 @@ from p2pfwd.system.tcp_memory import TcpMemory, tcp_memory
 if TYPE_CHECKING:
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.forwarding.splice import Splice
-    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.link.contract import DuplexStream
     from p2pfwd.net.refusals import Refusals
 
 MANY: Final = 24
@@ -63,7 +63,7 @@ class Tunnel(Protocol):
     """What is asked of a tunnelled connection (`forwarding.streams.StreamEntry`)."""
 
     id: int
-    stream: Stream
+    stream: DuplexStream
     splice: Splice | None
 
 

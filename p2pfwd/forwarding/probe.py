@@ -28,7 +28,7 @@ from p2pfwd.forwarding.registry import ListenerRegistry
 from p2pfwd.forwarding.values import READY, UNKNOWN
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.stream import Carrier, Stream
+    from p2pfwd.net.link.contract import Carrier, DuplexStream
     from p2pfwd.net.swarm import Swarm
     from p2pfwd.net.visits import Visit
 
@@ -138,7 +138,7 @@ async def ask(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> Pr
             stream.reset()
 
 
-async def _read_answer(stream: Stream) -> ProbeAnswer:
+async def _read_answer(stream: DuplexStream) -> ProbeAnswer:
     message = await stream.read_delimited(MAX_STATE_BYTES)
     if not _STATE.fullmatch(message):
         raise RemoteProtocolError("the peer's answer to a probe is no state")
@@ -149,7 +149,7 @@ async def _read_answer(stream: Stream) -> ProbeAnswer:
     return ProbeAnswer(stream.conn, state, f"the peer serves the protocol, but {says}")
 
 
-async def _try_service(stream: Stream, grace_s: float) -> ProbeAnswer:
+async def _try_service(stream: DuplexStream, grace_s: float) -> ProbeAnswer:
     try:
         async with asyncio.timeout(grace_s):
             await stream.read(1)

@@ -39,8 +39,7 @@ from p2pfwd.policy.service_bounds import PROBE, tunnels
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
-    from p2pfwd.net.link.stream import Stream
-    from p2pfwd.net.swarm import Conn
+    from p2pfwd.net.link.contract import DuplexStream, Link
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -130,7 +129,7 @@ class Forwarding:
     def _serves(self, _peer: PeerId, protocol: str) -> bool:
         return self._listeners.find("listen", protocol) is not None
 
-    def _serve(self, stream: Stream) -> None:
+    def _serve(self, stream: DuplexStream) -> None:
         listener = self._listeners.find("listen", stream.protocol or "")
         if isinstance(listener, RemoteListener):
             listener.serve(stream)
@@ -191,7 +190,7 @@ class Forwarding:
             if isinstance(listener, LocalListener) and listener.peer_id == peer_id:
                 yield listener
 
-    def _connected(self, conn: Conn) -> None:
+    def _connected(self, conn: Link) -> None:
         for listener in self._forwards_to(conn.remote_peer):
             listener.peer_connected()
 
@@ -202,7 +201,7 @@ class Forwarding:
             else:
                 listener.peer_silent(error)
 
-    def _disconnected(self, conn: Conn) -> None:
+    def _disconnected(self, conn: Link) -> None:
         if not self._swarm.conns(conn.remote_peer):
             for listener in self._forwards_to(conn.remote_peer):
                 listener.peer_disconnected()

@@ -31,7 +31,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.system.poller import Readiness
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -126,7 +126,7 @@ class Splice:
 
     def __init__(
         self,
-        stream: Stream,
+        stream: DuplexStream,
         sock: socket.socket,
         poller: Readiness,
         on_closed: Callable[[Splice], None],

@@ -29,7 +29,7 @@ from p2pfwd.system.sockaddrs import multiaddr_of
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.splice import Splice
-    from p2pfwd.net.link.stream import Stream
+    from p2pfwd.net.link.contract import DuplexStream
     from p2pfwd.net.swarm import Swarm
 
 PROTECT_TAG: Final = TUNNEL_TAG
@@ -62,7 +62,7 @@ class StreamEntry:
         registry: StreamRegistry,
         stream_id: int,
         listener: Listener,
-        stream: Stream,
+        stream: DuplexStream,
         origin: Origin,
         opened_at: float,
         party: Party | None,
@@ -184,7 +184,7 @@ class StreamRegistry:
             )
 
     def add(
-        self, listener: Listener, stream: Stream, origin: Origin, party: Party | None = None
+        self, listener: Listener, stream: DuplexStream, origin: Origin, party: Party | None = None
     ) -> StreamEntry:
         """Register a stream that `splice` will connect; `party`: whom a listen's stream counts for.
 

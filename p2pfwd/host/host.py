@@ -11,7 +11,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host import listening
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.table import MakeTransports, transports
@@ -36,7 +36,7 @@ class PingOutcome:
     """One ping."""
 
     rtt_s: float
-    conn: Conn
+    conn: Link
 
 
 class Host:

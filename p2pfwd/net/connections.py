@@ -17,7 +17,7 @@ from typing import Final
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, TimedOut
 from p2pfwd.net.connmgr import ConnMgr
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
@@ -47,31 +47,31 @@ class Connections:
         self._refusals = refusals
         self._look: asyncio.TimerHandle | None = None
         connmgr.released = self._released
-        self._conns: dict[PeerId, list[Conn]] = {}
-        self._connected: list[Callable[[Conn], None]] = []
-        self._disconnected: list[Callable[[Conn], None]] = []
+        self._conns: dict[PeerId, list[Link]] = {}
+        self._connected: list[Callable[[Link], None]] = []
+        self._disconnected: list[Callable[[Link], None]] = []
 
-    def of(self, peer_id: PeerId) -> list[Conn]:
+    def of(self, peer_id: PeerId) -> list[Link]:
         """Live connections to one peer, direct and old ones first."""
         return list(self._conns.get(peer_id, ()))
 
-    def all(self) -> list[Conn]:
+    def all(self) -> list[Link]:
         """Every live connection."""
         return [conn for conns in self._conns.values() for conn in conns]
 
-    def usable(self, peer_id: PeerId) -> Conn | None:
+    def usable(self, peer_id: PeerId) -> Link | None:
         """One on which streams can be opened, and about which there is no doubt."""
         return next((conn for conn in self._conns.get(peer_id, ()) if conn.is_usable), None)
 
-    def on_connected(self, callback: Callable[[Conn], None]) -> None:
+    def on_connected(self, callback: Callable[[Link], None]) -> None:
         """Be told of every new connection."""
         self._connected.append(callback)
 
-    def on_disconnected(self, callback: Callable[[Conn], None]) -> None:
+    def on_disconnected(self, callback: Callable[[Link], None]) -> None:
         """Be told when one is over."""
         self._disconnected.append(callback)
 
-    def add(self, conn: Conn) -> None:
+    def add(self, conn: Link) -> None:
         """Take a connection that has come up. One that is too many is aborted, or another in its place."""
         conns = self._conns.setdefault(conn.remote_peer, [])
         refuse = None
@@ -102,7 +102,7 @@ class Connections:
         if self._look is None:
             self._look_later(conn.loop)
 
-    def _make_room(self, conn: Conn) -> str | None:
+    def _make_room(self, conn: Link) -> str | None:
         """Let somebody go where all places are taken; why the newcomer is refused, if it is."""
         live = [other for other in self.all() if not other.closed.done()]
         full = self._connmgr.to_replace(live, conn)
@@ -147,14 +147,14 @@ class Connections:
         for conn in self._conns.get(peer_id, ()):
             conn.useful_at = time.monotonic()
 
-    def _give_way(self, conns: list[Conn]) -> bool:
+    def _give_way(self, conns: list[Link]) -> bool:
         """End one of a peer's connections that is in doubt: the newcomer has just answered."""
         doubtful = [conn for conn in conns if conn.liveness.doubtful]
         if doubtful:
             max(doubtful, key=lambda conn: conn.liveness.silent_s).abort(TimedOut("another took its place"))
         return bool(doubtful)
 
-    def _remove(self, conn: Conn) -> None:
+    def _remove(self, conn: Link) -> None:
         conns = self._conns[conn.remote_peer]
         conns.remove(conn)
         if not conns:

@@ -16,7 +16,7 @@ from p2pfwd.policy.networks import Network
 from p2pfwd.policy.trimming import Standing, Use
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.conn import Conn
+    from p2pfwd.net.link.contract import Link
 
 TUNNEL_TAG: Final = "p2pfwd-stream"
 """The protection of a peer that has tunnels: one that a stranger can give itself."""
@@ -81,7 +81,7 @@ class ConnMgr:
 
     # --- who goes ---------------------------------------------------------------------------------
 
-    def _standing(self, conn: Conn) -> Standing:
+    def _standing(self, conn: Link) -> Standing:
         tags = self._protected.get(conn.remote_peer)
         if tags:
             use = Use.TUNNELS if tags == {TUNNEL_TAG} else Use.KEPT
@@ -92,12 +92,12 @@ class ConnMgr:
         is_outbound = conn.direction == "outbound"
         return Standing(use, self.is_own(conn.remote_peer), conn.useful_at, conn.crowd, is_outbound)
 
-    def to_let_go(self, conns: Sequence[Conn], now: float) -> list[Conn]:
+    def to_let_go(self, conns: Sequence[Link], now: float) -> list[Link]:
         """The connections that nobody needs, the longest idle first."""
         standings = [self._standing(conn) for conn in conns]
         return [conns[place] for place in trimming.to_let_go(standings, now, self._settings.idle_s)]
 
-    def to_trim(self, conns: Sequence[Conn], now: float) -> list[Conn]:
+    def to_trim(self, conns: Sequence[Link], now: float) -> list[Link]:
         """The connections to close, the first to go first."""
         settings = self._settings
         if len(conns) <= settings.high_water:
@@ -106,7 +106,7 @@ class ConnMgr:
         places = trimming.to_trim(standings, now, settings.high_water, settings.low_water, settings.grace_s)
         return [conns[place] for place in places]
 
-    def to_replace(self, conns: Sequence[Conn], newcomer: Conn) -> tuple[str, Conn | None] | None:
+    def to_replace(self, conns: Sequence[Link], newcomer: Link) -> tuple[str, Link | None] | None:
         """What is full, and who gives way to `newcomer`, if anybody; None where there is room."""
         most = self._settings.max_connections
         is_own = self.is_own(newcomer.remote_peer)
@@ -128,6 +128,6 @@ class ConnMgr:
             return max(one, settings.max_connections // INNER_SHARE)
         return one * WIDER[network.width]
 
-    def _victim(self, conns: Sequence[Conn], newcomer_is_own: bool) -> Conn | None:
+    def _victim(self, conns: Sequence[Link], newcomer_is_own: bool) -> Link | None:
         place = trimming.to_replace([self._standing(conn) for conn in conns], newcomer_is_own)
         return conns[place] if place is not None else None

@@ -24,7 +24,7 @@ from p2pfwd.errors import (
     PeerIdMismatch,
     PeerNotFound,
 )
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Transport
@@ -32,8 +32,7 @@ from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy import dial_plan
 from p2pfwd.policy.dial_plan import Candidate
-from p2pfwd.policy.undialable import UNDIALABLE, why_undialable
-from p2pfwd.system.sockaddrs import has_interface
+from p2pfwd.policy.undialable import UNDIALABLE
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -112,7 +111,7 @@ class Dialer:
 
     async def dial(
         self, peer_id: PeerId, addrs: Sequence[Multiaddr], own: Sequence[Multiaddr], *, force: bool = False
-    ) -> Conn:
+    ) -> Link:
         """One connection to `peer_id`, over the first of `addrs` that works.
 
         `force` ignores back-offs. Raises PeerNotFound when there is nothing to dial, DialTimeout, or
@@ -185,7 +184,12 @@ class Dialer:
         """As `Peerstore.candidates`."""
         return self._peerstore.candidates(peer_id, addrs)
 
-    async def attempt(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
+    def why_not(self, addr: Multiaddr) -> str | None:
+        """Why no transport of this node can dial the address, in words; None where one can."""
+        whys = [transport.why_not(addr) for transport in self._transports]
+        return None if None in whys else whys[0]
+
+    async def attempt(self, peer_id: PeerId, addr: Multiaddr) -> Link:
         """Dial one address. Raises OSError (TimeoutError is one), P2PForwardError."""
         for transport in self._transports:
             if transport.why_not(addr) is None:
@@ -236,10 +240,10 @@ class _Race:
         self._begin = self._loop.time()
         self._planned: set[Multiaddr] = set()
         self._queue: list[dial_plan.PlannedDial] = []
-        self._dials: dict[asyncio.Task[Conn], Multiaddr] = {}
+        self._dials: dict[asyncio.Task[Link], Multiaddr] = {}
         self._lookups: dict[asyncio.Task[list[Multiaddr] | Attempt], Multiaddr] = {}
 
-    async def run(self, addrs: Sequence[Multiaddr]) -> Conn | None:
+    async def run(self, addrs: Sequence[Multiaddr]) -> Link | None:
         """The first connection, or None when everything failed. The others are closed."""
         try:
             possible = self._dialable(addrs)
@@ -276,7 +280,7 @@ class _Race:
         """Those that can be dialed, if only after a look-up; the others are told."""
         possible = []
         for addr in addrs:
-            why = why_undialable(addr, has_interface)
+            why = self._dialer.why_not(addr)
             if why is None:
                 possible.append(addr)
             elif addr not in self._planned:
@@ -312,7 +316,7 @@ class _Race:
             else:
                 self._dials[self._loop.create_task(self._dialer.attempt(self.peer_id, addr))] = addr
 
-    def _ended(self) -> Conn | None:
+    def _ended(self) -> Link | None:
         """Take what has ended: a connection, if one came up."""
         for lookup in [task for task in self._lookups if task.done()]:
             name, found = self._lookups.pop(lookup), lookup.result()
@@ -334,9 +338,9 @@ class _Race:
 
     async def _cancel(self) -> None:
         """End the losers; one that had won meanwhile is closed."""
-        left: list[asyncio.Task[Any]] = [*self._dials, *self._lookups]
-        for task in left:
+        for task in (*self._dials, *self._lookups):
             task.cancel()
-        for result in await asyncio.gather(*left, return_exceptions=True):
-            if isinstance(result, Conn):
+        await asyncio.gather(*self._lookups, return_exceptions=True)
+        for result in await asyncio.gather(*self._dials, return_exceptions=True):
+            if not isinstance(result, BaseException):
                 await result.close()

@@ -25,7 +25,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.dialer import Dialer, attempts_of, told
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
@@ -66,7 +66,7 @@ class Dials:
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
         """See `net.limits.Limits`."""
         self._slots = asyncio.Semaphore(MAX_DIALS)
-        self._dialing: dict[PeerId, asyncio.Task[Conn]] = {}
+        self._dialing: dict[PeerId, asyncio.Task[Link]] = {}
         self._routing: dict[PeerId, asyncio.Task[None]] = {}
 
     async def connect(
@@ -78,7 +78,7 @@ class Dials:
         force: bool,
         only: bool,
         route: bool,
-    ) -> Conn:
+    ) -> Link:
         """See `Swarm.connect`."""
         self._refuse_when_closing()
         if peer_id == self._peer_id:
@@ -117,7 +117,7 @@ class Dials:
             attempts=[attempt.detail for attempt in attempts],
         )
 
-    async def _patiently(self, peer_id: PeerId) -> Conn | None:
+    async def _patiently(self, peer_id: PeerId) -> Link | None:
         """In place of a connection that is in doubt or was lost a moment ago; None where there was none."""
         if self.recovery is None or not self.recovery.is_worth_waiting(peer_id):
             return None
@@ -127,7 +127,7 @@ class Dials:
         except TimeoutError:
             raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
 
-    async def beside(self, peer_id: PeerId) -> Conn:
+    async def beside(self, peer_id: PeerId) -> Link:
         """A new connection at whatever is known, though there is one. Raises as `connect`."""
         return await self._dial(peer_id, self._peerstore.dialable(peer_id), force=True)
 
@@ -137,7 +137,7 @@ class Dials:
             raise failure
         await self._route(peer_id, self.router, failure)
 
-    async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Conn:
+    async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Link:
         if (task := self._dialing.get(peer_id)) is not None:
             try:
                 return await asyncio.shield(task)
@@ -148,8 +148,8 @@ class Dials:
             return await self._dial(peer_id, given, force)
         return await asyncio.shield(self._dialing.get(peer_id) or self._shared_dial(peer_id, force))
 
-    def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Conn]:
-        def ended(task: asyncio.Task[Conn]) -> None:
+    def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Link]:
+        def ended(task: asyncio.Task[Link]) -> None:
             del self._dialing[peer_id]
             if not task.cancelled():
                 task.exception()  # retrieved, also when nobody waits any more
@@ -159,7 +159,7 @@ class Dials:
         task.add_done_callback(ended)
         return task
 
-    async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Conn:
+    async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Link:
         async with nullcontext() if force or self.is_own(peer_id) else self._slots:
             conn = await self.dialer.dial(peer_id, addrs, self._own_addrs(), force=force)
         self._connections.add(conn)

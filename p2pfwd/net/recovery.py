@@ -22,7 +22,7 @@ from p2pfwd.core.multiaddrs import tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.connections import Connections
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.system.interfaces import Interfaces
 
@@ -76,8 +76,8 @@ class Recovery:
         self._searches: dict[PeerId, _Search] = {}
         self._waiters: dict[PeerId, set[asyncio.Future[None]]] = {}
         self._lost: dict[PeerId, float] = {}
-        self._local: dict[Conn, str] = {}  # its end's address, where an interface had it
-        self._seconds: set[Conn] = set()
+        self._local: dict[Link, str] = {}  # its end's address, where an interface had it
+        self._seconds: set[Link] = set()
         self._tidying: asyncio.TimerHandle | None = None
         self._silent: list[Silent] = []
         connections.on_connected(self._connected)
@@ -96,7 +96,7 @@ class Recovery:
         """Whether the peer's connections are in doubt, or the last one was lost a moment ago."""
         return self._is_doubtful(peer_id) or self._is_lost(peer_id)
 
-    async def another(self, peer_id: PeerId) -> Conn | None:
+    async def another(self, peer_id: PeerId) -> Link | None:
         """The first connection to the peer that answers, an old or a new one; None: not to be waited for."""
         waiters = self._waiters.setdefault(peer_id, set())
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -133,7 +133,7 @@ class Recovery:
 
     # --- what happens to connections --------------------------------------------------------------
 
-    def _connected(self, conn: Conn) -> None:
+    def _connected(self, conn: Link) -> None:
         peer_id = conn.remote_peer
         self._lost.pop(peer_id, None)
         endpoint = tcp_endpoint(conn.local_addr)
@@ -151,7 +151,7 @@ class Recovery:
             self._tidy_later()
         self._wake(peer_id)
 
-    def _doubted(self, conn: Conn, doubtful: bool) -> None:
+    def _doubted(self, conn: Link, doubtful: bool) -> None:
         peer_id = conn.remote_peer
         if not doubtful:
             log.info("%s answers again at %s", peer_id, conn.remote_addr)
@@ -164,7 +164,7 @@ class Recovery:
         elif self._is_wanted(peer_id):
             self._search(peer_id)
 
-    def _disconnected(self, conn: Conn) -> None:
+    def _disconnected(self, conn: Link) -> None:
         peer_id = conn.remote_peer
         self._local.pop(conn, None)
         self._seconds.discard(conn)

@@ -18,8 +18,7 @@ from weakref import WeakKeyDictionary
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolTaken
-from p2pfwd.net.link.conn import Accepts
-from p2pfwd.net.link.stream import Carrier, Stream
+from p2pfwd.net.link.contract import Accepts, Carrier, DuplexStream
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.tasks import Tasks, log
 from p2pfwd.net.visits import Room, Turns, Visit, said
@@ -28,7 +27,7 @@ from p2pfwd.policy.service_bounds import HASTE, UNBOUNDED, Bounds
 from p2pfwd.policy.shares import Party
 
 Work = Coroutine[Any, Any, None] | None
-Handler = Callable[[Stream], Work]
+Handler = Callable[[DuplexStream], Work]
 Talk = Callable[[Visit], Coroutine[Any, Any, None]]
 
 OnOffence = Callable[[Carrier, str], None]
@@ -132,7 +131,7 @@ class Services:
         """What is held and asked of the services with this label. KeyError where none was ever served."""
         return self._rooms[label]
 
-    def dispatch(self, stream: Stream) -> None:
+    def dispatch(self, stream: DuplexStream) -> None:
         """Hand a negotiated inbound stream to its service, within its bounds."""
         assert stream.protocol is not None
         service = self._find(stream.remote_peer, stream.protocol)
@@ -156,7 +155,7 @@ class Services:
             begin = partial(_given, work)
         self._tasks.spawn(_run(begin, visit), f"serve {stream.protocol}")
 
-    def refused(self, stream: Stream, cause: str, *, hasty: bool) -> None:
+    def refused(self, stream: DuplexStream, cause: str, *, hasty: bool) -> None:
         """Count a refusal; who is refused for his own haste again and again is an offender."""
         self.refusals.note(cause, stream.remote_peer, said(cause))
         if not hasty:

@@ -26,8 +26,7 @@ from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials, Router
 from p2pfwd.net.handshakes import Handshakes
 from p2pfwd.net.limits import Limits
-from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Carrier, Stream
+from p2pfwd.net.link.contract import Carrier, DuplexStream, Link
 from p2pfwd.net.own_addresses import OwnAddresses
 from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.refusals import Refusals
@@ -43,8 +42,6 @@ from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.system.memory import MemoryKeeper
-
-__all__ = ["Conn", "Stream", "Swarm"]
 
 IDENTIFY_WAIT_S = 5.0
 
@@ -154,21 +151,21 @@ class Swarm:
             raise ConnectionRefusedError(f"{remote} is outside the local network")
         return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard))
 
-    def arrived(self, conn: Conn) -> None:
+    def arrived(self, conn: Link) -> None:
         """See `transport.contract.Gate`."""
         self.connections.add(conn)
 
     # --- connections ------------------------------------------------------------------------------
 
-    def conns(self, peer_id: PeerId | None = None) -> list[Conn]:
+    def conns(self, peer_id: PeerId | None = None) -> list[Link]:
         """Live connections, to one peer or all, direct and old ones first."""
         return self.connections.all() if peer_id is None else self.connections.of(peer_id)
 
-    def on_connected(self, callback: Callable[[Conn], None]) -> None:
+    def on_connected(self, callback: Callable[[Link], None]) -> None:
         """Be told of every new connection."""
         self.connections.on_connected(callback)
 
-    def on_disconnected(self, callback: Callable[[Conn], None]) -> None:
+    def on_disconnected(self, callback: Callable[[Link], None]) -> None:
         """Be told when one is over."""
         self.connections.on_disconnected(callback)
 
@@ -185,10 +182,10 @@ class Swarm:
         for callback in self._identified:
             callback(peer_id)
 
-    def _connected(self, conn: Conn) -> None:
+    def _connected(self, conn: Link) -> None:
         self.peerstore.connected(conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None)
 
-    def _disconnected(self, conn: Conn) -> None:
+    def _disconnected(self, conn: Link) -> None:
         if not self.connections.of(conn.remote_peer):
             self.own_addresses.forget_observer(conn.remote_peer)
             self.peerstore.disconnected(conn.remote_peer)
@@ -202,7 +199,7 @@ class Swarm:
         force: bool = False,
         only: bool = False,
         route: bool = True,
-    ) -> Conn:
+    ) -> Link:
         """A live connection: one that is there, or a new one; concurrent callers share the dial.
 
         `addrs` are tried beside what the peerstore knows; with `only` they alone, in a dial that is not
@@ -213,6 +210,10 @@ class Swarm:
         return await self.dials.connect(
             peer_id, addrs, timeout_s=timeout_s, force=force, only=only, route=route
         )
+
+    def why_not(self, addr: Multiaddr) -> str | None:
+        """Why no transport of this node can dial the address, in words; None where one can."""
+        return self.dials.dialer.why_not(addr)
 
     def set_router(self, router: Router | None) -> None:
         """Whom to ask when no known address of a peer works; see `Dials.router`."""
@@ -238,7 +239,7 @@ class Swarm:
         addrs: Iterable[Multiaddr] = (),
         timeout_s: float | None = None,
         confirm: bool = False,
-    ) -> Stream:
+    ) -> DuplexStream:
         """A negotiated stream to a peer, connecting first if need be.
 
         Where the peer is known to serve the only protocol asked for, the stream is returned before
@@ -258,7 +259,7 @@ class Swarm:
         addrs: Iterable[Multiaddr],
         end: float | None,
         confirm: bool,
-    ) -> Stream:
+    ) -> DuplexStream:
         conn = self.connections.usable(peer_id)
         if conn is None:
             conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
@@ -275,7 +276,7 @@ class Swarm:
     def _left_s(self, end: float | None) -> float | None:
         return None if end is None else max(0.0, end - self._loop.time())
 
-    def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Stream | None:
+    def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> DuplexStream | None:
         """As `open_stream`, without a task: None where it would have to wait for anything."""
         conn = self.connections.usable(peer_id)
         if conn is None or conn.liveness.is_stale or not conn.identified.done():
@@ -284,8 +285,8 @@ class Swarm:
             return None
         return conn.open_at_once(protocol, self._settled(peer_id, (protocol,)))
 
-    def _settled(self, peer_id: PeerId, protocols: Sequence[str]) -> Callable[[Stream], None]:
-        def settled(stream: Stream) -> None:
+    def _settled(self, peer_id: PeerId, protocols: Sequence[str]) -> Callable[[DuplexStream], None]:
+        def settled(stream: DuplexStream) -> None:
             if stream.protocol is not None:
                 self.peerstore.remember_served(peer_id, stream.protocol, True)
             elif isinstance(stream.error, ProtocolNotSupported):
@@ -298,7 +299,7 @@ class Swarm:
         """A connection goes on opening or asking far too fast."""
         self.refusals.note("offender", conn.remote_peer, f"it does not stop ({cause})")
 
-    def _on_stream(self, stream: Stream) -> None:
+    def _on_stream(self, stream: DuplexStream) -> None:
         if self.connections.closing:
             stream.reset()
         else:

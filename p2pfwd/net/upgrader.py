@@ -28,8 +28,8 @@ from p2pfwd.net.channel import Channel, NoiseChannel, TlsChannel
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.private import PnetConduit
 from p2pfwd.net.limits import Limits
-from p2pfwd.net.link.conn import Accepts, Conn
-from p2pfwd.net.link.stream import Direction, Stream
+from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Accepts, Direction, DuplexStream
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.system.descriptors import reason
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
@@ -147,7 +147,7 @@ class Upgrader:
         pool: BufferPool,
         *,
         accepts: Accepts,
-        on_stream: Callable[[Stream], None],
+        on_stream: Callable[[DuplexStream], None],
         security: Sequence[str] = (NOISE, TLS),
         early_muxer: bool = True,
         max_inbound_streams: int = 1024,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from p2pfwd.errors import RemoteProtocolError, ResourceLimitExceeded, TimedOut
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.policy.service_bounds import REQUESTS_PER_TURN, SLOWED_S, Bounds
 from p2pfwd.policy.shares import Held, Paced, Party
 
@@ -38,7 +38,7 @@ def said(cause: str) -> str:
 class Refuse(Protocol):
     """Told of each refusal: its cause, and whether the peer was too hasty, by a share of its own."""
 
-    def __call__(self, stream: Stream, cause: str, *, hasty: bool) -> None: ...
+    def __call__(self, stream: DuplexStream, cause: str, *, hasty: bool) -> None: ...
 
 
 class Turns:
@@ -87,7 +87,7 @@ class Room:
         self._opens = None if bounds.opens is None else Paced(bounds.opens)
         self._requests = None if bounds.requests is None else Paced(bounds.requests)
 
-    def enter(self, stream: Stream, party: Party) -> Visit | None:
+    def enter(self, stream: DuplexStream, party: Party) -> Visit | None:
         """Count a stream in; None where it is one too many, or comes too soon."""
         label = self.bounds.label
         if self._opens is not None:
@@ -119,7 +119,7 @@ class Visit:
 
     __slots__ = ("_read", "_room", "party", "stream")
 
-    def __init__(self, room: Room, stream: Stream, party: Party) -> None:
+    def __init__(self, room: Room, stream: DuplexStream, party: Party) -> None:
         self.stream = stream
         self.party = party
         self._room: Room | None = room

@@ -19,7 +19,6 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.policy.provenance import Provenance
-from p2pfwd.policy.undialable import why_undialable
 
 NEAR_STEP_S: Final = 0.03
 """Between private or loopback addresses: they answer at once or never."""
@@ -65,28 +64,18 @@ class PlannedDial:
         return self.addr == other.addr and self.delay_s < other.delay_s
 
 
-def is_dialable(addr: Multiaddr) -> bool:
-    """Whether this node can dial the address as it is: a literal TCP endpoint that is somewhere.
-
-    Whether a link-local one's interface is here is for the dialer to look.
-    """
-    endpoint = tcp_endpoint(addr)
-    literal = endpoint is not None and endpoint.family in ("ip4", "ip6")
-    return literal and why_undialable(addr, lambda _zone: True) is None
-
-
 def is_local(addr: Multiaddr) -> bool:
     """Whether the address is on this machine or in its own network, by its class."""
     return address_class(addr) in _LOCAL
 
 
 def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:
-    """The dials to make, in order. Drops what cannot be dialed, duplicates, and `own` addresses."""
+    """The dials to make, in order, of addresses that can be dialed. Drops duplicates, and `own` addresses."""
     mine = {addr.without_peer_id() for addr in own}
     best: dict[Multiaddr, Candidate] = {}
     for candidate in candidates:
         addr = candidate.addr.without_peer_id()
-        if not is_dialable(addr) or addr in mine:
+        if addr in mine:
             continue
         if addr not in best or _rank(candidate) < _rank(best[addr]):
             best[addr] = Candidate(addr, candidate.provenance, candidate.is_stale)

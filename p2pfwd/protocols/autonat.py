@@ -20,7 +20,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -146,7 +146,7 @@ class AutoNat:
         if self.reachability is Reachability.PUBLIC and not own.proofs.addresses():
             self._verdict.doubt()
 
-    def _server(self) -> Conn | None:
+    def _server(self) -> Link | None:
         """A connected server that was not asked a moment ago, at random."""
         now = time.monotonic()
         pause_s = self._again_s
@@ -158,7 +158,7 @@ class AutoNat:
         ]
         return self._rng.choice(found) if found else None
 
-    async def _ask(self, conn: Conn, candidates: tuple[Multiaddr, ...]) -> None:
+    async def _ask(self, conn: Link, candidates: tuple[Multiaddr, ...]) -> None:
         peer, own, now = conn.remote_peer, self._swarm.own_addresses, time.monotonic()
         self._asked[peer] = now
         one_by_one = self._verdict.is_sure and self.reachability is Reachability.PUBLIC
@@ -190,7 +190,7 @@ class AutoNat:
             log.info("strangers can%s reach this node, says %s", "" if reachable else "not", peer)
             self._tell()
 
-    async def _question(self, conn: Conn, request: wire.DialRequest) -> wire.DialAnswer:
+    async def _question(self, conn: Link, request: wire.DialRequest) -> wire.DialAnswer:
         async with asyncio.timeout(ANSWER_S):
             stream = await conn.open_stream([wire.PROTOCOL], ANSWER_S)
             try:

@@ -16,8 +16,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
-from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Carrier, Stream
+from p2pfwd.net.link.contract import Carrier, DuplexStream, Link
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -54,7 +53,7 @@ class Identify:
         swarm.on_connected(self._connected)
         swarm.own_addresses.on_changed(self._addresses_changed)
 
-    def _connected(self, conn: Conn) -> None:
+    def _connected(self, conn: Link) -> None:
         self._swarm.spawn(self._ask(conn), "identify")
 
     def _addresses_changed(self, change: Change) -> None:
@@ -90,7 +89,7 @@ class Identify:
         await visit.stream.close()
         self._take(visit.stream.conn, parts)
 
-    async def _ask(self, conn: Conn) -> None:
+    async def _ask(self, conn: Link) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 stream = await conn.open_stream([wire.ID], TIMEOUT_S)
@@ -102,7 +101,7 @@ class Identify:
             if not conn.identified.done():
                 conn.identified.set_result(None)
 
-    async def _read(self, stream: Stream) -> None:
+    async def _read(self, stream: DuplexStream) -> None:
         parts: list[bytes] = []
         try:
             while len(parts) < wire.MAX_MESSAGES and (first := await stream.read(1)):
@@ -133,7 +132,7 @@ class Identify:
             if wire.PUSH in self._swarm.peerstore.protocols(conn.remote_peer):
                 self._swarm.spawn(self._push(conn), "identify push")
 
-    async def _push(self, conn: Conn) -> None:
+    async def _push(self, conn: Link) -> None:
         stream = await conn.open_stream([wire.PUSH], TIMEOUT_S)
         await stream.write_delimited(self.message(conn.remote_addr))
         await stream.close()

@@ -18,7 +18,7 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound, SelfDial
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
 from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, KeptStatus, Known, Priority
@@ -207,11 +207,11 @@ class PeerKeeper:
             found.setdefault(each.addr, Known(each.addr, each.age_s, is_founded))
         return list(found.values())
 
-    def _connected(self, conn: Conn) -> None:
+    def _connected(self, conn: Link) -> None:
         self._missed.discard(conn.remote_peer)
         self._schedule.connected(conn.remote_peer, self._clock())
 
-    def _disconnected(self, conn: Conn) -> None:
+    def _disconnected(self, conn: Link) -> None:
         if conn.remote_peer in self._reasons and not self._swarm.conns(conn.remote_peer):
             cause = conn.closed.result()
             reason = (

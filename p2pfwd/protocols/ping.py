@@ -7,7 +7,7 @@ import os
 import time
 
 from p2pfwd.errors import StreamReset, TimedOut
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
@@ -29,7 +29,7 @@ class Ping:
         except StreamReset:
             pass  # how many implementations end a ping
 
-    async def ping(self, conn: Conn, timeout_s: float) -> float:
+    async def ping(self, conn: Link, timeout_s: float) -> float:
         """One round trip on a stream of its own; seconds, negotiation not counted.
 
         The clock is the system's: uvloop's is a millisecond coarse, and stands still while callbacks run.

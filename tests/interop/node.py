@@ -12,7 +12,7 @@ from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.host.host import Host, HostSettings
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from tests.interop.peers.process import Peer
 
@@ -59,11 +59,11 @@ async def ask(peer: Peer, cmd: str, /, **arguments: Any) -> dict[str, Any]:
     return await asyncio.to_thread(peer, cmd, **arguments)
 
 
-async def dialed_by(peer: Peer, node: Host) -> Conn:
+async def dialed_by(peer: Peer, node: Host) -> Link:
     """Have `peer` dial the host; the connection, as the host sees it."""
-    accepted: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+    accepted: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
 
-    def connected(conn: Conn) -> None:
+    def connected(conn: Link) -> None:
         if not accepted.done():
             accepted.set_result(conn)
 

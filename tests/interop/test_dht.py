@@ -21,7 +21,7 @@ from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Routing
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
 from p2pfwd.wire.kad.address_filter import Scope
@@ -81,7 +81,7 @@ async def learns(node: Node, server: Peer) -> None:
     await until(lambda: server.id in node.dht.table and node.dht.refreshed_at is not None, SETTLED_S)
 
 
-async def meet(seeker: Node, sought: Node) -> Conn:
+async def meet(seeker: Node, sought: Node) -> Link:
     """Connect by the ID alone."""
     assert not seeker.host.swarm.conns(sought.peer_id)
     assert not seeker.host.swarm.peerstore.addrs(sought.peer_id)

@@ -17,7 +17,7 @@ from p2pfwd.core.keys import KeyType
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.host.host import Host
 from p2pfwd.net import upgrader
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
 from tests.interop.conftest import Start
@@ -52,7 +52,7 @@ def muxer_negotiations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-async def meet(node: Host, other: Peer, direction: str) -> Conn:
+async def meet(node: Host, other: Peer, direction: str) -> Link:
     """The connection of `node` and `other`, dialed from here or by the peer, identified."""
     if direction == "outbound":
         conn = await node.swarm.connect(other.id, [address(other)])

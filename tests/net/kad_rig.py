@@ -14,7 +14,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.net.services import Service
 from p2pfwd.protocols.kad.service import Dht, DhtSettings
 from p2pfwd.protocols.kad.upkeep import Upkeep
@@ -93,7 +93,7 @@ async def hostile_bytes(answer: Callable[[FindNode, PeerId], bytes]) -> AsyncIte
     """As `hostile`, with the raw bytes of the answer; b"" is silence."""
     host = await Host.start(PrivateKey.generate(), [ANY_PORT])
 
-    async def serve(stream: Stream) -> None:
+    async def serve(stream: DuplexStream) -> None:
         request = decode_request(await stream.read_delimited(65536))
         assert isinstance(request, FindNode)
         if request.key == host.peer_id.to_bytes():  # the live check

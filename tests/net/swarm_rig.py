@@ -13,7 +13,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.conduit.tcp import TcpConduit
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
@@ -52,7 +52,7 @@ async def host(**settings: Any) -> AsyncIterator[Host]:
 
 
 @asynccontextmanager
-async def pair(**settings: Any) -> AsyncIterator[tuple[Conn, Conn]]:
+async def pair(**settings: Any) -> AsyncIterator[tuple[Link, Link]]:
     """Both ends of one connection between two swarms: the dialer's and the listener's."""
     async with swarm(**settings) as near, swarm(**settings) as far:
         arrived = next_conn(far)
@@ -60,11 +60,11 @@ async def pair(**settings: Any) -> AsyncIterator[tuple[Conn, Conn]]:
         yield await near.connect(far.peer_id, far.listen_addrs()), await arrived
 
 
-def next_conn(made: Swarm) -> asyncio.Future[Conn]:
+def next_conn(made: Swarm) -> asyncio.Future[Link]:
     """The next connection that comes up."""
-    arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+    arrived: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
 
-    def connected(conn: Conn) -> None:
+    def connected(conn: Link) -> None:
         if not arrived.done():
             arrived.set_result(conn)
 
@@ -72,7 +72,7 @@ def next_conn(made: Swarm) -> asyncio.Future[Conn]:
     return arrived
 
 
-async def echo(stream: Stream) -> None:
+async def echo(stream: DuplexStream) -> None:
     """Handler: everything back, FIN for FIN."""
     while data := await stream.read():
         await stream.write(data)
@@ -83,19 +83,19 @@ class Taken:
     """Handler that hands the streams of one protocol to the test, which then does as it likes."""
 
     def __init__(self, conn_or_swarm: Swarm, protocol: str = TAKE) -> None:
-        self._streams: asyncio.Queue[Stream] = asyncio.Queue()
+        self._streams: asyncio.Queue[DuplexStream] = asyncio.Queue()
         conn_or_swarm.services.serve(Service(name=protocol, handler=self._handle))
 
-    async def _handle(self, stream: Stream) -> None:
+    async def _handle(self, stream: DuplexStream) -> None:
         await self._streams.put(stream)
 
-    async def get(self) -> Stream:
+    async def get(self) -> DuplexStream:
         """The next stream."""
         return await self._streams.get()
 
 
 @asynccontextmanager
-async def stream_pair(**settings: Any) -> AsyncIterator[tuple[Stream, Stream]]:
+async def stream_pair(**settings: Any) -> AsyncIterator[tuple[DuplexStream, DuplexStream]]:
     """Both ends of one stream between two swarms: the opener's and the other."""
     async with swarm(**settings) as near, swarm(**settings) as far:
         taken = Taken(far)
@@ -103,20 +103,20 @@ async def stream_pair(**settings: Any) -> AsyncIterator[tuple[Stream, Stream]]:
         yield stream, await taken.get()
 
 
-def conn_of(stream: Stream) -> Conn:
+def conn_of(stream: DuplexStream) -> Conn:
     """The connection that carries the stream."""
     assert isinstance(stream.conn, Conn)
     return stream.conn
 
 
-def poller_of(stream: Stream) -> Poller | LoopPoller:
+def poller_of(stream: DuplexStream) -> Poller | LoopPoller:
     """What watches the sockets of the swarm that the stream is on."""
     conduit = conn_of(stream)._channel.conduit
     assert isinstance(conduit, TcpConduit)
     return conduit._poller
 
 
-async def read_all(stream: Stream, pause: Callable[[], Awaitable[object]] | None = None) -> bytes:
+async def read_all(stream: DuplexStream, pause: Callable[[], Awaitable[object]] | None = None) -> bytes:
     """Everything to the remote's FIN; `pause` between reads, to be slow."""
     got = bytearray()
     while data := await stream.read():

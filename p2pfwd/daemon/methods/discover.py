@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.host.host import Host
     from p2pfwd.host.routing import Routing
-    from p2pfwd.net.link.conn import Conn
+    from p2pfwd.net.link.contract import Link
 
 TUNNELS: Final = "/x/"
 """Below this are the names of tunnels: who takes any lists it, or a name below it."""
@@ -152,7 +152,7 @@ class _Look:
             reason=None if protocols else "it does not say what it is",
         )
 
-    def _let_go(self, conn: Conn) -> None:
+    def _let_go(self, conn: Link) -> None:
         used = conn.streams or self._swarm.connmgr.is_protected(conn.remote_peer)
         if not used and conn.direction == "outbound":
             self._swarm.spawn(conn.close(), "close after a look")

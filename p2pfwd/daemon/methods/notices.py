@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.net.own_addresses import OwnAddresses, best_first
-from p2pfwd.policy.undialable import UNDIALABLE, why_undialable
+from p2pfwd.policy.undialable import UNDIALABLE
 from p2pfwd.rpc.schema import Notice
-from p2pfwd.system.sockaddrs import has_interface
 
 EXPOSED = "exposed"
 MAX_LISTED = 6
@@ -35,8 +34,8 @@ def _listed(addrs: Iterable[Multiaddr]) -> str:
     return ", ".join(hosts[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def of_peer_addresses(addrs: Iterable[Multiaddr]) -> list[Notice]:
-    """Those that will never be dialed."""
-    whys = ((addr, why_undialable(addr, has_interface)) for addr in addrs)
+def of_peer_addresses(addrs: Iterable[Multiaddr], why_not: Callable[[Multiaddr], str | None]) -> list[Notice]:
+    """Those that will never be dialed; `why_not`: of `Dialer`."""
+    whys = ((addr, why_not(addr)) for addr in addrs)
     hint = "give an address for TCP: /ip4/<address>/tcp/<port>/p2p/<peer ID>"
     return [Notice(UNDIALABLE, f"{addr} is not used: {why}", hint) for addr, why in whys if why is not None]

@@ -31,7 +31,7 @@ class PeerMethods:
     async def add(self, context: CallContext, params: s.PeerAddParams) -> s.PeerAddResult:
         """Name a peer, or change a named one. Raises PeerExists, InvalidPeerId, StorageFailed."""
         named, replaced = await self._peering.add(params.name, params.peers, params.keep)
-        told = tuple(notices.of_peer_addresses(named.addrs))
+        told = tuple(notices.of_peer_addresses(named.addrs, self._peering.swarm.why_not))
         return s.PeerAddResult(self._view(named), replaced is not None, told)
 
     async def rm(self, context: CallContext, params: s.PeerRmParams) -> s.PeerRmResult:

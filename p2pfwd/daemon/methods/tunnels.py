@@ -94,8 +94,11 @@ class TunnelMethods:
         )
         if params.foreground:
             context.on_disconnect(self._closer(listener))
-        own = self._node.host.swarm.own_addresses
-        told = (*notices.of_listening(listener.listen_address, own), *notices.of_peer_addresses(addrs))
+        swarm = self._node.host.swarm
+        told = (
+            *notices.of_listening(listener.listen_address, swarm.own_addresses),
+            *notices.of_peer_addresses(addrs, swarm.why_not),
+        )
         return s.ForwardResult(views.listener(listener.info()), str(peer_id), told)
 
     def _closer(self, listener: Listener) -> Callable[[], None]:

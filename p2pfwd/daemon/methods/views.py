@@ -10,7 +10,7 @@ from p2pfwd.rpc import schema
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
-    from p2pfwd.net.link.conn import Conn
+    from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
 
 _USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.LINK_LOCAL)
@@ -75,7 +75,7 @@ def check(outcome: CheckOutcome) -> schema.Check:
     )
 
 
-def peer(conn: Conn, agent: str | None, now: float) -> schema.Peer:
+def peer(conn: Link, agent: str | None, now: float) -> schema.Peer:
     """One row of `swarm peers`; `now` is monotonic."""
     return schema.Peer(
         peer=str(conn.remote_peer),
@@ -90,7 +90,7 @@ def peer(conn: Conn, agent: str | None, now: float) -> schema.Peer:
     )
 
 
-def path(conn: Conn) -> schema.Path:
+def path(conn: Link) -> schema.Path:
     """How the connection leads to its peer."""
     return "relayed" if conn.is_relayed else "direct"
 

@@ -24,11 +24,12 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.limits import Limits
+from p2pfwd.net.link.contract import Accepts, Direction, DuplexStream
 from p2pfwd.net.link.holdings import Holdings
 from p2pfwd.net.link.intake import Intake, Taking
 from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.net.link.outbox import Outbox
-from p2pfwd.net.link.stream import Direction, Stream, lost
+from p2pfwd.net.link.stream import Stream, lost
 from p2pfwd.policy.networks import crowd, networks
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux import YAMUX, reset_codes
@@ -52,9 +53,6 @@ CLOSE_TIMEOUT_S: Final = 3.0
 """How long a graceful close waits for what was sent to arrive, and for the peer's EOF."""
 
 INBOUND_NEGOTIATION_S: Final = 10.0
-
-Accepts = Callable[[PeerId, str], bool]
-"""Whether a peer is served a protocol."""
 
 
 def _reset_error(code: int, overflow: bool) -> StreamReset:
@@ -112,7 +110,7 @@ class Conn:
         self._intake.flooded = partial(self._limits.flooded, self.holdings)
         self._intake.is_own = lambda: self._limits.is_own(self.remote_peer)
         self._accepts: Accepts = lambda _peer, _protocol: False
-        self._on_stream: Callable[[Stream], None] | None = None
+        self._on_stream: Callable[[DuplexStream], None] | None = None
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
         self._closing = False
         self.liveness = Liveness(
@@ -125,7 +123,7 @@ class Conn:
         self.wait_to_send, self.stop_waiting = outbox.wait_to_send, outbox.stop_waiting
 
     def start(
-        self, leftover: bytes, accepts: Accepts, on_stream: Callable[[Stream], None]
+        self, leftover: bytes, accepts: Accepts, on_stream: Callable[[DuplexStream], None]
     ) -> None:
         """Begin: `accepts` says what the peer is served, `on_stream` takes each negotiated stream."""
         self._accepts = accepts
@@ -167,7 +165,7 @@ class Conn:
         timeout_s: float = 15.0,
         *,
         known: bool = False,
-        settled: Callable[[Stream], None] = lambda _stream: None,
+        settled: Callable[[DuplexStream], None] = lambda _stream: None,
     ) -> Stream:
         """Open a stream for the first of `protocols` that the peer serves.
 
@@ -187,7 +185,7 @@ class Conn:
             what = f"for {', '.join(protocols)} within {timeout_s:.3g} s"
             raise TimedOut(f"{self.remote_peer} did not answer {what}") from None
 
-    def open_at_once(self, protocol: str, settled: Callable[[Stream], None]) -> Stream | None:
+    def open_at_once(self, protocol: str, settled: Callable[[DuplexStream], None]) -> Stream | None:
         """Open a stream for the protocol that the peer is known to serve; None where that would wait.
 
         Data rides along with the proposal; a refusal then fails the stream.
@@ -196,7 +194,7 @@ class Conn:
             return None
         return self._opened((protocol,), settled)
 
-    def _opened(self, protocols: Sequence[str], settled: Callable[[Stream], None]) -> Stream:
+    def _opened(self, protocols: Sequence[str], settled: Callable[[DuplexStream], None]) -> Stream:
         core = self._session.open()
         self.useful_at = time.monotonic()
         self.liveness.opening()
@@ -217,11 +215,11 @@ class Conn:
             raise ConnectionLost(f"the connection to {self.remote_peer} is closing")
 
     async def _negotiated(
-        self, protocols: Sequence[str], settled: Callable[[Stream], None]
+        self, protocols: Sequence[str], settled: Callable[[DuplexStream], None]
     ) -> Stream:
         done: asyncio.Future[None] = self.loop.create_future()
 
-        def wake(stream: Stream) -> None:
+        def wake(stream: DuplexStream) -> None:
             settled(stream)
             if not done.done():
                 done.set_result(None)

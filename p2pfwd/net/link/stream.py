@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from p2pfwd.core import varint
-from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     ConnectionLost,
@@ -28,26 +27,19 @@ from p2pfwd.errors import (
     StreamReset,
 )
 from p2pfwd.net.conduit.contract import StreamSink
+from p2pfwd.net.link.contract import Carrier, Direction
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux.stream import StreamCore
-
-Direction = Literal["inbound", "outbound"]
 
 LINGER_S: Final = 15.0
 """How long `close()` lets the remote take to send its FIN before the stream is reset."""
 
 
-class Carrier(Protocol):
-    """What a stream needs of, and shows of, the connection it is on (`net.link.conn.Conn`)."""
+class StreamCarrier(Carrier, Protocol):
+    """What a stream needs of the connection it is on (`net.link.conn.Conn`)."""
 
     loop: asyncio.AbstractEventLoop
-    remote_peer: PeerId
-    remote_addr: Multiaddr
-    is_relayed: bool
-    security: str
 
-    @property
-    def rtt_s(self) -> float | None: ...
     @property
     def congested(self) -> bool: ...
     def begin_frame(self, max_payload: int) -> memoryview: ...
@@ -58,7 +50,6 @@ class Carrier(Protocol):
     def stop_waiting(self, stream: Stream) -> None: ...
     def finish_stream(self, core: StreamCore) -> None: ...
     def reset_stream(self, stream: Stream) -> None: ...
-    async def measure_rtt(self, timeout_s: float) -> float: ...
 
 
 class Stream:
@@ -82,7 +73,7 @@ class Stream:
         "protocol",
     )
 
-    def __init__(self, conn: Carrier, core: StreamCore, direction: Direction) -> None:
+    def __init__(self, conn: StreamCarrier, core: StreamCore, direction: Direction) -> None:
         self.conn = conn
         self.direction: Direction = direction
         self.protocol: str | None = None

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 
 
 class Gate(Protocol):
@@ -28,7 +28,7 @@ class Gate(Protocol):
         ResourceLimitExceeded, ConnectionRefusedError: close it at once.
         """
 
-    def arrived(self, conn: Conn) -> None:
+    def arrived(self, conn: Link) -> None:
         """A connection has come up."""
 
 
@@ -47,12 +47,15 @@ class Transport(Protocol):
     """One way to reach peers."""
 
     def why_not(self, addr: Multiaddr) -> str | None:
-        """Why this transport cannot dial the address, in words; None where it can."""
+        """Why this transport cannot dial the address, in words.
+
+        None if it can, maybe after a look-up of its name.
+        """
 
     def can_listen(self, addr: Multiaddr) -> bool:
         """Whether the address is one to listen on."""
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
         """A connection to the peer at this address, with the peer's identity proved.
 
         Raises OSError (TimeoutError is one), P2PForwardError.

@@ -12,7 +12,7 @@ from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
 from p2pfwd.net.conduit import tcp
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate
 from p2pfwd.net.upgrader import Upgrader, describe
@@ -41,7 +41,7 @@ class TcpTransport:
         """See `Transport`."""
         return why_undialable(addr, sockaddrs.has_interface)
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
         """See `Transport`."""
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None

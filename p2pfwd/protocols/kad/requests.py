@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.visits import Visit
 from p2pfwd.wire.kad.codec import (
     MAX_RESPONSE_BYTES,
@@ -23,7 +22,7 @@ from p2pfwd.wire.kad.messages import AddProvider, Request, Response
 
 
 async def ask(
-    conn: Conn, protocol: str, request: Request, timeout_s: float, *, known: bool = False
+    conn: Link, protocol: str, request: Request, timeout_s: float, *, known: bool = False
 ) -> Response | None:
     """Send one request and read its response; None for the one request that has none.
 
@@ -44,7 +43,7 @@ async def ask(
         return response
 
 
-async def answer(visit: Visit, respond: Callable[[Request, Stream], Response | None]) -> None:
+async def answer(visit: Visit, respond: Callable[[Request, DuplexStream], Response | None]) -> None:
     """The requests of one inbound stream, until the peer closes it."""
     stream = visit.stream
     while (message := await visit.message()) is not None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.wire.kad.messages import Response
 from p2pfwd.wire.kad.query import Lookup
 from p2pfwd.wire.kad.query_values import Ending, LookupResult
@@ -32,7 +32,7 @@ MAX_DIALED: Final = 16
 Try = Callable[[Sequence[Multiaddr]], Awaitable[bool]]
 """Dial these addresses of the peer sought; whether it was reached."""
 
-Answer = tuple[Conn, Response | None]
+Answer = tuple[Link, Response | None]
 
 
 class Search:

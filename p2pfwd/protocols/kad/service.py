@@ -17,8 +17,7 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolTaken
-from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
@@ -120,7 +119,7 @@ class Dht:
             return self._swarm.listen_addrs()
         return self._swarm.peerstore.addrs(peer_id)
 
-    def _respond(self, request: Request, stream: Stream) -> Response | None:
+    def _respond(self, request: Request, stream: DuplexStream) -> Response | None:
         via = address_class(stream.conn.remote_addr)
         return self._responder.respond(request, stream.remote_peer, via, time.monotonic())
 
@@ -136,7 +135,7 @@ class Dht:
         if conn is not None:
             self._swarm.spawn(self._consider(conn), "kad admission")
 
-    async def _consider(self, conn: Conn) -> None:
+    async def _consider(self, conn: Link) -> None:
         """Let a server into the table once it has answered."""
         peer = conn.remote_peer
         if peer in self._checking:
@@ -149,13 +148,13 @@ class Dht:
         finally:
             self._checking.discard(peer)
 
-    def _is_candidate(self, conn: Conn) -> bool:
+    def _is_candidate(self, conn: Link) -> bool:
         store, peer = self._swarm.peerstore, conn.remote_peer
         if self.protocol not in store.protocols(peer):
             return False
         return is_at_home(store.addrs(peer), self.scope, address_class(conn.remote_addr))
 
-    async def _check(self, conn: Conn) -> bool:
+    async def _check(self, conn: Link) -> bool:
         peer = conn.remote_peer
         try:
             await ask(conn, self.protocol, FindNode(peer.to_bytes()), CHECK_TIMEOUT_S, known=True)
@@ -165,7 +164,7 @@ class Dht:
         self._answered(conn)
         return True
 
-    def _answered(self, conn: Conn) -> None:
+    def _answered(self, conn: Link) -> None:
         if self._is_candidate(conn):
             before = len(self.table)
             self.table.add(conn.remote_peer, conn.remote_addr, time.monotonic())

@@ -12,7 +12,6 @@ from p2pfwd.policy.dial_plan import (
     NEAR_STEP_S,
     Candidate,
     PlannedDial,
-    is_dialable,
     plan,
 )
 from p2pfwd.policy.provenance import Provenance
@@ -66,24 +65,6 @@ def test_near_before_far_and_six_before_four_each_a_little_later(
     planned = plan(heard(*known))
     assert [str(dial.addr) for dial in planned] == [text for text, _ in expected]
     assert [dial.delay_s for dial in planned] == pytest.approx([delay for _, delay in expected])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "/ip4/1.2.3.4/udp/1/quic-v1",
-        "/ip4/1.2.3.4/tcp/1/ws",
-        "/ip4/1.2.3.4/tcp/0",
-        "/ip4/0.0.0.0/tcp/1",
-        "/ip6/::/tcp/1",
-        "/dns4/example.org/tcp/1",
-        "/unix/tmp/x",
-        f"/ip4/1.2.3.4/tcp/1/p2p/{PEER}/p2p-circuit",
-    ],
-)
-def test_what_cannot_be_dialed_as_it_is_is_left_out(text: str) -> None:
-    assert not is_dialable(Multiaddr.parse(text))
-    assert plan(heard(text)) == []
 
 
 def test_own_addresses_are_left_out() -> None:

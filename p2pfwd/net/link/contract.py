@@ -1,0 +1,171 @@
+"""What a connection is to whoever uses one: a `Link`, and the streams on it.
+
+`net.link.conn.Conn` is the link over a conduit, a secure channel and yamux, a relayed circuit's as well as
+TCP's. A transport with streams of its own (QUIC) brings a link of its own. Nobody above `net.link` and
+`net.transport` knows which it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.conduit.contract import StreamSink
+from p2pfwd.policy.networks import Network
+
+Direction = Literal["inbound", "outbound"]
+
+Accepts = Callable[[PeerId, str], bool]
+"""Whether a peer is served a protocol."""
+
+
+class Carrier(Protocol):
+    """What a stream shows of the link it is on."""
+
+    remote_peer: PeerId
+    remote_addr: Multiaddr
+    is_relayed: bool
+    security: str
+
+    @property
+    def rtt_s(self) -> float | None:
+        """Smoothed round trip, seconds; None until it was measured."""
+
+    async def measure_rtt(self, timeout_s: float) -> float:
+        """One round trip, seconds. Raises TimedOut, ConnectionLost."""
+
+
+class DuplexStream(Protocol):
+    """A negotiated stream, as services and splices use it; the words are those of `net.link.stream`."""
+
+    direction: Direction
+    protocol: str | None
+    """None while a peer that is known to serve it has not confirmed it."""
+
+    @property
+    def conn(self) -> Carrier: ...
+    @property
+    def id(self) -> int: ...
+    @property
+    def remote_peer(self) -> PeerId: ...
+    @property
+    def error(self) -> P2PForwardError | None: ...
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def is_stalled(self) -> bool: ...
+    def when_over(self, callback: Callable[[], object]) -> None: ...
+
+    # slow face
+    async def read(self, max_bytes: int = 65536) -> bytes: ...
+    async def read_exactly(self, n: int) -> bytes: ...
+    async def read_length(self, prefix: bytes = b"") -> int: ...
+    async def read_delimited(self, max_bytes: int, prefix: bytes = b"") -> bytes: ...
+    async def write(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def write_delimited(self, message: bytes) -> None: ...
+    def discard_input(self) -> None: ...
+
+    # fast face
+    def set_sink(self, sink: StreamSink, *, tunnel: bool = False) -> None: ...
+    def begin_frame(self) -> memoryview | None: ...
+    def end_frame(self, n: int) -> None: ...
+    def want_to_send(self) -> None: ...
+    def consumed(self, n: int) -> None: ...
+
+    # ending
+    def close_write(self) -> None: ...
+    async def close(self) -> None: ...
+    def reset(self) -> None: ...
+
+
+class Life(Protocol):
+    """What is known of whether the peer is there; see `net.link.liveness`."""
+
+    doubtful: bool
+    address_gone: bool
+    on_doubt: Callable[[bool], None]
+    is_urgent: Callable[[], bool]
+
+    @property
+    def is_stale(self) -> bool: ...
+    @property
+    def silent_s(self) -> float: ...
+    async def prove(self) -> bool: ...
+    def challenge(self) -> None: ...
+    def replaced(self) -> None: ...
+
+
+class Holder(Protocol):
+    """What the peer makes this node hold; see `net.link.holdings`."""
+
+    remote_peer: PeerId
+    remote_addr: Multiaddr
+    abort: Callable[[Exception], None]
+
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def streams(self) -> int: ...
+    def shed_bytes(self) -> None: ...
+    def shed_streams(self, count: int) -> None: ...
+
+
+class Link(Carrier, Protocol):
+    """One live connection to a peer."""
+
+    loop: asyncio.AbstractEventLoop
+    local_addr: Multiaddr
+    direction: Direction
+    muxer: str
+    networks: tuple[Network, ...]
+    crowd: str
+    limited: bool
+    """A relay's, with bounds on bytes and time: not for tunnels."""
+    opened_at: float
+    useful_at: float
+    """Monotonic seconds: when it last served this node."""
+    closed: asyncio.Future[Exception | None]
+    """Done when it is over; its result is the cause, None after a close of ours."""
+    identified: asyncio.Future[None]
+    """Done when the peer has told who it is, or has failed to."""
+
+    @property
+    def liveness(self) -> Life: ...
+    @property
+    def holdings(self) -> Holder: ...
+    @property
+    def streams(self) -> Mapping[int, DuplexStream]: ...
+    @property
+    def can_open(self) -> bool:
+        """Whether streams can be opened: neither side has begun to end it."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether streams are best opened here: it can be done, and the peer is not in doubt."""
+
+    @property
+    def ended_by_us(self) -> bool:
+        """Whether it was closed here, and not lost."""
+
+    async def open_stream(
+        self,
+        protocols: Sequence[str],
+        timeout_s: float = 15.0,
+        *,
+        known: bool = False,
+        settled: Callable[[DuplexStream], None] = lambda _stream: None,
+    ) -> DuplexStream:
+        """See `Conn.open_stream`."""
+
+    def open_at_once(self, protocol: str, settled: Callable[[DuplexStream], None]) -> DuplexStream | None:
+        """See `Conn.open_at_once`."""
+
+    def abort(self, exc: Exception | None = None) -> None:
+        """End at once; every stream fails with `exc` as its cause."""
+
+    async def close(self) -> None:
+        """End gracefully. Idempotent."""
