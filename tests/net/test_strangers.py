@@ -288,7 +288,7 @@ async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_ha
             await turns(3)
         await until(lambda: refused(node, "tunnel-unused") > 0)
         await until(lambda: not service.streams())
-        assert resets
+        await until(lambda: bool(resets))  # they may still be on their way
         async with host() as honest:
             for _ in range(120):
                 stream = await honest.swarm.open_stream(
