@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import os
 import socket
 import struct
 import sys
@@ -132,7 +133,12 @@ class TcpConduit:
         """See Conduit.pause."""
         if not self._paused:
             self._paused = True
-            self._poller.remove_reader(self._fd)
+            if not (self._closed or self._at_eof):  # who has gone must not keep its place
+                self._poller.watch_failure(self._fd, self._failed)
+
+    def _failed(self) -> None:
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNRESET
+        self._lose(OSError(code, os.strerror(code)))
 
     def resume(self) -> None:
         """See Conduit.resume."""
