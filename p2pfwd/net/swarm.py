@@ -75,14 +75,8 @@ class Swarm:
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
         self.memory = MemoryKeeper(loop)
-        self.limits.stirred = self.memory.stir
-        self.connections.on_disconnected(lambda _conn: self.memory.stir())
-        self.connections.on_connected(lambda conn: self.limits.lanes.joined(conn.crowd))
-        self.connections.on_disconnected(lambda conn: self.limits.lanes.left(conn.crowd))
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
-        self.handshakes.own_hosts = self._own_hosts
-        self.limits.is_own = self.connmgr.is_own = self.peerstore.is_own
-        self.limits.holders = lambda: [conn.holdings for conn in self.connections.all()]
+        self._join_limits()
         self.own_addresses = OwnAddresses(Interfaces())
         upgrader = Upgrader(
             identity,
@@ -110,6 +104,17 @@ class Swarm:
         self.peerstore.on_change(self.recovery.address_learned)
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
+
+    def _join_limits(self) -> None:
+        """Tell the limits whose the peers are, who holds what, and who comes and goes."""
+        limits, connections = self.limits, self.connections
+        limits.is_own = self.connmgr.is_own = self.peerstore.is_own
+        limits.holders = lambda: [conn.holdings for conn in connections.all()]
+        limits.stirred = self.memory.stir
+        self.handshakes.own_hosts = self._own_hosts
+        connections.on_connected(lambda conn: limits.lanes.joined(conn.crowd))
+        connections.on_disconnected(lambda conn: limits.lanes.left(conn.crowd))
+        connections.on_disconnected(lambda _conn: self.memory.stir())
 
     # --- listening --------------------------------------------------------------------------------
 

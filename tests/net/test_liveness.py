@@ -34,6 +34,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     looks(monkeypatch)
+    monkeypatch.setattr(doubt, "SELDOM_S", 0.02)
     monkeypatch.setattr(doubt, "IDLE_S", 0.03)
     monkeypatch.setattr(doubt, "BUSY_IDLE_S", 0.03)
     monkeypatch.setattr(doubt, "PONG_S", 0.5)

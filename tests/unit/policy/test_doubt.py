@@ -133,3 +133,17 @@ def test_when_the_peer_is_asked(state: Line, wanted: bool) -> None:
 )
 def test_when_to_look_again(state: Line, look_s: float) -> None:
     assert next_look_s(state) == look_s
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        (Line(silent_s=60.0), True),
+        (Line(silent_s=60.0, urgent=False), False),
+        (Line(silent_s=121.0, urgent=False), True),
+        (Line(silent_s=60.0, urgent=False, streams=True), True),
+    ],
+)
+def test_a_peer_nobody_would_wait_for_is_asked_seldom(line: Line, asked: bool) -> None:
+    """Keepalive was most of what an idle node sent."""
+    assert wants_ping(line) is asked

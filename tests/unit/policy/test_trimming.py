@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pfwd.policy.trimming import FEW, Standing, Use, to_replace, to_trim
+from p2pfwd.policy.trimming import FEW, Standing, Use, to_let_go, to_replace, to_trim
 
 NOW = 1000.0
 
@@ -74,3 +74,22 @@ def test_a_crowd_with_silent_tunnels_gives_way_to_a_stranger() -> None:
     crowd = [standing(500 + n, use=TUNNELS, crowd="203.0.113.0/24") for n in range(FEW + 1)]
     assert to_replace([*alone(standing(1, use=TUNNELS)), *crowd], False) == 1
     assert to_replace(crowd[:FEW], False) is None
+
+
+def test_what_this_node_opened_and_nobody_needs_is_let_go() -> None:
+    """The longest idle first; not what others opened, nor what is or was lately of use, nor an own peer."""
+    now = 1000.0
+
+    def one(use: Use = Use.NONE, *, own: bool = False, at: float = 0.0, outbound: bool = True) -> Standing:
+        return Standing(use, own, at, "192.0.2.0/24", outbound)
+
+    standings = [
+        one(at=500.0),
+        one(outbound=False),
+        one(Use.ASKED),
+        one(Use.KEPT),
+        one(own=True),
+        one(at=now - 179.0),
+        one(at=100.0),
+    ]
+    assert to_let_go(standings, now, 180.0) == [6, 0]
