@@ -79,6 +79,7 @@ class Line:
     stalled_s: float | None = None  # since the socket took a byte, while some wait
     replaced_s: float | None = None  # since another connection to the peer answers
     waited_s: float = 0.0  # the last time, where that is not long ago
+    stuck_s: float = 0.0  # since the peer's kernel acknowledged anything, while it has to
     rtt_s: float | None = None
     kernel_tells: bool = True  # whether what the peer's kernel acknowledges is known
     challenged: bool = False  # the network has changed, and nothing has come since
@@ -109,7 +110,8 @@ def judge(line: Line) -> Standing:
     if line.replaced_s is not None and (line.address_gone or not line.streams):
         return Standing.DEAD
     if line.replaced_s is not None and waiting_s is not None and cut:
-        if line.replaced_s > max(waiting_s - line.replaced_s, line.waited_s) + limit:
+        stuck_s = max(waiting_s, line.stuck_s) - line.replaced_s  # when the other one came
+        if line.replaced_s > max(stuck_s, line.waited_s) + limit:
             return Standing.DEAD
     elif line.challenged and not line.streams and (line.address_gone or asked_s > max(CHALLENGE_S, limit)):
         return Standing.DEAD

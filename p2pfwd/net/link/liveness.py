@@ -214,6 +214,7 @@ class Liveness:
             pinged_s=None if self._pinged_at is None else now - self._pinged_at,
             stalled_s=now - self._conduit.progressed_at if stalled else None,
             replaced_s=None if self._replaced_at is None else now - self._replaced_at,
+            stuck_s=0.0 if kernel_at is None else now - max(kernel_at, self._settled_at),
             waited_s=self._waited_s if now < self._waited_until else 0.0,
             rtt_s=self._session.rtt_s,
             kernel_tells=kernel_at is not None,

@@ -67,6 +67,9 @@ def line(**known: Any) -> Line:
         ),
         pytest.param(line(waiting_s=34, replaced_s=14), DOUBTFUL, id="still"),
         pytest.param(line(waiting_s=4.2, replaced_s=2.7), DEAD, id="TCP has sent again by now, in vain"),
+        pytest.param(
+            line(waiting_s=1.5, replaced_s=1.5, stuck_s=6), DOUBTFUL, id="stuck before it was asked"
+        ),
         pytest.param(line(waiting_s=4.2, replaced_s=2.7, waited_s=5), DOUBTFUL, id="the cut was longer"),
         pytest.param(line(waiting_s=0.5, replaced_s=3), FINE, id="it was heard meanwhile"),
         pytest.param(
