@@ -13,7 +13,7 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns recovery fuzz hostile bench kad proto demo clean
+.PHONY: help venv lint test peers interop netns recovery fuzz hostile bench idle kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ hostile: venv ## every kind of attack on a real daemon, as a table (root)
 
 bench: venv ## figures against Kubo, ssh and the floor, as ratios of one run
 	$(HERMETIC) $(PY) -m tests.bench $(ARGS)
+
+idle: venv ## what an idle node holds and sends: 200 servers for an hour of virtual time (20 minutes)
+	$(PY) -m tests.bench.idle_network $(ARGS)
 
 kad: venv ## lookups in simulated DHTs of up to 10,000 nodes, as a table (minutes)
 	$(PY) -m tests.bench.kad_simulation $(ARGS)
