@@ -32,6 +32,7 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import Accepts, Direction, DuplexStream
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.system.descriptors import reason
+from p2pfwd.wire.handshake import Handshake
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
@@ -281,7 +282,7 @@ class Upgrader:
         return channel, _Muxers(noise.muxer == YAMUX, noise.remote_muxers), noise.leftover()
 
     async def _shake_hands(
-        self, handshake: NoiseHandshake | TlsHandshake, conduit: Conduit, inbox: _Inbox, data: bytes
+        self, handshake: Handshake, conduit: Conduit, inbox: _Inbox, data: bytes
     ) -> None:
         conduit.send(memoryview(handshake.start()))
         while True:

@@ -15,6 +15,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.conduit.contract import StreamSink
+from p2pfwd.net.limits import Holder
 from p2pfwd.policy.networks import Network
 
 Direction = Literal["inbound", "outbound"]
@@ -97,21 +98,6 @@ class Life(Protocol):
     async def prove(self) -> bool: ...
     def challenge(self) -> None: ...
     def replaced(self) -> None: ...
-
-
-class Holder(Protocol):
-    """What the peer makes this node hold; see `net.link.holdings`."""
-
-    remote_peer: PeerId
-    remote_addr: Multiaddr
-    abort: Callable[[Exception], None]
-
-    @property
-    def held_bytes(self) -> int: ...
-    @property
-    def streams(self) -> int: ...
-    def shed_bytes(self) -> None: ...
-    def shed_streams(self, count: int) -> None: ...
 
 
 class Link(Carrier, Protocol):
