@@ -42,6 +42,9 @@ Sockaddr = tuple[Any, ...] | str
 
 def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
     """The error of ours for a failed bind to `where`."""
+    if exc.errno == errno.EADDRINUSE and where.endswith("/tcp/0"):  # the system was to choose
+        hint = "net.ipv4.ip_local_port_range is the system's choice; a port outside it may be free"
+        return AddressInUse(f"cannot listen on {where}: this machine has no free port to give", hint=hint)
     if exc.errno == errno.EADDRINUSE:
         hint = "choose another port, or port 0 for a free one"
         return AddressInUse(f"cannot listen on {where}: the address is already in use", hint=hint)

@@ -96,6 +96,13 @@ def test_a_failed_bind_says_why(code: int, words: str) -> None:
         assert failure.hint is not None and "1024" in failure.hint
 
 
+def test_no_free_port_is_told_as_that() -> None:
+    """With port 0 nobody named a port that another program could have."""
+    failure = bind_failure(OSError(errno.EADDRINUSE, ""), "/ip4/127.0.0.1/tcp/0")
+    assert isinstance(failure, AddressInUse) and "no free port" in failure.message and failure.hint
+    assert "already in use" in bind_failure(OSError(errno.EADDRINUSE, ""), "/ip4/127.0.0.1/tcp/80").message
+
+
 def test_an_address_of_no_interface_cannot_be_bound() -> None:
     with pytest.raises(BindFailed, match="no interface"):
         bound("/ip4/192.0.2.1/tcp/0")
