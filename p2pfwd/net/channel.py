@@ -158,7 +158,7 @@ class NoiseChannel(Channel):
             message = view[start:stop]
             n = self._open_into(message, message)
             pos = stop
-            if n and self._owner is not None:  # empty messages are legal
+            if self._owner is not None:  # also of an empty message: it is legal, and costs
                 self._owner.plaintext_received(message[:n])
             if self._lost:
                 return end

@@ -163,6 +163,9 @@ class Session:
                     used = f.HEADER_BYTES
                 pos += used
         self.taken = pos
+        if not end:  # a message with nothing in it
+            self.work_left -= work.EMPTY_WORK
+            self.toll += work.FRAME_TOLL
         if len(self.control) > MAX_CONTROL_BYTES:
             raise RemoteProtocolError("yamux: the peer makes this node answer and does not read the answers")
         return events

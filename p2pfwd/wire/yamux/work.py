@@ -19,6 +19,9 @@ DATA_WORK: Final = 4
 FRAME_WORK: Final = 2
 """Any other frame."""
 
+EMPTY_WORK: Final = 4
+"""A secured message with nothing in it: it is legal, and has to be opened all the same."""
+
 OPEN_WORK: Final = 60
 """A SYN: the stream's state, its negotiation, its handler."""
 

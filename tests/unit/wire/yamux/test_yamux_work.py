@@ -140,3 +140,12 @@ def test_windows_do_not_grow_while_the_node_holds_much() -> None:
     assert sizes() == before
     ledger.used -= 600 * 1024
     assert sizes() > before
+
+
+def test_a_message_with_nothing_in_it_costs_too() -> None:
+    """It has to be opened; thousands of them a second were free, and kept everybody waiting."""
+    session, _ = opened()
+    before = session.work_left = 1000
+    for _ in range(10):
+        assert session.receive(memoryview(b"")) == []
+    assert before - session.work_left == 10 * work.EMPTY_WORK and session.toll == 10 * work.FRAME_TOLL
