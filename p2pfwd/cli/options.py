@@ -8,7 +8,7 @@ import typer
 
 from p2pfwd.cli.render import talk
 from p2pfwd.errors import ExitStatus
-from p2pfwd.rpc.time_limit import check_timeout
+from p2pfwd.rpc.time_limit import MAX_DISCOVER_S, check_timeout
 
 SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -39,6 +39,11 @@ def check_timeout_option(value: float) -> float:
     return check_timeout(value)
 
 
+def check_discover_timeout_option(value: float) -> float:
+    """The same for looking around, which is shorter. Raises UsageError."""
+    return check_timeout(value, MAX_DISCOVER_S)
+
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout, errors as JSON on stderr.")
 ]
@@ -58,6 +63,13 @@ NoStart = Annotated[bool, typer.Option("--no-start", help="Do not start a daemon
 Limit = Annotated[
     float,
     typer.Option("--timeout", metavar="SECONDS", help="When to give up.", callback=check_timeout_option),
+]
+
+DiscoverLimit = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="When to give up.", callback=check_discover_timeout_option
+    ),
 ]
 
 Protocol = Annotated[str, typer.Argument(metavar="PROTOCOL", help="Name of the service, such as /x/ssh.")]

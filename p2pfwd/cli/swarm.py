@@ -9,7 +9,7 @@ import typer
 
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.narration import narrate_lookups
-from p2pfwd.cli.options import AsJson, Headers, Limit, new_group
+from p2pfwd.cli.options import AsJson, DiscoverLimit, Headers, new_group
 from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
 from p2pfwd.cli.swarm_key import key
 from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer, shorten_peers
@@ -140,7 +140,7 @@ def addrs(ctx: typer.Context, as_json: AsJson = False) -> None:
 @swarm.command("discover", help="List who is on the local network.")
 def discover(
     ctx: typer.Context,
-    timeout: Limit = 5.0,
+    timeout: DiscoverLimit = 5.0,
     headers: Headers = False,
     as_json: AsJson = False,
 ) -> None:

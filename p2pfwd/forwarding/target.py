@@ -30,7 +30,7 @@ from p2pfwd.errors import (
 from p2pfwd.system.descriptors import cure, reason, shortage
 from p2pfwd.system.host_names import LOOKUP_S, SYSTEM_NAMES, NameFailed
 from p2pfwd.system.proc_net import somebody_listens
-from p2pfwd.system.sockaddrs import multiaddr_of, numeric_sockaddr, writable
+from p2pfwd.system.sockaddrs import lacks_zone, multiaddr_of, numeric_sockaddr, writable
 from p2pfwd.system.unix_socket import MAX_PATH_BYTES
 
 STEP_S: Final = 0.25
@@ -106,6 +106,9 @@ class Target:
             self._family, self.name = int(_NAMES[endpoint.family]), (endpoint.host, endpoint.port)
             self.is_near = False
             return
+        if (lacking := lacks_zone(endpoint.host)) is not None:
+            hint = "`ip link` shows the interfaces of this machine"
+            raise InvalidMultiaddr(f"the target {address}: {lacking}", hint=hint)
         self._hosts = ("127.0.0.1", "::1") if any_loopback else (endpoint.host,)
         if "%" not in endpoint.host:  # the number of a zone's interface may change
             self._fixed = self._places_of(self._hosts)

@@ -7,6 +7,9 @@ from p2pfwd.errors import UsageError
 MAX_TIMEOUT_S = 600.0
 """Longest time limit taken."""
 
+MAX_DISCOVER_S = 60.0
+"""Longest that one look around in the local network waits for answers."""
+
 
 def check_timeout(timeout_s: float, most_s: float = MAX_TIMEOUT_S) -> float:
     """The time limit, seconds, if it is one; no NaN either. Raises UsageError."""

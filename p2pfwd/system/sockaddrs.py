@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import os
 import socket
 from collections.abc import Sequence
@@ -36,6 +37,16 @@ def interface_number(zone: str) -> int | None:
 def has_interface(zone: str) -> bool:
     """Whether this machine has the interface that a zone names."""
     return interface_number(zone) is not None
+
+
+def lacks_zone(host: str) -> str | None:
+    """What to say of a numeric host that is link-local and tells no interface; else None.
+
+    The kernel would only say "Invalid argument".
+    """
+    if ":" not in host or "%" in host or not ipaddress.IPv6Address(host).is_link_local:
+        return None
+    return f"{host} needs the interface it is behind, as {host}%eth0"
 
 
 def sockaddr_of(endpoint: TcpEndpoint) -> tuple[int, Sockaddr]:

@@ -116,6 +116,8 @@ def test_what_is_no_time_limit_is_refused_before_anything_waits(
     result = run(*arguments, f"--timeout={limit}")
     assert (result.status, result.out, fake.calls) == (2, "", [])
     assert result.err.startswith("Error: a time limit of ")
+    most = 60 if arguments[0] == "swarm" else 600
+    assert f" and at most {most} s" in result.err
 
 
 def test_with_json_an_error_is_one_object_on_stderr(fake: FakeDaemon, run: Run) -> None:

@@ -252,6 +252,15 @@ def test_an_interface_that_is_not_there_is_named() -> None:
         Target(Multiaddr.parse("/ip6zone/wlan9/ip6/fe80::1/tcp/1")).begin()
 
 
+def test_a_link_local_address_without_its_interface_says_what_to_add() -> None:
+    said = "fe80::1 needs the interface it is behind, as fe80::1%eth0"
+    with pytest.raises(BindFailed, match=said) as caught:
+        bound("/ip6/fe80::1/tcp/0")
+    assert caught.value.hint
+    with pytest.raises(InvalidMultiaddr, match=said):
+        Target(Multiaddr.parse("/ip6/fe80::1/tcp/1"))
+
+
 # --- targets --------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from p2pfwd.host.routing import ANSWER_WAIT_S, MdnsSource
 from p2pfwd.protocols import mdns
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
-from p2pfwd.rpc.time_limit import check_timeout
+from p2pfwd.rpc.time_limit import MAX_DISCOVER_S, check_timeout
 from p2pfwd.wire.mdns_pace import ASK_REST_S
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 TUNNELS: Final = "/x/"
 """Below this are the names of tunnels: who takes any lists it, or a name below it."""
 
-MAX_TIMEOUT_S: Final = 60.0
 MAX_LOOKED_AT: Final = 64
 """Peers of one call that are connected to; the rest is told as it was heard."""
 
@@ -66,7 +65,7 @@ class Near:
 
     async def discover(self, context: CallContext, params: s.DiscoverParams) -> s.DiscoverResult:
         """Who is on the local network. Raises NotFound where mDNS is off or there is no network."""
-        check_timeout(params.timeout_s, MAX_TIMEOUT_S)
+        check_timeout(params.timeout_s, MAX_DISCOVER_S)
         if self._mdns is None:
             raise NotFound(
                 "looking around in the local network is off in this daemon",
