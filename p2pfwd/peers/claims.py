@@ -144,6 +144,15 @@ class Claims:
                     break
         return [addr for provenance in sorted(ranks) for addr in ranks[provenance]]
 
+    def tellable(self, now: float) -> list[Multiaddr]:
+        """As `fresh`, less what the owner alone has said: it is his business, and nobody has proved it."""
+        said = {
+            addr
+            for addr, claims in self._claims.items()
+            if any(each is not Provenance.GIVEN and claim.expires_at > now for each, claim in claims.items())
+        }
+        return [addr for addr in self.fresh(now) if addr in said]
+
     def candidate(self, addr: Multiaddr, now: float) -> Candidate | None:
         """The address as one to dial; None if unknown. Hearsay does not freshen what is better founded."""
         claims = self._claims.get(addr)

@@ -373,6 +373,11 @@ class Peerstore:
         fresh = entry.claims.fresh(self.clock())
         return list(dict.fromkeys([*self.pinned(peer_id), *fresh])) if entry.pinned else fresh
 
+    def tellable(self, peer_id: PeerId) -> list[Multiaddr]:
+        """What others may be told of the peer: nothing that the owner alone has said."""
+        entry = self._peers.get(peer_id)
+        return entry.claims.tellable(self.clock()) if entry is not None else []
+
     def dialable(self, peer_id: PeerId) -> list[Multiaddr]:
         """Where to try: as `addrs`, and what is stale, the best founded first.
 

@@ -117,7 +117,7 @@ class Dht:
     def _addrs_of(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         if peer_id == self._swarm.peer_id:
             return self._swarm.listen_addrs()
-        return self._swarm.peerstore.addrs(peer_id)
+        return self._swarm.peerstore.tellable(peer_id)
 
     def _respond(self, request: Request, stream: DuplexStream) -> Response | None:
         via = address_class(stream.conn.remote_addr)

@@ -50,6 +50,19 @@ def test_the_best_founded_come_first_and_stale_hearsay_only_where_nothing_else_i
     assert it.store.addrs(ALICE) == it.store.dialable(ALICE) == [addr(5), addr(4), addr(3), addr(2)]
 
 
+def test_what_the_owner_alone_has_said_is_told_to_nobody() -> None:
+    """A DHT server told its neighbours every address that its owner had typed, proved by nobody."""
+    it = Watched()
+    it.store.add_addrs(ALICE, [addr(1), addr(2)], 100.0, GIVEN)
+    it.store.pin(ALICE, [addr(3)], "t")
+    assert it.store.tellable(ALICE) == []
+    it.store.add_addrs(ALICE, [addr(2)], 100.0, ITSELF)
+    it.store.add_addrs(ALICE, [addr(4)], 100.0, HEARSAY)
+    it.store.connected(ALICE, addr(3))
+    assert set(it.store.tellable(ALICE)) == {addr(2), addr(3), addr(4)}
+    assert it.store.tellable(BOB) == []
+
+
 def test_a_longer_life_is_not_shortened_by_a_shorter_one() -> None:
     it = Watched()
     it.store.add_addrs(ALICE, [addr(1)], 100.0, GIVEN)
