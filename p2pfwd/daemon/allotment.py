@@ -35,6 +35,9 @@ def allot(settings: Settings, descriptors: int) -> Settings:
         max_connections=connections,
         max_pending_inbound=pending,
         max_streams=streams,
+        # Shares of one listen are parts of these: of a limit that cannot be met nobody has a share.
+        max_streams_per_listener=min(settings.max_streams_per_listener, streams),
+        max_streams_per_peer=min(settings.max_streams_per_peer, streams),
         high_water=min(settings.high_water, connections),
         low_water=min(settings.low_water, connections),
     )

@@ -34,8 +34,9 @@ PER_ADDRESS: Final = Rate(per_s=8.0, burst=64.0)
 PER_NETWORK: Final = Rate(per_s=24.0, burst=160.0)
 """Of one /24, /56 or /48."""
 
-INNER: Final = Rate(per_s=40.0, burst=320.0)
-"""Of loopback or a local network, where there are few and each is near: programs that test, a home."""
+INNER: Final = Rate(per_s=12.0, burst=320.0)
+"""Of loopback or a local network, where there are few and each is near: programs that test, a home. The rate
+alone may take a tenth of a processor, with what follows a handshake."""
 
 IN_ALL: Final = Rate(per_s=100.0, burst=400.0)
 """Of all strangers: a fifth of a processor, and more than 512 connections need in a busy minute."""

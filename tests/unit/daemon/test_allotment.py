@@ -15,6 +15,8 @@ def test_all_limits_together_leave_the_reserve(descriptors: int) -> None:
     assert used <= max(16, descriptors - RESERVE)
     assert min(cut.max_connections, cut.max_pending_inbound, cut.max_streams) >= 4
     assert cut.low_water <= cut.high_water <= cut.max_connections
+    per_one = max(cut.max_streams_per_listener, cut.max_streams_per_peer)
+    assert per_one <= cut.max_streams, "or shares mean nothing"
 
 
 def test_where_there_are_enough_nothing_is_cut_or_said(caplog: pytest.LogCaptureFixture) -> None:
