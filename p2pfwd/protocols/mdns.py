@@ -52,6 +52,9 @@ class Group(Protocol):
     def send(self, data: bytes) -> None:
         """Send to the group."""
 
+    def send_from_all(self, data: bytes, hosts: Iterable[str]) -> None:
+        """Send to the group, and once more from each of these addresses."""
+
     def close(self) -> None:
         """Leave it."""
 
@@ -121,7 +124,7 @@ class Mdns:
         for link in self._links.values():
             if link.group is not None:
                 goodbye = wire.answer(self._instance, self._swarm.peer_id, link.addrs, wire.GOODBYE_TTL_S)
-                link.group.send(goodbye)
+                link.group.send_from_all(goodbye, link.interface.hosts)  # it counts for its sender alone
             link.close()
         self._links.clear()
         self._note_joined()
@@ -184,8 +187,10 @@ class Mdns:
             link = self._links.get(key)
             if link is None:
                 self._join(key, interface, addrs)
-            elif link.addrs != addrs:
-                link.interface, link.addrs = interface, addrs
+                continue
+            link.interface = interface
+            if link.addrs != addrs:
+                link.addrs = addrs
                 self._announce(link)
         self._note_joined()
 

@@ -35,6 +35,9 @@ at once, as when hundreds answer one question, wait in the kernel's buffer."""
 MAX_PER_TURN: Final = 16
 """Datagrams read before others in the loop have their turn."""
 
+MAX_SOURCES: Final = 16
+"""Addresses of one interface that are sent from; a few is usual, privacy addresses among them."""
+
 HOPS: Final = 255
 """As RFC 6762 wants; the groups are link-local, no router passes them on."""
 
@@ -65,39 +68,52 @@ def _takes_multicast(asked: socket.socket, name: str) -> bool:
     return bool(flags & _IFF_UP and flags & _IFF_MULTICAST and not flags & _IFF_POINT_TO_POINT)
 
 
-def _open(interface: Interface, group: str, port: int) -> tuple[socket.socket, tuple[str | int, ...]]:
-    """A socket on the interface's group, and where to send to. Raises OSError."""
-    family, packed = socket.AF_INET, ipaddress.ip_address(group).packed
-    if len(packed) == 16:
-        family = socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+_Where = tuple[str, int] | tuple[str, int, int, int]
+
+
+def _where(interface: Interface, host: str, port: int) -> _Where:
+    """The socket address of a host, or a group, on the interface's network."""
+    return (host, port, 0, interface.index) if ":" in host else (host, port)
+
+
+def _outlet(interface: Interface, host: str, port: int) -> socket.socket:
+    """A socket bound to `host`, the group or an own address, that sends to groups on the interface alone.
+
+    Raises OSError.
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            where: tuple[str | int, ...] = (group, port, 0, interface.index)
-            membership = packed + struct.pack("@I", interface.index)
+        if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, interface.index)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, HOPS)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 1)
-            sock.bind(where)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
         else:
-            where = (group, port)
-            membership = packed + bytes(4) + struct.pack("@i", interface.index)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, membership)
+            through = bytes(8) + struct.pack("@i", interface.index)
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, through)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
             if sys.platform == "linux":
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-            sock.bind(where)
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        sock.bind(_where(interface, host, port))
     except BaseException:
         sock.close()
         raise
-    return sock, where
+    return sock
+
+
+def _join(sock: socket.socket, interface: Interface, group: str) -> None:
+    """Hear the group on the interface. Raises OSError."""
+    packed = ipaddress.ip_address(group).packed
+    if sock.family == socket.AF_INET6:
+        membership = packed + struct.pack("@I", interface.index)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, membership)
+    else:
+        membership = packed + bytes(4) + struct.pack("@i", interface.index)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
 
 class GroupSocket:
@@ -107,7 +123,13 @@ class GroupSocket:
         self, interface: Interface, group: str, port: int, max_bytes: int, heard: Callable[[bytes, str], None]
     ) -> None:
         """Join; needs a running loop. Raises OSError."""
-        self._sock, self._where = _open(interface, group, port)
+        self._interface, self._where = interface, _where(interface, group, port)
+        self._sock = _outlet(interface, group, port)
+        try:
+            _join(self._sock, interface, group)
+        except BaseException:
+            self._sock.close()
+            raise
         self._max_bytes = max_bytes
         self._heard = heard
         self._loop = asyncio.get_running_loop()
@@ -123,6 +145,21 @@ class GroupSocket:
             self._sock.sendto(data, self._where)
         except OSError as exc:
             log.debug("multicast to %s: %s", self._where[0], exc)
+
+    def send_from_all(self, data: bytes, hosts: Iterable[str]) -> None:
+        """Send to the group, and once more from each of `hosts` that is an address of the interface.
+
+        The system chooses the source of what `send` sends, and chooses otherwise once a better address is
+        there: who hears us takes the two for two machines.
+        """
+        self.send(data)
+        group, port = self._where[:2]
+        for host in sorted(host for host in hosts if (":" in host) == (":" in group))[:MAX_SOURCES]:
+            try:
+                with _outlet(self._interface, host, port) as sock:
+                    sock.sendto(data, self._where)
+            except OSError as exc:  # an address that is gone, or not yet confirmed
+                log.debug("multicast from %s to %s: %s", host, group, exc)
 
     def _readable(self) -> None:
         now = self._loop.time()

@@ -130,10 +130,13 @@ def test_two_daemons_of_one_machine_find_each_other(segment: Segment, daemon: Pl
 
 
 def test_who_leaves_is_forgotten_and_who_moves_is_found_again(segment: Segment, daemon: Place) -> None:
-    """A daemon that ends says so. A machine with another address tells it as soon as it notices."""
+    """A daemon that ends says so from each of its addresses, and another is the source by now. A machine
+    with another address tells it as soon as it notices."""
     left, right, third = segment.machines
+    third.run("ip", "-6", "address", "flush", "dev", "eth0", "scope", "link")
     a, b, c = daemon(left), daemon(right), daemon(third)
     assert near(a).keys() == {b.peer_id, c.peer_id}
+    third.run("ip", "address", "add", "fe80::33/64", "dev", "eth0", "nodad")
     c.signal(signal.SIGTERM)
     c.wait()
     assert near(a).keys() == {b.peer_id}

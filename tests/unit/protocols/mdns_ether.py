@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,6 +45,10 @@ class FakeGroup:
 
     def send(self, data: bytes) -> None:
         self.ether.send(self.host, data)
+
+    def send_from_all(self, data: bytes, hosts: Iterable[str]) -> None:
+        assert self.host in hosts
+        self.send(data)
 
     def close(self) -> None:
         self.ether.members.remove(self)
