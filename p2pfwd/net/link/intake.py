@@ -210,7 +210,8 @@ class Intake:
         if held is not None:
             self._session.ledger.used -= len(held)
             self._in_slice = True
-            self._take(held)
+            if held:  # the turn may have ended with the read: an empty message of the peer's costs toll
+                self._take(held)
             self._in_slice = False
             if self.state is Taking.READING:
                 self._in_slice = True
