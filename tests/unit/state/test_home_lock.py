@@ -59,7 +59,7 @@ def test_who_looks_is_in_nobodys_way(home: Path) -> None:
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.001):  # without a pause the two hold it nearly all the time
             holder(home / "daemon.lock")
 
     threads = [threading.Thread(target=look) for _ in range(2)]
