@@ -21,7 +21,8 @@ from google.protobuf.message import DecodeError
 from p2pfwd.core.keys import PrivateKey, PublicKey
 from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError, PeerIdMismatch
+from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError
+from p2pfwd.wire.handshake import Handshake
 from p2pfwd.wire.noise.cipher import LENGTH_BYTES, OpenCipher, SealCipher
 from p2pfwd.wire.noise.xx import NoiseXX
 
@@ -35,13 +36,15 @@ MAX_MUXERS: Final = 100
 """A longer stream_muxers list is ignored, as go does: the list is searched once per own muxer."""
 
 
-class NoiseHandshake:
+class NoiseHandshake(Handshake):
     """One side of one handshake.
 
     expected_peer: the identity the peer must prove; None takes any (listeners).
     muxers: what to offer, in order of preference; empty sends no extension.
     entropy: `xx.ENTROPY_BYTES` random bytes, never used before.
     """
+
+    _layer = "noise"
 
     def __init__(
         self,
@@ -52,37 +55,17 @@ class NoiseHandshake:
         muxers: Sequence[str],
         entropy: bytes,
     ) -> None:
-        self._initiator = initiator
+        super().__init__(initiator=initiator, expected_peer=expected_peer, muxers=muxers)
         self._identity = identity
-        self._expected_peer = expected_peer
-        self._muxers = tuple(muxers)
         self._xx = NoiseXX(initiator=initiator, entropy=entropy)
-        self._buffer = bytearray()
-        self._started = False
-        self._handed_on = False
-        self._remote: tuple[PublicKey, PeerId] | None = None
-        self._muxer: str | None = None
         self.remote_muxers: tuple[str, ...] = ()
         """What the peer listed, once `done`; nothing where it left the choice to multistream-select."""
         self._ciphers: tuple[SealCipher, OpenCipher] | None = None
 
-    def start(self) -> bytes:
-        """Message 1, framed, for the initiator; nothing for the responder."""
-        if self._started:
-            raise LocalProtocolError("noise: the handshake was started twice")
-        self._started = True
+    def _first(self) -> bytes:
         return _frame(self._xx.write_message(b"")) if self._initiator else b""
 
-    def receive(self, data: bytes | bytearray | memoryview) -> bytes:
-        """Takes received bytes in any chunking, returns bytes to send (maybe none).
-
-        Once done, bytes are only kept for `leftover()`. Raises HandshakeFailed or PeerIdMismatch.
-        """
-        if not self._started:
-            raise LocalProtocolError("noise: bytes were fed before the start")
-        if self._handed_on:
-            raise LocalProtocolError("noise: bytes were fed after the leftover was handed on")
-        self._buffer += data
+    def _consume(self) -> bytes:
         out = b""
         while not self.done and (message := self._next_message()) is not None:
             out += self._on_message(message)
@@ -92,21 +75,6 @@ class NoiseHandshake:
     def done(self) -> bool:
         """Both identities are proved and the ciphers are ready."""
         return self._ciphers is not None
-
-    @property
-    def remote_key(self) -> PublicKey:
-        """The identity key the peer proved."""
-        return self._proved()[0]
-
-    @property
-    def remote_peer(self) -> PeerId:
-        """The peer ID the peer proved."""
-        return self._proved()[1]
-
-    @property
-    def muxer(self) -> str | None:
-        """The muxer agreed in the handshake; None: negotiate it inside the channel."""
-        return self._muxer
 
     @property
     def seal(self) -> SealCipher:
@@ -122,14 +90,6 @@ class NoiseHandshake:
     def handshake_hash(self) -> bytes:
         """The transcript hash, 32 bytes; equal on both sides once done."""
         return self._xx.handshake_hash
-
-    def leftover(self) -> bytes:
-        """Raw bytes that followed the last handshake message; they are handed on once."""
-        self._ready()
-        self._handed_on = True
-        rest = bytes(self._buffer)
-        self._buffer = bytearray()
-        return rest
 
     def _next_message(self) -> bytes | None:
         if len(self._buffer) < LENGTH_BYTES:
@@ -176,13 +136,7 @@ class NoiseHandshake:
             key = PublicKey.from_protobuf(message.identity_key)
         except InvalidKey as exc:
             raise HandshakeFailed(f"noise: the peer's identity key is not valid: {exc.message}") from exc
-        peer = PeerId.from_public_key(key)
-        if self._expected_peer is not None and peer != self._expected_peer:
-            raise PeerIdMismatch(
-                f"noise: the node proved to be {peer}, not {self._expected_peer}",
-                expected=str(self._expected_peer),
-                actual=str(peer),
-            )
+        peer = self._expected(key)
         if not key.verify(SIGNATURE_PREFIX + self._xx.remote_static, message.identity_sig):
             raise HandshakeFailed("noise: the peer's identity signature is wrong", peer=str(peer))
         self._remote = (key, peer)
@@ -206,11 +160,6 @@ class NoiseHandshake:
         if self._ciphers is None:
             raise LocalProtocolError("noise: the handshake is not done")
         return self._ciphers
-
-    def _proved(self) -> tuple[PublicKey, PeerId]:
-        if self._remote is None:
-            raise LocalProtocolError("noise: the peer has not proved its identity yet")
-        return self._remote
 
 
 def _frame(message: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """libp2p TLS 1.3 over memory BIOs: a CPU-only engine, in both roles (libp2p spec: tls).
 
-Bytes in, bytes out; the caller owns the socket. `start`, `receive`, `leftover` are the handshake, shaped
-as in `wire.noise.handshake`; `write` and `read` are the data path after it.
+Bytes in, bytes out; the caller owns the socket. `start`, `receive`, `leftover` are the handshake, as in
+`wire.handshake`; `write` and `read` are the data path after it.
 
 Rules:
 - OpenSSL checks the peer's possession of its certificate's key and nothing else. What the certificate
@@ -21,14 +21,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from p2pfwd.core.keys import PrivateKey, PublicKey
+from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import (
-    HandshakeFailed,
-    LocalProtocolError,
-    PeerIdMismatch,
-    RemoteProtocolError,
-)
+from p2pfwd.errors import HandshakeFailed, LocalProtocolError, RemoteProtocolError
+from p2pfwd.wire.handshake import Handshake
 
 if TYPE_CHECKING:
     from OpenSSL import SSL, crypto
@@ -54,7 +50,7 @@ RECORD_OVERHEAD: Final = 32
 """Bytes a record adds to its plaintext, rounded up: header 5, content type 1, tag 16."""
 
 
-class TlsHandshake:
+class TlsHandshake(Handshake):
     """One side of one connection, from the handshake to the last record.
 
     expected_peer: the identity the peer must prove; None takes any (listeners).
@@ -62,6 +58,8 @@ class TlsHandshake:
     now: timezone-aware; what the certificates' times are compared with.
     entropy: `ENTROPY_BYTES` random bytes for our certificate; OpenSSL draws its own for the handshake.
     """
+
+    _layer = "tls"
 
     def __init__(
         self,
@@ -76,45 +74,24 @@ class TlsHandshake:
         from OpenSSL import SSL  # see the module's rules
 
         self._ssl = SSL
-        self._initiator = initiator
-        self._expected_peer = expected_peer
-        self._muxers = tuple(muxers)
+        super().__init__(initiator=initiator, expected_peer=expected_peer, muxers=muxers)
         self._now = now
         self._connection: Any = SSL.Connection(self._context(identity, entropy))
         if initiator:
             self._connection.set_connect_state()
         else:
             self._connection.set_accept_state()
-        self._started = False
         self._done = False
-        self._handed_on = False
-        self._buffer = bytearray()
         self._handshake_bytes = 0
-        self._remote: tuple[PublicKey, PeerId] | None = None
-        self._muxer: str | None = None
         self._failure: RemoteProtocolError | None = None
 
     # --- handshake ---------------------------------------------------------------------------------
 
-    def start(self) -> bytes:
-        """The ClientHello of an initiator; nothing for a responder."""
-        if self._started:
-            raise LocalProtocolError("tls: the handshake was started twice")
-        self._started = True
+    def _first(self) -> bytes:
         self._advance()
         return self._outgoing()
 
-    def receive(self, data: bytes | bytearray | memoryview) -> bytes:
-        """Takes received bytes in any chunking, returns bytes to send (maybe none).
-
-        Once done, bytes are only kept for `leftover()`. Raises HandshakeFailed or PeerIdMismatch;
-        `last_words()` then holds the alert, if any.
-        """
-        if not self._started:
-            raise LocalProtocolError("tls: bytes were fed before the start")
-        if self._handed_on:
-            raise LocalProtocolError("tls: bytes were fed after the leftover was handed on")
-        self._buffer += data
+    def _consume(self) -> bytes:
         # Record by record, so that what follows the handshake is never swallowed by OpenSSL.
         while not self._done and (record := self._next_record()) is not None:
             self._connection.bio_write(record)
@@ -126,31 +103,8 @@ class TlsHandshake:
         """The peer's identity is proved and data may be written; see the module on a client's doubt."""
         return self._done
 
-    @property
-    def remote_key(self) -> PublicKey:
-        """The identity key the peer proved."""
-        return self._proved()[0]
-
-    @property
-    def remote_peer(self) -> PeerId:
-        """The peer ID the peer proved."""
-        return self._proved()[1]
-
-    @property
-    def muxer(self) -> str | None:
-        """The muxer agreed by ALPN; None: negotiate it inside the channel."""
-        return self._muxer
-
-    def leftover(self) -> bytes:
-        """Raw bytes that followed the handshake, for `read`; they are handed on once."""
-        self._check_done()
-        self._handed_on = True
-        rest = bytes(self._buffer)
-        self._buffer = bytearray()
-        return rest
-
     def last_words(self) -> bytes:
-        """What is worth sending before the socket is closed: a pending alert, or close_notify."""
+        """What is worth sending before the socket is closed: the alert of a failure, or close_notify."""
         if self._done and self._failure is None:
             try:
                 self._connection.shutdown()
@@ -241,14 +195,7 @@ class TlsHandshake:
         if self._remote is not None:
             return True
         key = verify_certificate(certificate.to_cryptography().public_bytes(Encoding.DER), self._now)
-        peer = PeerId.from_public_key(key)
-        if self._expected_peer is not None and peer != self._expected_peer:
-            raise PeerIdMismatch(
-                f"tls: the node proved to be {peer}, not {self._expected_peer}",
-                expected=str(self._expected_peer),
-                actual=str(peer),
-            )
-        self._remote = (key, peer)
+        self._remote = (key, self._expected(key))
         return True
 
     def _on_alpn(self, _conn: SSL.Connection, offered: list[bytes]) -> bytes:
@@ -307,15 +254,6 @@ class TlsHandshake:
                 out = out + part if out else part
         except self._ssl.WantReadError:
             return out
-
-    def _check_done(self) -> None:
-        if not self._done:
-            raise LocalProtocolError("tls: the handshake is not done")
-
-    def _proved(self) -> tuple[PublicKey, PeerId]:
-        if self._remote is None:
-            raise LocalProtocolError("tls: the peer has not proved its identity yet")
-        return self._remote
 
 
 def _reason(exc: SSL.Error) -> str:
