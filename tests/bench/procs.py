@@ -121,6 +121,22 @@ def machine_busy_s() -> float:
     return (sum(fields) - fields[3] - fields[4]) * TICK_S
 
 
+class Others:
+    """What processes that are not ours use from now on. Ours are this one and its descendants."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def cores(self) -> float:
+        """Processors, on average."""
+        busy, own, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
+        return max(0.0, busy - own) / max(clock, 1e-3)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        return machine_busy_s(), Cpu.of([os.getpid()]).total_s, time.monotonic()
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes of a process tree: resident, and proportional (shared pages divided among their users)."""

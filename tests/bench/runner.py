@@ -19,7 +19,7 @@ from tests.bench import phases
 from tests.bench.client import Client, ClientError
 from tests.bench.floor import aead_s_per_gb
 from tests.bench.phases import Phase, Sizes
-from tests.bench.procs import Cpu, machine_busy_s
+from tests.bench.procs import Others, machine_busy_s
 from tests.bench.results import Results
 from tests.bench.tunnels import SETUPS, Lab, Missing, Tunnel
 from tests.interop.peers.process import PeerFailed
@@ -152,7 +152,7 @@ class Runner:
             wait_quiet(min(WAIT_S, self._patience_s))
             if not attempt:
                 self._patience_s -= time.monotonic() - start
-            others = _Others()
+            others = Others()
             try:
                 figures = measure(self.client, tunnel, self.plan.sizes)
             except FAILURES as exc:
@@ -177,21 +177,6 @@ class Runner:
 
     def _say(self, repeat: int, what: str) -> None:
         print(f"repeat {repeat + 1} of {self.plan.repeats}: {what}", file=sys.stderr, flush=True)
-
-
-class _Others:
-    """What processes that are not ours use from now on. Ours are this one and its descendants."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    def cores(self) -> float:
-        busy, own, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
-        return max(0.0, busy - own) / max(clock, 1e-3)
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        return machine_busy_s(), Cpu.of([os.getpid()]).total_s, time.monotonic()
 
 
 def wait_quiet(limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 import ctypes
 import json
 import resource
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import pytest
 from p2pfwd.rpc.schema import MAX_LINE_BYTES
 from tests.support.daemon import PROGRAM, Daemon, Program, environment, run_cli
 from tests.support.fake_daemon import until
-from tests.support.in_process import QuickDaemon
+from tests.support.in_process import Pair, two_daemons
 from tests.support.sockets import TcpServer, echo, free_port, refusing_port
 
 NOBODY = "12D3KooWGjMCzjmzGgxx2Lu4HUpfSxRHUAAN4hN9ckgjFnKoTtB7"
@@ -29,21 +27,15 @@ PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE = 2
 
 SWARM = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0"}
 
-Pair = tuple[Daemon, Daemon]
-
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     """Two daemons that are each other's DHT; the first offers an echo service as /x/there."""
-    base = Path(tempfile.mkdtemp(prefix="p2pf-"))
-    try:
-        with QuickDaemon(base / "0") as one, QuickDaemon(base / "1") as other, TcpServer(echo) as server:
-            one.ok("listen", "/x/there", server.address)
-            other.ok("swarm", "connect", one.address)
-            assert until(lambda: other.json("dht", "stat")["Tables"][0]["Peers"] == 1)
-            yield one, other
-    finally:
-        shutil.rmtree(base)
+    with two_daemons() as (one, other), TcpServer(echo) as server:
+        one.ok("listen", "/x/there", server.address)
+        other.ok("swarm", "connect", one.address)
+        assert until(lambda: other.json("dht", "stat")["Tables"][0]["Peers"] == 1)
+        yield one, other
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +14,16 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.cli.advice import suggested_port
-from tests.support.daemon import PROGRAM, Daemon, environment
-from tests.support.in_process import QuickDaemon
+from tests.support.daemon import PROGRAM, environment
+from tests.support.in_process import Pair, two_daemons
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
-
-Pair = tuple[Daemon, Daemon]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     """Two daemons that do not know each other: all the second learns is on the line."""
-    base = Path(tempfile.mkdtemp(prefix="p2pf-"))
-    try:
-        with QuickDaemon(base / "0") as one, QuickDaemon(base / "1") as other:
-            yield one, other
-    finally:
-        shutil.rmtree(base)
+    with two_daemons() as daemons:
+        yield daemons
 
 
 @pytest.fixture(autouse=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,25 +12,19 @@ import pytest
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
-from tests.support.daemon import Daemon, run_cli
+from tests.support.daemon import run_cli
 from tests.support.fake_daemon import until
-from tests.support.in_process import QuickDaemon
+from tests.support.in_process import Pair, two_daemons
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly, refusing_port
 
 NOBODY = "12D3KooWGjMCzjmzGgxx2Lu4HUpfSxRHUAAN4hN9ckgjFnKoTtB7"
-
-Pair = tuple[Daemon, Daemon]
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Pair]:
     """Two daemons that do not know each other."""
-    base = Path(tempfile.mkdtemp(prefix="p2pf-"))
-    try:
-        with QuickDaemon(base / "0") as one, QuickDaemon(base / "1") as other:
-            yield one, other
-    finally:
-        shutil.rmtree(base)
+    with two_daemons() as daemons:
+        yield daemons
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from tests.bench.procs import Cpu, machine_busy_s
+from tests.bench.procs import Others
 from tests.hostile import honest, victim
 from tests.hostile.kinds import Kind
 from tests.hostile.stage import NET48
@@ -102,22 +101,6 @@ def _ratio(of: dict[str, Any], to: dict[str, Any]) -> float:
     return float(of.get("mb_s", 0.0)) / max(0.001, float(to.get("mb_s", 0.0)))
 
 
-class _Others:
-    """What processes that are not ours use from now on. Ours are this one and its descendants."""
-
-    def __init__(self) -> None:
-        self._start = self._now()
-
-    def cores(self) -> float:
-        """Processors, on average."""
-        busy, own, clock = (b - a for a, b in zip(self._start, self._now(), strict=True))
-        return max(0.0, busy - own) / max(clock, 1e-3)
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        return machine_busy_s(), Cpu.of([os.getpid()]).total_s, time.monotonic()
-
-
 class _Peak:
     """The most that lay in TCP queues meanwhile, in a thread."""
 
@@ -162,7 +145,7 @@ class Measurement:
         """Before, burned, during. The attack is over when it returns."""
         result, rig, times = self.result, self._rig, self._times
         time.sleep(times.warm_s)
-        others = _Others()
+        others = Others()
         result.before = self._window(times.before_s)
         with _burning():
             result.burned = self._window(times.burned_s)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from p2pfwd.cli.app import main
@@ -30,3 +32,17 @@ class QuickDaemon(Daemon):
     def cli(self, *args: str, timeout_s: float = CLI_S, env: Mapping[str, str] | None = None) -> Completed:
         """One command against this daemon, whatever its exit status."""
         return run_main(self.home, *args)
+
+
+Pair = tuple[Daemon, Daemon]
+
+
+@contextlib.contextmanager
+def two_daemons() -> Iterator[Pair]:
+    """Two that do not know each other, in directories of their own: for the tests of a whole module."""
+    base = Path(tempfile.mkdtemp(prefix="p2pf-"))  # short: see `home` in tests/conftest.py
+    try:
+        with QuickDaemon(base / "0") as one, QuickDaemon(base / "1") as other:
+            yield one, other
+    finally:
+        shutil.rmtree(base)
