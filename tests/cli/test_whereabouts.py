@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pfwd.errors import DaemonNotRunning
+from p2pfwd.errors import DaemonNotRunning, P2PForwardError
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.rpc.reach import reach
 from p2pfwd.state.home_lock import HomeLock, holder
@@ -171,11 +171,11 @@ def test_a_silent_daemon_is_told_with_what_ails_it(home: Path, full: bool) -> No
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(Exception, match="did not answer in time") as caught:
+        with pytest.raises(P2PForwardError, match="did not answer in time") as caught:
             reach(Paths.resolve(str(home), {}), 0.2)
         assert process.stdin is not None
         process.stdin.close()
-    hint = str(caught.value.hint)  # type: ignore[attr-defined]
+    hint = str(caught.value.hint)
     assert ("64 of at most 64 files and connections open, a limit of this machine" in hint) == full
     assert ("its log may say why" in hint) != full
 

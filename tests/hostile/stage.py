@@ -13,10 +13,9 @@ from typing import Final
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import P2PForwardError
-from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile import ground
-from tests.support.raw_peer import RawPeer, dial_tcp
+from tests.support.raw_peer import RawPeer, dial_tcp, hello, opened
 
 ONE, ADDRESS, NET24, NET48 = "one", "address", "/24", "/48"
 """How an attack is spread: one connection; many identities at one address; each elsewhere in a /24, a /48."""
@@ -142,16 +141,6 @@ async def draining(peer: RawPeer) -> AsyncIterator[None]:
             yield
         finally:
             task.cancel()
-
-
-def hello(protocol: str) -> bytes:
-    """A stream's first bytes: header and one proposal."""
-    return HEADER + encode_token(protocol)
-
-
-def opened(stream_id: int, body: bytes, flags: int = f.SYN) -> bytes:
-    """A frame that opens a stream and carries `body`."""
-    return f.encode_header(f.DATA, flags, stream_id, len(body)) + body
 
 
 def filled(stream_id: int, protocol: str, size: int) -> bytes:

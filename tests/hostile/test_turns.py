@@ -17,10 +17,10 @@ from p2pfwd.wire.yamux import frame as f
 from tests.hostile import LAN_PROTOCOL
 from tests.hostile.host_rig import victim
 from tests.hostile.kinds import dht
-from tests.hostile.stage import hello, opened, reset
+from tests.hostile.stage import reset
 from tests.hostile.victim import ECHO
 from tests.support.loops import on_loop, until
-from tests.support.raw_peer import RawPeer
+from tests.support.raw_peer import RawPeer, hello, opened
 
 TURNS = 20
 """Pings answered meanwhile, at least. A read brings 256 KiB: without a bound of work all this is one turn."""

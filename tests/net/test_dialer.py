@@ -400,7 +400,7 @@ async def test_who_cannot_wait_is_told_what_has_not_answered(
     hang(monkeypatch)
     async with swarm() as near:
         with pytest.raises(TimedOut) as failure:
-            await near.connect(stranger(), [DNS, refused, silent], timeout_s=0.05)
+            await near.connect(stranger(), [DNS, refused, silent], timeout_s=0.5)
     assert failure.value.message.partition(" s: ")[2].split("; ") == [
         f"{refused}: Connection refused",
         f"{silent}: no answer yet",

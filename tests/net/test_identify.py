@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from p2pfwd.core import varint
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.record import PeerRecord
@@ -26,7 +25,7 @@ from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, echo, host, next_conn
 from tests.support.loops import on_loop, until
-from tests.support.raw_peer import RawPeer
+from tests.support.raw_peer import RawPeer, delimited
 
 LOOPBACK = Multiaddr.parse("/ip4/127.0.0.1/tcp/4001")
 PRIVATE = Multiaddr.parse("/ip4/192.168.1.2/tcp/4001")
@@ -106,10 +105,6 @@ def message(peer: RawPeer, **changes: object) -> wire.IdentifyMessage:
         "signed_peer_record": None,
     }
     return wire.IdentifyMessage(**(fields | changes))  # type: ignore[arg-type]
-
-
-def delimited(body: bytes) -> bytes:
-    return varint.encode(len(body)) + body
 
 
 @on_loop

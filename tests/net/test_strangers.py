@@ -33,23 +33,12 @@ from p2pfwd.wire import identify, ping
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.codec import MAX_REQUEST_BYTES, encode_request
 from p2pfwd.wire.kad.messages import AddProvider, FindNode, KadPeer
-from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, conn_of, echo, host, next_conn, read_all, stream_pair
 from tests.support.loops import on_loop, turns, until
-from tests.support.raw_peer import RawPeer
+from tests.support.raw_peer import RawPeer, delimited, hello, opened
 
 KAD = "/test/kad/1.0.0"
-
-
-def opening(stream_id: int, protocol: str, data: bytes = b"", flags: int = 0) -> bytes:
-    """One frame that opens a stream, proposes the protocol and sends data along."""
-    body = HEADER + encode_token(protocol) + data
-    return f.encode_header(f.DATA, f.SYN | flags, stream_id, len(body)) + body
-
-
-def delimited(body: bytes) -> bytes:
-    return varint.encode(len(body)) + body
 
 
 @asynccontextmanager
@@ -100,7 +89,7 @@ def refused(node: Host, cause: str) -> int:
 async def test_asking_who_we_are_again_and_again() -> None:
     async with visited() as (node, peer), reading(peer) as resets:
         burst = int(IDENTIFY.opens.peer.burst)  # type: ignore[union-attr]
-        asks = b"".join(opening(1 + 2 * n, identify.ID, flags=f.FIN) for n in range(burst + 100))
+        asks = b"".join(opened(1 + 2 * n, hello(identify.ID), f.SYN | f.FIN) for n in range(burst + 100))
         await peer.send(asks)
         await until(lambda: len(resets) >= 100)
         assert refused(node, "identify-opens") + refused(node, "identify-streams") >= 100
@@ -120,7 +109,7 @@ async def test_what_comes_with_the_question_who_we_are_is_not_kept(
     async with visited() as (node, peer), reading(peer):
         conn = node.swarm.conns()[0]
         for n in range(IDENTIFY.most.peer):
-            await peer.send(opening(1 + 2 * n, identify.ID))
+            await peer.send(opened(1 + 2 * n, hello(identify.ID)))
             for _ in range(3):
                 body = bytes(64 * 1024)
                 await peer.send(f.encode_header(f.DATA, 0, 1 + 2 * n, len(body)) + body)
@@ -143,7 +132,8 @@ async def test_push_bombs_and_the_smallest_pushes() -> None:
         began = time.process_time()
         burst = int(PUSH.opens.peer.burst)  # type: ignore[union-attr]
         for n in range(3 * burst):
-            await peer.send(opening(1 + 2 * n, identify.PUSH, bomb if n < 4 else b"", f.FIN))
+            body = hello(identify.PUSH) + (bomb if n < 4 else b"")
+            await peer.send(opened(1 + 2 * n, body, f.SYN | f.FIN))
         await until(lambda: len(resets) >= burst)
         assert refused(node, "push-opens") >= 1
         assert len(node.swarm.peerstore.addrs(peer.peer_id)) <= 128
@@ -155,7 +145,7 @@ async def test_push_bombs_and_the_smallest_pushes() -> None:
 async def test_pinging_without_end() -> None:
     async with visited() as (node, peer), reading(peer):
         burst = int(PING.requests.peer.burst)  # type: ignore[union-attr]
-        await peer.send(opening(1, ping.ID))
+        await peer.send(opened(1, hello(ping.ID)))
         await peer.frame(f.DATA, 0, 1, body=bytes(ping.PAYLOAD_BYTES) * (burst + 500))
         await until(lambda: refused(node, "ping-requests") > 0)
         await serves_others(node)
@@ -184,7 +174,7 @@ async def test_requests_to_the_dht_without_end_on_one_stream() -> None:
                 loop.call_soon(tick)
 
         done = False
-        await peer.send(opening(1, KAD))
+        await peer.send(opened(1, hello(KAD)))
         await turns()
         answered = node.swarm.services.room("dht")
         body = request * (200 * 1024 // len(request))
@@ -213,11 +203,12 @@ async def test_what_the_dht_is_given_to_keep_is_bounded(kind: str) -> None:
                 delimited(encode_request(AddProvider(b"\x12\x20" + n.to_bytes(32, "big"), (me,))))
                 for n in range(1000)
             )
-            await peer.send(opening(1, KAD, requests[:200_000]))
+            await peer.send(opened(1, hello(KAD) + requests[:200_000]))
             await until(lambda: refused(node, "dht-requests") > 0)
         else:
             too_long = varint.encode(MAX_REQUEST_BYTES + 1) + bytes(1000)
-            await peer.send(opening(1, KAD, too_long if kind != "garbage" else delimited(b"\xff" * 9)))
+            body = too_long if kind != "garbage" else delimited(b"\xff" * 9)
+            await peer.send(opened(1, hello(KAD) + body))
             await until(lambda: resets == [1])
             assert refused(node, "dht-message") == (kind != "garbage")
         await serves_others(node)
@@ -231,7 +222,7 @@ async def test_streams_of_requests_without_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(kad_service, "DHT", replace(DHT, opens=Rates(peer=slow, network=slow)))
     async with dht_server() as (node, peer), reading(peer) as resets:
         most, burst = DHT.most.peer, 200
-        await peer.send(b"".join(opening(1 + 2 * n, KAD) for n in range(burst + 150)))
+        await peer.send(b"".join(opened(1 + 2 * n, hello(KAD)) for n in range(burst + 150)))
         await until(lambda: len(resets) >= burst + 150 - most)
         assert node.swarm.services.room("dht").held.total == most
         assert refused(node, "dht-streams") == burst - most
@@ -282,7 +273,7 @@ async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_ha
         for _ in range(4):
             ids = range(1 + 2 * sent, 1 + 2 * (sent + 50), 2)
             sent += 50
-            await peer.send(b"".join(opening(n, "/x/web") for n in ids))
+            await peer.send(b"".join(opened(n, hello("/x/web")) for n in ids))
             await turns(3)
             await peer.send(b"".join(reset[:4] + n.to_bytes(4, "big") + reset[8:] for n in ids))
             await turns(3)
@@ -314,7 +305,7 @@ async def test_a_stream_reset_while_its_target_is_dialed_gives_its_place_back_at
     monkeypatch.setattr(Target, "finish", never)
     async with tunnel_server(Multiaddr.parse("/ip4/192.0.2.80/tcp/9")) as (_node, service, peer):
         listener = service._listeners.find("listen", "/x/web")
-        await peer.send(b"".join(opening(1 + 2 * n, "/x/web") for n in range(100)))
+        await peer.send(b"".join(opened(1 + 2 * n, hello("/x/web")) for n in range(100)))
         await until(lambda: len(service.streams()) == 100)
         assert service._admission.dials.total == 100
         for n in range(100):

@@ -25,6 +25,7 @@ from p2pfwd.rpc.schema import RPC_MAJOR, HelloParams
 from p2pfwd.rpc.server import CallContext, RpcServer
 from p2pfwd.system import acceptor
 from p2pfwd.system.unix_socket import UnixSocket
+from tests.support.sockets import FailingAccept
 
 uvloop.new_event_loop().close()  # libuv opens one signal pipe for the life of the process: not a leak
 
@@ -345,30 +346,23 @@ def test_a_subscriber_that_does_not_read_costs_a_bounded_queue(home: Path) -> No
     assert asyncio.run(asyncio.wait_for(main(), 20)) > 5_000
 
 
-def test_accepting_pauses_when_descriptors_run_out_and_goes_on(
-    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Exhausted:
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock, self.left = sock, 4  # the spare descriptor does not help either
-
-        def accept(self) -> Any:
-            self.left -= 1
-            if self.left >= 0:
-                raise OSError(24, "Too many open files")
-            return self.sock.accept()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.sock, name)
+def failing_accepts(monkeypatch: pytest.MonkeyPatch, times: int, code: int) -> None:
+    """The first accepts of the control socket fail with this error."""
+    bind_before = server._bind
 
     def bind(path: Path) -> UnixSocket:
         bound = bind_before(path)
-        bound.sock = Exhausted(bound.sock)  # type: ignore[assignment]
+        bound.sock = FailingAccept(bound.sock, times, code)  # type: ignore[assignment]
         return bound
 
-    monkeypatch.setattr(acceptor, "RETRY_FIRST_S", 0.01)
-    bind_before = server._bind
     monkeypatch.setattr(server, "_bind", bind)
+
+
+def test_accepting_pauses_when_descriptors_run_out_and_goes_on(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing_accepts(monkeypatch, 4, errno.EMFILE)  # the spare descriptor does not help either
+    monkeypatch.setattr(acceptor, "RETRY_FIRST_S", 0.01)
     serve(home, lambda path: Client.connect(path).close())
     paused = "control socket: accepting paused: this process has as many files open as this machine"
     assert caplog.text.count(paused) == 1
@@ -379,26 +373,7 @@ def test_accepting_pauses_when_descriptors_run_out_and_goes_on(
 def test_a_connection_that_came_to_nothing_is_no_defect(
     home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
-    class Failing:
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock, self.left = sock, 2
-
-        def accept(self) -> Any:
-            self.left -= 1
-            if self.left >= 0:
-                raise OSError(code, os.strerror(code))
-            return self.sock.accept()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.sock, name)
-
-    def bind(path: Path) -> UnixSocket:
-        bound = bind_before(path)
-        bound.sock = Failing(bound.sock)  # type: ignore[assignment]
-        return bound
-
-    bind_before = server._bind
-    monkeypatch.setattr(server, "_bind", bind)
+    failing_accepts(monkeypatch, 2, code)
     serve(home, lambda path: Client.connect(path).close())
     assert not caplog.records
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
+from p2pfwd.core import varint
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, from_sockaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
@@ -27,6 +28,21 @@ from p2pfwd.wire.yamux import frame as f
 
 IP_FREEBIND = 15
 """Linux; the socket module names it from Python 3.12 on."""
+
+
+def hello(protocol: str) -> bytes:
+    """A stream's first bytes: header and one proposal."""
+    return HEADER + encode_token(protocol)
+
+
+def opened(stream_id: int, body: bytes, flags: int = f.SYN) -> bytes:
+    """A frame that opens a stream and carries `body`."""
+    return f.encode_header(f.DATA, flags, stream_id, len(body)) + body
+
+
+def delimited(message: bytes) -> bytes:
+    """With its length in front."""
+    return varint.encode(len(message)) + message
 
 
 @dataclass(frozen=True, slots=True)

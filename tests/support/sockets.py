@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 CHUNK = 1 << 18
 TIMEOUT_S = 20.0
@@ -307,3 +307,22 @@ def upload(port: int, payload: Payload) -> bytes:
         for part in payload.chunks():
             conn.sendall(part)
         return read_exactly(conn, 32)
+
+
+class FailingAccept:
+    """A listening socket whose first `times` accepts fail with the error `code`."""
+
+    def __init__(self, sock: socket.socket, times: int, code: int) -> None:
+        self._sock = sock
+        self._left = times
+        self._code = code
+
+    def accept(self) -> Any:
+        """See socket.accept."""
+        self._left -= 1
+        if self._left >= 0:
+            raise OSError(self._code, os.strerror(self._code))
+        return self._sock.accept()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)

@@ -23,9 +23,8 @@ from p2pfwd.wire.kad.messages import (
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile import LAN_PROTOCOL
 from tests.hostile.kinds import EVERY, each
-from tests.hostile.kinds.identify import delimited
-from tests.hostile.stage import Credit, Stage, hello, opened
-from tests.support.raw_peer import RawPeer
+from tests.hostile.stage import Credit, Stage
+from tests.support.raw_peer import RawPeer, delimited, hello, opened
 
 STREAMS: Final = 32
 """Request streams a peer may have."""

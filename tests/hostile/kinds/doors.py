@@ -130,23 +130,18 @@ async def handshakes(stage: Stage) -> None:
 async def noise_starts(stage: Stage) -> None:
     """The first message is made once; the victim draws keys and signs for each."""
     words = HEADER + encode_token(NOISE) + _noise_start()
-
-    async def body() -> None:
-        sock = await stage.tcp()
-        with sock:
-            await stage.send_raw(sock, words)
-            loop = asyncio.get_running_loop()
-            got = 0
-            while got < 150 and (data := await loop.sock_recv(sock, 4096)):
-                got += len(data)
-
-    await stage.lines(body, count=16)
+    await _until_answered(stage, words, 150)
 
 
 @whole("tls-starts", "TLS handshakes up to the victim's certificate", spreads=(ADDRESS, NET24))
 async def tls_starts(stage: Stage) -> None:
     """A client hello of a real client, made once; the victim makes a certificate for each."""
     words = HEADER + encode_token(TLS) + _tls(stage).start()
+    await _until_answered(stage, words, 400)
+
+
+async def _until_answered(stage: Stage, words: bytes, enough: int) -> None:
+    """In 16 lines, again and again: send `words`, read until `enough` bytes have come."""
 
     async def body() -> None:
         sock = await stage.tcp()
@@ -154,7 +149,7 @@ async def tls_starts(stage: Stage) -> None:
             await stage.send_raw(sock, words)
             loop = asyncio.get_running_loop()
             got = 0
-            while got < 400 and (data := await loop.sock_recv(sock, 4096)):
+            while got < enough and (data := await loop.sock_recv(sock, 4096)):
                 got += len(data)
 
     await stage.lines(body, count=16)

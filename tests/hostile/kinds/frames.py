@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each
-from tests.hostile.stage import Stage, draining, hello, opened, reset
+from tests.hostile.stage import Stage, draining, reset
 from tests.hostile.victim import ECHO, SINK
+from tests.support.raw_peer import hello, opened
 
 BATCH: Final = 2000
 """Frames of one send."""

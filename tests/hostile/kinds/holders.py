@@ -9,9 +9,9 @@ from p2pfwd.wire import identify, ping
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, MANY, whole
 from tests.hostile.kinds.identify import ADDRESSES
-from tests.hostile.stage import NET24, NET48, ONE, Credit, Stage, hello, opened
+from tests.hostile.stage import NET24, NET48, ONE, Credit, Stage
 from tests.hostile.victim import ECHO
-from tests.support.raw_peer import RawPeer
+from tests.support.raw_peer import RawPeer, hello, opened
 
 SYBILS: Final = 600
 """More than a node takes by default."""

@@ -10,18 +10,14 @@ from p2pfwd.core.pb import identify_pb2
 from p2pfwd.wire import identify
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each
-from tests.hostile.stage import Stage, draining, filled, hello, opened
+from tests.hostile.stage import Stage, draining, filled
+from tests.support.raw_peer import delimited, hello, opened
 
 ASKS: Final = 200
 """Streams opened in one send."""
 
 UNREAD_BYTES: Final = 200 * 1024
 UNREAD_STREAMS: Final = 500
-
-
-def delimited(message: bytes) -> bytes:
-    """With its length in front."""
-    return varint.encode(len(message)) + message
 
 
 def _in_messages(items: list[bytes], field: str) -> bytes:

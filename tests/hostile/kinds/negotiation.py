@@ -8,7 +8,8 @@ from typing import Final
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each
-from tests.hostile.stage import Stage, draining, opened, reset
+from tests.hostile.stage import Stage, draining, reset
+from tests.support.raw_peer import opened
 
 PROPOSALS: Final = 990
 """Of one stream; a listener answers 1,000."""

@@ -13,9 +13,9 @@ from p2pfwd.wire import autonat, identify, ping
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile import LAN_PROTOCOL
 from tests.hostile.kinds import EVERY, each
-from tests.hostile.kinds.identify import delimited
-from tests.hostile.stage import ADDRESS, NET24, ONE, Credit, Stage, draining, hello, opened
+from tests.hostile.stage import ADDRESS, NET24, ONE, Credit, Stage, draining
 from tests.hostile.victim import ECHO
+from tests.support.raw_peer import delimited, hello, opened
 
 AT_ONCE: Final = 100
 

@@ -7,8 +7,9 @@ from typing import Final
 
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile.kinds import EVERY, each, whole
-from tests.hostile.stage import NET24, ONE, Credit, Stage, draining, filled, hello, opened, reset
+from tests.hostile.stage import NET24, ONE, Credit, Stage, draining, filled, reset
 from tests.hostile.victim import BULK, DEAD, ECHO, SINK
+from tests.support.raw_peer import hello, opened
 
 MANY: Final = 1000
 """Tunnels of one peer that reads nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256K1, EllipticCurvePublicKey
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2pfwd.core.curve_points import is_ed25519, is_secp256k1
@@ -12,6 +12,8 @@ from p2pfwd.core.keys import KeyType, PrivateKey
 from p2pfwd.core.peer_id import PeerId
 
 P = 2**255 - 19
+HEADS = st.sampled_from((b"\x02", b"\x03", b"\x04"))
+SECP256K1_P = 2**256 - 2**32 - 977
 
 
 @pytest.mark.parametrize("kind", [KeyType.ED25519, KeyType.SECP256K1, KeyType.ECDSA])
@@ -20,7 +22,9 @@ def test_every_key_has_a_possible_id(kind: KeyType) -> None:
         assert PeerId.from_public_key(PrivateKey.generate(kind).public_key).is_possible()
 
 
-@given(st.binary(min_size=33, max_size=33))
+@given(st.builds(bytes.__add__, HEADS, st.binary(min_size=32, max_size=32)))
+@example(b"\x02" + SECP256K1_P.to_bytes(32, "big"))  # not reduced
+@example(b"\x02" + b"\xff" * 32)
 def test_secp256k1_as_the_library(data: bytes) -> None:
     try:
         EllipticCurvePublicKey.from_encoded_point(SECP256K1(), data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -192,4 +193,7 @@ def test_buffers_are_bounded_where_there_are_many(of_peer: int, in_all: int, sma
 
 def test_this_machine_tells_what_its_tcp_holds() -> None:
     memory = tcp_memory()
-    assert memory is None or (memory.used >= 0 and memory.pressure > 0)
+    if memory is None:
+        assert not Path("/proc/net/sockstat").exists()
+    else:
+        assert memory.used >= 0 and memory.pressure > 0

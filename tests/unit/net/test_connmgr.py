@@ -14,12 +14,9 @@ from p2pfwd.net.connmgr import TUNNEL_TAG, ConnMgr
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy.networks import crowd, networks
+from tests.support.peers import peer
 
 NOW = 1000.0
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
 
 
 def addr(host: str, port: int = 1) -> Multiaddr:

@@ -6,18 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.limits import RELIEF, Limits, heaviest
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.wire.yamux.window import NODE_BYTES, NODE_STREAMS
 from tests.support.loops import on_loop
+from tests.support.peers import peer
 
 MB = 1 << 20
 TOTAL = 64 * MB
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
 
 
 class FakeHolder:

@@ -11,18 +11,13 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import PeerNotFound
 from p2pfwd.net import name_servers as name_servers_module
 from p2pfwd.net.resolver import MAX_RESULTS, Resolver, has_name
 from p2pfwd.system import host_names
 from p2pfwd.system.host_names import HostAddress, HostNames
 from tests.support.fake_dns import FakeDns
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
-
+from tests.support.peers import peer
 
 ALICE, BOB = peer(1), peer(2)
 

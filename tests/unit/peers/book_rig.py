@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.peers.book import AddressBook, Pace
 from p2pfwd.peers.store import Peerstore
+from tests.support.peers import peer
 
 NEVER = Pace(first_s=3600.0)
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
 
 
 def addr(number: int) -> Multiaddr:

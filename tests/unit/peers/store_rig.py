@@ -5,10 +5,7 @@ from __future__ import annotations
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.peers.store import Peerstore
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+from tests.support.peers import peer
 
 
 def addr(number: int) -> Multiaddr:

@@ -17,7 +17,8 @@ from p2pfwd.peers.claims import STALE_S, KnownAddress
 from p2pfwd.peers.store import GRACE_S, Peerstore
 from p2pfwd.policy.provenance import Provenance, Standing
 from tests.support.loops import until
-from tests.unit.peers.book_rig import ALICE, BOB, Clocks, a_life, addr, peer
+from tests.support.peers import peer
+from tests.unit.peers.book_rig import ALICE, BOB, Clocks, a_life, addr
 
 
 def test_what_was_known_is_known_again_with_its_age(home: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StorageFailed
 from p2pfwd.peers.book_file import (
     MAX_AGENT_CHARS,
@@ -25,10 +24,7 @@ from p2pfwd.peers.book_file import (
 )
 from p2pfwd.peers.store import MAX_ADDRESS_BYTES
 from p2pfwd.policy.provenance import Provenance, Standing
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+from tests.support.peers import peer
 
 
 def stored(

@@ -15,7 +15,8 @@ from p2pfwd.peers import book as module
 from p2pfwd.peers.book import Pace
 from p2pfwd.peers.book_file import StoredPeer
 from p2pfwd.policy.provenance import Provenance, Standing
-from tests.unit.peers.book_rig import ALICE, BOB, NEVER, Clocks, a_life, addr, peer
+from tests.support.peers import peer
+from tests.unit.peers.book_rig import ALICE, BOB, NEVER, Clocks, a_life, addr
 
 SOON = Pace(first_s=0.0, every_s=0.0, retry_s=0.0)
 

@@ -11,7 +11,8 @@ from p2pfwd.peers.claims import MAX_CLAIMED, REPEATED_S, STALE_S, KnownAddress
 from p2pfwd.peers.store import GRACE_S, MAX_ADDRESS_BYTES, MAX_SERVED, SERVED_PROOF_S
 from p2pfwd.policy.dial_plan import Candidate
 from p2pfwd.policy.provenance import Provenance, Standing
-from tests.unit.peers.store_rig import ALICE, BOB, Watched, addr, peer
+from tests.support.peers import peer
+from tests.unit.peers.store_rig import ALICE, BOB, Watched, addr
 
 GIVEN, PROVED, ITSELF, HEARSAY = Provenance.GIVEN, Provenance.PROVED, Provenance.ITSELF, Provenance.HEARSAY
 BETTER = [GIVEN, PROVED, ITSELF]

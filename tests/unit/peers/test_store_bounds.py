@@ -11,7 +11,8 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.peers.claims import MAX_CLAIMED
 from p2pfwd.peers.store import MAX_PEERS, Peerstore
 from p2pfwd.policy.provenance import Provenance, Standing, to_forget
-from tests.unit.peers.store_rig import ALICE, BOB, Watched, addr, peer
+from tests.support.peers import peer
+from tests.unit.peers.store_rig import ALICE, BOB, Watched, addr
 
 HEARD_OF, MET, REACHED, SERVED, OWN = Standing
 

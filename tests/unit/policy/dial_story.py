@@ -5,13 +5,10 @@ from __future__ import annotations
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Known, Priority
+from tests.support.peers import peer
 
 REFUSED = "cannot reach it: connection refused"
 STATIC, BOOTSTRAP = Priority.STATIC, Priority.BOOTSTRAP
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
 
 
 def addr(number: int) -> Multiaddr:

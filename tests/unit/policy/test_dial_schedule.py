@@ -8,7 +8,8 @@ import pytest
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.dial_schedule import PATIENCE_S, Dial, DialLimits
-from tests.unit.policy.dial_story import ALICE, BOB, BOOTSTRAP, CAROL, REFUSED, STATIC, Story, addr, peer
+from tests.support.peers import peer
+from tests.unit.policy.dial_story import ALICE, BOB, BOOTSTRAP, CAROL, REFUSED, STATIC, Story, addr
 
 
 def tries(story: Story, who: PeerId, until: float) -> list[float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from p2pfwd.policy.dial_schedule import Dial, DialLimits
-from tests.unit.policy.dial_story import ALICE, Story, addr, peer
+from tests.support.peers import peer
+from tests.unit.policy.dial_story import ALICE, Story, addr
 
 
 def test_stale_addresses_are_looked_up_after_they_failed_again() -> None:

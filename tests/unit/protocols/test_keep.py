@@ -20,12 +20,9 @@ from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.network_watch import NetworkWatch
+from tests.support.peers import peer
 
 QUICK = DialLimits(redial_s=0.0, backoff_first_s=0.001, backoff_most_s=0.001, stable_s=0.0)
-
-
-def peer(number: int) -> PeerId:
-    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
 
 
 def addr(number: int) -> Multiaddr:

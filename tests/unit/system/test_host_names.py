@@ -20,6 +20,7 @@ from p2pfwd.system.host_names import (
     in_hosts_file,
     name_servers,
 )
+from tests.support.loops import until
 
 GOOD = HostAddress(socket.AF_INET, "192.0.2.1")
 
@@ -68,6 +69,7 @@ def test_waiters_for_one_name_share_its_thread(hanging: Hanging) -> None:
         for _ in range(50):
             with pytest.raises(NameFailed):
                 await names.find("hangs", timeout_s=0.001)
+        await until(lambda: bool(hanging.begun))
         assert hanging.begun == ["hangs"]
         waiting = asyncio.create_task(names.find("hangs"))
         await asyncio.sleep(0)
@@ -83,7 +85,7 @@ def test_no_more_threads_than_the_bound_and_the_next_one_waits_for_room(hanging:
         asked = [
             asyncio.create_task(names.find(f"hangs{number}", timeout_s=20)) for number in range(MAX_LOOKUPS)
         ]
-        await asyncio.sleep(0)
+        await until(lambda: len(hanging.begun) == MAX_LOOKUPS)
         with pytest.raises(NameFailed, match=r"^good waits for 16 other names that nobody answers$"):
             await names.find("good", timeout_s=0.01)
         assert len(hanging.begun) == MAX_LOOKUPS and "good" not in hanging.begun

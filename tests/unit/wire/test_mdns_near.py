@@ -5,15 +5,11 @@ from __future__ import annotations
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.wire.mdns import MAX_TOLD_ADDRESSES, TTL_S, NearPeer
 from p2pfwd.wire.mdns_near import MAX_HEARD, MAX_SENDERS_PER_PEER, NearPeers
+from tests.support.peers import peer
 
 FOUR, SIX, LIAR = "10.0.0.1", "fe80::1", "10.0.0.66"
-
-
-def peer(number: int) -> PeerId:
-    return PeerId.from_bytes(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
 
 
 def addr(number: int) -> Multiaddr:
