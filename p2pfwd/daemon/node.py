@@ -117,6 +117,7 @@ class Running:
             self.near.close()
             await self.discovery.close()
             await self.peering.close()
+            await self.server.close()
             raise
 
     def request_stop(self) -> None:

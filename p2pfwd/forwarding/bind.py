@@ -25,7 +25,7 @@ from p2pfwd.errors import AddressInUse, BindFailed, InvalidMultiaddr
 from p2pfwd.forwarding.splice import reset_by_default
 from p2pfwd.system import tcp_socket, unix_socket
 from p2pfwd.system.acceptor import BACKLOG, bind_failure
-from p2pfwd.system.host_names import SYSTEM_NAMES, NameFailed
+from p2pfwd.system.host_names import FAMILY_OF, SYSTEM_NAMES, NameFailed
 from p2pfwd.system.sockaddrs import multiaddr_of
 
 log = logging.getLogger("p2pfwd.forwarding")
@@ -33,12 +33,6 @@ log = logging.getLogger("p2pfwd.forwarding")
 LOOPBACK_RECEIVE_BYTES: Final = 128 * 1024
 """SO_RCVBUF of connections from this machine, whose line needs no more: left to itself the system lets each
 of many senders run megabytes ahead, out of the caches (20 bulk streams up: 842 MB/s, 701 before)."""
-
-_FAMILIES: Final = {
-    "dns4": socket.AF_INET,
-    "dns6": socket.AF_INET6,
-    "dns": socket.AF_UNSPEC,
-}
 
 
 @dataclass(slots=True)
@@ -79,9 +73,9 @@ async def bind(address: Multiaddr) -> BoundSocket:
             hint="use a form like /ip4/127.0.0.1/tcp/2222 or /unix/run/user/1000/ssh.sock",
         )
     host = endpoint.host
-    if endpoint.family in _FAMILIES:
+    if endpoint.family in FAMILY_OF:
         try:
-            host = (await SYSTEM_NAMES.find(host, _FAMILIES[endpoint.family]))[0].host
+            host = (await SYSTEM_NAMES.find(host, FAMILY_OF[endpoint.family]))[0].host
         except NameFailed as exc:
             raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {exc}") from exc
     return _bind_tcp(host, endpoint.port, address)

@@ -32,10 +32,6 @@ class Health:
         """The last try worked."""
         return self._set(READY, None, None, now)
 
-    def unknown(self, now: float) -> bool:
-        """What was known no longer holds."""
-        return self._set(UNKNOWN, None, None, now)
-
     def failed(self, error: P2PForwardError, now: float) -> bool:
         """The last try failed with `error`."""
         return self._set(state_of(error), error.message, error.hint, now)

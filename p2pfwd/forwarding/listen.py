@@ -100,6 +100,8 @@ class RemoteListener(Listener):
         # A near target mostly answers within the call; another is not touched where it could not be awaited.
         near, may_dial = self.target.is_near, self._admission.may_dial
         if not near and not may_dial(entry.stream, party):
+            entry.party = None
+            self._admission.leave(party, used=True)  # no service was connected to for nothing
             self._drop(entry)
             return
         try:

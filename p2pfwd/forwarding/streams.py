@@ -150,9 +150,7 @@ class StreamRegistry:
         self._next_id = 0
         self._empty = asyncio.Event()
         self._empty.set()
-        self.sockets = LocalSockets(
-            loop, lambda: list(self._entries.values()), swarm.limits.is_own, swarm.refusals
-        )
+        self.sockets = LocalSockets(loop, self._entries.values, swarm.limits.is_own, swarm.refusals)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -28,7 +28,7 @@ from p2pfwd.errors import (
     TargetTimeout,
 )
 from p2pfwd.system.descriptors import cure, reason, shortage
-from p2pfwd.system.host_names import LOOKUP_S, SYSTEM_NAMES, NameFailed
+from p2pfwd.system.host_names import FAMILY_OF, LOOKUP_S, SYSTEM_NAMES, NameFailed
 from p2pfwd.system.proc_net import somebody_listens
 from p2pfwd.system.sockaddrs import lacks_zone, multiaddr_of, numeric_sockaddr, writable
 from p2pfwd.system.unix_socket import MAX_PATH_BYTES
@@ -39,7 +39,6 @@ STEP_S: Final = 0.25
 REMEMBER_S: Final = 600.0
 """How long the address that worked goes first: a service seldom moves, and then it costs `STEP_S` again."""
 
-_NAMES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 _CONNECTED: Final = (0, errno.EISCONN)
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 
@@ -102,8 +101,8 @@ class Target:
         if endpoint.port == 0:
             raise InvalidMultiaddr("port can not be 0")
         self._port = endpoint.port
-        if endpoint.family in _NAMES:
-            self._family, self.name = int(_NAMES[endpoint.family]), (endpoint.host, endpoint.port)
+        if endpoint.family in FAMILY_OF:
+            self._family, self.name = int(FAMILY_OF[endpoint.family]), (endpoint.host, endpoint.port)
             self.is_near = False
             return
         if (lacking := lacks_zone(endpoint.host)) is not None:
@@ -146,7 +145,11 @@ class Target:
             async with asyncio.timeout(timeout_s):
                 if sock is None:
                     return await self._race(await self._resolved(timeout_s), failures)
-                places = self._places()
+                try:
+                    places = self._places()
+                except P2PForwardError:  # its interface has gone since
+                    sock.close()
+                    raise
                 mine = next(place for place in places if place.family == sock.family)
                 return await self._race([it for it in places if it is not mine], failures, (mine, sock))
         except TimeoutError as exc:
@@ -333,7 +336,7 @@ async def _wait_unix(
 
     The kernel tells nobody when there is room, it only lets a blocking connect wait: a thread does,
     for at most a second at a time so that a cancelled wait ends soon. One thread for all who wait for one
-    target: the others are for names to be resolved.
+    target: the others are for other targets.
     """
     while True:
         await turn.acquire()

@@ -22,7 +22,7 @@ from p2pfwd.errors import InvalidMultiaddr, PeerNotFound
 from p2pfwd.net.name_servers import Kind, NameServers
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import host_names
-from p2pfwd.system.host_names import HostAddress, HostNames, NameFailed
+from p2pfwd.system.host_names import FAMILY_OF, HostAddress, HostNames, NameFailed
 
 MAX_DEPTH: Final = 4
 """dnsaddr entries that name dnsaddrs; as go."""
@@ -31,7 +31,6 @@ MAX_RESULTS: Final = 100
 """Addresses out of one name, as go: a hostile zone must not fill the dialer."""
 
 HOST_NAMES: Final[dict[str, tuple[Kind, ...]]] = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",)}
-_SOCKET_FAMILY: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 _KIND_FAMILY: Final = {"A": int(socket.AF_INET), "AAAA": int(socket.AF_INET6)}
 
 
@@ -80,7 +79,7 @@ class Resolver:
         return [addr]
 
     async def _host(self, host: str, component: str, trusted: bool) -> list[HostAddress]:
-        kinds, family = HOST_NAMES[component], _SOCKET_FAMILY[component]
+        kinds, family = HOST_NAMES[component], FAMILY_OF[component]
         if host.rstrip(".").lower() == "localhost":  # never asked of a name server (RFC 6761)
             loopback = {"A": "127.0.0.1", "AAAA": "::1"}
             return [HostAddress(_KIND_FAMILY[kind], loopback[kind]) for kind in kinds]

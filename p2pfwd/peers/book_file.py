@@ -186,11 +186,8 @@ class AddressFile:
     def _open(self) -> Connection:
         import sqlite3
 
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(self.path, flags, 0o600))
-        except OSError as exc:
-            raise storage_failed("address book", self.path, exc) from exc
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(self.path, flags, 0o600))
         db = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
         try:
             db.text_factory = lambda data: data.decode("utf-8", "replace")

@@ -351,19 +351,23 @@ class Peerstore:
 
     def known(self, peer_id: PeerId) -> list[KnownAddress]:
         """Every address that is not pinned, stale ones included, the best founded first."""
-        entry, now = self._peers.get(peer_id), self.clock()
-        if entry is None:
-            return []
-        before = len(entry.claims)
-        entry.claims.forget_old(now)
-        self._addresses += len(entry.claims) - before
-        return sorted(entry.claims.known(now), key=lambda known: known.provenance)
+        claims = self._current(peer_id)
+        return sorted(claims.known(self.clock()), key=lambda known: known.provenance) if claims else []
 
     def best_claims(self, peer_id: PeerId) -> list[KnownAddress]:
         """As `known`, with the age and life of the best claim alone: what is to be kept across restarts."""
-        self.known(peer_id)  # what is too old goes
+        claims = self._current(peer_id)
+        return list(claims.best(self.clock())) if claims else []
+
+    def _current(self, peer_id: PeerId) -> Claims | None:
+        """Its claims, without those that are too old."""
         entry = self._peers.get(peer_id)
-        return list(entry.claims.best(self.clock())) if entry is not None else []
+        if entry is None:
+            return None
+        before = len(entry.claims)
+        entry.claims.forget_old(self.clock())
+        self._addresses += len(entry.claims) - before
+        return entry.claims
 
     def addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """Pinned addresses, then the others that have not expired, the best founded first."""

@@ -106,5 +106,4 @@ def _spread(ranked: Sequence[Candidate]) -> Iterator[PlannedDial]:
 
 
 def _step_s(addr: Multiaddr) -> float:
-    near = address_class(addr) in _LOCAL
-    return NEAR_STEP_S if near else FAR_STEP_S
+    return NEAR_STEP_S if is_local(addr) else FAR_STEP_S

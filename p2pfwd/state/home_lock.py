@@ -56,10 +56,8 @@ def holder(lock_file: Path) -> Holder | None:
 class HomeLock:
     """A home while this process holds it; `take` takes hold, `close` lets go."""
 
-    def __init__(self, lock_file: Path, start_lock_file: Path) -> None:
+    def __init__(self) -> None:
         """Holds nothing yet; use `take`."""
-        self._lock_file = lock_file
-        self._start_lock_file = start_lock_file
         self._lock: int | None = None
         self._start_lock: int | None = None
 
@@ -69,7 +67,7 @@ class HomeLock:
 
         Raises DaemonRunning, StorageFailed; then nothing is held.
         """
-        self = cls(lock_file, start_lock_file)
+        self = cls()
         try:
             self._start_lock = _open(start_lock_file)
             _flock(start_lock_file, self._start_lock, fcntl.LOCK_EX)

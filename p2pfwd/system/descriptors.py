@@ -1,6 +1,6 @@
 """Open files: how many this process may have, a spare one for the owner; and the system's errors in words.
 
-Those that are this machine's own limits say so, in the same words everywhere: no peer is to be blamed.
+Those that are this machine's own limits say so: no peer is to be blamed.
 
 Usual shells and services allow 1,024 and far more where one asks (Go programs do): so does the daemon.
 """

@@ -9,9 +9,11 @@ also reads resolv.conf anew: glibc keeps what it read per thread, and looks agai
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import takewhile
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final, NamedTuple
@@ -32,6 +34,9 @@ HOSTS_FILE: Final = Path("/etc/hosts")
 _NO_ADDRESS: Final = tuple(
     getattr(socket, name) for name in ("EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 )
+FAMILY_OF: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+"""What is asked for a name in a multiaddr, by its component."""
+
 _FAMILIES: Final = {socket.AF_INET: "IPv4 ", socket.AF_INET6: "IPv6 "}
 
 
@@ -108,7 +113,11 @@ class HostNames:
         future = self._under_way[key] = Future()
         future.set_running_or_notify_cancel()  # from now on nobody can cancel it
         # A daemon thread: one that hangs does not keep the process from ending.
-        Thread(target=self._run, args=(future, host, family), name=f"look up {host}", daemon=True).start()
+        thread = Thread(target=self._run, args=(future, host, family), name=f"look up {host}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            future.set_result(OSError(errno.EAGAIN, "this machine allows this process no more threads"))
         return future
 
     def _run(self, future: Future[_Outcome], host: str, family: int) -> None:
@@ -169,8 +178,8 @@ def asks_local_names_locally(path: Path = NSSWITCH_CONF) -> bool:
     for line in _lines(path):
         database, _, modules = line.partition("#")[0].partition(":")
         if database.strip() == "hosts":
-            before = modules.partition(" dns")[0]
-            return "mdns" in before
+            before = takewhile(lambda module: module != "dns", modules.split())
+            return any("mdns" in module for module in before)
     return False
 
 

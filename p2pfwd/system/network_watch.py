@@ -87,11 +87,6 @@ class NetworkWatch:
         self._looked_at = 0.0
         self._listed_at = 0.0
 
-    @property
-    def is_told(self) -> bool:
-        """Whether the kernel tells of changes, so that nothing is polled."""
-        return self._source is not None
-
     def on_change(self, callback: Callable[[], None]) -> None:
         """Be told of every change from now on."""
         self._callbacks.append(callback)

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p2pfwd.errors import InvalidKey, StorageFailed
+from p2pfwd.system.descriptors import CURE
 
 _HINTS = {
-    errno.EMFILE: "a limit of this machine: raise it with ulimit -n, or LimitNOFILE= in the unit",
+    errno.EMFILE: CURE,
     errno.ENFILE: "a limit of this machine: fs.file-max",
     errno.ENOSPC: "free some space on that file system",
     errno.EDQUOT: "free some space: the quota is used up",
@@ -35,7 +36,7 @@ def storage_failed(what: str, path: Path, exc: OSError) -> StorageFailed:
     if exc.errno in (errno.EACCES, errno.EPERM):
         foreign = _foreign(path)
         if foreign is not None:
-            reason, hint = f"{reason}; {_owned(*foreign)}", _give_back(*foreign)
+            reason, hint = f"{reason}; {_owned(*foreign)}", _give_back(foreign[0])
     return StorageFailed(f"{what} {path}: {reason}", hint=hint, path=str(path), errno=exc.errno)
 
 
@@ -61,7 +62,7 @@ def _owned(path: Path, uid: int) -> str:
     return f"{path} belongs to {user_name(uid)}"
 
 
-def _give_back(path: Path, uid: int) -> str:
+def _give_back(path: Path) -> str:
     import shlex
 
     chown = shlex.join(["sudo", "chown", "-R", user_name(os.geteuid(), numeric=True), str(path)])
@@ -116,7 +117,7 @@ def _refuse_foreign(path: Path, what: str) -> None:
     if os.geteuid() == 0:
         hint = f"run it as that user, without sudo; or {hint}"
     elif (foreign := _foreign(path)) is not None:
-        hint = f"{_give_back(*foreign)}; or {hint}"
+        hint = f"{_give_back(foreign[0])}; or {hint}"
     it = "it" if place == path else str(place)
     raise StorageFailed(f"{what} {path}: {it} belongs to {user_name(uid)}", hint=hint, path=str(path))
 

@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,7 +53,7 @@ def listen(path: str, backlog: int) -> UnixSocket:
 
     Raises NotASocket, SomebodyListens, or the system's OSError; nothing is left then.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock, bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), False
     try:
         try:
             sock.bind(os.fsencode(path))
@@ -61,11 +62,15 @@ def listen(path: str, backlog: int) -> UnixSocket:
                 raise
             _remove_stale(path)
             sock.bind(os.fsencode(path))
+        bound = True
         os.chmod(path, 0o600)  # nobody can connect before listen()
         sock.listen(backlog)
         return UnixSocket(sock, path, _identity(os.lstat(path)))
     except BaseException:
         sock.close()
+        if bound:
+            with suppress(OSError):
+                os.unlink(path)
         raise
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+import socket
+
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.errors import InvalidMultiaddr
+from p2pfwd.errors import InvalidMultiaddr, TargetRefused
 from p2pfwd.forwarding.target import Target
+from p2pfwd.system import sockaddrs
 from tests.unit.forwarding.fakes import ALICE
 
 
@@ -44,3 +50,17 @@ def test_tcp_names_and_unix_sockets_are_targets(address: str) -> None:
 def test_everything_else_is_refused_before_anything_is_done(address: str, words: str) -> None:
     with pytest.raises(InvalidMultiaddr, match=words):
         Target(Multiaddr.parse(address))
+
+
+def test_an_interface_that_goes_while_it_is_waited_for_leaves_no_socket_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(zone: str) -> int:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(sockaddrs, "interface_number", gone)
+    target = Target(Multiaddr.parse("/ip6zone/wlan9/ip6/fe80::1/tcp/22"))
+    sock = socket.socket(socket.AF_INET6)
+    with pytest.raises(TargetRefused):
+        asyncio.run(target.finish(sock, 5))
+    assert sock.fileno() == -1

@@ -150,6 +150,8 @@ def test_the_hosts_file_by_itself(tmp_path: Path) -> None:
     [
         ("hosts: files mdns4_minimal [NOTFOUND=return] dns", True),
         ("hosts: files dns mdns4", False),
+        ("hosts:\tfiles\tmdns4\tdns", True),
+        ("hosts:\tfiles\tdns\tmdns4", False),
         ("hosts:files dns", False),
         ("hosts: files", False),
         ("# hosts: mdns dns", False),
@@ -167,3 +169,22 @@ def test_name_servers_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 192.0.2.1\noptions edns0\nnameserver fe80::1%eth0\nnameserver\n")
     assert name_servers(path) == ["192.0.2.1", "fe80::1%eth0"]
+
+
+def test_a_thread_that_cannot_start_fails_its_name_now_and_not_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoThread:
+        def __init__(self, **_options: object) -> None:
+            pass
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    async def story() -> None:
+        names = HostNames(lambda host, family: [GOOD])
+        with monkeypatch.context() as patched:
+            patched.setattr(host_names, "Thread", NoThread)
+            with pytest.raises(NameFailed, match="no more threads"):
+                await names.find("good")
+        assert await names.find("good") == [GOOD]
+
+    asyncio.run(story())

@@ -61,3 +61,15 @@ def test_a_file_of_another_kind_is_left_alone(home: Path) -> None:
 def test_a_directory_that_is_not_there_is_the_systems_error(home: Path) -> None:
     with pytest.raises(FileNotFoundError):
         unix_socket.listen(str(home / "none" / "s"), 1)
+
+
+def test_of_one_that_cannot_be_made_private_nothing_is_left(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: str, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    with pytest.raises(PermissionError):
+        unix_socket.listen(str(home / "s"), 1)
+    assert not (home / "s").exists()
