@@ -152,7 +152,7 @@ class Discovery:
             if self._automatic and dht.is_server != server:
                 log.info("now taking part in %s as a %s", dht.protocol, "server" if server else "client")
                 dht.serve(server)
-        self._host.swarm.spawn(self._host.identify.push(), "identify push")  # what we serve changed
+        self._host.identify.push()  # what we serve changed
         self.refresh()
 
     def _addresses_changed(self, change: Change) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from p2pfwd.policy.networks import crowd
 from p2pfwd.system.tcp_memory import TcpMemory, tcp_memory
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class LocalSockets:
     def _is_out(self, tunnel: Tunnel) -> bool:
         now = self._loop.time()
         self._penalties = {network: until for network, until in self._penalties.items() if until > now}
-        if crowd(tunnel.stream.conn.remote_addr) not in self._penalties:
+        if tunnel.stream.conn.crowd not in self._penalties:
             return False
         peer = tunnel.stream.remote_peer
         if self._is_own(peer):
@@ -147,7 +146,7 @@ class LocalSockets:
 
     def _reset(self, stalled: list[Tunnel], count: int) -> None:
         """Reset `count` of them, of the networks that have most."""
-        networks = {tunnel.id: crowd(tunnel.stream.conn.remote_addr) for tunnel in stalled}
+        networks = {tunnel.id: tunnel.stream.conn.crowd for tunnel in stalled}
         crowds = Counter(networks.values())
         stalled.sort(key=lambda tunnel: -crowds[networks[tunnel.id]])
         until = self._loop.time() + PENALTY_S

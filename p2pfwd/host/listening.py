@@ -15,7 +15,7 @@ from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, tcp_endpoint
 from p2pfwd.errors import AddressInUse, BindFailed
 from p2pfwd.net.swarm import Swarm
 
-log = logging.getLogger("p2pfwd.host.host")
+log = logging.getLogger("p2pfwd.host")
 
 FREE_PORT_TRIES: Final = 8
 """Ports that the system chooses for the first address of a group, and another program has for the second."""

@@ -108,7 +108,7 @@ class Channel:
 
     def eof_received(self) -> None:
         """The peer is gone; what it left open is an error there, which the owner knows."""
-        self.conduit_lost(None if self._lost else ConnectionResetError("the peer closed the connection"))
+        self.conduit_lost(ConnectionResetError("the peer closed the connection"))
         self.conduit.abort()
 
     def drained(self) -> None:
@@ -177,6 +177,8 @@ class TlsChannel(Channel):
         self._tls = tls
         self._opened: deque[bytes] = deque()
         """Records opened and not handed over: the engine opens all that one read brings."""
+        self._kept = 0
+        """Their bytes, as far as the pool counts them: between turns that is all."""
 
     def resume(self) -> None:
         """Go on, with what was left first."""
@@ -191,7 +193,7 @@ class TlsChannel(Channel):
     @property
     def kept_bytes(self) -> int:
         """Bytes that wait here and in the conduit."""
-        return self.conduit.kept_bytes + sum(map(len, self._opened))
+        return self.conduit.kept_bytes + self._kept
 
     def send_staged(self, n: int) -> None:
         """Seal and send the first `n` bytes of the pool's `staging` as records."""
@@ -212,3 +214,15 @@ class TlsChannel(Channel):
             plain = self._opened.popleft()
             if self._owner is not None:
                 self._owner.plaintext_received(memoryview(plain))
+        self._count()
+
+    def _count(self) -> None:
+        kept = sum(map(len, self._opened))
+        self.pool.kept_bytes += kept - self._kept
+        self._kept = kept
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        """Nobody takes what is left."""
+        self._opened.clear()
+        self._count()
+        super().conduit_lost(exc)

@@ -74,8 +74,10 @@ class Connections:
     def add(self, conn: Link) -> None:
         """Take a connection that has come up. One that is too many is aborted, or another in its place."""
         conns = self._conns.setdefault(conn.remote_peer, [])
-        refuse = None
-        if self.closing:
+        refuse: str | None
+        if conn.closed.done():  # before another gives way to it
+            refuse = "closed"
+        elif self.closing:
             refuse = "shutting down"
         elif conn.remote_peer == self._peer_id:
             refuse = "it is this node"
@@ -83,8 +85,8 @@ class Connections:
             refuse = f"the peer has {len(conns)} connections"
         else:
             refuse = self._make_room(conn)
-        if refuse is not None or conn.closed.done():
-            log.debug("connection to %s dropped: %s", conn.remote_peer, refuse or "closed")
+        if refuse is not None:
+            log.debug("connection to %s dropped: %s", conn.remote_peer, refuse)
             if not conns and conn.remote_peer in self._conns:
                 del self._conns[conn.remote_peer]
             conn.abort()

@@ -12,6 +12,7 @@ from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy import trimming
+from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import Network
 from p2pfwd.policy.trimming import Standing, Use
 
@@ -33,11 +34,6 @@ WIDER: Final = (1, 2, 4)
 INNER_SHARE: Final = 2
 """Networks that are no part of the internet (loopback, a home, an office) have one in so many connections
 each: who is there is no stranger, and everybody is in the same /24."""
-
-
-def is_inner(addr: Multiaddr) -> bool:
-    """Whether the address belongs to this machine or to a local network."""
-    return address_class(addr) in (AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.LINK_LOCAL)
 
 
 class ConnMgr:
@@ -69,10 +65,6 @@ class ConnMgr:
     def is_protected(self, peer_id: PeerId) -> bool:
         """Whether any tag is there."""
         return peer_id in self._protected
-
-    def is_wanted(self, peer_id: PeerId) -> bool:
-        """Whether this node itself wants the peer connected: more than its own tunnels speak for it."""
-        return bool(self._protected.get(peer_id, set()) - {TUNNEL_TAG})
 
     def is_urgent(self, peer_id: PeerId) -> bool:
         """Whether the loss of the peer must be noticed soon: a person's programs would wait for it."""
@@ -124,7 +116,7 @@ class ConnMgr:
         """How many inbound connections the network of an address may have."""
         settings = self._settings
         one = settings.max_connections_per_ip
-        if is_inner(addr) and (network.width or address_class(addr) is AddressClass.LOOPBACK):
+        if is_local(addr) and (network.width or address_class(addr) is AddressClass.LOOPBACK):
             return max(one, settings.max_connections // INNER_SHARE)
         return one * WIDER[network.width]
 

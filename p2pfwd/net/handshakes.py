@@ -16,9 +16,9 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.errors import ResourceLimitExceeded
-from p2pfwd.net.connmgr import is_inner
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import Network, networks
 from p2pfwd.policy.pace import Pace, Paces, Rate
 
@@ -106,7 +106,7 @@ class Handshakes:
                     del self._held[network]
 
     def _check_haste(self, handshake: Handshake, now: float) -> None:
-        inner = is_inner(handshake.addr)
+        inner = is_local(handshake.addr)
         for network in handshake.networks:
             rate = INNER if inner else PER_NETWORK if network.width else PER_ADDRESS
             if not self._paces[rate].take(network, now):
@@ -123,7 +123,7 @@ class Handshakes:
     def _share(self, addr: Multiaddr, network: Network) -> int:
         settings = self._settings
         one, most = settings.max_pending_inbound_per_ip, settings.max_pending_inbound
-        if is_inner(addr):
+        if is_local(addr):
             return max(one, most // 2)
         return one * WIDER[network.width]
 

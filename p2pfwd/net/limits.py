@@ -19,7 +19,6 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.net.lanes import Lanes
 from p2pfwd.net.refusals import Refusals
-from p2pfwd.policy.networks import crowd
 from p2pfwd.wire.yamux.window import Ledger
 
 RELIEF: Final = 0.875
@@ -36,6 +35,8 @@ class Holder(Protocol):
 
     remote_peer: PeerId
     remote_addr: Multiaddr
+    crowd: str
+    """Its network, as `policy.networks.crowd`."""
     abort: Callable[[Exception], None]
 
     @property
@@ -123,8 +124,7 @@ class Limits:
         sizes = {holder: held for holder in self.holders() if (held := size(holder))}
         strangers = {holder: held for holder, held in sizes.items() if not self.is_own(holder.remote_peer)}
         for _ in range(MAX_VICTIMS):
-            victim = heaviest(strangers or sizes)
-            if victim is None or not is_over():
+            if not is_over() or (victim := heaviest(strangers or sizes)) is None:
                 return
             self._refusals.note(f"{what}-shed", victim.remote_peer, f"{victim.remote_addr} held most {what}")
             shed(victim)
@@ -138,8 +138,8 @@ def heaviest(sizes: Mapping[Holder, int]) -> Holder | None:
     """Who gives way: of the network that holds most, the one that holds most."""
     crowds: Counter[str] = Counter()
     for holder, held in sizes.items():
-        crowds[crowd(holder.remote_addr)] += held
+        crowds[holder.crowd] += held
     if not crowds.total():
         return None
     (most, _), *_rest = crowds.most_common(1)
-    return max((holder for holder in sizes if crowd(holder.remote_addr) == most), key=sizes.__getitem__)
+    return max((holder for holder in sizes if holder.crowd == most), key=sizes.__getitem__)

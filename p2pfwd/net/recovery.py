@@ -280,7 +280,8 @@ class _Search:
                     self._news.clear()
                     dial_at = now + REDIAL_S
                     self._dials.add(self._loop.create_task(self._recovery.attempt(self._peer_id)))
-                await self._wait(max(0.05, dial_at - self._loop.time()))
+                full = len(self._dials) >= MAX_DIALS
+                await self._wait(REDIAL_S if full else max(0.05, dial_at - self._loop.time()))
                 self._reap()
         finally:
             left = [*self._dials, *([self._asking] if self._asking is not None else [])]

@@ -83,10 +83,8 @@ class AutoNat:
         self._task = self._swarm.spawn(self._ask_for_ever(), "autonat")
 
     def _addresses_changed(self, change: Change) -> None:
-        if change & Change.MOVED:  # nothing that was found out before holds
-            self._asked.clear()
-            if self._verdict.forget():
-                self._tell()
+        if change & Change.MOVED and self._verdict.forget():  # nothing that was found out before holds
+            self._tell()
         if change & (Change.MOVED | Change.STIRRED):
             self._asked.clear()
         if change & ~Change.TOLD:

@@ -58,7 +58,7 @@ class Identify:
 
     def _addresses_changed(self, change: Change) -> None:
         if change & Change.TOLD:
-            self._swarm.spawn(self.push(), "identify push")
+            self.push()
 
     def message(self, remote_addr: Multiaddr) -> bytes:
         """What we tell a peer that is seen at `remote_addr`."""
@@ -126,13 +126,21 @@ class Identify:
             self._swarm.own_addresses.note_observed(conn.remote_peer, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)
 
-    async def push(self) -> None:
+    def push(self) -> None:
         """Tell every connected peer that takes pushes what changed here."""
         for conn in self._swarm.conns():
             if wire.PUSH in self._swarm.peerstore.protocols(conn.remote_peer):
                 self._swarm.spawn(self._push(conn), "identify push")
 
     async def _push(self, conn: Link) -> None:
-        stream = await conn.open_stream([wire.PUSH], TIMEOUT_S)
-        await stream.write_delimited(self.message(conn.remote_addr))
-        await stream.close()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                stream = await conn.open_stream([wire.PUSH], TIMEOUT_S)
+                try:
+                    await stream.write_delimited(self.message(conn.remote_addr))
+                    await stream.close()
+                except BaseException:
+                    stream.reset()
+                    raise
+        except TimeoutError:
+            raise TimedOut(f"{conn.remote_peer} takes no push within {TIMEOUT_S:g} s") from None

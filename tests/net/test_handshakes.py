@@ -12,11 +12,11 @@ import pytest
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import AddressClass
 from p2pfwd.errors import DialFailed
-from p2pfwd.net import connmgr as connmgr_module
 from p2pfwd.net import upgrader as upgrader_module
 from p2pfwd.net.conduit.tcp import SPARE_READ_BYTES
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy import dial_plan
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.noise.xx import ENTROPY_BYTES
@@ -180,7 +180,7 @@ async def test_silent_handshakes_never_shut_the_door() -> None:
 @pytest.fixture
 def loopback_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loopback has shares of its own; here it is an address of the internet."""
-    monkeypatch.setattr(connmgr_module, "address_class", lambda _addr: AddressClass.PUBLIC)
+    monkeypatch.setattr(dial_plan, "address_class", lambda _addr: AddressClass.PUBLIC)
 
 
 @on_loop

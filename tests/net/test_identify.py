@@ -78,7 +78,7 @@ async def test_a_push_brings_what_changed() -> None:
         await far.swarm.conns()[0].identified
         far.swarm.services.serve(Service(name=ECHO, handler=echo))
         assert ECHO not in near.swarm.peerstore.protocols(far.peer_id)
-        await far.identify.push()
+        far.identify.push()
         await until(lambda: ECHO in near.swarm.peerstore.protocols(far.peer_id))
         await until(lambda: not conn.streams)
 

@@ -48,10 +48,10 @@ async def test_who_becomes_a_server_is_let_in_and_who_ceases_to_be_one_is_let_go
         known_by = [node for node in others if node.host.swarm.conns(changing.peer_id)]
         assert len(known_by) >= 2
         changing.dht.serve(True)
-        await changing.host.identify.push()
+        changing.host.identify.push()
         await until(lambda: all(changing.peer_id in node.dht.table for node in known_by))
         changing.dht.serve(False)
-        await changing.host.identify.push()
+        changing.host.identify.push()
         await until(lambda: not any(changing.peer_id in node.dht.table for node in known_by))
 
 

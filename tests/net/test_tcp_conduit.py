@@ -53,3 +53,24 @@ async def test_a_peer_that_resets_while_it_is_not_read_gives_up_its_place() -> N
     assert told.bytes == b"read" and isinstance(told.lost[0], ConnectionResetError)
     assert near.fileno() == -1
     io.close()
+
+
+@on_loop
+async def test_what_cannot_be_sent_yet_is_counted_for_the_node_and_given_back() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    far = socket.create_connection(listener.getsockname())
+    near, _ = listener.accept()
+    listener.close()
+    tune(near)
+    io, told = LoopIo.of(asyncio.get_running_loop(), 0), Told()
+    conduit = TcpConduit(near, io)
+    conduit.start(told)
+    while not conduit.congested:
+        conduit.send(memoryview(bytes(1 << 20)))
+    conduit.send(memoryview(b"more"))  # behind it
+    assert 4 < conduit.kept_bytes <= (1 << 20) + 4
+    assert io.pool.kept_bytes == conduit.kept_bytes - 4
+    conduit.abort()
+    assert conduit.kept_bytes == io.pool.kept_bytes == 0
+    far.close()
+    io.close()

@@ -107,6 +107,7 @@ class TcpConduit:
         self._carry = b""
         self._unsent: memoryview | None = None
         self._owned: bytearray | None = None
+        self._copied = 0  # the size of what is unsent, where it is a copy
         self._tail = bytearray()
         self._finishing = False
         self._closed = False
@@ -174,7 +175,8 @@ class TcpConduit:
     @property
     def kept_bytes(self) -> int:
         """See Conduit.kept_bytes."""
-        return len(self._carry) + len(self._tail) + (len(self._owned) if self._owned is not None else 0)
+        framed = len(self._owned) if self._owned is not None else 0
+        return len(self._carry) + len(self._tail) + framed + self._copied
 
     def _keep(self, left: memoryview) -> None:
         self._pool.kept_bytes += len(left) - len(self._carry)
@@ -241,7 +243,7 @@ class TcpConduit:
         if framed:
             self._unsent, self._owned = view[n:], self._pool.keep_frame()
         else:
-            self._unsent = memoryview(bytes(view[n:]))
+            self._copy(view[n:])
         self._poller.add_writer(self._fd, self._writable)
 
     def _writable(self) -> None:
@@ -260,7 +262,8 @@ class TcpConduit:
             return
         self._release()
         if self._tail:
-            self._unsent, self._tail = memoryview(bytes(self._tail)), bytearray()
+            tail, self._tail = self._tail, bytearray()
+            self._copy(tail)
             return
         self.congested = False
         if self._finishing:
@@ -270,8 +273,16 @@ class TcpConduit:
         if not self.congested and not self._closed:
             self._poller.remove_writer(self._fd)
 
+    def _copy(self, rest: bytes | bytearray | memoryview) -> None:
+        """Keep what could not be sent and lies in no frame."""
+        self._unsent = memoryview(bytes(rest))
+        self._copied = len(rest)
+        self._pool.kept_bytes += self._copied
+
     def _release(self) -> None:
         self._unsent = None
+        self._pool.kept_bytes -= self._copied
+        self._copied = 0
         if self._owned is not None:
             self._pool.release(self._owned)
             self._owned = None

@@ -30,7 +30,7 @@ from p2pfwd.net.link.intake import Intake, Taking
 from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.net.link.outbox import Outbox
 from p2pfwd.net.link.stream import Stream, lost
-from p2pfwd.policy.networks import crowd, networks
+from p2pfwd.policy.networks import networks
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux import YAMUX, reset_codes
 from p2pfwd.wire.yamux.frame import GoAwayCode
@@ -82,11 +82,9 @@ class Conn:
         self.remote_addr: Multiaddr = channel.conduit.remote_addr
         self.local_addr: Multiaddr = channel.conduit.local_addr
         self.networks = networks(self.remote_addr)
-        self.crowd = crowd(self.remote_addr)
         self.security = channel.security
         self.muxer = YAMUX
         self.is_relayed = is_relayed(self.remote_addr)
-        self.limited = False
         self.opened_at = time.monotonic()
         self.useful_at = self.opened_at
         """When it last served this node: a tunnel ended, a stream of ours was opened."""
@@ -106,6 +104,7 @@ class Conn:
         self._intake = Intake(
             self._session, channel, lanes, loop, self.plaintext_received, self.turn_ended
         )
+        self.crowd = self._intake.crowd
         self.holdings = Holdings(self._session, channel, self._intake, self._shed, self.abort)
         self._intake.flooded = partial(self._limits.flooded, self.holdings)
         self._intake.is_own = lambda: self._limits.is_own(self.remote_peer)
@@ -307,7 +306,7 @@ class Conn:
 
     def _wake_slot_waiters(self) -> None:
         slots = self._session.free_slots
-        over = self.closed.done() or self._session.remote_went_away
+        over = not self.can_open
         while self._slot_waiters and (slots > 0 or over):
             waiter = self._slot_waiters.popleft()
             if not waiter.done():  # cancelled
@@ -392,6 +391,7 @@ class Conn:
             await asyncio.shield(self.closed)
             return
         self._closing = True
+        self._wake_slot_waiters()
         self._session.go_away(GoAwayCode.NORMAL)
         self._outbox.flush(last=True)  # with the FINs that wait
         self._channel.conduit.finish()

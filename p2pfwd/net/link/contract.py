@@ -29,6 +29,8 @@ class Carrier(Protocol):
 
     remote_peer: PeerId
     remote_addr: Multiaddr
+    crowd: str
+    """The network of its address, as `policy.networks.crowd`."""
     is_relayed: bool
     security: str
 
@@ -108,9 +110,6 @@ class Link(Carrier, Protocol):
     direction: Direction
     muxer: str
     networks: tuple[Network, ...]
-    crowd: str
-    limited: bool
-    """A relay's, with bounds on bytes and time: not for tunnels."""
     opened_at: float
     useful_at: float
     """Monotonic seconds: when it last served this node."""

@@ -24,6 +24,7 @@ class Holdings:
     ) -> None:
         self.remote_peer = channel.remote_peer
         self.remote_addr = channel.conduit.remote_addr
+        self.crowd = intake.crowd
         self._session = session
         self._channel = channel
         self._intake = intake

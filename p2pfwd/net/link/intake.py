@@ -87,7 +87,7 @@ class Intake:
         self.flooded: Callable[[bool], None] = lambda _must_go: None
         self.is_own: Callable[[], bool] = lambda: False
         """Whether the peer is one of the owner's."""
-        self._crowd = crowd(channel.conduit.remote_addr)
+        self.crowd = crowd(channel.conduit.remote_addr)
         self.state = Taking.READING
         self.turn_bytes = 0
         """What this turn has brought; counted by the owner."""
@@ -102,6 +102,7 @@ class Intake:
         self._in_slice = False
         self._slow = False
         self._choked = False
+        self._waits_choked = False  # and not for a debt
         self._timer: asyncio.TimerHandle | None = None
         now = lanes.clock()
         self._soft = Pace(SOFT_TOLL, now)
@@ -144,14 +145,14 @@ class Intake:
             lane.charge(BULK_READ_S)
             self._queue(lane)
         elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
-            self._choked = True
+            self._choked = self._waits_choked = True
             self._leave_unread(CHOKED_S)
         elif self._turn_work != TURN_WORK and not self._in_slice:  # a whole read was taken within a slice
             self._turn_work = session.work_left = TURN_WORK
             self._channel.conduit.spare(False)
 
     def _crowd_lane(self) -> Lane | None:
-        return None if self.is_own() else self._lanes.crowd(self._crowd)
+        return None if self.is_own() else self._lanes.crowd(self.crowd)
 
     def _pay(self, now: float) -> float:
         """Take the toll; how long to leave the peer unread, seconds."""
@@ -191,16 +192,16 @@ class Intake:
 
     def _read_again(self) -> None:
         self._timer = None
+        self._waits_choked = False
         if self.state is Taking.UNREAD:
             self._queue(self._lanes.slow if self._slow else self._lanes.fair)
 
     def drained(self) -> None:
         """The channel took what waited: a peer that was choked reads again."""
-        if self._choked:
-            self._choked = False
-            if self._timer is not None:
-                self._timer.cancel()
-                self._read_again()
+        self._choked = False
+        if self._waits_choked and self._timer is not None:
+            self._timer.cancel()
+            self._read_again()
 
     def _slice(self) -> None:
         if self.state is not Taking.QUEUED:

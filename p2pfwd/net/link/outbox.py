@@ -98,11 +98,6 @@ class Outbox:
 
     # --- frames of streams ------------------------------------------------------------------------
 
-    @property
-    def congested(self) -> bool:
-        """Whether frames must wait."""
-        return self._channel.congested
-
     def begin_frame(self, max_payload: int) -> memoryview:
         """Where the next frame's payload goes, behind the control frames that go first."""
         control = self._session.control

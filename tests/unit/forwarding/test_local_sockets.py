@@ -25,6 +25,7 @@ from p2pfwd.forwarding.local_sockets import (
     LocalSockets,
 )
 from p2pfwd.net.refusals import Refusals
+from p2pfwd.policy.networks import crowd
 from p2pfwd.system.tcp_memory import TcpMemory, tcp_memory
 from tests.support.virtual_time import in_virtual_time
 
@@ -62,8 +63,8 @@ class FakeEntry:
                 entry.resets += 1
 
         self.splice = Splice()
-        addr = Multiaddr.parse(f"/ip4/{self.host}/tcp/1")
-        self.stream = SimpleNamespace(remote_peer=self.peer, conn=SimpleNamespace(remote_addr=addr))
+        conn = SimpleNamespace(crowd=crowd(Multiaddr.parse(f"/ip4/{self.host}/tcp/1")))
+        self.stream = SimpleNamespace(remote_peer=self.peer, conn=conn)
 
 
 class Rig:
@@ -151,8 +152,8 @@ async def test_a_byte_now_and_then_is_no_motion() -> None:
 @in_virtual_time
 async def test_the_heaviest_network_loses_first() -> None:
     single = [FakeEntry(n, host=f"8.8.{n}.1") for n in range(30)]
-    crowd = [FakeEntry(n, host=f"9.9.9.{n}") for n in range(30, 70)]
-    rig = Rig([*single, *crowd], SHORT + 9 * STALLED_BYTES)
+    many = [FakeEntry(n, host=f"9.9.9.{n}") for n in range(30, 70)]
+    rig = Rig([*single, *many], SHORT + 9 * STALLED_BYTES)
     assert await rig.look(PATIENT) == list(range(30, 40))
     rig.it.close()
 

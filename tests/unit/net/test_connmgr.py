@@ -71,9 +71,7 @@ def test_tunnels_are_the_protection_that_a_stranger_gives_itself() -> None:
     assert TUNNEL_TAG == PROTECT_TAG
     it = manager()
     it.protect(peer(1), TUNNEL_TAG)
-    assert it.is_protected(peer(1)) and not it.is_wanted(peer(1))
-    it.protect(peer(1), "kept")
-    assert it.is_wanted(peer(1))
+    assert it.is_protected(peer(1))
 
 
 def test_the_longest_idle_go_first_and_the_useful_stay() -> None:

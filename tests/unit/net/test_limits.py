@@ -8,6 +8,7 @@ from collections.abc import Callable
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.net.limits import RELIEF, Limits, heaviest
 from p2pfwd.net.refusals import Refusals
+from p2pfwd.policy.networks import crowd
 from p2pfwd.wire.yamux.window import NODE_BYTES, NODE_STREAMS
 from tests.support.loops import on_loop
 from tests.support.peers import peer
@@ -22,6 +23,7 @@ class FakeHolder:
     def __init__(self, limits: Limits, number: int, host: str, held: int, streams: int = 0) -> None:
         self.remote_peer = peer(number)
         self.remote_addr = Multiaddr.parse(f"/ip4/{host}/tcp/1")
+        self.crowd = crowd(self.remote_addr)
         self.abort: Callable[[Exception], None] = self._abort
         self.held_bytes = held
         self.streams = streams

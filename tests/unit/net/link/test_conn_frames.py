@@ -20,6 +20,7 @@ from p2pfwd.net.link.stream import Stream
 from p2pfwd.system.buffers import KEEP_BUFFERS, BufferPool
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
 from tests.support.loops import on_loop, turns
 
 PEER = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(31) + b"\x01")
@@ -440,3 +441,17 @@ def test_a_kept_frame_buffer_is_nobody_elses_until_it_is_released() -> None:
     for _ in range(2 * KEEP_BUFFERS):
         pool.release(bytearray(10))
     assert len(pool._idle) == KEEP_BUFFERS
+
+
+@on_loop
+async def test_who_waits_to_open_a_stream_is_told_at_once_that_the_connection_closes() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    openings = [asyncio.ensure_future(conn.open_stream(["/p"], 10)) for _ in range(MAX_UNACKED_OPENS + 1)]
+    await turns(5)
+    assert len(conn.streams) == MAX_UNACKED_OPENS and not openings[-1].done()
+    closing = asyncio.ensure_future(conn.close())
+    await turns(5)
+    assert isinstance(openings[-1].exception(), ConnectionLost) and not closing.done()
+    conn.abort()
+    await asyncio.gather(closing, *openings, return_exceptions=True)
