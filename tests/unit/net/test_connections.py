@@ -50,7 +50,7 @@ async def test_no_connection_gives_way_to_one_that_has_ended() -> None:
 
     manager = SimpleNamespace(is_urgent=lambda _peer: False, to_replace=to_replace, to_close=lambda *_: [])
     tasks = Tasks(asyncio.get_running_loop())
-    settings = replace(SwarmSettings(), max_connections_per_peer=1)
+    settings = replace(SwarmSettings(), max_connections_per_peer=3)
     connections = Connections(peer(0), settings, cast("Any", manager), tasks, Refusals())
     live, ended = Conn(), Conn(ended=True)
     connections.add(cast("Any", live))
