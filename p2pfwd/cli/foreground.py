@@ -7,6 +7,7 @@ under a lease of this connection, so that it goes even when this process is kill
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,17 +29,28 @@ _NOUNS = {"listen": "listener", "forward": "forwarder"}
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends the body as Ctrl-C does, by KeyboardInterrupt."""
+def terminable() -> Iterator[int]:
+    """SIGTERM ends the body as Ctrl-C does, by KeyboardInterrupt; yields what is readable from then on.
+
+    The exception alone can get lost: a signal that comes just before a system call does not end that call,
+    and what a handler raises inside a destructor is dropped. Whoever waits therefore watches this
+    descriptor too (`watch`).
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    watched = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        yield reader
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(watched)
+        os.close(reader)
+        os.close(writer)
 
 
 @contextmanager
@@ -125,8 +137,12 @@ def remove(env: Env, listener: Listener) -> bool:
     return True
 
 
-def watch(client: Client) -> Subscription:
-    """The listener events of a connection; none is missed if this comes before the listener is made."""
+def watch(client: Client, interrupted: int) -> Subscription:
+    """The listener events of a connection; none is missed if this comes before the listener is made.
+
+    Whatever waits on this connection then raises KeyboardInterrupt once `interrupted` is readable.
+    """
+    client.interrupt_on(interrupted)
     return client.subscribe(("listeners",))
 
 

@@ -63,10 +63,9 @@ def listen(
     ]
     env: Env = ctx.obj
     with ExitStack() as stack:
-        if foreground:
-            stack.enter_context(terminable())
+        interrupted = stack.enter_context(terminable()) if foreground else None
         client = stack.enter_context(env.connect_or_start(start=not no_start))
-        subscription = watch(client) if foreground else None
+        subscription = None if interrupted is None else watch(client, interrupted)
         results = make_all(env, client, "p2p.listen", params, ListenResult, as_json=as_json)
         listeners = [result.listener for result in results]
         documents = list(map(_document, results)) if as_json else None

@@ -8,6 +8,7 @@ its code names in `p2pfwd.errors`. After a TimedOut the late answer is dropped w
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 import time
@@ -53,6 +54,7 @@ class Client:
         self._events: deque[Event] = deque()
         self._tell: Callable[[Event], None] | None = None
         self._told: frozenset[str] = frozenset()
+        self._interrupt: int | None = None
         self._last_id = 0
 
     @classmethod
@@ -107,6 +109,10 @@ class Client:
         self.subscribe(topics)
         self._told, self._tell = frozenset(topics), tell
 
+    def interrupt_on(self, fd: int) -> None:
+        """From now on whatever waits for the daemon raises KeyboardInterrupt once `fd` is readable."""
+        self._interrupt = fd
+
     def next_event(self, subscription: int, timeout_s: float | None = None) -> Event:
         """The next event of one subscription; raises TimedOut and ConnectionLost."""
         deadline = _deadline(timeout_s)
@@ -141,6 +147,7 @@ class Client:
 
     def _read(self, deadline: float | None) -> codec.Response | codec.Notification:
         while not self._lines:
+            self._await_interruptibly(deadline)
             try:
                 self._sock.settimeout(_left(deadline))
                 data = self._sock.recv(READ_BYTES)
@@ -164,6 +171,13 @@ class Client:
                 raise RpcProtocolError("control socket: more events than anybody reads here")
             self._events.append(event)
         return message
+
+    def _await_interruptibly(self, deadline: float | None) -> None:
+        if self._interrupt is None:
+            return
+        ready, _, _ = select.select((self._sock.fileno(), self._interrupt), (), (), _left(deadline))
+        if self._interrupt in ready:
+            raise KeyboardInterrupt
 
 
 class Subscription:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from p2pfwd.cli.foreground import terminable, watch
+from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.schema import CloseResult, LsResult, StatusResult
 from tests.cli.conftest import Run
 from tests.cli.samples import FORWARDED, LISTENED, REACHED
@@ -57,6 +61,26 @@ def test_a_signal_ends_it_after_the_listener_is_gone(
         assert program.stderr == ""
     closed = holding.called("p2p.close")
     assert len(closed) == 1 and closed[0]["protocol"] in closing and closed[0]["listen_address"]
+
+
+def test_an_interrupt_whose_exception_got_lost_ends_the_next_wait(
+    holding: FakeDaemon, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda dropped: lost.append(dropped.exc_type))
+
+    class Destroyed:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(3):
+                pass  # a handler runs between two steps of Python
+
+    with terminable() as interrupted, Client.connect(home / "rpc.sock") as client:
+        subscription = watch(client, interrupted)
+        Destroyed()
+        assert lost == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            subscription.next(timeout_s=5.0)
 
 
 @pytest.mark.parametrize(("arguments", "opening", "closing"), CASES)
