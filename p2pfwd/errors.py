@@ -260,6 +260,20 @@ class ConnectionLost(P2PForwardError):
     code = "connection-lost"
 
 
+class RelayRefused(P2PForwardError):
+    """A relay does not do what it was asked for; `details["status"]` is its own word for why."""
+
+    code = "relay-refused"
+    exit_status = ExitStatus.REFUSED
+
+
+class CircuitLimitReached(P2PForwardError):
+    """A relay has ended a circuit that has used up what the relay allows it."""
+
+    code = "circuit-limit"
+    exit_status = ExitStatus.REFUSED
+
+
 class StreamReset(P2PForwardError):
     """The stream was reset, by the peer or here; `details["by"]` is "remote" or "local"."""
 

@@ -28,12 +28,14 @@ __all__ = [
     "address_class",
     "from_sockaddr",
     "is_relayed",
+    "split_circuit",
     "tcp_endpoint",
     "unix_path",
 ]
 
 _P2P = components.BY_NAME["p2p"]
 _TCP = components.BY_NAME["tcp"]
+_CIRCUIT = components.BY_NAME["p2p-circuit"]
 _NAMES = ("dns", "dns4", "dns6", "dnsaddr")
 _WRITE = "write an address like /ip4/127.0.0.1/tcp/22, /dns/example.com/tcp/22 or /unix/run/app.sock"
 
@@ -196,6 +198,20 @@ def unix_path(addr: Multiaddr) -> str | None:
 def is_relayed(addr: Multiaddr) -> bool:
     """Whether the way to the peer leads through a relay (`/p2p-circuit`)."""
     return addr.has("p2p-circuit")
+
+
+def split_circuit(addr: Multiaddr) -> tuple[PeerId | None, Multiaddr | None]:
+    """(relay, its address without its ID) of a relayed address; None for what it does not say.
+
+    `/p2p/<relay>/p2p-circuit` has no address: whoever dials it knows one.
+    """
+    before: list[Part] = []
+    for part in addr._parts():
+        if part[0] is _CIRCUIT:
+            break
+        before.append(part)
+    relay = Multiaddr(before)
+    return relay.peer_id(), relay.without_peer_id() or None
 
 
 @lru_cache(maxsize=REMEMBERED)

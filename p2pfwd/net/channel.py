@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ProtocolError
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.noise import NOISE
-from p2pfwd.wire.noise.cipher import LENGTH_BYTES, MAX_PLAINTEXT, OpenCipher, SealCipher
+from p2pfwd.wire.noise.cipher import LENGTH_BYTES, MAX_PLAINTEXT, TAG, OpenCipher, SealCipher
 from p2pfwd.wire.tls import TLS
 
 if TYPE_CHECKING:
     from p2pfwd.wire.tls.engine import TlsHandshake
+
+OVERHEAD_BYTES: Final = LENGTH_BYTES + TAG
+"""Of a Noise message."""
 
 
 class ChannelOwner(Protocol):
@@ -139,6 +142,8 @@ class NoiseChannel(Channel):
         opener: OpenCipher,
     ) -> None:
         super().__init__(conduit, pool, remote_peer)
+        if conduit.segment_bytes is not None:
+            self.max_plaintext = conduit.segment_bytes - OVERHEAD_BYTES
         self._seal_into: Callable[[memoryview, memoryview], int] = seal.seal_into
         self._open_into: Callable[[memoryview, memoryview], int] = opener.open_into
 

@@ -20,13 +20,14 @@ from p2pfwd.errors import (
     P2PForwardError,
     ProtocolNotSupported,
 )
+from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials, Router
 from p2pfwd.net.handshakes import Handshakes
 from p2pfwd.net.limits import Limits
-from p2pfwd.net.link.contract import Carrier, DuplexStream, Link
+from p2pfwd.net.link.contract import Carrier, Direction, DuplexStream, Link
 from p2pfwd.net.own_addresses import OwnAddresses
 from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.refusals import Refusals
@@ -44,6 +45,10 @@ from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.system.memory import MemoryKeeper
 
 IDENTIFY_WAIT_S = 5.0
+
+
+def _nothing() -> None:
+    pass
 
 
 class Swarm:
@@ -78,7 +83,7 @@ class Swarm:
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self._join_limits()
         self.own_addresses = OwnAddresses(Interfaces())
-        upgrader = Upgrader(
+        self._upgrader = upgrader = Upgrader(
             identity,
             self.io.pool,
             accepts=self.services.accepts,
@@ -89,7 +94,9 @@ class Swarm:
             psk=self.settings.psk,
             limits=self.limits,
         )
-        self._transports = make_transports(upgrader, self.io, self.settings, self._tasks.spawn)
+        self._transports = make_transports(
+            upgrader, self.io, self.settings, self._tasks.spawn, self._reach_relay
+        )
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.peerstore.is_own
@@ -160,7 +167,33 @@ class Swarm:
         """See `transport.contract.Gate`."""
         self.connections.add(conn)
 
+    async def adopt(
+        self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None
+    ) -> Link:
+        """Make a connection of a pipe that came up in another way than by dial or listen.
+
+        A stranger's (`inbound`) is admitted as one that comes to a socket. Raises ResourceLimitExceeded,
+        ConnectionRefusedError, TimeoutError, and as `Upgrader.upgrade`; the conduit is gone then.
+        """
+        leave: Callable[[], None] = _nothing
+        try:
+            if direction == "inbound":
+                leave = self.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard)
+            async with asyncio.timeout(self.settings.upgrade_timeout_s):
+                conn = await self._upgrader.upgrade(conduit, direction, expected_peer)
+        except BaseException:
+            conduit.abort()
+            raise
+        finally:
+            leave()
+        self.connections.add(conn)
+        return conn
+
     # --- connections ------------------------------------------------------------------------------
+
+    async def _reach_relay(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Link:
+        """For a dial that leads through it, which has its slot already."""
+        return await self.connect(peer_id, addrs, force=True, only=bool(addrs), route=False)
 
     def conns(self, peer_id: PeerId | None = None) -> list[Link]:
         """Live connections, to one peer or all, direct and old ones first."""

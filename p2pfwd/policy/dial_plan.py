@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
 from p2pfwd.policy.provenance import Provenance
 
 NEAR_STEP_S: Final = 0.03
@@ -25,6 +25,10 @@ NEAR_STEP_S: Final = 0.03
 
 FAR_STEP_S: Final = 0.25
 """Between public addresses, as RFC 8305 and go."""
+
+RELAY_AFTER_S: Final = 0.25
+"""A relay is tried so long after the first direct address: a direct path that answers in this time is better,
+and one that does not must not be waited for. What leads through a relay is made direct later."""
 
 MAX_DIALS: Final = 32
 """Addresses tried for one peer; beyond, those neither given nor proved only cost time."""
@@ -79,7 +83,12 @@ def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list
             continue
         if addr not in best or _rank(candidate) < _rank(best[addr]):
             best[addr] = Candidate(addr, candidate.provenance, candidate.is_stale)
-    return sorted(_spread(sorted(best.values(), key=_rank)), key=lambda dial: dial.delay_s)
+    ranked = sorted(best.values(), key=_rank)
+    direct = list(_spread([one for one in ranked if not is_relayed(one.addr)]))
+    relayed = [one for one in ranked if is_relayed(one.addr)][: max(0, MAX_DIALS - len(direct))]
+    begin_s = RELAY_AFTER_S if direct else 0.0
+    circuits = [PlannedDial(one.addr, begin_s + i * FAR_STEP_S) for i, one in enumerate(relayed)]
+    return sorted([*direct, *circuits], key=lambda dial: dial.delay_s)
 
 
 def _rank(candidate: Candidate) -> tuple[int, bool, int, int]:

@@ -8,15 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, split_circuit, tcp_endpoint
 
 UNDIALABLE: Final = "undialable"
 """Code of such a reason in the attempts of a failed dial."""
 
-_RELAY: Final = "it leads through a relay, which is not supported yet"
-
 _KINDS: Final = {
-    "p2p-circuit": "",
     "webtransport": "WebTransport",
     "webrtc-direct": "WebRTC",
     "webrtc": "WebRTC",
@@ -50,9 +47,11 @@ HasInterface = Callable[[str], bool]
 def why_undialable(addr: Multiaddr, has_interface: HasInterface) -> str | None:
     """One clause on why `addr` cannot be dialed; None if it can, maybe after a look-up of its name."""
     names = [name for name, _ in addr.components()]
+    if "p2p-circuit" in names:
+        return _why_no_circuit(addr, names, has_interface)
     for component, kind in _KINDS.items():
         if component in names:
-            return f"it is for {kind}, and this node speaks TCP only" if kind else _RELAY
+            return f"it is for {kind}, and this node speaks TCP only"
     if "dnsaddr" in names:
         return None
     endpoint = tcp_endpoint(addr)
@@ -69,3 +68,15 @@ def why_undialable(addr: Multiaddr, has_interface: HasInterface) -> str | None:
     if endpoint.family == "ip6" and cls is AddressClass.LINK_LOCAL and not zone:
         return "a link-local address needs the interface it is behind, as /ip6zone/eth0/ip6/fe80::1/tcp/4011"
     return None
+
+
+def _why_no_circuit(addr: Multiaddr, names: list[str], has_interface: HasInterface) -> str | None:
+    if names.count("p2p-circuit") > 1:
+        return "it leads through a relay behind a relay, and none relays that"
+    if "p2p-circuit" not in names[-2:] or names[-1] not in ("p2p-circuit", "p2p"):
+        return "what follows /p2p-circuit can only be the peer's ID"
+    relay, relay_addr = split_circuit(addr)
+    if relay is None:
+        return "it does not say which relay: /ip4/192.0.2.1/tcp/4011/p2p/<relay>/p2p-circuit"
+    why = None if relay_addr is None else why_undialable(relay_addr, has_interface)
+    return None if why is None else f"its relay cannot be dialed: {why}"

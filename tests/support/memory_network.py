@@ -18,10 +18,12 @@ from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate, Transport
+from p2pfwd.net.transport.relay_transport import Reach
 from p2pfwd.net.transport.table import MakeTransports
 from p2pfwd.net.transport.tcp_transport import Spawn
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.system.loop_io import LoopIo
+from p2pfwd.wire.circuit import Limit
 
 HEADERS_BYTES = 52
 CONNECT_BYTES = 3 * 60  # SYN, SYN-ACK, ACK
@@ -47,6 +49,8 @@ class MemoryConduit:
     congested = False
     progressed_at = 0.0
     heard = False
+    limit: Limit | None = None
+    segment_bytes: int | None = None
 
     def __init__(self, local: Multiaddr, remote: Multiaddr, latency_s: float, meter: Meter) -> None:
         self.local_addr = local
@@ -165,7 +169,7 @@ class MemoryNetwork:
         """For `Host(…, make_transports=…)`: a node at this address; not `is_open`: behind a firewall."""
 
         def make(
-            upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn
+            upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, _reach: Reach
         ) -> Sequence[Transport]:
             return (MemoryTransport(self, ip, meter, upgrader, settings, spawn, is_open),)
 

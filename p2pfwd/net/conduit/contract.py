@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.wire.circuit import Limit
 
 
 class Receiver(Protocol):
@@ -36,6 +37,14 @@ class Conduit(Protocol):
 
     local_addr: Multiaddr
     remote_addr: Multiaddr
+    limit: Limit | None
+    """What a relay lets pass before it ends this; None: as much as there is."""
+    segment_bytes: int | None
+    """Largest piece that goes out whole; None: any."""
+
+    @property
+    def heard(self) -> bool:
+        """Whether anything has come yet."""
 
     @property
     def progressed_at(self) -> float:

@@ -24,6 +24,8 @@ class PnetConduit:
         """psk: 32 bytes."""
         self.local_addr: Multiaddr = below.local_addr
         self.remote_addr: Multiaddr = below.remote_addr
+        self.limit = below.limit
+        self.segment_bytes = below.segment_bytes
         self._below = below
         self._psk = psk
         self._receiver: Receiver | None = None
@@ -31,6 +33,11 @@ class PnetConduit:
         self._inbound: KeyStream | None = None
         self._plain_bytes = 0
         """How many bytes that `below` will give next are decrypted already."""
+
+    @property
+    def heard(self) -> bool:
+        """As below."""
+        return self._below.heard
 
     @property
     def progressed_at(self) -> float:

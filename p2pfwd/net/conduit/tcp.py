@@ -25,6 +25,7 @@ from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.system import sockaddrs
 from p2pfwd.system.buffers import READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
+from p2pfwd.wire.circuit import Limit
 
 UNSENT_LOWAT_BYTES: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: unsent bytes the kernel takes. Bounds how long an ssh keystroke waits behind a
@@ -85,6 +86,9 @@ def acknowledged_s(sock: socket.socket) -> float | None:
 
 class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
+
+    limit: Limit | None = None
+    segment_bytes: int | None = None
 
     def __init__(self, sock: socket.socket, io: LoopIo) -> None:
         self.local_addr: Multiaddr = sockaddrs.multiaddr_of(sock.getsockname())

@@ -85,6 +85,7 @@ class Conn:
         self.security = channel.security
         self.muxer = YAMUX
         self.is_relayed = is_relayed(self.remote_addr)
+        self.limit = channel.conduit.limit
         self.opened_at = time.monotonic()
         self.useful_at = self.opened_at
         """When it last served this node: a tunnel ended, a stream of ours was opened."""

@@ -17,6 +17,7 @@ from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.conduit.contract import StreamSink
 from p2pfwd.net.limits import Holder
 from p2pfwd.policy.networks import Network
+from p2pfwd.wire.circuit import Limit
 
 Direction = Literal["inbound", "outbound"]
 
@@ -32,6 +33,8 @@ class Carrier(Protocol):
     crowd: str
     """The network of its address, as `policy.networks.crowd`."""
     is_relayed: bool
+    limit: Limit | None
+    """What a relay lets it carry; None: it has no bound."""
     security: str
 
     @property

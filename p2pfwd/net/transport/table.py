@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Transport
+from p2pfwd.net.transport.relay_transport import Reach, RelayTransport
 from p2pfwd.net.transport.tcp_transport import Spawn, TcpTransport
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.system.loop_io import LoopIo
 
-MakeTransports = Callable[[Upgrader, LoopIo, SwarmSettings, Spawn], Sequence[Transport]]
+MakeTransports = Callable[[Upgrader, LoopIo, SwarmSettings, Spawn, Reach], Sequence[Transport]]
 
 
-def transports(upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn) -> Sequence[Transport]:
+def transports(
+    upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, reach: Reach
+) -> Sequence[Transport]:
     """Those of a real node."""
-    return (TcpTransport(upgrader, io, settings, spawn),)
+    return TcpTransport(upgrader, io, settings, spawn), RelayTransport(upgrader, settings, reach)

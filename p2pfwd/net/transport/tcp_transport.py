@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
 from p2pfwd.net.conduit import tcp
@@ -39,7 +39,8 @@ class TcpTransport:
 
     def why_not(self, addr: Multiaddr) -> str | None:
         """See `Transport`."""
-        return why_undialable(addr, sockaddrs.has_interface)
+        why = why_undialable(addr, sockaddrs.has_interface)
+        return why or ("it leads through a relay" if is_relayed(addr) else None)
 
     async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
         """See `Transport`."""

@@ -99,7 +99,7 @@ def test_a_name_that_leads_nowhere_anyway_is_not_looked_up(dns: FakeDns) -> None
     texts = [
         f"/dns4/four.example/udp/1/quic-v1/p2p/{ALICE}",
         f"/dns4/four.example/tcp/1/tls/ws/p2p/{ALICE}",
-        f"/dns4/four.example/tcp/1/p2p/{BOB}/p2p-circuit/p2p/{ALICE}",
+        f"/dns4/four.example/udp/1/quic-v1/p2p/{BOB}/p2p-circuit/p2p/{ALICE}",
     ]
     dns.texts["_dnsaddr.net.example."] = [f"dnsaddr={text}" for text in texts]
     assert resolve(dns, f"/dnsaddr/net.example/p2p/{ALICE}") == sorted(texts)

@@ -24,6 +24,7 @@ class Below:
 
     def __init__(self) -> None:
         self.local_addr = self.remote_addr = ADDR
+        self.limit = self.segment_bytes = None
         self.progressed_at = 7.0
         self.congested = True
         self.sent = bytearray()

@@ -31,6 +31,7 @@ Frame = tuple[int, int, int, bytes]
 class FakeConduit:
     def __init__(self) -> None:
         self.local_addr = self.remote_addr = ADDR
+        self.limit = self.segment_bytes = None
         self.congested = False
         self.progressed_at = 0.0
         self.ended: list[str] = []

@@ -1,0 +1,239 @@
+"""A circuit as a conduit: a stream to a relay, whose other end is a stream to another peer.
+
+Bytes move in callbacks, as on a socket. What the receiver does not take stays here and is not acknowledged:
+the stream's window bounds it, and the other end runs out of credit. The three windows on the way (this
+node's to the relay, the relay's to the peer, the peer's own) grow each by itself.
+
+A limited relay ends a circuit in the middle of what flows: with a FIN where so many bytes have passed, with a
+reset after so much time. Neither is the peer's end, and both are told as what they are.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import CircuitLimitReached
+from p2pfwd.net.conduit.contract import Receiver
+from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.wire.circuit import Limit
+
+SEGMENT_BYTES: Final = 65_507
+"""Payload of the largest frame that fits into one message of the connection to the relay: a piece of this
+size is sealed, sent and opened whole, and copied nowhere in between."""
+
+NEARLY: Final = 0.98
+"""How much of its limit a circuit has used when its end is the limit's doing: headers count, too."""
+
+
+class CircuitConduit:
+    """One end of a circuit. `local_addr` and `remote_addr` lead through the relay."""
+
+    heard = False
+    segment_bytes: int | None = SEGMENT_BYTES
+
+    def __init__(
+        self, stream: DuplexStream, local_addr: Multiaddr, remote_addr: Multiaddr, limit: Limit | None
+    ) -> None:
+        self.local_addr = local_addr
+        self.remote_addr = remote_addr
+        self.limit = limit
+        self.congested = False
+        self.progressed_at = 0.0
+        self._stream = stream
+        self._opened_at = time.monotonic()
+        self._sent_bytes = self._received_bytes = 0
+        self._receiver: Receiver | None = None
+        self._carry = bytearray()
+        """What has come and was not taken."""
+        self._acknowledged = 0
+        """How many of these bytes the relay has credit for: a receiver before this one had taken them."""
+        self._delivering = False
+        self._paused = False
+        self._unsent = bytearray()
+        self._finishing = False
+        self._at_eof = False
+        self._closed = False
+
+    def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
+        """See Conduit."""
+        if self._closed:
+            receiver.conduit_lost(None)
+            return
+        first = self._receiver is None
+        self._receiver = receiver
+        if leftover:
+            self._carry[:0] = leftover
+            self._acknowledged += len(leftover)
+        if first:
+            self._stream.set_sink(self, tunnel=True)
+        self._deliver()
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    def data_received(self, view: memoryview) -> None:
+        """From the stream."""
+        self.heard = True
+        self._received_bytes += len(view)
+        if self._closed:
+            self._stream.consumed(len(view))
+            return
+        if self._carry or self._paused or view.readonly:  # a receiver opens messages in place
+            self._carry += view
+            self._deliver()
+            return
+        assert self._receiver is not None
+        used = self._receiver.data_received(view)
+        if used < len(view) and not self._closed:
+            self._carry += view[used:]
+        self._took(used)
+
+    def _deliver(self) -> None:
+        if self._delivering:
+            return  # the call below goes on
+        self._delivering = True
+        used = 1
+        while self._carry and used and not (self._paused or self._closed):
+            data, self._carry = self._carry, bytearray()
+            assert self._receiver is not None
+            used = self._receiver.data_received(memoryview(data))
+            if not self._closed:
+                self._carry[:0] = data[used:]  # in front of what has come meanwhile
+            self._took(used)
+        self._delivering = False
+        if self._at_eof and not (self._paused or self._closed):
+            self._end_of_data()
+
+    def _took(self, n: int) -> None:
+        known = min(n, self._acknowledged)
+        self._acknowledged -= known
+        if n > known:
+            self._stream.consumed(n - known)
+
+    def pause(self) -> None:
+        """See Conduit."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See Conduit."""
+        if self._paused and not self._closed:
+            self._paused = False
+            self._deliver()
+
+    def spare(self, spare: bool) -> None:
+        """See Conduit: the relay's connection reads, and has its own pace."""
+
+    def squeeze(self, squeeze: bool) -> None:
+        """See Conduit: no socket of its own."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """See Conduit."""
+        return len(self._carry) + len(self._unsent)
+
+    def acknowledged_s(self) -> float | None:
+        """See Conduit: the relay's system says nothing of the peer's."""
+        return None
+
+    def retry_within(self, seconds: float | None) -> None:
+        """See Conduit: the relay's connection decides."""
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def send(self, view: memoryview, *, framed: bool = False) -> None:
+        """See Conduit."""
+        if self._closed:
+            return
+        if self.congested:
+            self._unsent += view
+            return
+        while len(view):
+            frame = self._stream.begin_frame()
+            if frame is None:
+                self.congested = True
+                self.progressed_at = time.monotonic()
+                self._unsent += view
+                self._stream.want_to_send()
+                return
+            n = min(len(frame), len(view))
+            frame[:n] = view[:n]
+            # The relay's connection seals into the buffer that the view may lie in.
+            view = memoryview(bytes(view[n:])) if n < len(view) else view[n:]
+            self._sent_bytes += n
+            self._stream.end_frame(n)
+
+    def resume_sending(self) -> bool:
+        """From the stream: one frame's turn."""
+        if self._closed or not self.congested:
+            return False
+        frame = self._stream.begin_frame()
+        if frame is None:
+            self._stream.want_to_send()
+            return True
+        n = min(len(frame), len(self._unsent))
+        frame[:n] = self._unsent[:n]
+        del self._unsent[:n]
+        self._sent_bytes += n
+        self._stream.end_frame(n)
+        self.progressed_at = time.monotonic()
+        if self._unsent:
+            self._stream.want_to_send()
+            return True
+        self.congested = False
+        if self._finishing:
+            self._stream.close_write()
+        elif self._receiver is not None:
+            self._receiver.drained()
+        return False
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """See Conduit."""
+        self._finishing = True
+        if not self.congested and not self._closed:
+            self._stream.close_write()
+
+    def abort(self) -> None:
+        """See Conduit."""
+        self._lose(None)
+
+    def eof_received(self) -> None:
+        """From the stream: the peer's end, or a limit."""
+        self._at_eof = True
+        self._deliver()
+
+    def _end_of_data(self) -> None:
+        self._at_eof = False  # told once
+        if (reached := self._limit_reached()) is not None:
+            self._lose(reached)
+        elif self._receiver is not None:
+            self._receiver.eof_received()
+
+    def stream_lost(self, exc: Exception) -> None:
+        """From the stream."""
+        self._lose(self._limit_reached() or exc)
+
+    def _limit_reached(self) -> CircuitLimitReached | None:
+        limit = self.limit
+        if limit is None:
+            return None
+        most = max(self._sent_bytes, self._received_bytes)
+        if limit.data_bytes and most >= NEARLY * limit.data_bytes:
+            return CircuitLimitReached(f"the relay carries {limit.data_bytes} bytes for a circuit, no more")
+        if limit.duration_s and time.monotonic() - self._opened_at >= NEARLY * limit.duration_s:
+            return CircuitLimitReached(f"the relay ends a circuit after {limit.duration_s} s")
+        return None
+
+    def _lose(self, exc: Exception | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.congested = False
+        self._carry.clear()
+        self._unsent.clear()
+        receiver, self._receiver = self._receiver, None
+        self._stream.reset()
+        if receiver is not None:
+            receiver.conduit_lost(exc)

@@ -1,0 +1,111 @@
+"""Circuits as a transport: a peer is reached through a relay that it has a reservation with.
+
+The connection to the relay is one like any other, and is there already or made for it. What goes over the
+circuit is secured between the two ends: the relay sees neither bytes nor the names of services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, split_circuit
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import BindFailed, InvalidMultiaddr, ProtocolNotSupported, RelayRefused
+from p2pfwd.net.conduit.circuit import CircuitConduit
+from p2pfwd.net.link.contract import DuplexStream, Link
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.transport.contract import Gate, Listening
+from p2pfwd.net.upgrader import Upgrader
+from p2pfwd.policy.undialable import why_undialable
+from p2pfwd.system import sockaddrs
+from p2pfwd.wire import circuit as wire
+from p2pfwd.wire.circuit import Limit, Status
+
+Reach = Callable[[PeerId, Sequence[Multiaddr]], Awaitable[Link]]
+"""A connection to a peer, at these addresses or, where there are none, at those that are known."""
+
+REASONS: Final = {
+    Status.RESERVATION_REFUSED: "it gives this node no place",
+    Status.RESOURCE_LIMIT_EXCEEDED: "it has as many circuits as it carries",
+    Status.PERMISSION_DENIED: "it does not relay between these two peers",
+    Status.CONNECTION_FAILED: "the peer did not take the circuit",
+    Status.NO_RESERVATION: "the peer is not connected to it, or has no reservation",
+    Status.MALFORMED_MESSAGE: "it did not understand the request",
+    Status.UNEXPECTED_MESSAGE: "it did not expect the request",
+}
+CURES: Final = {
+    Status.RESERVATION_REFUSED: "name another relay in reach.relays",
+    Status.RESOURCE_LIMIT_EXCEEDED: "try again later, or name another relay in reach.relays there",
+    Status.PERMISSION_DENIED: "its owner can allow it: relay.serve, or peer add with both peer IDs",
+    Status.NO_RESERVATION: "is the daemon running there? p2pfwd status there shows its relays",
+}
+
+
+def refusal(relay: PeerId, status: Status) -> RelayRefused:
+    """What a relay's status means, for people."""
+    why = REASONS.get(status, status.name)
+    return RelayRefused(f"the relay {relay} refuses: {why}", hint=CURES.get(status), status=status.name)
+
+
+class RelayTransport:
+    """Of one swarm; `reach` is its way to the relays."""
+
+    def __init__(self, upgrader: Upgrader, settings: SwarmSettings, reach: Reach) -> None:
+        self._upgrader = upgrader
+        self._settings = settings
+        self._reach = reach
+
+    def why_not(self, addr: Multiaddr) -> str | None:
+        """See `Transport`."""
+        if not is_relayed(addr):
+            return "it leads through no relay"
+        return why_undialable(addr, sockaddrs.has_interface)
+
+    def can_listen(self, addr: Multiaddr) -> bool:
+        """See `Transport`: a place at a relay is asked for by `protocols.relay_client`."""
+        return False
+
+    def listen(self, addr: Multiaddr, gate: Gate) -> Listening:
+        """See `Transport`."""
+        raise BindFailed(f"{addr} is no address to listen on")
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """See `Transport`."""
+        relay, relay_addr = split_circuit(addr)
+        if relay is None or relay == peer_id:
+            raise InvalidMultiaddr(f"{addr} leads through no relay other than the peer itself")
+        link = await self._reach(relay, () if relay_addr is None else (relay_addr,))
+        if link.is_relayed:
+            raise RelayRefused(f"the relay {relay} is itself reached through a relay only")
+        async with asyncio.timeout(self._settings.upgrade_timeout_s):
+            stream, limit = await connect(link, peer_id)
+            conduit = CircuitConduit(stream, link.local_addr, through(link), limit)
+            return await self._upgrader.upgrade(conduit, "outbound", peer_id)
+
+
+def through(link: Link) -> Multiaddr:
+    """Where a peer is that is met over the relay at the other end of `link`."""
+    (addr,) = wire.relayed((link.remote_addr,), link.remote_peer)
+    return addr
+
+
+async def connect(link: Link, peer_id: PeerId) -> tuple[DuplexStream, Limit | None]:
+    """Have the relay at the end of `link` make a circuit to the peer: its stream, and what it may carry.
+
+    Raises RelayRefused, RemoteProtocolError, and as `Link.open_stream`.
+    """
+    try:
+        stream = await link.open_stream([wire.HOP])
+    except ProtocolNotSupported as exc:
+        raise RelayRefused(f"{link.remote_peer} is no relay") from exc
+    try:
+        await stream.write_delimited(wire.encode_hop_request(wire.HopRequest(peer_id)))
+        answer = wire.decode_hop_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
+        if answer.status is not Status.OK:
+            raise refusal(link.remote_peer, answer.status)
+    except BaseException:
+        stream.reset()
+        raise
+    return stream, answer.limit
