@@ -23,7 +23,7 @@ ONION = "vww6ybal4bd7szmgncyruucpgfkqahzddi37ktceo3ah7ngmcopnpyyd"
         ("/dns4/h.libp2p.direct/tcp/4001/tls/ws", "WebSocket"),
         ("/ip4/127.0.0.1/tcp/4001/tls/sni/h.libp2p.direct/ws", "WebSocket"),
         (f"/ip4/127.0.0.1/udp/4001/webrtc-direct/certhash/{HASH}", "WebRTC"),
-        (f"/ip4/192.0.2.1/udp/4001/quic-v1/p2p/{ID}/p2p-circuit", "its relay cannot be dialed: it is for QUIC"),
+        (f"/ip4/1.2.3.4/udp/1/quic-v1/p2p/{ID}/p2p-circuit", "its relay cannot be dialed: it is for QUIC"),
         (f"/ip4/192.0.2.1/tcp/0/p2p/{ID}/p2p-circuit", "its relay cannot be dialed: 0 is no port"),
         ("/ip4/192.0.2.1/tcp/4001/p2p-circuit", "does not say which relay"),
         ("/p2p-circuit", "does not say which relay"),
