@@ -13,9 +13,9 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, split_circuit
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import BindFailed, InvalidMultiaddr, ProtocolNotSupported, RelayRefused
-from p2pfwd.net.conduit.circuit import CircuitConduit
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.contract import Gate, Listening
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.policy.undialable import why_undialable
