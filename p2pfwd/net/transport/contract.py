@@ -55,9 +55,11 @@ class Transport(Protocol):
     def can_listen(self, addr: Multiaddr) -> bool:
         """Whether the address is one to listen on."""
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+    async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
         """A connection to the peer at this address, with the peer's identity proved.
 
+        It leaves from where this node listens, if it can: what the peer sees is then what others can dial.
+        With `fresh_port` it must not: a router lets in what answers that, and nothing would be proved.
         Raises OSError (TimeoutError is one), P2PForwardError.
         """
 

@@ -71,8 +71,8 @@ class RelayTransport:
         """See `Transport`."""
         raise BindFailed(f"{addr} is no address to listen on")
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
-        """See `Transport`."""
+    async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
+        """See `Transport`; there is no port to choose."""
         relay, relay_addr = split_circuit(addr)
         if relay is None or relay == peer_id:
             raise InvalidMultiaddr(f"{addr} leads through no relay other than the peer itself")
