@@ -83,6 +83,7 @@ class Swarm:
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self._join_limits()
         self.own_addresses = OwnAddresses(Interfaces())
+        self.own_addresses.is_own = self.peerstore.is_own
         self._upgrader = upgrader = Upgrader(
             identity,
             self.io.pool,
@@ -221,11 +222,12 @@ class Swarm:
             callback(peer_id)
 
     def _connected(self, conn: Link) -> None:
+        self.own_addresses.note_connected(conn)
         self.peerstore.connected(conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None)
 
     def _disconnected(self, conn: Link) -> None:
+        self.own_addresses.forget_connection(conn)
         if not self.connections.of(conn.remote_peer):
-            self.own_addresses.forget_observer(conn.remote_peer)
             self.peerstore.disconnected(conn.remote_peer)
 
     async def connect(

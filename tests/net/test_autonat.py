@@ -162,7 +162,7 @@ async def test_after_any_number_of_changes_the_address_of_now_is_proved() -> Non
             now = Multiaddr.parse(f"/ip4/203.0.113.{number}/tcp/{port.port}")
             for each, server in zip((far, third), servers, strict=True):
                 server.reachable = [now]
-                own.note_observed(each.peer_id, now)
+                own.note_observed(near.swarm.conns(each.peer_id)[0], now)
             await until(lambda now=now: now in own.proofs.addresses())
         await until(lambda: own.proofs.addresses() == (now,))
         assert client.reachability is Reachability.PUBLIC
