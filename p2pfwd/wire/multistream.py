@@ -167,7 +167,11 @@ class DialerNegotiation(_Negotiation):
 
     def start(self) -> bytes:
         """Header and first proposal, for one write."""
-        return HEADER + self._tokens_out[0]
+        return HEADER + self.proposal()
+
+    def proposal(self) -> bytes:
+        """The first proposal alone, for who has sent the header already."""
+        return self._tokens_out[0]
 
     def _on_token(self, token: bytes) -> bytes:
         proposal = self._proposals[self._index]
