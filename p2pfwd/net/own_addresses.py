@@ -5,10 +5,11 @@
 | bound | our own sockets; an unspecified one stands for the interfaces' addresses | the interface loses it |
 | observed | connected peers, each for its connection | the last of these is gone |
 | proved | a server's dial-back (AutoNAT) | `policy.proofs`: refuted, not renewed, or another network |
+| relayed | places at relays (`protocols.relay_client`) | the place is lost, or not needed |
 
-Bound and proved addresses are told to others; observed ones are guesses, from which AutoNAT makes candidates.
-An observed address counts only of a connection that uses our listening port, and where one of the owner's
-peers sees it or two networks do.
+Bound, proved and relayed addresses are told to others; observed ones are guesses, from which AutoNAT makes
+candidates. An observed address counts only of a connection that uses our listening port, and where one of the
+owner's peers sees it or two networks do.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class OwnAddress:
     """One address and what is known of it."""
 
     addr: Multiaddr
-    kind: Literal["bound", "observed", "proved"]
+    kind: Literal["bound", "observed", "proved", "relayed"]
     by: tuple[PeerId, ...] = ()  # who sees us there, or proved it
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
@@ -104,6 +105,7 @@ class OwnAddresses:
         self._observed: dict[Carrier, _Observation] = {}
         self._counting: tuple[Multiaddr, ...] = ()
         self._contacted: dict[str, None] = {}
+        self._relayed: tuple[Multiaddr, ...] = ()
         self._listed: tuple[Multiaddr, ...] = ()
         self._listed_of: object = None
         self._known: tuple[Multiaddr, ...] = ()  # as the last change left them
@@ -186,8 +188,17 @@ class OwnAddresses:
         return [one for one in found if address_class(one) is not AddressClass.LINK_LOCAL]
 
     def all(self) -> list[Multiaddr]:
-        """What others are told: bound and proved addresses; best first."""
-        return best_first(dict.fromkeys((*self.proofs.addresses(), *self.bound())))
+        """What others are told: bound and proved addresses, best first; then those over relays."""
+        return [*best_first(dict.fromkeys((*self.proofs.addresses(), *self.bound()))), *self._relayed]
+
+    # --- relayed ----------------------------------------------------------------------------------
+
+    def set_relayed(self, addrs: Iterable[Multiaddr]) -> None:
+        """These, each with `/p2p-circuit` at its end, are where relays have a place for this node."""
+        relayed = tuple(addrs)
+        if relayed != self._relayed:
+            self._relayed = relayed
+            self._note(Change.TOLD)
 
     # --- observed ---------------------------------------------------------------------------------
 
@@ -318,7 +329,7 @@ class OwnAddresses:
         for addr in self.observed():
             by = tuple(dict.fromkeys(one.by for one in self._observed.values() if one.addr == addr))
             found.append(OwnAddress(addr, "observed", by))
-        return found
+        return found + [OwnAddress(addr, "relayed") for addr in self._relayed]
 
 
 def _endpoint(endpoint: TcpEndpoint) -> Endpoint:
