@@ -267,6 +267,12 @@ class RelayRefused(P2PForwardError):
     exit_status = ExitStatus.REFUSED
 
 
+class NoDirectPath(P2PForwardError):
+    """Only a relay leads to the peer, and more was asked for; `details["path"]` is the path's code."""
+
+    code = "no-direct-path"
+
+
 class CircuitLimitReached(P2PForwardError):
     """A relay has ended a circuit that has used up what the relay allows it."""
 

@@ -15,6 +15,7 @@ from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.table import MakeTransports, transports
+from p2pfwd.protocols.hole_punch import HolePunch
 from p2pfwd.protocols.identify import Identify
 from p2pfwd.protocols.keep import PeerKeeper
 from p2pfwd.protocols.ping import Ping
@@ -54,6 +55,7 @@ class Host:
         self.peer_id: PeerId = self.swarm.peer_id
         self.identify = Identify(self.swarm, self.settings.agent_version)
         self._ping = Ping(self.swarm)
+        self._hole_punch = None if self.settings.swarm.local_only else HolePunch(self.swarm)
         self.network = NetworkWatch(self.swarm.own_addresses.interfaces)
         self.network.on_change(self.swarm.own_addresses.network_changed)
         self.network.on_change(self.swarm.recovery.network_changed)
@@ -97,5 +99,7 @@ class Host:
     async def close(self) -> None:
         """Close everything. Idempotent."""
         self.network.close()
+        if self._hole_punch is not None:
+            self._hole_punch.close()
         await self.keeper.close()
         await self.swarm.close()

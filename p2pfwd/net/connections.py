@@ -22,6 +22,7 @@ from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
 from p2pfwd.net.upgrader import describe
+from p2pfwd.policy.paths import Way
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -62,6 +63,13 @@ class Connections:
     def usable(self, peer_id: PeerId) -> Link | None:
         """One on which streams can be opened, and about which there is no doubt."""
         return next((conn for conn in self._conns.get(peer_id, ()) if conn.is_usable), None)
+
+    def fitting(self, peer_id: PeerId, way: Way) -> Link | None:
+        """As `usable`, of those that a tunnel may go over."""
+        for conn in self._conns.get(peer_id, ()):
+            if way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None) and conn.is_usable:
+                return conn
+        return None
 
     def on_connected(self, callback: Callable[[Link], None]) -> None:
         """Be told of every new connection."""

@@ -127,9 +127,10 @@ class Dials:
         except TimeoutError:
             raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
 
-    async def beside(self, peer_id: PeerId) -> Link:
-        """A new connection at whatever is known, though there is one. Raises as `connect`."""
-        return await self._dial(peer_id, self._peerstore.dialable(peer_id), force=True)
+    async def beside(self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None = None) -> Link:
+        """A new connection, though there is one: at `addrs`, or whatever is known. Raises as `connect`."""
+        known = self._peerstore.dialable(peer_id) if addrs is None else addrs
+        return await self._dial(peer_id, known, force=True)
 
     async def ask_where(self, peer_id: PeerId, failure: P2PForwardError) -> None:
         """Ask the router, as a `connect` that has failed does. Raises `failure`, or what that raises."""

@@ -245,6 +245,10 @@ class OwnAddresses:
         """As connected peers see this node; where most see it, first."""
         return [addr for addr, _ in Counter(one.addr for one in self._observed.values()).most_common()]
 
+    def seen(self) -> list[Multiaddr]:
+        """Where others see our listening ports, though it be one alone; where most see them, first."""
+        return [addr for addr, _ in Counter(one.addr for one in self._public()).most_common()]
+
     def counting(self) -> tuple[Multiaddr, ...]:
         """The public ones of these that count; where most see it, first."""
         return self._counting

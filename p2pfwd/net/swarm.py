@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     ConnectionLost,
     InvalidMultiaddr,
+    NoDirectPath,
     P2PForwardError,
     ProtocolNotSupported,
+    TimedOut,
 )
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.connections import Connections
@@ -29,6 +31,7 @@ from p2pfwd.net.handshakes import Handshakes
 from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.contract import Carrier, Direction, DuplexStream, Link
 from p2pfwd.net.own_addresses import OwnAddresses
+from p2pfwd.net.paths import WAIT_S, Paths
 from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.resolver import Resolver
@@ -40,6 +43,7 @@ from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.dial_plan import is_local
+from p2pfwd.policy.paths import Way
 from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.system.memory import MemoryKeeper
@@ -110,6 +114,7 @@ class Swarm:
             self.connmgr.is_protected,
         )
         self.peerstore.on_change(self.recovery.address_learned)
+        self.paths = Paths(self.connections, self._transports, self)
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
@@ -279,18 +284,20 @@ class Swarm:
         addrs: Iterable[Multiaddr] = (),
         timeout_s: float | None = None,
         confirm: bool = False,
+        way: Way | None = None,
     ) -> DuplexStream:
         """A negotiated stream to a peer, connecting first if need be.
 
         Where the peer is known to serve the only protocol asked for, the stream is returned before
         the peer has confirmed it, unless `confirm`. `timeout_s` is for all of it; without, a dial has
-        the limits of its own. Raises as `connect` and `Conn.open_stream`.
+        the limits of its own. `way`: what a tunnel may go over; where only a relay that will not do leads to
+        the peer, a direct connection is waited for. Raises as `connect` and `Conn.open_stream`, NoDirectPath.
         """
         end = None if timeout_s is None else self._loop.time() + timeout_s
         try:
-            return await self._open(peer_id, protocols, addrs, end, confirm)
+            return await self._open(peer_id, protocols, addrs, end, confirm, way)
         except ConnectionLost:  # nothing but the proposal was sent: it may be made anew
-            return await self._open(peer_id, protocols, addrs, end, confirm)
+            return await self._open(peer_id, protocols, addrs, end, confirm, way)
 
     async def _open(
         self,
@@ -299,12 +306,13 @@ class Swarm:
         addrs: Iterable[Multiaddr],
         end: float | None,
         confirm: bool,
+        way: Way | None,
     ) -> DuplexStream:
-        conn = self.connections.usable(peer_id)
+        conn = self._usable(peer_id, way)
         if conn is None:
-            conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
+            conn = await self._connect(peer_id, addrs, end, way)
         if conn.liveness.is_stale and not await conn.liveness.prove():
-            conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
+            conn = await self._connect(peer_id, addrs, end, way)
         deadline = end if end is not None else self._loop.time() + self.settings.stream_timeout_s
         if not conn.identified.done():  # once per connection; tells agent and protocols
             wait_s = max(0.0, min(IDENTIFY_WAIT_S, deadline - self._loop.time()))
@@ -313,12 +321,51 @@ class Swarm:
         settled = self._settled(peer_id, protocols)
         return await conn.open_stream(protocols, deadline - self._loop.time(), known=known, settled=settled)
 
+    def _usable(self, peer_id: PeerId, way: Way | None) -> Link | None:
+        return self.connections.usable(peer_id) if way is None else self.connections.fitting(peer_id, way)
+
+    async def _connect(
+        self, peer_id: PeerId, addrs: Iterable[Multiaddr], end: float | None, way: Way | None
+    ) -> Link:
+        """A connection, one that `way` allows."""
+        conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
+        if way is None or way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None):
+            return conn
+        if way.wish == "relay" and not conn.is_relayed:
+            return await self._over_relay(peer_id, end, way)
+        try:
+            left_s = self._left_s(end)
+            return await self.paths.wait_direct(peer_id, WAIT_S if left_s is None else left_s)
+        except NoDirectPath as exc:
+            if (fitting := self.connections.fitting(peer_id, way)) is not None:
+                return fitting
+            if way.wish == "direct":
+                raise
+            hint = "--allow-limited-relay uses it for a tunnel all the same, for as long as it lasts"
+            text = f"{exc.message}; the relay that leads there carries little"
+            raise NoDirectPath(text, hint=hint, **exc.details) from exc
+
+    async def _over_relay(self, peer_id: PeerId, end: float | None, way: Way) -> Link:
+        """A connection over a relay, though there is a direct one. Raises NoDirectPath, and as `connect`."""
+        known = [addr for addr in self.peerstore.dialable(peer_id) if is_relayed(addr)]
+        try:
+            async with asyncio.timeout(self._left_s(end)):
+                conn = await self.dials.beside(peer_id, known)
+        except TimeoutError:
+            raise TimedOut(f"{peer_id} could not be reached over a relay in time") from None
+        if way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None):
+            return conn
+        hint = "--allow-limited-relay uses it for a tunnel all the same, for as long as it lasts"
+        raise NoDirectPath(f"the relay that leads to {peer_id} carries little", hint=hint)
+
     def _left_s(self, end: float | None) -> float | None:
         return None if end is None else max(0.0, end - self._loop.time())
 
-    def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> DuplexStream | None:
+    def open_stream_at_once(
+        self, peer_id: PeerId, protocol: str, way: Way | None = None
+    ) -> DuplexStream | None:
         """As `open_stream`, without a task: None where it would have to wait for anything."""
-        conn = self.connections.usable(peer_id)
+        conn = self._usable(peer_id, way)
         if conn is None or conn.liveness.is_stale or not conn.identified.done():
             return None
         if not self.peerstore.is_served(peer_id, protocol):

@@ -37,6 +37,7 @@ from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.noise import NOISE, xx
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.pnet import require_cipher
+from p2pfwd.wire.role_search import Role, RoleSearch
 from p2pfwd.wire.tls import ENTROPY_BYTES, TLS
 from p2pfwd.wire.tls.engine import TlsHandshake
 from p2pfwd.wire.yamux import YAMUX
@@ -168,28 +169,41 @@ class Upgrader:
         self._limits = limits
 
     async def upgrade(
-        self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None
+        self,
+        conduit: Conduit,
+        direction: Direction,
+        expected_peer: PeerId | None = None,
+        *,
+        listens_s: float | None = None,
     ) -> Conn:
         """The connection, started.
 
-        Raises HandshakeFailed, PeerIdMismatch, NegotiationFailed. Time limits are the caller's; on any
-        failure, cancellation included, the conduit is aborted.
+        `listens_s`: both ends may have dialed; the direction is found out (`wire.role_search`), and is that
+        of the connection. Raises HandshakeFailed, PeerIdMismatch, NegotiationFailed. Time limits are the
+        caller's; on any failure, cancellation included, the conduit is aborted.
         """
         try:
-            return await self._upgrade(conduit, direction, expected_peer)
+            return await self._upgrade(conduit, direction, expected_peer, listens_s)
         except BaseException:
             conduit.abort()
             raise
 
     async def _upgrade(
-        self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None
+        self,
+        conduit: Conduit,
+        direction: Direction,
+        expected_peer: PeerId | None,
+        listens_s: float | None,
     ) -> Conn:
-        dialing = direction == "outbound"
         if self._psk is not None:
             conduit = PnetConduit(conduit, self._psk)
         inbox = _Inbox(conduit)
         conduit.start(inbox)
-        protocol, leftover = await self._negotiate_security(conduit, inbox, dialing)
+        search = None if listens_s is None else await self._find_role(conduit, inbox, listens_s)
+        if search is not None:
+            direction = "outbound" if search.role is Role.DIALER else "inbound"
+        dialing = direction == "outbound"
+        protocol, leftover = await self._negotiate_security(conduit, inbox, dialing, search)
         channel, muxers, leftover = await self._secure(
             conduit, inbox, protocol, leftover, dialing, expected_peer
         )
@@ -208,15 +222,33 @@ class Upgrader:
         conn.start(plain + inbox.take(), self._accepts, self._on_stream)
         return conn
 
+    async def _find_role(self, conduit: Conduit, inbox: _Inbox, listens_s: float) -> RoleSearch:
+        """Who proposes: the peer, if it does so in time."""
+        search = RoleSearch()
+        conduit.send(memoryview(search.start()))
+        try:
+            async with asyncio.timeout(listens_s):
+                while search.role is Role.LISTENING:
+                    search.receive(await inbox.read())
+        except TimeoutError:
+            search.timed_out()
+        return search
+
     async def _negotiate_security(
-        self, conduit: Conduit, inbox: _Inbox, dialing: bool
+        self, conduit: Conduit, inbox: _Inbox, dialing: bool, search: RoleSearch | None
     ) -> tuple[str, bytes]:
         """(protocol, bytes that followed its selection)."""
-        negotiation = self._negotiation(dialing, self._security)
-        conduit.send(memoryview(negotiation.start()))
+        received = b""
+        if search is None:
+            negotiation = self._negotiation(dialing, self._security)
+            first = negotiation.start()
+        else:
+            negotiation, first, received = search.negotiation(self._security, self._security.__contains__)
+        conduit.send(memoryview(first))
         try:
             while negotiation.selected is None:
-                answer = self._step("security", negotiation, await inbox.read())
+                answer = self._step("security", negotiation, received or await inbox.read())
+                received = b""
                 conduit.send(memoryview(answer))
         except RemoteProtocolError as exc:
             reason = None if negotiation.opened else self._strangeness(exc)

@@ -114,6 +114,25 @@ STOP: Final = Bounds(
     idle_s=15.0,
 )
 
+DCUTR: Final = Bounds(
+    label="dcutr",
+    # A peer that this node has dialed over a relay asks it to dial at the same time: three times in a row, on
+    # one stream or several, then again after a minute.
+    most=Most(all=64, peer=2, network=16),
+    opens=Rates(peer=Rate(0.2, 8), network=Rate(1, 32), all=Rate(4, 64)),
+    message_bytes=4096,
+    delimited=True,
+    messages=8,
+    idle_s=15.0,
+)
+
+PUNCHES: Final = Rates(peer=Rate(6 / 60, 6), network=Rate(12 / 60, 12), all=Rate(60 / 60, 60))
+"""Tries of a hole punch with strangers; the network is that of the addresses that are dialed. Each is four
+addresses at most, dialed for five seconds: three SYNs each."""
+
+MAX_PUNCHED: Final = 64
+"""Peers with which a direct connection is being tried, or will be again; the owner's own come on top."""
+
 PROBE: Final = Bounds(
     label="probe",
     # One probe per forward when a peer comes back: somebody may have dozens of forwards.
@@ -139,10 +158,10 @@ def tunnels(streams: int, per_peer: int) -> Bounds:
 UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND, network=NO_BOUND))
 """Of a service that names none: a test's."""
 
-TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, STOP, PROBE, tunnels(8192, 4096))
+TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, STOP, DCUTR, PROBE, tunnels(8192, 4096))
 """Every service there is, with the default settings."""
 
-OTHER_CAUSES: Final = ("autonat-dials", "tunnel-dials", "tunnel-unused", "offender")
+OTHER_CAUSES: Final = ("autonat-dials", "dcutr-dials", "tunnel-dials", "tunnel-unused", "offender")
 
 
 def causes() -> set[str]:

@@ -137,7 +137,7 @@ async def test_which_port_a_connection_leaves_from(
 ) -> None:
     """`leaves`: which of the listening sockets, each on a port that the system gave."""
     async with swarm() as gate:
-        (transport,) = gate._transports
+        transport = gate._transports[0]
         assert isinstance(transport, TcpTransport)
         gate.unlisten(gate.listen_addrs()[0])
         made = [transport.listen(Multiaddr.parse(one[:-1] + "0"), gate) for one in listens]

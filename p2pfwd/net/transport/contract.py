@@ -7,8 +7,8 @@ none by name: a new one is a file here and a line in `table`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
@@ -30,6 +30,20 @@ class Gate(Protocol):
 
     def arrived(self, conn: Link) -> None:
         """A connection has come up."""
+
+
+class Meeting(NamedTuple):
+    """A hole punch, seen from one side: the peer dials this node while this node dials it."""
+
+    peer_id: PeerId
+    listens_s: float
+    """How long to listen before proposing on a connection with an address that the peer named."""
+    patience_s: float
+    """... with another port of its hosts: it may be somebody else, behind the same router."""
+    begin: float
+    """When to dial, by the loop's clock. Who comes is taken before that."""
+    until: float
+    """The last moment to come up."""
 
 
 class Listening(Protocol):
@@ -65,3 +79,16 @@ class Transport(Protocol):
 
     def listen(self, addr: Multiaddr, gate: Gate) -> Listening:
         """Listen. Raises AddressInUse, BindFailed."""
+
+    async def knock(self, addr: Multiaddr, meeting: Meeting, gate: Gate) -> None:
+        """Dial one address of a peer that dials this node, from where this node listens, until it works.
+
+        What comes up, and has answered, is handed to the gate, maybe later. Returns when there is no more to
+        do. Raises OSError, InvalidMultiaddr.
+        """
+
+    def expect(self, addrs: Sequence[Multiaddr], meeting: Meeting) -> Callable[[], None]:
+        """Take a connection from these addresses or their hosts as the meeting's, until told otherwise.
+
+        Its other end may not know that it was not met by its own dial. Returns how to tell.
+        """

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import random
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import (
@@ -23,11 +24,11 @@ from p2pfwd.core.multiaddrs import (
     tcp_endpoint,
 )
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
+from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, TimedOut
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
-from p2pfwd.net.transport.contract import Gate
+from p2pfwd.net.transport.contract import Gate, Meeting
 from p2pfwd.net.upgrader import Upgrader, describe
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs, tcp_socket
@@ -44,6 +45,15 @@ _PORT_OF_NO_USE: Final = frozenset(
 """Errors that a connect from the listen port ends with though one from another may work: there is such a
 connection, somebody else has the port too, it is privileged, or the peer gave up what had crossed ours."""
 
+_KNOCK_AGAIN: Final = _PORT_OF_NO_USE | {errno.ECONNREFUSED, errno.ETIMEDOUT}
+"""Errors of a connect to a peer that dials this node: its router or its system was not ready for ours."""
+
+KNOCK_PAUSES_S: Final = (0.05, 0.2)
+"""Between two connects to one address; by chance within, or both sides would miss each other for ever."""
+
+PROOF_S: Final = 3.0
+"""For a connection of a meeting to answer a ping: there are routers that let the handshake through alone."""
+
 
 class TcpTransport:
     """Of one swarm. `spawn` runs a coroutine as a task that the swarm owns."""
@@ -54,6 +64,7 @@ class TcpTransport:
         self._settings = settings
         self._spawn = spawn
         self._listening: list[TcpListening] = []
+        self._expected: list[tuple[frozenset[TcpEndpoint], Meeting]] = []
 
     # --- dialing ----------------------------------------------------------------------------------
 
@@ -142,7 +153,12 @@ class TcpTransport:
             if task.cancelled():  # maybe before its first step
                 conduit.abort()
 
-        self._spawn(self._inbound(conduit, gate), "inbound upgrade").add_done_callback(ended)
+        listens_s = self._listens_s(conduit.remote_addr)
+        if listens_s is None:
+            work = self._inbound(conduit, gate)
+        else:
+            work = self._met(conduit, listens_s, None, gate)
+        self._spawn(work, "inbound upgrade").add_done_callback(ended)
 
     async def _inbound(self, conduit: tcp.TcpConduit, gate: Gate) -> None:
         try:
@@ -152,6 +168,76 @@ class TcpTransport:
             log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
             return
         gate.arrived(conn)
+
+    # --- meetings: both sides dial ----------------------------------------------------------------
+
+    async def knock(self, addr: Multiaddr, meeting: Meeting, gate: Gate) -> None:
+        """See `Transport`. One connect lasts as long as the meeting: the system repeats its SYN."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        while (left_s := meeting.until - self._io.loop.time()) > 0:
+            try:
+                conduit = await tcp.connect(
+                    endpoint, self._io, left_s, local_port=self.port_towards(addr)
+                )
+            except TimeoutError:
+                return
+            except OSError as exc:
+                if exc.errno not in _KNOCK_AGAIN:
+                    raise
+                await asyncio.sleep(random.uniform(*KNOCK_PAUSES_S))
+                continue
+            if conduit.local_addr == conduit.remote_addr:  # our own port: it has met itself
+                conduit.abort()
+                return
+            self._meet(conduit, meeting, gate)
+            return
+
+    def _meet(self, conduit: tcp.TcpConduit, meeting: Meeting, gate: Gate) -> None:
+        """In a task of its own: who ends the knocking must not end what the peer may have chosen."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled():  # maybe before its first step
+                conduit.abort()
+
+        work = self._met(conduit, meeting.listens_s, meeting.peer_id, gate)
+        self._spawn(work, "upgrade of a meeting").add_done_callback(ended)
+
+    async def _met(
+        self, conduit: tcp.TcpConduit, listens_s: float, expected: PeerId | None, gate: Gate
+    ) -> None:
+        """Upgrade, and hand over what has answered a ping."""
+        try:
+            async with asyncio.timeout(self._settings.upgrade_timeout_s):
+                conn = await self._upgrader.upgrade(conduit, "outbound", expected, listens_s=listens_s)
+            try:
+                await conn.measure_rtt(PROOF_S)
+            except BaseException:
+                conn.abort(TimedOut("the new connection did not answer"))
+                raise
+        except (P2PForwardError, TimeoutError, OSError) as exc:
+            log.debug("no connection with %s, though both dialed: %s", conduit.remote_addr, describe(exc))
+            return
+        gate.arrived(conn)
+
+    def expect(self, addrs: Sequence[Multiaddr], meeting: Meeting) -> Callable[[], None]:
+        """See `Transport`."""
+        found = (tcp_endpoint(addr) for addr in addrs)
+        entry = (frozenset(endpoint for endpoint in found if endpoint is not None), meeting)
+        self._expected.append(entry)
+        return lambda: self._expected.remove(entry)
+
+    def _listens_s(self, remote: Multiaddr) -> float | None:
+        """How long to listen on what has come from there; None: nobody is expected from there."""
+        endpoint = tcp_endpoint(remote)
+        assert endpoint is not None
+        for endpoints, meeting in self._expected:
+            if endpoint in endpoints:
+                return meeting.listens_s
+        for endpoints, meeting in self._expected:
+            if endpoint.host in {one.host for one in endpoints}:
+                return meeting.patience_s
+        return None
 
 
 class TcpListening:

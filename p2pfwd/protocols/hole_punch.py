@@ -1,0 +1,330 @@
+"""From a relay to a direct connection: both sides dial at once (libp2p spec: DCUtR).
+
+B, who was reached over the relay, leads; A, who dialed, follows. One effort of B's, for one peer:
+
+    PLAIN ──A has a public address: dialed──▶ done
+      │ none, or it does not answer
+      ▼
+    TRYING ──CONNECT, CONNECT, SYNC, both dial──▶ done
+      │ in vain, `policy.punching.plan` times
+      ▼
+    RESTING ──1, 2, 4 … minutes, or another network──▶ PLAIN
+
+Done: a direct connection has answered a ping. New streams take it; the relayed one is closed when it has no
+streams, after `GRACE_S`, and made again when the direct one is lost. An effort ends with its success, or with
+the relayed connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, ProtocolNotSupported, TimedOut
+from p2pfwd.net.link.contract import Carrier, DuplexStream, Link
+from p2pfwd.net.own_addresses import Change
+from p2pfwd.net.services import Service
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.transport.contract import Meeting
+from p2pfwd.net.visits import Visit
+from p2pfwd.policy import nat_kind, punching
+from p2pfwd.policy.networks import networks
+from p2pfwd.policy.paths import PathCode
+from p2pfwd.policy.punching import NEWS_PAUSE_S, WINDOW_S
+from p2pfwd.policy.service_bounds import DCUTR, MAX_PUNCHED, PUNCHES
+from p2pfwd.policy.shares import Paced, Party
+from p2pfwd.wire import dcutr as wire
+from p2pfwd.wire.dcutr import Kind
+from p2pfwd.wire.role_search import listens_s
+
+log = logging.getLogger("p2pfwd.punch")
+
+ANSWER_S: Final = 10.0
+"""For A's CONNECT."""
+
+GRACE_S: Final = 15.0
+"""Before a relayed connection without streams is closed, once there is a direct one."""
+
+
+class HolePunch:
+    """Of one node; serves at once, `close` ends it."""
+
+    def __init__(self, swarm: Swarm) -> None:
+        self._swarm = swarm
+        self._loop = asyncio.get_running_loop()
+        self._efforts: dict[PeerId, _Effort] = {}
+        self._paced = Paced(PUNCHES)
+        self._failures: WeakKeyDictionary[Carrier, int] = WeakKeyDictionary()
+        """How often A has dialed in vain, by the connection over the relay."""
+        self._tidying: asyncio.TimerHandle | None = None
+        swarm.services.serve(Service(name=wire.PROTOCOL, talk=self._follow, bounds=DCUTR))
+        swarm.on_connected(self._connected)
+        swarm.on_disconnected(self._disconnected)
+        swarm.on_identified(self._identified)
+        swarm.own_addresses.on_changed(self._addresses_changed)
+
+    def close(self) -> None:
+        """End the timer; the efforts are the swarm's tasks. Idempotent."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+            self._tidying = None
+
+    # --- when -------------------------------------------------------------------------------------
+
+    def _connected(self, conn: Link) -> None:
+        if conn.is_relayed and conn.direction == "inbound":
+            self._begin(conn.remote_peer)
+        if conn.is_relayed or self._swarm.paths.circuits(conn.remote_peer):
+            self._tidy_later()
+
+    def _disconnected(self, conn: Link) -> None:
+        """A lost direct connection is to be made anew from one over a relay; a lost one of these ends it."""
+        if conn.is_relayed and (effort := self._efforts.get(conn.remote_peer)) is not None:
+            effort.news.set()
+        if not conn.is_relayed and any(
+            circuit.direction == "inbound" for circuit in self._swarm.paths.circuits(conn.remote_peer)
+        ):
+            self._begin(conn.remote_peer)
+
+    def _identified(self, peer_id: PeerId) -> None:
+        """It may have said that it is elsewhere now, and whether it speaks this protocol."""
+        if (effort := self._efforts.get(peer_id)) is not None:
+            effort.news.set()
+        elif any(circuit.direction == "outbound" for circuit in self._swarm.paths.circuits(peer_id)):
+            spoken = wire.PROTOCOL in self._swarm.peerstore.protocols(peer_id)
+            code = PathCode.RELAYED if spoken else PathCode.NOT_SPOKEN
+            self._swarm.paths.note(peer_id, code, settled=not spoken)
+
+    def _addresses_changed(self, change: Change) -> None:
+        if change & (Change.MOVED | Change.STIRRED | Change.SEEN):
+            for effort in self._efforts.values():
+                effort.news.set()
+
+    def _begin(self, peer_id: PeerId) -> None:
+        if peer_id in self._efforts:
+            self._efforts[peer_id].news.set()
+            return
+        if len(self._efforts) >= MAX_PUNCHED and not self._swarm.peerstore.is_own(peer_id):
+            self._swarm.paths.note(peer_id, PathCode.BUSY, settled=True)
+            self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
+            return
+        effort = self._efforts[peer_id] = _Effort(self, self._swarm, peer_id)
+        self._swarm.spawn(effort.run(), "hole punch").add_done_callback(lambda _: self._ended(effort))
+
+    def _ended(self, effort: _Effort) -> None:
+        del self._efforts[effort.peer_id]
+
+    # --- what both sides do -----------------------------------------------------------------------
+
+    def offer(self) -> tuple[Multiaddr, ...]:
+        """Where this node may be met."""
+        own = self._swarm.own_addresses
+        announced = (*own.proofs.addresses(), *own.bound())
+        upcoming = nat_kind.next_ports(own.sights(), own.nat)
+        return punching.offer(own.nat, own.seen(), announced, upcoming)
+
+    def may_dial(self, peer_id: PeerId, addrs: tuple[Multiaddr, ...]) -> bool:
+        """Whether a try is within the bounds; it is counted."""
+        if self._swarm.peerstore.is_own(peer_id):
+            return True
+        party = Party(peer_id, networks(addrs[0]))
+        if self._paced.empty(party, self._loop.time()) is None:
+            return True
+        self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: it asks for too many dials")
+        return False
+
+    async def meet(self, peer_id: PeerId, addrs: tuple[Multiaddr, ...], *, is_a: bool, rtt_s: float) -> None:
+        """Dial while the peer dials: A as SYNC comes, B when it has arrived. Raises TimedOut."""
+        agent = self._swarm.peerstore.agent(peer_id)
+        meeting = Meeting(
+            peer_id,
+            listens_s(is_a=is_a, rtt_s=rtt_s, agent=agent),
+            listens_s(is_a=is_a, rtt_s=rtt_s, agent=None),
+            self._loop.time() + (0.0 if is_a else rtt_s / 2),
+            self._loop.time() + WINDOW_S,
+        )
+        await self._swarm.paths.meet(addrs, meeting)
+
+    def plain(self, addrs: tuple[Multiaddr, ...]) -> list[Multiaddr]:
+        """Those on our side of the router: dialed as any other."""
+        return [addr for addr in addrs if not punching.is_public(addr)]
+
+    # --- A: who dialed over the relay -------------------------------------------------------------
+
+    async def _follow(self, visit: Visit) -> None:
+        """Answer the leader, once for each of its tries."""
+        stream, peer_id = visit.stream, visit.stream.remote_peer
+        circuits = self._swarm.paths.circuits(peer_id)
+        if not any(one is stream.conn and one.direction == "outbound" for one in circuits):
+            log.debug("%s wants to be dialed, on a connection that is none of ours over a relay", peer_id)
+            stream.reset()
+            return
+        while (data := await visit.message()) is not None:
+            told, own = wire.decode(data, Kind.CONNECT).addrs, self.offer()
+            plan = punching.plan(self._swarm.own_addresses.nat, told, own)
+            near = punching.near(own, told, self._swarm.own_addresses.bound())
+            begin = self._loop.time()
+            await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
+            if not plan.tries:
+                self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
+            else:
+                self._swarm.paths.note(peer_id, PathCode.PUNCHING)
+            if (data := await visit.message()) is None:
+                break
+            wire.decode(data, Kind.SYNC)
+            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(peer_id))
+            if not plan.tries or not addrs or not self.may_dial(peer_id, addrs):
+                continue
+            try:
+                await self.meet(peer_id, addrs, is_a=True, rtt_s=self._loop.time() - begin)
+                break
+            except TimedOut:
+                failures = self._failures[stream.conn] = self._failures.get(stream.conn, 0) + 1
+                self._swarm.paths.note(peer_id, plan.otherwise, settled=failures >= plan.tries)
+        await stream.close()
+
+    # --- afterwards -------------------------------------------------------------------------------
+
+    def _tidy_later(self) -> None:
+        if self._tidying is None and not self._swarm.connections.closing:
+            self._tidying = self._loop.call_later(GRACE_S, self._tidy)
+
+    def _tidy(self) -> None:
+        """Close relayed connections that nobody needs, for there is a direct one."""
+        self._tidying = None
+        left, now = False, time.monotonic()
+        for conn in self._swarm.conns():
+            if not conn.is_relayed:
+                continue
+            direct = self._swarm.paths.direct(conn.remote_peer)
+            if direct is None:
+                continue
+            left = True
+            if not conn.streams and now - max(direct.opened_at, conn.opened_at) >= GRACE_S:
+                log.info("the relayed connection to %s is not needed any more", conn.remote_peer)
+                self._swarm.spawn(conn.close(), "close a relayed connection")
+        if left:
+            self._tidy_later()
+
+
+class _Effort:
+    """B's, for one peer."""
+
+    def __init__(self, punch: HolePunch, swarm: Swarm, peer_id: PeerId) -> None:
+        self.peer_id = peer_id
+        self.news = asyncio.Event()
+        """Another network here or there, or another connection over a relay."""
+        self._punch = punch
+        self._swarm = swarm
+        self._loop = asyncio.get_running_loop()
+
+    async def run(self) -> None:
+        """Until there is a direct connection, or none over a relay any more."""
+        failures = 0
+        while (circuit := self._circuit()) is not None:
+            await asyncio.wait([circuit.identified], timeout=ANSWER_S)
+            self.news.clear()
+            if self._swarm.paths.direct(self.peer_id) is not None:
+                return
+            if await self._round(circuit):
+                return
+            failures += 1
+            await self._rest(circuit, punching.again_s(failures))
+
+    def _circuit(self) -> Link | None:
+        circuits = self._swarm.paths.circuits(self.peer_id)
+        return next((conn for conn in circuits if conn.direction == "inbound"), None)
+
+    async def _rest(self, circuit: Link, pause_s: float) -> None:
+        """Until it is time again, something changed, or the circuit is over."""
+        await asyncio.wait([circuit.closed], timeout=NEWS_PAUSE_S)
+        if circuit.closed.done():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s - NEWS_PAUSE_S):
+                await self.news.wait()
+
+    async def _round(self, circuit: Link) -> bool:
+        """All tries of one round; whether there is a direct connection."""
+        if await self._plain(circuit):
+            return True
+        paths = self._swarm.paths
+        code, done, most = PathCode.FAILED, 0, punching.TRIES
+        while done < most:
+            paths.note(self.peer_id, PathCode.PUNCHING)
+            try:
+                code, most = await self._try(circuit)
+            except ProtocolNotSupported:
+                code, most = PathCode.NOT_SPOKEN, 0
+            except (P2PForwardError, TimeoutError) as exc:
+                log.debug("no direct connection to %s yet: %s", self.peer_id, exc)
+            if paths.direct(self.peer_id) is not None:
+                return True
+            if not circuit.can_open:
+                break
+            done += 1
+        paths.note(self.peer_id, code, settled=True)
+        return False
+
+    async def _plain(self, circuit: Link) -> bool:
+        """Dial the peer's public addresses, if it tells any: it may be that no hole is needed."""
+        known = self._swarm.peerstore.dialable(self.peer_id)
+        public = tuple(addr for addr in known if punching.is_public(addr))
+        is_own = self._swarm.peerstore.is_own(self.peer_id)
+        addrs = punching.targets(public, (), is_own=is_own)
+        if not addrs or not self._punch.may_dial(self.peer_id, addrs):
+            return False
+        return await self._dial(addrs, punching.direct_limit_s(circuit.rtt_s))
+
+    async def _dial(self, addrs: tuple[Multiaddr, ...] | list[Multiaddr], limit_s: float) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._swarm.dials.beside(self.peer_id, addrs)
+        except (P2PForwardError, TimeoutError) as exc:
+            log.debug("%s cannot be dialed plainly: %s", self.peer_id, exc)
+            return False
+        return True
+
+    async def _try(self, circuit: Link) -> tuple[PathCode, int]:
+        """One CONNECT and SYNC, and the dials: (what to say if it is in vain, tries in all)."""
+        own, nat = self._punch.offer(), self._swarm.own_addresses.nat
+        if not own:
+            return PathCode.NO_ADDRESS_HERE, 0
+        stream = await circuit.open_stream([wire.PROTOCOL], ANSWER_S)
+        try:
+            told, rtt_s = await self._ask(stream, own)
+            plan = punching.plan(nat, told, own)
+            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(self.peer_id))
+            if not plan.tries or not addrs:
+                await stream.close()
+                return plan.otherwise, 0
+            if not self._punch.may_dial(self.peer_id, addrs):
+                await stream.close()
+                return PathCode.BUSY, 0
+            await stream.write_delimited(wire.encode(wire.HolePunch(Kind.SYNC)))
+            await stream.close()
+        except BaseException:
+            stream.reset()
+            raise
+        near = self._punch.plain(addrs)
+        if near and await self._dial(near, punching.direct_limit_s(rtt_s)):
+            return plan.otherwise, plan.tries
+        with suppress(TimedOut):
+            await self._punch.meet(self.peer_id, addrs, is_a=False, rtt_s=rtt_s)
+        return plan.otherwise, plan.tries
+
+    async def _ask(
+        self, stream: DuplexStream, own: tuple[Multiaddr, ...]
+    ) -> tuple[tuple[Multiaddr, ...], float]:
+        """(the peer's addresses, seconds of the round trip)."""
+        begin = self._loop.time()
+        async with asyncio.timeout(ANSWER_S):
+            await stream.write_delimited(wire.encode(wire.HolePunch(Kind.CONNECT, own)))
+            answer = await stream.read_delimited(wire.MAX_MESSAGE_BYTES)
+        return wire.decode(answer, Kind.CONNECT).addrs, self._loop.time() - begin

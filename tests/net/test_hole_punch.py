@@ -1,0 +1,288 @@
+"""From a relay to a direct connection, on loopback: relayed first, direct afterwards, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import NoDirectPath, P2PForwardError
+from p2pfwd.host.host import Host
+from p2pfwd.net import own_addresses
+from p2pfwd.net.link.contract import Link
+from p2pfwd.net.services import Service
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.transport.contract import Meeting
+from p2pfwd.policy import punching
+from p2pfwd.policy.paths import PathCode, Way
+from p2pfwd.protocols import hole_punch
+from p2pfwd.protocols.relay_client import RelayClient
+from p2pfwd.wire import dcutr
+from p2pfwd.wire.circuit import Limit
+from p2pfwd.wire.dcutr import HolePunch, Kind
+from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger, swarm
+from tests.support.loops import on_both_loops, on_loop, until
+from tests.support.mini_relay import MiniRelay
+
+LIMIT = Limit(120, 1 << 17)
+Before = Callable[["Rig"], None]
+
+
+@pytest.fixture(autouse=True)
+def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loopback stands for the internet: holes are punched at public addresses only."""
+
+    def classes(addr: Multiaddr) -> AddressClass:
+        found = address_class(addr)
+        return AddressClass.PUBLIC if found is AddressClass.LOOPBACK else found
+
+    monkeypatch.setattr(punching, "address_class", classes)
+    monkeypatch.setattr(own_addresses, "address_class", classes)
+
+
+@pytest.fixture
+def no_plain_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind routers: B cannot simply dial A."""
+
+    async def fails(*_args: object) -> bool:
+        return False
+
+    monkeypatch.setattr(hole_punch._Effort, "_plain", fails)
+
+
+@dataclass
+class Rig:
+    """A relay, B with a place at it, and A who reaches B by it."""
+
+    relay: MiniRelay
+    a: Host
+    b: Host
+    codes: list[PathCode] = field(default_factory=list)
+    """What A was told of its way to B."""
+
+    async def reach(self) -> Link:
+        """From A to B, over the relay alone."""
+        circuit = self.b.swarm.listen_addrs()[-1]
+        return await self.a.swarm.connect(self.b.peer_id, [circuit], only=True)
+
+    async def say(self, text: bytes, way: Way | None = None) -> tuple[bytes, bool]:
+        """To B's echo and back: (the answer, whether it came over the relay)."""
+        stream = await self.a.swarm.open_stream(self.b.peer_id, [ECHO], way=way)
+        await stream.write(text)
+        answer = await stream.read_exactly(len(text))
+        await stream.close()
+        return answer, stream.conn.is_relayed
+
+
+@asynccontextmanager
+async def rig(limit: Limit | None = None) -> AsyncIterator[Rig]:
+    async with host() as relay_host, host() as b, host() as a:
+        relay = MiniRelay(relay_host)
+        relay.limit = limit
+        client = RelayClient(b.swarm, strangers=False, is_public=lambda: False)
+        client.start()
+        client.name(relay_host.peer_id)
+        b.swarm.services.serve(Service(name=ECHO, handler=echo))
+        for node in (a, b):
+            await node.swarm.connect(relay_host.peer_id, relay_host.swarm.listen_addrs())
+        await until(client.places)
+        await until(lambda: a.swarm.own_addresses.seen() and b.swarm.own_addresses.seen())
+        it = Rig(relay, a, b)
+        a.swarm.paths.on_change(lambda _peer, code: it.codes.append(code))
+        try:
+            yield it
+        finally:
+            await client.close()
+
+
+async def direct(node: Host, other: Host) -> Link:
+    """Once there is one."""
+    await until(lambda: node.swarm.conns(other.peer_id))
+    return await node.swarm.paths.wait_direct(other.peer_id, 10.0)
+
+
+@on_both_loops
+async def test_relayed_first_direct_afterwards_and_an_open_stream_goes_on(no_plain_dial: None) -> None:
+    async with rig() as it:
+        circuit = await it.reach()
+        stream = await circuit.open_stream([ECHO])
+        await stream.write(b"before ")
+        for node, other in ((it.a, it.b), (it.b, it.a)):
+            conn = await direct(node, other)
+            assert node.swarm.paths.code(conn) is PathCode.PUNCHED
+        await stream.write(b"and after")
+        assert await stream.read_exactly(16) == b"before and after" and stream.conn is circuit
+        assert await it.say(b"new") == (b"new", False)
+        assert it.codes[-1] is PathCode.PUNCHED and PathCode.PUNCHING in it.codes
+
+
+@on_loop
+async def test_who_is_public_is_dialed_without_a_hole() -> None:
+    async with rig() as it:
+        await it.reach()
+        conn = await direct(it.b, it.a)
+        assert conn.direction == "outbound" and it.b.swarm.paths.code(conn) is PathCode.DIRECT
+
+
+@on_loop
+async def test_the_relayed_connection_goes_when_nothing_is_on_it(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hole_punch, "GRACE_S", 0.2)
+    async with rig() as it:
+        circuit = await it.reach()
+        stream = await circuit.open_stream([ECHO])
+        await direct(it.a, it.b)
+        await asyncio.sleep(0.6)
+        assert circuit.can_open, "a stream is on it"
+        stream.reset()
+        await asyncio.wait_for(circuit.closed, 5.0)
+        assert await it.say(b"still here") == (b"still here", False)
+
+
+@on_loop
+async def test_a_lost_direct_connection_is_made_again_from_the_relayed_one(no_plain_dial: None) -> None:
+    async with rig() as it:
+        await it.reach()
+        first = await direct(it.a, it.b)
+        first.abort()
+        assert (await it.say(b"at once"))[0] == b"at once"
+        assert await direct(it.b, it.a)
+        assert (await direct(it.a, it.b)) is not first
+
+
+@on_loop
+async def test_over_a_limited_relay_a_tunnel_waits_for_the_direct_connection(no_plain_dial: None) -> None:
+    async with rig(LIMIT) as it:
+        circuit = await it.reach()
+        assert circuit.limit == LIMIT
+        assert await it.say(b"a tunnel", Way()) == (b"a tunnel", False)
+
+
+@on_loop
+async def test_over_an_unlimited_relay_it_does_not_wait(no_plain_dial: None) -> None:
+    async with rig() as it:
+        await it.reach()
+        assert it.a.swarm.open_stream_at_once(it.b.peer_id, ECHO, Way("direct")) is None
+        assert await it.say(b"a tunnel", Way()) in [(b"a tunnel", True), (b"a tunnel", False)]
+        assert await it.say(b"a tunnel", Way("direct")) == (b"a tunnel", False)
+
+
+def deaf(it: Rig) -> None:
+    """B cannot punch."""
+    it.b.swarm.services.withdraw(dcutr.PROTOCOL)
+    assert it.b._hole_punch is not None
+    it.b._hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
+
+
+@on_loop
+async def test_where_no_hole_can_be_punched_the_reason_is_told_and_a_limited_relay_taken_on_demand() -> None:
+    async with rig(LIMIT) as it:
+        deaf(it)
+        await it.reach()
+        with pytest.raises(NoDirectPath, match="no /libp2p/dcutr") as caught:
+            await asyncio.wait_for(it.say(b"", Way()), 5.0)
+        assert caught.value.details["path"] == "relayed-not-spoken"
+        assert caught.value.hint is not None and "--allow-limited-relay" in caught.value.hint
+        assert await it.say(b"anyway", Way(limited=True)) == (b"anyway", True)
+        with pytest.raises(NoDirectPath):
+            await it.say(b"", Way("direct", limited=True))
+
+
+@on_loop
+async def test_path_relay_uses_one_though_there_is_a_direct_connection() -> None:
+    async with rig() as it:
+        await it.reach()
+        await direct(it.a, it.b)
+        assert await it.say(b"over the relay", Way("relay")) == (b"over the relay", True)
+
+
+@on_loop
+async def test_both_symmetric_is_said_without_a_dial(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ports of one host say that the router gives every connection another one."""
+    many = tuple(Multiaddr.parse(f"/ip4/11.0.0.1/tcp/{port}") for port in (5, 9000))
+
+    async def never(*_args: object, **_kwargs: object) -> None:
+        raise AssertionError("dialed")
+
+    async with rig(LIMIT) as it:
+        for node in (it.a, it.b):
+            assert node._hole_punch is not None
+            monkeypatch.setattr(node._hole_punch, "offer", lambda: many)
+            monkeypatch.setattr(node._hole_punch, "meet", never)
+            monkeypatch.setattr(node.swarm.own_addresses, "nat", punching.NatKind.SYMMETRIC)
+        await it.reach()
+        with pytest.raises(NoDirectPath, match="both routers give every connection another port"):
+            await it.say(b"", Way())
+        circuit = it.b.swarm.conns(it.a.peer_id)[0]
+        await until(lambda: it.b.swarm.paths.code(circuit) is PathCode.SYMMETRIC_BOTH)
+
+
+@on_loop
+async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhere_else() -> None:
+    """On a direct connection, and on a circuit that the asker has dialed."""
+    async with rig() as it:
+        deaf(it)
+        circuit = await it.reach()
+        plain = await it.a.swarm.dials.beside(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
+        assert it.b._hole_punch is not None
+        it.b.swarm.services.serve(Service(name=dcutr.PROTOCOL, talk=it.b._hole_punch._follow))
+        for conn in (circuit, plain):
+            stream = await conn.open_stream([dcutr.PROTOCOL])
+            await stream.write_delimited(dcutr.encode(HolePunch(Kind.CONNECT, ())))
+            with pytest.raises(P2PForwardError):
+                await stream.read_delimited(4096)
+
+
+@on_loop
+async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
+    async with rig() as it:
+        punch, addrs = it.b._hole_punch, (Multiaddr.parse("/ip4/11.0.0.1/tcp/1"),)
+        assert punch is not None
+        asked = [punch.may_dial(stranger(), addrs) for _ in range(14)]
+        assert asked == [True] * 12 + [False] * 2, "what is dialed has a share, whoever asks"
+        addrs = (Multiaddr.parse("/ip4/11.0.1.1/tcp/1"),)
+        asked = [punch.may_dial(it.a.peer_id, addrs) for _ in range(10)]
+        assert asked == [True] * 6 + [False] * 4
+        assert it.b.swarm.refusals.counts["dcutr-dials"] == 6
+        assert all(punch.may_dial(it.relay.host.peer_id, addrs) for _ in range(20)), "the owner's own"
+
+
+async def meet(one: Swarm, other: Swarm, peer: PeerId, listens_s: float) -> Link:
+    now = asyncio.get_running_loop().time()
+    meeting = Meeting(peer, listens_s, 0.15, now, now + 5.0)
+    return await one.paths.meet(other.listen_addrs()[:1], meeting)
+
+
+@pytest.mark.parametrize(("a_listens", "b_listens"), [(0.0, 1.0), (0.1, 1.0), (1.0, 0.1)])
+@on_both_loops
+async def test_two_swarms_that_knock_at_once_meet(a_listens: float, b_listens: float) -> None:
+    """Whoever's connect arrives, accepted or crossed, who listens for less time proposes."""
+    async with swarm() as a, swarm() as b:
+        arrived = next_conn(b)
+        first, _ = await asyncio.gather(
+            meet(a, b, b.peer_id, a_listens), meet(b, a, a.peer_id, b_listens)
+        )
+        assert first.remote_peer == b.peer_id and (await arrived).remote_peer == a.peer_id
+        assert first.direction == ("outbound" if a_listens < b_listens else "inbound")
+        assert a.paths.code(first) is PathCode.PUNCHED
+
+
+@on_loop
+async def test_who_is_not_expected_is_served_as_ever() -> None:
+    """While a meeting is under way, from the very host of the peer."""
+    async with swarm() as a, swarm() as b, swarm() as other:
+        meeting = asyncio.create_task(meet(a, b, b.peer_id, 0.0))
+        await asyncio.sleep(0)
+        conn = await other.connect(a.peer_id, a.listen_addrs())
+        await until(lambda: a.paths.direct(other.peer_id))
+        assert conn.direction == "outbound"
+        meeting.cancel()
+        await asyncio.gather(meeting, return_exceptions=True)
