@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -221,5 +222,15 @@ def test_the_page_is_sound_mdoc(page: str) -> None:
     assert len(done.stdout.splitlines()) > 50
 
 
-def test_every_page_is_there() -> None:
+def test_every_page_is_there_and_is_installed_where_man_looks() -> None:
     assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = project["tool"]["setuptools"]["data-files"]
+    assert installed == {f"share/man/man{page[-1]}": [f"man/{page}"] for page in PAGES}
+
+
+def test_the_commands_without_json_are_named_in_the_readme() -> None:
+    without = [name for name, it in COMMANDS.items() if all("--json" not in one.opts for one in it.params)]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"`--json` on every command but (.*), and", readme)
+    assert set(re.findall(r"`(.*?)`", named)) == set(without)
