@@ -165,6 +165,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
     assert own == {
         "network",
         "bootstrap",
+        "relays",
         "dht_prefix",
         "dht_mode",
         "mdns",
