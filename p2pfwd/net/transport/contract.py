@@ -8,7 +8,7 @@ none by name: a new one is a file here and a line in `table`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
@@ -41,6 +41,21 @@ class Listening(Protocol):
 
     def close(self) -> None:
         """Take nothing more; connections stay. Idempotent."""
+
+
+class SideDoor(Listening, Protocol):
+    """A listening port for a test: told to nobody, and no other connection leaves from it."""
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """As `Transport.dial`, from this port."""
+
+
+@runtime_checkable
+class HasSideDoors(Protocol):
+    """A transport that can open one."""
+
+    def side_door(self, addr: Multiaddr, gate: Gate) -> SideDoor:
+        """At the host of `addr`. Raises BindFailed."""
 
 
 class Transport(Protocol):
