@@ -19,7 +19,7 @@ from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.dial_schedule import Priority
-from p2pfwd.protocols.autonat import AutoNat
+from p2pfwd.protocols.autonat.service import AutoNat
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
 from p2pfwd.wire.kad.address_filter import Scope

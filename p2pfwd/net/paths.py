@@ -18,7 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import NoDirectPath, P2PForwardError, TimedOut
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.link.contract import Carrier, Link
-from p2pfwd.net.transport.contract import Gate, Meeting, Transport
+from p2pfwd.net.transport.contract import Gate, HoldsMeetings, Meeting, Transport
 from p2pfwd.policy.paths import PathCode
 
 log = logging.getLogger("p2pfwd.net")
@@ -34,7 +34,7 @@ class Paths:
 
     def __init__(self, connections: Connections, transports: Sequence[Transport], gate: Gate) -> None:
         self._connections = connections
-        self._transports = transports
+        self._places = [one for one in transports if isinstance(one, HoldsMeetings)]
         self._gate = gate
         self._loop = asyncio.get_running_loop()
         self._codes: dict[PeerId, PathCode] = {}
@@ -152,8 +152,8 @@ class Paths:
         knocks: list[asyncio.Task[None]] = []
         self._meeting.add(peer_id)
         with ExitStack() as stack:
-            for transport in self._transports:
-                stack.callback(transport.expect(addrs, meeting))
+            for place in self._places:
+                stack.callback(place.expect(addrs, meeting))
             for addr in addrs:
                 knocks.append(self._loop.create_task(self._knock(addr, meeting)))
             try:
@@ -172,9 +172,9 @@ class Paths:
     async def _knock(self, addr: Multiaddr, meeting: Meeting) -> None:
         await asyncio.sleep(meeting.begin - self._loop.time())
         try:
-            for transport in self._transports:
-                if transport.why_not(addr) is None:
-                    await transport.knock(addr, meeting, self._gate)
+            for place in self._places:
+                if place.why_not(addr) is None:
+                    await place.knock(addr, meeting, self._gate)
                     return
         except (OSError, P2PForwardError) as exc:
             log.debug("no knock at %s: %s", addr, exc)

@@ -15,6 +15,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
+    BindFailed,
     ConnectionLost,
     InvalidMultiaddr,
     NoDirectPath,
@@ -38,7 +39,7 @@ from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
-from p2pfwd.net.transport.contract import Listening
+from p2pfwd.net.transport.contract import HasSideDoors, Listening, SideDoor
 from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
@@ -267,6 +268,20 @@ class Swarm:
     async def dial_back(self, peer_id: PeerId, addr: Multiaddr) -> bool:
         """Whether the peer can be dialed at this address: a connection of its own, closed at once."""
         return await self.dials.dial_back(peer_id, addr)
+
+    async def dial_afresh(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """A connection that is the caller's alone, and does not leave from where this node listens.
+
+        Raises OSError (TimeoutError is one), P2PForwardError.
+        """
+        return await self.dials.dialer.attempt(peer_id, addr, fresh_port=True)
+
+    def side_door(self, conn: Link) -> SideDoor:
+        """A listening port for a test, at the local address of a connection. Raises BindFailed."""
+        for transport in self._transports:
+            if isinstance(transport, HasSideDoors) and not conn.is_relayed:
+                return transport.side_door(conn.local_addr, self)
+        raise BindFailed(f"nothing can be listened on beside {conn.local_addr}")
 
     async def disconnect(self, peer_id: PeerId) -> int:
         """Close all connections to a peer gracefully; how many there were."""

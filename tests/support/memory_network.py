@@ -17,7 +17,7 @@ from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
 from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
-from p2pfwd.net.transport.contract import Gate, Meeting, Transport
+from p2pfwd.net.transport.contract import Gate, Transport
 from p2pfwd.net.transport.relay_transport import Reach
 from p2pfwd.net.transport.table import MakeTransports
 from p2pfwd.net.transport.tcp_transport import Spawn
@@ -215,13 +215,6 @@ class MemoryTransport:
         if self._is_open:
             self._network.listening[key] = (self, gate)
         return MemoryListening(addr, lambda: self._network.listening.pop(key, None))
-
-    async def knock(self, addr: Multiaddr, meeting: Meeting, gate: Gate) -> None:
-        """See Transport: nobody meets here."""
-
-    def expect(self, addrs: Sequence[Multiaddr], meeting: Meeting) -> Callable[[], None]:
-        """See Transport."""
-        return lambda: None
 
     async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Conn:
         """See Transport."""

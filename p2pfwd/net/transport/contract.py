@@ -8,7 +8,7 @@ none by name: a new one is a file here and a line in `table`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
@@ -57,6 +57,21 @@ class Listening(Protocol):
         """Take nothing more; connections stay. Idempotent."""
 
 
+class SideDoor(Listening, Protocol):
+    """A listening port for a test: told to nobody, and no other connection leaves from it."""
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """As `Transport.dial`, from this port."""
+
+
+@runtime_checkable
+class HasSideDoors(Protocol):
+    """A transport that can open one."""
+
+    def side_door(self, addr: Multiaddr, gate: Gate) -> SideDoor:
+        """At the host of `addr`. Raises BindFailed."""
+
+
 class Transport(Protocol):
     """One way to reach peers."""
 
@@ -79,6 +94,14 @@ class Transport(Protocol):
 
     def listen(self, addr: Multiaddr, gate: Gate) -> Listening:
         """Listen. Raises AddressInUse, BindFailed."""
+
+
+@runtime_checkable
+class HoldsMeetings(Protocol):
+    """A transport on which both sides can dial at once."""
+
+    def why_not(self, addr: Multiaddr) -> str | None:
+        """See `Transport`."""
 
     async def knock(self, addr: Multiaddr, meeting: Meeting, gate: Gate) -> None:
         """Dial one address of a peer that dials this node, from where this node listens, until it works.

@@ -16,7 +16,7 @@ from p2pfwd.errors import BindFailed, InvalidMultiaddr, ProtocolNotSupported, Re
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.circuit import CircuitConduit
-from p2pfwd.net.transport.contract import Gate, Listening, Meeting
+from p2pfwd.net.transport.contract import Gate, Listening
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs
@@ -72,14 +72,6 @@ class RelayTransport:
     def listen(self, addr: Multiaddr, gate: Gate) -> Listening:
         """See `Transport`."""
         raise BindFailed(f"{addr} is no address to listen on")
-
-    async def knock(self, addr: Multiaddr, meeting: Meeting, gate: Gate) -> None:
-        """See `Transport`: a relay is no place to meet at."""
-        raise InvalidMultiaddr(f"{addr} is no address to meet at")
-
-    def expect(self, addrs: Sequence[Multiaddr], meeting: Meeting) -> Callable[[], None]:
-        """See `Transport`: circuits come by `protocols.relay_client`."""
-        return lambda: None
 
     async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
         """See `Transport`; there is no port to choose."""

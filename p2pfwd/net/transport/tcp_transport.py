@@ -78,6 +78,18 @@ class TcpTransport:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         conduit = await self._connect(endpoint, None if fresh_port else self.port_towards(addr))
+        return await self._upgrade(conduit, peer_id)
+
+    async def dial_from(self, port: int, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """As `dial`, from this listening port of ours and no other. Raises as `dial`."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        limit_s = self._settings.connect_timeout_s
+        return await self._upgrade(
+            await tcp.connect(endpoint, self._io, limit_s, local_port=port), peer_id
+        )
+
+    async def _upgrade(self, conduit: tcp.TcpConduit, peer_id: PeerId) -> Link:
         async with asyncio.timeout(self._settings.upgrade_timeout_s):
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)
 
@@ -126,6 +138,11 @@ class TcpTransport:
 
     def listen(self, addr: Multiaddr, gate: Gate) -> TcpListening:
         """See `Transport`."""
+        listening = self._listen(addr, gate, self._listening.remove)
+        self._listening.append(listening)
+        return listening
+
+    def _listen(self, addr: Multiaddr, gate: Gate, on_close: Callable[[TcpListening], None]) -> TcpListening:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
@@ -134,9 +151,14 @@ class TcpTransport:
             self._accepted(sock, gate)
 
         tcp_socket.share_port(sock)
-        listening = TcpListening(Acceptor(sock, self._io.loop, accepted), self._listening.remove)
-        self._listening.append(listening)
-        return listening
+        return TcpListening(Acceptor(sock, self._io.loop, accepted), on_close)
+
+    def side_door(self, addr: Multiaddr, gate: Gate) -> TcpSideDoor:
+        """See `HasSideDoors`."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        somewhere = Multiaddr.parse(f"/{endpoint.family}/{endpoint.host}/tcp/0")
+        return TcpSideDoor(self, self._listen(somewhere, gate, lambda _listening: None))
 
     def _accepted(self, sock: socket.socket, gate: Gate) -> None:
         try:
@@ -255,3 +277,22 @@ class TcpListening:
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             on_close(self)
+
+
+class TcpSideDoor:
+    """See `SideDoor`."""
+
+    def __init__(self, transport: TcpTransport, listening: TcpListening) -> None:
+        self.addr = listening.addr
+        self._transport = transport
+        self._listening = listening
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """See `SideDoor`."""
+        endpoint = tcp_endpoint(self.addr)
+        assert endpoint is not None
+        return await self._transport.dial_from(endpoint.port, peer_id, addr)
+
+    def close(self) -> None:
+        """Take nothing more. Idempotent."""
+        self._listening.close()
