@@ -139,7 +139,7 @@ DCUTR: Final = Bounds(
     label="dcutr",
     # A peer that this node has dialed over a relay asks it to dial at the same time: three times in a row, on
     # one stream or several, then again after a minute.
-    most=Most(all=64, peer=2, network=16),
+    most=Most(all=32, peer=2, network=16),
     opens=Rates(peer=Rate(0.2, 8), network=Rate(1, 32), all=Rate(4, 64)),
     message_bytes=4096,
     delimited=True,
