@@ -102,6 +102,29 @@ AUTONAT: Final = Bounds(
 AUTONAT_DIALS: Final = Rates(peer=Rate(3 / 60, 3), network=Rate(6 / 60, 6), all=Rate(30 / 60, 30))
 """Requests that are answered with dials: three a minute for a peer and thirty in all, as go."""
 
+HOP: Final = Bounds(
+    label="relay",
+    # Requests only: what they lead to, places and circuits, is counted by policy.relay_bounds.
+    most=Most(all=64, peer=8, network=32),
+    # After a restart of the relay all its clients come at once.
+    opens=Rates(peer=Rate(5, 64), network=Rate(20, 256), all=Rate(100, 1024)),
+    message_bytes=4096,
+    delimited=True,
+    messages=1,
+    idle_s=5.0,
+)
+
+RELAY_TOKEN: Final = Bounds(
+    label="relay-token",
+    # Shown once per connection; a first time costs a write to disk.
+    most=Most(all=16, peer=1, network=8),
+    opens=Rates(peer=Rate(0.2, 8), network=Rate(5, 64), all=Rate(50, 512)),
+    message_bytes=256,
+    delimited=True,
+    messages=1,
+    idle_s=10.0,
+)
+
 PROBE: Final = Bounds(
     label="probe",
     # One probe per forward when a peer comes back: somebody may have dozens of forwards.
@@ -127,10 +150,19 @@ def tunnels(streams: int, per_peer: int) -> Bounds:
 UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND, network=NO_BOUND))
 """Of a service that names none: a test's."""
 
-TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, PROBE, tunnels(8192, 4096))
+TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, HOP, RELAY_TOKEN, PROBE, tunnels(8192, 4096))
 """Every service there is, with the default settings."""
 
-OTHER_CAUSES: Final = ("autonat-dials", "tunnel-dials", "tunnel-unused", "offender")
+OTHER_CAUSES: Final = (
+    "autonat-dials",
+    "relay-circuits",
+    "relay-limit",
+    "relay-reservations",
+    "relay-stranger",
+    "tunnel-dials",
+    "tunnel-unused",
+    "offender",
+)
 
 
 def causes() -> set[str]:
