@@ -137,6 +137,10 @@ class Discovery:
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, NAME_RETRY_MOST_S)
 
+    def is_public(self) -> bool:
+        """Whether strangers are known to reach this node; not known counts as not."""
+        return self.autonat.reachability is Reachability.PUBLIC
+
     def _is_reachable(self, scope: Scope) -> bool:
         """Whether strangers of this DHT can reach us; until somebody has tried, by our own addresses."""
         if scope is not Scope.WAN:

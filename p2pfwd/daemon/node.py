@@ -23,6 +23,7 @@ from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.swarm import SwarmMethods
 from p2pfwd.daemon.methods.tunnels import TunnelMethods
 from p2pfwd.daemon.peering import Peering
+from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.settings import AUTO
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
@@ -66,6 +67,14 @@ class Running:
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
+        self.relays = Relays(
+            host,
+            settings.relays,
+            self.peering.read,
+            strangers=network.is_public,
+            is_public=self.discovery.is_public,
+        )
+        self.discovery.autonat.on_change(self.relays.reachability_changed)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         methods = {
             **ProcessMethods(self).table(),
@@ -112,9 +121,11 @@ class Running:
             self.peering.start()
             await self.server.start()
             self.discovery.start()
+            self.relays.start()
             self.near.start()
         except BaseException:
             self.near.close()
+            await self.relays.close()
             await self.discovery.close()
             await self.peering.close()
             await self.server.close()
@@ -143,6 +154,7 @@ class Running:
         finally:
             await self.forwarding.aclose()
             self.near.close()
+            await self.relays.close()
             await self.discovery.close()
             await self.host.close()
             await self.peering.close()

@@ -78,6 +78,21 @@ def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
     return None
 
 
+def _relays(value: tuple[str, ...]) -> str | None:
+    from p2pfwd.core.typed import parse_peer
+
+    for text in value:
+        if re.fullmatch(r"[\w.-]+", text):  # a name, or a bare ID: who has it may change
+            continue
+        try:
+            peer_id, _ = parse_peer(text)
+        except (InvalidMultiaddr, InvalidPeerId) as exc:
+            return f"multiaddrs of relays, or names of peers ({exc.message})"
+        if peer_id is None:
+            return f"multiaddrs that end in /p2p/<peer ID>, and {text} does not"
+    return None
+
+
 def _name_servers(value: tuple[str, ...]) -> str | None:
     from p2pfwd.core.typed import parse_name_server
 
@@ -119,6 +134,13 @@ class Settings:
         "Peers through which others are found, as multiaddrs; auto stands for the usual ones in the public "
         "network, and for none in others.",
         _bootstrap_peers,
+    )
+    relays: tuple[str, ...] = _key(
+        "reach.relays",
+        (),
+        "Relays that give this node a place where others cannot dial it: multiaddrs that end in /p2p/<peer "
+        "ID>, or names of peers; in the public network, relays of strangers as well.",
+        _relays,
     )
     dht_prefix: str = _key(
         "dht.prefix",

@@ -5,8 +5,10 @@
 | bound | our own sockets; an unspecified one stands for the interfaces' addresses | the interface loses it |
 | observed | connected peers, each for itself | the last of them is gone |
 | proved | a server's dial-back (AutoNAT) | `policy.proofs`: refuted, not renewed, or another network |
+| relayed | places at relays (`protocols.relay_client`) | the place is lost, or not needed |
 
-Bound and proved addresses are told to others; observed ones are guesses, from which AutoNAT makes candidates.
+Bound, proved and relayed addresses are told to others; observed ones are guesses, from which AutoNAT makes
+candidates.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class OwnAddress:
     """One address and what is known of it."""
 
     addr: Multiaddr
-    kind: Literal["bound", "observed", "proved"]
+    kind: Literal["bound", "observed", "proved", "relayed"]
     by: tuple[PeerId, ...] = ()  # who sees us there, or proved it
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
@@ -67,6 +69,7 @@ class OwnAddresses:
         self._loop = asyncio.get_running_loop()
         self._sockets: list[Multiaddr] = []
         self._observed: dict[PeerId, Multiaddr] = {}
+        self._relayed: tuple[Multiaddr, ...] = ()
         self._listed: tuple[Multiaddr, ...] = ()
         self._listed_of: object = None
         self._known: tuple[Multiaddr, ...] = ()  # as the last change left them
@@ -148,8 +151,17 @@ class OwnAddresses:
         return [one for one in found if address_class(one) is not AddressClass.LINK_LOCAL]
 
     def all(self) -> list[Multiaddr]:
-        """What others are told: bound and proved addresses; best first."""
-        return best_first(dict.fromkeys((*self.proofs.addresses(), *self.bound())))
+        """What others are told: bound and proved addresses, best first; then those over relays."""
+        return [*best_first(dict.fromkeys((*self.proofs.addresses(), *self.bound()))), *self._relayed]
+
+    # --- relayed ----------------------------------------------------------------------------------
+
+    def set_relayed(self, addrs: Iterable[Multiaddr]) -> None:
+        """These, each with `/p2p-circuit` at its end, are where relays have a place for this node."""
+        relayed = tuple(addrs)
+        if relayed != self._relayed:
+            self._relayed = relayed
+            self._note(Change.TOLD)
 
     # --- observed ---------------------------------------------------------------------------------
 
@@ -204,7 +216,7 @@ class OwnAddresses:
         for addr in self.observed():
             by = tuple(peer for peer, seen in self._observed.items() if seen == addr)
             found.append(OwnAddress(addr, "observed", by))
-        return found
+        return found + [OwnAddress(addr, "relayed") for addr in self._relayed]
 
 
 def best_first(addrs: Iterable[Multiaddr]) -> list[Multiaddr]:

@@ -50,7 +50,8 @@ class Priority(IntEnum):
     """Why a peer is kept."""
 
     STATIC = 0
-    BOOTSTRAP = 1
+    RELAY = 1
+    BOOTSTRAP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,4 +312,4 @@ class DialSchedule:
 
 
 def _rank(kept: _Kept) -> float:
-    return kept.due_at + PATIENCE_S * kept.priority
+    return kept.due_at + PATIENCE_S * (kept.priority is Priority.BOOTSTRAP)

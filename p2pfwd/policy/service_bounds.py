@@ -125,6 +125,18 @@ RELAY_TOKEN: Final = Bounds(
     idle_s=10.0,
 )
 
+STOP: Final = Bounds(
+    label="circuit",
+    # Circuits that a relay brings: it is one that this node chose. Each is a connection of a stranger's, and
+    # counts with the others once it is secured; until then it holds a place among the handshakes.
+    most=Most(all=512, peer=256, network=256),
+    opens=Rates(peer=Rate(10, 64), network=Rate(20, 128), all=Rate(40, 256)),
+    message_bytes=4096,
+    delimited=True,
+    messages=1,
+    idle_s=15.0,
+)
+
 PROBE: Final = Bounds(
     label="probe",
     # One probe per forward when a peer comes back: somebody may have dozens of forwards.
@@ -150,7 +162,18 @@ def tunnels(streams: int, per_peer: int) -> Bounds:
 UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND, network=NO_BOUND))
 """Of a service that names none: a test's."""
 
-TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, HOP, RELAY_TOKEN, PROBE, tunnels(8192, 4096))
+TABLE: Final = (
+    IDENTIFY,
+    PUSH,
+    PING,
+    DHT,
+    AUTONAT,
+    STOP,
+    HOP,
+    RELAY_TOKEN,
+    PROBE,
+    tunnels(8192, 4096),
+)
 """Every service there is, with the default settings."""
 
 OTHER_CAUSES: Final = (

@@ -35,7 +35,7 @@ RESOLVE_TIMEOUT_S: Final = 60.0
 FOUND_TTL_S: Final = 900.0
 """Addresses that a look-up found: longer than other hearsay, or each try would ask again."""
 
-TAGS: Final = {Priority.STATIC: "static", Priority.BOOTSTRAP: "bootstrap"}
+TAGS: Final = {Priority.STATIC: "static", Priority.RELAY: "relay kept", Priority.BOOTSTRAP: "bootstrap"}
 """Names of the protections and pins."""
 
 
@@ -164,7 +164,8 @@ class PeerKeeper:
 
     def _log_failure(self, peer_id: PeerId, reason: str) -> None:
         """Once, until the peer was there again; the status has the latest."""
-        first = Priority.STATIC in self._reasons.get(peer_id, ()) and peer_id not in self._missed
+        wanted = self._reasons.get(peer_id, set()) - {Priority.BOOTSTRAP}
+        first = bool(wanted) and peer_id not in self._missed
         log.log(logging.WARNING if first else logging.DEBUG, "a kept peer is not connected: %s", reason)
         if first:
             self._missed.add(peer_id)

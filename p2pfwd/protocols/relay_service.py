@@ -172,7 +172,7 @@ class RelayService:
             request = wire.decode_hop_request(message)
         except RemoteProtocolError:
             await self._refuse(visit.stream, Status.MALFORMED_MESSAGE)
-            raise
+            return
         if request.peer is not None:
             await self._connect(visit, request.peer)
             return

@@ -199,7 +199,7 @@ class OwnAddress(Message):
     """One address of this node, and what it rests on."""
 
     address: str
-    kind: str  # "bound" | "proved" | "observed"
+    kind: str  # "bound" | "proved" | "observed" | "relayed"
     by: tuple[str, ...] = ()  # the peers who proved it, or see this node there
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer

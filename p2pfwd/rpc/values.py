@@ -111,7 +111,7 @@ class NamedPeer(Message):
     name: str  # "" without one
     peer: str
     addresses: tuple[str, ...]  # those given with the name, without the peer ID
-    kept: Literal["static", "bootstrap"] | None  # null: not kept
+    kept: Literal["static", "relay", "bootstrap"] | None  # null: not kept
     state: Literal["connected", "dialing", "waiting", "not-connected"]  # the last: and not kept
     remote_address: str | None  # of its connection
     last_outcome: str | None  # of the last try to keep it connected, in words

@@ -11,6 +11,7 @@ import pytest
 from p2pfwd.errors import StreamReset
 from p2pfwd.net.connmgr import RELAY_TAG
 from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.relay_transport import connect, through
@@ -168,12 +169,12 @@ async def test_over_a_relay_there_is_neither_place_nor_circuit() -> None:
         async def adopt() -> None:
             _, stream = await taking.next()
             (link,) = far.conns(made.swarm.peer_id)
-            await far.adopt(CircuitConduit(stream, link.local_addr, through(link), None), "inbound")
+            await far.adopt(CircuitConduit(stream, far.io.pool, link.local_addr, through(link), None), "inbound")
 
         adopting = asyncio.ensure_future(adopt())
         link = await made.link(dialer)
         stream, limit = await connect(link, far.peer_id)
-        conduit = CircuitConduit(stream, link.local_addr, through(link), limit)
+        conduit = CircuitConduit(stream, dialer.io.pool, link.local_addr, through(link), limit)
         over = await dialer.adopt(conduit, "outbound", far.peer_id)
         await adopting
         assert (await reserve(over)).status is Status.PERMISSION_DENIED
@@ -260,9 +261,12 @@ async def test_who_does_not_read_holds_a_window_of_the_relay_and_no_more() -> No
     async with joined() as it:
         writing = asyncio.ensure_future(it.near.write(BULK))
         ledger = it.relay.swarm.limits.ledger
-        await until(lambda: ledger.used >= INITIAL_WINDOW_BYTES)
+        (circuit,) = it.relay.service.circuits()
+        assert circuit.bridge is not None and isinstance(circuit.bridge.one.stream, Stream)
+        window = circuit.bridge.one.stream.core.receive_window
+        await until(lambda: it.near.is_stalled and ledger.used > 0)
         await turns(200)
-        assert not writing.done() and ledger.used <= INITIAL_WINDOW_BYTES
+        assert it.near.is_stalled and INITIAL_WINDOW_BYTES // 2 <= ledger.used <= window.size
         assert await _read(it.far, len(BULK)) == BULK
         await writing
         await until(lambda: ledger.used == 0)

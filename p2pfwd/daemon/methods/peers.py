@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.daemon.methods import notices
 from p2pfwd.policy.dial_schedule import KeptStatus, Priority
@@ -79,10 +79,15 @@ class PeerMethods:
         )
 
 
-def _kept(status: KeptStatus | None) -> Literal["static", "bootstrap"] | None:
-    if status is None:
-        return None
-    return "static" if status.priority is Priority.STATIC else "bootstrap"
+_KEPT: Final[dict[Priority, Literal["static", "relay", "bootstrap"]]] = {
+    Priority.STATIC: "static",
+    Priority.RELAY: "relay",
+    Priority.BOOTSTRAP: "bootstrap",
+}
+
+
+def _kept(status: KeptStatus | None) -> Literal["static", "relay", "bootstrap"] | None:
+    return None if status is None else _KEPT[status.priority]
 
 
 def _state(

@@ -17,6 +17,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached
 from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.circuit import Limit
 
 SEGMENT_BYTES: Final = 65_507
@@ -34,7 +35,12 @@ class CircuitConduit:
     segment_bytes: int | None = SEGMENT_BYTES
 
     def __init__(
-        self, stream: DuplexStream, local_addr: Multiaddr, remote_addr: Multiaddr, limit: Limit | None
+        self,
+        stream: DuplexStream,
+        pool: BufferPool,
+        local_addr: Multiaddr,
+        remote_addr: Multiaddr,
+        limit: Limit | None,
     ) -> None:
         self.local_addr = local_addr
         self.remote_addr = remote_addr
@@ -42,6 +48,7 @@ class CircuitConduit:
         self.congested = False
         self.progressed_at = 0.0
         self._stream = stream
+        self._pool = pool
         self._opened_at = time.monotonic()
         self._sent_bytes = self._received_bytes = 0
         self._receiver: Receiver | None = None
@@ -51,6 +58,7 @@ class CircuitConduit:
         """How many of these bytes the relay has credit for: a receiver before this one had taken them."""
         self._delivering = False
         self._paused = False
+        self._resumed = False
         self._unsent = bytearray()
         self._finishing = False
         self._at_eof = False
@@ -79,22 +87,28 @@ class CircuitConduit:
         if self._closed:
             self._stream.consumed(len(view))
             return
-        if self._carry or self._paused or view.readonly:  # a receiver opens messages in place
+        # A receiver opens messages in place, which a view that is a copy does not allow.
+        if self._carry or self._paused or self._delivering or view.readonly:
             self._carry += view
             self._deliver()
             return
         assert self._receiver is not None
+        self._delivering, self._resumed = True, False
         used = self._receiver.data_received(view)
+        self._delivering = False
         if used < len(view) and not self._closed:
             self._carry += view[used:]
         self._took(used)
+        if self._resumed:
+            self._deliver()
 
     def _deliver(self) -> None:
         if self._delivering:
             return  # the call below goes on
         self._delivering = True
         used = 1
-        while self._carry and used and not (self._paused or self._closed):
+        while self._carry and (used or self._resumed) and not (self._paused or self._closed):
+            self._resumed = False
             data, self._carry = self._carry, bytearray()
             assert self._receiver is not None
             used = self._receiver.data_received(memoryview(data))
@@ -119,6 +133,7 @@ class CircuitConduit:
         """See Conduit."""
         if self._paused and not self._closed:
             self._paused = False
+            self._resumed = True  # who resumes while it is given something is given the rest after it
             self._deliver()
 
     def spare(self, spare: bool) -> None:
@@ -147,7 +162,14 @@ class CircuitConduit:
             return
         if self.congested:
             self._unsent += view
-            return
+        elif framed:  # the relay's connection builds its frame in the same buffer: it gets another
+            buffer = self._pool.keep_frame()
+            self._send(view)
+            self._pool.release(buffer)
+        else:
+            self._send(view)
+
+    def _send(self, view: memoryview) -> None:
         while len(view):
             frame = self._stream.begin_frame()
             if frame is None:
@@ -158,8 +180,7 @@ class CircuitConduit:
                 return
             n = min(len(frame), len(view))
             frame[:n] = view[:n]
-            # The relay's connection seals into the buffer that the view may lie in.
-            view = memoryview(bytes(view[n:])) if n < len(view) else view[n:]
+            view = view[n:]
             self._sent_bytes += n
             self._stream.end_frame(n)
 

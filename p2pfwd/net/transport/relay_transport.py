@@ -20,6 +20,7 @@ from p2pfwd.net.transport.contract import Gate, Listening
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs
+from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status
 
@@ -52,8 +53,9 @@ def refusal(relay: PeerId, status: Status) -> RelayRefused:
 class RelayTransport:
     """Of one swarm; `reach` is its way to the relays."""
 
-    def __init__(self, upgrader: Upgrader, settings: SwarmSettings, reach: Reach) -> None:
+    def __init__(self, upgrader: Upgrader, pool: BufferPool, settings: SwarmSettings, reach: Reach) -> None:
         self._upgrader = upgrader
+        self._pool = pool
         self._settings = settings
         self._reach = reach
 
@@ -81,7 +83,7 @@ class RelayTransport:
             raise RelayRefused(f"the relay {relay} is itself reached through a relay only")
         async with asyncio.timeout(self._settings.upgrade_timeout_s):
             stream, limit = await connect(link, peer_id)
-            conduit = CircuitConduit(stream, link.local_addr, through(link), limit)
+            conduit = CircuitConduit(stream, self._pool, link.local_addr, through(link), limit)
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)
 
 

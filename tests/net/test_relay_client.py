@@ -1,0 +1,248 @@
+"""Places at relays, circuits over them, and what is made of relays that lie."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import CircuitLimitReached, ConnectionLost, DialFailed, P2PForwardError
+from p2pfwd.host.host import Host
+from p2pfwd.net.link.contract import DuplexStream, Link
+from p2pfwd.net.services import Service
+from p2pfwd.protocols.relay_client import RelayClient
+from p2pfwd.wire.circuit import Limit, Status, Voucher
+from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
+from tests.support.loops import on_loop, until
+from tests.support.mini_relay import MiniRelay
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """A relay, a node with a place at it, and one that wants to reach that node."""
+
+    relay: MiniRelay
+    target: Host
+    client: RelayClient
+    dialer: Host
+
+    @property
+    def circuit(self) -> Multiaddr:
+        """The target's address over the relay."""
+        (addr,) = self.target.swarm.listen_addrs()[-1:]
+        return addr
+
+    async def connect(self) -> Link:
+        """From the dialer to the target, over the relay alone."""
+        return await self.dialer.swarm.connect(self.target.peer_id, [self.circuit], only=True)
+
+
+@asynccontextmanager
+async def rig(set_up: Callable[[MiniRelay], None] = lambda _relay: None) -> AsyncIterator[Rig]:
+    async with host() as relay_host, host() as target, host() as dialer:
+        relay = MiniRelay(relay_host)
+        set_up(relay)
+        client = RelayClient(target.swarm, strangers=False, is_public=lambda: False)
+        client.start()
+        client.name(relay_host.peer_id)
+        target.swarm.services.serve(Service(name=ECHO, handler=echo))
+        await target.swarm.connect(relay_host.peer_id, relay_host.swarm.listen_addrs())
+        try:
+            yield Rig(relay, target, client, dialer)
+        finally:
+            await client.close()
+
+
+async def ask(conn: Link, data: bytes) -> bytes:
+    """`data` to the echo and back, with both ends' FIN."""
+    stream = await conn.open_stream([ECHO])
+
+    async def send() -> None:
+        await stream.write(data)
+        stream.close_write()
+
+    async def receive() -> bytes:
+        parts = []
+        while part := await stream.read(1 << 20):
+            parts.append(part)
+        return b"".join(parts)
+
+    _, back = await asyncio.gather(send(), receive())
+    return back
+
+
+@on_loop
+async def test_a_peer_is_reached_over_a_relay_end_to_end_and_all_bytes_are_right() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        arrived = next_conn(it.target.swarm)
+        conn = await it.connect()
+        assert conn.is_relayed and conn.limit is None and conn.remote_peer == it.target.peer_id
+        assert (await arrived).remote_peer == it.dialer.peer_id
+        assert str(conn.remote_addr).endswith(f"/p2p/{it.relay.host.peer_id}/p2p-circuit")
+        data = os.urandom(3_000_000)
+        assert hashlib.sha256(await ask(conn, data)).digest() == hashlib.sha256(data).digest()
+        assert it.relay.bytes > 2 * len(data)
+
+
+@on_loop
+async def test_many_streams_share_a_circuit_and_half_close_is_kept() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        conn = await it.connect()
+        sent = [os.urandom(size) for size in (0, 1, 70_000, 300_000, 1_000_000)]
+        assert await asyncio.gather(*(ask(conn, data) for data in sent)) == sent
+
+
+@on_loop
+async def test_a_reader_that_waits_holds_the_writer_back_and_gets_every_byte() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        begun: asyncio.Future[DuplexStream] = asyncio.get_running_loop().create_future()
+        it.target.swarm.services.serve(Service(name="/test/slow", handler=begun.set_result))
+        conn = await it.connect()
+        stream, data = await conn.open_stream(["/test/slow"]), os.urandom(5_000_000)
+        sending = asyncio.create_task(stream.write(data))
+        slow = await begun
+        await asyncio.sleep(0.3)
+        assert not sending.done()
+        got = bytearray()
+        while len(got) < len(data):
+            got += await slow.read(1 << 20)
+        await sending
+        assert bytes(got) == data
+
+
+@on_loop
+async def test_the_address_is_told_while_the_place_is_held() -> None:
+    async with rig() as it:
+        told: list[int] = []
+        it.client.on_change(lambda: told.append(len(it.client.places())))
+        await until(it.client.places)
+        assert "/p2p-circuit" in str(it.circuit)
+        await it.target.swarm.disconnect(it.relay.host.peer_id)
+        await until(lambda: not it.client.places())
+        assert not any("/p2p-circuit" in str(addr) for addr in it.target.swarm.listen_addrs())
+        await it.target.swarm.connect(it.relay.host.peer_id, it.relay.host.swarm.listen_addrs())
+        await until(it.client.places)
+        assert told == [1, 0, 1]
+        assert it.relay.reserved == {it.target.peer_id: 2}
+
+
+@on_loop
+async def test_a_node_that_strangers_reach_holds_no_place() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        it.client._is_public = lambda: True
+        it.client.look_again()
+        await until(lambda: not it.client.places())
+
+
+@on_loop
+async def test_a_place_is_renewed_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.SHORTEST_S", 0.2)
+
+    def short(relay: MiniRelay) -> None:
+        relay.ttl_s = 0.3
+
+    async with rig(short) as it:
+        await until(lambda: it.relay.reserved.get(it.target.peer_id, 0) >= 3)
+        assert len(it.client.places()) == 1
+
+
+@pytest.mark.parametrize(
+    ("set_up", "why"),
+    [
+        (lambda relay: setattr(relay, "refuses", Status.RESERVATION_REFUSED), "gives this node no place"),
+        (lambda relay: setattr(relay, "refuses", Status.PERMISSION_DENIED), "does not relay between"),
+        (
+            lambda relay: setattr(
+                relay,
+                "voucher",
+                lambda peer, until: Voucher(relay.host.peer_id, stranger(), until).to_signed(
+                    relay.host.swarm.identity
+                ),
+            ),
+            "another relay, or another peer",
+        ),
+        (lambda relay: setattr(relay, "voucher", lambda peer, until: b"\x00"), "signed envelope"),
+    ],
+)
+@on_loop
+async def test_a_relay_that_refuses_or_lies_gives_no_place(
+    set_up: Callable[[MiniRelay], None], why: str
+) -> None:
+    async with rig(set_up) as it:
+        await until(it.client.refusals)
+        assert why in it.client.refusals()[it.relay.host.peer_id]
+        assert not it.client.places()
+
+
+@on_loop
+async def test_a_relay_that_names_somebody_else_brings_nobody() -> None:
+    async with rig(lambda relay: setattr(relay, "claims", stranger())) as it:
+        await until(it.client.places)
+        conn = await it.connect()  # its own handshake is over before the target has seen who it is
+        assert await conn.closed is not None
+        assert not it.target.swarm.conns(it.dialer.peer_id)
+
+
+@on_loop
+async def test_a_relay_that_changes_bytes_ends_the_connection_and_alters_nothing() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        conn = await it.connect()
+        stream = await conn.open_stream([ECHO])
+        await stream.write(b"before")
+        assert await stream.read() == b"before"
+        it.relay.alter = lambda data: data[:-1] + bytes([data[-1] ^ 1])
+        await stream.write(b"after")
+        with pytest.raises(P2PForwardError):
+            await stream.read()
+        await conn.closed
+
+
+@on_loop
+async def test_a_limit_arrives_as_what_it_is_and_never_as_an_end() -> None:
+    async with rig(lambda relay: setattr(relay, "limit", Limit(120, 100_000))) as it:
+        await until(it.client.places)
+        conn = await it.connect()
+        assert conn.limit == Limit(120, 100_000)
+        with pytest.raises(ConnectionLost, match="100000 bytes for a circuit"):
+            await ask(conn, bytes(300_000))
+        assert isinstance(conn.closed.result(), CircuitLimitReached)
+
+
+@on_loop
+async def test_a_peer_without_a_place_is_not_reached_and_it_is_said_why() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        circuit = it.circuit
+        it.relay.reserved.clear()
+        with pytest.raises(DialFailed, match="not connected to it, or has no reservation"):
+            await it.dialer.swarm.connect(it.target.peer_id, [circuit], only=True)
+
+
+@on_loop
+async def test_a_stranger_cannot_bring_circuits() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        conn = await it.dialer.swarm.connect(it.target.peer_id, it.target.swarm.own_addresses.bound())
+        with pytest.raises(P2PForwardError, match="stop"):
+            await conn.open_stream(["/libp2p/circuit/relay/0.2.0/stop"])
+
+
+@on_loop
+async def test_a_relayed_peer_pings_and_tells_who_it_is() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        conn = await it.connect()
+        await conn.identified
+        assert "p2pfwd" in (it.dialer.swarm.peerstore.agent(it.target.peer_id) or "")
+        assert (await it.dialer.ping(it.target.peer_id)).conn is conn
