@@ -182,6 +182,7 @@ OTHER_CAUSES: Final = (
     "relay-limit",
     "relay-reservations",
     "relay-stranger",
+    "relay-token-refused",
     "tunnel-dials",
     "tunnel-unused",
     "offender",
