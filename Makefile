@@ -30,7 +30,7 @@ lint: venv ## ruff, mypy (strict) and the import contracts
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-test: venv ## all tiers but netns and bench; interop only where `make peers` has been run
+test: venv ## all tiers but those in netns and bench; interop only where `make peers` has been run
 	$(HERMETIC) $(PY) -m pytest -n $(JOBS) --dist worksteal $(TIERS) $(ARGS)
 
 peers: venv ## fetch the real Kubo, go-libp2p and js-libp2p into ~/.cache/p2pfwd-peers

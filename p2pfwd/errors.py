@@ -212,8 +212,8 @@ class DialTimeout(DialFailed):
     exit_status = ExitStatus.TIMED_OUT
 
 
-class PeerIdMismatch(P2PForwardError):
-    """The node at the address proved another identity."""
+class PeerIdMismatch(DialFailed):
+    """The node at the address, or at every address, proved another identity."""
 
     code = "peer-id-mismatch"
     exit_status = ExitStatus.REFUSED

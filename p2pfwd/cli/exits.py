@@ -73,7 +73,8 @@ def report(error: BaseException, *, as_json: bool) -> int:
 def report_usage(message: str, command: str | None, *, as_json: bool) -> int:
     """Tell stderr what is wrong with the command line; returns the exit status."""
     hint = f"see '{command} --help'" if command else None
-    _say(UsageError.code, message.rstrip("."), hint, as_json=as_json)
+    sentence = " ".join(message.split()).rstrip(".")  # some lists have a line for each choice
+    _say(UsageError.code, sentence, hint, as_json=as_json)
     return int(ExitStatus.USAGE)
 
 

@@ -74,7 +74,7 @@ def close(
     """
     filtered = any(value is not None for value in (protocol, listen_address, target_address))
     if all_ and filtered:
-        raise UsageError(ALL_AND_OTHERS)
+        raise UsageError(ALL_AND_OTHERS, hint="leave out -a, or all the others")
     if not (all_ or filtered):
         raise UsageError(NOTHING_SELECTED, hint="give -a, or some of -p, -l and -t")
     params = CloseParams(
@@ -148,7 +148,7 @@ def stream_close(
 ) -> None:
     """Both ends see a reset."""
     if all_ and stream_id is not None:
-        raise UsageError("can't combine --all with a stream ID")
+        raise UsageError("can't combine --all with a stream ID", hint="leave out one of the two")
     if not all_ and stream_id is None:
         raise UsageError("no id specified", hint="give a stream ID (see 'p2pfwd stream ls') or -a")
     env: Env = ctx.obj

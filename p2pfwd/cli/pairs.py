@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.foreground import remove
 from p2pfwd.cli.render import talk
-from p2pfwd.cli.text import joined, printable
+from p2pfwd.cli.text import joined, printable, short_address
 from p2pfwd.errors import P2PForwardError, UsageError
 from p2pfwd.rpc.schema import Listener
 
@@ -37,17 +37,21 @@ R = TypeVar("R", bound=Made)
 
 
 def listen_pairs(first: Pair, rest: Sequence[str]) -> list[Pair]:
-    """The pairs of a `listen`. Raises UsageError."""
+    """The pairs of a `listen`. Raises UsageError; of several pairs for an address that is none, too."""
     if len(rest) % 2:
         raise UsageError(
             f"'{printable(rest[-1])}' has no partner",
             hint="PROTOCOL and TARGET come in pairs: p2pfwd listen /x/web 8080 /x/ssh 22",
         )
-    return [first, *zip(rest[::2], rest[1::2], strict=True)]
+    pairs = [first, *zip(rest[::2], rest[1::2], strict=True)]
+    if len(pairs) > 1:
+        _addresses(pairs)
+        _refuse_twice([protocol for protocol, _ in pairs], "one name leads to one service")
+    return pairs
 
 
 def forward_pairs(first: Pair, rest: Sequence[str]) -> tuple[list[Pair], list[str]]:
-    """The pairs of a `forward`, and the words for its peer. Raises UsageError."""
+    """The pairs of a `forward`, and the words for its peer. Raises as `listen_pairs`."""
     pairs, peers = [first], list(rest)
     while peers and peers[0].startswith(_NAMESPACE):
         if len(peers) < 3:
@@ -56,7 +60,23 @@ def forward_pairs(first: Pair, rest: Sequence[str]) -> tuple[list[Pair], list[st
             )
         pairs.append((peers[0], peers[1]))
         peers = peers[2:]
+    if len(pairs) > 1:
+        bound = [address for address in _addresses(pairs) if not address.endswith(":0")]
+        _refuse_twice(bound, "choose another port for one of them, or port 0 for a free one")
     return pairs, peers
+
+
+def _addresses(pairs: Sequence[Pair]) -> list[str]:
+    """The addresses as they are meant, so that a mistyped one is told before a pair before it is made."""
+    from p2pfwd.core.typed import parse_endpoint
+
+    return [short_address(str(parse_endpoint(address))) for _, address in pairs]
+
+
+def _refuse_twice(words: Sequence[str], hint: str) -> None:
+    for word in words:
+        if words.count(word) > 1:
+            raise UsageError(f"{printable(word)} is given twice", hint=hint)
 
 
 def make_all(

@@ -219,7 +219,7 @@ def parse_peer(text: str) -> tuple[PeerId | None, Multiaddr | None]:
         if " /" in text:
             raise InvalidMultiaddr(exc.message, hint=_TWO) from exc
         if text.startswith("/x/"):
-            hint = "that is a protocol name; the order is PROTOCOL LISTEN PEER"
+            hint = "that is a protocol name, and a peer is asked: its ID, or an address that ends in /p2p/ID"
             raise InvalidMultiaddr(exc.message, hint=hint) from exc
         raise
     peer_id = addr.peer_id()

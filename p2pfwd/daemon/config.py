@@ -2,13 +2,13 @@
 
 Rules: the command line goes before the environment (`P2PFWD_SWARM_LISTEN` for `swarm.listen`), that before
 config.toml, that before the default. An unknown key or a value that does not fit is an error that names the
-key and the nearest key there is; nothing is ignored.
+key and the nearest key there is; nothing is ignored, except variables that begin with no section's name.
 Imports no asyncio: the CLI shows settings without a daemon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +100,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     place = f"config file {path}"
     for key, value in _flatten(document):
         if key not in _TABLE:
-            raise _unknown(place, key)
+            raise _unknown(place, key, "mend it, or move the file away to use the defaults")
         values[key] = _checked(place, key, value)
     return values
 
@@ -141,6 +141,13 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
         text = env.get(variable)
         if text:
             values[key] = _checked(f"environment, {variable}", key, _from_text(text, f.default))
+    known = {variable_of(key) for key in _TABLE}
+    for variable, text in env.items():
+        for section in _SECTIONS:
+            head = variable_of(section) + "_"
+            if text and variable.startswith(head) and variable not in known:
+                key = f"{section}.{variable.removeprefix(head).lower()}"
+                raise _unknown("environment", key, spell=variable_of)
     return values
 
 
@@ -200,7 +207,10 @@ def _fit(value: Any, default: Any) -> tuple[Any, str | None]:
     return (value, None) if isinstance(value, str) else (None, "a string")
 
 
-def _unknown(place: str, key: str) -> InvalidConfig:
+def _unknown(
+    place: str, key: str, cure: str = "correct it", spell: Callable[[str], str] = str
+) -> InvalidConfig:
+    """`spell`: a key as it is written there."""
     from difflib import get_close_matches
 
     if key in _SECTIONS:
@@ -209,5 +219,5 @@ def _unknown(place: str, key: str) -> InvalidConfig:
     if "." not in key:
         near += get_close_matches(key, sorted(_SECTIONS), 1)
     near += get_close_matches(key, _TABLE, 1)
-    hint = f"did you mean {near[0]}?" if near else "p2pfwd config show lists every key"
-    return InvalidConfig(f"{place}: unknown key {key}", hint=hint, key=key)
+    hint = f"did you mean {spell(near[0])}?" if near else f"p2pfwd-daemon(8) lists every key; {cure}"
+    return InvalidConfig(f"{place}: unknown key {spell(key)}", hint=hint, key=key)

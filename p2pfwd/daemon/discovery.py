@@ -204,6 +204,12 @@ class Discovery:
             for task in lookups:
                 task.cancel()
             await asyncio.gather(*lookups, return_exceptions=True)
+        if asked == 0:
+            raise PeerNotFound(
+                f"{peer_id} was not found: nobody else in the DHT answers",
+                hint="`p2pfwd ping` and `p2pfwd forward` try the addresses known here; for more nodes of the "
+                "DHT, `p2pfwd swarm connect` or `bootstrap.peers`",
+            )
         raise PeerNotFound(
             f"{peer_id} was not found: {asked} {'peer was' if asked == 1 else 'peers were'} asked",
             hint="is its daemon running, and on the same network as this one?",

@@ -42,9 +42,11 @@ def check_protocol(name: str, *, allow_custom: bool, serving: bool) -> str:
             protocol=name,
         )
     if not name.startswith("/"):
-        raise InvalidProtocol("protocol name must begin with '/'", protocol=name)
+        hint = "use a name like /x/ssh"
+        raise InvalidProtocol("protocol name must begin with '/'", hint=hint, protocol=name)
     if name in ("/", PREFIX):
-        raise InvalidProtocol(f"protocol name has nothing after '{name}'", protocol=name)
+        hint = "use a name like /x/ssh"
+        raise InvalidProtocol(f"protocol name has nothing after '{name}'", hint=hint, protocol=name)
     for position, char in enumerate(name):
         if unicodedata.category(char) in _UNPRINTABLE:
             raise InvalidProtocol(
@@ -53,7 +55,10 @@ def check_protocol(name: str, *, allow_custom: bool, serving: bool) -> str:
             )
     size = len(name.encode())
     if size > MAX_PROTOCOL_BYTES:
-        raise InvalidProtocol(f"protocol name is {size} bytes long, the limit is {MAX_PROTOCOL_BYTES}")
+        raise InvalidProtocol(
+            f"protocol name is {size} bytes long, the limit is {MAX_PROTOCOL_BYTES}",
+            hint="choose a shorter one",
+        )
     if serving and f"{name}/".startswith(_RESERVED):
         raise belongs_to_the_node(name)
     return name

@@ -39,6 +39,10 @@ STEP_S: Final = 0.25
 REMEMBER_S: Final = 600.0
 """How long the address that worked goes first: a service seldom moves, and then it costs `STEP_S` again."""
 
+_WRITE: Final = "use a form like 127.0.0.1:22, /ip4/127.0.0.1/tcp/22 or /unix/run/app.sock"
+
+_OTHER_LOOPBACK: Final = {"127.0.0.1": ("/ip6/::1", "[::1]"), "::1": ("/ip4/127.0.0.1", "127.0.0.1")}
+
 _CONNECTED: Final = (0, errno.EISCONN)
 _UNDER_WAY: Final = (errno.EINPROGRESS, errno.EALREADY, errno.EINTR)
 
@@ -91,15 +95,19 @@ class Target:
             )
         if path is not None:
             if len(os.fsencode(path)) > MAX_PATH_BYTES:
-                raise InvalidMultiaddr(f"socket path longer than {MAX_PATH_BYTES} bytes: {address}")
+                raise InvalidMultiaddr(
+                    f"socket path longer than {MAX_PATH_BYTES} bytes: {address}", hint="choose a shorter path"
+                )
             self._fixed, self.is_near = (_Place(int(socket.AF_UNIX), path, path),), True
             return
         if endpoint is None:
             if address.has("tcp") or address.has("unix"):
-                raise InvalidMultiaddr(f"not a host and tcp port, or a unix socket, alone: {address}")
-            raise InvalidMultiaddr("address does not contain tcp or unix protocol")
+                raise InvalidMultiaddr(
+                    f"not a host and tcp port, or a unix socket, alone: {address}", hint=_WRITE
+                )
+            raise InvalidMultiaddr("address does not contain tcp or unix protocol", hint=_WRITE)
         if endpoint.port == 0:
-            raise InvalidMultiaddr("port can not be 0")
+            raise InvalidMultiaddr("port can not be 0", hint="give the port at which the service listens")
         self._port = endpoint.port
         if endpoint.family in FAMILY_OF:
             self._family, self.name = int(FAMILY_OF[endpoint.family]), (endpoint.host, endpoint.port)
@@ -243,6 +251,15 @@ class Target:
             if begun is not None and winner is not begun[1]:
                 begun[1].close()  # a task cancelled before its first step has not done it
 
+    def _cure(self) -> str:
+        """What to do when nothing listens: the service may be at the other loopback, as many are."""
+        for host in self._hosts if len(self._hosts) == 1 else ():
+            place, written = _OTHER_LOOPBACK.get(host, ("", ""))
+            if place and somebody_listens(Multiaddr.parse(f"{place}/tcp/{self._port}")):
+                where = f"{written}:{self._port}"
+                return f"a service listens at {where}: give that, or localhost:{self._port} for either"
+        return "is the service running?"
+
     def _failure(self, failures: Sequence[tuple[str, OSError]]) -> P2PForwardError:
         """The error of ours when these addresses failed, all there are."""
         where = f"the target {self.address}"
@@ -253,7 +270,7 @@ class Target:
         if self._hosts and len(failures) > 1 and set(codes) != {errno.ECONNREFUSED}:
             failures, codes = failures[:1], codes[:1]  # no ::1 here says nothing of a service on 127.0.0.1
         kind = TargetTimeout if set(codes) == {errno.ETIMEDOUT} else TargetRefused
-        hint = "is the service running?" if set(codes) <= {errno.ECONNREFUSED, errno.ENOENT} else None
+        hint = self._cure() if set(codes) <= {errno.ECONNREFUSED, errno.ENOENT} else None
         if len(failures) == 1:
             return kind(f"{where} {_clause(failures[0][1])}", hint=hint)
         if set(codes) == {errno.ECONNREFUSED}:

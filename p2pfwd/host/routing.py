@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound
-from p2pfwd.net.dialer import NAME, NETWORK, Attempt, attempts_of, told
+from p2pfwd.net.dialer import Attempt, attempts_of, cure, failed_dial, told
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.policy.undialable import UNDIALABLE
 from p2pfwd.protocols.kad.search import Try
@@ -262,15 +262,13 @@ class _Race:
             error: P2PForwardError = PeerNotFound(
                 f"{self._peer_id} cannot be dialed: {told(self._attempts)}; "
                 f"{_peers(asked)} asked for another address",
-                hint=_cure(self._peer_id, {UNDIALABLE}),
+                hint=cure(self._peer_id, self._attempts),
                 attempts=[attempt.detail for attempt in self._attempts],
             )
         elif self._attempts:
             where = "found, but cannot be reached" if self._tried else "cannot be reached where it was"
-            error = DialFailed(
-                f"{self._peer_id} {where}: {told(self._attempts)}",
-                hint=_cure(self._peer_id, {attempt.code for attempt in self._attempts}),
-                attempts=[attempt.detail for attempt in self._attempts],
+            error = failed_dial(
+                self._peer_id, f"{self._peer_id} {where}: {told(self._attempts)}", self._attempts
             )
         else:
             because = f" ({'; '.join(causes)})" if causes else ""
@@ -297,17 +295,6 @@ class _Race:
             self._attempts += attempts_of(exc)
             return False
         return True
-
-
-def _cure(peer_id: PeerId, codes: set[str]) -> str | None:
-    """What to do about attempts of these kinds; None where their reasons say it."""
-    if NETWORK in codes:
-        return "it may be behind a NAT or a firewall, or switched off"
-    if codes <= {NAME, UNDIALABLE} and NAME in codes:
-        return "check the name, and the name servers of this machine; or give an address without a name"
-    if codes == {UNDIALABLE}:
-        return f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{peer_id}"
-    return None
 
 
 def _peers(count: int) -> str:

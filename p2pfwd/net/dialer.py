@@ -83,6 +83,32 @@ def told(attempts: Sequence[Attempt]) -> str:
     return "; ".join(clauses)
 
 
+def failed_dial(
+    peer_id: PeerId, message: str, attempts: Sequence[Attempt], kind: type[DialFailed] = DialFailed
+) -> DialFailed:
+    """What a dial ends with that had these attempts; where all met another node, PeerIdMismatch."""
+    if kind is DialFailed and {one.code for one in attempts} - {UNDIALABLE} == {PeerIdMismatch.code}:
+        kind = PeerIdMismatch
+    return kind(message, hint=cure(peer_id, attempts), attempts=[one.detail for one in attempts])
+
+
+def cure(peer_id: PeerId, attempts: Sequence[Attempt]) -> str | None:
+    """What to do about them; None where their reasons say it."""
+    codes = {one.code for one in attempts}
+    if NETWORK in codes:
+        return (
+            "is the daemon running there, and does a firewall or NAT let its port through? "
+            "`p2pfwd status` there shows its addresses"
+        )
+    if PeerIdMismatch.code in codes:
+        return "ask for the peer's ID and address anew: `p2pfwd status` there shows both"
+    if codes <= {NAME, UNDIALABLE} and NAME in codes:
+        return "check the name, and the name servers of this machine; or give an address without a name"
+    if codes == {UNDIALABLE}:
+        return f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{peer_id}"
+    return None
+
+
 @dataclass(slots=True)
 class _Backoff:
     until: float
@@ -114,8 +140,9 @@ class Dialer:
     ) -> Link:
         """One connection to `peer_id`, over the first of `addrs` that works.
 
-        `force` ignores back-offs. Raises PeerNotFound when there is nothing to dial, DialTimeout, or
-        DialFailed; `details["attempts"]` lists every address and why it failed.
+        `force` ignores back-offs. Raises PeerNotFound when there is nothing to dial, or DialFailed:
+        DialTimeout, or PeerIdMismatch where every address has another node. `details["attempts"]` lists
+        every address and why it failed.
         """
         race = _Race(self, peer_id, own, force)
         budget_s = self._settings.dial_timeout_s
@@ -124,14 +151,16 @@ class Dialer:
             async with asyncio.timeout(budget_s):
                 conn = await race.run(addrs)
         except TimeoutError:
-            raise self._failed(DialTimeout, peer_id, race.attempts, f" within {budget_s:g} s") from None
+            tried = told(race.attempts) or "nothing answered"
+            message = f"cannot reach {peer_id} within {budget_s:g} s: {tried}"
+            raise failed_dial(peer_id, message, race.attempts, DialTimeout) from None
         finally:
             self._races.remove(race)
         if conn is not None:
             return conn
         if all(attempt.code == UNDIALABLE for attempt in race.attempts):
             raise self._nothing_to_dial(peer_id, addrs, race.attempts)
-        raise self._failed(DialFailed, peer_id, race.attempts, "")
+        raise failed_dial(peer_id, f"cannot reach {peer_id}: {told(race.attempts)}", race.attempts)
 
     def so_far(self, peer_id: PeerId) -> list[Attempt]:
         """What the dials of a peer that run have come to: for who cannot wait for their end."""
@@ -142,23 +171,17 @@ class Dialer:
     ) -> PeerNotFound:
         hint = f"give its address too: /ip4/<address>/tcp/<port>/p2p/{peer_id}"
         if attempts:
-            listed = [attempt.detail for attempt in attempts]
             return PeerNotFound(
                 f"{peer_id} cannot be dialed: {told(attempts)}",
-                hint=f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{peer_id}",
-                attempts=listed,
+                hint=cure(peer_id, attempts),
+                attempts=[attempt.detail for attempt in attempts],
             )
         if addrs:
             listed_addrs = ", ".join(map(str, addrs))
-            return PeerNotFound(f"the known addresses of {peer_id} are this node's own: {listed_addrs}")
+            return PeerNotFound(
+                f"the known addresses of {peer_id} are this node's own: {listed_addrs}", hint=hint
+            )
         return PeerNotFound(f"no address is known for {peer_id}", hint=hint)
-
-    def _failed(
-        self, kind: type[DialFailed], peer_id: PeerId, attempts: Sequence[Attempt], when: str
-    ) -> DialFailed:
-        tried = told(attempts) or "nothing answered"
-        listed = [attempt.detail for attempt in attempts]
-        return kind(f"cannot reach {peer_id}{when}: {tried}", attempts=listed)
 
     async def resolve(self, peer_id: PeerId, addr: Multiaddr) -> list[Multiaddr] | Attempt:
         """The addresses behind a name (a dnsaddr lists those of many peers), or why there are none.

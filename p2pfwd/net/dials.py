@@ -24,7 +24,7 @@ from p2pfwd.errors import (
     TimedOut,
 )
 from p2pfwd.net.connections import Connections
-from p2pfwd.net.dialer import Dialer, attempts_of, told
+from p2pfwd.net.dialer import Dialer, attempts_of, cure, told
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.upgrader import describe
@@ -114,6 +114,7 @@ class Dials:
         because = f": {told(attempts)}" if attempts else ""
         return TimedOut(
             f"{peer_id} could not be reached within {timeout_s:g} s{because}",
+            hint=cure(peer_id, attempts),
             attempts=[attempt.detail for attempt in attempts],
         )
 

@@ -7,7 +7,6 @@ connection: loopback addresses only over loopback, private ones not to public pe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
-from p2pfwd.net.link.contract import Carrier, DuplexStream, Link
+from p2pfwd.net.exchange import exchange
+from p2pfwd.net.link.contract import Carrier, Link
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -80,26 +80,17 @@ class Identify:
 
     async def _ask(self, conn: Link) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                stream = await conn.open_stream([wire.ID], TIMEOUT_S)
-                await self._read(stream)
+            async with exchange(conn, wire.ID, TIMEOUT_S) as stream:
+                parts: list[bytes] = []
+                while len(parts) < wire.MAX_MESSAGES and (first := await stream.read(1)):
+                    parts.append(await stream.read_delimited(wire.MAX_MESSAGE_BYTES, first))
+            self._take(conn, parts)
         except (P2PForwardError, TimeoutError) as exc:
             cause = exc if isinstance(exc, P2PForwardError) else TimedOut(f"no answer within {TIMEOUT_S:g} s")
             log.info("%s could not be identified: %s", conn.remote_peer, cause)
         finally:
             if not conn.identified.done():
                 conn.identified.set_result(None)
-
-    async def _read(self, stream: DuplexStream) -> None:
-        parts: list[bytes] = []
-        try:
-            while len(parts) < wire.MAX_MESSAGES and (first := await stream.read(1)):
-                parts.append(await stream.read_delimited(wire.MAX_MESSAGE_BYTES, first))
-        except BaseException:
-            stream.reset()
-            raise
-        await stream.close()
-        self._take(stream.conn, parts)
 
     def _take(self, conn: Carrier, parts: Sequence[bytes]) -> None:
         """Believe what a peer says about itself."""
@@ -123,13 +114,7 @@ class Identify:
 
     async def _push(self, conn: Link) -> None:
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                stream = await conn.open_stream([wire.PUSH], TIMEOUT_S)
-                try:
-                    await stream.write_delimited(self.message(conn.remote_addr))
-                    await stream.close()
-                except BaseException:
-                    stream.reset()
-                    raise
+            async with exchange(conn, wire.PUSH, TIMEOUT_S) as stream:
+                await stream.write_delimited(self.message(conn.remote_addr))
         except TimeoutError:
             raise TimedOut(f"{conn.remote_peer} takes no push within {TIMEOUT_S:g} s") from None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 
 from p2pfwd.errors import StreamReset, TimedOut
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -37,18 +37,12 @@ class Ping:
         Raises TimedOut, ProtocolNotSupported, RemoteProtocolError on a wrong echo, ConnectionLost.
         """
         try:
-            async with asyncio.timeout(timeout_s):
-                stream = await conn.open_stream([wire.ID], timeout_s)
-                try:
-                    payload = os.urandom(wire.PAYLOAD_BYTES)
-                    begin = time.monotonic()
-                    await stream.write(payload)
-                    echo = await stream.read_exactly(wire.PAYLOAD_BYTES)
-                    rtt_s = time.monotonic() - begin
-                except BaseException:
-                    stream.reset()
-                    raise
-                await stream.close()
+            async with exchange(conn, wire.ID, timeout_s) as stream:
+                payload = os.urandom(wire.PAYLOAD_BYTES)
+                begin = time.monotonic()
+                await stream.write(payload)
+                echo = await stream.read_exactly(wire.PAYLOAD_BYTES)
+                rtt_s = time.monotonic() - begin
         except TimeoutError:
             raise TimedOut(f"{conn.remote_peer} did not answer a ping within {timeout_s:.3g} s") from None
         wire.check_echo(payload, echo)

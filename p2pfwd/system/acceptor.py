@@ -54,7 +54,9 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
     if (named := shortage(exc.errno)) is not None:
         return BindFailed(f"cannot listen on {where}: {named}", hint=cure(exc.errno))
     if exc.errno == errno.EADDRNOTAVAIL:
-        return BindFailed(f"cannot listen on {where}: no interface of this machine has that address")
+        hint = "`ip address` shows those it has; 127.0.0.1 is for this machine alone, 0.0.0.0 is all of them"
+        told = f"cannot listen on {where}: no interface of this machine has that address"
+        return BindFailed(told, hint=hint)
     if exc.errno == errno.ENODEV and exc.strerror:  # a zone that is none: `sockaddrs` says which
         hint = "`ip link` shows the interfaces of this machine"
         return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint)

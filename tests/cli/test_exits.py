@@ -18,13 +18,16 @@ from tests.cli.samples import FORWARD
 from tests.support.daemon import PROGRAM, Program, environment, run_cli
 from tests.support.fake_daemon import OTHER, FakeDaemon
 
+LEAVE_OUT = "leave out -a, or all the others"
+
 USAGE_ERRORS = [
     (("close",), "no matching options given", "give -a, or some of -p, -l and -t"),
-    (("close", "-a", "-p", "/x/a"), "can't combine --all with other matching options", None),
-    (("close", "-a", "-l", "1"), "can't combine --all with other matching options", None),
+    (("close", "-a", "-p", "/x/a"), "can't combine --all with other matching options", LEAVE_OUT),
+    (("close", "-a", "-l", "1"), "can't combine --all with other matching options", LEAVE_OUT),
     (("stream", "close"), "no id specified", "give a stream ID (see 'p2pfwd stream ls') or -a"),
-    (("stream", "close", "-a", "3"), "can't combine --all with a stream ID", None),
+    (("stream", "close", "-a", "3"), "can't combine --all with a stream ID", "leave out one of the two"),
     (("forward", "/x/a", "2222"), "Missing argument 'PEER...'", "see 'p2pfwd forward --help'"),
+    (("completion",), "Missing argument 'SHELL'. Choose from: bash, zsh, fish", ...),
     (("listn",), "No such command 'listn'. Did you mean 'listen'?", "see 'p2pfwd --help'"),
     (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
     (("ping", "-n", "0", OTHER), "Invalid value for '-n' / '--count': 0 is not in the range x>=1", ...),

@@ -5,10 +5,12 @@ Both ways: what the program has and a page lacks fails, and what a page has and 
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -20,9 +22,13 @@ from p2pfwd import errors
 from p2pfwd.cli.tree import root_command
 from p2pfwd.daemon.config import Config
 from p2pfwd.daemon.settings import Settings
+from p2pfwd.policy import service_bounds
 from p2pfwd.rpc import schema
 
-MAN = Path(__file__).parents[2] / "man"
+ROOT = Path(__file__).parents[2]
+MAN = ROOT / "man"
+PACKAGE = ROOT / "p2pfwd"
+SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 PAGES = ("p2pfwd.1", "p2pfwd-daemon.8", "p2pfwd-rpc.7")
 
 
@@ -105,6 +111,8 @@ def test_the_settings() -> None:
     defaults = [line.removeprefix("Default: ") for line in lines if line.startswith("Default: ")]
     entries = list(Config(Settings(), {}).entries())
     assert dict(zip(tags, defaults, strict=True)) == {it.key: json.dumps(it.default) for it in entries}
+    texts = re.findall(r"^\.It Va (\S+)\n(.*?)\nDefault: ", "\n".join(lines), re.MULTILINE | re.DOTALL)
+    assert {key: text.replace("\n", " ") for key, text in texts} == {it.key: it.doc for it in entries}
 
 
 def test_the_options_of_the_daemon() -> None:
@@ -169,14 +177,28 @@ def test_the_error_codes_and_their_exit_statuses() -> None:
     assert {tag[1]: int(tag[2]) for tag in tags if tag} == codes
 
 
-def test_the_causes_of_refusals() -> None:
-    from p2pfwd.policy import service_bounds
+def causes_in_code() -> set[str]:
+    """Every cause that a `refusals.note` or a `services.refused` names, and those of the services' table."""
+    found = service_bounds.causes()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                named = [it.value for it in node.args if isinstance(it, ast.Constant)]
+                causes = [it for it in named if isinstance(it, str) and re.fullmatch(r"[a-z-]+", it)]
+                if node.func.attr in ("note", "refused"):
+                    found.update(causes)
+                elif node.func.attr == "_shed":  # it makes its cause of what is held
+                    found.update(f"{it}-shed" for it in causes)
+    return found
 
+
+def test_the_causes_of_refusals() -> None:
+    causes = causes_in_code()
+    assert {"memory-shed", "mdns-table-full", "tunnel-unused"} <= causes, "the search finds them"
     lines = sections("p2pfwd-rpc.7", "Sh")["REFUSALS"]
-    tags = {line.removeprefix(".It Li ") for line in lines if line.startswith(".It Li ")}
-    labels = tuple(f"{bounds.label}-" for bounds in service_bounds.TABLE)
-    assert service_bounds.causes() <= tags
-    assert {tag for tag in tags if tag.startswith(labels)} <= service_bounds.causes()
+    assert {line.removeprefix(".It Li ") for line in lines if line.startswith(".It Li ")} == causes
+    (listed,) = re.findall(r"is counted by its cause \(`net/refusals`\): (.*?)\.\n\n", SECURITY, re.DOTALL)
+    assert set(re.findall(r"`(.*?)`", listed)) == causes - service_bounds.causes()
 
 
 def test_the_limits_of_the_rpc() -> None:
@@ -200,5 +222,15 @@ def test_the_page_is_sound_mdoc(page: str) -> None:
     assert len(done.stdout.splitlines()) > 50
 
 
-def test_every_page_is_there() -> None:
+def test_every_page_is_there_and_is_installed_where_man_looks() -> None:
     assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = project["tool"]["setuptools"]["data-files"]
+    assert installed == {f"share/man/man{page[-1]}": [f"man/{page}"] for page in PAGES}
+
+
+def test_the_commands_without_json_are_named_in_the_readme() -> None:
+    without = [name for name, it in COMMANDS.items() if all("--json" not in one.opts for one in it.params)]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"`--json` on every command but (.*), and", readme)
+    assert set(re.findall(r"`(.*?)`", named)) == set(without)

@@ -10,7 +10,15 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost, DialFailed, DialTimeout, PeerNotFound, TimedOut
+from p2pfwd.errors import (
+    ConnectionLost,
+    DialFailed,
+    DialTimeout,
+    ExitStatus,
+    PeerIdMismatch,
+    PeerNotFound,
+    TimedOut,
+)
 from p2pfwd.net import dialer as dialer_module
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.resolver import Resolver
@@ -120,8 +128,9 @@ async def test_the_same_peer_at_several_addresses_ends_up_with_one_connection() 
 async def test_somebody_else_at_an_address_takes_it_out_of_the_book() -> None:
     async with swarm() as near, swarm() as somebody, swarm() as far:
         wrong = somebody.listen_addrs()[0]
-        with pytest.raises(DialFailed, match=str(somebody.peer_id)):
+        with pytest.raises(PeerIdMismatch, match=str(somebody.peer_id)) as failure:
             await near.connect(far.peer_id, [wrong])
+        assert failure.value.exit_status is ExitStatus.REFUSED and "anew" in str(failure.value.hint)
         assert near.peerstore.dialable(far.peer_id) == []
         conn = await near.connect(somebody.peer_id, [wrong])
         assert conn.remote_peer == somebody.peer_id, "the address is not held back for the one who is there"
@@ -139,6 +148,7 @@ async def test_a_failed_address_is_left_alone_for_a_moment_unless_a_person_asks(
             with pytest.raises(DialFailed) as failure:
                 await near.connect(peer, [refused], force=force)
             assert attempts(failure.value) == {str(refused): reason}
+            assert "is the daemon running there" in str(failure.value.hint)
 
 
 @on_loop

@@ -6,9 +6,9 @@ leave in one flight, so a kept stream would save nothing. Peers that reuse a str
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.visits import Visit
 from p2pfwd.wire.kad.codec import (
@@ -29,18 +29,11 @@ async def ask(
     `known`: the peer lists the protocol. Raises TimeoutError, ProtocolNotSupported, RemoteProtocolError,
     StreamReset, ConnectionLost.
     """
-    async with asyncio.timeout(timeout_s):
-        stream = await conn.open_stream([protocol], timeout_s, known=known)
-        try:
-            await stream.write_delimited(encode_request(request))
-            response = None
-            if not isinstance(request, AddProvider):
-                response = decode_response(await stream.read_delimited(MAX_RESPONSE_BYTES), request)
-            await stream.close()
-        except BaseException:
-            stream.reset()
-            raise
-        return response
+    async with exchange(conn, protocol, timeout_s, known=known) as stream:
+        await stream.write_delimited(encode_request(request))
+        if isinstance(request, AddProvider):
+            return None
+        return decode_response(await stream.read_delimited(MAX_RESPONSE_BYTES), request)
 
 
 async def answer(visit: Visit, respond: Callable[[Request, DuplexStream], Response | None]) -> None:

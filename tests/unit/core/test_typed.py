@@ -221,7 +221,7 @@ def test_blanks_around_a_peer_do_not_count(text: str) -> None:
         ("http://nas.lan:4011/", "as /dns/nas.lan/tcp/4011/p2p/"),
         ("8080", "that is an address"),
         (f"/ip4/1.2.3.4/tcp/1/p2p/{ID} /ip4/1.2.3.4/tcp/2/p2p/{ID}", "give each as an argument of its own"),
-        ("/x/web", "that is a protocol name; the order is PROTOCOL LISTEN PEER"),
+        ("/x/web", "that is a protocol name, and a peer is asked"),  # by `ping`, too: no word of an order
     ],
 )
 def test_what_is_no_peer_gets_the_words_to_write(text: str, hint: str) -> None:

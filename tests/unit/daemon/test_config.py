@@ -66,7 +66,7 @@ def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
         ("[swarm]\n\nlisen = []\n", ": unknown key swarm.lisen", "did you mean swarm.listen?"),
         ("[swarms]\nlisten = []\n", ": unknown key swarms", "did you mean swarm?"),
         ("level = 'info'\n", ": unknown key level", "did you mean log.level?"),
-        ("zebra = 1\n", ": unknown key zebra", "config show"),
+        ("zebra = 1\n", ": unknown key zebra", "lists every key; mend it, or move the file away"),
         ("swarm = 1\n", ": swarm must be a table", None),
         ("[limits]\nstreams = '5'\n", ": limits.streams must be a whole number", "in all"),
         ("[limits]\nstreams = true\n", ": limits.streams must be a whole number", "in all"),
@@ -132,6 +132,15 @@ def test_a_mistake_in_the_environment_or_on_the_command_line_says_where(tmp_path
         load(tmp_path, "", swarm__lisen=["foo"])
 
 
+def test_an_unknown_name_in_the_environment_is_an_error(tmp_path: Path) -> None:
+    """Where it begins as a table's settings do: P2PFWD_HOME and others are no settings."""
+    with pytest.raises(InvalidConfig, match=r"environment: unknown key P2PFWD_SWARM_LISEN") as caught:
+        load(tmp_path, "", {"P2PFWD_SWARM_LISEN": "/ip4/0.0.0.0/tcp/0"})
+    assert caught.value.hint == "did you mean P2PFWD_SWARM_LISTEN?"
+    names = ("HOME", "AUTOSTART", "READY_FD", "NETWORK", "PROFILE", "PEERS_CACHE")
+    load(tmp_path, "", {f"P2PFWD_{name}": "lan" for name in names} | {"P2PFWD_SWARM_LISEN": ""})
+
+
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(InvalidConfig, match="Is a directory"):
@@ -156,6 +165,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
     assert own == {
         "network",
         "bootstrap",
+        "relays",
         "dht_prefix",
         "dht_mode",
         "mdns",

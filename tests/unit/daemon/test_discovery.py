@@ -9,20 +9,20 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.discovery import Discovery
-from p2pfwd.errors import TimedOut
+from p2pfwd.errors import PeerNotFound, TimedOut
 from tests.support.virtual_time import in_virtual_time
 
 ADDR = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
 
 
 class FakeDht:
-    def __init__(self, after_s: float, *found: Multiaddr) -> None:
+    def __init__(self, after_s: float, *found: Multiaddr, answered: int = 1) -> None:
         self.table = [1]
-        self._after_s, self._found = after_s, found
+        self._after_s, self._found, self._answered = after_s, found, answered
 
     async def find_peer(self, peer_id: object) -> object:
         await asyncio.sleep(self._after_s)
-        return SimpleNamespace(answered=1, found=self._found)
+        return SimpleNamespace(answered=self._answered, found=self._found)
 
 
 def discovery(*dhts: FakeDht) -> Discovery:
@@ -47,3 +47,18 @@ async def test_the_lookups_are_over_when_the_time_is() -> None:
     with pytest.raises(TimedOut):
         await discovery(FakeDht(50), FakeDht(60)).find_peer("peer", 5)  # type: ignore[arg-type]
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize(
+    ("answered", "said", "hint"),
+    [
+        (0, "nobody else in the DHT answers", "`p2pfwd ping` and `p2pfwd forward` try the addresses"),
+        (1, "1 peer was asked", "is its daemon running"),
+    ],
+)
+@in_virtual_time
+async def test_the_cure_says_whether_anybody_could_be_asked(answered: int, said: str, hint: str) -> None:
+    """Where the peer is the only one in the DHT, its daemon runs, and the cure is another one."""
+    with pytest.raises(PeerNotFound, match=said) as caught:
+        await discovery(FakeDht(1, answered=answered)).find_peer("peer", 5)  # type: ignore[arg-type]
+    assert str(caught.value.hint).startswith(hint)

@@ -29,7 +29,7 @@ from p2pfwd.forwarding.health import Health, state_of
         (PeerNotFound("x"), "peer-unreachable"),
         (ConnectionLost("x"), "peer-unreachable"),
         (TimedOut("x"), "peer-unreachable"),
-        (PeerIdMismatch("x"), "peer-id-mismatch"),
+        (PeerIdMismatch("x"), "peer-unreachable"),
         (ProtocolNotSupported("x"), "protocol-not-supported"),
         (TargetRefused("x"), "target-refused"),
         (TargetTimeout("x"), "target-timeout"),

@@ -34,8 +34,9 @@ def test_a_custom_name_begins_with_a_slash(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["/x/", "/"])
 def test_an_empty_name_is_refused(name: str) -> None:
-    with pytest.raises(InvalidProtocol, match="has nothing after"):
+    with pytest.raises(InvalidProtocol, match="has nothing after") as caught:
         check_protocol(name, allow_custom=True, serving=True)
+    assert caught.value.hint == "use a name like /x/ssh"
 
 
 @pytest.mark.parametrize("char", ["\n", "\r", "\0", "\x1b", "\x7f", "\u202e", "\u2028", "\udcff"])

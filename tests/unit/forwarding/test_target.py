@@ -48,8 +48,29 @@ def test_tcp_names_and_unix_sockets_are_targets(address: str) -> None:
     ],
 )
 def test_everything_else_is_refused_before_anything_is_done(address: str, words: str) -> None:
-    with pytest.raises(InvalidMultiaddr, match=words):
+    with pytest.raises(InvalidMultiaddr, match=words) as caught:
         Target(Multiaddr.parse(address))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("typed", "family", "host", "written"),
+    [
+        ("/ip4/127.0.0.1", socket.AF_INET6, "::1", "[::1]"),
+        ("/ip6/::1", socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_a_service_at_the_other_loopback_is_told(typed: str, family: int, host: str, written: str) -> None:
+    with socket.socket(family) as service:
+        if family == socket.AF_INET6:
+            service.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        service.bind((host, 0))
+        service.listen()
+        port = service.getsockname()[1]
+        with pytest.raises(TargetRefused) as caught:
+            asyncio.run(Target(Multiaddr.parse(f"{typed}/tcp/{port}")).connect(5))
+    where = f"a service listens at {written}:{port}"
+    assert caught.value.hint == f"{where}: give that, or localhost:{port} for either"
 
 
 def test_an_interface_that_goes_while_it_is_waited_for_leaves_no_socket_open(

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import DialFailed, ExitStatus, P2PForwardError, PeerNotFound
+from p2pfwd.errors import DialFailed, ExitStatus, P2PForwardError, PeerIdMismatch, PeerNotFound
 from p2pfwd.host.routing import Finding, Progress, Routing, Try
 from p2pfwd.net.dialer import NAME, NETWORK, Attempt
 from p2pfwd.net.swarm import Swarm
@@ -20,6 +20,7 @@ REFUSED = Attempt("/ip4/192.0.2.1/tcp/1", "Connection refused", NETWORK)
 NO_NAME = Attempt("/dns4/far.example/tcp/1", "DNS: the name far.example does not exist", NAME)
 QUIC = Attempt("/ip4/192.0.2.1/udp/1/quic-v1", "it is for QUIC, and this node speaks TCP only", UNDIALABLE)
 NO_KEY = Attempt("/ip4/192.0.2.2/tcp/1", "the peer has no swarm.key", "negotiation-failed")
+ELSE = Attempt("/ip4/192.0.2.3/tcp/1", "noise: the node proved to be another", PeerIdMismatch.code)
 
 
 class Nobody:
@@ -62,10 +63,11 @@ async def given_up(attempts: Sequence[Attempt], *sources: str) -> tuple[P2PForwa
 @pytest.mark.parametrize(
     ("attempts", "hint"),
     [
-        ([REFUSED], "it may be behind a NAT or a firewall, or switched off"),
-        ([REFUSED, QUIC, NO_NAME], "it may be behind a NAT or a firewall, or switched off"),
+        ([REFUSED], "is the daemon running there, and does a firewall"),
+        ([REFUSED, QUIC, NO_NAME], "is the daemon running there, and does a firewall"),
         ([NO_NAME], "check the name, and the name servers of this machine; or give an address without"),
         ([NO_NAME, QUIC], "check the name, and the name servers of this machine; or give an address"),
+        ([ELSE], "ask for the peer's ID and address anew"),
         ([NO_KEY], None),
         ([NO_KEY, NO_NAME], None),
         ([QUIC], f"give an address for TCP: /ip4/<address>/tcp/<port>/p2p/{PEER}"),
@@ -78,6 +80,12 @@ async def test_the_cure_fits_what_was_tried(attempts: list[Attempt], hint: str |
     for attempt in attempts:
         assert f"{attempt.addr}: {attempt.reason}" in error.message
     assert error.details["attempts"] == [attempt.detail for attempt in attempts]
+
+
+@in_virtual_time
+async def test_another_node_at_every_address_has_a_code_of_its_own() -> None:
+    assert type((await given_up([ELSE, QUIC], "the DHT"))[0]) is PeerIdMismatch
+    assert type((await given_up([ELSE, REFUSED], "the DHT"))[0]) is DialFailed
 
 
 @in_virtual_time

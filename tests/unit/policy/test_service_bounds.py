@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from p2pfwd.peers import book_file, claims, store
 from p2pfwd.policy import service_bounds as table
 from p2pfwd.policy.pace import Rate
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.policy.service_bounds import DHT, IDENTIFY, PING, PROBE, PUSH, TABLE, Bounds
 from p2pfwd.policy.shares import Held, Paced, Party, Rates
+from p2pfwd.wire import mdns, mdns_near, mdns_pace
+from p2pfwd.wire.kad import records
 from tests.unit.policy.test_shares import party
 
 SECURITY = Path(__file__).parents[3] / "SECURITY.md"
@@ -33,7 +37,9 @@ def test_labels_are_names_of_causes() -> None:
 
 def test_what_waits_to_be_read_is_bounded_over_all_services() -> None:
     """A slowed stream holds its window; tunnels have the budget of their session."""
-    windows = sum(bounds.most.all for bounds in TABLE if bounds.reads and bounds.most.all < table.NO_BOUND)
+    tunnels = (table.STOP,)  # and those without a bound in all
+    slowed = [it for it in TABLE if it.reads and it.most.all < table.NO_BOUND and it not in tunnels]
+    windows = sum(bounds.most.all for bounds in slowed)
     assert windows * 256 * 1024 <= 144 << 20
 
 
@@ -94,3 +100,64 @@ def test_security_md_shows_the_table(bounds: Bounds) -> None:
     rows = [line for line in SECURITY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     (row,) = [row for row in rows if streams in row and f"| {rates} |" in row]
     assert f"| {bounds.idle_s:g} s" in row and bounds.reads == ("dropped at once" not in row)
+
+
+TOLD, SIGNED, HEARSAY = (
+    claims.MAX_CLAIMED[one] for one in (Provenance.ITSELF, Provenance.SIGNED, Provenance.HEARSAY)
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "cells"),
+    [
+        (
+            "records that others provide",
+            (
+                f"{records.MAX_RECORDS_PER_PROVIDER} a provider, each with "
+                f"{records.MAX_PROVIDER_ADDRS_BYTES} bytes of addresses; "
+                f"{records.MAX_PROVIDERS_PER_KEY} providers a key",
+                f"{records.MAX_PROVIDER_RECORDS:,}, for {records.PROVIDER_TTL_S / 3600:g} hours",
+            ),
+        ),
+        (
+            "public keys stored for others",
+            (
+                f"{records.MAX_PUBLIC_KEY_BYTES:,} bytes each",
+                f"{records.MAX_VALUES}, for {records.VALUE_TTL_S / 3600:g} hours",
+            ),
+        ),
+        (
+            "peers known",
+            (
+                f"{TOLD} addresses that it told of itself, {SIGNED} signed ones, {HEARSAY} of hearsay",
+                f"{store.MAX_PEERS:,} peers, {store.MAX_ADDRESSES_IN_ALL:,} addresses",
+            ),
+        ),
+        (
+            "the address book's file",
+            (
+                f"{book_file.MAX_STORED_ADDRESSES} addresses a peer",
+                f"{book_file.MAX_STORED_PEERS:,} peers, {book_file.MAX_FILE_BYTES >> 20} MiB",
+            ),
+        ),
+        (
+            "peers near",
+            (
+                f"{mdns_near.MAX_SENDERS_PER_PEER} who tell of one peer, each with "
+                f"{mdns.MAX_TOLD_ADDRESSES} addresses",
+                f"{mdns_near.MAX_HEARD} pairs of a peer and who tells of it",
+            ),
+        ),
+        (
+            "questions by mDNS",
+            (
+                f"an asker has {mdns_pace.ASKER_REFILL_PER_S:g} a second ({mdns_pace.ASKER_BURST:g} at once)",
+                f"{mdns_pace.MAX_ASKERS} askers are counted",
+            ),
+        ),
+    ],
+)
+def test_security_md_shows_what_is_remembered(what: str, cells: tuple[str, str]) -> None:
+    lines = SECURITY.read_text(encoding="utf-8").splitlines()
+    (row,) = [line for line in lines if line.startswith(f"| {what}")]
+    assert f"| {cells[0]} | | {cells[1]} |" in row
