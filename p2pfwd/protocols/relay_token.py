@@ -6,13 +6,12 @@ whose other end has proved that it is the relay; it is never logged.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ProtocolNotSupported, RelayRefused, RemoteProtocolError, TimedOut
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -20,8 +19,6 @@ from p2pfwd.net.visits import Visit
 from p2pfwd.policy.service_bounds import RELAY_TOKEN
 from p2pfwd.wire import relay_token as wire
 from p2pfwd.wire.relay_token import TokenStatus
-
-log = logging.getLogger("p2pfwd.relay")
 
 ANSWER_S: Final = 10.0
 
@@ -45,15 +42,9 @@ async def show(link: Link, token: str) -> None:
     """
     relay = link.remote_peer
     try:
-        async with asyncio.timeout(ANSWER_S):
-            stream = await link.open_stream([wire.PROTOCOL], ANSWER_S)
-            try:
-                await stream.write_delimited(wire.encode_request(token))
-                status = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-                await stream.close()
-            except BaseException:
-                stream.reset()
-                raise
+        async with exchange(link, wire.PROTOCOL, ANSWER_S) as stream:
+            await stream.write_delimited(wire.encode_request(token))
+            status = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
     except ProtocolNotSupported as exc:
         raise RelayRefused(f"the relay {relay} knows no tokens", status="NO_TOKENS") from exc
     except TimeoutError:

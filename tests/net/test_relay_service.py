@@ -47,7 +47,7 @@ async def test_an_own_peer_gets_a_place_with_voucher_and_addresses_and_without_l
 
 
 @on_loop
-async def test_a_stranger_gets_none_from_a_relay_for_peers_and_a_limited_one_from_a_relay_for_anyone() -> None:
+async def test_a_stranger_gets_no_place_or_where_anyone_does_a_limited_one() -> None:
     async with swarm() as client, relay("peers") as made:
         link = await made.link(client)
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
@@ -169,7 +169,8 @@ async def test_over_a_relay_there_is_neither_place_nor_circuit() -> None:
         async def adopt() -> None:
             _, stream = await taking.next()
             (link,) = far.conns(made.swarm.peer_id)
-            await far.adopt(CircuitConduit(stream, far.io.pool, link.local_addr, through(link), None), "inbound")
+            conduit = CircuitConduit(stream, far.io.pool, link.local_addr, through(link), None)
+            await far.adopt(conduit, "inbound")
 
         adopting = asyncio.ensure_future(adopt())
         link = await made.link(dialer)
