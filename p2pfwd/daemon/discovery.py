@@ -141,6 +141,10 @@ class Discovery:
         """Whether strangers are known to reach this node; not known counts as not."""
         return self.autonat.reachability is Reachability.PUBLIC
 
+    def is_reachable(self) -> bool:
+        """As `is_public`; not known counts by our own addresses."""
+        return self._is_reachable(Scope.WAN)
+
     def _is_reachable(self, scope: Scope) -> bool:
         """Whether strangers of this DHT can reach us; until somebody has tried, by our own addresses."""
         if scope is not Scope.WAN:

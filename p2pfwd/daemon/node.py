@@ -20,9 +20,11 @@ from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
+from p2pfwd.daemon.methods.relay import RelayMethods
 from p2pfwd.daemon.methods.swarm import SwarmMethods
 from p2pfwd.daemon.methods.tunnels import TunnelMethods
 from p2pfwd.daemon.peering import Peering
+from p2pfwd.daemon.relaying import Relaying
 from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.settings import AUTO
 from p2pfwd.forwarding.service import Forwarding
@@ -75,6 +77,8 @@ class Running:
             is_public=self.discovery.is_public,
         )
         self.discovery.autonat.on_change(self.relays.reachability_changed)
+        self.relaying = Relaying(host, paths, settings, network, self.discovery.is_reachable)
+        self.discovery.autonat.on_change(self.relaying.look_again)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         methods = {
             **ProcessMethods(self).table(),
@@ -82,6 +86,7 @@ class Running:
             **SwarmMethods(self).table(),
             **PeerMethods(self.peering).table(),
             **DhtMethods(self.discovery, self.peering).table(),
+            **RelayMethods(self.relaying, self.peering).table(),
             **self.near.table(),
         }
         self.server = RpcServer(paths.socket, methods)
@@ -121,11 +126,13 @@ class Running:
             self.peering.start()
             await self.server.start()
             self.discovery.start()
+            self.relaying.start()
             self.relays.start()
             self.near.start()
         except BaseException:
             self.near.close()
             await self.relays.close()
+            self.relaying.close()
             await self.discovery.close()
             await self.peering.close()
             await self.server.close()
@@ -155,6 +162,7 @@ class Running:
             await self.forwarding.aclose()
             self.near.close()
             await self.relays.close()
+            self.relaying.close()
             await self.discovery.close()
             await self.host.close()
             await self.peering.close()

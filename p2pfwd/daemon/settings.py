@@ -142,6 +142,14 @@ class Settings:
         "ID>, or names of peers; in the public network, relays of strangers as well.",
         _relays,
     )
+    relay_serve: Literal["off", "peers", "anyone"] = _key(
+        "relay.serve",
+        "peers",
+        "For whom this node is a relay, where others can reach it: off (nobody), peers (those you named, "
+        "keep or forward to, those with a token, and all of a private network), anyone (strangers, too, "
+        "within narrow limits).",
+        _one_of("off", "peers", "anyone"),
+    )
     dht_prefix: str = _key(
         "dht.prefix",
         AUTO,

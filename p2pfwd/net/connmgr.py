@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 TUNNEL_TAG: Final = "p2pfwd-stream"
 """The protection of a peer that has tunnels: one that a stranger can give itself."""
 
+RELAY_TAG: Final = "relay-place"
+"""The protection of a peer that has a place at this relay: it is reached through its connection. No more
+than a tunnel's, for strangers may have places, too."""
+
+_STRANGERS: Final = {TUNNEL_TAG, RELAY_TAG}
+
 FOUND_BY: Final = "found by "
 """Begin of the tags of servers by which this node is found: kept, and asked seldom whether they live."""
 
@@ -76,7 +82,7 @@ class ConnMgr:
     def _standing(self, conn: Link) -> Standing:
         tags = self._protected.get(conn.remote_peer)
         if tags:
-            use = Use.TUNNELS if tags == {TUNNEL_TAG} else Use.KEPT
+            use = Use.TUNNELS if tags <= _STRANGERS else Use.KEPT
         elif any(stream.direction == "outbound" for stream in conn.streams.values()):
             use = Use.ASKED
         else:

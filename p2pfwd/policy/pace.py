@@ -110,6 +110,11 @@ class Paces:
         pace = self._of(key, now)
         return None if pace is None else pace.reserve(now, most_s, later_s)
 
+    def owes_s(self, key: Hashable, now: float, n: float) -> float:
+        """Take `n` from this key's bucket, there or not: how long until the debt is paid, seconds."""
+        pace = self._of(key, now)
+        return 0.0 if pace is None else max(0.0, -pace.owe(now, n)) / self._rate.per_s
+
     def _of(self, key: Hashable, now: float) -> Pace | None:
         pace = self._paces.get(key)
         if pace is None and (len(self._paces) < self._max_keys or self._forget(now)):

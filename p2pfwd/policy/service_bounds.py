@@ -123,6 +123,29 @@ DIAL_BACK: Final = Bounds(
 AUTONAT_DIALS: Final = Rates(peer=Rate(5 / 60, 5), network=Rate(10 / 60, 10), all=Rate(40 / 60, 40))
 """Requests that are answered with dials, of both versions. Who starts asks each server for two or three."""
 
+HOP: Final = Bounds(
+    label="relay",
+    # Requests only: what they lead to, places and circuits, is counted by policy.relay_bounds.
+    most=Most(all=64, peer=8, network=32),
+    # After a restart of the relay all its clients come at once.
+    opens=Rates(peer=Rate(5, 64), network=Rate(20, 256), all=Rate(100, 1024)),
+    message_bytes=4096,
+    delimited=True,
+    messages=1,
+    idle_s=5.0,
+)
+
+RELAY_TOKEN: Final = Bounds(
+    label="relay-token",
+    # Shown once per connection; a first time costs a write to disk.
+    most=Most(all=16, peer=1, network=8),
+    opens=Rates(peer=Rate(0.2, 8), network=Rate(5, 64), all=Rate(50, 512)),
+    message_bytes=256,
+    delimited=True,
+    messages=1,
+    idle_s=10.0,
+)
+
 STOP: Final = Bounds(
     label="circuit",
     # Circuits that a relay brings: it is one that this node chose. Each is a connection of a stranger's, and
@@ -180,12 +203,23 @@ UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND
 """Of a service that names none: a test's."""
 
 TABLE: Final = (
-    *(IDENTIFY, PUSH, PING, DHT, AUTONAT, AUTONAT2, DIAL_BACK, STOP, DCUTR, PROBE),
+    *(IDENTIFY, PUSH, PING, DHT, AUTONAT, AUTONAT2, DIAL_BACK, STOP, HOP, RELAY_TOKEN, DCUTR, PROBE),
     tunnels(8192, 4096),
 )
 """Every service there is, with the default settings."""
 
-OTHER_CAUSES: Final = ("autonat-dials", "dcutr-dials", "tunnel-dials", "tunnel-unused", "offender")
+OTHER_CAUSES: Final = (
+    "autonat-dials",
+    "dcutr-dials",
+    "relay-circuits",
+    "relay-limit",
+    "relay-reservations",
+    "relay-stranger",
+    "relay-token-refused",
+    "tunnel-dials",
+    "tunnel-unused",
+    "offender",
+)
 
 
 def causes() -> set[str]:

@@ -184,6 +184,14 @@ class Paced:
             later_s += wait_s
         return later_s, None
 
+    def owes_s(self, party: Party, now: float, n: float) -> float:
+        """Take `n`, there or not: how long until whose debt lasts longest has paid, seconds."""
+        longest_s = max(paces.owes_s(key, now, n) for _, paces, key in self._of(party))
+        all_, rate = self._in_all(now), self.rates.all
+        if all_ is None or rate is None:
+            return longest_s
+        return max(longest_s, -all_.owe(now, n) / rate.per_s)
+
     def _of(self, party: Party) -> list[tuple[Whose, Paces, PeerId | Network]]:
         whose, paces = self._buckets[0]
         found: list[tuple[Whose, Paces, PeerId | Network]] = [(whose, paces, party.peer)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.exchange import exchange
@@ -22,23 +22,12 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.service_bounds import IDENTIFY, PUSH
+from p2pfwd.policy.visible import is_visible, visible
 from p2pfwd.wire import identify as wire
 
 log = logging.getLogger("p2pfwd.identify")
 
 TIMEOUT_S: Final = 5.0
-
-_NEAR: Final = {AddressClass.LOOPBACK: 0, AddressClass.PRIVATE: 1}
-
-
-def is_visible(addr: Multiaddr, over: Multiaddr) -> bool:
-    """Whether the address makes sense to, or from, a peer met at `over`."""
-    return _NEAR.get(address_class(addr), 2) >= _NEAR.get(address_class(over), 2)
-
-
-def visible(addrs: Iterable[Multiaddr], over: Multiaddr) -> list[Multiaddr]:
-    """Those of the addresses that do."""
-    return [addr for addr in addrs if is_visible(addr, over)]
 
 
 class Identify:

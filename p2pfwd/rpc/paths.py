@@ -85,6 +85,11 @@ class Paths:
         """Addresses of peers met before; a cache."""
         return self.home / "peers.db"
 
+    @property
+    def relay_tokens_file(self) -> Path:
+        """Who may use this node as a relay."""
+        return self.home / "relay-tokens.json"
+
     def environment(self) -> dict[str, str]:
         """The variables a child needs to resolve to the same paths."""
         return {HOME_VARIABLE: str(self.home)} if self.single else {}

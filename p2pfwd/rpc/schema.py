@@ -11,6 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
+    RelayCircuit,
+    RelayLsResult,
+    RelayPlace,
+    RelayToken,
+    RelayTokenLsResult,
+    RelayTokenNewParams,
+    RelayTokenNewResult,
+    RelayTokenRevokeParams,
+    RelayTokenRevokeResult,
+)
 from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Check,
     DhtBucket,
@@ -473,6 +484,10 @@ METHODS: dict[str, tuple[type, type]] = {
     "dht.findpeer": (DhtFindParams, DhtFindResult),
     "dht.query": (DhtQueryParams, DhtQueryResult),
     "dht.stat": (Empty, DhtStatResult),
+    "relay.ls": (Empty, RelayLsResult),
+    "relay.token.new": (RelayTokenNewParams, RelayTokenNewResult),
+    "relay.token.ls": (Empty, RelayTokenLsResult),
+    "relay.token.revoke": (RelayTokenRevokeParams, RelayTokenRevokeResult),
     "id": (Empty, IdResult),
     "ping": (PingParams, PingResult),
     "log.level": (LogLevelParams, LogLevelResult),

@@ -17,8 +17,8 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.services import Service
 from p2pfwd.policy.service_bounds import PUSH
+from p2pfwd.policy.visible import visible
 from p2pfwd.protocols import identify as identify_module
-from p2pfwd.protocols.identify import visible
 from p2pfwd.wire import identify as wire
 from p2pfwd.wire import ping
 from p2pfwd.wire.multistream import HEADER, encode_token

@@ -166,6 +166,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
         "network",
         "bootstrap",
         "relays",
+        "relay_serve",
         "dht_prefix",
         "dht_mode",
         "mdns",

@@ -1,0 +1,121 @@
+"""The daemon as a relay: for whom, since when, who was let in by a token.
+
+Rules: it relays only where others can reach it: in the public network once AutoNAT says so, or by an address
+of its own that is public, or on the owner's word (`dht.mode` is `server`); in `lan` and `private`, where
+nobody can tell, at once. The owner's peers are those he named, keeps or forwards to, those with a token, and
+all of a private network: they alone have its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.net.own_addresses import Change
+from p2pfwd.peers.relay_tokens import RelayToken, RelayTokens
+from p2pfwd.policy.relay_bounds import Serve
+from p2pfwd.protocols.relay_service import RelayService
+from p2pfwd.protocols.relay_token import RelayTokenService
+from p2pfwd.wire.relay_token import TokenStatus
+
+if TYPE_CHECKING:
+    from p2pfwd.daemon.networks import NetworkProfile
+    from p2pfwd.daemon.settings import Settings
+    from p2pfwd.host.host import Host
+    from p2pfwd.rpc.paths import Paths
+
+log = logging.getLogger("p2pfwd.relay")
+
+PIN: Final = "relay-token"
+"""Tag in the peerstore of those who were let in: the owner's peers."""
+
+
+class Relaying:
+    """Of one daemon; `start` begins, `close` ends it."""
+
+    def __init__(
+        self,
+        host: Host,
+        paths: Paths,
+        settings: Settings,
+        network: NetworkProfile,
+        is_reachable: Callable[[], bool],
+    ) -> None:
+        """`is_reachable`: whether strangers are thought to reach this node."""
+        self.service = RelayService(host.swarm)
+        self.tokens = RelayTokens(paths.relay_tokens_file)
+        self._host = host
+        self._wanted: Serve = settings.relay_serve
+        self._at_once = not network.is_public or settings.dht_mode == "server"
+        self._is_reachable = is_reachable
+        self._token_service = RelayTokenService(host.swarm, self._claim)
+        self._started = False
+        if network.name == "private":
+            self.service.is_own = lambda _peer: True
+
+    def start(self) -> None:
+        """Read the tokens, and relay where it can be. Raises as `RelayTokens.load`."""
+        self.tokens.load()
+        self._pin(self.tokens.peers())
+        self._started = True
+        self._host.swarm.own_addresses.on_changed(self._addresses_changed)
+        self.look_again()
+
+    def close(self) -> None:
+        """Relay for nobody. Idempotent."""
+        self._started = False
+        self._token_service.serve(False)
+        self.service.close()
+
+    @property
+    def why_not(self) -> str | None:
+        """Why this node relays for nobody, in words; None where it does."""
+        if self.service.serves != "off":
+            return None
+        if self._wanted == "off":
+            return "relay.serve is off"
+        return "it is not known that others reach this node"
+
+    def look_again(self) -> None:
+        """Whether others reach this node may have changed."""
+        if not self._started:
+            return
+        serves = self._wanted if self._at_once or self._is_reachable() else "off"
+        self._token_service.serve(serves != "off")
+        if self.service.serve(serves):
+            log.info("relaying for %s", {"off": "nobody", "peers": "own peers"}.get(serves, serves))
+            self._host.identify.push()
+
+    def _addresses_changed(self, change: Change) -> None:
+        if change & (Change.MOVED | Change.TOLD):
+            self.look_again()
+
+    # --- tokens -----------------------------------------------------------------------------------
+
+    async def _claim(self, token: str, peer: PeerId) -> TokenStatus:
+        status = await self.tokens.claim(token, peer)
+        if status is TokenStatus.OK:
+            self._pin({peer})
+        return status
+
+    def _pin(self, peers: set[PeerId]) -> None:
+        for peer in peers:
+            self._host.swarm.peerstore.pin(peer, (), PIN)
+
+    async def revoke(self, name: str) -> tuple[RelayToken, int]:
+        """Take a token away, and cut those it let in: the entry, and how many circuits ended.
+
+        Raises NotFound, StorageFailed.
+        """
+        token = await self.tokens.revoke(name)
+        left = self.tokens.peers()
+        ended = 0
+        for peer in token.peers:
+            if peer not in left:
+                self._host.swarm.peerstore.unpin(peer, PIN)
+                ended += self.service.cut(peer)
+            await asyncio.sleep(0)  # there may be a thousand
+        return token, ended

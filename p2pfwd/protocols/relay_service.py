@@ -1,0 +1,364 @@
+"""This node as a relay: places, and circuits to those who have one (libp2p spec: relay/circuit-v2).
+
+    hop RESERVE   over a relay, or not let in ─▶ PERMISSION_DENIED   no room ─▶ RESERVATION_REFUSED
+    hop CONNECT   over a relay, to itself     ─▶ PERMISSION_DENIED   no place there ─▶ NO_RESERVATION
+                  too many circuits ─▶ RESOURCE_LIMIT_EXCEEDED       not taken there ─▶ CONNECTION_FAILED
+
+Rules: a place is held by one connection and dies with it. Who has one is reached by everybody who can speak
+to this node; who may have one is its owner's choice (`policy.relay_bounds.Serve`). Strangers' places and
+circuits are bounded (`policy.relay_bounds`), the owner's peers' are not. What flows is sealed between the two
+ends: the relay moves it (`net.link.bridge`), and can neither read nor change it unnoticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
+from p2pfwd.net.connmgr import RELAY_TAG
+from p2pfwd.net.link.bridge import Bridge
+from p2pfwd.net.link.contract import DuplexStream, Link
+from p2pfwd.net.services import Service
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.visits import Visit
+from p2pfwd.policy.relay_bounds import (
+    BYTES,
+    CIRCUITS,
+    RESERVATION_S,
+    RESERVATIONS,
+    STOP_S,
+    Serve,
+    is_let_in,
+    limit_between,
+)
+from p2pfwd.policy.service_bounds import HOP
+from p2pfwd.policy.shares import Held, Paced, Party
+from p2pfwd.policy.visible import visible
+from p2pfwd.wire import circuit as wire
+from p2pfwd.wire.circuit import HopAnswer, Limit, Status
+
+log = logging.getLogger("p2pfwd.relay")
+
+ANSWER_S: Final = 10.0
+"""For the one who asked to take the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one peer has reserved. Times are monotonic seconds."""
+
+    peer: PeerId
+    link: Link
+    party: Party
+    is_own: bool
+    since: float
+    ends_at: float
+
+
+@dataclass(slots=True, eq=False)
+class Circuit:
+    """One, from the request on; `bridge` once it stands."""
+
+    dialer: PeerId
+    target: PeerId
+    limit: Limit | None
+    opened_at: float
+    strangers: tuple[Party, ...]
+    """Those of its two ends whose share it takes."""
+    bridge: Bridge | None = None
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def bytes_out(self) -> int:
+        """From the dialer to the target."""
+        return 0 if self.bridge is None else self.bridge.one.passed
+
+    @property
+    def bytes_in(self) -> int:
+        """From the target to the dialer."""
+        return 0 if self.bridge is None else self.bridge.other.passed
+
+
+@dataclass(slots=True)
+class Totals:
+    """Since the start."""
+
+    reservations: int = 0
+    circuits: int = 0
+    bytes: int = 0
+    """Of circuits that are over, both ways."""
+    refused: dict[Status, int] = field(default_factory=dict)
+
+
+class RelayService:
+    """Of one node. `serve` says for whom; `close` ends its circuits."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        clock: Callable[[], float] = time.monotonic,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_own
+        """Whose peers the owner counts as his; set by the daemon, who knows of more."""
+        self.serves: Serve = "off"
+        self.totals = Totals()
+        self._swarm = swarm
+        self._clock = clock
+        self._unix_time = unix_time
+        self._places: dict[PeerId, Place] = {}
+        self._circuits: set[Circuit] = set()
+        self._places_held = Held(RESERVATIONS)
+        self._circuits_held = Held(CIRCUITS)
+        self._bytes = Paced(BYTES)
+        swarm.services.reserve(wire.HOP)
+        swarm.on_disconnected(self._disconnected)
+
+    # --- whom it serves ---------------------------------------------------------------------------
+
+    def serve(self, whom: Serve) -> bool:
+        """Whom to relay for from now on; whether what is told to others has changed.
+
+        With "off" all places are gone; circuits that stand go on.
+        """
+        before, self.serves = self.serves, whom
+        if whom == "off":
+            for place in tuple(self._places.values()):
+                self._give_up(place)
+            self._swarm.services.withdraw(wire.HOP)
+        elif before == "off":
+            self._swarm.services.serve(Service(name=wire.HOP, talk=self._talk, bounds=HOP))
+        return (before == "off") != (whom == "off")
+
+    def cut(self, peer: PeerId) -> int:
+        """Take a peer's place away, and reset its circuits: how many there were."""
+        if (place := self._places.get(peer)) is not None:
+            self._give_up(place)
+        found = [one for one in self._circuits if peer in (one.dialer, one.target)]
+        for circuit in found:
+            self._end(circuit)
+        return len(found)
+
+    def close(self) -> None:
+        """Serve nobody, and reset what stands. Idempotent."""
+        self.serve("off")
+        for circuit in tuple(self._circuits):
+            self._end(circuit)
+
+    def places(self) -> list[Place]:
+        """Those that are held now, the oldest first."""
+        self._expire()
+        return list(self._places.values())
+
+    def circuits(self) -> list[Circuit]:
+        """Those that stand or are being made, the oldest first."""
+        return sorted(self._circuits, key=lambda one: one.opened_at)
+
+    # --- one request ------------------------------------------------------------------------------
+
+    async def _talk(self, visit: Visit) -> None:
+        message = await visit.message()
+        if message is None:
+            await visit.stream.close()
+            return
+        try:
+            request = wire.decode_hop_request(message)
+        except RemoteProtocolError:
+            await self._refuse(visit.stream, Status.MALFORMED_MESSAGE)
+            return
+        if request.peer is not None:
+            await self._connect(visit, request.peer)
+            return
+        answer = self._reserve(visit.stream, visit.party)
+        if answer.status is Status.OK:
+            await self._answer(visit.stream, answer)
+            await visit.stream.close()
+        else:
+            await self._refuse(visit.stream, answer.status)
+
+    async def _answer(self, stream: DuplexStream, answer: HopAnswer) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await stream.write_delimited(wire.encode_hop_answer(answer))
+        except TimeoutError:
+            raise TimedOut("relay: the answer was not taken") from None
+
+    async def _refuse(self, stream: DuplexStream, status: Status) -> None:
+        self.totals.refused[status] = self.totals.refused.get(status, 0) + 1
+        log.debug("%s is refused: %s", stream.remote_peer, status.name)
+        await self._answer(stream, HopAnswer(status))
+        await stream.close()
+
+    # --- places -----------------------------------------------------------------------------------
+
+    def _reserve(self, stream: DuplexStream, party: Party) -> HopAnswer:
+        peer, refusals = party.peer, self._swarm.refusals
+        is_own = self.is_own(peer)
+        if stream.conn.is_relayed:
+            return HopAnswer(Status.PERMISSION_DENIED)
+        if not is_let_in(self.serves, is_own):
+            refusals.note("relay-stranger", peer, "relay: it is none of this node's peers, and gets no place")
+            return HopAnswer(Status.PERMISSION_DENIED)
+        link = next((one for one in self._swarm.conns(peer) if one is stream.conn), None)
+        if link is None or not link.can_open:
+            return HopAnswer(Status.RESERVATION_REFUSED)
+        self._expire()
+        if (old := self._places.get(peer)) is not None:
+            self._give_up(old)
+        if not is_own:
+            if (whose := self._places_held.full(party)) is not None:
+                refusals.note("relay-reservations", peer, f"relay: no place is left for it ({whose})")
+                return HopAnswer(Status.RESERVATION_REFUSED)
+            self._places_held.take(party)
+        now = self._clock()
+        self._places[peer] = Place(
+            peer, link, party, is_own, now if old is None else old.since, now + RESERVATION_S
+        )
+        self._swarm.connmgr.protect(peer, RELAY_TAG)
+        self.totals.reservations += 1
+        return HopAnswer(Status.OK, self._reservation(link), limit_between(is_own, is_own))
+
+    def _reservation(self, link: Link) -> wire.Reservation:
+        swarm, peer = self._swarm, link.remote_peer
+        expires_at = int(self._unix_time()) + RESERVATION_S
+        told = [
+            addr for addr in visible(swarm.listen_addrs(), link.remote_addr) if not addr.has("p2p-circuit")
+        ]
+        addrs = tuple(addr.with_peer_id(swarm.peer_id) for addr in told[: wire.MAX_ADDRESSES])
+        voucher = wire.Voucher(swarm.peer_id, peer, expires_at).to_signed(swarm.identity)
+        return wire.Reservation(expires_at, addrs, voucher)
+
+    def _give_up(self, place: Place) -> None:
+        del self._places[place.peer]
+        if not place.is_own:
+            self._places_held.give(place.party)
+        self._swarm.connmgr.unprotect(place.peer, RELAY_TAG)
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for place in [one for one in self._places.values() if one.ends_at <= now]:
+            self._give_up(place)
+
+    def _disconnected(self, conn: Link) -> None:
+        place = self._places.get(conn.remote_peer)
+        if place is not None and place.link is conn:
+            self._give_up(place)
+
+    # --- circuits ---------------------------------------------------------------------------------
+
+    async def _connect(self, visit: Visit, target: PeerId) -> None:
+        stream = visit.stream
+        found = self._admit(stream, visit.party, target)
+        visit.leave()  # from here on it counts as a circuit
+        if isinstance(found, Status):
+            await self._refuse(stream, found)
+            return
+        circuit, place = found
+        far: DuplexStream | None = None
+        try:
+            far, status = await self._ask(place, circuit)
+            if far is None:
+                await self._refuse(stream, status)
+                return
+            await self._answer(stream, HopAnswer(Status.OK, limit=circuit.limit))
+            if circuit in self._circuits:  # it was cut meanwhile
+                self._join(circuit, stream, far)
+        finally:
+            if circuit.bridge is None:
+                self._over(circuit)
+                if far is not None:
+                    far.reset()
+                    stream.reset()
+
+    def _admit(self, stream: DuplexStream, party: Party, target: PeerId) -> Status | tuple[Circuit, Place]:
+        dialer = party.peer
+        if stream.conn.is_relayed or target == dialer:
+            return Status.PERMISSION_DENIED
+        self._expire()
+        place = self._places.get(target)
+        if place is None or not place.link.can_open:
+            return Status.NO_RESERVATION
+        is_own = self.is_own(dialer)
+        strangers = tuple(one for one, own in ((party, is_own), (place.party, place.is_own)) if not own)
+        for one in strangers:
+            if (whose := self._circuits_held.full(one)) is not None:
+                what = f"relay: it has as many circuits as it may ({whose})"
+                self._swarm.refusals.note("relay-circuits", one.peer, what)
+                return Status.RESOURCE_LIMIT_EXCEEDED
+        for one in strangers:
+            self._circuits_held.take(one)
+        limit = limit_between(is_own, place.is_own)
+        circuit = Circuit(dialer, target, limit, self._clock(), strangers)
+        self._circuits.add(circuit)
+        return circuit, place
+
+    async def _ask(self, place: Place, circuit: Circuit) -> tuple[DuplexStream | None, Status]:
+        """Have the target take the circuit: its stream, or None and what to tell the dialer."""
+        far: DuplexStream | None = None
+        try:
+            async with asyncio.timeout(STOP_S):
+                far = await place.link.open_stream([wire.STOP], STOP_S)
+                request = wire.StopRequest(circuit.dialer, circuit.limit)
+                await far.write_delimited(wire.encode_stop_request(request))
+                status = wire.decode_stop_answer(await far.read_delimited(wire.MAX_MESSAGE_BYTES))
+        except (P2PForwardError, TimeoutError) as exc:
+            log.debug("%s took no circuit: %s", circuit.target, exc)
+            status = Status.CONNECTION_FAILED
+        except BaseException:
+            if far is not None:
+                far.reset()
+            raise
+        if status is Status.OK:
+            return far, status
+        if far is not None:
+            far.reset()
+        return None, Status.CONNECTION_FAILED
+
+    def _join(self, circuit: Circuit, near: DuplexStream, far: DuplexStream) -> None:
+        limit, loop = circuit.limit, asyncio.get_running_loop()
+        most = limit.data_bytes if limit is not None else None
+        debt_s = partial(self._debt_s, circuit.strangers) if limit is not None else None
+        circuit.bridge = Bridge(
+            near, far, loop, partial(self._bridge_over, circuit), most_bytes=most, debt_s=debt_s
+        )
+        if limit is not None:
+            circuit.timer = loop.call_later(limit.duration_s, self._time_is_up, circuit)
+        self.totals.circuits += 1
+        log.debug("circuit from %s to %s", circuit.dialer, circuit.target)
+        circuit.bridge.start()
+
+    def _debt_s(self, strangers: tuple[Party, ...], n: int) -> float:
+        return self._bytes.owes_s(strangers[0], self._clock(), n)
+
+    def _time_is_up(self, circuit: Circuit) -> None:
+        self._swarm.refusals.note("relay-limit", circuit.dialer, "relay: a stranger's circuit had its time")
+        self._end(circuit)
+
+    def _bridge_over(self, circuit: Circuit, bridge: Bridge) -> None:
+        if bridge.limit_reached:
+            what = "relay: a stranger's circuit carried as much as it may"
+            self._swarm.refusals.note("relay-limit", circuit.dialer, what)
+        self._over(circuit)
+
+    def _end(self, circuit: Circuit) -> None:
+        if circuit.bridge is None:
+            self._over(circuit)  # who makes it finds it gone
+        else:
+            circuit.bridge.reset()
+
+    def _over(self, circuit: Circuit) -> None:
+        if circuit not in self._circuits:
+            return
+        self._circuits.discard(circuit)
+        self.totals.bytes += circuit.bytes_in + circuit.bytes_out
+        if circuit.timer is not None:
+            circuit.timer.cancel()
+        for party in circuit.strangers:
+            self._circuits_held.give(party)

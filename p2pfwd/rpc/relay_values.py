@@ -1,0 +1,93 @@
+"""The RPC's values of this node as a relay: places, circuits, tokens (see `rpc.schema`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from p2pfwd.rpc.values import Message, named
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayPlace(Message):
+    """One peer that has a place at this relay."""
+
+    peer: str
+    name: str | None  # as `peer add` gave it, or the token's
+    own: bool  # one of the owner's: without limits
+    remote_address: str  # of the connection that holds the place
+    age_s: float = named("AgeSeconds")
+    left_s: float = named("LeftSeconds")  # until it ends, if it is not renewed
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayCircuit(Message):
+    """One circuit through this relay."""
+
+    dialer: str
+    target: str
+    bytes_in: int  # from the target to the dialer
+    bytes_out: int  # from the dialer to the target
+    age_s: float = named("AgeSeconds")
+    limited: bool = False  # by bytes and time: a stranger is at one end
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayToken(Message):
+    """One token of this relay."""
+
+    name: str
+    many: bool  # an invitation: for whoever shows it
+    made: float  # unix seconds
+    peers: tuple[str, ...]  # those who have shown it
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayLsResult(Message):
+    """Result of `relay.ls`."""
+
+    serves: Literal["off", "peers", "anyone"]
+    reason: str | None  # why nobody, where it is off
+    places: tuple[RelayPlace, ...]
+    circuits: tuple[RelayCircuit, ...]
+    circuits_ever: int  # since the start, as the next
+    bytes: int  # that circuits carried, both ways
+    refused: dict[str, int] = field(default_factory=dict)  # the relay's answers: status -> how often
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayTokenNewParams(Message):
+    """Parameters of `relay.token.new`."""
+
+    name: str | None = None
+    many: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayTokenNewResult(Message):
+    """Result of `relay.token.new`."""
+
+    name: str
+    token: str  # shown this once: the relay keeps a digest only
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayTokenLsResult(Message):
+    """Result of `relay.token.ls`."""
+
+    tokens: tuple[RelayToken, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayTokenRevokeParams(Message):
+    """Parameters of `relay.token.revoke`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RelayTokenRevokeResult(Message):
+    """Result of `relay.token.revoke`."""
+
+    token: RelayToken
+    circuits: int  # that were reset

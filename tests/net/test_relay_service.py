@@ -1,0 +1,371 @@
+"""Pins the relay: who gets a place, the order of its refusals, and a circuit that tells the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+
+from p2pfwd.errors import StreamReset
+from p2pfwd.net.connmgr import RELAY_TAG
+from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.services import Service
+from p2pfwd.net.transport.circuit import CircuitConduit
+from p2pfwd.net.transport.relay_transport import connect, through
+from p2pfwd.policy import relay_bounds
+from p2pfwd.protocols import relay_service
+from p2pfwd.wire import circuit as wire
+from p2pfwd.wire.circuit import Limit, Status, Voucher
+from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
+from tests.net.relay_rig import Target, call, joined, relay, reserve
+from tests.net.relay_rig import ask as ask_relay
+from tests.net.swarm_rig import ECHO, echo, read_all, stranger, swarm
+from tests.support.loops import on_both_loops, on_loop, turns, until
+
+BULK = random.Random(8).randbytes(5 << 20)
+SOME = 1000
+
+
+# --- places -----------------------------------------------------------------------------------------
+
+
+@on_loop
+async def test_an_own_peer_gets_a_place_with_voucher_and_addresses_and_without_limit() -> None:
+    async with swarm() as client, relay("peers", client) as made:
+        answer = await reserve(await made.link(client))
+        assert answer.status is Status.OK and answer.limit is None and answer.reservation is not None
+        assert 3500 < answer.reservation.expires_at - time.time() <= 3600
+        own = made.swarm.peer_id
+        assert answer.reservation.addrs == tuple(a.with_peer_id(own) for a in made.swarm.listen_addrs())
+        voucher = Voucher.from_signed(answer.reservation.voucher)
+        assert (voucher.relay, voucher.peer) == (own, client.peer_id)
+        assert voucher.expires_at == answer.reservation.expires_at
+        assert [place.peer for place in made.service.places()] == [client.peer_id]
+
+
+@on_loop
+async def test_a_stranger_gets_no_place_or_where_anyone_does_a_limited_one() -> None:
+    async with swarm() as client, relay("peers") as made:
+        link = await made.link(client)
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        assert made.swarm.refusals.counts["relay-stranger"] == 1
+        made.service.serve("anyone")
+        answer = await reserve(link)
+        assert answer.status is Status.OK and answer.limit == relay_bounds.LIMIT
+
+
+@on_loop
+async def test_a_place_dies_with_its_connection_and_is_one_however_often_it_is_asked_for() -> None:
+    async with swarm() as client, relay("anyone") as made:
+        link = await made.link(client)
+        for _ in range(3):
+            assert (await reserve(link)).status is Status.OK
+        assert len(made.service.places()) == 1
+        assert made.swarm.connmgr.is_protected(client.peer_id)
+        await link.close()
+        await until(lambda: not made.service.places())
+        assert not made.swarm.connmgr.is_protected(client.peer_id)
+
+
+@on_loop
+async def test_a_place_ends_when_its_time_is_over() -> None:
+    async with swarm() as client, swarm() as dialer, relay("anyone") as made:
+        now = [time.monotonic()]
+        made.service._clock = lambda: now[0]
+        Target(client)
+        await reserve(await made.link(client))
+        now[0] += relay_bounds.RESERVATION_S
+        assert (await call(await made.link(dialer), client.peer_id)).status is Status.NO_RESERVATION
+        assert not made.swarm.connmgr.is_protected(client.peer_id)
+
+
+@on_loop
+async def test_strangers_have_so_many_places_and_own_peers_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_service, "RESERVATIONS", relay_bounds.Most(all=1, peer=1, network=1))
+    async with swarm() as one, swarm() as two, swarm() as own, relay("anyone", own) as made:
+        assert (await reserve(await made.link(one))).status is Status.OK
+        assert (await reserve(await made.link(two))).status is Status.RESERVATION_REFUSED
+        assert made.swarm.refusals.counts["relay-reservations"] == 1
+        assert (await reserve(await made.link(own))).status is Status.OK
+        assert (await reserve(await made.link(one))).status is Status.OK, "it has one already"
+
+
+@on_loop
+async def test_the_protocol_is_told_of_only_while_it_is_served() -> None:
+    async with swarm() as client, relay("peers", client) as made:
+        assert wire.HOP in made.swarm.services.names()
+        assert not made.service.serve("anyone")
+        await reserve(await made.link(client))
+        assert made.service.serve("off")
+        assert wire.HOP not in made.swarm.services.names()
+        assert made.service.places() == []
+
+
+# --- refusals ---------------------------------------------------------------------------------------
+
+
+@on_loop
+async def test_what_is_no_request_is_malformed() -> None:
+    async with swarm() as client, relay("anyone") as made:
+        link = await made.link(client)
+        status = wire.encode_hop_answer(wire.HopAnswer(Status.OK))
+        for message in (b"", b"\xff" * 9, status, b"\x08\x01\x12\x03\x0a\x01\x00"):
+            assert (await ask_relay(link, message)).status is Status.MALFORMED_MESSAGE
+
+
+@on_loop
+async def test_a_circuit_needs_a_place_at_its_end_and_another_peer() -> None:
+    async with swarm() as dialer, relay("anyone", dialer) as made:
+        link = await made.link(dialer)
+        assert (await call(link, stranger())).status is Status.NO_RESERVATION
+        assert (await call(link, dialer.peer_id)).status is Status.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("refusal", [Status.RESOURCE_LIMIT_EXCEEDED, Status.PERMISSION_DENIED])
+@on_loop
+async def test_a_target_that_does_not_take_it_fails_the_circuit(refusal: Status) -> None:
+    async with swarm() as dialer, swarm() as target, relay("anyone") as made:
+        Target(target, refusal)
+        await reserve(await made.link(target))
+        assert (await call(await made.link(dialer), target.peer_id)).status is Status.CONNECTION_FAILED
+        assert made.service.circuits() == []
+
+
+@on_loop
+async def test_a_target_that_serves_no_stop_fails_the_circuit() -> None:
+    async with swarm() as dialer, swarm() as target, relay("anyone") as made:
+        await reserve(await made.link(target))
+        assert (await call(await made.link(dialer), target.peer_id)).status is Status.CONNECTION_FAILED
+
+
+@on_loop
+async def test_strangers_have_so_many_circuits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_service, "CIRCUITS", relay_bounds.Most(all=9, peer=1, network=9))
+    async with joined("anyone", own=False) as it, swarm() as other:
+        link = await it.relay.link(it.dialer)
+        assert (await call(link, it.target.peer_id)).status is Status.RESOURCE_LIMIT_EXCEEDED
+        link = await it.relay.link(other)
+        assert (await call(link, it.target.peer_id)).status is Status.RESOURCE_LIMIT_EXCEEDED
+        assert it.refused["relay-circuits"] == 2
+        it.near.reset()
+        await until(lambda: not it.relay.service.circuits())
+        assert it.relay.service._circuits_held.total == 0
+
+
+@on_loop
+async def test_over_a_relay_there_is_neither_place_nor_circuit() -> None:
+    """The far end of a circuit is a relay itself; who came over the circuit gets nothing of it."""
+    async with swarm() as dialer, swarm() as far, relay("anyone", dialer, far) as made:
+        taking = Target(far)
+        inner = relay_service.RelayService(far)
+        inner.serve("anyone")
+        await reserve(await made.link(far))
+
+        async def adopt() -> None:
+            _, stream = await taking.next()
+            (link,) = far.conns(made.swarm.peer_id)
+            conduit = CircuitConduit(stream, far.io.pool, link.local_addr, through(link), None)
+            await far.adopt(conduit, "inbound")
+
+        adopting = asyncio.ensure_future(adopt())
+        link = await made.link(dialer)
+        stream, limit = await connect(link, far.peer_id)
+        conduit = CircuitConduit(stream, dialer.io.pool, link.local_addr, through(link), limit)
+        over = await dialer.adopt(conduit, "outbound", far.peer_id)
+        await adopting
+        assert (await reserve(over)).status is Status.PERMISSION_DENIED
+        assert (await call(over, made.swarm.peer_id)).status is Status.PERMISSION_DENIED
+        far.services.serve(Service(name=ECHO, handler=echo))
+        stream = await over.open_stream([ECHO])
+        writing = asyncio.ensure_future(stream.write(BULK))
+        got = bytearray()
+        while len(got) < len(BULK):
+            got += await stream.read()
+        await writing
+        assert got == BULK
+        inner.close()
+
+
+# --- circuits ---------------------------------------------------------------------------------------
+
+
+@on_both_loops
+async def test_bytes_pass_both_ways_and_each_way_ends_by_itself() -> None:
+    async with joined() as it:
+        writing = asyncio.ensure_future(it.near.write(BULK))
+        back = asyncio.ensure_future(it.far.write(BULK[::-1]))
+        got = asyncio.ensure_future(_read(it.near, len(BULK)))
+        assert await _read(it.far, len(BULK)) == BULK and await got == BULK[::-1]
+        await asyncio.gather(writing, back)
+        it.near.close_write()
+        assert await it.far.read() == b""
+        await it.far.write(BULK[:SOME])
+        assert await _read(it.near, SOME) == BULK[:SOME], "the other way is still open"
+        it.far.close_write()
+        assert await it.near.read() == b""
+        await until(lambda: not it.relay.service.circuits())
+        assert it.relay.service.totals.bytes == 2 * len(BULK) + SOME
+
+
+async def _read(stream: DuplexStream, size: int) -> bytes:
+    got = bytearray()
+    while len(got) < size:
+        got += await stream.read()
+    return bytes(got)
+
+
+@on_both_loops
+async def test_what_was_sent_before_the_fin_arrives_before_it() -> None:
+    async with joined() as it:
+        writing = asyncio.ensure_future(_write_all(it.near, BULK))
+        assert await read_all(it.far, lambda: turns(2)) == BULK
+        await writing
+
+
+async def _write_all(stream: DuplexStream, data: bytes) -> None:
+    await stream.write(data)
+    stream.close_write()
+
+
+@pytest.mark.parametrize("which", ["near", "far"])
+@on_loop
+async def test_a_reset_of_one_side_resets_the_other(which: str) -> None:
+    async with joined() as it:
+        broken, other = (it.near, it.far) if which == "near" else (it.far, it.near)
+        await broken.write(BULK[:SOME])
+        await _read(other, SOME)
+        broken.reset()
+        with pytest.raises(StreamReset):
+            await other.read()
+        await until(lambda: not it.relay.service.circuits())
+
+
+@pytest.mark.parametrize("which", ["dialer", "target"])
+@on_loop
+async def test_a_lost_connection_resets_the_other_side(which: str) -> None:
+    async with joined() as it:
+        (link,) = getattr(it, which).conns(it.relay.swarm.peer_id)
+        other = it.far if which == "dialer" else it.near
+        link.abort()
+        with pytest.raises(StreamReset):
+            await other.read()
+        assert it.relay.service.circuits() == []
+
+
+@on_loop
+async def test_who_does_not_read_holds_a_window_of_the_relay_and_no_more() -> None:
+    async with joined() as it:
+        writing = asyncio.ensure_future(it.near.write(BULK))
+        ledger = it.relay.swarm.limits.ledger
+        (circuit,) = it.relay.service.circuits()
+        assert circuit.bridge is not None and isinstance(circuit.bridge.one.stream, Stream)
+        window = circuit.bridge.one.stream.core.receive_window
+        await until(lambda: it.near.is_stalled and ledger.used > 0)
+        await turns(200)
+        assert it.near.is_stalled and INITIAL_WINDOW_BYTES // 2 <= ledger.used <= window.size
+        assert await _read(it.far, len(BULK)) == BULK
+        await writing
+        await until(lambda: ledger.used == 0)
+
+
+@on_loop
+async def test_a_strangers_circuit_carries_its_limit_and_is_reset() -> None:
+    async with joined("anyone", own=False) as it:
+        assert it.limit == relay_bounds.LIMIT
+        most = relay_bounds.LIMIT.data_bytes
+        writing = asyncio.ensure_future(it.near.write(BULK))
+        got = bytearray()
+        with pytest.raises(StreamReset):
+            while True:
+                got += await it.far.read()
+        assert got == BULK[: len(got)] and len(got) <= most
+        with pytest.raises(StreamReset):
+            await writing
+        assert it.refused["relay-limit"] == 1
+        assert it.relay.service.circuits() == []
+
+
+@on_loop
+async def test_exactly_the_limit_passes() -> None:
+    async with joined("anyone", own=False) as it:
+        most = relay_bounds.LIMIT.data_bytes
+        await it.near.write(BULK[:most])
+        it.near.close_write()
+        assert await read_all(it.far) == BULK[:most]
+        assert "relay-limit" not in it.refused
+
+
+@on_loop
+async def test_a_strangers_circuit_ends_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_bounds, "LIMIT", Limit(duration_s=1, data_bytes=1 << 20))
+    async with joined("anyone", own=False) as it:
+        (circuit,) = it.relay.service.circuits()
+        assert circuit.timer is not None
+        circuit.timer.cancel()
+        it.relay.service._time_is_up(circuit)
+        for stream in (it.near, it.far):
+            with pytest.raises(StreamReset):
+                await stream.read()
+        assert it.refused["relay-limit"] == 1
+
+
+@on_loop
+async def test_who_sends_faster_than_a_stranger_may_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 KiB at once, 40 a second: 80 KiB take a second of the relay's clock."""
+    kib = 1024
+    rate = relay_bounds.Rate(40 * kib, 40 * kib)
+    rates = relay_bounds.Rates(peer=rate, network=rate, all=rate)
+    monkeypatch.setattr(relay_service, "BYTES", rates)
+    async with joined("anyone", own=False) as it:
+        (circuit,) = it.relay.service.circuits()
+        assert circuit.bridge is not None
+        said: list[float] = []
+        debt_s = circuit.bridge.debt_s
+        assert debt_s is not None
+
+        def told(n: int) -> float:
+            said.append(debt_s(n))
+            return min(said[-1], 0.01)
+
+        circuit.bridge.debt_s = told
+        await it.near.write(BULK[: 80 * kib])
+        it.near.close_write()
+        assert await read_all(it.far) == BULK[: 80 * kib]
+        assert 0.5 < max(said) <= 1.0
+
+
+@on_loop
+async def test_cut_takes_the_place_and_resets_the_circuits() -> None:
+    async with joined() as it:
+        assert it.relay.service.cut(it.target.peer_id) == 1
+        for stream in (it.near, it.far):
+            with pytest.raises(StreamReset):
+                await stream.read()
+        assert it.relay.service.places() == [] and it.relay.service.circuits() == []
+
+
+@on_loop
+async def test_a_dialer_that_leaves_meanwhile_leaves_nothing() -> None:
+    async with swarm() as dialer, swarm() as target, relay("anyone") as made:
+        asked = asyncio.Event()
+
+        async def never(stream: DuplexStream) -> None:
+            asked.set()
+            await stream.read()
+
+        target.services.serve(Service(name=wire.STOP, handler=never))
+        await reserve(await made.link(target))
+        link = await made.link(dialer)
+        calling = asyncio.ensure_future(call(link, target.peer_id))
+        await asked.wait()
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        await made.swarm.disconnect(target.peer_id)
+        await until(lambda: not made.service.circuits())
+        assert made.service._circuits_held.total == 0
+        assert RELAY_TAG not in made.swarm.connmgr._protected.get(target.peer_id, ())

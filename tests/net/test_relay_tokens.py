@@ -1,0 +1,153 @@
+"""Showing a token to a relay: who is let in, what a refusal says, and what revoking ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.daemon.networks import profile
+from p2pfwd.daemon.relaying import Relaying
+from p2pfwd.daemon.settings import Settings
+from p2pfwd.errors import RelayRefused, StreamReset
+from p2pfwd.host.host import Host
+from p2pfwd.net.link.contract import Link
+from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.transport.relay_transport import connect
+from p2pfwd.protocols import relay_token
+from p2pfwd.rpc.paths import Paths
+from p2pfwd.wire.circuit import HOP, Status
+from tests.net.relay_rig import Target, reserve
+from tests.net.swarm_rig import ANY_PORT, swarm
+from tests.support.loops import on_loop
+
+
+class Hub:
+    """A node that relays as the daemon does it."""
+
+    def __init__(self, host: Host, relaying: Relaying) -> None:
+        self.host = host
+        self.relaying = relaying
+
+    async def link(self, client: Swarm) -> Link:
+        return await client.connect(self.host.peer_id, self.host.swarm.listen_addrs())
+
+
+@asynccontextmanager
+async def hub(home: Path, *, reachable: bool = True, **settings: str) -> AsyncIterator[Hub]:
+    """One; its network is the public one."""
+    made = Settings(network="public", **settings)  # type: ignore[arg-type]
+    host = await Host.start(PrivateKey.generate(), [ANY_PORT])
+    paths = Paths.resolve(str(home), {})
+    relaying = Relaying(host, paths, made, profile(made), lambda: reachable)
+    try:
+        relaying.start()
+        yield Hub(host, relaying)
+    finally:
+        relaying.close()
+        await host.close()
+
+
+@on_loop
+async def test_who_shows_a_token_gets_a_place_without_limits(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made, swarm() as client:
+        link = await made.link(client)
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        _, text = await made.relaying.tokens.make("nas")
+        await relay_token.show(link, text)
+        answer = await reserve(link)
+        assert answer.status is Status.OK and answer.limit is None
+        assert made.host.swarm.peerstore.is_own(client.peer_id)
+
+
+@on_loop
+async def test_a_member_is_one_after_a_restart(tmp_path: Path) -> None:
+    async with swarm() as client:
+        async with hub(tmp_path) as made:
+            _, text = await made.relaying.tokens.make("nas")
+            await relay_token.show(await made.link(client), text)
+        async with hub(tmp_path) as made:
+            assert (await reserve(await made.link(client))).status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "words"),
+    [("unknown", "TOKEN_UNKNOWN", "does not know"), ("taken", "TOKEN_TAKEN", "another machine's")],
+)
+@on_loop
+async def test_a_refusal_says_why_and_what_to_do(tmp_path: Path, kind: str, status: str, words: str) -> None:
+    async with hub(tmp_path) as made, swarm() as client, swarm() as other:
+        _, text = await made.relaying.tokens.make("nas")
+        if kind == "taken":
+            await relay_token.show(await made.link(other), text)
+        else:
+            text = "a" * len(text)
+        with pytest.raises(RelayRefused, match=words) as caught:
+            await relay_token.show(await made.link(client), text)
+        assert caught.value.details["status"] == status and caught.value.hint
+        assert text not in str(caught.value)
+        assert made.host.swarm.refusals.counts["relay-token-refused"] == 1
+
+
+@on_loop
+async def test_who_knows_no_tokens_says_so() -> None:
+    async with swarm() as client, swarm() as other:
+        link = await client.connect(other.peer_id, other.listen_addrs())
+        with pytest.raises(RelayRefused, match="knows no tokens"):
+            await relay_token.show(link, "a" * 26)
+
+
+@on_loop
+async def test_revoking_cuts_the_place_and_live_circuits(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made, swarm() as target, swarm() as dialer:
+        taking = Target(target)
+        _, text = await made.relaying.tokens.make("all", many=True)
+        for client in (target, dialer):
+            await relay_token.show(await made.link(client), text)
+        assert (await reserve(await made.link(target))).status is Status.OK
+        near, limit = await connect(await made.link(dialer), target.peer_id)
+        _, far = await taking.next()
+        assert limit is None
+        token, circuits = await made.relaying.revoke("all")
+        assert set(token.peers) == {target.peer_id, dialer.peer_id} and circuits == 1
+        for stream in (near, far):
+            with pytest.raises(StreamReset):
+                await stream.read()
+        assert (await reserve(await made.link(target))).status is Status.PERMISSION_DENIED
+        assert not made.host.swarm.peerstore.is_own(target.peer_id)
+
+
+@pytest.mark.parametrize(
+    ("reachable", "settings", "serves"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (False, {"dht_mode": "server"}, True),  # the owner's word
+        (True, {"relay_serve": "off"}, False),
+        (False, {"relay_serve": "anyone"}, False),
+    ],
+)
+@on_loop
+async def test_a_node_relays_where_others_reach_it(
+    tmp_path: Path, reachable: bool, settings: dict[str, str], serves: bool
+) -> None:
+    async with hub(tmp_path, reachable=reachable, **settings) as made:
+        assert (HOP in made.host.swarm.services.names()) == serves
+        assert (made.relaying.why_not is None) == serves
+
+
+@on_loop
+async def test_it_begins_to_relay_when_it_is_found_reachable_and_tells_so(tmp_path: Path) -> None:
+    async with hub(tmp_path, reachable=False) as made, swarm() as client:
+        await made.link(client)
+        made.relaying._is_reachable = lambda: True
+        pushed: list[bool] = []
+        made.host.identify.push = lambda: pushed.append(True)  # type: ignore[method-assign]
+        made.relaying.look_again()
+        made.relaying.look_again()
+        assert pushed == [True] and HOP in made.host.swarm.services.names()
+        await asyncio.sleep(0)
