@@ -321,6 +321,11 @@ class OwnAddresses:
 
     # --- for people -------------------------------------------------------------------------------
 
+    def announced(self) -> list[OwnAddress]:
+        """What others are told, best first, each once, with its proof if there is one."""
+        known = {one.addr: one for one in self.statuses() if one.kind != "observed"}
+        return [known[addr] for addr in self.all()]
+
     def statuses(self) -> list[OwnAddress]:
         """Every address with what is known of it; one that is both bound and proved is there twice."""
         now = self._now()
