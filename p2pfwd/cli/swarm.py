@@ -13,7 +13,7 @@ from p2pfwd.cli.options import AsJson, DiscoverLimit, Headers, new_group
 from p2pfwd.cli.render import Column, document, talk, write, write_json, write_lines, write_pairs, write_table
 from p2pfwd.cli.swarm_key import key
 from p2pfwd.cli.text import age, counted, milliseconds, short_address, short_peer, shorten_peers
-from p2pfwd.errors import P2PForwardError
+from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.rpc.schema import (
     AddrsResult,
     ConnectParams,
@@ -41,6 +41,9 @@ DIAL_TIMEOUT_S = 35.0
 DISCOVER_GRACE_S = 5.0
 """The daemon keeps the time limit itself; only its answer may take this long more."""
 
+PINGS = 4
+UNTIL_DIRECT_PINGS = 40
+UNTIL_DIRECT_INTERVAL_S = 0.5
 PING_INTERVAL_S = 1.0
 
 _PEER_COLUMNS = (
@@ -175,21 +178,30 @@ def _near_row(near: NearPeer) -> tuple[str, str, str]:
 def ping(
     ctx: typer.Context,
     peer: PeerArgument,
-    count: Annotated[int, typer.Option("-n", "--count", metavar="COUNT", min=1, help="How many pings.")] = 4,
+    count: Annotated[
+        int | None,
+        typer.Option("-n", "--count", metavar="COUNT", min=1, help="How many pings; 4 unless told."),
+    ] = None,
+    until_direct: Annotated[
+        bool, typer.Option("--until-direct", help="Until no relay is between; 40 pings unless told.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure the round trip to a peer, connecting to it first.
 
-    Fails when not one ping is answered.
+    Fails when not one ping is answered, or none directly with --until-direct.
     """
     env: Env = ctx.obj
     answered: list[PingResult] = []
     failure: P2PForwardError | None = None
+    count = count or (UNTIL_DIRECT_PINGS if until_direct else PINGS)
+    interval_s = UNTIL_DIRECT_INTERVAL_S if until_direct else PING_INTERVAL_S
+    begin = time.monotonic()
     with env.connect() as client:
         narrate_lookups(client)
         for number in range(count):
             if number:
-                time.sleep(PING_INTERVAL_S)  # the pace of pings, not a wait for anything
+                time.sleep(interval_s)  # the pace of pings, not a wait for anything
             try:
                 result = answer(client, "ping", PingParams(peer=peer), PingResult, timeout_s=DIAL_TIMEOUT_S)
             except P2PForwardError as error:
@@ -202,15 +214,26 @@ def ping(
                 answered.append(result)
                 if not as_json:
                     write(_ping_line(result))
+                if until_direct and result.path == "direct":
+                    break
     if not answered:
         assert failure is not None
         raise failure
-    summary = _summary(answered, count)
+    if until_direct and answered[-1].path != "direct":
+        who, waited_s = short_peer(answered[-1].peer), time.monotonic() - begin
+        raise TimedOut(
+            f"{who} is still reached over a relay after {waited_s:.1f} s",
+            hint="p2pfwd doctor, here and there, says what stands between",
+        )
+    if until_direct and not as_json:
+        write(f"Direct after {time.monotonic() - begin:.1f} s.")
+    summary = _summary(answered, number + 1)
     if as_json:
         write_json(summary)
-    elif count > 1:
+    elif number:
         least, mean, most = (milliseconds(summary[f"{name}Milliseconds"]) for name in ("Min", "Mean", "Max"))
-        write(f"{len(answered)} of {count} answered; round trip: least {least}, mean {mean}, most {most}")
+        told = f"{len(answered)} of {number + 1} answered"
+        write(f"{told}; round trip: least {least}, mean {mean}, most {most}")
 
 
 def _ping_line(result: PingResult) -> str:

@@ -18,6 +18,7 @@ from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
+from p2pfwd.daemon.methods.doctor import DoctorMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.relay import RelayMethods
@@ -85,6 +86,7 @@ class Running:
             **TunnelMethods(self).table(),
             **SwarmMethods(self).table(),
             **PeerMethods(self.peering).table(),
+            **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
             **self.near.table(),

@@ -1,4 +1,4 @@
-"""The RPC's values of this node as a relay: places, circuits, tokens (see `rpc.schema`)."""
+"""The RPC's values of relays: this node as one (places, circuits, tokens), and others that it uses."""
 
 from __future__ import annotations
 
@@ -91,3 +91,17 @@ class RelayTokenRevokeResult(Message):
 
     token: RelayToken
     circuits: int  # that were reset
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Relay(Message):
+    """A relay that has a place for this node, or refuses one."""
+
+    relay: str
+    state: Literal["held", "refused"]
+    reason: str | None = None  # why it refuses, in words
+    addresses: tuple[str, ...] = ()  # by which others reach this node over it
+    age_s: float | None = named("AgeSeconds", default=None)
+    left_s: float | None = named("LeftSeconds", default=None)  # it is renewed before
+    limit_bytes: int = 0  # of a circuit each way, before the relay ends it; 0: no limit
+    limit_s: int = named("LimitSeconds", default=0)

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from p2pfwd.rpc.doctor_values import DoctorParams, DoctorResult, Finding  # noqa: F401
 from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
+    Relay,
     RelayCircuit,
     RelayLsResult,
     RelayPlace,
@@ -378,20 +380,6 @@ class PeerLsResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Relay(Message):
-    """A relay that has a place for this node, or refuses one."""
-
-    relay: str
-    state: Literal["held", "refused"]
-    reason: str | None = None  # why it refuses, in words
-    addresses: tuple[str, ...] = ()  # by which others reach this node over it
-    age_s: float | None = named("AgeSeconds", default=None)
-    left_s: float | None = named("LeftSeconds", default=None)  # it is renewed before
-    limit_bytes: int = 0  # of a circuit each way, before the relay ends it; 0: no limit
-    limit_s: int = named("LimitSeconds", default=0)
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StatusResult(Message):
     """Result of `daemon.status`."""
 
@@ -472,6 +460,7 @@ METHODS: dict[str, tuple[type, type]] = {
     "daemon.hello": (HelloParams, HelloResult),
     "daemon.status": (Empty, StatusResult),
     "daemon.shutdown": (Empty, Empty),
+    "doctor": (DoctorParams, DoctorResult),
     "p2p.listen": (ListenParams, ListenResult),
     "p2p.forward": (ForwardParams, ForwardResult),
     "p2p.check": (CheckParams, Check),

@@ -18,6 +18,8 @@ from p2pfwd.rpc.schema import (
     CloseResult,
     ConnectResult,
     DisconnectResult,
+    DoctorResult,
+    Finding,
     IdResult,
     LogLevelResult,
     LsResult,
@@ -578,6 +580,41 @@ def test_status(fake: FakeDaemon, run: Run) -> None:
         "socket     /h/rpc.sock\n"
         "log        /h/daemon.log\n"
     )
+
+
+def test_doctor_gives_each_check_a_line_its_cure_below_it_and_the_verdict_at_the_end(
+    fake: FakeDaemon, run: Run
+) -> None:
+    found = (
+        Finding("sockets", "good", "listening on /ip4/192.0.2.1/tcp/4011"),
+        Finding("relay", "bad", "none has a place for this node", "name a relay in reach.relays"),
+    )
+    fake.answers["doctor"] = DoctorResult(found, False, "no stranger gets a tunnel")
+    result = run("doctor")
+    assert (result.status, result.out) == (
+        1,
+        "sockets  good: listening on /ip4/192.0.2.1/tcp/4011\n"
+        "relay    bad: none has a place for this node\n"
+        "               name a relay in reach.relays\n"
+        "So no stranger gets a tunnel.\n",
+    )
+    fake.answers["doctor"] = DoctorResult(found[:1], True, "a stranger gets a tunnel: directly")
+    assert run("doctor", OTHER).status == 0
+    assert fake.called("doctor")[-1]["peer"] == OTHER
+    assert json.loads(run("doctor", "--json").out)["Reachable"] is True
+
+
+def test_ping_until_direct_ends_with_the_first_direct_answer(
+    fake: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfwd.cli.swarm.UNTIL_DIRECT_INTERVAL_S", 0.0)
+    paths = iter(["relayed", "relayed", "direct"])
+    fake.answers["ping"] = lambda _params: PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", next(paths), 1.0)  # type: ignore[arg-type]
+    result = run("ping", "--until-direct", OTHER)
+    assert result.status == 0 and "Direct after 0." in result.out and "3 of 3 answered" in result.out
+    fake.answers["ping"] = PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", "relayed", 1.0)
+    result = run("ping", "--until-direct", "-n", "2", OTHER)
+    assert result.status == 6 and "is still reached over a relay" in result.err
 
 
 @pytest.mark.parametrize(

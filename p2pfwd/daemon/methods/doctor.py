@@ -1,0 +1,285 @@
+"""The RPC's method `doctor`: every check of a node's network, once, in order, and the cure (p2pfwd-rpc(7)).
+
+Rules: a check changes nothing. It waits no longer than it takes others to answer; what is found out in the
+first seconds of a daemon's life (who sees us, who dials back, who relays) is waited for, bounded. The words
+are made to be pasted into a report: they name no peer of the owner's but the one that was asked about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.link.contract import Link
+from p2pfwd.net.resolver import has_name
+from p2pfwd.policy.nat_kind import NatKind
+from p2pfwd.rpc import schema as s
+from p2pfwd.rpc.doctor_values import DoctorResult, Finding, FindingState
+from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.rpc.time_limit import check_timeout
+from p2pfwd.system.network_watch import reachable_hosts
+from p2pfwd.wire.reachability import Reachability
+
+if TYPE_CHECKING:
+    from p2pfwd.daemon.methods.process import Node
+
+SETTLE_S: Final = 8.0
+"""How long a young daemon's verdicts are waited for."""
+
+LOOK_EVERY_S: Final = 0.1
+
+NAME_S: Final = 5.0
+"""For the look-up of one name."""
+
+DIRECT_S: Final = 12.0
+"""For a direct connection where one over a relay is there: three tries."""
+
+EARLIEST: Final = 1_764_000_000.0
+"""A clock behind this (November 2025) is wrong: this program is younger."""
+
+Check = tuple[FindingState, str, str | None]
+
+
+class DoctorMethods:
+    """Methods of one daemon."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._doctor = Doctor(node)
+
+    def table(self) -> Mapping[str, Handler]:
+        """Method name -> coroutine function."""
+        return {"doctor": self.doctor}
+
+    async def doctor(self, context: CallContext, params: s.DoctorParams) -> s.DoctorResult:
+        """What works and what does not; with a peer also the way to it. Raises as `PEER` does elsewhere."""
+        timeout_s = check_timeout(params.timeout_s)
+        if params.peer is None:
+            return await self._doctor.run(None, (), timeout_s)
+        peer_id, addrs = await self._node.peering.read((params.peer,))
+        return await self._doctor.run(peer_id, addrs, timeout_s)
+
+
+class Doctor:
+    """Of one daemon."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._swarm = node.host.swarm
+
+    async def run(self, peer: PeerId | None, addrs: Sequence[Multiaddr], timeout_s: float) -> DoctorResult:
+        """All findings, and the verdict."""
+        await self._settle()
+        findings = [
+            _finding("sockets", self._sockets()),
+            _finding("clock", _clock(time.time())),
+            _finding("DNS", await self._names()),
+            _finding("bootstrap", self._bootstrap()),
+            _finding("NAT", self._nat()),
+            _finding("IPv6", self._ipv6()),
+            _finding("dial back", self._dial_back()),
+            _finding("relay", self._relays()),
+        ]
+        if peer is not None:
+            return await self._with_peer(findings, peer, addrs, timeout_s)
+        reachable, verdict = self._verdict()
+        return DoctorResult(tuple(findings), reachable, verdict)
+
+    async def _settle(self) -> None:
+        """Until this node knows how it stands, or has had the time for it."""
+        left_s = self._node.started_at + SETTLE_S - time.monotonic()
+        # Several rooms tell of this, each in its way: a look now and then is simpler, and is over soon.
+        while left_s > 0 and not self._is_settled():
+            await asyncio.sleep(LOOK_EVERY_S)
+            left_s -= LOOK_EVERY_S
+
+    def _is_settled(self) -> bool:
+        if not self._node.network.is_public:
+            return bool(self._swarm.conns()) or not self._node.network.bootstrap
+        verdict = self._node.discovery.autonat.reachability
+        if verdict is Reachability.PRIVATE:
+            return bool(self._node.relays.client.places() or self._node.relays.client.refusals())
+        return verdict is Reachability.PUBLIC
+
+    # --- this node --------------------------------------------------------------------------------
+
+    def _sockets(self) -> Check:
+        own, taken = self._swarm.own_addresses, self._node.host.taken_ports
+        if not own.bound():
+            return "bad", "this node listens nowhere", "swarm.listen in config.toml says where; p2pfwd log ls"
+        if not reachable_hosts(own.interfaces.listing()):
+            return "bad", "this machine has no network", "is the cable in, the Wi-Fi on? ip address shows it"
+        if all(address_class(addr) is AddressClass.LOOPBACK for addr in own.bound()):
+            return "bad", "this node listens on this machine only", "set swarm.listen in config.toml"
+        where = ", ".join(str(addr) for addr in own.bound()[:4])
+        if taken:
+            ports = ", ".join(map(str, taken))
+            return "note", f"listening on {where}; port {ports} was taken", "end what has it, then restart"
+        return "good", f"listening on {where}", None
+
+    async def _names(self) -> Check:
+        names = [addr for addr in self._node.network.bootstrap if has_name(addr)]
+        if not names:
+            return "left out", "no bootstrap peer has a name", None
+        failures: list[str] = []
+        for name in names[:4]:
+            try:
+                async with asyncio.timeout(NAME_S):
+                    await self._swarm.resolver.resolve(name)
+            except (P2PForwardError, TimeoutError) as exc:
+                failures.append(exc.message if isinstance(exc, P2PForwardError) else f"{name}: no answer")
+            else:
+                return "good", "the names of bootstrap peers are found", None
+        return "bad", "; ".join(dict.fromkeys(failures)), "swarm.dns_servers can name other servers"
+
+    def _bootstrap(self) -> Check:
+        discovery = self._node.discovery
+        if not discovery.dhts:
+            return "left out", "this node takes part in no DHT", None
+        known = sum(len(dht.table) for dht in discovery.dhts)
+        if known:
+            return "good", f"{known} peers of the DHT are known", None
+        listed = len(self._node.network.bootstrap)
+        if not listed:
+            return "note", "no bootstrap peer is set, and nobody has been met", "set bootstrap.peers"
+        cure = "does this machine reach the internet, does a firewall let TCP out? see bootstrap.peers"
+        return "bad", f"none of the {listed} bootstrap peers answers", cure
+
+    def _nat(self) -> Check:
+        own, nat = self._swarm.own_addresses, self._swarm.own_addresses.nat
+        seen = ", ".join(map(str, own.counting() or own.seen()[:2]))
+        if nat is NatKind.NONE:
+            return "good", f"none: others see this node at its own address, {seen}", None
+        if nat is NatKind.ENDPOINT_INDEPENDENT:
+            return "good", f"every destination sees the same port ({seen}): holes can be punched", None
+        if nat is NatKind.SEQUENTIAL:
+            return "note", "every destination gets the next port: punched by that, if at all", _FORWARD
+        if nat is NatKind.SYMMETRIC:
+            return "note", "every destination gets another port: it cannot be punched", _FORWARD
+        if not self._node.network.is_public:
+            return "left out", "nobody outside of this network sees this node", None
+        return "note", "not known: too few peers have said where they see this node", None
+
+    def _ipv6(self) -> Check:
+        bound = [addr for addr in self._swarm.own_addresses.bound() if addr.has("ip6")]
+        if any(address_class(addr) is AddressClass.PUBLIC for addr in bound):
+            return "good", "this machine has a public IPv6 address", None
+        return "note", "no public IPv6 address", None
+
+    def _dial_back(self) -> Check:
+        if not self._node.network.is_public:
+            return "left out", "strangers are not met in this network", None
+        reachability = self._node.discovery.autonat.reachability
+        if reachability is Reachability.PUBLIC:
+            return "good", "strangers reach this node directly", None
+        if reachability is Reachability.PRIVATE:
+            return "note", "strangers cannot dial this node", _FORWARD
+        return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
+
+    def _relays(self) -> Check:
+        client = self._node.relays.client
+        places, refusals = client.places(), client.refusals()
+        if self._node.discovery.is_public():
+            return "left out", "none is needed", None
+        if places:
+            limits = sum(place.limit is not None for place in places)
+            what = f"{len(places)} have a place for this node"
+            if limits == len(places):
+                return "note", f"{what}, with limits: they serve to make a direct connection", _OWN_RELAY
+            return "good", what, None
+        if refusals:
+            said = "; ".join(dict.fromkeys(refusals.values()))
+            return "bad", f"none has a place for this node: {said}", _OWN_RELAY
+        return "note", "none is known", _OWN_RELAY
+
+    def _verdict(self) -> tuple[bool, str]:
+        places = self._node.relays.client.places()
+        if self._node.discovery.is_public():
+            return True, "a stranger gets a tunnel: directly"
+        if any(place.limit is None for place in places):
+            return True, "a stranger gets a tunnel: over a relay, and directly where both routers let them"
+        if places and not self._swarm.own_addresses.nat.is_per_destination:
+            return True, "a stranger gets a tunnel if his router can be punched, too: the relays have limits"
+        if not self._node.network.is_public and self._is_near():
+            return True, "peers of this network get a tunnel: directly"
+        return False, "no stranger gets a tunnel"
+
+    def _is_near(self) -> bool:
+        own = self._swarm.own_addresses
+        return any(address_class(addr) is not AddressClass.LOOPBACK for addr in own.bound())
+
+    # --- the way to one peer ----------------------------------------------------------------------
+
+    async def _with_peer(
+        self, findings: list[Finding], peer: PeerId, addrs: Sequence[Multiaddr], timeout_s: float
+    ) -> DoctorResult:
+        def note(check: str, found: Check) -> None:
+            findings.append(_finding(check, found))
+
+        begin = time.monotonic()
+        try:
+            conn = await self._swarm.connect(peer, addrs, timeout_s=timeout_s, force=True)
+        except P2PForwardError as exc:
+            known = bool(self._swarm.peerstore.addrs(peer))
+            note("found", _WAS_FOUND if known else ("bad", "no address of the peer was found", _THERE))
+            note("reachable", ("bad", exc.message, exc.hint))
+            return DoctorResult(tuple(findings), False, "the peer was not reached")
+        note("found", _WAS_FOUND)
+        took_ms = (time.monotonic() - begin) * 1000
+        note("reachable", ("good", f"{self._path(conn)}, after {took_ms:.0f} ms", None))
+        note("direct", await self._direct(conn))
+        ways = await self._services(peer)
+        for check in ways:
+            note("service", check)
+        good = all(state != "bad" for state, _, _ in ways)
+        verdict = "the peer is reached" if good else "a service of the peer is not there"
+        return DoctorResult(tuple(findings), good, verdict)
+
+    def _path(self, conn: Link) -> str:
+        return self._swarm.paths.code(conn).words
+
+    async def _direct(self, conn: Link) -> Check:
+        peer = conn.remote_peer
+        try:
+            direct = await self._swarm.paths.wait_direct(peer, DIRECT_S) if conn.is_relayed else conn
+        except P2PForwardError:
+            return "note", self._path(conn), "p2pfwd doctor there says what its router does"
+        return "good", self._path(direct), None
+
+    async def _services(self, peer: PeerId) -> list[Check]:
+        forwards = [
+            it
+            for it in self._node.forwarding.listeners()
+            if it.direction == "forward" and it.target_address.peer_id() == peer
+        ]
+        if not forwards:
+            return [("left out", "no forward here leads to the peer", None)]
+        found: list[Check] = []
+        for forward in forwards[:8]:
+            outcome = await self._node.forwarding.check(forward.id, 10.0)
+            state: FindingState = "good" if outcome.ok else "bad"
+            found.append((state, f"{forward.protocol}: {outcome.reason or outcome.state}", outcome.hint))
+        return found
+
+
+_FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"
+_OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
+_THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
+_WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
+
+
+def _finding(check: str, found: Check) -> Finding:
+    state, text, hint = found
+    return Finding(check, state, text, hint)
+
+
+def _clock(now: float) -> Check:
+    if now < EARLIEST:
+        when = time.strftime("%Y-%m-%d", time.gmtime(now))
+        return "bad", f"this machine believes that it is {when}", "set its clock: certificates end by it"
+    return "good", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)), None

@@ -1,0 +1,51 @@
+"""`doctor` on real daemons: what it finds, the way to a peer, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.peer_id import PeerId
+from tests.support.in_process import Pair, two_daemons
+from tests.support.sockets import TcpServer, free_port
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with two_daemons() as made:
+        yield made
+
+
+def test_a_node_on_loopback_is_no_use_to_strangers_and_is_told_so(pair: Pair) -> None:
+    one, _ = pair
+    result = one.cli("doctor")
+    assert result.returncode == 1 and result.stdout.endswith("So no stranger gets a tunnel.\n")
+    assert "sockets    bad: this node listens on this machine only" in result.stdout
+    checks = [finding["Check"] for finding in json.loads(one.cli("doctor", "--json").stdout)["Findings"]]
+    assert checks == ["sockets", "clock", "DNS", "bootstrap", "NAT", "IPv6", "dial back", "relay"]
+
+
+def test_the_way_to_a_peer_and_its_services(pair: Pair) -> None:
+    one, other = pair
+    with TcpServer(lambda conn: conn.close()) as server:
+        other.ok("listen", "/x/doctor", server.address)
+        one.ok("forward", "/x/doctor", str(free_port()), other.address, "--no-check")
+        result = one.cli("doctor", other.address)
+        assert result.returncode == 0 and result.stdout.endswith("So the peer is reached.\n")
+        assert "direct     good: direct\n" in result.stdout
+        assert "service    good: /x/doctor: ready" in result.stdout
+    other.ok("close", "-p", "/x/doctor")
+    result = one.cli("doctor", other.peer_id)
+    assert result.returncode == 1 and "service    bad: /x/doctor: " in result.stdout
+    one.ok("close", "-a")
+
+
+def test_a_peer_that_nobody_knows_is_said_not_to_be_found(pair: Pair) -> None:
+    one, _ = pair
+    nobody = str(PeerId.from_public_key(PrivateKey.generate().public_key))
+    result = one.cli("doctor", nobody)
+    assert result.returncode == 1 and "found      bad: no address of the peer was found" in result.stdout
+    assert one.cli("doctor", "nobody-by-that-name").returncode == 2
