@@ -292,5 +292,6 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "new_level": LEVELS,
     "subsystem": ("all",),
     "network": NETWORKS,
+    "path": ("any", "direct", "relay"),
     "shell": tuple(Shell),
 }

@@ -14,7 +14,16 @@ from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
 from p2pfwd.cli.narration import narrate_lookups
-from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
+from p2pfwd.cli.options import (
+    AsJson,
+    Custom,
+    Foreground,
+    LimitedRelay,
+    NoStart,
+    PathChoice,
+    PathOption,
+    Protocol,
+)
 from p2pfwd.cli.pairs import forward_pairs, make_all, one_or_list
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import milliseconds, printable, short_address, short_peer
@@ -58,6 +67,8 @@ def forward(
     ],
     allow_custom_protocol: Custom = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not try the peer now.")] = False,
+    path: PathOption = PathChoice.ANY,
+    allow_limited_relay: LimitedRelay = False,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -67,16 +78,16 @@ def forward(
     The peer is tried once; the forward stands whether or not it answers, and tries again at each connection.
     """
     pairs, peers = forward_pairs((protocol, listen), peers)
-    params = [
-        ForwardParams(
-            protocol=protocol,
-            listen=listen,
-            peers=tuple(peers),
-            allow_custom_protocol=allow_custom_protocol,
-            foreground=foreground,
-        )
-        for protocol, listen in pairs
-    ]
+    asked = ForwardParams(
+        protocol=protocol,
+        listen=listen,
+        peers=tuple(peers),
+        allow_custom_protocol=allow_custom_protocol,
+        foreground=foreground,
+        path=path.value,
+        allow_limited_relay=allow_limited_relay,
+    )
+    params = [replace(asked, protocol=protocol, listen=listen) for protocol, listen in pairs]
     env: Env = ctx.obj
     with ExitStack() as stack:
         interrupted = stack.enter_context(terminable()) if foreground else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -56,6 +57,25 @@ Custom = Annotated[bool, typer.Option("--allow-custom-protocol", help="Allow a p
 
 Foreground = Annotated[
     bool, typer.Option("-f", "--foreground", help="Stay until interrupted, and close when this command ends.")
+]
+
+
+class PathChoice(StrEnum):
+    """What `--path` takes."""
+
+    ANY = "any"
+    DIRECT = "direct"
+    RELAY = "relay"
+
+
+PathOption = Annotated[
+    PathChoice,
+    typer.Option("--path", metavar="PATH", help="Go over any (direct where it can be), direct, or relay."),
+]
+
+LimitedRelay = Annotated[
+    bool,
+    typer.Option("--allow-limited-relay", help="Go over a relay that carries little, and not for long."),
 ]
 
 NoStart = Annotated[bool, typer.Option("--no-start", help="Do not start a daemon; as P2PFWD_AUTOSTART=0.")]

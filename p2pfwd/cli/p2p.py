@@ -214,6 +214,17 @@ def _print_streams(env: Env, streams: Sequence[Stream], *, headers: bool) -> Non
     for stream in streams:
         if stream.holds_end:
             write(f"{stream.handler_id}: {HELD_END}")
+        if stream.path_code != "direct":
+            write(f"{stream.handler_id}: {stream.path_reason}{_limit_left(stream)}")
+
+
+def _limit_left(stream: Stream) -> str:
+    left = []
+    if stream.limit_bytes_left is not None:
+        left.append(size(stream.limit_bytes_left))
+    if stream.limit_seconds_left is not None:
+        left.append(f"{stream.limit_seconds_left} s")
+    return f"; the relay carries {' or '.join(left)} more" if left else ""
 
 
 def _stream_row(stream: Stream) -> tuple[str, ...]:

@@ -123,6 +123,9 @@ def peers(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False)
         write_table(
             _PEER_COLUMNS, [_peer_row(peer) for peer in result.peers], limit=env.columns, colour=env.colour
         )
+        for peer in result.peers:
+            if peer.path_code != "direct":
+                write(f"{short_peer(peer.peer)}: {peer.path_reason}")
 
 
 @swarm.command("addrs", help="Show the addresses of this node.")
@@ -237,7 +240,7 @@ def ping(
 
 
 def _ping_line(result: PingResult) -> str:
-    where = f"{result.path}, {result.remote_address}"
+    where = f"{result.path_reason or result.path}, {result.remote_address}"
     return f"{short_peer(result.peer)}: {milliseconds(result.rtt_ms)} ({where})"
 
 

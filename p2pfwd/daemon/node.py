@@ -39,10 +39,12 @@ from p2pfwd.wire.tls import TLS
 
 if TYPE_CHECKING:
     from p2pfwd.core.keys import PrivateKey
+    from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.settings import Settings
     from p2pfwd.host.routing import Progress
     from p2pfwd.net.link.contract import Link
+    from p2pfwd.policy.paths import PathCode
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.daemon")
@@ -99,6 +101,7 @@ class Running:
         self._unfollow: Any = None
         host.swarm.on_connected(lambda conn: self._peer("connected", conn))
         host.swarm.on_disconnected(lambda conn: self._peer("disconnected", conn))
+        host.swarm.paths.on_change(self._path)
 
     @classmethod
     async def start(
@@ -214,6 +217,11 @@ class Running:
         if self.server.hub.wanted("peers"):
             data = {"action": action, "peer": str(conn.remote_peer), "address": str(conn.remote_addr)}
             self.server.publish("peers", data)
+
+    def _path(self, peer_id: PeerId, code: PathCode) -> None:
+        if self.server.hub.wanted("peers"):
+            data = {"action": "path", "peer": str(peer_id), "path": "direct" if code.is_direct else "relayed"}
+            self.server.publish("peers", {**data, "code": code.value, "text": code.words})
 
 
 def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:

@@ -32,6 +32,7 @@ from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.splice import close_with_reset
 from p2pfwd.forwarding.streams import StreamRegistry
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, Direction, ForwardingLimits
+from p2pfwd.policy.paths import Way
 from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Acceptor, Sockaddr
 from p2pfwd.system.descriptors import cure, reason
@@ -67,6 +68,7 @@ class LocalListener(Listener):
         limits: ForwardingLimits,
         *,
         foreground: bool,
+        way: Way | None = None,
     ) -> None:
         super().__init__(listener_id, protocol, events, foreground=foreground)
         self.peer_id = peer_id
@@ -77,6 +79,7 @@ class LocalListener(Listener):
         self._streams = streams
         self._limits = limits
         self._protocols = (protocol,)
+        self._way = way or Way()
         self._opening: dict[socket.socket, asyncio.Task[None]] = {}
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
@@ -214,7 +217,7 @@ class LocalListener(Listener):
             close_with_reset(sock)
             self.failed(exc)
             return
-        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol)
+        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self._way)
         if stream is not None:
             self._splice(sock, origin, stream)
             return
@@ -239,7 +242,7 @@ class LocalListener(Listener):
         """The one task of a connection: it ends when the stream is there."""
         try:
             stream = await self._swarm.open_stream(
-                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s
+                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
             )
             self._splice(sock, origin, stream)
         except P2PForwardError as exc:

@@ -35,6 +35,7 @@ from p2pfwd.forwarding.values import (
     StreamInfo,
 )
 from p2pfwd.net.services import Service
+from p2pfwd.policy.paths import Way
 from p2pfwd.policy.service_bounds import PROBE, tunnels
 
 if TYPE_CHECKING:
@@ -147,11 +148,13 @@ class Forwarding:
         *,
         allow_custom_protocol: bool = False,
         foreground: bool = False,
+        way: Way | None = None,
     ) -> LocalListener:
         """Open `listen`; each of its connections becomes a stream of `protocol` to `peer_id`.
 
-        `addrs` are kept for the life of the forward. Nothing is dialed yet. Raises InvalidMultiaddr,
-        InvalidProtocol, SelfDial, ListenerExists, AddressInUse, BindFailed, ShuttingDown.
+        `way`: what they may go over; None: all but limited relays. `addrs` are kept for the life of the
+        forward. Nothing is dialed yet. Raises InvalidMultiaddr, InvalidProtocol, SelfDial, ListenerExists,
+        AddressInUse, BindFailed, ShuttingDown.
         """
         self._refuse_when_closing()
         if peer_id == self._host.peer_id:
@@ -179,6 +182,7 @@ class Forwarding:
             self._events,
             self.limits,
             foreground=foreground,
+            way=way,
         )
         self._swarm.peerstore.pin(peer_id, tuple(addrs), listener.pin_tag)
         listener.start()

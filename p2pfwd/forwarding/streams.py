@@ -23,13 +23,14 @@ from p2pfwd.forwarding.names import PREFIX
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
 from p2pfwd.net.connmgr import TUNNEL_TAG
+from p2pfwd.policy.paths import PathCode
 from p2pfwd.policy.shares import Party
 from p2pfwd.system.acceptor import Sockaddr
 from p2pfwd.system.sockaddrs import multiaddr_of
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.splice import Splice
-    from p2pfwd.net.link.contract import DuplexStream
+    from p2pfwd.net.link.contract import Carrier, DuplexStream
     from p2pfwd.net.swarm import Swarm
 
 PROTECT_TAG: Final = TUNNEL_TAG
@@ -107,6 +108,8 @@ class StreamEntry:
             rate_in=rate_in,
             rate_out=rate_out,
             path="relayed" if conn.is_relayed else "direct",
+            code=self._registry.code(conn),
+            limit_left=conn.limit_left,
             remote_address=str(conn.remote_addr),
             rtt_s=conn.rtt_s,
             dialing_target=splice is None,
@@ -254,6 +257,10 @@ class StreamRegistry:
         if not self._entries:
             self._empty.set()
         self._events.stream("removed", lambda: entry.info(time.monotonic()))
+
+    def code(self, conn: Carrier) -> PathCode:
+        """Why a stream's connection is the one it is."""
+        return self._swarm.paths.code(conn)
 
     # --- asking -----------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import UsageError
+from p2pfwd.policy.paths import PathCode
+from p2pfwd.wire.circuit import Limit
 
 Direction = Literal["listen", "forward"]
 Change = Literal["added", "changed", "removed"]
@@ -99,6 +101,8 @@ class StreamInfo:
     rate_in: float  # bytes per second since the last snapshot
     rate_out: float
     path: Literal["direct", "relayed"]
+    code: PathCode  # why it is this path
+    limit_left: Limit | None  # of a limited relay
     remote_address: str
     rtt_s: float | None
     dialing_target: bool  # listen: the local service has not answered yet

@@ -48,7 +48,7 @@ class Paths:
         connections.on_disconnected(self._disconnected)
 
     def on_change(self, callback: Changed) -> None:
-        """Be told when a peer's way, or what is known of it, changes."""
+        """Be told, soon after, when a peer's way is over a relay, why, and when no longer."""
         self._callbacks.append(callback)
 
     # --- what is known ----------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Paths:
             self._codes[peer_id] = code
             log.info("the way to %s: %s", peer_id, code.words)
             if self.direct(peer_id) is None:
-                self._tell(peer_id, code)
+                self._loop.call_soon(self._tell, peer_id, code)
 
     def _tell(self, peer_id: PeerId, code: PathCode) -> None:
         for callback in tuple(self._callbacks):
@@ -93,8 +93,9 @@ class Paths:
             self._settled.discard(peer_id)
         elif peer_id in self._meeting:
             self._punched.add(conn)
-        if self._connections.of(peer_id)[0] is conn:
-            self._tell(peer_id, self.code(conn))
+        conns = self._connections.of(peer_id)
+        if conns[0] is conn and (conn.is_relayed or conns[-1].is_relayed):
+            self._loop.call_soon(self._tell, peer_id, self.code(conn))
         self._wake(peer_id)
 
     def _disconnected(self, conn: Link) -> None:
@@ -106,7 +107,7 @@ class Paths:
         elif not conn.is_relayed and left[0].is_relayed:
             self._codes.pop(peer_id, None)
             self._settled.discard(peer_id)
-            self._tell(peer_id, PathCode.RELAYED)
+            self._loop.call_soon(self._tell, peer_id, PathCode.RELAYED)
         self._wake(peer_id)
 
     # --- waiting for a direct one -----------------------------------------------------------------

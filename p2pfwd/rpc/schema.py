@@ -33,9 +33,11 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Message,
     NamedPeer,
     Nat,
+    NearPeer,
     Network,
     Notice,
     Path,
+    PathWish,
     Peer,
     Reachability,
     Standing,
@@ -107,6 +109,8 @@ class ForwardParams(Message):
     peers: tuple[str, ...]  # peer ID, /p2p/ID, multiaddr ending in /p2p/ID, /dnsaddr/host; all of one peer
     allow_custom_protocol: bool = False
     foreground: bool = False
+    path: PathWish = "any"
+    allow_limited_relay: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -285,18 +289,6 @@ class DiscoverParams(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class NearPeer(Message):
-    """One peer on the local network."""
-
-    peer: str
-    addresses: tuple[str, ...]  # as it told them, each ending in /p2p/<peer>
-    source: Literal["mdns"]  # how it was found
-    agent_version: str | None
-    tunnels: bool | None  # whether it lists /x/, or a protocol below it; null: it could not be asked
-    reason: str | None  # why not
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class DiscoverResult(Message):
     """Result of `swarm.discover`."""
 
@@ -331,6 +323,8 @@ class PingResult(Message):
     remote_address: str
     path: Path
     rtt_ms: float = named("RTTMilliseconds")
+    path_code: str = ""  # why it is this path: see Stream.path_code
+    path_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

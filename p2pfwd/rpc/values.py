@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Way = Literal["inbound", "outbound"]
 Path = Literal["direct", "relayed"]
+PathWish = Literal["any", "direct", "relay"]
 Network = Literal["public", "lan", "private"]
 Reachability = Literal["unknown", "public", "private"]
 """By strangers."""
@@ -91,6 +92,10 @@ class Stream(Message):
     remote_address: str = ""  # multiaddr of the connection underneath
     rtt_ms: float | None = named("RTTMilliseconds", default=None)
     holds_end: bool = False  # forward side: a Kubo is not told yet that the client has ended its data
+    path_code: str = "direct"  # why it is this path: direct, punched, relayed, relayed-…
+    path_reason: str = "direct"  # the same in words
+    limit_bytes_left: int | None = None  # each way, of a limited relay
+    limit_seconds_left: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -106,6 +111,9 @@ class Peer(Message):
     streams: int
     age_s: float = named("AgeSeconds")
     rtt_ms: float | None = named("RTTMilliseconds")
+    path: Path = "direct"
+    path_code: str = "direct"  # why it is this path: see Stream.path_code
+    path_reason: str = "direct"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -173,3 +181,15 @@ class DhtTable(Message):
     peers: int
     refreshed_s: float | None = named("RefreshedSeconds")  # ago; null: not yet
     buckets: tuple[DhtBucket, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class NearPeer(Message):
+    """One peer on the local network."""
+
+    peer: str
+    addresses: tuple[str, ...]  # as it told them, each ending in /p2p/<peer>
+    source: Literal["mdns"]  # how it was found
+    agent_version: str | None
+    tunnels: bool | None  # whether it lists /x/, or a protocol below it; null: it could not be asked
+    reason: str | None  # why not

@@ -237,3 +237,10 @@ def test_the_commands_without_json_are_named_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (named,) = re.findall(r"`--json` on every command but (.*), and", readme)
     assert set(re.findall(r"`(.*?)`", named)) == set(without)
+
+
+def test_the_codes_of_paths() -> None:
+    """Each is stable, and told what it says."""
+    text = (MAN / "p2pfwd-rpc.7").read_text(encoding="utf-8")
+    section = text.partition(".Sh PATHS\n")[2].partition(".Sh ")[0]
+    assert re.findall(r"^\.It Li (\S+)$", section, re.MULTILINE) == [code.value for code in PathCode]

@@ -50,6 +50,7 @@ class MemoryConduit:
     progressed_at = 0.0
     heard = False
     limit: Limit | None = None
+    limit_left: Limit | None = None
     segment_bytes: int | None = None
 
     def __init__(self, local: Multiaddr, remote: Multiaddr, latency_s: float, meter: Meter) -> None:

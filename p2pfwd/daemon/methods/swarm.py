@@ -41,7 +41,7 @@ class SwarmMethods:
         swarm = self._node.host.swarm
         conn = await swarm.connect(peer_id, addrs, timeout_s=timeout_s, force=True)
         agent = swarm.peerstore.agent(peer_id)
-        return s.ConnectResult(views.peer(conn, agent, time.monotonic()))
+        return s.ConnectResult(views.peer(conn, agent, time.monotonic(), swarm.paths.code(conn)))
 
     async def disconnect(self, context: CallContext, params: s.DisconnectParams) -> s.DisconnectResult:
         """Close all connections to a peer. Raises NotFound when there is none."""
@@ -55,7 +55,10 @@ class SwarmMethods:
         """The live connections, direct and old ones first."""
         swarm, now = self._node.host.swarm, time.monotonic()
         return s.PeersResult(
-            tuple(views.peer(conn, swarm.peerstore.agent(conn.remote_peer), now) for conn in swarm.conns())
+            tuple(
+                views.peer(conn, swarm.peerstore.agent(conn.remote_peer), now, swarm.paths.code(conn))
+                for conn in swarm.conns()
+            )
         )
 
     async def addrs(self, context: CallContext, params: s.Empty) -> s.AddrsResult:
@@ -85,5 +88,12 @@ class SwarmMethods:
         """One round trip to a peer, connecting first if need be. Raises as `connect`."""
         peer_id, addrs = await self._node.peering.read((params.peer,))
         outcome = await self._node.host.ping(peer_id, addrs, check_timeout(params.timeout_s))
-        conn = outcome.conn
-        return s.PingResult(str(peer_id), str(conn.remote_addr), views.path(conn), outcome.rtt_s * 1000)
+        conn, code = outcome.conn, self._node.host.swarm.paths.code(outcome.conn)
+        return s.PingResult(
+            str(peer_id),
+            str(conn.remote_addr),
+            views.path(conn),
+            outcome.rtt_s * 1000,
+            code.value,
+            code.words,
+        )

@@ -18,6 +18,7 @@ from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import UsageError
 from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.policy.paths import Way
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
@@ -91,6 +92,7 @@ class TunnelMethods:
             addrs,
             allow_custom_protocol=params.allow_custom_protocol,
             foreground=params.foreground,
+            way=Way(params.path, params.allow_limited_relay),
         )
         if params.foreground:
             context.on_disconnect(self._closer(listener))

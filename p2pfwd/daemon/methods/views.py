@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
     from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
+    from p2pfwd.policy.paths import PathCode
     from p2pfwd.protocols.relay_client import RelayClient
 
 _USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.LINK_LOCAL)
@@ -59,6 +60,10 @@ def stream(info: StreamInfo) -> schema.Stream:
         remote_address=info.remote_address,
         rtt_ms=_ms(info.rtt_s),
         holds_end=info.holds_end,
+        path_code=info.code.value,
+        path_reason=info.code.words,
+        limit_bytes_left=(info.limit_left.data_bytes or None) if info.limit_left else None,
+        limit_seconds_left=(info.limit_left.duration_s or None) if info.limit_left else None,
     )
 
 
@@ -77,7 +82,7 @@ def check(outcome: CheckOutcome) -> schema.Check:
     )
 
 
-def peer(conn: Link, agent: str | None, now: float) -> schema.Peer:
+def peer(conn: Link, agent: str | None, now: float, code: PathCode) -> schema.Peer:
     """One row of `swarm peers`; `now` is monotonic."""
     return schema.Peer(
         peer=str(conn.remote_peer),
@@ -89,6 +94,9 @@ def peer(conn: Link, agent: str | None, now: float) -> schema.Peer:
         streams=len(conn.streams),
         age_s=now - conn.opened_at,
         rtt_ms=_ms(conn.rtt_s),
+        path=path(conn),
+        path_code=code.value,
+        path_reason=code.words,
     )
 
 

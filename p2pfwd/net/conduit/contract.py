@@ -43,6 +43,10 @@ class Conduit(Protocol):
     """Largest piece that goes out whole; None: any."""
 
     @property
+    def limit_left(self) -> Limit | None:
+        """What is left of the limit; None where there is none."""
+
+    @property
     def heard(self) -> bool:
         """Whether anything has come yet."""
 

@@ -13,6 +13,7 @@ import os
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import NegotiationFailed
 from p2pfwd.net.conduit.contract import Conduit, Receiver
+from p2pfwd.wire.circuit import Limit
 from p2pfwd.wire.multistream import HEADER
 from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream
 
@@ -33,6 +34,11 @@ class PnetConduit:
         self._inbound: KeyStream | None = None
         self._plain_bytes = 0
         """How many bytes that `below` will give next are decrypted already."""
+
+    @property
+    def limit_left(self) -> Limit | None:
+        """As below."""
+        return self._below.limit_left
 
     @property
     def heard(self) -> bool:

@@ -95,6 +95,7 @@ class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
 
     limit: Limit | None = None
+    limit_left: Limit | None = None
     segment_bytes: int | None = None
 
     def __init__(self, sock: socket.socket, io: LoopIo) -> None:

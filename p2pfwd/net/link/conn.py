@@ -31,6 +31,7 @@ from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.net.link.outbox import Outbox
 from p2pfwd.net.link.stream import Stream, lost
 from p2pfwd.policy.networks import networks
+from p2pfwd.wire.circuit import Limit
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux import YAMUX, reset_codes
 from p2pfwd.wire.yamux.frame import GoAwayCode
@@ -151,6 +152,11 @@ class Conn:
     def ended_by_us(self) -> bool:
         """Whether it was closed here, and not lost."""
         return self._closing
+
+    @property
+    def limit_left(self) -> Limit | None:
+        """What is left of what a relay lets this carry; None where it has no bound."""
+        return self._channel.conduit.limit_left
 
     @property
     def rtt_s(self) -> float | None:

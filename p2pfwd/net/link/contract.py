@@ -40,6 +40,10 @@ class Carrier(Protocol):
     security: str
 
     @property
+    def limit_left(self) -> Limit | None:
+        """What is left of the limit; None where there is none."""
+
+    @property
     def rtt_s(self) -> float | None:
         """Smoothed round trip, seconds; None until it was measured."""
 

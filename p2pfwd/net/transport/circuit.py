@@ -236,6 +236,15 @@ class CircuitConduit:
         """From the stream."""
         self._lose(self._limit_reached() or exc)
 
+    @property
+    def limit_left(self) -> Limit | None:
+        """See Conduit; of the way that has less. 0: no bound of this kind, as ever, so 1 is the least."""
+        if self.limit is None:
+            return None
+        used, age_s = max(self._sent_bytes, self._received_bytes), time.monotonic() - self._opened_at
+        seconds = max(1, int(self.limit.duration_s - age_s)) if self.limit.duration_s else 0
+        return Limit(seconds, max(1, self.limit.data_bytes - used) if self.limit.data_bytes else 0)
+
     def _limit_reached(self) -> CircuitLimitReached | None:
         limit = self.limit
         if limit is None:

@@ -15,6 +15,7 @@ from p2pfwd.errors import P2PForwardError, StreamReset
 from p2pfwd.forwarding.bind import BoundSocket
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.services import Services
+from p2pfwd.policy.paths import PathCode, Way
 
 
 def peer(number: int) -> PeerId:
@@ -30,6 +31,7 @@ class FakeConn:
         self.remote_peer = remote_peer
         self.remote_addr = Multiaddr.parse(f"/ip4/192.0.{remote_peer.to_bytes()[-1]}.7/tcp/4002")
         self.is_relayed = False
+        self.limit_left = None
         self.rtt_s: float | None = 0.002
         self.security = "/noise"
         self.identified: asyncio.Future[None] | None = None
@@ -208,6 +210,8 @@ class FakeSwarm:
         self.limits = SimpleNamespace(is_own=lambda _peer: False)
         self.refusals = Refusals()
         self.io = SimpleNamespace(poller=None)
+        self.paths = SimpleNamespace(code=lambda _conn: PathCode.DIRECT)
+        self.ways: list[Way | None] = []
         self.peerstore = FakePeerstore()
         self.services = Services(FakeTasks())  # type: ignore[arg-type]
         self.forced: list[bool] = []
@@ -219,8 +223,14 @@ class FakeSwarm:
         self.silent: list[Callable[[PeerId, P2PForwardError | None], None]] = []
 
     async def open_stream(
-        self, peer_id: PeerId, protocols: Sequence[str], *, timeout_s: float | None = None
+        self,
+        peer_id: PeerId,
+        protocols: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+        way: Way | None = None,
     ) -> Any:
+        self.ways.append(way)
         self.asked.append((peer_id, tuple(protocols)))
         answer = self.answers.pop(0) if self.answers else FakeStream(peer_id, protocols[0])
         if isinstance(answer, asyncio.Future):
@@ -229,7 +239,7 @@ class FakeSwarm:
             raise answer
         return answer
 
-    def open_stream_at_once(self, peer_id: PeerId, protocol: str) -> Any:
+    def open_stream_at_once(self, peer_id: PeerId, protocol: str, way: Way | None = None) -> Any:
         """Only with `at_once` set: a peer known to serve the protocol."""
         if not self.at_once:
             return None
