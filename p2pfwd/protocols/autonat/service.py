@@ -30,7 +30,7 @@ from p2pfwd.policy.service_bounds import AUTONAT, AUTONAT2, DIAL_BACK
 from p2pfwd.protocols.autonat.budget import Budget
 from p2pfwd.protocols.autonat.filtering import find_filtering
 from p2pfwd.protocols.autonat.v1 import AutoNatSettings, FirstClient, FirstServer
-from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient, SecondServer, Tested
+from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient, SecondServer, Trial
 from p2pfwd.wire import autonat, autonat2
 from p2pfwd.wire.reachability import Reachability
 
@@ -255,7 +255,7 @@ class AutoNat:
         bound = self._swarm.own_addresses.bound()
         return addr.__eq__ if addr in bound else bound.__contains__
 
-    def _take(self, addr: Multiaddr, candidate: _Candidate, peer: PeerId, tested: Tested) -> None:
+    def _take(self, addr: Multiaddr, candidate: _Candidate, peer: PeerId, tested: Trial) -> None:
         if tested.outcome is Outcome.WORKED:
             is_new = tested.back is not None and not self._swarm.own_addresses.is_contacted(tested.back)
             candidate.evidence.worked(afresh=is_new)
