@@ -124,7 +124,7 @@ def status(
     pairs = [
         ("daemon", f"p2pfwd {result.version}, {state} for {age(result.uptime_s)}, process {result.pid}"),
         ("network", _network(result)),
-        *([("reachable", _reachable(result))] if result.network == "public" else []),
+        *([("reachable", _reachable(result))] if result.network != "lan" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
         *(("relays" if not index else "", _relay(relay)) for index, relay in enumerate(result.relays)),

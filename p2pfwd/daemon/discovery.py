@@ -83,7 +83,7 @@ class Discovery:
         for dht in self.dhts:
             log.info("taking part in %s as a %s", dht.protocol, "server" if dht.is_server else "client")
             self._upkeep.append(Upkeep(self._host.swarm, dht))
-        if self._network.is_public:
+        if not self._network.local_only:
             self.autonat.on_change(self._reachability_changed)
             self.autonat.serve(self._is_reachable(Scope.WAN))
             self.autonat.start()

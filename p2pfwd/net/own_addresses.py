@@ -101,7 +101,7 @@ class OwnAddresses:
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
         """Whose word alone is enough for an observed address."""
         self.nat = NatKind.UNKNOWN
-        """As observers see it now."""
+        """As observers agreed last, in this network."""
         self._observed: dict[Carrier, _Observation] = {}
         self._counting: tuple[Multiaddr, ...] = ()
         self._contacted: dict[str, None] = {}
@@ -141,6 +141,7 @@ class OwnAddresses:
         if lost or any(address_class(addr) is AddressClass.PUBLIC for addr in come):
             change |= Change.MOVED
             self._contacted.clear()
+            self.nat = NatKind.UNKNOWN
             if self.proofs.clear():
                 change |= Change.TOLD
         self._note(change)
@@ -289,7 +290,8 @@ class OwnAddresses:
                 taken[local] += 1
                 counting[addr] = None
         before = (self._counting, self.nat)
-        self._counting, self.nat = tuple(counting), nat_kind.nat_kind(self.sights())
+        kind = nat_kind.nat_kind(self.sights())
+        self._counting, self.nat = tuple(counting), self.nat if kind is NatKind.UNKNOWN else kind
         return before != (self._counting, self.nat)
 
     # --- proved -----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from p2pfwd.wire import autonat2 as wire
 from p2pfwd.wire.autonat2 import DataRequest, DialStatus, Request, Response, Status
 from p2pfwd.wire.reachability import Reachability
 from tests.net.swarm_rig import host, stranger
-from tests.support.loops import on_loop, until
+from tests.support.loops import on_loop, turns, until
 
 QUICK = AutoNatSettings(ask_again_s=0.05, refresh_s=0.05)
 ELSEWHERE = Multiaddr.parse("/ip4/127.0.0.9/tcp/9")
@@ -289,6 +289,22 @@ async def test_a_server_that_does_not_answer_is_no_evidence(monkeypatch: pytest.
     async with host() as far, host() as near:
         Server(far, lambda _request, _stream: asyncio.sleep(0.2), WORKED)
         assert await outcome_of(near, far) is Outcome.NO_EVIDENCE
+
+
+@on_loop
+async def test_servers_that_say_nothing_are_not_asked_one_after_the_other() -> None:
+    async with host() as near, host() as one, host() as two, host() as three:
+        asked: list[Request] = []
+        for far in (one, two, three):
+            Server(far, lambda request, _: asked.append(request), Response(Status.REFUSED))
+        client = AutoNat(near.swarm)
+        for far in (one, two, three):
+            await join(near, far)
+        client.start()
+        await until(lambda: len(asked) == 2)
+        await turns(200)
+        assert len(asked) == 2 and client.reachability is Reachability.UNKNOWN
+        await client.close()
 
 
 @on_loop

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.own_addresses import Change
@@ -30,7 +30,7 @@ from p2pfwd.policy.service_bounds import AUTONAT, AUTONAT2, DIAL_BACK
 from p2pfwd.protocols.autonat.budget import Budget
 from p2pfwd.protocols.autonat.filtering import find_filtering
 from p2pfwd.protocols.autonat.v1 import AutoNatSettings, FirstClient, FirstServer
-from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient, SecondServer, Tested
+from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient, SecondServer, Trial
 from p2pfwd.wire import autonat, autonat2
 from p2pfwd.wire.reachability import Reachability
 
@@ -43,6 +43,9 @@ AT_ONCE: Final = 2
 
 SAME_AGAIN_S: Final = 10.0
 """Before a server that could not connect tries again, where nobody else decides: its word twice is two."""
+
+FIRST_PAUSE_S: Final = 0.5
+"""After a test of an address that said nothing; twice as long after the next."""
 
 MAX_CANDIDATES: Final = 10
 """As go: more addresses than that are a mistake."""
@@ -58,6 +61,10 @@ class _Candidate:
     by: PeerId | None = None
     """Who got through last."""
     testing: int = 0
+    unanswered: int = 0
+    """Tests in a row that said nothing."""
+    pause_until: float = -inf
+    """After those: most would not dial this address, whoever is asked."""
     settled_at: float = -inf
 
 
@@ -86,6 +93,7 @@ class AutoNat:
         self._candidates: dict[Multiaddr, _Candidate] = {}
         self._filtering = Filtering.UNKNOWN
         self._filtering_asked = -inf
+        self._filtering_pause_s = 0.0
         self._known = Reachability.UNKNOWN
 
     @property
@@ -129,7 +137,7 @@ class AutoNat:
         if change & Change.MOVED:  # nothing that was found out before holds
             self._first.forget()
             self._candidates.clear()
-            self._filtering, self._filtering_asked = Filtering.UNKNOWN, -inf
+            self._filtering, self._filtering_asked, self._filtering_pause_s = Filtering.UNKNOWN, -inf, 0.0
             self._weigh()
         if change & (Change.MOVED | Change.STIRRED):
             self._first.stirred()
@@ -149,10 +157,15 @@ class AutoNat:
     def _weigh(self) -> None:
         """Form the verdict anew, and tell it where it has changed."""
         own = self._swarm.own_addresses
-        findings = [self._finding(addr, one) for addr, one in self._candidates.items()]
+        servers = self._servers_of_v2()
+        findings = [
+            finding
+            for addr, one in self._candidates.items()
+            if (finding := self._finding(addr, one)) is not Finding.OPEN or _of_family(servers, addr)
+        ]
         has_public = any(address_class(addr) is AddressClass.PUBLIC for addr in own.bound())
         known = reachability(findings, own.nat, has_public=has_public)
-        if known is Reachability.UNKNOWN and not self._servers_of_v2():
+        if known is Reachability.UNKNOWN and not servers:
             known = self._first.verdict.reachability
         if known is self._known:
             return
@@ -172,9 +185,11 @@ class AutoNat:
         while True:
             self._news.clear()
             own.expire()
+            self._forget_expired()
             guessed = autonat.candidates(own.bound(), own.observed(), own.proofs.addresses())
             if servers := self._servers_of_v2():
-                wait_s = self._start_tests((*own.counting(), *guessed), servers)
+                seen = () if own.nat.is_per_destination else own.counting()  # no other comes in there
+                wait_s = self._start_tests((*seen, *guessed), servers)
             else:
                 wait_s = await self._first.step(guessed)
             self._weigh()
@@ -182,6 +197,13 @@ class AutoNat:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._news.wait()
+
+    def _forget_expired(self) -> None:
+        """What was not proved anew in time is to be found out anew."""
+        proved = self._swarm.own_addresses.proofs.addresses()
+        for addr, candidate in self._candidates.items():
+            if self._finding(addr, candidate) is Finding.PROVED and addr not in proved:
+                self._candidates[addr] = _Candidate(testing=candidate.testing)
 
     def _servers_of_v2(self) -> list[Link]:
         """One connection to each connected peer that speaks it."""
@@ -200,16 +222,26 @@ class AutoNat:
         wait_s = settings.refresh_s
         for addr, candidate in self._candidates.items():
             candidate.ready = {peer: at for peer, at in candidate.ready.items() if peer in connected}
-            finding = self._finding(addr, candidate)
+            finding, due_at = self._finding(addr, candidate), candidate.pause_until
+            if finding in (Finding.PROVED, Finding.REFUTED):
+                again_s = settings.ask_again_s if self._is_left(addr) else settings.refresh_s
+                due_at = max(due_at, candidate.settled_at + again_s)
             if finding is Finding.DOUBTFUL:
-                wait_s = min(wait_s, self._look_into_filtering(servers, now))
-            elif finding is Finding.OPEN:
-                wait_s = min(wait_s, self._test_by(addr, candidate, servers, AT_ONCE, now))
-            elif candidate.settled_at + settings.refresh_s <= now:
-                wait_s = min(wait_s, self._test_by(addr, candidate, servers, 1, now))
+                left_s = self._look_into_filtering(servers, now)
+            elif due_at > now:
+                left_s = due_at - now
             else:
-                wait_s = min(wait_s, candidate.settled_at + settings.refresh_s - now)
+                most = AT_ONCE if finding is Finding.OPEN else 1
+                left_s = self._test_by(addr, candidate, _of_family(servers, addr), most, now)
+            wait_s = min(wait_s, left_s)
         return max(wait_s, 0.001)
+
+    def _is_left(self, addr: Multiaddr) -> bool:
+        """Whether the place is one where nobody sees us any more: the router may have got another address."""
+        own, endpoint = self._swarm.own_addresses, tcp_endpoint(addr)
+        seen = [tcp_endpoint(one) for one in own.observed() if address_class(one) is AddressClass.PUBLIC]
+        hosts = {one.host for one in seen if one is not None and endpoint and one.family == endpoint.family}
+        return bool(hosts) and endpoint is not None and endpoint.host not in hosts and addr not in own.bound()
 
     def _test_by(
         self, addr: Multiaddr, candidate: _Candidate, servers: list[Link], most: int, now: float
@@ -247,7 +279,7 @@ class AutoNat:
         finally:
             candidate.testing -= 1
             self._news.set()
-        if self._candidates.get(addr) is candidate and tested.outcome is not Outcome.NO_EVIDENCE:
+        if self._candidates.get(addr) is candidate:
             self._take(addr, candidate, conn.remote_peer, tested)
 
     def _ends_at(self, addr: Multiaddr) -> Callable[[Multiaddr], bool]:
@@ -255,25 +287,31 @@ class AutoNat:
         bound = self._swarm.own_addresses.bound()
         return addr.__eq__ if addr in bound else bound.__contains__
 
-    def _take(self, addr: Multiaddr, candidate: _Candidate, peer: PeerId, tested: Tested) -> None:
+    def _take(self, addr: Multiaddr, candidate: _Candidate, peer: PeerId, tested: Trial) -> None:
+        now, again_s = time.monotonic(), self._settings.ask_again_s
+        if tested.outcome is Outcome.NO_EVIDENCE:
+            pause_s = min(again_s, FIRST_PAUSE_S * 2**candidate.unanswered)
+            candidate.unanswered = min(candidate.unanswered + 1, 10)
+            candidate.pause_until = now + pause_s
+            return
+        candidate.unanswered = 0
         if tested.outcome is Outcome.WORKED:
             is_new = tested.back is not None and not self._swarm.own_addresses.is_contacted(tested.back)
             candidate.evidence.worked(afresh=is_new)
-            candidate.by = peer
+            candidate.by, candidate.settled_at = peer, now
         else:
             candidate.evidence.failed()
-            candidate.ready[peer] = time.monotonic() + min(SAME_AGAIN_S, self._settings.ask_again_s)
-        self._settle(addr, candidate)
+            candidate.ready[peer] = now + min(SAME_AGAIN_S, again_s)
+        self._conclude(addr, candidate, proves=tested.outcome is Outcome.WORKED)
 
-    def _settle(self, addr: Multiaddr, candidate: _Candidate) -> None:
-        """Draw the conclusion."""
+    def _conclude(self, addr: Multiaddr, candidate: _Candidate, *, proves: bool) -> None:
+        """After a test of the address, or news of what the router lets in."""
         own, finding = self._swarm.own_addresses, self._finding(addr, candidate)
         log.debug("%s: %s", addr, finding.name)
-        if finding in (Finding.PROVED, Finding.REFUTED):
-            candidate.settled_at = time.monotonic()
-        if finding is Finding.PROVED and candidate.by is not None:
+        if finding is Finding.PROVED and proves and candidate.by is not None:
             own.prove(addr, candidate.by)
         elif finding is Finding.REFUTED:
+            candidate.settled_at = time.monotonic()
             own.withdraw(addr)
         self._weigh()
 
@@ -281,11 +319,13 @@ class AutoNat:
 
     def _look_into_filtering(self, servers: list[Link], now: float) -> float:
         """Find out how the router filters; when that may be tried again."""
-        again_s = self._settings.ask_again_s
-        if self._filtering_asked + again_s <= now:
+        if self._filtering_asked + self._filtering_pause_s <= now:
+            self._filtering_pause_s = min(
+                max(2 * self._filtering_pause_s, self._settings.ask_again_s), self._settings.refresh_s
+            )
             self._filtering_asked = now
             self._spawn(self._find_filtering(servers))
-        return self._filtering_asked + again_s - now
+        return self._filtering_asked + self._filtering_pause_s - now
 
     async def _find_filtering(self, servers: list[Link]) -> None:
         asked = self._filtering_asked
@@ -294,5 +334,12 @@ class AutoNat:
             return
         self._filtering = found
         for addr, candidate in self._candidates.items():
-            self._settle(addr, candidate)
+            self._conclude(addr, candidate, proves=True)
         self._news.set()
+
+
+def _of_family(servers: list[Link], addr: Multiaddr) -> list[Link]:
+    """Those that see us by the address's own kind of IP: others would not dial it."""
+    endpoint = tcp_endpoint(addr)
+    found = ((conn, tcp_endpoint(conn.remote_addr)) for conn in servers)
+    return [conn for conn, seen in found if seen and endpoint and seen.family == endpoint.family]

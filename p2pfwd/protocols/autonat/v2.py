@@ -43,7 +43,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Trial:
     """What came of a test; `back` is where the server's new connection came from."""
 
     outcome: Outcome
@@ -64,7 +64,7 @@ class SecondClient:
         self._swarm = swarm
         self._expected: dict[int, _Expected] = {}
 
-    async def test(self, conn: Link, addr: Multiaddr, arrives_at: Callable[[Multiaddr], bool]) -> Tested:
+    async def test(self, conn: Link, addr: Multiaddr, arrives_at: Callable[[Multiaddr], bool]) -> Trial:
         """Have the peer dial `addr`. `arrives_at`: whether a local address is where such a dial ends."""
         nonce = secrets.randbits(64)
         expected = self._expected[nonce] = _Expected(arrives_at, frozenset(self._swarm.conns()))
@@ -72,16 +72,16 @@ class SecondClient:
             response = await self._question(conn, wire.Request((addr,), nonce))
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s did not tell whether it can dial %s: %s", conn.remote_peer, addr, exc)
-            return Tested(Outcome.NO_EVIDENCE)
+            return Trial(Outcome.NO_EVIDENCE)
         finally:
             del self._expected[nonce]
         log.debug("%s on %s: %s, %s", conn.remote_peer, addr, response.status.name, response.dial.name)
         if response.status is not wire.Status.OK or response.index != 0:
-            return Tested(Outcome.NO_EVIDENCE)
+            return Trial(Outcome.NO_EVIDENCE)
         if expected.back is not None:  # whatever is said: the number is the proof
-            return Tested(Outcome.WORKED, expected.back)
+            return Trial(Outcome.WORKED, expected.back)
         failed = response.dial is wire.DialStatus.DIAL_ERROR
-        return Tested(Outcome.FAILED if failed else Outcome.NO_EVIDENCE)
+        return Trial(Outcome.FAILED if failed else Outcome.NO_EVIDENCE)
 
     async def _question(self, conn: Link, request: wire.Request) -> wire.Response:
         async with asyncio.timeout(ANSWER_S):

@@ -158,7 +158,7 @@ async def test_observed_addresses_end_with_their_connections_and_the_most_seen_g
     assert us.own.observed()[0] == at("8.8.4.4", 1) and len(us.own.observed()) == 2
     for conn in (one, two, three, three):
         us.own.forget_connection(conn)
-    assert us.own.observed() == [] and us.own.nat is NatKind.UNKNOWN
+    assert us.own.observed() == [] and us.own.counting() == ()
 
 
 @in_virtual_time
@@ -200,6 +200,10 @@ async def test_the_kind_of_the_nat_is_told_as_soon_as_two_have_seen_us() -> None
     assert us.own.nat is NatKind.SYMMETRIC and us.changes == [Change.SEEN]
     us.own.note_observed(by(TWO, "9.9.9.2", direction="inbound"), at("8.8.4.4", 4011))
     assert us.own.nat is NatKind.SYMMETRIC, "where somebody has dialed us says nothing of what we dial"
+    us.own.forget_connection(by(TWO, "9.9.9.2"))
+    assert us.own.nat is NatKind.SYMMETRIC, "it is still so when they have gone"
+    await us.move("10.0.0.7")
+    assert us.own.nat is NatKind.UNKNOWN, "but not in another network"
 
 
 @in_virtual_time
