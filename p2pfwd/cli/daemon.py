@@ -13,9 +13,9 @@ import typer
 
 from p2pfwd.cli.options import AsJson
 from p2pfwd.cli.render import write, write_json, write_pairs
-from p2pfwd.cli.text import age, counted, size
+from p2pfwd.cli.text import age, counted, short_peer, size
 from p2pfwd.errors import ConnectionLost, TimedOut
-from p2pfwd.rpc.schema import Empty, IdResult, StatusResult
+from p2pfwd.rpc.schema import Empty, IdResult, Relay, StatusResult
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
@@ -127,6 +127,7 @@ def status(
         *([("reachable", _REACHABLE[result.reachability])] if result.network == "public" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
+        *(("relays" if not index else "", _relay(relay)) for index, relay in enumerate(result.relays)),
         *([("ports", _TAKEN.format(", ".join(map(str, result.taken_ports))))] if result.taken_ports else []),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
@@ -153,6 +154,16 @@ _REACHABLE = {
     "public": "by everybody: peers dialed back",
     "private": "not by strangers: peers could not dial back",
 }
+
+
+def _relay(relay: Relay) -> str:
+    name = short_peer(relay.relay)
+    if relay.state == "refused":
+        return f"{name} refuses: {relay.reason}"
+    limits = [size(relay.limit_bytes)] if relay.limit_bytes else []
+    limits += [age(relay.limit_s)] if relay.limit_s else []
+    limit = f"circuits of at most {' and '.join(limits)}" if limits else "circuits without a limit"
+    return f"{name} has a place for this node, renewed before {age(relay.left_s or 0)} are over; {limit}"
 
 
 def _network(status: StatusResult) -> str:

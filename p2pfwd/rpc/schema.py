@@ -375,6 +375,20 @@ class PeerLsResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Relay(Message):
+    """A relay that has a place for this node, or refuses one."""
+
+    relay: str
+    state: Literal["held", "refused"]
+    reason: str | None = None  # why it refuses, in words
+    addresses: tuple[str, ...] = ()  # by which others reach this node over it
+    age_s: float | None = named("AgeSeconds", default=None)
+    left_s: float | None = named("LeftSeconds", default=None)  # it is renewed before
+    limit_bytes: int = 0  # of a circuit each way, before the relay ends it; 0: no limit
+    limit_s: int = named("LimitSeconds", default=0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StatusResult(Message):
     """Result of `daemon.status`."""
 
@@ -399,6 +413,7 @@ class StatusResult(Message):
     reachability: Reachability = "unknown"
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
+    relays: tuple[Relay, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -71,7 +71,7 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], object], limit_s: float = 10.0) -> None:
     """Wait for what the kernel brings about and no callback tells, such as a full socket."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
     from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
+    from p2pfwd.protocols.relay_client import RelayClient
 
 _USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.LINK_LOCAL)
 
@@ -88,6 +89,24 @@ def peer(conn: Link, agent: str | None, now: float) -> schema.Peer:
         age_s=now - conn.opened_at,
         rtt_ms=_ms(conn.rtt_s),
     )
+
+
+def relays(client: RelayClient, own: PeerId, now: float) -> tuple[schema.Relay, ...]:
+    """The relays that have a place for this node, then those that refuse one; `now` is monotonic."""
+    held = (
+        schema.Relay(
+            relay=str(place.relay),
+            state="held",
+            addresses=full_addresses(list(place.addrs), own),
+            age_s=now - place.since,
+            left_s=max(0.0, place.until - now),
+            limit_bytes=place.limit.data_bytes if place.limit is not None else 0,
+            limit_s=place.limit.duration_s if place.limit is not None else 0,
+        )
+        for place in client.places()
+    )
+    refused = (schema.Relay(str(relay), "refused", why) for relay, why in client.refusals().items())
+    return (*held, *refused)
 
 
 def path(conn: Link) -> schema.Path:

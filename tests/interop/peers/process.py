@@ -177,4 +177,4 @@ def js(
     return Peer("js", [*command, *options], directory, within)
 
 
-START: dict[str, Callable[[Path, KeyType], Peer]] = {"kubo": kubo, "p2pd": p2pd, "js": js}
+START: dict[str, Callable[..., Peer]] = {"kubo": kubo, "p2pd": p2pd, "js": js}
