@@ -77,24 +77,9 @@ def start(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from p2pfwd.daemon.config import load
-
     env: Env = ctx.obj
-    paths = env.paths()
     where = None if address is None else _given(address)
-    config = load(paths.config_file, env.environ)
-    private = private or config.settings.network == "private"
-    changes = changes_for(config, private=private)
-    key = _key(env, config) if private else None
-    if changes:
-        config_file.change(paths.config_file, changes)
-        if not as_json:
-            say_what_was_written(paths.config_file, changes)
-        if is_running(env):
-            raise DaemonRunning(
-                "the daemon runs with the settings from before",
-                hint="p2pfwd shutdown, then p2pfwd hub again",
-            )
+    private, key, changes = _prepare(env, private=private, quiet=as_json)
     with env.connect_or_start(start=True) as client:
         addrs = answer(client, "swarm.addrs", Empty(), AddrsResult)
         state = answer(client, "relay.ls", Empty(), RelayLsResult)
@@ -110,7 +95,6 @@ def start(
                 "Token": None if made is None else made.name,
                 "Private": private,
                 "Serves": state.serves,
-                "File": str(paths.config_file),
                 "Wrote": changes,
             }
         )
@@ -123,6 +107,28 @@ def start(
         warn(f"it is no relay yet: {state.reason}", "p2pfwd shutdown, then p2pfwd hub again")
     if where is None and address_class(best) is not AddressClass.PUBLIC:
         _warn_of_the_address(best, addrs)
+
+
+def _prepare(
+    env: Env, *, private: bool, quiet: bool
+) -> tuple[bool, SwarmKey | None, dict[str, config_file.Value]]:
+    """Have the settings say that this is a hub: whether its network is private, its key, what was written."""
+    from p2pfwd.daemon.config import load
+
+    path = env.paths().config_file
+    config = load(path, env.environ)
+    private = private or config.settings.network == "private"
+    changes = changes_for(config, private=private)
+    key = _key(env, config) if private else None
+    if changes:
+        config_file.change(path, changes)
+        if not quiet:
+            say_what_was_written(path, changes)
+        if is_running(env):
+            raise DaemonRunning(
+                "the daemon runs with the settings from before", hint="p2pfwd shutdown, then p2pfwd hub again"
+            )
+    return private, key, changes
 
 
 def changes_for(config: Config, *, private: bool) -> dict[str, config_file.Value]:

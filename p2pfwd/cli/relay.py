@@ -35,7 +35,7 @@ relay.add_typer(token, name="token")
 def new(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="What to call it; as the name of a peer.")
+        str | None, typer.Argument(metavar="NAME", help="What to call it; as the name of a peer.")
     ] = None,
     many: Annotated[
         bool, typer.Option("--many", help="An invitation: it lets in every machine that shows it.")

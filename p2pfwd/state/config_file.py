@@ -171,4 +171,4 @@ def _put(document: dict[str, Any], key: str, value: Value) -> None:
 
 def _toml(value: Value) -> str:
     # JSON's forms of strings and flat lists are TOML's too.
-    return json.dumps(value if isinstance(value, str) else list(value))
+    return json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False)
