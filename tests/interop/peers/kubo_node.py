@@ -14,8 +14,8 @@ listens there, has mDNS on, and starts only where no route leads out of its netw
 
 Its local DHT is always a server, its public one with `--public` only, or where it finds out that it is
 reachable. With `--autonat` it tells others whether they are, with `--via RELAY` it has a place there. The
-library makes RSA-2048 identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another. It prefixes
-protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
+library makes RSA-2048 identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another.
+It prefixes protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
 """
 
 from __future__ import annotations
