@@ -2,10 +2,11 @@
 // Listens on 127.0.0.1, a free port. No bootstrap list, no UPnP: neither is even installed.
 // --segment ADDRESS: listens there, with mDNS on.
 // --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
-// --autonat: AutoNAT v2, as client and server.
+// --autonat: AutoNAT v2, as client and server. --via: circuits over relays, and places there.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
 //           open proto peer data | ping peer | protocols peer | peers | findpeer peer
 //           discovered peer (once mDNS has found it) | verified (own addresses that AutoNAT has proved)
+//           reserve relay (a place there)
 // Ends when stdin closes.
 import './node20.mjs' // first: module order is evaluation order
 import { createLibp2p } from 'libp2p'
@@ -25,7 +26,7 @@ import readline from 'node:readline'
 import { parseArgs } from 'node:util'
 
 const text = { type: 'string' }
-const known = { key: text, segment: text, dht: text, 'dht-proto': text, autonat: { type: 'boolean' } }
+const known = { key: text, segment: text, dht: text, 'dht-proto': text, autonat: { type: 'boolean' }, via: { type: 'boolean' } }
 const { values: options } = parseArgs({ options: known })
 const discovery = options.segment == null ? [] : [(await import('@libp2p/mdns')).mdns()]
 const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
@@ -37,12 +38,13 @@ if (options.dht != null) {
   services.dht = kadDHT({ protocol, clientMode: options.dht === 'client', ...here })
 }
 if (options.autonat) services.autonat = (await import('@libp2p/autonat-v2')).autoNATv2({ startupDelay: 0 })
+const circuits = options.via ? [(await import('@libp2p/circuit-relay-v2')).circuitRelayTransport()] : []
 const node = await createLibp2p({
   privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
   services,
   addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/0`] },
   peerDiscovery: discovery,
-  transports: [tcp()],
+  transports: [tcp(), ...circuits],
   // The default drops more than 5 connections a second from one host: here everybody is one host.
   connectionManager: { inboundConnectionThreshold: 1000 },
   connectionEncrypters: [noise(), tls()],
@@ -126,6 +128,9 @@ const commands = {
   },
   discovered: async ({ peer }) => {
     while (!discovered.has(peer)) await once(node, 'peer:discovery', soon())
+  },
+  reserve: async ({ relay }) => {
+    await node.components.transportManager.listen([multiaddr(`${relay}/p2p-circuit`)])
   },
   ping: async ({ peer }) => ({ ms: await node.services.ping.ping(peerIdFromString(peer), soon()) }),
   protocols: async ({ peer }) => {
