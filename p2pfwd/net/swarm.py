@@ -93,19 +93,9 @@ class Swarm:
         self._join_limits()
         self.own_addresses = OwnAddresses(Interfaces())
         self.own_addresses.is_own = self.peerstore.is_own
-        self._upgrader = upgrader = Upgrader(
-            identity,
-            self.io.pool,
-            accepts=self.services.accepts,
-            on_stream=self._on_stream,
-            security=self.settings.security,
-            early_muxer=self.settings.early_muxer,
-            max_inbound_streams=self.settings.max_streams_per_connection,
-            psk=self.settings.psk,
-            limits=self.limits,
-        )
+        self._upgrader = self._make_upgrader()
         self._transports = make_transports(
-            upgrader, self.io, self.settings, self._tasks.spawn, self._reach_relay
+            self._upgrader, self.io, self.settings, self._tasks.spawn, self._reach_relay
         )
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
@@ -124,6 +114,20 @@ class Swarm:
         """Awaited before a relay is asked for anything: who we are to it. What it raises is a refusal."""
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
+
+    def _make_upgrader(self) -> Upgrader:
+        settings = self.settings
+        return Upgrader(
+            self.identity,
+            self.io.pool,
+            accepts=self.services.accepts,
+            on_stream=self._on_stream,
+            security=settings.security,
+            early_muxer=settings.early_muxer,
+            max_inbound_streams=settings.max_streams_per_connection,
+            psk=settings.psk,
+            limits=self.limits,
+        )
 
     def _join_limits(self) -> None:
         """Tell the limits whose the peers are, who holds what, and who comes and goes."""

@@ -9,7 +9,7 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from p2pfwd.rpc.doctor_values import DoctorParams, DoctorResult, Finding  # noqa: F401
 from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
