@@ -292,7 +292,7 @@ class _Race:
         try:
             await self._swarm.connect(self._peer_id, fresh, only=True, force=True)
         except P2PForwardError as exc:
-            self._attempts += attempts_of(exc)
+            self._attempts += attempts_of(exc) or [Attempt(str(fresh[0]), exc.message, exc.code)]
             return False
         return True
 

@@ -239,6 +239,7 @@ class Dialer:
             code, reason = DEFECT, f"a defect here ({type(exc).__name__})"
         if isinstance(exc, PeerIdMismatch):
             self._peerstore.drop_addr(peer_id, addr)
+        log.debug("%s is not reached at %s: %s", peer_id, addr, reason)
         failure, key = Attempt(str(addr), reason, code), (peer_id, addr)
         previous = self._backoffs.get(key)
         delay_s = min(previous.delay_s * 2, BACKOFF_MOST_S) if previous is not None else BACKOFF_FIRST_S
