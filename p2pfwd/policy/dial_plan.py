@@ -75,7 +75,8 @@ def is_local(addr: Multiaddr) -> bool:
 
 def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:
     """The dials to make, in order, of addresses that can be dialed. Drops duplicates, and `own` addresses."""
-    mine = {addr.without_peer_id() for addr in own}
+    # Two nodes with places at one relay have the same address there; it leads to whoever is asked for.
+    mine = {addr.without_peer_id() for addr in own if not is_relayed(addr)}
     best: dict[Multiaddr, Candidate] = {}
     for candidate in candidates:
         addr = candidate.addr.without_peer_id()

@@ -23,6 +23,7 @@ from p2pfwd.cli.tree import root_command
 from p2pfwd.daemon.config import Config
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.policy import service_bounds
+from p2pfwd.policy.paths import PathCode
 from p2pfwd.rpc import schema
 
 ROOT = Path(__file__).parents[2]

@@ -73,6 +73,12 @@ def test_own_addresses_are_left_out() -> None:
     ]
 
 
+def test_a_relay_that_both_nodes_have_a_place_at_is_no_address_of_ours_alone() -> None:
+    """The circuit leads to whoever is asked for."""
+    there = f"/ip4/192.0.2.9/tcp/4011/p2p/{PEER}/p2p-circuit"
+    assert [dial.addr for dial in plan(heard(there), own=addrs(there))] == addrs(there)
+
+
 def test_a_hostile_list_is_cut() -> None:
     many = heard(*(f"/ip4/1.2.3.{n}/tcp/1" for n in range(1, 200)), LOOPBACK)
     planned = plan(many)
