@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.networks import NetworkProfile
 from p2pfwd.errors import PeerNotFound, TimedOut
@@ -151,7 +151,8 @@ class Discovery:
             return True
         if self.autonat.reachability is not Reachability.UNKNOWN:
             return self.autonat.reachability is Reachability.PUBLIC
-        return any(address_class(addr) is AddressClass.PUBLIC for addr in self._host.swarm.listen_addrs())
+        direct = (addr for addr in self._host.swarm.listen_addrs() if not is_relayed(addr))
+        return any(address_class(addr) is AddressClass.PUBLIC for addr in direct)
 
     def _reachability_changed(self) -> None:
         self.autonat.serve(self._is_reachable(Scope.WAN))

@@ -123,19 +123,24 @@ class Doctor:
         return "good", f"listening on {where}", None
 
     async def _names(self) -> Check:
-        names = [addr for addr in self._node.network.bootstrap if has_name(addr)]
+        listed = self._node.network.bootstrap
+        names = list(dict.fromkeys(addr.without_peer_id() for addr in listed if has_name(addr)))
         if not names:
             return "left out", "no bootstrap peer has a name", None
-        failures: list[str] = []
-        for name in names[:4]:
-            try:
-                async with asyncio.timeout(NAME_S):
-                    await self._swarm.resolver.resolve(name)
-            except (P2PForwardError, TimeoutError) as exc:
-                failures.append(exc.message if isinstance(exc, P2PForwardError) else f"{name}: no answer")
-            else:
-                return "good", "the names of bootstrap peers are found", None
-        return "bad", "; ".join(dict.fromkeys(failures)), "swarm.dns_servers can name other servers"
+        failures = await asyncio.gather(*map(self._why_no_name, names[:4]))
+        if None in failures:
+            return "good", "the names of bootstrap peers are found", None
+        return "bad", "; ".join(filter(None, failures)), "swarm.dns_servers can name other servers"
+
+    async def _why_no_name(self, name: Multiaddr) -> str | None:
+        try:
+            async with asyncio.timeout(NAME_S):
+                await self._swarm.resolver.resolve(name)
+        except TimeoutError:
+            return f"{name}: no answer within {NAME_S:g} s"
+        except P2PForwardError as exc:
+            return exc.message
+        return None
 
     def _bootstrap(self) -> Check:
         discovery = self._node.discovery
@@ -143,12 +148,12 @@ class Doctor:
             return "left out", "this node takes part in no DHT", None
         known = sum(len(dht.table) for dht in discovery.dhts)
         if known:
-            return "good", f"{known} peers of the DHT are known", None
+            return "good", f"of the DHT {_counted(known, 'peer')} known", None
         listed = len(self._node.network.bootstrap)
         if not listed:
             return "note", "no bootstrap peer is set, and nobody has been met", "set bootstrap.peers"
         cure = "does this machine reach the internet, does a firewall let TCP out? see bootstrap.peers"
-        return "bad", f"none of the {listed} bootstrap peers answers", cure
+        return "bad", f"none of the bootstrap peers answers ({listed} set)", cure
 
     def _nat(self) -> Check:
         own, nat = self._swarm.own_addresses, self._swarm.own_addresses.nat
@@ -185,17 +190,17 @@ class Doctor:
         client = self._node.relays.client
         places, refusals = client.places(), client.refusals()
         if self._node.discovery.is_public():
-            return "left out", "none is needed", None
+            return "left out", "no place at one is needed", None
         if places:
             limits = sum(place.limit is not None for place in places)
-            what = f"{len(places)} have a place for this node"
+            what = f"places held: {len(places)}"
             if limits == len(places):
                 return "note", f"{what}, with limits: they serve to make a direct connection", _OWN_RELAY
             return "good", what, None
         if refusals:
             said = "; ".join(dict.fromkeys(refusals.values()))
             return "bad", f"none has a place for this node: {said}", _OWN_RELAY
-        return "note", "none is known", _OWN_RELAY
+        return "note", "none is known that could have a place for this node", _OWN_RELAY
 
     def _verdict(self) -> tuple[bool, str]:
         places = self._node.relays.client.places()
@@ -271,6 +276,10 @@ _FORWARD: Final = "forward the port in the router, or name a relay of your own i
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
 _WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
 def _finding(check: str, found: Check) -> Finding:
