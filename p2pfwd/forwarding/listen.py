@@ -94,7 +94,15 @@ class RemoteListener(Listener):
             stream.reset()
             self.failed(exc)
             return
-        self._connect(entry, party)
+        sockets = self._streams.sockets
+
+        def connect() -> None:
+            entry.abandon = None
+            self._connect(entry, party)
+
+        if not sockets.connect(entry, len(self._streams), connect):
+            entry.abandon = lambda: sockets.leave(entry)
+            stream.when_over(lambda: self._gone(entry))
 
     def _connect(self, entry: StreamEntry, party: Party) -> None:
         # A near target mostly answers within the call; another is not touched where it could not be awaited.

@@ -5,7 +5,8 @@ each, megabytes for a few hundred bytes of its own. So who has many tunnels gets
 left to themselves they take 4 MB of what a service, or a peer, does not read. The service's buffer is not
 ours: while many tunnels are open the kernel's account is looked at. When it is a good part of its pressure
 mark, strangers' tunnels that have stood still for a while are reset, those of the heaviest network first,
-which then gets no new ones for a moment. The fuller the account, the shorter the while.
+which then gets no new ones for a moment. The fuller the account, the shorter the while. A thousand services
+fill their buffers faster than anybody can look: a network of which many tunnels stand still connects slowly.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ LOOK_EVERY_S: Final = 0.1
 PATIENCE: Final = ((0.3, 0.2), (0.2, 2.0), (0.1, 10.0))
 """From which part of the kernel's pressure mark on a tunnel may stand still for how many seconds. Beyond the
 mark the kernel cuts the buffers of every socket of the machine."""
+
+LET_IN: Final = 4
+"""Tunnels connected between two looks, of a network with more than `FEW` that stand still: 150 MB/s."""
+
+COUNTED_S: Final = 0.02
+"""How long the count of those that stand still is used: of a thousand it costs a millisecond."""
 
 MOVES_BYTES: Final = 16 * 1024
 """Less than this within its time is no motion: a reader of a byte a second holds as much as one of none."""
@@ -85,7 +92,54 @@ class LocalSockets:
         self._moved: dict[int, tuple[int, float]] = {}
         """By tunnel: how many bytes it had moved when it was last seen to move, and when that was."""
         self._penalties: dict[str, float] = {}
+        self._waiting: dict[int, tuple[Tunnel, Callable[[], None]]] = {}
+        """By tunnel, the first to come first: who waits for its turn to be connected; what to call then."""
+        self._let_in: Counter[str] = Counter()
+        """By network: how many have been connected since the last look though many stood still."""
+        self._stand_still: Counter[str] = Counter()
+        self._counted_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
+
+    def connect(self, tunnel: Tunnel, in_all: int, connect: Callable[[], None]) -> bool:
+        """Call `connect`, which connects the tunnel to its service: at once (True), or in its turn.
+
+        `in_all`: so many tunnels there are. `leave` ends the waiting.
+        """
+        if in_all <= FEW or self._may_connect(tunnel):
+            connect()
+            return True
+        self._waiting[tunnel.id] = tunnel, connect
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
+        return False
+
+    def leave(self, tunnel: Tunnel) -> None:
+        """It does not wait any more. Idempotent."""
+        self._waiting.pop(tunnel.id, None)
+
+    def _may_connect(self, tunnel: Tunnel) -> bool:
+        now, network = self._loop.time(), tunnel.stream.conn.crowd
+        if now - self._counted_at > COUNTED_S:
+            self._counted_at = now
+            self._stand_still = Counter(
+                one.stream.conn.crowd
+                for one in self._entries()
+                if one.splice is not None and one.splice.is_stalled
+            )
+        if self._stand_still[network] <= FEW or self._is_own(tunnel.stream.remote_peer):
+            return True
+        self._let_in[network] += 1
+        return self._let_in[network] <= LET_IN
+
+    def _connect_waiting(self) -> None:
+        """Those whose turn has come, of each network the first."""
+        self._let_in.clear()
+        for tunnel, connect in tuple(self._waiting.values()):
+            is_full = self._let_in[tunnel.stream.conn.crowd] >= LET_IN
+            if is_full or tunnel.id not in self._waiting or not self._may_connect(tunnel):
+                continue
+            del self._waiting[tunnel.id]
+            connect()
 
     def take(self, sock: socket.socket, tunnel: Tunnel, of_peer: int, in_all: int) -> bool:
         """A socket is to serve a tunnel, one of so many of its peer, and in all; False: refuse it."""
@@ -114,11 +168,13 @@ class LocalSockets:
 
     def _look(self) -> None:
         self._timer = None
+        self._connect_waiting()
         tunnels = [tunnel for tunnel in self._entries() if tunnel.splice is not None]
-        if len(tunnels) <= FEW:
+        if len(tunnels) <= FEW and not self._waiting:
             self._moved.clear()
             return
-        self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         memory = self._memory()
         if memory is None or memory.used <= memory.pressure * PATIENCE[-1][0]:
             self._moved.clear()
@@ -160,6 +216,7 @@ class LocalSockets:
 
     def close(self) -> None:
         """Look no more. Idempotent."""
+        self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

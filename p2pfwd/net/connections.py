@@ -33,6 +33,9 @@ TRIM_EVERY_S: Final = 10.0
 LOOK_EVERY_S: Final = 30.0
 """... and while there are not: some are needed by nobody."""
 
+BETWEEN_S: Final = 1.0
+"""Between two looks at least, though newcomers make it too many: a look at 300 costs a millisecond."""
+
 
 class Connections:
     """Of one swarm. `closing` is set when the swarm ends; nothing is let in from then on."""
@@ -47,6 +50,7 @@ class Connections:
         self._tasks = tasks
         self._refusals = refusals
         self._look: asyncio.TimerHandle | None = None
+        self._let_go_at = float("-inf")
         connmgr.released = self._released
         self._conns: dict[PeerId, list[Link]] = {}
         self._connected: list[Callable[[Link], None]] = []
@@ -107,7 +111,7 @@ class Connections:
         for callback in self._connected:
             callback(conn)
         conn.liveness.is_urgent = partial(self._connmgr.is_urgent, peer)
-        if self._too_many():
+        if self._too_many() and time.monotonic() - self._let_go_at >= BETWEEN_S:
             self._let_go()
         if self._look is None:
             self._look_later(conn.loop)
@@ -132,6 +136,7 @@ class Connections:
     def _let_go(self) -> None:
         """Close the connections that nobody needs, and idle ones if there are too many."""
         conns, now = self.all(), time.monotonic()
+        self._let_go_at = now
         for conn in dict.fromkeys((*self._connmgr.to_let_go(conns, now), *self._connmgr.to_trim(conns, now))):
             log.info("letting go of the idle connection to %s", conn.remote_peer)
             self._tasks.spawn(conn.close(), "let go")

@@ -19,7 +19,7 @@ from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy.dial_plan import is_local
-from p2pfwd.policy.networks import Network, networks
+from p2pfwd.policy.networks import Network, networks, networks_of_host
 from p2pfwd.policy.pace import Pace, Paces, Rate
 
 WIDER: Final = (1, 3, 4)
@@ -40,6 +40,9 @@ alone may take a tenth of a processor, with what follows a handshake."""
 
 IN_ALL: Final = Rate(per_s=100.0, burst=400.0)
 """Of all strangers: a fifth of a processor, and more than 512 connections need in a busy minute."""
+
+PAUSE_S: Final = 0.1
+"""So long nobody is let in of a network that has just come too fast: its next place is about as far away."""
 
 OWN_HOSTS_S: Final = 10.0
 """How long the list of own peers' addresses is used before it is made anew; it is only made when needed."""
@@ -70,6 +73,7 @@ class Handshakes:
         self._held: Counter[Network] = Counter()
         self._paces = {rate: Paces(rate) for rate in (PER_ADDRESS, PER_NETWORK, INNER)}
         self._all = Pace(IN_ALL, clock())
+        self._shut: dict[Network, float] = {}
         self._hosts: frozenset[str] = frozenset()
         self._hosts_at = float("-inf")
 
@@ -96,6 +100,20 @@ class Handshakes:
         self._held.update(nets)
         return handshake
 
+    def turns_away(self, host: str) -> bool:
+        """Whether this host's network has come too fast, and must pause: asked before anything is made.
+
+        Who comes all the same is counted, and costs little else.
+        """
+        if not self._shut:
+            return False
+        now = self._clock()
+        network = next((one for one in networks_of_host(host) if self._shut.get(one, now) > now), None)
+        if network is None or host in self._hosts:
+            return False
+        self._refusals.note("handshake-haste", network.text, "refused: it comes too fast")
+        return True
+
     def end(self, handshake: Handshake) -> None:
         """It is over, well or not. Idempotent."""
         if handshake in self._places:
@@ -111,6 +129,8 @@ class Handshakes:
             rate = INNER if inner else PER_NETWORK if network.width else PER_ADDRESS
             if not self._paces[rate].take(network, now):
                 if not self._is_own(handshake.addr, now):
+                    self._shut = {shut: until for shut, until in self._shut.items() if until > now}
+                    self._shut[network] = now + PAUSE_S
                     self._refuse(network.text, "comes too fast")
                 return
         if not inner and not self._all.take(now) and not self._is_own(handshake.addr, now):

@@ -3,7 +3,8 @@
 Everybody else is served at once. Who used up a turn's work waits in the `fair` lane for its next slice; who
 sends too much that moves nothing waits in the `slow` one. A lane that has the loop for itself goes as fast as
 it can. While others are busy it has a share of the time and no more, whatever the number of connections in
-it, and they take turns: a thousand floods cost what one costs.
+it, and they take turns: a thousand floods cost what one costs. Others are busy until a nap has passed in
+which they moved nothing; a lane without credit sleeps meanwhile: other programs need the processors.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ BULK_BYTES: Final = 32 * 1024
 
 CREDIT_S: Final = 0.002
 """Time a lane may save up, or owe at most ten times."""
+
+NAP_S: Final = 0.001
+"""Between two looks of a lane that must wait whether others are still busy. In one turn of the loop a copy at
+full speed may move nothing, while its next bytes are on their way through other programs."""
 
 NODE_TOLL: Final = Rate(per_s=60_000.0, burst=120_000.0)
 """Toll (`wire.yamux.work`) of all connections together before those that pay more than a trickle are slowed:
@@ -66,7 +71,6 @@ class Lane:
         self._queue.append(slice_)
         if not self._due:
             self._due = True
-            self._seen = self._moves()
             self._loop.call_soon(self._run)
 
     @property
@@ -82,14 +86,17 @@ class Lane:
         now = self._clock()
         self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * self._share)
         self._at = now
-        if self._credit_s > 0 or self._moves() == self._seen:
+        may_go = self._credit_s > 0 or self._moves() == self._seen
+        if may_go:
             self._queue.popleft()()
             self.charge(self._clock() - now)
         self._seen = self._moves()
-        if self._queue:
+        if not self._queue:
+            self._due = False
+        elif may_go:
             self._loop.call_soon(self._run)
         else:
-            self._due = False
+            self._loop.call_later(NAP_S, self._run)
 
 
 class Lanes:

@@ -180,6 +180,10 @@ class Swarm:
             raise ConnectionRefusedError(f"{remote} is outside the local network")
         return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard))
 
+    def turns_away(self, host: str) -> bool:
+        """See `transport.contract.Gate`."""
+        return self.handshakes.turns_away(host)
+
     def arrived(self, conn: Link) -> None:
         """See `transport.contract.Gate`."""
         self.connections.add(conn)

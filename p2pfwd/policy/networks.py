@@ -7,12 +7,16 @@ An IPv4 address counts by itself and by its /24; an IPv6 address by its /64 (one
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 
 IP4_PREFIXES: Final = (32, 24)
 IP6_PREFIXES: Final = (64, 56, 48)
+
+MAX_HOSTS: Final = 2048
+"""Hosts whose networks are remembered: to work them out costs as much as to refuse a connection."""
 
 
 class Network(NamedTuple):
@@ -29,9 +33,17 @@ def networks(addr: Multiaddr) -> tuple[Network, ...]:
     endpoint = tcp_endpoint(addr)
     if endpoint is None or endpoint.family not in ("ip4", "ip6"):
         return ()
-    prefixes = IP4_PREFIXES if endpoint.family == "ip4" else IP6_PREFIXES
-    host = ipaddress.ip_address(endpoint.host.partition("%")[0])
-    made = (ipaddress.ip_network((host, bits), strict=False) for bits in prefixes)
+    return networks_of_host(endpoint.host)
+
+
+@lru_cache(maxsize=MAX_HOSTS)
+def networks_of_host(host: str) -> tuple[Network, ...]:
+    """The same of a literal host, as a socket tells it."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    prefixes = IP4_PREFIXES if address.version == 4 else IP6_PREFIXES
+    made = (ipaddress.ip_network((address, bits), strict=False) for bits in prefixes)
     return tuple(Network(str(network), width) for width, network in enumerate(made))
 
 

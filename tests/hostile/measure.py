@@ -21,7 +21,7 @@ from tests.bench.procs import Others
 from tests.hostile import honest, victim
 from tests.hostile.kinds import Kind
 from tests.hostile.stage import NET48
-from tests.hostile.victim import Helper, Rig, Usage
+from tests.hostile.victim import Helper, Queued, Rig, Usage
 
 SETTLE_S: Final = 30.0
 """After an attack, until its victim's memory is looked at for the last time."""
@@ -67,7 +67,9 @@ class Measured:
     peak_mb: float = 0.0
     after_mb: float | None = None
     tcp_mb: float = 0.0
-    """Growth of what lies in the namespace's TCP queues."""
+    """Growth of what lies in the TCP queues of the victim's own sockets."""
+    tcp_others_mb: float = 0.0
+    """The same of all others: the services', the attacker's."""
     log_lines: int = 0
     sent: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -104,21 +106,24 @@ def _ratio(of: dict[str, Any], to: dict[str, Any]) -> float:
 class _Peak:
     """The most that lay in TCP queues meanwhile, in a thread."""
 
-    def __init__(self) -> None:
-        self._start = self._most = victim.tcp_queued_mb()
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._start = self._most = victim.tcp_queued(pid)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._over.wait(0.25):
-            self._most = max(self._most, victim.tcp_queued_mb())
+            now = victim.tcp_queued(self._pid)
+            self._most = Queued(*map(max, self._most, now))
 
-    def end(self) -> float:
+    def end(self) -> Queued:
         """Growth, MB."""
         self._over.set()
         self._thread.join()
-        return self._most - self._start
+        own, others = (most - start for most, start in zip(self._most, self._start, strict=True))
+        return Queued(own, others)
 
 
 @contextmanager
@@ -185,14 +190,14 @@ class Measurement:
             attacker.read()
             rig.forget_peak()
             start = rig.usage()
-            tcp = _Peak()
+            tcp = _Peak(rig.victim.process.pid)
             try:
                 attacker.tell()
                 time.sleep(self._times.ramp_s)
                 self._during(attacker)
                 result.owner_s = rig.owner_s()
             finally:
-                result.tcp_mb = tcp.end()
+                result.tcp_mb, result.tcp_others_mb = tcp.end()
             attacker.tell()
             said = attacker.read()
             result.sent, result.failed = said["counts"], said.get("failed")

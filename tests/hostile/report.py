@@ -17,7 +17,7 @@ RSS_MB: Final = 150.0
 BACK: Final = 1.20
 """Memory after half a minute, of that at the start."""
 TCP_MB: Final = 150.0
-"""What an attack may put into TCP queues, the attacker's own among them. The kernel needs more for it."""
+"""What an attack may put into the queues of the victim's sockets. The kernel needs more for it."""
 OWNER_S: Final = 3.0
 """The owner's `p2pfwd ls`."""
 
@@ -139,7 +139,7 @@ COLUMNS: Final = (
     Column("p99", lambda m: _arrow(m, "p99_ms")),
     Column("newcomer s", _newcomers),
     Column("RSS MB", _memory),
-    Column("TCP MB", lambda m: f"{m.tcp_mb:+.0f}"),
+    Column("TCP MB", lambda m: f"{m.tcp_mb:+.0f} ({m.tcp_others_mb:+.0f})"),
     Column("CPU", lambda m: f"{m.victim_cores:.2f}"),
     Column("log", lambda m: str(m.log_lines)),
     Column("others", lambda m: f"{m.others_cores:.1f}"),
@@ -167,7 +167,7 @@ def render(results: Sequence[Measured]) -> str:
         f"control's, echo p50 at most {ECHO_MS:g} ms,",
         f"newcomers served within {NEWCOMER_S:g} s, memory at most {RSS_MB:.0f} MB and back within "
         f"{100 * BACK - 100:.0f} % after half a minute,",
-        f"the queues of TCP at most {TCP_MB:.0f} MB, the owner's `ls` within {OWNER_S:g} s. "
+        f"the victim's TCP queues at most {TCP_MB:.0f} MB, the owner's `ls` within {OWNER_S:g} s. "
         "Information, not a pass or a failure.",
     ]
     return "\n".join(lines)

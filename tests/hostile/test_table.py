@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from tests.hostile.kinds import KINDS
 from tests.hostile.measure import Measured
 from tests.hostile.report import MUSTS, OK, is_doubtful, render, short_of, verdict
 from tests.hostile.stage import LINES, strangers
+from tests.hostile.victim import tcp_queued
 
 
 def held(**changes: Any) -> Measured:
@@ -50,6 +54,7 @@ def held(**changes: Any) -> Measured:
         ({"after_mb": 48.1}, ["back"]),
         ({"after_mb": None}, ["back"]),
         ({"tcp_mb": 151.0}, ["kernel"]),
+        ({"tcp_others_mb": 1000.0}, []),
         ({"owner_s": None}, ["owner"]),
         ({"died": True}, ["alive"]),
     ],
@@ -105,6 +110,20 @@ def test_kinds_are_named_spread_and_cover_what_was_reported() -> None:
         assert kind.spreads and set(kind.spreads) <= set(LINES)
     reported = {"F1", "F2", "F3", "F4", "F5", "F6", "F9", "F9a", "F9b", "F10", "F11", "F12", "F14", "F16"}
     assert reported | {"H2", "M1", "C1"} == {kind.fault for kind in KINDS.values()} - {""}
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells of its sockets")
+def test_queues_count_for_who_has_the_socket() -> None:
+    """Read or sent, unread or unacknowledged: it is in one of the two sockets."""
+    size = 1 << 16
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as near:
+        near.connect(listener.getsockname())
+        with listener.accept()[0] as far:
+            before = tcp_queued(os.getpid()).own
+            far.sendall(bytes(size))
+            assert tcp_queued(os.getpid()).own - before >= size / 1e6
+            nobody = tcp_queued(0)
+            assert nobody.own == 0 and nobody.others >= size / 1e6
 
 
 @pytest.mark.parametrize("public", [False, True])

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.rpc.client import Client
@@ -117,21 +117,47 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
-def tcp_queued_mb() -> float:
-    """What lies in the queues of this namespace's TCP sockets, sent and unacknowledged or not yet read.
+class Queued(NamedTuple):
+    """What lies in the TCP queues of this namespace, MB: sent and unacknowledged, or not yet read.
 
     The kernel needs up to twice as much for it. Its own figure, in sockstat, is the whole machine's.
     """
-    total = 0
+
+    own: float
+    """In sockets of the victim."""
+    others: float
+    """In those of the services behind it, of the attacker and of the honest programs."""
+
+
+def tcp_queued(pid: int) -> Queued:
+    """As it is now; `pid` is the victim's."""
+    ours, own, others = _sockets(pid), 0, 0
     for name in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/net/{name}").read_text(encoding="ascii").splitlines()[1:]
         except FileNotFoundError:  # a kernel without IPv6
             continue
         for line in lines:
-            sent, _, received = line.split(None, 5)[4].partition(":")
-            total += int(sent, 16) + int(received, 16)
-    return total / 1e6
+            fields = line.split(None, 10)
+            sent, _, received = fields[4].partition(":")
+            queued = int(sent, 16) + int(received, 16)
+            if fields[9] in ours:
+                own += queued
+            else:
+                others += queued
+    return Queued(own / 1e6, others / 1e6)
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inodes of a process's sockets; none where it has ended."""
+    found = set()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            with suppress(OSError):  # closed meanwhile
+                kind, _, inode = os.readlink(entry.path).partition(":")
+                if kind == "socket":
+                    found.add(inode.strip("[]"))
+    return found
 
 
 class Rig:

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import AddressClass
+from p2pfwd.core.multiaddrs import AddressClass, tcp_endpoint
 from p2pfwd.errors import DialFailed
 from p2pfwd.net import upgrader as upgrader_module
 from p2pfwd.net.conduit.tcp import SPARE_READ_BYTES
@@ -291,6 +291,24 @@ async def test_a_swarm_that_ends_leaves_no_connection_in_any_stage() -> None:
             sock.close()
         await closing
     assert not victim.handshakes
+
+
+@on_loop
+async def test_who_is_turned_away_is_closed_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with swarm() as victim:
+        away: list[str] = []
+
+        def turns_away(host: str) -> bool:
+            away.append(host)
+            return True
+
+        monkeypatch.setattr(victim.handshakes, "turns_away", turns_away)
+        monkeypatch.setattr(victim.handshakes, "begin", lambda *_: pytest.fail("a place was asked for"))
+        endpoint = tcp_endpoint(victim.listen_addrs()[0])
+        assert endpoint is not None
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        assert await reader.read() == b"" and away == ["127.0.0.1"]
+        writer.close()
 
 
 @on_loop

@@ -2,7 +2,7 @@
 
     READING ──work of the turn used up──▶ QUEUED (fair lane) ──its slice──▶ READING
     READING ──a bulk read, and its crowd has many connections──▶ QUEUED (the crowd's lane) ──▶ READING
-    READING ──in debt──▶ QUEUED (slow lane) ──its slice──▶ READING
+    READING ──in debt, or it opens too fast──▶ QUEUED (slow lane) ──its slice──▶ READING
     READING ──deep in debt──▶ UNREAD, until the debt is paid ──▶ QUEUED; for too long: the connection ends
     READING ──it makes us answer and reads nothing──▶ UNREAD, until it does, or `CHOKED_S` have passed
 
@@ -22,6 +22,7 @@ from p2pfwd.net.lanes import BULK_BYTES, Lane, Lanes
 from p2pfwd.policy.networks import crowd
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.wire.yamux.session import Session
+from p2pfwd.wire.yamux.work import OPEN_AFTERWORK
 
 TURN_WORK: Final = 1000
 """Work (`wire.yamux.work`, about 1 us each) of one read: 250 small data frames or 12 opens. A read of 256 KiB
@@ -33,6 +34,10 @@ SLICE_WORK: Final = 150
 SOFT_TOLL: Final = Rate(per_s=20_000.0, burst=60_000.0)
 """Toll of one connection before it is slowed: 250 streams a second that come to nothing, 1,000 tunnels,
 10,000 pings; 2 % of a processor. Slowed, it has all the time that nobody else needs."""
+
+OPENS: Final = Rate(per_s=500.0, burst=1000.0)
+"""Streams of one connection before its reads wait in the slow lane, as those of who is in debt do. With
+nobody else busy they go as fast as ever; beside others an eighth of the time is theirs, used or not."""
 
 HARD_TOLL: Final = Rate(per_s=100_000.0, burst=300_000.0)
 """Before its socket is left unread: 5,000 tunnels a second, a tenth of a processor."""
@@ -107,6 +112,7 @@ class Intake:
         now = lanes.clock()
         self._soft = Pace(SOFT_TOLL, now)
         self._hard = Pace(HARD_TOLL, now)
+        self._opens = Pace(OPENS, now)
         self._unread_since = self._unread_at = float("-inf")
         session.work_left = TURN_WORK
 
@@ -131,7 +137,7 @@ class Intake:
         session.work_left = self._turn_work
         bulk, self.turn_bytes = self.turn_bytes > BULK_BYTES, 0
         wait_s = 0.0
-        if session.toll or self._slow:
+        if session.toll or session.opens or self._slow:
             wait_s = self._pay(now)
         if self.state is not Taking.READING:
             return
@@ -156,14 +162,17 @@ class Intake:
 
     def _pay(self, now: float) -> float:
         """Take the toll; how long to leave the peer unread, seconds."""
-        toll, self._session.toll = self._session.toll, 0
+        session = self._session
+        toll, session.toll = session.toll, 0
+        opens, session.opens = session.opens, 0
         if toll:
             toll += READ_TOLL
         if self._slow:
-            self._lanes.slow.charge(toll * 1e-6)
+            self._lanes.slow.charge((toll + opens * OPEN_AFTERWORK) * 1e-6)
         left = self._soft.owe(now, toll)
         node_left = self._lanes.toll.owe(now, toll)
-        slow = left < 0 or (node_left < 0 and left < TRICKLE * SOFT_TOLL.burst)
+        opens_left = self._opens.owe(now, opens)
+        slow = left < 0 or opens_left < 0 or (node_left < 0 and left < TRICKLE * SOFT_TOLL.burst)
         if slow != self._slow:
             self._slow = slow
             self._channel.conduit.spare(slow)

@@ -28,6 +28,9 @@ class Gate(Protocol):
         ResourceLimitExceeded, ConnectionRefusedError: close it at once.
         """
 
+    def turns_away(self, host: str) -> bool:
+        """Whether a connection from this literal host is to be closed at once; asked before `admit`."""
+
     def arrived(self, conn: Link) -> None:
         """A connection has come up."""
 

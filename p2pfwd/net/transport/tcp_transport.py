@@ -147,8 +147,11 @@ class TcpTransport:
         assert endpoint is not None
         sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
 
-        def accepted(sock: socket.socket, _peer: Sockaddr) -> None:
-            self._accepted(sock, gate)
+        def accepted(sock: socket.socket, peer: Sockaddr) -> None:
+            if gate.turns_away(peer[0]):
+                sock.close()
+            else:
+                self._accepted(sock, gate)
 
         tcp_socket.share_port(sock)
         return TcpListening(Acceptor(sock, self._io.loop, accepted), on_close)

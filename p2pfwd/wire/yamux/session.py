@@ -114,6 +114,8 @@ class Session:
         """How many bytes the last `receive` took."""
         self.toll = 0
         """Units spent on what moves nothing; the owner takes them out."""
+        self.opens = 0
+        """Streams that the peer has opened; the owner takes them out as well."""
         self._next_id = 1 if client else 2
         self._remote_parity = 0 if client else 1
         self._remote_ids = RemoteIds(self._remote_parity)
@@ -283,6 +285,7 @@ class Session:
         if payload > f.INITIAL_WINDOW_BYTES:
             raise RemoteProtocolError(f"yamux: {payload} bytes with the SYN of stream {stream_id}")
         self.work_left -= work.OPEN_WORK
+        self.opens += 1
         if self._inbound >= self._max_inbound:
             self.toll += work.TUNNEL_TOLL
             self._queue(f.WINDOW_UPDATE, f.RST, stream_id, 0)

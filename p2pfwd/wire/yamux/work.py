@@ -25,6 +25,9 @@ EMPTY_WORK: Final = 4
 OPEN_WORK: Final = 60
 """A SYN: the stream's state, its negotiation, its handler."""
 
+OPEN_AFTERWORK: Final = 200
+"""What a SYN costs after its read: a local connection made, answered, closed; half of it is the service's."""
+
 END_WORK: Final = 20
 """A FIN or a RST."""
 

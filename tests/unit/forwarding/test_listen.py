@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from errno import EPIPE
 
 import pytest
@@ -223,6 +224,37 @@ def test_closing_the_listen_during_a_dial_leaves_no_stream_task_or_socket(
         await listener.closed
         assert all(sock.closed for sock in socks) and splices == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
+        await service.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", ["turn", "reset", "close"])
+def test_a_stream_that_waits_for_its_turn_touches_no_target(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice], target: FakeTarget, end: str
+) -> None:
+    async def main() -> None:
+        service = forwarding()
+        listener = await service.listen("/x/a", TARGET)
+        assert isinstance(listener, RemoteListener)
+        waiting: list[Callable[[], None]] = []
+        sockets = listener._streams.sockets
+        sockets.connect = lambda _entry, _count, connect: waiting.append(connect)  # type: ignore[method-assign]
+        sockets.leave = lambda _entry: waiting.clear()  # type: ignore[method-assign]
+        target.begins = [(FakeSocket(), True)]
+        stream = incoming(host)
+        await turns()
+        assert service.streams()[0].dialing_target and len(target.begins) == 1
+        if end == "turn":
+            waiting.pop()()
+            assert not target.begins and len(splices) == 1
+        else:
+            if end == "reset":
+                stream.over()
+            else:
+                service.close(CloseMatch(all=True))
+                await listener.closed
+            assert not waiting and service.streams() == [] and splices == []
         await service.aclose()
 
     asyncio.run(main())

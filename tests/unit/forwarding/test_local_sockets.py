@@ -14,6 +14,7 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.local_sockets import (
     FEW,
+    LET_IN,
     LOOK_EVERY_S,
     MANY,
     MANY_IN_ALL,
@@ -167,6 +168,40 @@ async def test_with_few_tunnels_or_much_memory_nothing_is_looked_at_for_long() -
     rig.entries = []
     await asyncio.sleep(100)
     assert rig.looks == 5, "and no timer is left"
+
+
+@in_virtual_time
+async def test_a_network_of_which_many_stand_still_connects_slowly_and_in_order() -> None:
+    rig = Rig([FakeEntry(n) for n in range(FEW + 1)], 0)
+    connected: list[int] = []
+
+    def connect(entry: FakeEntry) -> bool:
+        return rig.it.connect(cast("Any", entry), len(rig.entries), lambda: connected.append(entry.id))
+
+    waiting = [FakeEntry(n) for n in range(100, 100 + 3 * LET_IN)]
+    assert [connect(entry) for entry in waiting] == LET_IN * [True] + 2 * LET_IN * [False]
+    assert connect(FakeEntry(200, host="9.9.9.9")) and connect(FakeEntry(201, peer="own"))
+    assert connected == [*range(100, 100 + LET_IN), 200, 201]
+    rig.it.leave(cast("Any", waiting[LET_IN]))
+    await asyncio.sleep(1.5 * LOOK_EVERY_S)
+    assert connected[LET_IN + 2 :] == [entry.id for entry in waiting[LET_IN + 1 : 2 * LET_IN + 1]]
+    for entry in rig.entries:
+        entry.splice.is_stalled = False
+    await asyncio.sleep(LOOK_EVERY_S)
+    assert connected[-1] == waiting[-1].id, "nobody stands still any more: all the rest"
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_those_that_move_or_are_few_connect_at_once() -> None:
+    rig = Rig([FakeEntry(n, stalled=False) for n in range(1000)], 0)
+    connected: list[int] = []
+    for n in range(1000):
+        assert rig.it.connect(cast("Any", FakeEntry(n)), len(rig.entries), lambda: connected.append(1))
+    rig.entries = [FakeEntry(n) for n in range(FEW)]
+    assert rig.it.connect(cast("Any", FakeEntry(0)), FEW, lambda: connected.append(1))
+    assert len(connected) == 1001
+    rig.it.close()
 
 
 @pytest.mark.parametrize(

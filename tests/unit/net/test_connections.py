@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -60,3 +61,26 @@ async def test_no_connection_gives_way_to_one_that_has_ended() -> None:
     assert connections.of(peer(1)) == [live]
     connections.closing = True
     live.closed.set_result(None)
+
+
+@on_loop
+async def test_newcomers_beyond_the_high_water_mark_are_not_a_look_at_all_each() -> None:
+    looks: list[int] = []
+
+    def to_trim(conns: Sequence[object], _now: float) -> list[object]:
+        looks.append(len(conns))
+        return []
+
+    manager = SimpleNamespace(
+        is_urgent=lambda _peer: False, to_replace=lambda *_: None, to_let_go=lambda *_: [], to_trim=to_trim
+    )
+    tasks = Tasks(asyncio.get_running_loop())
+    settings = replace(SwarmSettings(), max_connections_per_peer=100, high_water=2)
+    connections = Connections(peer(0), settings, cast("Any", manager), tasks, Refusals())
+    made = [Conn() for _ in range(100)]
+    for conn in made:
+        connections.add(cast("Any", conn))
+    assert looks[0] == 3 and len(looks) < 5, "one at once, then one a second"
+    connections.close()
+    for conn in made:
+        conn.closed.set_result(None)

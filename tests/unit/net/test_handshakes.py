@@ -119,6 +119,30 @@ def test_who_comes_too_fast_is_refused_for_the_moment(monkeypatch: pytest.Monkey
         rig.at("1.0.0.1")
 
 
+def test_a_network_that_came_too_fast_is_turned_away_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PER_NETWORK", Rate(1.0, 2.0))
+    rig = Rig()
+    for n in (1, 2):
+        rig.at(f"1.0.0.{n}")
+    assert not rig.it.turns_away("1.0.0.3"), "it has not come too fast yet"
+    with pytest.raises(ResourceLimitExceeded):
+        rig.at("1.0.0.3")
+    assert rig.it.turns_away("1.0.0.4") and rig.it.turns_away("::ffff:1.0.0.5")
+    assert not rig.it.turns_away("1.0.1.1") and not rig.it.turns_away("2001:4860::1")
+    assert rig.refusals.counts == {"handshake-haste": 3}
+    rig.now += module.PAUSE_S
+    assert not rig.it.turns_away("1.0.0.4"), "its next place may be there"
+    rig.it.own_hosts = lambda: frozenset({"1.0.0.9"})
+    rig.now += module.OWN_HOSTS_S - 1
+    for n in (5, 6):
+        rig.at(f"1.0.0.{n}")
+    rig.now += 1
+    rig.at("1.0.0.7")
+    with pytest.raises(ResourceLimitExceeded):
+        rig.at("1.0.0.8")
+    assert rig.it.turns_away("1.0.0.4") and not rig.it.turns_away("1.0.0.9"), "the owner's peer is heard"
+
+
 def test_a_rush_of_all_strangers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "IN_ALL", Rate(1.0, 3.0))
     rig = Rig()

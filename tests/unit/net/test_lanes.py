@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, cast
 
-from p2pfwd.net.lanes import CREDIT_S, FEW, Lane, Lanes
-from tests.support.loops import on_loop, turns
+from p2pfwd.net.lanes import CREDIT_S, FEW, NAP_S, Lane, Lanes
+from tests.support.loops import on_loop
 
 
 class Rig:
-    """A lane with a clock that only work moves on."""
+    """A lane in a loop turned by hand, with a clock that only work and sleep move on."""
 
     def __init__(self, share: float) -> None:
         self.now = 0.0
         self.moves = 0
         self.done: list[str] = []
-        self.lane = Lane(asyncio.get_running_loop(), share, lambda: self.moves, lambda: self.now)
+        self._due: list[tuple[float, Callable[[], None]]] = []
+        self.lane = Lane(cast("Any", self), share, lambda: self.moves, lambda: self.now)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """As a loop's."""
+        self.call_later(0.0, callback)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        """As a loop's."""
+        self._due.append((self.now + delay_s, callback))
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """One turn of the loop, after it has slept or others have worked for so long."""
+        self.now += seconds
+        due = [callback for at, callback in self._due if at <= self.now]
+        self._due = [(at, callback) for at, callback in self._due if at > self.now]
+        for callback in due:
+            callback()
 
     def flood(self, name: str, seconds: float = 0.0001) -> None:
         """Somebody who always has more to do."""
@@ -27,39 +46,50 @@ class Rig:
 
         self.lane.wait(slice_)
 
-    async def busy(self, count: int, seconds: float) -> None:
+    def busy(self, count: int, seconds: float) -> None:
         """Turns of the loop in which others work for `seconds`."""
         for _ in range(count):
-            self.now += seconds
             self.moves += 1
-            await asyncio.sleep(0)
+            self.turn(seconds)
 
 
-@on_loop
-async def test_a_lane_alone_goes_on_every_turn_and_its_members_take_turns() -> None:
+def test_a_lane_alone_goes_on_every_turn_and_its_members_take_turns() -> None:
     rig = Rig(0.1)
     for name in "abc":
         rig.flood(name)
-    await turns(30)
-    assert "".join(rig.done).startswith("abcabcabcabcabcabcabc")
+    for _ in range(21):
+        rig.turn()
+    assert "".join(rig.done) == 7 * "abc"
 
 
-@on_loop
-async def test_while_others_are_busy_it_has_its_share_whatever_their_number() -> None:
+def test_while_others_are_busy_it_has_its_share_whatever_their_number() -> None:
     rig = Rig(0.1)
     for name in range(100):
         rig.flood(str(name), 0.001)
-    await rig.busy(2000, 0.001)
+    rig.busy(20_000, 0.0001)
     spent = 0.001 * len(rig.done)
     assert 0.08 * rig.now < spent < 0.12 * rig.now
 
 
-@on_loop
-async def test_what_was_done_elsewhere_is_charged_and_forgotten_in_the_end() -> None:
+def test_others_are_busy_until_a_whole_nap_has_passed_without_them() -> None:
+    rig = Rig(0.1)
+    rig.lane.charge(1000.0)
+    rig.flood("a")
+    for _ in range(10):
+        rig.moves += 1
+        for _ in range(5):  # in most turns nobody moves anything
+            rig.turn(NAP_S / 10)
+    assert not rig.done, "their next bytes are on their way"
+    for _ in range(3):
+        rig.turn(NAP_S)
+    assert rig.done, "they have nothing to do"
+
+
+def test_what_was_done_elsewhere_is_charged_and_forgotten_in_the_end() -> None:
     rig = Rig(0.5)
     rig.lane.charge(1000.0)
     rig.flood("a")
-    await rig.busy(200, CREDIT_S)
+    rig.busy(200, CREDIT_S)
     assert rig.done, "no debt is longer than ten times what may be saved"
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any, cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.net.lanes import BULK_BYTES, FEW, Lanes
+from p2pfwd.net.lanes import BULK_BYTES, FEW, NAP_S, Lanes
 from p2pfwd.net.link import intake as module
-from p2pfwd.net.link.intake import DROP_AFTER_S, HARD_TOLL, SLICE_WORK, SOFT_TOLL, TURN_WORK, Intake, Taking
+from p2pfwd.net.link.intake import (
+    DROP_AFTER_S,
+    HARD_TOLL,
+    OPENS,
+    SLICE_WORK,
+    SOFT_TOLL,
+    TURN_WORK,
+    Intake,
+    Taking,
+)
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import Session
 from tests.support.loops import turns
@@ -114,6 +124,34 @@ async def test_in_debt_it_is_read_in_the_slow_lane_until_it_has_paid() -> None:
     await asyncio.sleep(SOFT_TOLL.burst / SOFT_TOLL.per_s)
     rig.read(1)
     assert rig.it.state is Taking.READING and not rig.channel.squeezed
+
+
+@in_virtual_time
+async def test_many_opens_wait_while_others_are_busy_and_are_no_debt() -> None:
+    rig, ids, opened = Rig(), itertools.count(1, 2), 0
+
+    def read() -> None:
+        nonlocal opened
+        opened += 1
+        rig.take(memoryview(f.encode_header(f.WINDOW_UPDATE, f.SYN, next(ids), 0)))
+        rig.turn_ended()
+
+    while rig.it.state is Taking.READING:
+        read()
+    assert opened == OPENS.burst + 1 and rig.channel.spared, "a burst is free"
+    opened = 0
+    for _ in range(1000):
+        rig.moves += 1
+        await asyncio.sleep(NAP_S / 2)
+        if rig.it.state is Taking.READING:
+            read()
+    assert opened < 1.2 * OPENS.per_s / 2, "half a second, in which others were busy"
+    await asyncio.sleep(2 * NAP_S)
+    for _ in range(1000):
+        await turns(4)
+        if rig.it.state is Taking.READING:
+            read()
+    assert opened > OPENS.per_s and not rig.flooded, "with nobody else busy they go as fast as they come"
 
 
 @in_virtual_time
