@@ -30,7 +30,7 @@ GROWTH_ROUND_TRIPS: Final = 4
 CIRCUIT_RTT_S: Final = 0.005
 """Least round trip that a circuit's window counts with: programs stand in the way, and each takes its time.
 Where all are on one machine the measured one is a tenth of that, and whoever's window grew by chance had
-ten times the others' speed (8 circuits on two busy processors: slowest through fastest 0.2, and 0.6 with it)."""
+ten times the others' speed (8 circuits on two busy processors: slowest through fastest 0.3, 0.6 with it)."""
 
 NODE_STREAMS: Final = 12_288
 """Streams that peers may have open in all sessions of a node: the tunnels' 8,192, and half as many more."""
