@@ -378,6 +378,23 @@ class Relay(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Bootstrap(Message):
+    """How this node gets into its network; a name that lists many peers counts as one bootstrap peer."""
+
+    state: Literal["joined", "searching", "alone"]  # somebody of the DHT answers; not all were tried; nobody
+    message: str  # the same in words
+    hint: str | None  # the cure
+    servers: int  # peers in the tables of the DHTs
+    peers: int  # bootstrap peers
+    names: int  # of them under a name
+    addresses: int  # and under addresses
+    outcomes: dict[str, int]  # of the bootstrap peers: what came of them -> how many
+    remembered: int  # peers of the address book that served the DHT before
+    remembered_tried: int  # in vain
+    near_tried: int  # peers on the local network, in vain
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StatusResult(Message):
     """Result of `daemon.status`."""
 
@@ -403,6 +420,7 @@ class StatusResult(Message):
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
     relays: tuple[Relay, ...] = ()
+    bootstrap: Bootstrap | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
