@@ -15,7 +15,7 @@ from p2pfwd.cli.options import AsJson
 from p2pfwd.cli.render import write, write_json, write_pairs
 from p2pfwd.cli.text import age, counted, short_peer, size
 from p2pfwd.errors import ConnectionLost, TimedOut
-from p2pfwd.rpc.schema import Empty, IdResult, Relay, StatusResult
+from p2pfwd.rpc.schema import Bootstrap, Empty, IdResult, Relay, StatusResult
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
@@ -124,6 +124,7 @@ def status(
     pairs = [
         ("daemon", f"p2pfwd {result.version}, {state} for {age(result.uptime_s)}, process {result.pid}"),
         ("network", _network(result)),
+        *_bootstrap(result.bootstrap),
         *([("reachable", _reachable(result))] if result.network != "lan" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
@@ -139,6 +140,12 @@ def status(
         ("log", result.log or "stderr"),
     ]
     write_pairs(pairs + _refused(result) if verbose else pairs)
+
+
+def _bootstrap(found: Bootstrap | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    return [("DHT", found.message), *([("", found.hint)] if found.state == "alone" and found.hint else [])]
 
 
 def _refused(status: StatusResult) -> list[tuple[str, str]]:

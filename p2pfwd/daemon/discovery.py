@@ -1,7 +1,7 @@
 """The daemon's ways to find peers: its DHTs, and the routing that races them.
 
-With no DHT configured nothing runs. Bootstrap peers are kept by the dial scheduler like static peers; a
-DHT's table fills with whoever is connected and serves it.
+With no DHT configured nothing runs. A DHT's table fills with whoever is connected and serves it;
+`bootstrap` sees to it that somebody is.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon.bootstrap import Bootstrap
 from p2pfwd.daemon.networks import NetworkProfile
 from p2pfwd.errors import PeerNotFound, TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
 from p2pfwd.net.own_addresses import Change
-from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.protocols.autonat.service import AutoNat
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
@@ -28,17 +28,8 @@ from p2pfwd.wire.reachability import Reachability
 
 log = logging.getLogger("p2pfwd.discovery")
 
-NAME_RETRY_S: Final = 1.0
-NAME_RETRY_MOST_S: Final = 60.0
-"""Between tries to resolve a bootstrap peer's name: the network may not be there yet."""
-
 STIRRED_PAUSE_S: Final = 60.0
 """Between two self lookups for changes that left our addresses as they were: containers make many."""
-
-ENOUGH: Final = 8
-"""Entries of the tables with which the bootstrap peers are not needed."""
-
-MIND_EVERY_S: Final = 60.0
 
 SOURCE_NAMES = {
     Scope.WAN: "the public DHT",
@@ -57,32 +48,26 @@ class Discovery:
         self._host = host
         self._network = network
         self._upkeep: list[Upkeep] = []
-        self._bootstrap: dict[PeerId, list[Multiaddr]] = {}
-        self._bootstrap_kept = False
+        self.bootstrap = Bootstrap(host, network)
+        self.routing.why_nobody = self._why_nobody
         self._loop = asyncio.get_running_loop()
         self._stirred_until = 0.0
         self._automatic = mode == "auto"
         self.autonat = AutoNat(host.swarm)
         for one in network.dhts:
             server = self._is_reachable(one.scope) if self._automatic else mode == "server"
-            dht = Dht(host.swarm, one.protocol, scope=one.scope, server=server)
+            # Of a private network by its key: nobody else is to be asked for it, or told that it is there.
+            known_as = one.protocol + (f" {network.fingerprint}" if network.fingerprint else "")
+            dht = Dht(host.swarm, one.protocol, scope=one.scope, server=server, known_as=known_as)
             self.dhts.append(dht)
             self.routing.add(DhtSource(dht, SOURCE_NAMES[one.scope]))
 
     def start(self) -> None:
-        """Keep the bootstrap peers, and begin the timers."""
-        bootstrap = self._bootstrap
-        for address in self._network.bootstrap:
-            peer_id = address.peer_id()
-            if peer_id is None:
-                self._host.swarm.spawn(self._keep_those_behind(address), "bootstrap name")
-            elif peer_id != self._host.peer_id:
-                bootstrap.setdefault(peer_id, []).append(address.without_peer_id())
-        self._keep_bootstrap()
-        self._host.swarm.spawn(self._mind_bootstrap(), "bootstrap peers")
+        """Begin the timers, and look for somebody of the DHTs."""
         for dht in self.dhts:
             log.info("taking part in %s as a %s", dht.protocol, "server" if dht.is_server else "client")
             self._upkeep.append(Upkeep(self._host.swarm, dht))
+        self.bootstrap.start(list(zip(self.dhts, self._upkeep, strict=True)))
         if not self._network.local_only:
             self.autonat.on_change(self._reachability_changed)
             self.autonat.serve(self._is_reachable(Scope.WAN))
@@ -90,52 +75,6 @@ class Discovery:
         if self.dhts:
             self._host.swarm.own_addresses.on_changed(self._addresses_changed)
             self._host.keeper.set_resolve(self._resolve)
-
-    def _is_thin(self) -> bool:
-        """Whether the DHTs know too few, or nobody of those who answers."""
-        known = sum(len(dht.table) for dht in self.dhts)
-        return known < ENOUGH or not any(upkeep.is_answered for upkeep in self._upkeep)
-
-    def _keep_bootstrap(self) -> None:
-        self._bootstrap_kept = True
-        for peer_id, addrs in self._bootstrap.items():
-            self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
-
-    async def _mind_bootstrap(self) -> None:
-        """Stay connected to the bootstrap peers only while the tables are thin: they have to serve all."""
-        while True:
-            await asyncio.sleep(MIND_EVERY_S)
-            thin = self._is_thin()
-            if thin and not self._bootstrap_kept:
-                self._keep_bootstrap()
-            elif self._bootstrap_kept and not thin:
-                self._bootstrap_kept = False
-                for peer_id in self._bootstrap:
-                    self._host.keeper.release(peer_id, Priority.BOOTSTRAP)
-
-    async def _keep_those_behind(self, name: Multiaddr) -> None:
-        """Keep the peers that a `/dnsaddr/host` lists, once it can be resolved."""
-        delay_s, said = NAME_RETRY_S, False
-        while True:
-            try:
-                found = await self._host.swarm.resolver.resolve(name)
-            except PeerNotFound as exc:
-                why = exc.message
-            else:
-                peers = dict.fromkeys(addr.peer_id() for addr in found)
-                for peer_id in peers:
-                    if peer_id is not None and peer_id != self._host.peer_id:
-                        self._bootstrap.setdefault(peer_id, []).append(name)
-                if self._is_thin():
-                    self._keep_bootstrap()
-                if any(peers):
-                    return
-                why = "it names no peer"
-            if not said:
-                log.warning("bootstrap.peers: %s cannot be used yet: %s", name, why)
-                said = True
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, NAME_RETRY_MOST_S)
 
     def is_public(self) -> bool:
         """Whether strangers are known to reach this node; not known counts as not."""
@@ -205,6 +144,8 @@ class Discovery:
             for task in lookups:
                 task.cancel()
             await asyncio.gather(*lookups, return_exceptions=True)
+        if asked == 0 and (nobody := self._why_nobody()) is not None:
+            raise PeerNotFound(f"{peer_id} was not found: nobody answers: {nobody[0]}", hint=nobody[1])
         if asked == 0:
             raise PeerNotFound(
                 f"{peer_id} was not found: nobody else in the DHT answers",
@@ -233,10 +174,15 @@ class Discovery:
             raise PeerNotFound(
                 "this daemon takes part in no DHT", hint="see `network` and `dht.*` in p2pfwd-daemon(8)"
             )
-        raise PeerNotFound(
-            "the DHT has nobody to ask yet",
-            hint="connect to a node of it (`p2pfwd swarm connect`), or set `bootstrap.peers`",
-        )
+        report = self.bootstrap.report()
+        raise PeerNotFound(f"the DHT has nobody to ask yet: {report.message}", hint=report.hint)
+
+    def _why_nobody(self) -> tuple[str, str | None] | None:
+        """Why nobody of the DHT answers, and the cure; None where somebody does, or none was tried."""
+        report = self.bootstrap.report()
+        if report.state == "joined" or not (report.outcomes or report.remembered):
+            return None
+        return report.message, report.hint
 
     async def close(self) -> None:
         """End the timers. Idempotent."""

@@ -83,6 +83,9 @@ class Running:
         self.relaying = Relaying(host, paths, settings, network, self.discovery.is_reachable)
         self.discovery.autonat.on_change(self.relaying.look_again)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
+        bootstrap = self.discovery.bootstrap
+        bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
+        self.near.on_found(lambda _peer: bootstrap.look())
         methods = {
             **ProcessMethods(self).table(),
             **TunnelMethods(self).table(),

@@ -49,6 +49,11 @@ class Peering:
         self.names.load()
         self._apply()
 
+    @property
+    def book_loaded(self) -> asyncio.Event:
+        """Set when what the address book has is known."""
+        return self._book.loaded
+
     async def close(self) -> None:
         """Write the address book's rest. Idempotent."""
         await self._book.close()

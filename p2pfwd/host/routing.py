@@ -151,6 +151,8 @@ class Routing:
         self._made_at = time.monotonic()
         self._sources: list[Source] = []
         self._observers: list[Callable[[Progress], None]] = []
+        self.why_nobody: Callable[[], tuple[str, str | None] | None] = lambda: None
+        """Where nobody of the DHT answers: why, in one clause, and the cure."""
 
     def add(self, source: Source) -> None:
         """Ask this one too, from now on."""
@@ -168,7 +170,7 @@ class Routing:
         Raises PeerNotFound or DialFailed; `failure` is why what was known did not work.
         """
         await self._ready(peer_id, failure)
-        race = _Race(self._swarm, peer_id, failure, self._tell)
+        race = _Race(self._swarm, peer_id, failure, self._tell, self.why_nobody)
         await race.run(self._sources, self._patience_s())
 
     async def _ready(self, peer_id: PeerId, failure: P2PForwardError) -> None:
@@ -180,11 +182,17 @@ class Routing:
             await _end(waits)
         if any(source.is_ready() for source in self._sources):
             return
+        because, its_cure = self.why_nobody() or ("", None)
         if isinstance(failure, DialFailed) or attempts_of(failure):
-            raise failure  # what is known of the peer says more than that nobody knows better
+            if not because:
+                raise failure  # what is known of the peer says more than that nobody knows better
+            message = f"{failure.message}; nobody can be asked for another address: {because}"
+            raise type(failure)(message, hint=failure.hint, **failure.details) from failure
+        hint = f"give its address too: /ip4/<address>/tcp/<port>/p2p/{peer_id}"
         raise PeerNotFound(
-            f"no address is known for {peer_id}, and no peer is there to ask for one",
-            hint=f"give its address too: /ip4/<address>/tcp/<port>/p2p/{peer_id}",
+            f"no address is known for {peer_id}, and no peer is there to ask for one"
+            + (f": {because}" if because else ""),
+            hint=f"{hint}; or: {its_cure}" if its_cure else hint,
         )
 
     def _patience_s(self) -> float:
@@ -204,11 +212,13 @@ class _Race:
         peer_id: PeerId,
         failure: P2PForwardError,
         tell: Callable[[Progress], None],
+        why_nobody: Callable[[], tuple[str, str | None] | None],
     ) -> None:
         self._swarm = swarm
         self._peer_id = peer_id
         self._failure = failure
         self._tell = tell
+        self._why_nobody = why_nobody
         self._began = time.monotonic()
         self._tried: set[Multiaddr] = set()
         self._attempts: list[Attempt] = attempts_of(failure)
@@ -271,10 +281,13 @@ class _Race:
                 self._peer_id, f"{self._peer_id} {where}: {told(self._attempts)}", self._attempts
             )
         else:
+            hint: str | None = "is its daemon running, and on the same network as this one?"
+            if (nobody := self._why_nobody()) is not None:
+                causes, hint = [*causes, nobody[0]], nobody[1]
             because = f" ({'; '.join(causes)})" if causes else ""
             error = PeerNotFound(
                 f"{self._peer_id} was not found: {_peers(asked)} asked in {elapsed_s:.1f} s{because}",
-                hint="is its daemon running, and on the same network as this one?",
+                hint=hint,
             )
         self._say("failed", error.message)
         return error

@@ -165,7 +165,8 @@ class AddressBook:
             )
             for claim in self._store.best_claims(peer_id)
         )
-        return StoredPeer(peer_id, self._store.agent(peer_id), self._store.standing(peer_id), addrs)
+        dhts = tuple(sorted(self._store.dhts(peer_id)))
+        return StoredPeer(peer_id, self._store.agent(peer_id), self._store.standing(peer_id), addrs, dhts)
 
     def _restore(self, peers: Sequence[StoredPeer], latest: float, off_s: float) -> None:
         """Take over peers of the file, whose latest time is `latest`, `off_s` before now."""
@@ -174,7 +175,7 @@ class AddressBook:
             # A time after the latest one is from a clock that was wrong, and as good as none.
             ages = [max(0.0, latest - a.seen) + off_s if a.seen <= latest else OFF_MOST_S for a in peer.addrs]
             known = [_at_age(stored, age_s) for stored, age_s in zip(peer.addrs, ages, strict=True)]
-            self._store.restore(peer.peer_id, known, peer.agent, peer.standing)
+            self._store.restore(peer.peer_id, known, peer.agent, peer.standing, peer.dhts)
         self._restoring = False
 
     def _has_loaded(self, clock_was_wrong: bool) -> None:

@@ -26,8 +26,8 @@ from p2pfwd.system.private_files import storage_failed
 if TYPE_CHECKING:
     from sqlite3 import Connection, Error
 
-VERSION: Final = 1
-"""`PRAGMA user_version`; another schema needs another number."""
+VERSION: Final = 2
+"""`PRAGMA user_version`; another schema needs another number, and a step in `_MIGRATIONS`."""
 
 MAX_STORED_PEERS: Final = 1000
 """Peers kept: those of the best standing first, then by when they were last seen."""
@@ -36,6 +36,10 @@ MAX_STORED_ADDRESSES: Final = 16
 """Addresses kept of one peer: those of the best provenance first, then the youngest."""
 
 MAX_AGENT_CHARS: Final = 128
+
+MAX_DHTS_CHARS: Final = 1024
+"""Names of the DHTs that one peer has served, one a line; what is beyond it is not kept."""
+
 MAX_FILE_BYTES: Final = 32 << 20
 """Backstop: 1000 peers with 16 of the longest addresses take 19 MB; everyday ones under 2."""
 
@@ -54,13 +58,23 @@ _SETUP: Final = (
 _SCHEMA: Final = (
     "BEGIN IMMEDIATE",
     # was_connected is the peer's Standing: it was 0 or 1 once, which are HEARD_OF and MET.
-    "CREATE TABLE peers (id BLOB PRIMARY KEY, agent TEXT, was_connected INTEGER NOT NULL, seen REAL NOT NULL)"
-    " WITHOUT ROWID",
+    "CREATE TABLE peers (id BLOB PRIMARY KEY, agent TEXT, was_connected INTEGER NOT NULL, seen REAL NOT NULL,"
+    " dhts TEXT NOT NULL DEFAULT '') WITHOUT ROWID",
     "CREATE TABLE addresses (peer BLOB NOT NULL, address BLOB NOT NULL, source TEXT NOT NULL,"
     " seen REAL NOT NULL, expires REAL NOT NULL, PRIMARY KEY (peer, address)) WITHOUT ROWID",
     f"PRAGMA user_version = {VERSION}",
     "COMMIT",
 )
+
+_MIGRATIONS: Final = {
+    1: (
+        "BEGIN IMMEDIATE",
+        "ALTER TABLE peers ADD COLUMN dhts TEXT NOT NULL DEFAULT ''",
+        "PRAGMA user_version = 2",
+        "COMMIT",
+    ),
+}
+"""From each older version to the next; where one fails, the file is as it was."""
 
 _PRUNE: Final = (
     "DELETE FROM peers WHERE id IN ("
@@ -87,6 +101,8 @@ class StoredPeer:
     agent: str | None
     standing: Standing
     addrs: tuple[StoredAddress, ...]
+    dhts: tuple[str, ...] = ()
+    """DHTs that it has served: see `Peerstore.note_dht`."""
 
 
 class DamagedFile(StorageFailed):
@@ -109,7 +125,7 @@ class AddressFile:
             if verdict != "ok":
                 raise self._damaged(verdict)
             rows = db.execute(
-                "SELECT id, agent, was_connected, address, source, a.seen, expires FROM peers p"
+                "SELECT id, agent, was_connected, dhts, address, source, a.seen, expires FROM peers p"
                 " JOIN addresses a ON a.peer = p.id ORDER BY p.seen DESC, p.id, a.seen DESC"
             )
             return list(_peers(rows))
@@ -197,7 +213,12 @@ class AddressFile:
             if version == 0:
                 for statement in _SCHEMA:
                     db.execute(statement)
-            elif version != VERSION:
+                version = VERSION
+            while version in _MIGRATIONS:
+                for statement in _MIGRATIONS[version]:
+                    db.execute(statement)
+                version += 1
+            if version != VERSION:
                 raise StorageFailed(
                     f"address book {self.path}: it has the form {version}, of another version of p2pfwd",
                     hint="move it away to begin a new one",
@@ -234,22 +255,30 @@ def _replace(db: Connection, peer: StoredPeer) -> None:
         return
     agent = None if peer.agent is None else peer.agent[:MAX_AGENT_CHARS]
     db.execute(
-        "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)",
-        (key, agent, int(peer.standing), max(seen for _, _, _, seen, _ in rows)),
+        "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?, ?)",
+        (key, agent, int(peer.standing), max(seen for _, _, _, seen, _ in rows), _lines(peer.dhts)),
     )
     db.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def _lines(names: Iterable[str]) -> str:
+    kept = ""
+    for name in names:
+        if len(kept) + len(name) + 1 <= MAX_DHTS_CHARS:
+            kept += name + "\n"
+    return kept
 
 
 def _peers(rows: Iterable[tuple[Any, ...]]) -> Iterator[StoredPeer]:
     """Rows of addresses, those of one peer side by side, as peers; a row that makes no sense is left out."""
     current: StoredPeer | None = None
     addrs: list[StoredAddress] = []
-    for key, agent, standing, address, source, seen, expires in rows:
+    for key, agent, standing, dhts, address, source, seen, expires in rows:
         try:
             peer_id = PeerId.from_bytes(bytes(key))
             addr, provenance = Multiaddr.from_bytes(address), Provenance.from_text(str(source))
             stored = StoredAddress(addr, provenance, float(seen), float(expires))
-            peer = StoredPeer(peer_id, agent, Standing(standing), ())
+            peer = StoredPeer(peer_id, agent, Standing(standing), (), tuple(str(dhts).splitlines()))
         except (InvalidPeerId, InvalidMultiaddr, TypeError, ValueError):
             continue
         if not (isfinite(stored.seen) and isfinite(stored.expires)):

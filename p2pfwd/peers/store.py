@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -32,6 +33,9 @@ MAX_ADDRESS_BYTES: Final = 512
 """Longest address taken from others: a relay's with two certificate hashes has 250."""
 
 MAX_PROTOCOLS_PER_PEER: Final = 256
+
+MAX_DHTS_PER_PEER: Final = 8
+"""DHTs that one peer is remembered by: this node takes part in two, and was in other networks before."""
 
 GRACE_S: Final = 900.0
 """How long the addresses of a peer hold after it has left (go: 15 min)."""
@@ -66,6 +70,8 @@ class PeerEntry:
     connected: bool = False
     agent: str | None = None
     protocols: frozenset[str] = frozenset()
+    dhts: frozenset[str] = frozenset()
+    """DHTs of this node in which it has answered as a server, by the names of `note_dht`."""
     served: set[str] = field(default_factory=set)
     """Protocols on which a stream of ours was accepted; they may be opened without waiting."""
 
@@ -238,6 +244,29 @@ class Peerstore:
         entry = self._peers.get(peer_id)
         return entry is not None and (protocol in entry.served or protocol in entry.protocols)
 
+    def note_dht(self, peer_id: PeerId, dht: str, serves: bool) -> None:
+        """The peer has answered as a server of `dht`, a name of the owner's choice; or it serves it no more.
+
+        Remembered across restarts: by such peers a node gets in again.
+        """
+        entry = self._peers.get(peer_id)
+        if entry is None or (dht in entry.dhts) == serves:
+            return
+        if not serves:
+            entry.dhts -= {dht}
+        elif len(entry.dhts) < MAX_DHTS_PER_PEER:
+            entry.dhts |= {dht}
+        self._changed(peer_id)
+
+    def dhts(self, peer_id: PeerId) -> frozenset[str]:
+        """The DHTs it has served."""
+        entry = self._peers.get(peer_id)
+        return entry.dhts if entry is not None else frozenset()
+
+    def dht_servers(self) -> list[PeerId]:
+        """Everybody who has served any."""
+        return [peer_id for peer_id, entry in self._peers.items() if entry.dhts]
+
     def peers(self) -> list[PeerId]:
         """Everybody known."""
         return list(self._peers)
@@ -297,6 +326,7 @@ class Peerstore:
         known: Iterable[KnownAddress],
         agent: str | None,
         standing: Standing = Standing.HEARD_OF,
+        dhts: Iterable[str] = (),
     ) -> None:
         """Take over what was known in an earlier life; what is known by now stays."""
         young = [item for item in known if item.age_s < STALE_S]
@@ -310,6 +340,7 @@ class Peerstore:
         self._addresses += len(entry.claims) - before
         if entry.agent is None:
             entry.agent = agent
+        entry.dhts |= frozenset(islice(dhts, MAX_DHTS_PER_PEER - len(entry.dhts)))
         if standing is Standing.SERVED and not self._enter_served(peer_id, now - SERVED_PROOF_S, now):
             standing = Standing.REACHED
         self._rise(peer_id, entry, standing)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound, SelfDial
+from p2pfwd.net.dialer import attempts_of
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
@@ -49,6 +50,7 @@ class PeerKeeper:
         self._schedule = DialSchedule(self._addresses, random.random, limits)
         self._resolve: Resolve | None = None
         self._reasons: dict[PeerId, set[Priority]] = {}
+        self._causes: dict[PeerId, frozenset[str]] = {}
         self._missed: set[PeerId] = set()  # those whose absence the log has
         self._wake = asyncio.Event()
         self._task: asyncio.Task[Any] | None = None
@@ -88,6 +90,7 @@ class PeerKeeper:
             self._schedule.keep(peer_id, min(reasons), self._clock())
         else:
             self._reasons.pop(peer_id, None)
+            self._causes.pop(peer_id, None)
             self._missed.discard(peer_id)
             self._schedule.release(peer_id)
 
@@ -110,6 +113,10 @@ class PeerKeeper:
     def status(self, peer_id: PeerId) -> KeptStatus | None:
         """How it stands with one; None if it is not kept."""
         return self._schedule.status(peer_id, self._clock())
+
+    def causes(self, peer_id: PeerId) -> frozenset[str]:
+        """Codes of what the last dial of a kept peer failed with, address by address; none if it did not."""
+        return self._causes.get(peer_id, frozenset())
 
     async def close(self) -> None:
         """End the task and every dial. Idempotent."""
@@ -153,6 +160,9 @@ class PeerKeeper:
             reason = ""
         except P2PForwardError as exc:
             reason = exc.message
+            if peer_id in self._reasons:
+                codes = frozenset(one.code for one in attempts_of(exc))
+                self._causes[peer_id] = codes or frozenset({exc.code})
             self._log_failure(peer_id, reason)
         finally:
             now = self._clock()
@@ -210,6 +220,7 @@ class PeerKeeper:
 
     def _connected(self, conn: Link) -> None:
         self._missed.discard(conn.remote_peer)
+        self._causes.pop(conn.remote_peer, None)
         self._schedule.connected(conn.remote_peer, self._clock())
 
     def _disconnected(self, conn: Link) -> None:

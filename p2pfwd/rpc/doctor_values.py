@@ -1,4 +1,4 @@
-"""The RPC's values of `doctor`: every check once, each a line with its result and the cure."""
+"""The RPC's values of how this node stands in its network: the checks of `doctor`, and the way in."""
 
 from __future__ import annotations
 
@@ -36,3 +36,20 @@ class DoctorResult(Message):
     findings: tuple[Finding, ...]
     reachable: bool  # whether a stranger could get a tunnel, or, with a peer, whether this one can be reached
     verdict: str  # the same in words
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Bootstrap(Message):
+    """How this node gets into its network; a name that lists many peers counts as one bootstrap peer."""
+
+    state: Literal["joined", "searching", "alone"]  # somebody of the DHT answers; not all were tried; nobody
+    message: str  # the same in words
+    hint: str | None  # the cure
+    servers: int  # peers in the tables of the DHTs
+    peers: int  # bootstrap peers
+    names: int  # of them under a name
+    addresses: int  # and under addresses
+    outcomes: dict[str, int]  # of the bootstrap peers: what came of them -> how many
+    remembered: int  # peers of the address book that served the DHT before
+    remembered_tried: int  # in vain
+    near_tried: int  # peers on the local network, in vain

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from p2pfwd.rpc.doctor_values import DoctorParams, DoctorResult, Finding  # noqa: F401
+from p2pfwd.rpc.doctor_values import Bootstrap, DoctorParams, DoctorResult, Finding  # noqa: F401
 from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
     Relay,
     RelayCircuit,
@@ -402,6 +402,7 @@ class StatusResult(Message):
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
     relays: tuple[Relay, ...] = ()
+    bootstrap: Bootstrap | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

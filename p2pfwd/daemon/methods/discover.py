@@ -7,7 +7,7 @@ is and whether it takes tunnels; a connection made for that is closed again unle
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -58,6 +58,15 @@ class Near:
         """Take leave. Idempotent."""
         if self._mdns is not None:
             self._mdns.close()
+
+    def peers(self) -> Mapping[PeerId, Sequence[Multiaddr]]:
+        """Who is near, and where; nobody where mDNS is off."""
+        return self._mdns.peers() if self._mdns is not None else {}
+
+    def on_found(self, callback: Callable[[PeerId], None]) -> None:
+        """Be told of everybody who is found near."""
+        if self._mdns is not None:
+            self._mdns.on_found(callback)
 
     def table(self) -> Mapping[str, Handler]:
         """Method name -> coroutine function."""

@@ -99,6 +99,7 @@ class ProcessMethods:
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
             relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
+            bootstrap=views.bootstrap(node.discovery.bootstrap.report()),
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

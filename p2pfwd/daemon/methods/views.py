@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
 
 if TYPE_CHECKING:
+    from p2pfwd.daemon.bootstrap_report import BootstrapReport
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
     from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
@@ -116,6 +118,23 @@ def relays(client: RelayClient, own: PeerId, now: float) -> tuple[schema.Relay, 
     )
     refused = (schema.Relay(str(relay), "refused", why) for relay, why in client.refusals().items())
     return (*held, *refused)
+
+
+def bootstrap(report: BootstrapReport) -> schema.Bootstrap:
+    """How this node gets into its network."""
+    return schema.Bootstrap(
+        state=report.state,
+        message=report.message,
+        hint=report.hint,
+        servers=report.servers,
+        peers=len(report.outcomes),
+        names=len(report.names),
+        addresses=len(report.addresses),
+        outcomes={outcome.value: count for outcome in Outcome if (count := report.count(outcome))},
+        remembered=report.remembered,
+        remembered_tried=report.remembered_tried,
+        near_tried=report.near_tried,
+    )
 
 
 def path(conn: Link) -> schema.Path:

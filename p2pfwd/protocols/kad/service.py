@@ -74,8 +74,11 @@ class Dht:
         scope: Scope,
         server: bool,
         settings: DhtSettings | None = None,
+        known_as: str | None = None,
     ) -> None:
+        """`known_as`: what its servers are remembered by across restarts; the protocol, if not given."""
         self.protocol = protocol
+        self.known_as = protocol if known_as is None else known_as
         self.scope = scope
         self.settings = settings or DhtSettings()
         self.table = RoutingTable(swarm.peer_id, limits=DiversityLimits() if scope is Scope.WAN else None)
@@ -128,6 +131,7 @@ class Dht:
     def _identified(self, peer: PeerId) -> None:
         """A peer may be, become, or cease to be a server."""
         if self.protocol not in self._swarm.peerstore.protocols(peer):
+            self._swarm.peerstore.note_dht(peer, self.known_as, False)
             if peer in self.table:
                 self.table.remove(peer)
             return
@@ -167,9 +171,16 @@ class Dht:
     def _answered(self, conn: Link) -> None:
         if self._is_candidate(conn):
             before = len(self.table)
+            self._swarm.peerstore.note_dht(conn.remote_peer, self.known_as, True)
             self.table.add(conn.remote_peer, conn.remote_addr, time.monotonic())
             if len(self.table) > before:
                 self.changed.set()
+
+    async def wait_joined(self, peer: PeerId) -> None:
+        """Until the peer is in the table."""
+        while peer not in self.table:
+            self.changed.clear()
+            await self.changed.wait()
 
     def failed(self, peer: PeerId) -> None:
         """The peer did not answer: suspect, or replaced at once."""

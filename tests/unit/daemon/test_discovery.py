@@ -28,6 +28,7 @@ class FakeDht:
 def discovery(*dhts: FakeDht) -> Discovery:
     made = Discovery.__new__(Discovery)
     made.dhts = list(dhts)  # type: ignore[arg-type]
+    made.bootstrap = SimpleNamespace(report=lambda: SimpleNamespace(state="joined"))  # type: ignore[assignment]
     return made
 
 

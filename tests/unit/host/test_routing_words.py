@@ -46,9 +46,12 @@ class NoSwarm:
         pass
 
 
-async def given_up(attempts: Sequence[Attempt], *sources: str) -> tuple[P2PForwardError, list[str]]:
+async def given_up(
+    attempts: Sequence[Attempt], *sources: str, nobody: tuple[str, str | None] | None = None
+) -> tuple[P2PForwardError, list[str]]:
     """The error of a look-up after these failed dials, and what was told meanwhile."""
     routing = Routing(cast(Swarm, NoSwarm()))
+    routing.why_nobody = lambda: nobody
     for name in sources:
         routing.add(Nobody(name))
     told: list[Progress] = []
@@ -101,6 +104,24 @@ async def test_what_cannot_be_dialed_is_not_called_out_of_reach() -> None:
 async def test_with_nobody_to_ask_the_reason_of_the_dial_stands() -> None:
     error, told = await given_up([QUIC])
     assert error.message == "it failed" and told == []
+
+
+NOBODY = ("none of the 6 bootstrap peers answers (2 names, 4 addresses)", "is this machine's network up?")
+
+
+@in_virtual_time
+async def test_why_nobody_could_be_asked_is_said_with_its_cure() -> None:
+    """Of a peer never heard of, of one that is not where it was, and where mDNS alone was asked."""
+    unknown, _ = await given_up([], nobody=NOBODY)
+    assert unknown.message == (
+        f"no address is known for {PEER}, and no peer is there to ask for one: {NOBODY[0]}"
+    )
+    assert (unknown.hint or "").endswith(f"; or: {NOBODY[1]}")
+    moved, _ = await given_up([REFUSED], nobody=NOBODY)
+    assert type(moved) is DialFailed and moved.details["attempts"] == [REFUSED.detail]
+    assert moved.message == f"it failed; nobody can be asked for another address: {NOBODY[0]}"
+    near, _ = await given_up([], "the local network", nobody=NOBODY)
+    assert near.message.endswith(f"({NOBODY[0]})") and near.hint == NOBODY[1]
 
 
 @in_virtual_time

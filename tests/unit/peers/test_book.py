@@ -29,6 +29,7 @@ def test_what_was_known_is_known_again_with_its_age(home: Path) -> None:
         await book.loaded.wait()
         store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.PROVED)
         store.identified(ALICE, "kubo/0.22", [])
+        store.note_dht(ALICE, "/ipfs/kad/1.0.0", True)
         clocks.mono += 100
         store.add_addrs(BOB, [addr(2)], 900.0, Provenance.HEARSAY)
         await book.close()
@@ -38,6 +39,7 @@ def test_what_was_known_is_known_again_with_its_age(home: Path) -> None:
         store.add_addrs(BOB, [addr(3)], 60.0, Provenance.GIVEN)
         await book.loaded.wait()
         assert store.agent(ALICE) == "kubo/0.22"
+        assert store.dht_servers() == [ALICE] and store.dhts(ALICE) == {"/ipfs/kad/1.0.0"}
         (known,) = store.known(ALICE)
         assert (known.addr, known.provenance) == (addr(1), Provenance.PROVED)
         assert [known.age_s, known.ttl_s] == pytest.approx([1100, -200])

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import StorageFailed
 from p2pfwd.peers.book_file import (
     MAX_AGENT_CHARS,
+    MAX_DHTS_CHARS,
     MAX_FILE_BYTES,
     MAX_STORED_ADDRESSES,
     MAX_STORED_PEERS,
@@ -35,7 +37,8 @@ def stored(
 
 
 FOUND = stored(2, 1001.0, Provenance.PROVED)
-ALICE = StoredPeer(peer(1), "p2pfwd/0.1", Standing.REACHED, (stored(1, 1002.0), FOUND))
+DHTS = ("/ipfs/kad/1.0.0", "/p2pfwd/kad/1.0.0 0123abcd")
+ALICE = StoredPeer(peer(1), "p2pfwd/0.1", Standing.REACHED, (stored(1, 1002.0), FOUND), DHTS)
 BOB = StoredPeer(peer(2), None, Standing.HEARD_OF, (stored(3, 1003.0, Provenance.HEARSAY),))
 
 
@@ -135,6 +138,49 @@ def test_a_book_of_an_older_version_is_understood(file: AddressFile) -> None:
     assert [a.provenance for a in loaded.addrs] == [Provenance.ITSELF, Provenance.PROVED, Provenance.HEARSAY]
 
 
+OLD_FORM = """
+    CREATE TABLE peers (id BLOB PRIMARY KEY, agent TEXT, was_connected INTEGER NOT NULL, seen REAL NOT NULL)
+        WITHOUT ROWID;
+    CREATE TABLE addresses (peer BLOB NOT NULL, address BLOB NOT NULL, source TEXT NOT NULL,
+        seen REAL NOT NULL, expires REAL NOT NULL, PRIMARY KEY (peer, address)) WITHOUT ROWID;
+    PRAGMA user_version = 1;
+"""
+
+
+def test_a_book_of_the_first_form_is_brought_to_this_one(file: AddressFile) -> None:
+    """Who served the DHT was not written down then: nothing is lost, and it is from now on."""
+    db = sqlite3.connect(file.path)
+    db.executescript(OLD_FORM)
+    db.execute("INSERT INTO peers VALUES (?, 'kubo/0.22', 2, 7.0)", (ALICE.peer_id.to_bytes(),))
+    address = (ALICE.peer_id.to_bytes(), FOUND.addr.to_bytes(), FOUND.seen, FOUND.expires)
+    db.execute("INSERT INTO addresses VALUES (?, ?, 'proved', ?, ?)", address)
+    db.commit()
+    db.close()
+    assert file.load() == [StoredPeer(ALICE.peer_id, "kubo/0.22", Standing.REACHED, (FOUND,))]
+    file.save([ALICE])
+    file.close()
+    assert file.load() == [ALICE]
+
+
+def test_a_form_that_cannot_be_brought_forward_is_damaged_and_stays_as_it_was(file: AddressFile) -> None:
+    db = sqlite3.connect(file.path)
+    db.executescript("CREATE TABLE whatever (x TEXT); PRAGMA user_version = 1;")
+    db.close()
+    with pytest.raises(DamagedFile, match="no such table: peers"):
+        file.load()
+    assert count(file, "whatever") == 0
+    db = sqlite3.connect(file.path)
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    db.close()
+
+
+def test_the_names_of_dhts_are_bounded(file: AddressFile) -> None:
+    many = tuple(f"/{n}/{'x' * 300}" for n in range(10))
+    file.save([replace(ALICE, dhts=many)])
+    (loaded,) = file.load()
+    assert loaded.dhts == many[:3] and sum(map(len, loaded.dhts)) <= MAX_DHTS_CHARS
+
+
 def test_addresses_agents_and_bytes_are_bounded(file: AddressFile) -> None:
     long = StoredAddress(
         Multiaddr.parse(f"/dns/{'a' * MAX_ADDRESS_BYTES}/tcp/1"), Provenance.HEARSAY, 9999.0, 9999.0
@@ -205,7 +251,7 @@ def test_a_newer_form_is_left_alone(file: AddressFile) -> None:
     file.save([ALICE])
     file.close()
     db = sqlite3.connect(file.path)
-    db.execute("PRAGMA user_version = 2")
+    db.execute("PRAGMA user_version = 3")
     db.close()
     for work in (file.load, lambda: file.save([BOB])):
         with pytest.raises(StorageFailed, match="another version of p2pfwd") as caught:
@@ -223,11 +269,11 @@ def test_rows_that_make_no_sense_are_left_out(file: AddressFile) -> None:
     db.execute("INSERT INTO addresses VALUES (?, x'ffff', 'dht', 1.0, 1.0)", (bob,))
     db.execute("INSERT INTO addresses VALUES (?, ?, 'dht', 'soon', 1.0)", (bob, stored(9).addr.to_bytes()))
     db.execute("INSERT INTO addresses VALUES (x'00', ?, 'dht', 1.0, 1.0)", (stored(9).addr.to_bytes(),))
-    db.execute("INSERT INTO peers VALUES (x'00', NULL, 0, 5000.0)")
+    db.execute("INSERT INTO peers VALUES (x'00', NULL, 0, 5000.0, '')")
     db.execute("UPDATE peers SET agent = CAST(x'ff41' AS TEXT) WHERE id = ?", (alice,))
     db.commit()
     db.close()
-    assert file.load() == [BOB, StoredPeer(ALICE.peer_id, "�A", Standing.REACHED, ALICE.addrs)]
+    assert file.load() == [BOB, StoredPeer(ALICE.peer_id, "�A", Standing.REACHED, ALICE.addrs, DHTS)]
 
 
 def test_a_book_in_somebodys_hands_is_no_damage(file: AddressFile) -> None:

@@ -8,7 +8,13 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.peers.claims import MAX_CLAIMED, REPEATED_S, STALE_S, KnownAddress
-from p2pfwd.peers.store import GRACE_S, MAX_ADDRESS_BYTES, MAX_SERVED, SERVED_PROOF_S
+from p2pfwd.peers.store import (
+    GRACE_S,
+    MAX_ADDRESS_BYTES,
+    MAX_DHTS_PER_PEER,
+    MAX_SERVED,
+    SERVED_PROOF_S,
+)
 from p2pfwd.policy.dial_plan import Candidate
 from p2pfwd.policy.provenance import Provenance, Standing
 from tests.support.peers import peer
@@ -280,3 +286,29 @@ def test_who_was_served_in_an_earlier_life_is_ones_own_at_once() -> None:
     it.store.restore(ALICE, known, None, Standing.SERVED)
     it.store.restore(BOB, known, None, Standing.MET)
     assert it.store.is_own(ALICE) and not it.store.is_own(BOB)
+
+
+def test_who_served_a_dht_is_remembered_until_it_serves_it_no_more() -> None:
+    it = Watched()
+    it.store.note_dht(ALICE, "wan", True)  # nobody knows her: nothing is kept
+    assert it.changes() == [] and it.store.dht_servers() == []
+    it.store.connected(ALICE, addr(1))
+    it.changes()
+    for _ in range(3):  # every answer says so, and is news once
+        it.store.note_dht(ALICE, "wan", True)
+    it.store.note_dht(ALICE, "lan", True)
+    assert it.changes() == [ALICE, ALICE]
+    assert (it.store.dht_servers(), it.store.dhts(ALICE)) == ([ALICE], {"wan", "lan"})
+    it.store.disconnected(ALICE)
+    assert it.store.dhts(ALICE) == {"wan", "lan"}
+    it.store.note_dht(ALICE, "wan", False)
+    it.store.note_dht(ALICE, "lan", False)
+    assert it.store.dht_servers() == []
+
+
+def test_the_dhts_of_one_peer_are_bounded() -> None:
+    it = Watched()
+    many = [str(number) for number in range(2 * MAX_DHTS_PER_PEER)]
+    it.store.restore(ALICE, [KnownAddress(addr(1), PROVED, 10.0, 10.0)], None, Standing.REACHED, many)
+    it.store.note_dht(ALICE, "one more", True)
+    assert len(it.store.dhts(ALICE)) == MAX_DHTS_PER_PEER
