@@ -13,7 +13,7 @@
 | state | what happens | what is asked next |
 | --- | --- | --- |
 | SEARCHING | silence, or a no | the next protocol, at once; after the last: RESTING |
-| SEARCHING | the port is taken (by UPnP the choice is ours) | the same protocol, another port, `PORTS` in all |
+| SEARCHING | the port is taken (UPnP: we choose) | the same protocol, another port, `PORTS` in all |
 | SEARCHING | granted | MAPPED |
 | MAPPED | half the lease is over; a permanent one: every `LEASE_S / 2` | the same mapping |
 | MAPPED | `CHECK_S` since the last answer | whether the router still is who it was |
@@ -24,8 +24,8 @@
 | any | another network (`anew`) | SEARCHING from the beginning; the mapping was another router's |
 
 The port outside is the one inside where the router allows it, then what it gives, and that one from then on.
-A mapping stands until a search has found nothing. News may be forged: what it makes us ask comes `NEWS_S`
-apart. Times are `now` as passed in, seconds.
+A mapping stands until a search has found nothing. News may be forged: what announcements make us ask comes
+`HEARD_S` apart, what hints do `HINT_S`. Times are `now` as passed in, seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ LEASE_S: Final = 7200
 RENEW_LEAST_S: Final = 60.0
 """Whatever a router grants, it makes no more work than this."""
 
-NEWS_S: Final = 5.0
+HEARD_S: Final = 5.0
+HINT_S: Final = 30.0
+YOUNG_S: Final = 2
+"""A router that announces itself so early began a moment ago, even where its clock was no further before."""
+
 RETRY_S: Final = 5.0
 PATIENCE: Final = 3
 AGAIN_S: Final = 30.0
@@ -143,7 +147,7 @@ class Plan:
         self.refusal: tuple[Protocol, str] | None = None
         """The first no of the last search, in words."""
         self._again_s = AGAIN_S
-        self._news_at = -inf
+        self._heard_at = self._hint_at = -inf
         self._search(now)
 
     def _search(self, now: float) -> None:
@@ -241,17 +245,21 @@ class Plan:
     def heard(self, epoch_s: int, now: float) -> None:
         """The router announces itself, and since when it is there."""
         if self.phase is Phase.RESTING:
-            at = self._soon(now)
-            self._search(at)
-        elif self.phase is Phase.MAPPED and went_back(self._epoch, epoch_s, now):
-            self._map_at = self._check_at = self._soon(now)
+            self._heard_at = _spaced(now, self._heard_at, HEARD_S)
+            self._search(self._heard_at)
+        elif self.phase is Phase.MAPPED and (
+            epoch_s <= YOUNG_S or went_back(self._epoch, epoch_s, now)
+        ):
+            self._heard_at = _spaced(now, self._heard_at, HEARD_S)
+            self._map_at = self._check_at = self._heard_at
 
     def look(self, now: float) -> None:
         """Something may have happened to the router."""
         if self.phase is Phase.MAPPED:
-            self._check_at = min(self._check_at, self._soon(now))
+            self._hint_at = _spaced(now, self._hint_at, HINT_S)
+            self._check_at = min(self._check_at, self._hint_at)
 
-    def _soon(self, now: float) -> float:
-        if now > self._news_at:
-            self._news_at = max(now, self._news_at + NEWS_S)
-        return self._news_at
+
+def _spaced(now: float, last: float, pause_s: float) -> float:
+    """When news of `now` is acted upon; `last`: the same of the news before."""
+    return last if now <= last else max(now, last + pause_s)

@@ -10,8 +10,9 @@ from p2pfwd.policy.port_mapping import (
     AGAIN_MOST_S,
     AGAIN_S,
     CHECK_S,
+    HEARD_S,
+    HINT_S,
     LEASE_S,
-    NEWS_S,
     PATIENCE,
     PORTS,
     RENEW_LEAST_S,
@@ -184,6 +185,9 @@ def test_an_announcement_counts_where_it_says_that_the_router_began_anew() -> No
     assert mapped.step() == check(60.0, PCP)
     mapped.heard(1, 101.0)
     assert mapped.step() == map_(101.0, PCP)
+    young = granted(epoch_s=1)
+    young.heard(0, 1.0)
+    assert young.step() == map_(1.0, PCP), "two restarts within seconds"
     by_upnp = granted(UPNP)
     by_upnp.heard(1000, 20.0)
     assert by_upnp.step().task is Task.CHECK, "it has been there since before the mapping"
@@ -207,7 +211,7 @@ def test_forged_news_makes_few_questions() -> None:
         if mapped.step().at <= now:
             asked += 1
             mapped.granted(Grant(PCP, WAN, 4011, 7200, 10_000), now)
-    assert asked <= 100 / NEWS_S + 1
+    assert asked <= 100 / HEARD_S + 100 / HINT_S + 2
 
 
 def test_a_hint_makes_the_next_check_come_at_once() -> None:
