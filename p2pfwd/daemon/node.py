@@ -27,6 +27,7 @@ from p2pfwd.daemon.settings import AUTO
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.host.port_mapping import PortMapping
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.server import RpcServer
@@ -67,6 +68,7 @@ class Running:
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
+        self.mapping = PortMapping(host.swarm) if mapping_enabled(settings, network) else None
         methods = {
             **ProcessMethods(self).table(),
             **TunnelMethods(self).table(),
@@ -113,6 +115,8 @@ class Running:
             await self.server.start()
             self.discovery.start()
             self.near.start()
+            if self.mapping is not None:
+                self.mapping.start()
         except BaseException:
             self.near.close()
             await self.discovery.close()
@@ -142,6 +146,8 @@ class Running:
             await self._drain()
         finally:
             await self.forwarding.aclose()
+            if self.mapping is not None:
+                await self.mapping.close()
             self.near.close()
             await self.discovery.close()
             await self.host.close()
@@ -197,6 +203,11 @@ class Running:
 def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:
     """Whether to be found on the local segment, and to look at it."""
     return network.mdns if settings.mdns == AUTO else settings.mdns == "on"
+
+
+def mapping_enabled(settings: Settings, network: NetworkProfile) -> bool:
+    """Whether routers are asked for a port: strangers need it, and only they can prove that it leads here."""
+    return network.is_public and settings.port_mapping != "off"
 
 
 def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:

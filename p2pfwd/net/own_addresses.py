@@ -4,9 +4,10 @@
 | --- | --- | --- |
 | bound | our own sockets; an unspecified one stands for the interfaces' addresses | the interface loses it |
 | observed | connected peers, each for itself | the last of them is gone |
+| mapped | the router, by PCP, NAT-PMP or UPnP | the router leads the port here no more |
 | proved | a server's dial-back (AutoNAT) | `policy.proofs`: refuted, not renewed, or another network |
 
-Bound and proved addresses are told to others; observed ones are guesses, from which AutoNAT makes candidates.
+Bound and proved addresses are told to others; observed and mapped ones are what AutoNAT makes candidates of.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Change(Flag):
     """What we tell others is different."""
     SEEN = auto()
     """A peer sees us at an address that none saw us at before."""
+    MAPPED = auto()
+    """The router leads another port here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class OwnAddress:
     """One address and what is known of it."""
 
     addr: Multiaddr
-    kind: Literal["bound", "observed", "proved"]
+    kind: Literal["bound", "observed", "mapped", "proved"]
     by: tuple[PeerId, ...] = ()  # who sees us there, or proved it
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
@@ -67,6 +70,7 @@ class OwnAddresses:
         self._loop = asyncio.get_running_loop()
         self._sockets: list[Multiaddr] = []
         self._observed: dict[PeerId, Multiaddr] = {}
+        self._mapped: tuple[Multiaddr, ...] = ()
         self._listed: tuple[Multiaddr, ...] = ()
         self._listed_of: object = None
         self._known: tuple[Multiaddr, ...] = ()  # as the last change left them
@@ -169,6 +173,21 @@ class OwnAddresses:
         """As connected peers see this node; where most see it, first."""
         return [addr for addr, _ in Counter(self._observed.values()).most_common()]
 
+    # --- mapped -----------------------------------------------------------------------------------
+
+    def set_mapped(self, addrs: Iterable[Multiaddr]) -> None:
+        """All places from which the router leads here; a proof of one that is none any more is void."""
+        before, self._mapped = self._mapped, tuple(dict.fromkeys(addrs))
+        gone = [addr for addr in before if addr not in self._mapped and self.proofs.withdraw(addr)]
+        if gone:
+            self._note(Change.TOLD)
+        if set(self._mapped) - set(before):
+            self._note(Change.MAPPED)
+
+    def mapped(self) -> tuple[Multiaddr, ...]:
+        """See `set_mapped`."""
+        return self._mapped
+
     # --- proved -----------------------------------------------------------------------------------
 
     def prove(self, addr: Multiaddr, by: PeerId) -> None:
@@ -201,6 +220,7 @@ class OwnAddresses:
             proof = self.proofs.of(addr)
             assert proof is not None
             found.append(OwnAddress(addr, "proved", (proof.by,), now - proof.at, proof.until - now))
+        found += [OwnAddress(addr, "mapped") for addr in self._mapped]
         for addr in self.observed():
             by = tuple(peer for peer, seen in self._observed.items() if seen == addr)
             found.append(OwnAddress(addr, "observed", by))

@@ -87,6 +87,10 @@ class Proofs:
         del self._proofs[addr]
         return True
 
+    def withdraw(self, addr: Multiaddr) -> bool:
+        """Nobody is led here from it any more; whether it was proved."""
+        return self._proofs.pop(addr, None) is not None
+
     def expire(self, now: float) -> bool:
         """Take back what was not proved anew in time; whether anything was."""
         old = [addr for addr, proof in self._proofs.items() if proof.until <= now]

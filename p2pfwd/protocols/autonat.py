@@ -85,8 +85,10 @@ class AutoNat:
     def _addresses_changed(self, change: Change) -> None:
         if change & Change.MOVED and self._verdict.forget():  # nothing that was found out before holds
             self._tell()
-        if change & (Change.MOVED | Change.STIRRED):
+        if change & (Change.MOVED | Change.STIRRED | Change.MAPPED):
             self._asked.clear()
+        if change & Change.MAPPED and self.reachability is not Reachability.PUBLIC:
+            self._verdict.doubt()  # it did not know of the new address
         if change & ~Change.TOLD:
             self._news.set()
 
@@ -124,7 +126,8 @@ class AutoNat:
         while True:
             self._news.clear()
             self._expire()
-            candidates = wire.candidates(own.bound(), own.observed(), own.proofs.addresses())
+            proved = own.proofs.addresses()
+            candidates = wire.candidates(own.bound(), own.observed(), proved, own.mapped())
             sure = self._verdict.is_sure
             conn = self._server() if candidates else None
             if conn is not None:

@@ -23,6 +23,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Notice,
     Path,
     Peer,
+    PortMapping,
     Reachability,
     Stream,
     named,
@@ -199,7 +200,7 @@ class OwnAddress(Message):
     """One address of this node, and what it rests on."""
 
     address: str
-    kind: str  # "bound" | "proved" | "observed"
+    kind: str  # "bound" | "proved" | "mapped" | "observed"
     by: tuple[str, ...] = ()  # the peers who proved it, or see this node there
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
@@ -388,6 +389,7 @@ class StatusResult(Message):
     reachability: Reachability = "unknown"
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
+    port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

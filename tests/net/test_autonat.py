@@ -229,3 +229,21 @@ async def test_a_node_without_candidates_asks_nobody() -> None:
         await turns()
         assert client._asked == {}
         assert client.reachability is Reachability.UNKNOWN
+
+
+@pytest.mark.usefixtures("public_loopback")
+@on_loop
+async def test_a_port_that_the_router_maps_is_asked_about_at_once() -> None:
+    """Of a server that has said that nobody gets in, and would not be asked again for an hour."""
+    async with serving() as (far, _), asking(AutoNatSettings(ask_again_s=3600.0)) as (near, client):
+        for listening in near.swarm.own_addresses.bound():
+            near.swarm.own_addresses.unbind(listening)
+        near.swarm.own_addresses.bind(Multiaddr.parse("/ip4/127.0.0.1/tcp/9"))
+        await join(near, far)
+        await until(lambda: client.reachability is Reachability.PRIVATE)
+        port = tcp_endpoint(near.swarm._listening[0].addr)
+        assert port is not None
+        mapped = Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port.port}")
+        near.swarm.own_addresses.set_mapped([mapped])
+        await until(lambda: client.reachability is Reachability.PUBLIC)
+        assert near.swarm.own_addresses.proofs.addresses() == (mapped,)

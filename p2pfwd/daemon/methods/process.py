@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.host.host import Host
+    from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.rpc.paths import Paths
 
 
@@ -35,6 +36,7 @@ class Node(Protocol):
     forwarding: Forwarding
     peering: Peering
     discovery: Discovery
+    mapping: PortMapping | None
     started_at: float  # monotonic
     log_name: str | None
     draining: bool
@@ -89,6 +91,7 @@ class ProcessMethods:
             reachability=node.discovery.autonat.reachability.value,
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
+            port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:
