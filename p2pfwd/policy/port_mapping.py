@@ -145,7 +145,7 @@ class Plan:
         """Another network: what was known holds no longer."""
         self.grant: Grant | None = None
         self.refusal: tuple[Protocol, str] | None = None
-        """The first no of the last search, in words."""
+        """The no of the last search, in words: NAT-PMP's, which says most; without one, the first."""
         self._again_s = AGAIN_S
         self._heard_at = self._hint_at = -inf
         self._search(now)
@@ -197,7 +197,8 @@ class Plan:
         if self.phase is Phase.MAPPED:
             self._search(now)
             return
-        self._no = self._no or (self._left[0], words)
+        if self._no is None or self._left[0] is Protocol.NAT_PMP:
+            self._no = self._left[0], words
         self._next(now)
 
     def silent(self, now: float) -> None:

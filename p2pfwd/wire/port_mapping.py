@@ -41,7 +41,7 @@ _PCP_MAP_PART: Final = struct.Struct(">12sB3xHH16s")  # nonce, protocol, interna
 PMP_REFUSALS: Final = {
     1: "it speaks another version",
     2: "port mapping is switched off",
-    3: "it has no address on the Internet that it could map",
+    3: "it has no public address itself, so it is offline or behind another NAT",
     4: "it has no room for another mapping",
     5: "it does not know the request",
 }
@@ -55,7 +55,7 @@ PCP_REFUSALS: Final = {
     5: "it does not know an option",
     6: "it could not read an option",
     7: "it has lost its line",
-    8: "it has no room, or no address on the Internet that it could map",
+    8: "it has no room, or no public address itself",
     9: "it does not map TCP",
     10: "this machine has too many mappings",
     11: "it has not the external address that was asked for",

@@ -213,8 +213,8 @@ def test_a_router_that_lies_is_not_believed(house: House) -> None:
 def test_a_router_that_refuses_is_quoted(house: House) -> None:
     with fake_router(house.router.machine, refusing):
         hidden = house.daemon(house.client)
-        assert becomes(hidden, "refused")["Reason"] == "the router refuses by PCP: it is not allowed"
-        assert "the router refuses by PCP: it is not allowed" in hidden.ok("status")
+        said = "the router refuses by NAT-PMP: port mapping is switched off"
+        assert becomes(hidden, "refused")["Reason"] == said and said in hidden.ok("status")
 
 
 def test_without_any_protocol_the_router_is_said_to_be_silent(house: House) -> None:
@@ -240,6 +240,16 @@ def test_a_router_with_a_private_address_is_behind_another_nat(house: House) -> 
         assert found["Protocol"] == "NAT-PMP" and "10.8.0.2" in found["Reason"]
         assert "useless: the router is behind another NAT" in hidden.ok("status")
         hidden.stop()
+
+
+def test_a_miniupnpd_behind_another_nat_says_so_itself(house: House) -> None:
+    """It maps nothing where its own address is private."""
+    wan = house.router.machine
+    wan.run("ip", "address", "flush", "dev", "eth0")
+    wan.run("ip", "address", "add", "10.8.0.2/16", "dev", "eth0")
+    house.router.start(*BOTH)
+    hidden = house.daemon(house.client)
+    assert "behind another NAT" in becomes(hidden, "refused")["Reason"]
 
 
 def test_nothing_is_asked_where_it_is_off(house: House) -> None:

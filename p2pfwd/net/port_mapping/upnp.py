@@ -96,12 +96,15 @@ async def question(*words: object) -> dict[str, Any] | None:
         async with asyncio.timeout(QUESTION_S):
             while len(said) <= MAX_ANSWER_BYTES and (more := await process.stdout.read(MAX_ANSWER_BYTES + 1)):
                 said += more
+            if len(said) <= MAX_ANSWER_BYTES:
+                await process.wait()
     except TimeoutError:
         log.debug("UPnP: no answer within %g s", QUESTION_S)
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
     if len(said) > MAX_ANSWER_BYTES:
         return None
     try:

@@ -69,7 +69,21 @@ def test_a_fruitless_search_is_tried_again_ever_more_seldom() -> None:
     assert pauses[:3] == [AGAIN_S, 2 * AGAIN_S, 4 * AGAIN_S] and pauses[-1] == AGAIN_MOST_S
 
 
-def test_the_first_no_is_what_people_are_told() -> None:
+@pytest.mark.parametrize(
+    ("noes", "told"),
+    [((PCP, PMP, UPNP), PMP), ((PCP, UPNP), PCP), ((PMP, UPNP), PMP), ((UPNP,), UPNP)],
+)
+def test_people_are_told_the_no_that_says_most(noes: tuple[Protocol, ...], told: Protocol) -> None:
+    searching = plan()
+    for protocol in Protocol:
+        if protocol in noes:
+            searching.refused(protocol.value, 0.0)
+        else:
+            searching.silent(0.0)
+    assert searching.refusal == (told, told.value)
+
+
+def test_a_no_is_told_when_all_protocols_have_been_tried() -> None:
     searching = plan()
     searching.silent(0.0)
     searching.refused("it is switched off", 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import resource
 import socket
 import subprocess
@@ -93,6 +94,78 @@ def test_nobody_but_the_router_is_asked(monkeypatch: pytest.MonkeyPatch) -> None
 
         said, _ = ask(describe)
     assert said == {"error": "it leads to somebody else"} and came == []
+
+
+class Igd:
+    """A UPnP router on loopback; `answers`: of each action, one after the other, faults or values."""
+
+    def __init__(self, answers: dict[str, list[int | dict[str, str]]]) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, dict[str, str]]] = []
+
+    def __call__(self, conn: socket.socket) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request or (b"POST" in request and b"</s:Envelope>" not in request):
+            request += conn.recv(4096)
+        if request.startswith(b"GET"):
+            conn.sendall(description("/c"))
+            return
+        text = request.decode()
+        action = text.partition(f"{SERVICE}#")[2].partition('"')[0]
+        self.asked.append((action, dict(re.findall(r"<(New\w+)>([^<]*)<", text))))
+        said = self.answers[action].pop(0)
+        if isinstance(said, int):
+            fault = f"<UPnPError><errorCode>{said}</errorCode></UPnPError>"
+            body = f"<s:Envelope><s:Body><s:Fault><detail>{fault}</detail></s:Fault></s:Body></s:Envelope>"
+        else:
+            values = "".join(f"<{name}>{value}</{name}>" for name, value in said.items())
+            body = (
+                f"<s:Envelope><s:Body><u:{action}Response>{values}</u:{action}Response></s:Body></s:Envelope>"
+            )
+        status = "500 Internal Server Error" if isinstance(said, int) else "200 OK"
+        conn.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+
+
+ADDRESS: dict[str, str] = {"NewExternalIPAddress": "11.1.0.1"}
+OURS = {"NewInternalClient": "127.0.0.1", "NewInternalPort": "4011", "NewLeaseDuration": "600"}
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("answers", "wanted", "leases"),
+    [
+        pytest.param([{}], Grant(Protocol.UPNP, "11.1.0.1", 4011, 600), ["7200"], id="granted, for less"),
+        pytest.param(
+            [725, {}], Grant(Protocol.UPNP, "11.1.0.1", 4011, 0), ["7200", "0"], id="permanent only"
+        ),
+        pytest.param([718], TAKEN, ["7200"], id="taken"),
+        pytest.param([606], No("it says Action not authorized"), ["7200"], id="not authorised"),
+        pytest.param([725, 606], No("it says Action not authorized"), ["7200", "0"], id="neither"),
+    ],
+)
+def test_what_a_router_says_by_soap(
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[int | dict[str, str]],
+    wanted: Grant | No,
+    leases: list[str],
+) -> None:
+    igd = Igd(
+        {
+            "AddPortMapping": list(answers),
+            "GetSpecificPortMappingEntry": [OURS],
+            "GetExternalIPAddress": [ADDRESS],
+        }
+    )
+    with TcpServer(igd) as server:
+
+        async def found(gateway: Gateway) -> str:
+            return f"http://127.0.0.1:{server.port}/d.xml"
+
+        monkeypatch.setattr(upnp, "search", found)
+        assert asyncio.run(Upnp().map(HERE, 4011, 4011, 7200)) == wanted
+    added = [values for action, values in igd.asked if action == "AddPortMapping"]
+    assert [values["NewLeaseDuration"] for values in added] == leases
+    assert added[0]["NewInternalClient"] == "127.0.0.1" and added[0]["NewExternalPort"] == "4011"
 
 
 @needs_library
