@@ -124,9 +124,10 @@ def status(
     pairs = [
         ("daemon", f"p2pfwd {result.version}, {state} for {age(result.uptime_s)}, process {result.pid}"),
         ("network", _network(result)),
-        *([("reachable", _REACHABLE[result.reachability])] if result.network == "public" else []),
+        *([("reachable", _reachable(result))] if result.network != "lan" else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
+        *_proved(result),
         *([("ports", _TAKEN.format(", ".join(map(str, result.taken_ports))))] if result.taken_ports else []),
         *(("mapping" if not index else "", _mapping(one)) for index, one in enumerate(result.port_mappings)),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
@@ -149,11 +150,29 @@ def _refused(status: StatusResult) -> list[tuple[str, str]]:
 
 _TAKEN = "{} taken by another program: the addresses above hold until a restart"
 
-_REACHABLE = {
+_STANDINGS: dict[str, str] = {
+    "offline": "no network",
+    "public": "public, by everybody: peers dialed back",
+    "mapped": "public by a mapped port, by everybody: peers dialed back",
+    "punchable": "behind a NAT that can be punched: strangers' dials do not get in",
+    "unpunchable": "behind a NAT that cannot be punched: every destination gets another port",
+    "hidden": "not by strangers: peers could not dial back; which kind of NAT it is, is not known yet",
     "unknown": "not known yet: no peer has tried to dial back",
-    "public": "by everybody: peers dialed back",
-    "private": "not by strangers: peers could not dial back",
 }
+
+_FIREWALL = "behind a firewall that can be punched: strangers' dials do not get in"
+
+
+def _reachable(status: StatusResult) -> str:
+    is_firewall = status.standing == "punchable" and status.nat == "none"
+    return _FIREWALL if is_firewall else _STANDINGS[status.standing]
+
+
+def _proved(status: StatusResult) -> list[tuple[str, str]]:
+    """Since when each announced address is proved, and by whom at last."""
+    proved = [own for own in status.announced if own.kind == "proved"]
+    lines = [f"{own.address} for {age(own.since_s or 0)}, last by {', '.join(own.by)}" for own in proved]
+    return [("proved" if not index else "", line) for index, line in enumerate(lines)]
 
 
 def _mapping(one: PortMapping) -> str:

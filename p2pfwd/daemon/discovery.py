@@ -19,7 +19,7 @@ from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.dial_schedule import Priority
-from p2pfwd.protocols.autonat import AutoNat
+from p2pfwd.protocols.autonat.service import AutoNat
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
 from p2pfwd.wire.kad.address_filter import Scope
@@ -83,7 +83,7 @@ class Discovery:
         for dht in self.dhts:
             log.info("taking part in %s as a %s", dht.protocol, "server" if dht.is_server else "client")
             self._upkeep.append(Upkeep(self._host.swarm, dht))
-        if self._network.is_public:
+        if not self._network.local_only:
             self.autonat.on_change(self._reachability_changed)
             self.autonat.serve(self._is_reachable(Scope.WAN))
             self.autonat.start()

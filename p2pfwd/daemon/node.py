@@ -206,8 +206,8 @@ def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:
 
 
 def mapping_enabled(settings: Settings, network: NetworkProfile) -> bool:
-    """Whether routers are asked for a port: strangers need it, and only they can prove that it leads here."""
-    return network.is_public and settings.port_mapping != "off"
+    """Whether routers are asked for a port, so that peers beyond the local network get in."""
+    return not network.local_only and settings.port_mapping != "off"
 
 
 def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:

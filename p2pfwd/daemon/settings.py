@@ -144,8 +144,8 @@ class Settings:
     port_mapping: Literal["auto", "off"] = _key(
         "reach.port_mapping",
         AUTO,
-        "Whether to ask the router to lead a port of its own here, by PCP, NAT-PMP or UPnP: off, or auto: in "
-        "the public network only, and where this node listens on more than loopback.",
+        "Whether to ask the router to lead a port of its own here, by PCP, NAT-PMP or UPnP: off, or auto: "
+        "not in the network lan, and where this node listens on more than loopback.",
         _one_of("auto", "off"),
     )
     swarm_key: str = _key(

@@ -189,11 +189,11 @@ class Dialer:
         whys = [transport.why_not(addr) for transport in self._transports]
         return None if None in whys else whys[0]
 
-    async def attempt(self, peer_id: PeerId, addr: Multiaddr) -> Link:
-        """Dial one address. Raises OSError (TimeoutError is one), P2PForwardError."""
+    async def attempt(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
+        """Dial one address, see `Transport.dial`. Raises OSError (TimeoutError is one), P2PForwardError."""
         for transport in self._transports:
             if transport.why_not(addr) is None:
-                return await transport.dial(peer_id, addr)
+                return await transport.dial(peer_id, addr, fresh_port=fresh_port)
         raise InvalidMultiaddr(f"no transport can dial {addr}")
 
     def held_back(self, peer_id: PeerId, addr: Multiaddr) -> Attempt | None:

@@ -182,9 +182,9 @@ class Dials:
             task.exception()  # retrieved, also when nobody waits any more
 
     async def dial_back(self, peer_id: PeerId, addr: Multiaddr) -> bool:
-        """Whether the peer can be dialed at this address: a connection of its own, closed at once."""
+        """Whether the peer can be dialed at this address, by one it does not know: closed at once."""
         try:
-            conn = await self.dialer.attempt(peer_id, addr)
+            conn = await self.dialer.attempt(peer_id, addr, fresh_port=True)
         except (P2PForwardError, OSError) as exc:
             log.debug("%s cannot be dialed back at %s: %s", peer_id, addr, describe(exc))
             return False

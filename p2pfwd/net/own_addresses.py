@@ -3,11 +3,13 @@
 | kind | said by | until |
 | --- | --- | --- |
 | bound | our own sockets; an unspecified one stands for the interfaces' addresses | the interface loses it |
-| observed | connected peers, each for itself | the last of them is gone |
+| observed | connected peers, each for its connection | the last of these is gone |
 | mapped | the router, by PCP, NAT-PMP or UPnP | the router leads the port here no more |
 | proved | a server's dial-back (AutoNAT) | `policy.proofs`: refuted, not renewed, or another network |
 
 Bound and proved addresses are told to others; observed and mapped ones are what AutoNAT makes candidates of.
+An observed address counts only of a connection that uses our listening port, and where one of the owner's
+peers sees it or two networks do.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Final, Literal
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, TcpEndpoint, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.net.link.contract import Carrier
+from p2pfwd.policy import nat_kind
+from p2pfwd.policy.nat_kind import Endpoint, NatKind, Sight
+from p2pfwd.policy.networks import household
 from p2pfwd.policy.proofs import Proofs
 from p2pfwd.system.interfaces import Interfaces
 
@@ -31,6 +37,16 @@ _RANK: Final = {
     AddressClass.UNROUTABLE: 2,
     AddressClass.LOOPBACK: 3,
 }
+
+
+OBSERVERS: Final = 2
+"""Networks that have to see us at an address, where none of the owner's peers does."""
+
+MOST_SEEN: Final = 3
+"""Observed addresses that count, of one listening address."""
+
+MAX_CONTACTED: Final = 4096
+"""Hosts that are remembered as dialed from the listening port; with more, all count as dialed."""
 
 
 class Change(Flag):
@@ -43,7 +59,7 @@ class Change(Flag):
     TOLD = auto()
     """What we tell others is different."""
     SEEN = auto()
-    """A peer sees us at an address that none saw us at before."""
+    """A peer sees us at another host than all before; or what observers agree on has changed."""
     MAPPED = auto()
     """The router leads another port here."""
 
@@ -57,6 +73,21 @@ class OwnAddress:
     by: tuple[PeerId, ...] = ()  # who sees us there, or proved it
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
+    since_s: float | None = None  # for how long it is proved without a break
+
+
+@dataclass(frozen=True, slots=True)
+class _Observation:
+    """What the other end of one connection sees."""
+
+    by: PeerId
+    addr: Multiaddr
+    local: Multiaddr
+    network: str
+    """Of the observer: whose word counts once."""
+    remote: Multiaddr
+    is_of_listening_port: bool
+    is_outbound: bool
 
 
 class OwnAddresses:
@@ -69,7 +100,13 @@ class OwnAddresses:
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._sockets: list[Multiaddr] = []
-        self._observed: dict[PeerId, Multiaddr] = {}
+        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        """Whose word alone is enough for an observed address."""
+        self.nat = NatKind.UNKNOWN
+        """As observers agreed last, in this network."""
+        self._observed: dict[Carrier, _Observation] = {}
+        self._counting: tuple[Multiaddr, ...] = ()
+        self._contacted: dict[str, None] = {}
         self._mapped: tuple[Multiaddr, ...] = ()
         self._listed: tuple[Multiaddr, ...] = ()
         self._listed_of: object = None
@@ -105,6 +142,8 @@ class OwnAddresses:
         come = set(after) - set(before)
         if lost or any(address_class(addr) is AddressClass.PUBLIC for addr in come):
             change |= Change.MOVED
+            self._contacted.clear()
+            self.nat = NatKind.UNKNOWN
             if self.proofs.clear():
                 change |= Change.TOLD
         self._note(change)
@@ -157,21 +196,92 @@ class OwnAddresses:
 
     # --- observed ---------------------------------------------------------------------------------
 
-    def note_observed(self, observer: PeerId, addr: Multiaddr) -> None:
-        """A connected peer says it sees us at `addr`."""
+    def note_connected(self, conn: Carrier) -> None:
+        """A connection has come up."""
+        endpoint = tcp_endpoint(conn.remote_addr)
+        if endpoint is None or conn.direction == "inbound" or len(self._contacted) >= MAX_CONTACTED:
+            return
+        if self._uses_listening_port(conn):
+            self._contacted[endpoint.host] = None
+
+    def is_contacted(self, addr: Multiaddr) -> bool:
+        """Whether we may have dialed this host from the listening port: some routers let it in for that."""
         endpoint = tcp_endpoint(addr)
-        seen = {known.host for each in self._observed.values() if (known := tcp_endpoint(each))}
-        self._observed[observer] = addr
-        if endpoint is not None and endpoint.host not in seen:
+        return endpoint is None or endpoint.host in self._contacted or len(self._contacted) >= MAX_CONTACTED
+
+    def _uses_listening_port(self, conn: Carrier) -> bool:
+        return not conn.is_relayed and conn.local_addr in self.bound()
+
+    def note_observed(self, conn: Carrier, addr: Multiaddr) -> None:
+        """A connected peer says it sees us at `addr`."""
+        if conn.is_relayed:
+            return
+        endpoint = tcp_endpoint(addr)
+        hosts = {known.host for one in self._observed.values() if (known := tcp_endpoint(one.addr))}
+        self._observed[conn] = _Observation(
+            by=conn.remote_peer,
+            addr=addr,
+            local=conn.local_addr,
+            network=household(conn.remote_addr),
+            remote=conn.remote_addr,
+            is_of_listening_port=self._uses_listening_port(conn),
+            is_outbound=conn.direction == "outbound",
+        )
+        if self._weigh() or (endpoint is not None and endpoint.host not in hosts):
             self._note(Change.SEEN)
 
-    def forget_observer(self, observer: PeerId) -> None:
-        """The peer is not connected any more."""
-        self._observed.pop(observer, None)
+    def forget_connection(self, conn: Carrier) -> None:
+        """The connection is over."""
+        if self._observed.pop(conn, None) is not None and self._weigh():
+            self._note(Change.SEEN)
 
     def observed(self) -> list[Multiaddr]:
         """As connected peers see this node; where most see it, first."""
-        return [addr for addr, _ in Counter(self._observed.values()).most_common()]
+        return [addr for addr, _ in Counter(one.addr for one in self._observed.values()).most_common()]
+
+    def counting(self) -> tuple[Multiaddr, ...]:
+        """The public ones of these that count; where most see it, first."""
+        return self._counting
+
+    def sights(self) -> list[Sight]:
+        """What is seen of our dials from a listening port, in IPv4 if there is any: for `policy.nat_kind`."""
+        found: dict[str, list[Sight]] = {"ip4": [], "ip6": []}
+        for one in self._public():
+            local, seen = tcp_endpoint(one.local), tcp_endpoint(one.addr)
+            if not one.is_outbound or local is None or seen is None or local.family != seen.family:
+                continue
+            sight = Sight(one.network, _endpoint(local), _endpoint(seen), self.is_own(one.by))
+            found.setdefault(local.family, []).append(sight)
+        return found["ip4"] or found["ip6"]
+
+    def _public(self) -> list[_Observation]:
+        return [
+            one
+            for one in self._observed.values()
+            if one.is_of_listening_port
+            and address_class(one.addr) is AddressClass.PUBLIC
+            and address_class(one.remote) is AddressClass.PUBLIC
+        ]
+
+    def _weigh(self) -> bool:
+        """Which observed addresses count, and what they say of the NAT; whether that has changed."""
+        observers: dict[tuple[Multiaddr, Multiaddr], set[str]] = {}
+        own: set[tuple[Multiaddr, Multiaddr]] = set()
+        for one in self._public():
+            observers.setdefault((one.local, one.addr), set()).add(one.network)
+            if self.is_own(one.by):
+                own.add((one.local, one.addr))
+        taken: Counter[Multiaddr] = Counter()
+        counting: dict[Multiaddr, None] = {}
+        for key, networks in sorted(observers.items(), key=lambda item: -len(item[1])):
+            local, addr = key
+            if (key in own or len(networks) >= OBSERVERS) and taken[local] < MOST_SEEN:
+                taken[local] += 1
+                counting[addr] = None
+        before = (self._counting, self.nat)
+        kind = nat_kind.nat_kind(self.sights())
+        self._counting, self.nat = tuple(counting), self.nat if kind is NatKind.UNKNOWN else kind
+        return before != (self._counting, self.nat)
 
     # --- mapped -----------------------------------------------------------------------------------
 
@@ -187,6 +297,12 @@ class OwnAddresses:
     def mapped(self) -> tuple[Multiaddr, ...]:
         """See `set_mapped`."""
         return self._mapped
+
+    def is_reached_by_mapping(self) -> bool:
+        """Whether strangers have come in by the router's port, and by no address of our own."""
+        bound = self.bound()
+        ways = [addr for addr in self.proofs.addresses() if addr not in bound]
+        return len(ways) == len(self.proofs.addresses()) and any(addr in self._mapped for addr in ways)
 
     # --- proved -----------------------------------------------------------------------------------
 
@@ -205,12 +321,22 @@ class OwnAddresses:
         if self.proofs.expire(self._now()):
             self._note(Change.TOLD)
 
+    def withdraw(self, addr: Multiaddr) -> None:
+        """Strangers cannot reach us here."""
+        if self.proofs.withdraw(addr):
+            self._note(Change.TOLD)
+
     def unprove(self) -> None:
         """Strangers cannot reach us."""
         if self.proofs.clear():
             self._note(Change.TOLD)
 
     # --- for people -------------------------------------------------------------------------------
+
+    def announced(self) -> list[OwnAddress]:
+        """What others are told, best first, each once, with its proof if there is one."""
+        known = {one.addr: one for one in self.statuses() if one.kind in ("bound", "proved")}
+        return [known[addr] for addr in self.all()]
 
     def statuses(self) -> list[OwnAddress]:
         """Every address with what is known of it; one that is both bound and proved is there twice."""
@@ -219,12 +345,17 @@ class OwnAddresses:
         for addr in self.proofs.addresses():
             proof = self.proofs.of(addr)
             assert proof is not None
-            found.append(OwnAddress(addr, "proved", (proof.by,), now - proof.at, proof.until - now))
+            age_s, left_s, since_s = now - proof.at, proof.until - now, now - proof.since
+            found.append(OwnAddress(addr, "proved", (proof.by,), age_s, left_s, since_s))
         found += [OwnAddress(addr, "mapped") for addr in self._mapped]
         for addr in self.observed():
-            by = tuple(peer for peer, seen in self._observed.items() if seen == addr)
+            by = tuple(dict.fromkeys(one.by for one in self._observed.values() if one.addr == addr))
             found.append(OwnAddress(addr, "observed", by))
         return found
+
+
+def _endpoint(endpoint: TcpEndpoint) -> Endpoint:
+    return Endpoint(endpoint.host, endpoint.port)
 
 
 def best_first(addrs: Iterable[Multiaddr]) -> list[Multiaddr]:

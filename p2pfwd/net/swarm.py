@@ -15,6 +15,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
+    BindFailed,
     ConnectionLost,
     InvalidMultiaddr,
     P2PForwardError,
@@ -34,7 +35,7 @@ from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
-from p2pfwd.net.transport.contract import Listening
+from p2pfwd.net.transport.contract import HasSideDoors, Listening, SideDoor
 from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
@@ -78,6 +79,7 @@ class Swarm:
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self._join_limits()
         self.own_addresses = OwnAddresses(Interfaces())
+        self.own_addresses.is_own = self.peerstore.is_own
         upgrader = Upgrader(
             identity,
             self.io.pool,
@@ -188,11 +190,12 @@ class Swarm:
             callback(peer_id)
 
     def _connected(self, conn: Link) -> None:
+        self.own_addresses.note_connected(conn)
         self.peerstore.connected(conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None)
 
     def _disconnected(self, conn: Link) -> None:
+        self.own_addresses.forget_connection(conn)
         if not self.connections.of(conn.remote_peer):
-            self.own_addresses.forget_observer(conn.remote_peer)
             self.peerstore.disconnected(conn.remote_peer)
 
     async def connect(
@@ -227,6 +230,20 @@ class Swarm:
     async def dial_back(self, peer_id: PeerId, addr: Multiaddr) -> bool:
         """Whether the peer can be dialed at this address: a connection of its own, closed at once."""
         return await self.dials.dial_back(peer_id, addr)
+
+    async def dial_afresh(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """A connection that is the caller's alone, and does not leave from where this node listens.
+
+        Raises OSError (TimeoutError is one), P2PForwardError.
+        """
+        return await self.dials.dialer.attempt(peer_id, addr, fresh_port=True)
+
+    def side_door(self, conn: Link) -> SideDoor:
+        """A listening port for a test, at the local address of a connection. Raises BindFailed."""
+        for transport in self._transports:
+            if isinstance(transport, HasSideDoors) and not conn.is_relayed:
+                return transport.side_door(conn.local_addr, self)
+        raise BindFailed(f"nothing can be listened on beside {conn.local_addr}")
 
     async def disconnect(self, peer_id: PeerId) -> int:
         """Close all connections to a peer gracefully; how many there were."""

@@ -35,6 +35,15 @@ def networks(addr: Multiaddr) -> tuple[Network, ...]:
     return tuple(Network(str(network), width) for width, network in enumerate(made))
 
 
+def household(addr: Multiaddr) -> str:
+    """The network whose word counts as one observer's: the IPv4 address, the IPv6 /56.
+
+    What is no IP address is itself.
+    """
+    found = networks(addr)
+    return found[0 if len(found) == len(IP4_PREFIXES) else 1].text if found else str(addr)
+
+
 def crowd(addr: Multiaddr) -> str:
     """The network that counts as one owner's where many come at once: the /24, the /56.
 

@@ -31,6 +31,8 @@ class Proof:
 
     at: float
     by: PeerId
+    since: float
+    """When it was proved first, without a break since."""
     refuted_by: set[PeerId] = field(default_factory=set)
 
     @property
@@ -69,7 +71,7 @@ class Proofs:
         """A dial-back to it worked; whether that is news."""
         news = addr not in self._proofs
         if news:
-            self._proofs[addr] = Proof(now, by)
+            self._proofs[addr] = Proof(now, by, now)
         else:
             proof = self._proofs[addr]
             proof.at, proof.by = now, by
@@ -88,7 +90,7 @@ class Proofs:
         return True
 
     def withdraw(self, addr: Multiaddr) -> bool:
-        """Nobody is led here from it any more; whether it was proved."""
+        """It is not proved any more; whether it was."""
         return self._proofs.pop(addr, None) is not None
 
     def expire(self, now: float) -> bool:

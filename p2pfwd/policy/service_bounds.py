@@ -99,8 +99,29 @@ AUTONAT: Final = Bounds(
     idle_s=30.0,
 )
 
-AUTONAT_DIALS: Final = Rates(peer=Rate(3 / 60, 3), network=Rate(6 / 60, 6), all=Rate(30 / 60, 30))
-"""Requests that are answered with dials: three a minute for a peer and thirty in all, as go."""
+AUTONAT2: Final = Bounds(
+    label="autonat2",
+    most=Most(all=16, peer=2, network=8),
+    opens=Rates(peer=Rate(0.2, 6), network=Rate(1, 16), all=Rate(4, 64)),
+    message_bytes=8192,
+    delimited=True,
+    messages=1,
+    idle_s=15.0,
+)
+
+DIAL_BACK: Final = Bounds(
+    label="dial-back",
+    # One for each test that this node has asked for; the number in it is looked up, and that is all.
+    most=Most(all=16, peer=2, network=8),
+    opens=Rates(peer=Rate(0.2, 5), network=Rate(1, 16), all=Rate(4, 64)),
+    message_bytes=1024,
+    delimited=True,
+    messages=1,
+    idle_s=5.0,
+)
+
+AUTONAT_DIALS: Final = Rates(peer=Rate(5 / 60, 5), network=Rate(10 / 60, 10), all=Rate(40 / 60, 40))
+"""Requests that are answered with dials, of both versions. Who starts asks each server for two or three."""
 
 PROBE: Final = Bounds(
     label="probe",
@@ -127,7 +148,7 @@ def tunnels(streams: int, per_peer: int) -> Bounds:
 UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND, network=NO_BOUND))
 """Of a service that names none: a test's."""
 
-TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, PROBE, tunnels(8192, 4096))
+TABLE: Final = (IDENTIFY, PUSH, PING, DHT, AUTONAT, AUTONAT2, DIAL_BACK, PROBE, tunnels(8192, 4096))
 """Every service there is, with the default settings."""
 
 OTHER_CAUSES: Final = ("autonat-dials", "tunnel-dials", "tunnel-unused", "offender")

@@ -123,7 +123,7 @@ class Identify:
         over = conn.remote_addr
         store.tells(conn.remote_peer, visible(addrs, over), lambda addr: is_visible(addr, over))
         if message.observed_addr is not None:
-            self._swarm.own_addresses.note_observed(conn.remote_peer, message.observed_addr)
+            self._swarm.own_addresses.note_observed(conn, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)
 
     def push(self) -> None:

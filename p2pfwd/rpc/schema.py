@@ -19,12 +19,14 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Listener,
     Message,
     NamedPeer,
+    Nat,
     Network,
     Notice,
     Path,
     Peer,
     PortMapping,
     Reachability,
+    Standing,
     Stream,
     named,
     wire_name,
@@ -204,6 +206,7 @@ class OwnAddress(Message):
     by: tuple[str, ...] = ()  # the peers who proved it, or see this node there
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
+    since_s: float | None = None  # for how long it is proved without a break
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -387,6 +390,9 @@ class StatusResult(Message):
     network: Network = "public"
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
     reachability: Reachability = "unknown"
+    standing: Standing = "unknown"
+    nat: Nat = "unknown"
+    announced: tuple[OwnAddress, ...] = ()  # what others are told, bound or proved
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
     port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off

@@ -10,8 +10,12 @@ Path = Literal["direct", "relayed"]
 Network = Literal["public", "lan", "private"]
 Reachability = Literal["unknown", "public", "private"]
 """By strangers."""
+Standing = Literal["offline", "public", "mapped", "punchable", "unpunchable", "hidden", "unknown"]
+"""How others can get here."""
+Nat = Literal["unknown", "none", "endpoint-independent", "symmetric", "sequential"]
+"""How connections from the listening port are translated."""
 
-_ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC", "rss": "RSS"}
+_ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC", "rss": "RSS", "nat": "NAT"}
 
 
 def named(wire: str, **kw: Any) -> Any:

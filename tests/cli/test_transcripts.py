@@ -615,6 +615,36 @@ def test_status_says_what_the_router_maps(
     assert json.loads(run("status", "--json").out)["PortMappings"][0]["State"] == one.state
 
 
+@pytest.mark.parametrize(
+    ("standing", "nat", "words"),
+    [
+        ("offline", "unknown", "no network"),
+        ("public", "none", "public, by everybody"),
+        ("mapped", "endpoint-independent", "public by a mapped port"),
+        ("punchable", "endpoint-independent", "behind a NAT that can be punched"),
+        ("punchable", "none", "behind a firewall that can be punched"),
+        ("unpunchable", "symmetric", "behind a NAT that cannot be punched: every destination gets another"),
+        ("hidden", "unknown", "not by strangers: peers could not dial back"),
+        ("unknown", "unknown", "not known yet"),
+    ],
+)
+def test_status_says_where_the_node_stands(
+    fake: FakeDaemon, run: Run, standing: Any, nat: Any, words: str
+) -> None:
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0, standing=standing, nat=nat)
+    assert f"reachable  {words}" in run("status").out
+    told = json.loads(run("status", "--json").out)
+    assert (told["Standing"], told["NAT"]) == (standing, nat)
+
+
+def test_status_tells_since_when_an_address_is_proved_and_by_whom(fake: FakeDaemon, run: Run) -> None:
+    home, router = "/ip4/10.0.0.2/tcp/4011", "/ip4/192.0.2.7/tcp/4011"
+    own = (OwnAddress(router, "proved", (OTHER,), 60.0, 2640.0, 3725.0), OwnAddress(home, "bound"))
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0, announced=own)
+    assert f"\nproved     {router} for 1h02m, last by {OTHER}\n" in run("status").out
+    assert json.loads(run("status", "--json").out)["Announced"][0]["SinceS"] == 3725.0
+
+
 def test_status_tells_what_was_refused_the_most_frequent_first(fake: FakeDaemon, run: Run) -> None:
     fake.answers["daemon.status"] = StatusResult(
         "0.1.0", 42, PEER, 1.0, refused={"dht-requests": 3, "ping-streams": 12, "a-b": 3}

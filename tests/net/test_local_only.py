@@ -25,7 +25,7 @@ def connects(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Hosts that a connect is made to; none of them answers."""
     tried: list[str] = []
 
-    async def refuse(endpoint: Any, *_: Any) -> Any:
+    async def refuse(endpoint: Any, *_: Any, **_options: Any) -> Any:
         tried.append(endpoint.host)
         raise ConnectionRefusedError("for the test")
 

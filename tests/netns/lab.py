@@ -26,25 +26,26 @@ class Segment:
         check_tools()
         self._network = network
         self.machines: list[Machine] = []
-        self._stack = ExitStack()
+        self.routers: list[object] = []
+        self.stack = ExitStack()
         try:
-            self._switch = new_machine(self._stack, "")
+            self._switch = new_machine(self.stack, "")
             bridge = "ip link add switch type bridge forward_delay 0 mcast_snooping 0"
             self._switch.run(*bridge.split())
             self._switch.run("ip", "link", "set", "switch", "up")
             for _ in range(count):
                 self.add()
         except subprocess.CalledProcessError as exc:
-            self._stack.close()
+            self.stack.close()
             raise Unavailable(f"network namespaces: {exc.stderr.decode().strip()}") from exc
         except BaseException:
-            self._stack.close()
+            self.stack.close()
             raise
 
     def add(self) -> Machine:
         """One more machine, plugged in."""
         number = len(self.machines) + 1
-        machine = new_machine(self._stack, f"{self._network}.{number // 250}.{number % 250}")
+        machine = new_machine(self.stack, f"{self._network}.{number // 250}.{number % 250}")
         port = f"port{number}"
         pair = f"ip link add eth0 type veth peer name {port} netns {self._switch.pid}"
         machine.run(*pair.split())
@@ -90,4 +91,4 @@ class Segment:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self.stack.close()

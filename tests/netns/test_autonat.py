@@ -151,6 +151,48 @@ def test_with_a_kubo_as_the_client(segment: Segment, daemon: Place, home: Path) 
             time.sleep(0.2)
 
 
+def test_with_a_js_libp2p_as_the_server_of_v2(segment: Segment, daemon: Place, home: Path) -> None:
+    """It speaks no v1: what it says of an address is believed, and of one where nothing listens, too."""
+    left, right, third = segment.machines
+    with js(home, left) as server:
+        reachable, hidden = daemon(right, right.address), daemon(third, "10.79.0.3")
+        for one in (reachable, hidden):
+            dials(one, server.addrs[0])
+        becomes(reachable, "public")
+        becomes(hidden, "private")
+        (proved,) = [own for own in reachable.json("status")["Announced"] if own["Kind"] == "proved"]
+        assert proved["By"] == [str(server.id)]
+
+
+def test_with_a_js_libp2p_as_the_client_of_v2(segment: Segment, daemon: Place, home: Path) -> None:
+    """p2pfwd dials its own address back, and it takes that for proved."""
+    left, right, third = segment.machines
+    asked, voucher = daemon(right, right.address), daemon(third, third.address)
+    dials(voucher, asked.address)
+    becomes(asked, "public")
+    with js(home, left) as client:
+        client("connect", addr=asked.address)
+        deadline = time.monotonic() + KNOWN_S
+        while not client("verified")["addrs"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def js(home: Path, machine: Machine) -> Peer:
+    directory = home / "js"
+    directory.mkdir()
+    try:
+        return process.js(
+            directory,
+            KeyType.ED25519,
+            segment=machine.address,
+            within=machine.within,
+            options=("--autonat",),
+        )
+    except PeerMissing as exc:
+        pytest.skip(str(exc))
+
+
 def kubo(home: Path, machine: Machine, *options: str) -> Peer:
     directory = home / "kubo"
     directory.mkdir()

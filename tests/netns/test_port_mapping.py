@@ -158,7 +158,7 @@ def test_a_mapped_port_is_proved_announced_used_and_given_back(
     assert said in hidden.ok("status")
     hidden.ok("swarm", "connect", server.address)
     until(lambda: reachability(hidden), lambda known: known == "public")
-    assert outside in announced(hidden)
+    assert outside in announced(hidden) and hidden.json("status")["Standing"] == "mapped"
     seeker = house.daemon(house.stranger)
     assert "direct" in seeker.ok("ping", "-n", "1", f"{outside}/p2p/{hidden.peer_id}")
     assert house.router.mapped() == {PORT}

@@ -212,7 +212,7 @@ class MemoryTransport:
             self._network.listening[key] = (self, gate)
         return MemoryListening(addr, lambda: self._network.listening.pop(key, None))
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Conn:
+    async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Conn:
         """See Transport."""
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfwd import __version__
 from p2pfwd.daemon import logs
 from p2pfwd.daemon.methods import views
+from p2pfwd.policy.standing import standing
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.system.memory import rss_bytes
+from p2pfwd.system.network_watch import reachable_hosts
 
 if TYPE_CHECKING:
     from p2pfwd.daemon.discovery import Discovery
@@ -69,6 +71,8 @@ class ProcessMethods:
         node, swarm = self._node, self._node.host.swarm
         conns = swarm.conns()
         bytes_in, bytes_out = node.forwarding.totals()
+        own, reachability = swarm.own_addresses, node.discovery.autonat.reachability
+        has_network = bool(reachable_hosts(own.interfaces.listing()))
         return s.StatusResult(
             version=__version__,
             pid=os.getpid(),
@@ -88,7 +92,12 @@ class ProcessMethods:
             draining=node.draining,
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
-            reachability=node.discovery.autonat.reachability.value,
+            reachability=reachability.value,
+            standing=standing(
+                reachability, own.nat, has_network=has_network, is_mapped=own.is_reached_by_mapping()
+            ).value,
+            nat=own.nat.value,
+            announced=tuple(views.own_address(each) for each in own.announced()),
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),

@@ -19,7 +19,8 @@ _USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressCl
 
 def own_address(own: OwnAddress) -> schema.OwnAddress:
     """One of our addresses, with what it rests on."""
-    return schema.OwnAddress(str(own.addr), own.kind, tuple(map(str, own.by)), own.age_s, own.left_s)
+    by = tuple(map(str, own.by))
+    return schema.OwnAddress(str(own.addr), own.kind, by, own.age_s, own.left_s, own.since_s)
 
 
 def port_mapping(mapped: MappedPort) -> schema.PortMapping:

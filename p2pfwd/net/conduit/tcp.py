@@ -22,7 +22,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
 from p2pfwd.net.conduit.contract import Receiver
-from p2pfwd.system import sockaddrs
+from p2pfwd.system import sockaddrs, tcp_socket
 from p2pfwd.system.buffers import READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
 
@@ -83,6 +83,13 @@ def acknowledged_s(sock: socket.socket) -> float | None:
     return float(last_ack_ms) / 1000 + _TICK_S
 
 
+_SEGMENTS_IN, _DATA_SEGMENTS_IN = 140, 152
+"""In Linux' tcp_info: how many segments have come, and those of them with data."""
+
+_CLOSE_WAIT: Final = 8
+"""The state, its first byte, in which a FIN has come."""
+
+
 class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
 
@@ -127,6 +134,24 @@ class TcpConduit:
             self._keep(view[receiver.data_received(view) :])
         if self._at_eof:
             receiver.eof_received()
+
+    def has_crossed(self) -> bool:
+        """Asked as it comes up: whether our connect met the peer's own, or itself (simultaneous open).
+
+        Both ends have dialed then, and neither would listen. Of a plain connect one segment without data has
+        come, SYN-ACK; of a crossed one SYN and SYN-ACK. After a lost ACK there are two as well: the price is
+        one connect more.
+        """
+        if self.local_addr == self.remote_addr:
+            return True
+        if sys.platform != "linux":
+            return False
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        if len(info) < _DATA_SEGMENTS_IN + 4:  # before Linux 4.6
+            return False
+        (segments,) = struct.unpack_from("=I", info, _SEGMENTS_IN)
+        (with_data,) = struct.unpack_from("=I", info, _DATA_SEGMENTS_IN)
+        return int(segments) - int(with_data) - (info[0] == _CLOSE_WAIT) > 1
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -325,12 +350,20 @@ def _untold(_nbytes: int) -> None:
     pass
 
 
-async def connect(endpoint: TcpEndpoint, io: LoopIo, timeout_s: float) -> TcpConduit:
-    """Connect to a literal ip4 or ip6 endpoint. Raises OSError, or TimeoutError after `timeout_s`."""
+async def connect(
+    endpoint: TcpEndpoint, io: LoopIo, timeout_s: float, *, local_port: int | None = None
+) -> TcpConduit:
+    """Connect to a literal ip4 or ip6 endpoint, from any free port or that of a listening socket of ours.
+
+    Raises OSError (EADDRNOTAVAIL: from `local_port` there is a connection to it), or TimeoutError after
+    `timeout_s`.
+    """
     family, sockaddr = sockaddrs.sockaddr_of(endpoint)
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         tune(sock)
+        if local_port is not None:
+            tcp_socket.bind_to_shared(sock, local_port)
         async with asyncio.timeout(timeout_s):
             await sockaddrs.connect(sock, sockaddr)
         return TcpConduit(sock, io)

@@ -29,6 +29,8 @@ class Carrier(Protocol):
 
     remote_peer: PeerId
     remote_addr: Multiaddr
+    local_addr: Multiaddr
+    direction: Direction
     crowd: str
     """The network of its address, as `policy.networks.crowd`."""
     is_relayed: bool
@@ -106,8 +108,6 @@ class Link(Carrier, Protocol):
     """One live connection to a peer."""
 
     loop: asyncio.AbstractEventLoop
-    local_addr: Multiaddr
-    direction: Direction
     muxer: str
     networks: tuple[Network, ...]
     opened_at: float

@@ -8,7 +8,7 @@ none by name: a new one is a file here and a line in `table`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
@@ -43,6 +43,21 @@ class Listening(Protocol):
         """Take nothing more; connections stay. Idempotent."""
 
 
+class SideDoor(Listening, Protocol):
+    """A listening port for a test: told to nobody, and no other connection leaves from it."""
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """As `Transport.dial`, from this port."""
+
+
+@runtime_checkable
+class HasSideDoors(Protocol):
+    """A transport that can open one."""
+
+    def side_door(self, addr: Multiaddr, gate: Gate) -> SideDoor:
+        """At the host of `addr`. Raises BindFailed."""
+
+
 class Transport(Protocol):
     """One way to reach peers."""
 
@@ -55,9 +70,11 @@ class Transport(Protocol):
     def can_listen(self, addr: Multiaddr) -> bool:
         """Whether the address is one to listen on."""
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+    async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
         """A connection to the peer at this address, with the peer's identity proved.
 
+        It leaves from where this node listens, if it can: what the peer sees is then what others can dial.
+        With `fresh_port` it must not: a router lets in what answers that, and nothing would be proved.
         Raises OSError (TimeoutError is one), P2PForwardError.
         """
 

@@ -1,14 +1,20 @@
-"""TCP as a transport: a socket, upgraded to a connection by security and multiplexer."""
+"""TCP as a transport: a socket, upgraded to a connection by security and multiplexer.
+
+Connections leave from the port that this node listens on: a router then has one mapping for both, and what
+peers see of it is where others can dial. Where that port cannot be used, any free one is: there may be a
+connection between the two ports already, or both ends have dialed at once and neither would be the listener.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, TcpEndpoint, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
 from p2pfwd.net.conduit import tcp
@@ -25,6 +31,12 @@ log = logging.getLogger("p2pfwd.net")
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[Any]]
 
+_PORT_OF_NO_USE: Final = frozenset(
+    (errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EACCES, errno.EPERM, errno.ECONNRESET)
+)
+"""Errors that a connect from the listen port ends with though one from another may work: there is such a
+connection, somebody else has the port too, it is privileged, or the peer gave up what had crossed ours."""
+
 
 class TcpTransport:
     """Of one swarm. `spawn` runs a coroutine as a task that the swarm owns."""
@@ -34,6 +46,7 @@ class TcpTransport:
         self._io = io
         self._settings = settings
         self._spawn = spawn
+        self._listening: list[TcpListening] = []
 
     # --- dialing ----------------------------------------------------------------------------------
 
@@ -41,13 +54,61 @@ class TcpTransport:
         """See `Transport`."""
         return why_undialable(addr, sockaddrs.has_interface)
 
-    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+    async def dial(self, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
         """See `Transport`."""
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
-        conduit = await tcp.connect(endpoint, self._io, self._settings.connect_timeout_s)
+        conduit = await self._connect(endpoint, None if fresh_port else self.port_towards(addr))
+        return await self._upgrade(conduit, peer_id)
+
+    async def dial_from(self, port: int, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """As `dial`, from this listening port of ours and no other. Raises as `dial`."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        limit_s = self._settings.connect_timeout_s
+        return await self._upgrade(
+            await tcp.connect(endpoint, self._io, limit_s, local_port=port), peer_id
+        )
+
+    async def _upgrade(self, conduit: tcp.TcpConduit, peer_id: PeerId) -> Link:
         async with asyncio.timeout(self._settings.upgrade_timeout_s):
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)
+
+    async def _connect(self, endpoint: TcpEndpoint, local_port: int | None) -> tcp.TcpConduit:
+        limit_s = self._settings.connect_timeout_s
+        if local_port is not None:
+            try:
+                conduit = await tcp.connect(endpoint, self._io, limit_s, local_port=local_port)
+            except OSError as exc:
+                if exc.errno not in _PORT_OF_NO_USE:
+                    raise
+                log.debug("not from port %d to %s: %s", local_port, endpoint.host, describe(exc))
+            else:
+                if not conduit.has_crossed():
+                    return conduit
+                conduit.abort()
+        return await tcp.connect(endpoint, self._io, limit_s)
+
+    def port_towards(self, addr: Multiaddr) -> int | None:
+        """The port that a connection to `addr` leaves from; None: nothing listens on its kind of address.
+
+        One that listens everywhere rather than one of a single address: the route may take another.
+        """
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        inside = address_class(addr) is AddressClass.LOOPBACK
+        fit: dict[int, int] = {}
+        for listening in self._listening:
+            bound = tcp_endpoint(listening.addr)
+            assert bound is not None
+            kind = address_class(listening.addr)
+            if bound.family != endpoint.family:
+                continue
+            if kind is AddressClass.UNSPECIFIED:
+                fit.setdefault(bound.port, 0)
+            elif (kind is AddressClass.LOOPBACK) is inside:
+                fit.setdefault(bound.port, 1)
+        return min(fit, key=fit.__getitem__, default=None)
 
     # --- listening --------------------------------------------------------------------------------
 
@@ -58,6 +119,11 @@ class TcpTransport:
 
     def listen(self, addr: Multiaddr, gate: Gate) -> TcpListening:
         """See `Transport`."""
+        listening = self._listen(addr, gate, self._listening.remove)
+        self._listening.append(listening)
+        return listening
+
+    def _listen(self, addr: Multiaddr, gate: Gate, on_close: Callable[[TcpListening], None]) -> TcpListening:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
@@ -65,7 +131,15 @@ class TcpTransport:
         def accepted(sock: socket.socket, _peer: Sockaddr) -> None:
             self._accepted(sock, gate)
 
-        return TcpListening(Acceptor(sock, self._io.loop, accepted))
+        tcp_socket.share_port(sock)
+        return TcpListening(Acceptor(sock, self._io.loop, accepted), on_close)
+
+    def side_door(self, addr: Multiaddr, gate: Gate) -> TcpSideDoor:
+        """See `HasSideDoors`."""
+        endpoint = tcp_endpoint(addr)
+        assert endpoint is not None
+        somewhere = Multiaddr.parse(f"/{endpoint.family}/{endpoint.host}/tcp/0")
+        return TcpSideDoor(self, self._listen(somewhere, gate, lambda _listening: None))
 
     def _accepted(self, sock: socket.socket, gate: Gate) -> None:
         try:
@@ -95,16 +169,36 @@ class TcpTransport:
 
 
 class TcpListening:
-    """One listening socket."""
+    """One listening socket. `on_close` is told of its end, once."""
 
-    def __init__(self, acceptor: Acceptor) -> None:
-        self._acceptor = acceptor
-
-    @property
-    def addr(self) -> Multiaddr:
+    def __init__(self, acceptor: Acceptor, on_close: Callable[[TcpListening], None]) -> None:
+        self.addr: Multiaddr = sockaddrs.multiaddr_of(acceptor.sock.getsockname())
         """As it is bound."""
-        return sockaddrs.multiaddr_of(self._acceptor.sock.getsockname())
+        self._acceptor = acceptor
+        self._on_close: Callable[[TcpListening], None] | None = on_close
 
     def close(self) -> None:
         """Take nothing more. Idempotent."""
         self._acceptor.close()
+        if self._on_close is not None:
+            on_close, self._on_close = self._on_close, None
+            on_close(self)
+
+
+class TcpSideDoor:
+    """See `SideDoor`."""
+
+    def __init__(self, transport: TcpTransport, listening: TcpListening) -> None:
+        self.addr = listening.addr
+        self._transport = transport
+        self._listening = listening
+
+    async def dial(self, peer_id: PeerId, addr: Multiaddr) -> Link:
+        """See `SideDoor`."""
+        endpoint = tcp_endpoint(self.addr)
+        assert endpoint is not None
+        return await self._transport.dial_from(endpoint.port, peer_id, addr)
+
+    def close(self) -> None:
+        """Take nothing more. Idempotent."""
+        self._listening.close()

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -33,6 +33,19 @@ WAN = "11.1.0.1"
 
 def at(host: str, port: int = 4011) -> Multiaddr:
     return Multiaddr.parse(f"/ip4/{host}/tcp/{port}")
+
+
+class Seen(NamedTuple):
+    """A connection over which a peer sees us."""
+
+    remote_peer: PeerId = PEER
+    remote_addr: Multiaddr = at("9.9.9.9")
+    local_addr: Multiaddr = at("10.1.0.2")
+    direction: str = "outbound"
+    is_relayed: bool = False
+
+
+BY_PEER: Any = Seen()
 
 
 class FakeWay:
@@ -180,7 +193,7 @@ async def test_the_same_router_after_a_stir_is_looked_at_and_not_asked_anew() ->
     node.own_addresses.network_changed()
     await asyncio.sleep(0.01)
     assert node.asked(PCP) == ["check 4011"]
-    node.own_addresses.note_observed(PEER, at("11.9.0.1"))
+    node.own_addresses.note_observed(BY_PEER, at("11.9.0.1"))
     await asyncio.sleep(HINT_S)
     assert node.asked(PCP) == ["check 4011"], "a peer sees us elsewhere"
     await node.mapping.close()
@@ -231,12 +244,12 @@ async def test_a_mapping_is_useless_where_nobody_gets_in_by_it() -> None:
     node.ways[PCP].grants()
     node.mapping.start()
     await asyncio.sleep(1)
-    node.own_addresses.note_observed(PEER, at("10.1.0.2", 5))
+    node.own_addresses.note_observed(BY_PEER, at("10.1.0.2", 5))
     assert node.states == ["mapped"], "a peer of the same network sees another address"
-    node.own_addresses.note_observed(PEER, at("11.9.0.1", 5))
+    node.own_addresses.note_observed(BY_PEER, at("11.9.0.1", 5))
     (status,) = node.mapping.statuses()
     assert status.state == "useless" and "peers see 11.9.0.1" in str(status.reason)
-    node.own_addresses.note_observed(PEER, at(WAN, 5))
+    node.own_addresses.note_observed(BY_PEER, at(WAN, 5))
     assert node.states == ["mapped"]
     await node.mapping.close()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, NamedTuple
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.own_addresses import Change, OwnAddresses
+from p2pfwd.net.own_addresses import MAX_CONTACTED, Change, OwnAddresses
+from p2pfwd.policy.nat_kind import NatKind
 from p2pfwd.policy.proofs import PROOF_S
 from p2pfwd.system.interfaces import Interface, Interfaces, Listing
 from tests.support.virtual_time import in_virtual_time
@@ -16,6 +18,21 @@ ONE, TWO = (PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in (1, 2
 
 def at(host: str, port: int = 4011) -> Multiaddr:
     return Multiaddr.parse(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}")
+
+
+class Seen(NamedTuple):
+    """One end of a connection, for who has seen us over it."""
+
+    remote_peer: PeerId
+    remote_addr: Multiaddr
+    local_addr: Multiaddr
+    direction: str = "outbound"
+    is_relayed: bool = False
+
+
+def by(peer: PeerId, host: str, port: int = 4011, **changes: Any) -> Any:
+    """A connection from our listening port to a peer's at `host`."""
+    return Seen(peer, at(host, port), at("192.168.1.7"))._replace(**changes)
 
 
 class Us:
@@ -92,7 +109,7 @@ async def test_what_comes_in_one_turn_is_told_once() -> None:
     us = Us("192.168.1.7")
     us.own.bind(at("0.0.0.0"))
     us.own.prove(at("8.8.4.4"), ONE)
-    us.own.note_observed(ONE, at("8.8.4.4", 999))
+    us.own.note_observed(by(ONE, "9.9.9.9"), at("8.8.4.4", 999))
     us.own.network_changed()
     await asyncio.sleep(0.001)
     assert us.changes == [Change.TOLD | Change.SEEN | Change.STIRRED]
@@ -127,21 +144,82 @@ async def test_a_proof_grows_old_is_refuted_or_taken_back_and_each_is_told() -> 
 
 
 @in_virtual_time
-async def test_observed_addresses_end_with_their_observers_and_the_most_seen_goes_first() -> None:
-    us = Us()
-    us.own.note_observed(ONE, at("8.8.4.4", 1))
-    us.own.note_observed(TWO, at("8.8.8.8", 2))
+async def test_observed_addresses_end_with_their_connections_and_the_most_seen_goes_first() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    one, two, three = by(ONE, "9.9.9.1"), by(TWO, "9.9.9.2"), by(TWO, "9.9.9.2", 5)
+    us.own.note_observed(one, at("8.8.4.4", 1))
+    us.own.note_observed(two, at("8.8.8.8", 2))
+    us.own.note_observed(three, at("8.8.8.8", 2))
+    assert us.own.observed() == [at("8.8.8.8", 2), at("8.8.4.4", 1)]
+    seen = us.own.statuses()[-2]
+    assert seen.kind == "observed" and seen.by == (TWO,)
+    us.own.forget_connection(two)
+    assert us.own.observed()[0] == at("8.8.4.4", 1) and len(us.own.observed()) == 2
+    for conn in (one, two, three, three):
+        us.own.forget_connection(conn)
+    assert us.own.observed() == [] and us.own.counting() == ()
+
+
+@in_virtual_time
+async def test_which_observed_addresses_count() -> None:
+    """Two networks, or one of the owner's peers; at the listening port, and public on both ends."""
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    out = at("8.8.4.4")
+
+    def counts(*conns: Any) -> bool:
+        for conn in conns:
+            us.own.note_observed(conn, out)
+        counted = us.own.counting()
+        for conn in conns:
+            us.own.forget_connection(conn)
+        assert us.own.counting() == ()
+        return counted == (out,)
+
+    one, near, other = by(ONE, "9.9.9.1"), by(TWO, "9.9.9.1"), by(TWO, "9.9.9.2")
+    assert counts(one, other)
+    assert not counts(one)
+    assert not counts(one, near), "two peers in one place"
+    assert not counts(one, other._replace(local_addr=at("192.168.1.7", 50000))), "from another port"
+    assert not counts(one, other._replace(is_relayed=True))
+    assert not counts(one, by(TWO, "192.168.1.9")), "from within"
+    us.own.is_own = ONE.__eq__
+    assert counts(one) and not counts(other)
+
+
+@in_virtual_time
+async def test_the_kind_of_the_nat_is_told_as_soon_as_two_have_seen_us() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    us.own.note_observed(by(ONE, "9.9.9.1"), at("8.8.4.4", 700))
     await asyncio.sleep(0.001)
-    us.own.note_observed(ONE, at("8.8.8.8", 2))
+    us.changes.clear()
+    us.own.note_observed(by(TWO, "9.9.9.2"), at("8.8.4.4", 9000))
     await asyncio.sleep(0.001)
-    assert us.own.observed() == [at("8.8.8.8", 2)]
-    assert us.changes == [Change.SEEN], "the second change is of a host that was seen before"
-    seen = us.own.statuses()[-1]
-    assert seen.kind == "observed" and set(seen.by) == {ONE, TWO}
-    us.own.forget_observer(ONE)
-    us.own.forget_observer(TWO)
-    us.own.forget_observer(TWO)
-    assert us.own.observed() == []
+    assert us.own.nat is NatKind.SYMMETRIC and us.changes == [Change.SEEN]
+    us.own.note_observed(by(TWO, "9.9.9.2", direction="inbound"), at("8.8.4.4", 4011))
+    assert us.own.nat is NatKind.SYMMETRIC, "where somebody has dialed us says nothing of what we dial"
+    us.own.forget_connection(by(TWO, "9.9.9.2"))
+    assert us.own.nat is NatKind.SYMMETRIC, "it is still so when they have gone"
+    await us.move("10.0.0.7")
+    assert us.own.nat is NatKind.UNKNOWN, "but not in another network"
+
+
+@in_virtual_time
+async def test_hosts_that_we_dialed_from_the_listening_port_are_remembered_until_we_move() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    us.own.note_connected(by(ONE, "9.9.9.1"))
+    us.own.note_connected(by(ONE, "9.9.9.2", direction="inbound"))
+    us.own.note_connected(by(ONE, "9.9.9.3", local_addr=at("192.168.1.7", 50000)))
+    contacted = [us.own.is_contacted(at(f"9.9.9.{number}", 1)) for number in (1, 2, 3)]
+    assert contacted == [True, False, False]
+    await us.move("10.0.0.7")
+    assert not us.own.is_contacted(at("9.9.9.1"))
+    for number in range(MAX_CONTACTED):
+        us.own.note_connected(by(ONE, f"9.8.{number // 256}.{number % 256}", local_addr=at("10.0.0.7")))
+    assert us.own.is_contacted(at("1.2.3.4")), "too many to tell"
 
 
 @in_virtual_time
@@ -173,3 +251,15 @@ async def test_what_the_router_maps_is_no_address_of_ours_until_it_is_proved() -
     assert us.changes[-1] == Change.TOLD
     assert us.own.all()[0] == at("8.8.4.4", 6), "what was proved of another port stands"
     assert at("8.8.4.4", 5) not in us.own.all()
+
+
+@in_virtual_time
+async def test_a_node_is_reached_by_a_mapping_where_no_other_address_is_proved() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    us.own.set_mapped([at("8.8.4.4", 5)])
+    assert not us.own.is_reached_by_mapping()
+    us.own.prove(at("8.8.4.4", 5), ONE)
+    assert us.own.is_reached_by_mapping()
+    us.own.prove(at("192.168.1.7"), ONE)
+    assert not us.own.is_reached_by_mapping()

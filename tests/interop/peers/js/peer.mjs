@@ -2,9 +2,10 @@
 // Listens on 127.0.0.1, a free port. No bootstrap list, no UPnP: neither is even installed.
 // --segment ADDRESS: listens there, with mDNS on.
 // --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
+// --autonat: AutoNAT v2, as client and server.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
 //           open proto peer data | ping peer | protocols peer | peers | findpeer peer
-//           discovered peer (once mDNS has found it)
+//           discovered peer (once mDNS has found it) | verified (own addresses that AutoNAT has proved)
 // Ends when stdin closes.
 import './node20.mjs' // first: module order is evaluation order
 import { createLibp2p } from 'libp2p'
@@ -24,7 +25,8 @@ import readline from 'node:readline'
 import { parseArgs } from 'node:util'
 
 const text = { type: 'string' }
-const { values: options } = parseArgs({ options: { key: text, segment: text, dht: text, 'dht-proto': text } })
+const known = { key: text, segment: text, dht: text, 'dht-proto': text, autonat: { type: 'boolean' } }
+const { values: options } = parseArgs({ options: known })
 const discovery = options.segment == null ? [] : [(await import('@libp2p/mdns')).mdns()]
 const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
 if (options.dht != null) {
@@ -34,6 +36,7 @@ if (options.dht != null) {
   const here = { peerInfoMapper: passthroughMapper, allowQueryWithZeroPeers: true }
   services.dht = kadDHT({ protocol, clientMode: options.dht === 'client', ...here })
 }
+if (options.autonat) services.autonat = (await import('@libp2p/autonat-v2')).autoNATv2({ startupDelay: 0 })
 const node = await createLibp2p({
   privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
   services,
@@ -131,6 +134,10 @@ const commands = {
     const addresses = known.addresses.map(({ multiaddr, isCertified }) => ({ addr: `${multiaddr}`, certified: isCertified }))
     return { protocols: known.protocols, agent, addresses }
   },
+  verified: async () => ({
+    addrs: node.components.addressManager.getAddressesWithMetadata()
+      .filter(({ verified }) => verified).map(({ multiaddr }) => `${multiaddr}`)
+  }),
   findpeer: async ({ peer }) => {
     for await (const event of node.services.dht.findPeer(peerIdFromString(peer), soon())) {
       if (event.name === 'FINAL_PEER') return { addrs: event.peer.multiaddrs.map(String) }
@@ -144,7 +151,9 @@ const commands = {
   })
 }
 
-emit({ id: `${node.peerId}`, addrs: node.getMultiaddrs().map(String) })
+// With AutoNAT a public address is told only once it is proved: here where it listens is meant.
+const bound = () => node.components.transportManager.getAddrs().map(addr => `${addr}/p2p/${node.peerId}`)
+emit({ id: `${node.peerId}`, addrs: options.autonat ? bound() : node.getMultiaddrs().map(String) })
 const input = readline.createInterface({ input: process.stdin })
 for await (const line of input) {
   const { cmd, ...args } = JSON.parse(line)
