@@ -1,7 +1,7 @@
-"""A home router with port mapping by the real miniupnpd: UPnP-IGD, NAT-PMP and PCP for one machine behind it.
+"""A home router with port mapping by the real miniupnpd: UPnP-IGD, NAT-PMP and PCP for the machine behind it.
 
-Needs what `lab` needs, `nft` (nftables), and `miniupnpd` (Debian: miniupnpd-nftables). Nothing that it or its
-clients send leaves the namespaces.
+Needs what `nat` needs, and `miniupnpd` (Debian: miniupnpd-nftables). Nothing that it or its clients send
+leaves the namespaces.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 import shutil
 import subprocess
 import time
-from contextlib import ExitStack
 from typing import Final
 
-from tests.netns.two_machines import Machine, Unavailable, new_machine
+from tests.netns.lab import Segment
+from tests.netns.nat import Router
+from tests.netns.two_machines import Unavailable
 
-GATEWAY, CLIENT = "10.1.0.1", "10.1.0.2"
 START_S: Final = 10.0
 
 _RULES: Final = """
@@ -26,15 +26,7 @@ table inet upnp {{
   chain mapped {{ }}
   chain mapped_post {{ }}
   chain pinholes {{ }}
-  chain arriving {{ type nat hook prerouting priority -100; {jump} }}
-  chain leaving {{ type nat hook postrouting priority 100; oifname "eth0" masquerade; }}
-  chain through {{
-    type filter hook forward priority 0; policy drop;
-    ct state established,related accept
-    iifname "lan" accept
-    ct status dnat accept
-  }}
-  chain in {{ type filter hook input priority 0; iifname "eth0" ct state new drop; }}
+  chain arriving {{ type nat hook prerouting priority -101; {jump} }}
 }}
 """
 _CONFIG: Final = """
@@ -61,32 +53,17 @@ DENY: Final = "deny 0-65535 0.0.0.0/0 0-65535"
 
 
 class MappingRouter:
-    """`machine`, of a segment, as a router; `client` is the machine behind it, until `stack` is closed.
+    """A cone NAT on a segment, and `client` behind it. Raises Unavailable, with the reason."""
 
-    Raises Unavailable, with the reason.
-    """
-
-    def __init__(self, stack: ExitStack, machine: Machine) -> None:
-        for tool, package in (("nft", "nftables"), ("miniupnpd", "miniupnpd-nftables")):
-            if shutil.which(tool) is None:
-                raise Unavailable(f"port mapping needs the tool {tool} (package {package})")
-        self.machine = machine
-        self.client = new_machine(stack, CLIENT)
+    def __init__(self, segment: Segment) -> None:
+        if shutil.which("miniupnpd") is None:
+            raise Unavailable("port mapping needs the tool miniupnpd (package miniupnpd-nftables)")
+        router = Router(segment, "cone")
+        self.machine, self.gateway = router.machine, router.gateway
+        self.client = router.host()
         self._daemon: subprocess.Popen[bytes] | None = None
         self._lines: tuple[str, ...] = ()
-        stack.callback(self.stop)
-        for where, command in (
-            (machine, f"link add lan type veth peer name eth0 netns {self.client.pid}"),
-            (machine, f"address add {GATEWAY}/24 dev lan"),
-            (machine, "link set lan up"),
-            (self.client, "link set lo up"),
-            (self.client, f"address add {CLIENT}/24 dev eth0"),
-            (self.client, "link set eth0 up"),
-            (self.client, f"route add default via {GATEWAY}"),
-        ):
-            where.run("ip", *command.split())
-        machine.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        self._rules()
+        segment.stack.callback(self.stop)
 
     def start(self, *lines: str, allow: bool = True, works: bool = True) -> None:
         """Offer port mapping; `lines` are miniupnpd's. `allow`: grant any; `works`: it then leads in."""
@@ -136,6 +113,6 @@ class MappingRouter:
         """The TCP ports that lead to the client."""
         words = [*self.machine.within, "nft", "list", "chain", "inet", "upnp", "mapped"]
         listed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        lines = (line for line in listed.splitlines() if CLIENT in line)
+        lines = (line for line in listed.splitlines() if self.client.address in line)
         ports = (re.search(r"(?:tcp|th) dport (\S+)", line) for line in lines)
         return {int(found[1]) for found in ports if found is not None}

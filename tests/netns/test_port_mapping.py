@@ -21,7 +21,7 @@ from p2pfwd.policy.port_mapping import Grant
 from p2pfwd.system.gateway import Gateway, default_gateway
 from p2pfwd.wire import port_mapping as wire
 from tests.netns.lab import Segment
-from tests.netns.mapping_router import CLIENT, GATEWAY, MappingRouter
+from tests.netns.mapping_router import MappingRouter
 from tests.netns.two_machines import Machine, Unavailable
 from tests.support.daemon import Daemon
 
@@ -41,10 +41,10 @@ class House:
     """A router on the public segment, the machine behind it, and two machines outside."""
 
     def __init__(self, home: Path, stack: ExitStack) -> None:
-        segment = stack.enter_context(Segment(3, "11.78"))
-        wan, self.outside, self.stranger = segment.machines
-        self.router = MappingRouter(stack, wan)
-        self.wan = wan.address
+        segment = stack.enter_context(Segment(2, "11.78"))
+        self.outside, self.stranger = segment.machines
+        self.router = MappingRouter(segment)
+        self.wan = self.router.machine.address
         self.client = self.router.client
         self._home, self._stack = home, stack
         self._count = 0
@@ -106,7 +106,7 @@ def test_each_protocol_maps_is_checked_renews_and_unmaps(house: House, kind: typ
 
     async def life() -> None:
         way, gateway = kind(), default_gateway(THREAD)
-        assert gateway == Gateway(GATEWAY, CLIENT)
+        assert gateway == Gateway(house.router.gateway, house.client.address)
         for _ in range(2):
             grant = await way.map(gateway, PORT, PORT, 3600)
             assert isinstance(grant, Grant), grant
@@ -196,9 +196,10 @@ def test_another_network_is_asked_anew(house: House) -> None:
     house.client.run("ip", "route", "del", "default")
     assert becomes(hidden, "no-router")["Reason"]
     house.client.run("ip", "address", "flush", "dev", "eth0")
-    house.client.run("ip", "address", "add", "10.1.0.9/24", "dev", "eth0")
-    house.client.run("ip", "route", "add", "default", "via", GATEWAY)
-    assert becomes(hidden, "mapped")["Router"] == GATEWAY
+    gateway = house.router.gateway
+    house.client.run("ip", "address", "add", gateway.replace(".254", ".99/24"), "dev", "eth0")
+    house.client.run("ip", "route", "add", "default", "via", gateway)
+    assert becomes(hidden, "mapped")["Router"] == gateway
 
 
 def test_a_router_that_lies_is_not_believed(house: House) -> None:
@@ -207,11 +208,11 @@ def test_a_router_that_lies_is_not_believed(house: House) -> None:
     becomes(hidden, "mapped")
     hidden.ok("swarm", "connect", server.address)
     until(lambda: reachability(hidden), lambda known: known == "private")
-    assert announced(hidden) == {f"/ip4/{CLIENT}/tcp/{PORT}", f"/ip4/127.0.0.1/tcp/{PORT}"}
+    assert announced(hidden) == {f"/ip4/{house.client.address}/tcp/{PORT}", f"/ip4/127.0.0.1/tcp/{PORT}"}
 
 
 def test_a_router_that_refuses_is_quoted(house: House) -> None:
-    with fake_router(house.router.machine, refusing):
+    with fake_router(house.router, refusing):
         hidden = house.daemon(house.client)
         said = "the router refuses by NAT-PMP: port mapping is switched off"
         assert becomes(hidden, "refused")["Reason"] == said and said in hidden.ok("status")
@@ -234,7 +235,7 @@ def test_a_router_that_peers_see_elsewhere_is_behind_another_nat(house: House) -
 
 def test_a_router_with_a_private_address_is_behind_another_nat(house: House) -> None:
     """By NAT-PMP: miniupnpd itself maps nothing there."""
-    with fake_router(house.router.machine, private):
+    with fake_router(house.router, private):
         hidden = house.daemon(house.client)
         found = becomes(hidden, "useless")
         assert found["Protocol"] == "NAT-PMP" and "10.8.0.2" in found["Reason"]
@@ -284,10 +285,12 @@ def private(question: bytes) -> bytes:
 
 
 @contextmanager
-def fake_router(machine: Machine, answer: Callable[[bytes], bytes]) -> Iterator[None]:
+def fake_router(router: MappingRouter, answer: Callable[[bytes], bytes]) -> Iterator[None]:
+    machine, where = router.machine, (router.gateway, wire.PORT)
+
     def opened() -> socket.socket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sock.bind((GATEWAY, wire.PORT))
+        sock.bind(where)
         return sock
 
     def serve() -> None:
@@ -296,7 +299,7 @@ def fake_router(machine: Machine, answer: Callable[[bytes], bytes]) -> Iterator[
 
     def say_farewell() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-            other.sendto(b"bye", (GATEWAY, wire.PORT))
+            other.sendto(b"bye", where)
 
     with machine.call(opened) as sock:
         served = threading.Thread(target=serve)
