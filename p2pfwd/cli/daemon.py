@@ -13,9 +13,9 @@ import typer
 
 from p2pfwd.cli.options import AsJson
 from p2pfwd.cli.render import write, write_json, write_pairs
-from p2pfwd.cli.text import age, counted, short_peer, size
+from p2pfwd.cli.text import age, counted, endpoint, host_port, short_peer, size
 from p2pfwd.errors import ConnectionLost, TimedOut
-from p2pfwd.rpc.schema import Bootstrap, Empty, IdResult, Relay, StatusResult
+from p2pfwd.rpc.schema import Bootstrap, Empty, IdResult, PortMapping, Relay, StatusResult
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
@@ -131,6 +131,7 @@ def status(
         *(("relays" if not index else "", _relay(relay)) for index, relay in enumerate(result.relays)),
         *_proved(result),
         *([("ports", _TAKEN.format(", ".join(map(str, result.taken_ports))))] if result.taken_ports else []),
+        *(("mapping" if not index else "", _mapping(one)) for index, one in enumerate(result.port_mappings)),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
         ("traffic", f"{size(result.bytes_in)} in, {size(result.bytes_out)} out"),
@@ -190,6 +191,18 @@ def _relay(relay: Relay) -> str:
     limits += [age(relay.limit_s)] if relay.limit_s else []
     limit = f"circuits of at most {' and '.join(limits)}" if limits else "circuits without a limit"
     return f"{name} has a place for this node, renewed before {age(relay.left_s or 0)} are over; {limit}"
+
+
+def _mapping(one: PortMapping) -> str:
+    """What the router does for this node, in words."""
+    where = host_port(one.address) if one.address is not None else None
+    if one.state == "searching" or where is None:
+        return one.reason or f"the router is being asked to lead a port to this node's {one.port}"
+    maps = f"the router maps {endpoint(*where)} to this node's {one.port} by {one.protocol}"
+    if one.state == "useless":
+        return f"useless: {one.reason}"
+    minutes = None if one.left_s is None else round(one.left_s / 60)
+    return f"{maps}, " + ("for good" if minutes is None else f"for {counted(minutes, 'more minute')}")
 
 
 def _network(status: StatusResult) -> str:

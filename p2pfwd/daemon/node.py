@@ -31,6 +31,7 @@ from p2pfwd.daemon.settings import AUTO
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.host.port_mapping import PortMapping
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.server import RpcServer
@@ -86,6 +87,7 @@ class Running:
         bootstrap = self.discovery.bootstrap
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
         self.near.on_found(lambda _peer: bootstrap.look())
+        self.mapping = PortMapping(host.swarm) if mapping_enabled(settings, network) else None
         methods = {
             **ProcessMethods(self).table(),
             **TunnelMethods(self).table(),
@@ -137,6 +139,8 @@ class Running:
             self.relaying.start()
             self.relays.start()
             self.near.start()
+            if self.mapping is not None:
+                self.mapping.start()
         except BaseException:
             self.near.close()
             await self.relays.close()
@@ -168,6 +172,8 @@ class Running:
             await self._drain()
         finally:
             await self.forwarding.aclose()
+            if self.mapping is not None:
+                await self.mapping.close()
             self.near.close()
             await self.relays.close()
             self.relaying.close()
@@ -230,6 +236,11 @@ class Running:
 def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:
     """Whether to be found on the local segment, and to look at it."""
     return network.mdns if settings.mdns == AUTO else settings.mdns == "on"
+
+
+def mapping_enabled(settings: Settings, network: NetworkProfile) -> bool:
+    """Whether routers are asked for a port, so that peers beyond the local network get in."""
+    return not network.local_only and settings.port_mapping != "off"
 
 
 def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:

@@ -178,6 +178,13 @@ class Settings:
         "in a private network.",
         _one_of("auto", "on", "off"),
     )
+    port_mapping: Literal["auto", "off"] = _key(
+        "reach.port_mapping",
+        AUTO,
+        "Whether to ask the router to lead a port of its own here, by PCP, NAT-PMP or UPnP: off, or auto: "
+        "not in the network lan, and where this node listens on more than loopback.",
+        _one_of("auto", "off"),
+    )
     swarm_key: str = _key(
         "private.swarm_key",
         "",

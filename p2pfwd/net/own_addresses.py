@@ -4,12 +4,13 @@
 | --- | --- | --- |
 | bound | our own sockets; an unspecified one stands for the interfaces' addresses | the interface loses it |
 | observed | connected peers, each for its connection | the last of these is gone |
+| mapped | the router, by PCP, NAT-PMP or UPnP | the router leads the port here no more |
 | proved | a server's dial-back (AutoNAT) | `policy.proofs`: refuted, not renewed, or another network |
 | relayed | places at relays (`protocols.relay_client`) | the place is lost, or not needed |
 
-Bound, proved and relayed addresses are told to others; observed ones are guesses, from which AutoNAT makes
-candidates. An observed address counts only of a connection that uses our listening port, and where one of the
-owner's peers sees it or two networks do.
+Bound, proved and relayed addresses are told to others; observed and mapped ones are what AutoNAT makes
+candidates of. An observed address counts only of a connection that uses our listening port, and where one of
+the owner's peers sees it or two networks do.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Change(Flag):
     """What we tell others is different."""
     SEEN = auto()
     """A peer sees us at another host than all before; or what observers agree on has changed."""
+    MAPPED = auto()
+    """The router leads another port here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class OwnAddress:
     """One address and what is known of it."""
 
     addr: Multiaddr
-    kind: Literal["bound", "observed", "proved", "relayed"]
+    kind: Literal["bound", "observed", "mapped", "proved", "relayed"]
     by: tuple[PeerId, ...] = ()  # who sees us there, or proved it
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
@@ -106,6 +109,7 @@ class OwnAddresses:
         self._counting: tuple[Multiaddr, ...] = ()
         self._contacted: dict[str, None] = {}
         self._relayed: tuple[Multiaddr, ...] = ()
+        self._mapped: tuple[Multiaddr, ...] = ()
         self._listed: tuple[Multiaddr, ...] = ()
         self._listed_of: object = None
         self._known: tuple[Multiaddr, ...] = ()  # as the last change left them
@@ -294,6 +298,27 @@ class OwnAddresses:
         self._counting, self.nat = tuple(counting), self.nat if kind is NatKind.UNKNOWN else kind
         return before != (self._counting, self.nat)
 
+    # --- mapped -----------------------------------------------------------------------------------
+
+    def set_mapped(self, addrs: Iterable[Multiaddr]) -> None:
+        """All places from which the router leads here; a proof of one that is none any more is void."""
+        before, self._mapped = self._mapped, tuple(dict.fromkeys(addrs))
+        gone = [addr for addr in before if addr not in self._mapped and self.proofs.withdraw(addr)]
+        if gone:
+            self._note(Change.TOLD)
+        if set(self._mapped) - set(before):
+            self._note(Change.MAPPED)
+
+    def mapped(self) -> tuple[Multiaddr, ...]:
+        """See `set_mapped`."""
+        return self._mapped
+
+    def is_reached_by_mapping(self) -> bool:
+        """Whether strangers have come in by the router's port, and by no address of our own."""
+        bound = self.bound()
+        ways = [addr for addr in self.proofs.addresses() if addr not in bound]
+        return len(ways) == len(self.proofs.addresses()) and any(addr in self._mapped for addr in ways)
+
     # --- proved -----------------------------------------------------------------------------------
 
     def prove(self, addr: Multiaddr, by: PeerId) -> None:
@@ -325,7 +350,7 @@ class OwnAddresses:
 
     def announced(self) -> list[OwnAddress]:
         """What others are told, best first, each once, with its proof if there is one."""
-        known = {one.addr: one for one in self.statuses() if one.kind != "observed"}
+        known = {one.addr: one for one in self.statuses() if one.kind in ("bound", "proved")}
         return [known[addr] for addr in self.all()]
 
     def statuses(self) -> list[OwnAddress]:
@@ -337,6 +362,7 @@ class OwnAddresses:
             assert proof is not None
             age_s, left_s, since_s = now - proof.at, proof.until - now, now - proof.since
             found.append(OwnAddress(addr, "proved", (proof.by,), age_s, left_s, since_s))
+        found += [OwnAddress(addr, "mapped") for addr in self._mapped]
         for addr in self.observed():
             by = tuple(dict.fromkeys(one.by for one in self._observed.values() if one.addr == addr))
             found.append(OwnAddress(addr, "observed", by))

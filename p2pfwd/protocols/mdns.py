@@ -139,7 +139,7 @@ class Mdns:
         return lambda: self._followers.remove(callback)
 
     def _changed(self, change: Change) -> None:
-        if change & ~Change.SEEN:
+        if change & ~(Change.SEEN | Change.MAPPED):
             self.ask()
 
     def ask(self) -> None:

@@ -39,6 +39,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Path,
     PathWish,
     Peer,
+    PortMapping,
     Reachability,
     Standing,
     Stream,
@@ -218,7 +219,7 @@ class OwnAddress(Message):
     """One address of this node, and what it rests on."""
 
     address: str
-    kind: str  # "bound" | "proved" | "observed" | "relayed"
+    kind: str  # "bound" | "proved" | "mapped" | "observed" | "relayed"
     by: tuple[str, ...] = ()  # the peers who proved it, or see this node there
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer
@@ -403,6 +404,7 @@ class StatusResult(Message):
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
     relays: tuple[Relay, ...] = ()
     bootstrap: Bootstrap | None = None
+    port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -133,6 +133,19 @@ class NamedPeer(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PortMapping(Message):
+    """Whether the router leads a port of its own to one of this node's."""
+
+    port: int | None  # of this node; null: no port can be mapped
+    state: Literal["searching", "mapped", "useless", "refused", "silent", "no-router", "not-needed"]
+    reason: str | None = None  # in words, where it is not searching and not mapped
+    protocol: Literal["PCP", "NAT-PMP", "UPnP"] | None = None
+    router: str | None = None  # its IP address on this side
+    address: str | None = None  # multiaddr of the port on its other side
+    left_s: float | None = named("LeftSeconds", default=None)  # of the lease; null: permanent, or no mapping
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Check(Message):
     """Outcome of trying a forward or a target once."""
 

@@ -122,15 +122,18 @@ def addresses_to_dial(request: DialRequest, seen_at: Multiaddr) -> tuple[Multiad
 
 
 def candidates(
-    bound: Sequence[Multiaddr], observed: Iterable[Multiaddr], proved: Iterable[Multiaddr] = ()
+    bound: Sequence[Multiaddr],
+    observed: Iterable[Multiaddr],
+    proved: Iterable[Multiaddr] = (),
+    mapped: Iterable[Multiaddr] = (),
 ) -> tuple[Multiaddr, ...]:
-    """Where this node may be reachable: its public addresses, and its ports at the IPs others see it at.
+    """Where this node may be reachable: public and mapped addresses, and our ports at the IPs others see.
 
     A router that forwards a port mostly forwards it under its own number. What was proved before goes last:
     a place that nobody sees us at any more must not keep the new one out.
     """
     found: dict[Multiaddr, None] = {}
-    for addr in bound:
+    for addr in (*bound, *mapped):
         if address_class(addr) is AddressClass.PUBLIC:
             found[addr] = None
     ports: dict[str, dict[int, None]] = {}

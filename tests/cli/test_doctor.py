@@ -19,13 +19,19 @@ def pair() -> Iterator[Pair]:
         yield made
 
 
+def squeezed(text: str) -> str:
+    """One space where there are several: the columns are as wide as their contents."""
+    return " ".join(text.split())
+
+
 def test_a_node_on_loopback_is_no_use_to_strangers_and_is_told_so(pair: Pair) -> None:
     one, _ = pair
     result = one.cli("doctor")
     assert result.returncode == 1 and result.stdout.endswith("So no stranger gets a tunnel.\n")
-    assert "sockets    bad: this node listens on this machine only" in result.stdout
+    assert "sockets bad: this node listens on this machine only" in squeezed(result.stdout)
     checks = [finding["Check"] for finding in json.loads(one.cli("doctor", "--json").stdout)["Findings"]]
-    assert checks == ["sockets", "clock", "DNS", "bootstrap", "NAT", "IPv6", "dial back", "relay"]
+    assert checks[:6] == ["sockets", "clock", "DNS", "bootstrap", "NAT", "IPv6"]
+    assert checks[6:] == ["dial back", "port mapping", "relay"]
 
 
 def test_the_way_to_a_peer_and_its_services(pair: Pair) -> None:
@@ -35,11 +41,11 @@ def test_the_way_to_a_peer_and_its_services(pair: Pair) -> None:
         one.ok("forward", "/x/doctor", str(free_port()), other.address, "--no-check")
         result = one.cli("doctor", other.address)
         assert result.returncode == 0 and result.stdout.endswith("So the peer is reached.\n")
-        assert "direct     good: direct\n" in result.stdout
-        assert "service    good: /x/doctor: ready" in result.stdout
+        assert "direct good: direct" in squeezed(result.stdout)
+        assert "service good: /x/doctor: ready" in squeezed(result.stdout)
     other.ok("close", "-p", "/x/doctor")
     result = one.cli("doctor", other.peer_id)
-    assert result.returncode == 1 and "service    bad: /x/doctor: " in result.stdout
+    assert result.returncode == 1 and "service bad: /x/doctor: " in squeezed(result.stdout)
     one.ok("close", "-a")
 
 
@@ -47,5 +53,6 @@ def test_a_peer_that_nobody_knows_is_said_not_to_be_found(pair: Pair) -> None:
     one, _ = pair
     nobody = str(PeerId.from_public_key(PrivateKey.generate().public_key))
     result = one.cli("doctor", nobody)
-    assert result.returncode == 1 and "found      bad: no address of the peer was found" in result.stdout
+    assert result.returncode == 1
+    assert "found bad: no address of the peer was found" in squeezed(result.stdout)
     assert one.cli("doctor", "nobody-by-that-name").returncode == 2

@@ -155,6 +155,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.RelayToken,
         schema.DhtTable,
         schema.DhtBucket,
+        schema.PortMapping,
         schema.Check,
         schema.Notice,
     ],

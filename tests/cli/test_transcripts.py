@@ -27,6 +27,7 @@ from p2pfwd.rpc.schema import (
     OwnAddress,
     PeersResult,
     PingResult,
+    PortMapping,
     StatusResult,
     StreamCloseResult,
     StreamLsResult,
@@ -615,6 +616,49 @@ def test_ping_until_direct_ends_with_the_first_direct_answer(
     fake.answers["ping"] = PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", "relayed", 1.0)
     result = run("ping", "--until-direct", "-n", "2", OTHER)
     assert result.status == 6 and "is still reached over a relay" in result.err
+
+
+MAPPED = PortMapping(
+    4011, "mapped", protocol="UPnP", router="10.0.0.1", address="/ip4/203.0.113.5/tcp/4012", left_s=3480.0
+)
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        pytest.param(
+            MAPPED,
+            "the router maps 203.0.113.5:4012 to this node's 4011 by UPnP, for 58 more minutes",
+            id="mapped",
+        ),
+        pytest.param(
+            replace(MAPPED, left_s=None),
+            "the router maps 203.0.113.5:4012 to this node's 4011 by UPnP, for good",
+            id="permanent",
+        ),
+        pytest.param(
+            replace(MAPPED, state="useless", reason="the router is behind another NAT"),
+            "useless: the router is behind another NAT",
+            id="useless",
+        ),
+        pytest.param(
+            PortMapping(4011, "silent", "the router answers no port mapping protocol"),
+            "the router answers no port mapping protocol",
+            id="silent",
+        ),
+        pytest.param(
+            PortMapping(4011, "searching"),
+            "the router is being asked to lead a port to this node's 4011",
+            id="searching",
+        ),
+    ],
+)
+def test_status_says_what_the_router_maps(
+    fake: FakeDaemon, run: Run, one: PortMapping, words: str
+) -> None:
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0, port_mappings=(one, one))
+    assert f"mapping    {words}\n           {words}\n" in run("status").out
+    assert json.loads(run("status", "--json").out)["PortMappings"][0]["State"] == one.state
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ inputs = runpy.run_path(str(FOLDER / "mutator.py"))["inputs"]
         ("mdns", 3000),
         ("autonat", 3000),
         ("dcutr", 3000),
+        ("port_mapping", 3000),
+        ("ssdp", 3000),
         ("autonat2", 3000),
     ],
 )

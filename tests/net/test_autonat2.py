@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -88,6 +89,24 @@ async def test_two_failures_refute_an_address_and_one_does_not() -> None:
         await join(near, far)
         await until(lambda: client.reachability is Reachability.PRIVATE)
         assert tests[:2] == [Outcome.FAILED] * 2, "the only server there is asked twice"
+
+
+@on_loop
+async def test_a_place_that_the_router_maps_now_is_tested_anew_at_once() -> None:
+    """It was refuted a moment ago, and would have been left alone for an hour."""
+    async with serving() as far, asking() as (near, client):
+        at = near.swarm._listening[0].addr
+        near.swarm._listening.pop().close()
+        await join(near, far)
+        await until(lambda: client.reachability is Reachability.PRIVATE)
+        client._settings = AutoNatSettings(ask_again_s=3600.0, refresh_s=3600.0)
+        for candidate in client._candidates.values():
+            candidate.ready = {far.peer_id: time.monotonic() + 3600.0}
+        await near.swarm.listen(at)
+        await turns()
+        assert client.reachability is Reachability.PRIVATE
+        near.swarm.own_addresses.set_mapped([at])
+        await until(lambda: client.reachability is Reachability.PUBLIC)
 
 
 @on_loop

@@ -72,14 +72,17 @@ class Program:
         env: Mapping[str, str] | None = None,
         within: Sequence[str] = (),
     ) -> None:
-        """Start `p2pfwd ARGS`; `within` are words in front of it, such as `nsenter -t PID -n`."""
+        """Start `p2pfwd ARGS`; `within` are words in front of it, such as `nsenter -t PID -n`.
+
+        No router is asked for anything, unless `env` says otherwise.
+        """
         self.home = home
         self.lines: list[str] = []
         self._stderr_path = home / f"stderr-{time.monotonic_ns()}.txt"
         with self._stderr_path.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [*within, PROGRAM, *args],
-                env=environment(home, env),
+                env=environment(home, {"P2PFWD_REACH_PORT_MAPPING": "off", **(env or {})}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

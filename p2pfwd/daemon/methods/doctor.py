@@ -83,6 +83,7 @@ class Doctor:
             _finding("NAT", self._nat()),
             _finding("IPv6", self._ipv6()),
             _finding("dial back", self._dial_back()),
+            _finding("port mapping", self._mapping()),
             _finding("relay", self._relays()),
         ]
         if peer is not None:
@@ -146,14 +147,9 @@ class Doctor:
         discovery = self._node.discovery
         if not discovery.dhts:
             return "left out", "this node takes part in no DHT", None
-        known = sum(len(dht.table) for dht in discovery.dhts)
-        if known:
-            return "good", f"of the DHT {_counted(known, 'peer')} known", None
-        listed = len(self._node.network.bootstrap)
-        if not listed:
-            return "note", "no bootstrap peer is set, and nobody has been met", "set bootstrap.peers"
-        cure = "does this machine reach the internet, does a firewall let TCP out? see bootstrap.peers"
-        return "bad", f"none of the bootstrap peers answers ({listed} set)", cure
+        report = discovery.bootstrap.report()
+        states: dict[str, FindingState] = {"joined": "good", "searching": "note", "alone": "bad"}
+        return states[report.state], report.message, report.hint
 
     def _nat(self) -> Check:
         own, nat = self._swarm.own_addresses, self._swarm.own_addresses.nat
@@ -185,6 +181,18 @@ class Doctor:
         if reachability is Reachability.PRIVATE:
             return "note", "strangers cannot dial this node", _FORWARD
         return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
+
+    def _mapping(self) -> Check:
+        mapping = self._node.mapping
+        if mapping is None:
+            return "left out", "it is off", None
+        found = mapping.statuses()
+        mapped = [str(one.addr) for one in found if one.state == "mapped"]
+        if mapped:
+            return "good", f"the router leads {', '.join(mapped)} here", None
+        reasons = [one.reason or "the router is being asked" for one in found]
+        needless = all(one.state in ("not-needed", "no-router") for one in found)
+        return ("left out" if needless else "note"), "; ".join(dict.fromkeys(reasons)), None
 
     def _relays(self) -> Check:
         client = self._node.relays.client
@@ -276,10 +284,6 @@ _FORWARD: Final = "forward the port in the router, or name a relay of your own i
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
 _WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
 def _finding(check: str, found: Check) -> Finding:

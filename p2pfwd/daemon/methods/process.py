@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.relays import Relays
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.host.host import Host
+    from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.rpc.paths import Paths
 
 
@@ -39,6 +40,7 @@ class Node(Protocol):
     peering: Peering
     discovery: Discovery
     relays: Relays
+    mapping: PortMapping | None
     started_at: float  # monotonic
     log_name: str | None
     draining: bool
@@ -93,13 +95,16 @@ class ProcessMethods:
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
             reachability=reachability.value,
-            standing=standing(reachability, own.nat, has_network=has_network).value,
+            standing=standing(
+                reachability, own.nat, has_network=has_network, is_mapped=own.is_reached_by_mapping()
+            ).value,
             nat=own.nat.value,
             announced=tuple(views.own_address(each) for each in own.announced()),
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
             relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(node.discovery.bootstrap.report()),
+            port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

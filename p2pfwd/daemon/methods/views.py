@@ -12,6 +12,7 @@ from p2pfwd.rpc import schema
 if TYPE_CHECKING:
     from p2pfwd.daemon.bootstrap_report import BootstrapReport
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
+    from p2pfwd.host.port_mapping import MappedPort
     from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
     from p2pfwd.policy.paths import PathCode
@@ -24,6 +25,19 @@ def own_address(own: OwnAddress) -> schema.OwnAddress:
     """One of our addresses, with what it rests on."""
     by = tuple(map(str, own.by))
     return schema.OwnAddress(str(own.addr), own.kind, by, own.age_s, own.left_s, own.since_s)
+
+
+def port_mapping(mapped: MappedPort) -> schema.PortMapping:
+    """What became of one of our ports at the router."""
+    return schema.PortMapping(
+        port=mapped.port,
+        state=mapped.state,
+        reason=mapped.reason,
+        protocol=mapped.protocol and mapped.protocol.value,
+        router=mapped.router,
+        address=None if mapped.addr is None else str(mapped.addr),
+        left_s=mapped.left_s,
+    )
 
 
 def listener(info: ListenerInfo) -> schema.Listener:

@@ -139,7 +139,12 @@ class AutoNat:
             self._candidates.clear()
             self._filtering, self._filtering_asked, self._filtering_pause_s = Filtering.UNKNOWN, -inf, 0.0
             self._weigh()
-        if change & (Change.MOVED | Change.STIRRED):
+        if change & Change.MAPPED:  # what was found out of these places before holds no longer
+            for addr in self._swarm.own_addresses.mapped():
+                self._candidates.pop(addr, None)
+            if self._first.verdict.reachability is not Reachability.PUBLIC:
+                self._first.verdict.doubt()
+        if change & (Change.MOVED | Change.STIRRED | Change.MAPPED):
             self._first.stirred()
             for candidate in self._candidates.values():
                 candidate.ready.clear()
@@ -186,7 +191,8 @@ class AutoNat:
             self._news.clear()
             own.expire()
             self._forget_expired()
-            guessed = autonat.candidates(own.bound(), own.observed(), own.proofs.addresses())
+            proved = own.proofs.addresses()
+            guessed = autonat.candidates(own.bound(), own.observed(), proved, own.mapped())
             if servers := self._servers_of_v2():
                 seen = () if own.nat.is_per_destination else own.counting()  # no other comes in there
                 wait_s = self._start_tests((*seen, *guessed), servers)

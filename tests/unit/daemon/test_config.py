@@ -170,6 +170,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
         "dht_prefix",
         "dht_mode",
         "mdns",
+        "port_mapping",
         "swarm_key",
         "listen",
         "drain_timeout_s",

@@ -231,3 +231,35 @@ async def test_statuses_say_kind_proof_and_end() -> None:
     bound, proved = us.own.statuses()
     assert (bound.addr, bound.kind, bound.age_s) == (at("192.168.1.7"), "bound", None)
     assert (proved.kind, proved.by, proved.left_s) == ("proved", (ONE,), PROOF_S - proved.age_s)
+
+
+@in_virtual_time
+async def test_what_the_router_maps_is_no_address_of_ours_until_it_is_proved() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    us.own.set_mapped([at("8.8.4.4", 5), at("8.8.4.4", 5)])
+    await asyncio.sleep(0.001)
+    assert us.own.mapped() == (at("8.8.4.4", 5),) and at("8.8.4.4", 5) not in us.own.all()
+    assert us.changes == [Change.MAPPED]
+    us.own.set_mapped([at("8.8.4.4", 5)])
+    await asyncio.sleep(0.001)
+    assert us.changes == [Change.MAPPED], "no news"
+    us.own.prove(at("8.8.4.4", 5), ONE)
+    us.own.prove(at("8.8.4.4", 6), ONE)
+    us.own.set_mapped([])
+    await asyncio.sleep(0.001)
+    assert us.changes[-1] == Change.TOLD
+    assert us.own.all()[0] == at("8.8.4.4", 6), "what was proved of another port stands"
+    assert at("8.8.4.4", 5) not in us.own.all()
+
+
+@in_virtual_time
+async def test_a_node_is_reached_by_a_mapping_where_no_other_address_is_proved() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    us.own.set_mapped([at("8.8.4.4", 5)])
+    assert not us.own.is_reached_by_mapping()
+    us.own.prove(at("8.8.4.4", 5), ONE)
+    assert us.own.is_reached_by_mapping()
+    us.own.prove(at("192.168.1.7"), ONE)
+    assert not us.own.is_reached_by_mapping()

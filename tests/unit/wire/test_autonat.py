@@ -116,6 +116,16 @@ def test_candidates_are_public_addresses_and_own_ports_at_the_observed_ip() -> N
     assert autonat.candidates(addresses("/ip4/127.0.0.1/tcp/1"), observed) == ()
 
 
+def test_a_mapped_address_is_a_candidate_with_its_own_port_where_it_is_public() -> None:
+    bound = addresses("/ip4/10.0.0.5/tcp/4011")
+    mapped = addresses("/ip4/12.0.0.9/tcp/5000", "/ip4/10.8.0.2/tcp/5000")
+    observed = addresses("/ip4/12.0.0.9/tcp/51234")
+    assert list(map(str, autonat.candidates(bound, observed, (), mapped))) == [
+        "/ip4/12.0.0.9/tcp/5000",
+        "/ip4/12.0.0.9/tcp/4011",
+    ]
+
+
 def test_a_relays_address_is_nobodys_own() -> None:
     seen = addresses(f"/ip4/12.0.0.9/tcp/1/p2p/{BOB}/p2p-circuit")
     assert autonat.candidates(addresses("/ip4/10.0.0.5/tcp/4011"), seen) == ()
