@@ -118,6 +118,8 @@ class Bootstrap:
     def start(self, upkeep: Sequence[tuple[Dht, Upkeep]]) -> None:
         """Keep the bootstrap peers, and see that somebody of these DHTs is found."""
         self._upkeep = upkeep
+        for _, each in upkeep:
+            each.on_answered = self.look
         by_id: dict[PeerId, list[Multiaddr]] = {}
         for address in self._network.bootstrap:
             peer_id = address.peer_id()
@@ -135,7 +137,7 @@ class Bootstrap:
         self._swarm.spawn(self._run(), "bootstrap")
 
     def look(self) -> None:
-        """Somebody may be there who was not."""
+        """Somebody may be there who was not, or gone who was."""
         self._wake.set()
 
     # --- the bootstrap peers of the settings ------------------------------------------------------

@@ -3,8 +3,8 @@
 Rules:
 - An interface is used if this node listens on a private address of it, and only that address is told there:
   who listens on loopback alone says nothing to the network.
-- Peers found go to the peerstore and to whoever follows; nobody is dialed for being near. The handshake
-  proves who is there.
+- Peers found go to the peerstore and to whoever follows; nobody is dialed from here for being near.
+  The handshake proves who is there.
 - Answers go to the group and never to one address, so that nobody can have us send anything elsewhere.
 - How often, and to whom: `wire.mdns_pace`. What is said, and what of it is believed: `wire.mdns`.
 - The interfaces are looked at again before each question, and when our addresses have changed.

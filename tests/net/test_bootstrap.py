@@ -128,6 +128,22 @@ async def test_the_address_book_lets_a_node_in_where_no_bootstrap_peer_does(
 
 
 @on_loop
+async def test_a_running_node_that_loses_everybody_gets_in_again_by_the_address_book() -> None:
+    async with world() as it:
+        steward, other = await it.node(), await it.node()
+        node = await it.node(begin=False)
+        await node.host.swarm.connect(steward.host.peer_id, steward.addrs)
+        await until(lambda: node.knows(steward), 10)
+        node.discovery.start()
+        node.remember(other.host.peer_id, other.addrs, WAN)
+        await until(lambda: node.discovery.dhts[0].refreshed_at is not None, 10)
+        assert not node.knows(other)
+        await steward.close()
+        node.discovery.refresh()
+        await until(lambda: node.knows(other), 15)
+
+
+@on_loop
 async def test_who_served_another_dht_or_none_is_not_dialed() -> None:
     """Of a private network, of this one's twin, or nobody's: what an address book has besides."""
     async with world() as it:

@@ -47,7 +47,8 @@ class Lan:
 
 @pytest.fixture
 def lan(home: Path) -> Iterator[Lan]:
-    """Two machines, tunnelled by the line that `listen` prints."""
+    """Two machines, tunnelled by the line that `listen` prints: nothing else tells one of the other."""
+    env = {"P2PFWD_DISCOVERY_MDNS": "off"}
     try:
         wire = TwoMachines()
     except Unavailable as exc:
@@ -55,8 +56,8 @@ def lan(home: Path) -> Iterator[Lan]:
     with (
         wire,
         wire.left.call(lambda: TcpServer(sockets.echo)) as echo,
-        Daemon(home / "left", swarm=(), within=wire.left.within) as left,
-        Daemon(home / "right", swarm=(), within=wire.right.within) as right,
+        Daemon(home / "left", swarm=(), env=env, within=wire.left.within) as left,
+        Daemon(home / "right", swarm=(), env=env, within=wire.right.within) as right,
     ):
         said = left.ok("listen", "/x/echo", echo.address)
         (line,) = [line for line in said.splitlines() if line.strip().startswith("p2pfwd forward")]

@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
@@ -52,6 +53,8 @@ class Upkeep:
         self._found_by: set[PeerId] = set()
         self.is_answered = True
         """Whether somebody answered the last lookup of ourselves."""
+        self.on_answered: Callable[[], None] = lambda: None
+        """Called when that has changed."""
         self._tasks = [
             swarm.spawn(self._refresh_for_ever(), f"kad refresh {dht.protocol}"),
             swarm.spawn(self._revalidate_for_ever(), f"kad revalidation {dht.protocol}"),
@@ -101,7 +104,9 @@ class Upkeep:
         thorough = now >= self._thorough_at
         if thorough or not self._is_known_nearby():
             result = await dht.closest(self._swarm.peer_id.to_bytes())
-            self.is_answered = bool(result.answered)
+            if self.is_answered != bool(result.answered):
+                self.is_answered = bool(result.answered)
+                self.on_answered()
             if not result.answered:
                 return False
         if thorough:

@@ -12,6 +12,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, DialFailed, SelfDial, TimedOut
 from p2pfwd.net.connmgr import ConnMgr
+from p2pfwd.net.dialer import NAME, NETWORK, Attempt
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers.store import Peerstore
@@ -47,6 +48,7 @@ class FakeSwarm:
         self.connmgr = ConnMgr(SwarmSettings())
         self.live: dict[PeerId, list[FakeConn]] = {}
         self.reachable: set[Multiaddr] = set()
+        self.failure: list[Attempt] = []
         self.dials: asyncio.Queue[tuple[PeerId, tuple[Multiaddr, ...]]] = asyncio.Queue()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -75,7 +77,9 @@ class FakeSwarm:
         self.dials.put_nowait((peer_id, given))
         await self.gate.wait()
         if not self.reachable.intersection(given):
-            raise DialFailed(f"cannot reach {peer_id}: refused")
+            raise DialFailed(
+                f"cannot reach {peer_id}: refused", attempts=[one.detail for one in self.failure]
+            )
         return self.come(peer_id)
 
     def come(self, peer_id: PeerId) -> FakeConn:
@@ -132,6 +136,22 @@ def test_nobody_kept_nothing_runs() -> None:
         rig.keeper.release(ALICE)
         await asyncio.sleep(0)
         assert rig.swarm.tasks == [] and rig.keeper.statuses() == []
+
+    run(story)
+
+
+def test_what_the_last_dial_failed_with_is_known_until_the_peer_is_there_or_kept_no_more() -> None:
+    async def story(rig: Rig) -> None:
+        rig.swarm.failure = [Attempt("one", "no such name", NAME), Attempt("other", "refused", NETWORK)]
+        rig.keeper.keep(ALICE, [addr(1), addr(2)])
+        rig.keeper.keep(BOB, [addr(3)])
+        for who in (ALICE, BOB):
+            await rig.until(who, lambda status: status.failures > 0)
+            assert rig.keeper.causes(who) == {NAME, NETWORK}
+        rig.swarm.reachable.add(addr(1))
+        await rig.until(ALICE, lambda status: status.state == "connected")
+        rig.keeper.release(BOB)
+        assert rig.keeper.causes(ALICE) == rig.keeper.causes(BOB) == frozenset()
 
     run(story)
 
