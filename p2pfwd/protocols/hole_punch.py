@@ -283,9 +283,14 @@ class _Effort:
         return await self._dial(addrs, punching.direct_limit_s(circuit.rtt_s))
 
     async def _dial(self, addrs: tuple[Multiaddr, ...] | list[Multiaddr], limit_s: float) -> bool:
+        """Plainly, and from another port than the hole is punched from.
+
+        A router remembers a SYN for minutes. The peer's would be let in to our listener, whose answer does not
+        belong to the SYN that went out: the router drops it.
+        """
         try:
             async with asyncio.timeout(limit_s):
-                await self._swarm.dials.beside(self.peer_id, addrs)
+                await self._swarm.dials.beside(self.peer_id, addrs, fresh_port=True)
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s cannot be dialed plainly: %s", self.peer_id, exc)
             return False
