@@ -261,6 +261,15 @@ def _peer_names(client: Client) -> Iterator[Candidate]:
         yield peer.name, "kept connected" if peer.kept else "named peer"
 
 
+def _token_names(client: Client) -> Iterator[Candidate]:
+    try:
+        tokens = client.call("relay.token.ls", timeout_s=TIMEOUT_S).tokens
+    except MethodNotFound:
+        return
+    for token in tokens:
+        yield token.name, "invitation" if token.many else "token"
+
+
 def _peers(client: Client) -> Iterator[Candidate]:
     yield from _peer_names(client)
     for peer in client.call("swarm.peers", timeout_s=TIMEOUT_S).peers:
@@ -289,6 +298,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "peers": _peers_and_protocols,
     "address": _peer_names,
     "name": _peer_names,
+    "token_name": _token_names,
     "new_level": LEVELS,
     "subsystem": ("all",),
     "network": NETWORKS,

@@ -6,13 +6,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.relay_token import read_token
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.host.host import Host
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.dial_schedule import Priority
+from p2pfwd.protocols import relay_token
 from p2pfwd.protocols.relay_client import RelayClient
 
 log = logging.getLogger("p2pfwd.relay")
@@ -37,6 +41,9 @@ class Relays:
         self._is_public = is_public
         self._named: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._kept = True
+        self._tokens: dict[PeerId, str] = {}
+        self._shown: WeakKeyDictionary[Link, asyncio.Task[None]] = WeakKeyDictionary()
+        host.swarm.introduce = self._introduce
 
     def start(self) -> None:
         """Connect to the named relays, and hold places."""
@@ -47,26 +54,42 @@ class Relays:
 
     async def close(self) -> None:
         """Ask no more. Idempotent."""
+        for showing in list(self._shown.values()):
+            showing.cancel()
+        await asyncio.gather(*self._shown.values(), return_exceptions=True)
         await self.client.close()
 
     async def _learn(self, text: str) -> None:
+        address, _, token = text.partition("#")
         said = False
         while True:
             try:
-                relay, addrs = await self._read([text])
+                relay, addrs = await self._read([address])
                 break
             except P2PForwardError as exc:
                 if not said:
-                    log.warning("reach.relays: %s cannot be used yet: %s", text, exc.message)
+                    log.warning("reach.relays: %s cannot be used yet: %s", address, exc.message)
                     said = True
             await asyncio.sleep(RETRY_S)
         if relay == self._host.peer_id:
-            log.warning("reach.relays: %s is this node itself", text)
+            log.warning("reach.relays: %s is this node itself", address)
             return
         self._named[relay] = addrs
+        if token:
+            self._tokens[relay] = read_token(token)
         if self._kept:
             self._host.keeper.keep(relay, addrs, Priority.RELAY)
         self.client.name(relay)
+
+    async def _introduce(self, link: Link) -> None:
+        """Show the relay its token, once for each connection."""
+        token = self._tokens.get(link.remote_peer)
+        if token is None:
+            return
+        showing = self._shown.get(link)
+        if showing is None or (showing.done() and _failed(showing)):
+            showing = self._shown[link] = asyncio.create_task(relay_token.show(link, token))
+        await asyncio.shield(showing)
 
     def reachability_changed(self) -> None:
         """Whether strangers reach this node may have changed: with a relay, or without."""
@@ -83,3 +106,7 @@ class Relays:
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.STIRRED):
             self.client.look_again()
+
+
+def _failed(showing: asyncio.Task[None]) -> bool:
+    return showing.cancelled() or showing.exception() is not None

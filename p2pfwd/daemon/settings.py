@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
+from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, UsageError
 
 AUTO = "auto"
 """What the network has by itself, where a setting could name something else."""
@@ -79,9 +79,15 @@ def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
 
 
 def _relays(value: tuple[str, ...]) -> str | None:
+    from p2pfwd.core.relay_token import read_token
     from p2pfwd.core.typed import parse_peer
 
-    for text in value:
+    for entry in value:
+        text, mark, token = entry.partition("#")  # no message shows a token
+        try:
+            read_token(token) if mark else None
+        except UsageError:
+            return f"without a token or with a whole one, and what follows {text}# is none"
         if re.fullmatch(r"[\w.-]+", text):  # a name, or a bare ID: who has it may change
             continue
         try:
@@ -139,7 +145,8 @@ class Settings:
         "reach.relays",
         (),
         "Relays that give this node a place where others cannot dial it: multiaddrs that end in /p2p/<peer "
-        "ID>, or names of peers; in the public network, relays of strangers as well.",
+        "ID>, or names of peers, each with #TOKEN behind it where the relay wants one; in the public "
+        "network, relays of strangers as well.",
         _relays,
     )
     relay_serve: Literal["off", "peers", "anyone"] = _key(

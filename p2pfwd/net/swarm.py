@@ -7,7 +7,7 @@ we are, `peerstore` whom we know. One shared connection per peer serves everythi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,7 @@ from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
-from p2pfwd.net.tasks import Tasks
+from p2pfwd.net.tasks import Tasks, log
 from p2pfwd.net.transport.contract import HasSideDoors, Listening, SideDoor
 from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
@@ -53,6 +53,10 @@ IDENTIFY_WAIT_S = 5.0
 
 
 def _nothing() -> None:
+    pass
+
+
+async def _no_introduction(_link: Link) -> None:
     pass
 
 
@@ -116,6 +120,8 @@ class Swarm:
         )
         self.peerstore.on_change(self.recovery.address_learned)
         self.paths = Paths(self.connections, self._transports, self)
+        self.introduce: Callable[[Link], Awaitable[None]] = _no_introduction
+        """Awaited before a relay is asked for anything: who we are to it. What it raises is a refusal."""
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
 
@@ -200,7 +206,12 @@ class Swarm:
 
     async def _reach_relay(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Link:
         """For a dial that leads through it, which has its slot already."""
-        return await self.connect(peer_id, addrs, force=True, only=bool(addrs), route=False)
+        link = await self.connect(peer_id, addrs, force=True, only=bool(addrs), route=False)
+        try:
+            await self.introduce(link)
+        except P2PForwardError as exc:  # it may relay for strangers
+            log.debug("the relay %s: %s", peer_id, exc)
+        return link
 
     def conns(self, peer_id: PeerId | None = None) -> list[Link]:
         """Live connections, to one peer or all, direct and old ones first."""

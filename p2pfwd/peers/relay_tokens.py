@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
+from p2pfwd.core.relay_token import SECRET_BYTES, digest, to_text
 from p2pfwd.errors import (
     InvalidConfig,
     InvalidPeerId,
@@ -29,7 +30,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.peers.named import read_name
 from p2pfwd.system.private_files import read_secret, write_atomically
-from p2pfwd.wire.relay_token import SECRET_BYTES, TokenStatus, digest, to_text
+from p2pfwd.wire.relay_token import TokenStatus
 
 MAX_TOKENS: Final = 256
 MAX_PEERS: Final = 1024

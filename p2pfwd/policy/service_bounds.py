@@ -138,7 +138,7 @@ HOP: Final = Bounds(
 RELAY_TOKEN: Final = Bounds(
     label="relay-token",
     # Shown once per connection; a first time costs a write to disk.
-    most=Most(all=16, peer=1, network=8),
+    most=Most(all=16, peer=2, network=8),
     opens=Rates(peer=Rate(0.2, 8), network=Rate(5, 64), all=Rate(50, 512)),
     message_bytes=256,
     delimited=True,

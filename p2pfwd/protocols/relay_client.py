@@ -208,6 +208,7 @@ class RelayClient:
         relay = link.remote_peer
         try:
             async with asyncio.timeout(ANSWER_S):
+                await self._swarm.introduce(link)
                 reservation, limit = await self._question(link)
         except (P2PForwardError, TimeoutError) as exc:
             late = f"it did not answer within {ANSWER_S:g} s"

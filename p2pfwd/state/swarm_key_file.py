@@ -41,6 +41,25 @@ def load(path: Path) -> SwarmKey:
         raise InvalidKey(f"{WHAT} {path}: {exc.message}", hint=_RESTORE, path=str(path)) from exc
 
 
+def keep(path: Path, key: SwarmKey) -> bool:
+    """Have this key in the file: True where it was not there before.
+
+    Raises UsageError where another network's is there, InvalidKey and StorageFailed as `load`.
+    """
+    private_directory(path.parent, "directory of the swarm key")
+    try:
+        create_atomically(path, key.encode(), WHAT)
+    except FileExistsError:
+        if load(path) == key:
+            return False
+        raise UsageError(
+            f"{WHAT} {path}: there is one already, of another network",
+            hint="p2pfwd --home DIR has room for a node in each network; or move the key away first",
+            path=str(path),
+        ) from None
+    return True
+
+
 def create(path: Path) -> SwarmKey:
     """Make a key for a new network, and its file. Raises UsageError when a file is there, StorageFailed."""
     key = SwarmKey(secrets.token_bytes(PSK_BYTES))

@@ -5,19 +5,14 @@ The request is a token's text in ASCII, the answer one byte; both have their len
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from enum import IntEnum
 from typing import Final
 
+from p2pfwd.core.relay_token import read_token
 from p2pfwd.errors import RemoteProtocolError, UsageError
 
 PROTOCOL: Final = "/p2pfwd/relay-token/1.0.0"
 
-SECRET_BYTES: Final = 16
-"""128 bits: nobody guesses one."""
-
-TEXT_CHARS: Final = 26
 MAX_MESSAGE_BYTES: Final = 256
 
 
@@ -31,27 +26,6 @@ class TokenStatus(IntEnum):
     """Another peer has shown it before."""
     BUSY = 3
     """It could not be kept in mind: try again."""
-
-
-def to_text(secret: bytes) -> str:
-    """A token's text: 26 letters and digits."""
-    return base64.b32encode(secret).decode("ascii").rstrip("=").lower()
-
-
-def read_token(text: str) -> str:
-    """The token that somebody typed or sent, in its one form. Raises UsageError."""
-    token = text.strip().lower()
-    if len(token) != TEXT_CHARS or not set(token) <= set("abcdefghijklmnopqrstuvwxyz234567"):
-        raise UsageError(
-            "that is no relay token",
-            hint=f"a token has {TEXT_CHARS} letters and digits: copy it again from where it was made",
-        )
-    return token
-
-
-def digest(token: str) -> str:
-    """What a relay keeps in place of a token: who reads its file cannot show the token."""
-    return hashlib.sha256(b"p2pfwd relay token " + token.encode("ascii")).hexdigest()
 
 
 def encode_request(token: str) -> bytes:

@@ -63,6 +63,10 @@ def mean_quotient(a: float, b: float, c: float, d: float) -> float:
     return (a + b) / (c + d)
 
 
+def of_half(a: float, b: float) -> float:
+    return a / (b / 2)
+
+
 def _cpu(label: str, ours: str, theirs: str, must: float | None = None, aim: float | None = None) -> Goal:
     parts = [(ours, "up_cpu"), (ours, "down_cpu"), (theirs, "up_cpu"), (theirs, "down_cpu")]
     return Goal(label, theirs, parts, mean_quotient, False, must, aim)
@@ -95,6 +99,18 @@ def _many(way: str) -> Sequence[Goal]:
     ]
 
 
+def _relayed(way: str) -> Sequence[Goal]:
+    ours, pair = "p2pfwd-relayed", "p2pfwd-noise"
+    even, echo = (ours, f"circuits_{way}_even"), (ours, f"circuits_{way}_echo_p99")
+    relay, both = (ours, f"{way}_relay_cpu"), (pair, f"{way}_cpu")
+    return [
+        Goal(f"relayed, bulk {way}", pair, [(ours, way), (pair, way)], quotient, True, 0.45),
+        Goal(f"relay's CPU per GB, {way}", "a daemon of that", [relay, both], of_half, False, 1.2),
+        Goal(f"8 circuits {way}, slowest", "fastest", [even], itself, True, 0.5),
+        Goal(f"8 circuits {way}, echo p99", "", [echo], thousandth, False, 50, unit="ms"),
+    ]
+
+
 GOALS: Sequence[Goal] = [
     _compared("bulk up, noise", "up", "p2pfwd-noise", "kubo-noise", True, 1.3, 1.7),
     _compared("bulk down, noise", "down", "p2pfwd-noise", "kubo-noise", True, 1.3, 1.7),
@@ -111,6 +127,8 @@ GOALS: Sequence[Goal] = [
     ),
     *_many("down"),
     *_many("up"),
+    *_relayed("up"),
+    *_relayed("down"),
     Goal(
         "2,000 idle streams, each", "", [("p2pfwd-noise", "per_stream")], thousandth, False, 40, 20,
         unit="KB",

@@ -3,7 +3,8 @@
 Names of figures (and units): `up`/`down` (MB/s, 10^6 bytes), `up_cpu`/`down_cpu` (CPU seconds per GB of
 both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a round), `rtt_*` and `open_*`
 and `burst_*` (microseconds), `many_*` (20 bulk streams: total MB/s, and that of one stream measured in the
-same way just before, slowest through fastest, microseconds of the echo beside them),
+same way just before, slowest through fastest, microseconds of the echo beside them), `circuits_*` (the
+same over circuits of a relay, one stream each; the echo's worst of them), `*_relay_cpu` (the relay alone),
 `idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
 """
 
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,15 +54,17 @@ def bulk(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
     for way in ("up", "down"):
         probe = client.run(way, tunnel.port, 32)["MBps"]
         mib = max(32, min(4096, int(probe * sizes.bulk_s)))
-        before = Cpu.of(tunnel.pids)
+        before, relay_before = Cpu.of(tunnel.pids), Cpu.of(tunnel.relay_pids)
         result = client.run(way, tunnel.port, mib)
-        used = Cpu.of(tunnel.pids) - before
+        used, relay_used = Cpu.of(tunnel.pids) - before, Cpu.of(tunnel.relay_pids) - relay_before
         gb = mib * 1.048576e-3
         figures[way] = result["MBps"]
         if tunnel.pids:
             figures[f"{way}_cpu"] = used.total_s / gb
             figures[f"{way}_user"] = used.user_s / gb
             figures[f"{way}_sys"] = used.system_s / gb
+        if tunnel.relay_pids:
+            figures[f"{way}_relay_cpu"] = relay_used.total_s / gb
     return figures
 
 
@@ -97,6 +101,23 @@ def many(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
         figures[f"many_{way}_even"] = min(rates) / max(rates) if max(rates) else 0.0
         figures[f"many_{way}_lost"] = float(result["lost"])
         figures |= _quantiles(f"many_{way}_echo", result["us"], "p50", "p99")
+    return figures
+
+
+def circuits(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """A bulk stream over each of several circuits at once, and an echo beside each."""
+    figures: dict[str, float] = {}
+    for way in sizes.many_ways:
+
+        def one(port: int, way: str = way) -> dict[str, Any]:
+            return client.run("many", port, way, 1, sizes.many_s)
+
+        with ThreadPoolExecutor(len(tunnel.circuits)) as pool:
+            found = list(pool.map(one, tunnel.circuits))
+        rates = [float(each["MBps"]) for each in found]
+        figures[f"circuits_{way}"] = sum(rates)
+        figures[f"circuits_{way}_even"] = min(rates) / max(rates)
+        figures[f"circuits_{way}_echo_p99"] = max(float(each["us"]["p99"]) for each in found)
     return figures
 
 

@@ -152,6 +152,18 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
             figure("echo p50", "many_up_echo_p50", 1e-3), figure("echo p99", "many_up_echo_p99", 1e-3),
         ],
     ),
+    *(
+        (
+            f"Eight circuits over one relay, a bulk stream {way} each, MB/s; an echo beside each, ms",
+            f"circuits_{way}",
+            [
+                figure("total", f"circuits_{way}"), figure("slowest / fastest", f"circuits_{way}_even"),
+                figure("worst echo p99", f"circuits_{way}_echo_p99", 1e-3),
+                figure("one, CPU s/GB of the relay", f"{way}_relay_cpu"),
+            ],
+        )
+        for way in ("down", "up")
+    ),
     (
         "Memory of one daemon, MB (RSS; PSS), and KB per idle stream over both",
         "idle_rss",

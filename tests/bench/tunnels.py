@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ class Tunnel:
     """Resident memory that is the Python around a library's node, not the node."""
     ls: Callable[[], object] | None = None
     """Runs one `p2pfwd ls`."""
+    relay_pids: tuple[int, ...] = ()
+    """A relay between the daemons, which is not one of `pids`."""
+    circuits: tuple[int, ...] = ()
+    """Ports, each over a circuit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +187,43 @@ def p2pfwd_pair(security: str) -> Setup:
     return setup
 
 
+CIRCUITS = 8
+
+
+def p2pfwd_relayed(lab: Lab, server: int) -> Tunnel:
+    """One daemon forwards, eight listen, another is the relay between them: eight circuits.
+
+    None of them serves the DHT: they would find each other's own addresses by it.
+    """
+    quiet = {"P2PFWD_DHT_MODE": "client", "P2PFWD_DISCOVERY_MDNS": "off"}
+    hub = p2pfwd_node(lab, "noise", quiet)
+    near = p2pfwd_node(lab, "noise", quiet)
+    hub.ok("peer", "add", "near", near.peer_id)
+    ports: list[int] = []
+    pids: list[int] = [near.process.pid]
+    for number in range(CIRCUITS):
+        far = p2pfwd_node(lab, "noise", {**quiet, "P2PFWD_REACH_RELAYS": hub.address})
+        hub.ok("peer", "add", f"far{number}", far.peer_id)
+        far.ok("listen", PROTOCOL, tcp(server))
+        _wait_for_place(hub, far.peer_id)
+        port = free_port()
+        over = f"{hub.address}/p2p-circuit/p2p/{far.peer_id}"
+        made = near.json("forward", PROTOCOL, tcp(port), over)
+        if made["Check"]["Path"] != "relayed":
+            raise RuntimeError(f"the way to the other end is {made['Check']['Path']}")
+        ports.append(port)
+        pids.append(far.process.pid)
+    return Tunnel(ports[0], tuple(pids), relay_pids=(hub.process.pid,), circuits=tuple(ports))
+
+
+def _wait_for_place(hub: Daemon, peer: str) -> None:
+    deadline = time.monotonic() + 30
+    while not any(place["Peer"] == peer for place in hub.json("hub", "ls")["Places"]):
+        if time.monotonic() > deadline:
+            raise RuntimeError("no place at the relay")
+        time.sleep(0.1)
+
+
 def p2pfwd_to_kubo(lab: Lab, server: int) -> Tunnel:
     """p2pfwd forwards, Kubo listens."""
     far, near = kubo_node(lab, "noise"), p2pfwd_node(lab, "noise")
@@ -209,6 +251,7 @@ SETUPS: Mapping[str, Setup] = {
     "p2pfwd-noise": p2pfwd_pair("noise"),
     "kubo-tls": kubo_pair("tls"),
     "p2pfwd-tls": p2pfwd_pair("tls"),
+    "p2pfwd-relayed": p2pfwd_relayed,
     "p2pfwd-kubo": p2pfwd_to_kubo,
     "kubo-p2pfwd": kubo_to_p2pfwd,
 }

@@ -61,6 +61,8 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
     for name in command.list_commands(context):
         found = command.get_command(context, name)
         if hasattr(found, "commands"):
+            if found.params:
+                yield " ".join((*path, name)), found  # a group that is a command, too
             yield from commands(found, (*path, name))
         else:
             yield " ".join((*path, name)), found

@@ -91,7 +91,7 @@ class Bridge:
         """Begin to move bytes, what the streams already hold first."""
         for end in (self.one, self.other):
             if not self.is_over:
-                end.stream.set_sink(end, tunnel=True)
+                end.stream.set_sink(end, tunnel=True, circuit=True)
 
     def finish_if_done(self) -> None:
         """Over, when both FINs have passed."""

@@ -30,6 +30,7 @@ from p2pfwd.net.conduit.contract import StreamSink
 from p2pfwd.net.link.contract import Carrier, Direction
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
 from p2pfwd.wire.yamux.stream import StreamCore
+from p2pfwd.wire.yamux.window import CIRCUIT_RTT_S
 
 LINGER_S: Final = 15.0
 """How long `close()` lets the remote take to send its FIN before the stream is reset."""
@@ -330,12 +331,15 @@ class Stream:
 
     # --- fast face --------------------------------------------------------------------------------
 
-    def set_sink(self, sink: StreamSink, *, tunnel: bool = False) -> None:
+    def set_sink(self, sink: StreamSink, *, tunnel: bool = False, circuit: bool = False) -> None:
         """Give payload, EOF and loss to `sink` from now on, what is already here first.
 
-        `tunnel`: it is of use to this node's owner, see `wire.yamux.work`.
+        `tunnel`: it is of use to this node's owner, see `wire.yamux.work`. `circuit`: it is one, or half of
+        one, see `wire.yamux.window`.
         """
         self._sink = sink
+        if circuit:
+            self.core.receive_window.least_rtt_s = CIRCUIT_RTT_S
         self.core.is_tunnel = tunnel
         if self._error is not None:
             sink.stream_lost(self._error)

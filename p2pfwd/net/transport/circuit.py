@@ -75,7 +75,7 @@ class CircuitConduit:
             self._carry[:0] = leftover
             self._acknowledged += len(leftover)
         if first:
-            self._stream.set_sink(self, tunnel=True)
+            self._stream.set_sink(self, tunnel=True, circuit=True)
         self._deliver()
 
     # --- receiving --------------------------------------------------------------------------------

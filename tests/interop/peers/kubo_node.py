@@ -13,9 +13,9 @@ listens there, has mDNS on, and starts only where no route leads out of its netw
     findpeer peer [timeout]         ipfs routing findpeer, in whole seconds -> addrs
 
 Its local DHT is always a server, its public one with `--public` only, or where it finds out that it is
-reachable. With `--autonat` it tells others whether they are. The library makes RSA-2048
-identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another. It prefixes
-protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
+reachable. With `--autonat` it tells others whether they are, with `--via RELAY` it has a place there. The
+library makes RSA-2048 identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another.
+It prefixes protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class Kubo:
         segment: str | None = None,
         public: bool = False,
         autonat: bool = False,
+        via: str | None = None,
     ) -> None:
         repo.mkdir(parents=True, exist_ok=True)
         os.chdir(repo)  # the library writes kubo.log into the current directory
@@ -79,7 +80,7 @@ class Kubo:
         self._repo = str(repo).encode()
         if self._lib.CreateRepo(self._repo) < 0:
             sys.exit(f"CreateRepo failed; see {repo}/kubo.log")
-        configure(repo / "config", port, identity, security, segment, public, autonat)
+        configure(repo / "config", port, identity, security, segment, public, autonat, via)
         if self._lib.RunNode(self._repo) != 1:
             sys.exit(f"RunNode failed; see {repo}/kubo.log")
         self.id = self._lib.GetNodeID(self._repo).decode()
@@ -131,6 +132,7 @@ def configure(
     segment: str | None,
     public: bool,
     autonat: bool,
+    via: str | None,
 ) -> None:
     """TCP only, nothing that would look for other nodes; on loopback, or on a segment with mDNS."""
     weights = {"TLS": 100 if security != "noise" else False, "Noise": 200 if security != "tls" else False}
@@ -143,17 +145,19 @@ def configure(
     config["Experimental"]["Libp2pStreamMounting"] = True
     if public:  # it would not find out by itself here
         config["Internal"]["Libp2pForceReachability"] = "public"
+    elif via is not None:
+        config["Internal"]["Libp2pForceReachability"] = "private"
     config["Reprovider"] = {"Interval": "0"}
     config["AutoNAT"] = {"ServiceMode": "enabled" if autonat else "disabled"}
     config["Swarm"].update(
         DisableNatPortMap=True,
         AddrFilters=None,
         EnableHolePunching=False,
-        RelayClient={"Enabled": False},
+        RelayClient={"Enabled": via is not None, "StaticRelays": [via] if via is not None else []},
         RelayService={"Enabled": False},
         ResourceMgr={"Enabled": False},
         Transports={
-            "Network": {"QUIC": False, "Websocket": False, "WebTransport": False, "Relay": False},
+            "Network": {"QUIC": False, "Websocket": False, "WebTransport": False, "Relay": via is not None},
             "Security": weights,
             "Multiplexers": {"Yamux": 100, "Mplex": False},
         },
@@ -173,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--segment", metavar="ADDRESS")
     parser.add_argument("--public", action="store_true")
     parser.add_argument("--autonat", action="store_true")
+    parser.add_argument("--via", metavar="RELAY")
     options = parser.parse_args(argv)
     refuse_routes() if options.segment is None else refuse_a_way_out()
     out = claim_stdout()
@@ -187,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.segment,
         options.public,
         options.autonat,
+        options.via,
     )
     write_line(out, {"id": node.id, "addrs": node.addresses()})
     for line in sys.stdin:

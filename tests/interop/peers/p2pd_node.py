@@ -246,12 +246,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--dht", choices=("client", "server"))
     parser.add_argument("--relay", action="store_true")
+    parser.add_argument("--via", metavar="RELAY", help="have a place there")
     options = parser.parse_args(argv)
     refuse_routes()
     out = claim_stdout()
     node = P2pd(options.directory)
     command = [options.p2pd, "-id", options.key, "-listen", f"/unix{node.control}"]
-    command += ["-relayService=true", "-forceReachabilityPublic"] if options.relay else ["-relay=false"]
+    if options.via is not None:
+        command += ["-autoRelay", "-relayDiscovery=false", "-forceReachabilityPrivate", "-dhtServer"]
+        command += ["-trustedRelays", options.via]
+    else:
+        command += ["-relayService=true", "-forceReachabilityPublic"] if options.relay else ["-relay=false"]
     if options.dht is not None:
         command += ["-dhtServer" if options.dht == "server" else "-dhtClient"]
     with subprocess.Popen(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from p2pfwd.core import relay_token as core
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     InvalidConfig,
@@ -141,10 +142,10 @@ def test_a_peer_id_in_the_file_that_is_none_stops_the_start(tmp_path: Path) -> N
 
 
 def test_the_messages() -> None:
-    text = wire.to_text(bytes(range(16)))
-    assert len(text) == wire.TEXT_CHARS
+    text = core.to_text(bytes(range(16)))
+    assert len(text) == core.TEXT_CHARS
     assert wire.decode_request(wire.encode_request(text)) == text
-    assert wire.read_token(f" {text.upper()} ") == text
+    assert core.read_token(f" {text.upper()} ") == text
     for status in TokenStatus:
         assert wire.decode_answer(wire.encode_answer(status)) is status
     for data in (b"", b"\x09", b"\x00\x00"):

@@ -41,8 +41,8 @@ def test_security_md_says_the_same() -> None:
     bytes_ = it.BYTES
     assert bytes_.all is not None
     assert (
-        f"Of strangers a peer has {places.peer} place, its network {places.network}, all {places.all}; a peer "
-        f"has {circuits.peer} ends of circuits, its network {circuits.network}, all {circuits.all}."
+        f"Of strangers a peer has {places.peer} place, its network {places.network}, all {places.all}; "
+        f"a peer has {circuits.peer} ends of circuits, its network {circuits.network}, all {circuits.all}."
     ) in SECURITY
     assert (
         f"carries {it.LIMIT.data_bytes // kib} KiB each way for {it.LIMIT.duration_s} seconds, then it is "

@@ -2,9 +2,10 @@
 // Listens on 127.0.0.1, a free port. No bootstrap list, no UPnP: neither is even installed.
 // --segment ADDRESS: listens there, with mDNS on.
 // --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
+// --via: circuits over relays, and places there.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
 //           open proto peer data | ping peer | protocols peer | peers | findpeer peer
-//           discovered peer (once mDNS has found it)
+//           discovered peer (once mDNS has found it) | reserve relay (a place there)
 // Ends when stdin closes.
 import './node20.mjs' // first: module order is evaluation order
 import { createLibp2p } from 'libp2p'
@@ -24,7 +25,7 @@ import readline from 'node:readline'
 import { parseArgs } from 'node:util'
 
 const text = { type: 'string' }
-const { values: options } = parseArgs({ options: { key: text, segment: text, dht: text, 'dht-proto': text } })
+const { values: options } = parseArgs({ options: { key: text, segment: text, dht: text, 'dht-proto': text, via: { type: 'boolean' } } })
 const discovery = options.segment == null ? [] : [(await import('@libp2p/mdns')).mdns()]
 const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
 if (options.dht != null) {
@@ -34,12 +35,13 @@ if (options.dht != null) {
   const here = { peerInfoMapper: passthroughMapper, allowQueryWithZeroPeers: true }
   services.dht = kadDHT({ protocol, clientMode: options.dht === 'client', ...here })
 }
+const circuits = options.via ? [(await import('@libp2p/circuit-relay-v2')).circuitRelayTransport()] : []
 const node = await createLibp2p({
   privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
   services,
   addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/0`] },
   peerDiscovery: discovery,
-  transports: [tcp()],
+  transports: [tcp(), ...circuits],
   // The default drops more than 5 connections a second from one host: here everybody is one host.
   connectionManager: { inboundConnectionThreshold: 1000 },
   connectionEncrypters: [noise(), tls()],
@@ -123,6 +125,9 @@ const commands = {
   },
   discovered: async ({ peer }) => {
     while (!discovered.has(peer)) await once(node, 'peer:discovery', soon())
+  },
+  reserve: async ({ relay }) => {
+    await node.components.transportManager.listen([multiaddr(`${relay}/p2p-circuit`)])
   },
   ping: async ({ peer }) => ({ ms: await node.services.ping.ping(peerIdFromString(peer), soon()) }),
   protocols: async ({ peer }) => {

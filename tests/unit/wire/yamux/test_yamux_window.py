@@ -6,6 +6,7 @@ import pytest
 
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from p2pfwd.wire.yamux.window import (
+    CIRCUIT_RTT_S,
     GROWTH_ROUND_TRIPS,
     MAX_WINDOW_BYTES,
     SESSION_BUDGET_BYTES,
@@ -49,6 +50,20 @@ def test_the_window_doubles_when_two_top_ups_fall_within_four_round_trips(
     assert deltas[0] == half, "nothing is known before the second"
     assert deltas[1] == half + (INITIAL_WINDOW_BYTES if grows else 0)
     assert window.size == INITIAL_WINDOW_BYTES * (2 if grows else 1) == window.credit
+
+
+@pytest.mark.parametrize(("least_rtt_s", "grows"), [(0.0, False), (CIRCUIT_RTT_S, True)])
+def test_a_circuits_window_counts_with_a_round_trip_that_programs_make(
+    least_rtt_s: float, grows: bool
+) -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    window.least_rtt_s = least_rtt_s
+    half = INITIAL_WINDOW_BYTES // 2
+    for now in (100.0, 100.0 + 0.9 * GROWTH_ROUND_TRIPS * CIRCUIT_RTT_S):
+        window.credit -= half
+        assert window.due(half)
+        window.top_up(now, 0.0002, budget)
+    assert (window.size > INITIAL_WINDOW_BYTES) == grows
 
 
 def grow(window: ReceiveWindow, budget: WindowBudget) -> None:

@@ -1,0 +1,241 @@
+"""`hub`, `network join`, `relay token`: what they print and write, and a network of three real daemons."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.rpc.schema import (
+    AddrsResult,
+    RelayCircuit,
+    RelayLsResult,
+    RelayPlace,
+    RelayToken,
+    RelayTokenLsResult,
+    RelayTokenNewResult,
+    RelayTokenRevokeResult,
+)
+from tests.cli.conftest import Run
+from tests.support.daemon import Daemon, run_cli
+from tests.support.fake_daemon import OTHER, PEER, FakeDaemon
+from tests.support.sockets import TcpServer, echo
+
+ONE_ID = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
+TWO_ID = "12D3KooWS8JciKc2RoVbTPHeDG2puS8DXRrK2gLAja91JmN3s51E"
+HUB = f"/ip4/8.8.4.4/tcp/4011/p2p/{ONE_ID}"
+OTHER_HUB = f"/ip4/8.8.8.8/tcp/4011/p2p/{TWO_ID}"
+TOKEN = "abcdefghijklmnopqrstuvwxyz"
+KEY = "0123456789abcdef" * 4
+
+LS = RelayLsResult(
+    serves="peers",
+    reason=None,
+    places=(
+        RelayPlace(
+            peer=OTHER,
+            name="nas",
+            own=True,
+            remote_address="/ip4/192.0.2.7/tcp/4011",
+            age_s=3700.0,
+            left_s=1800.0,
+        ),
+    ),
+    circuits=(
+        RelayCircuit(dialer=PEER, target=OTHER, bytes_in=5000, bytes_out=100, age_s=12.0, limited=True),
+    ),
+    circuits_ever=3,
+    bytes=70_000,
+)
+
+
+@pytest.fixture
+def public(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network in the environment, which `run` sets: what config.toml says holds."""
+    monkeypatch.delenv("P2PFWD_NETWORK")
+
+
+def written(home: Path) -> dict[str, object]:
+    """The settings that are in the file."""
+    return tomllib.loads((home / "config.toml").read_text())
+
+
+# --- hub --------------------------------------------------------------------------------------------
+
+
+def test_hub_ls_on_a_terminal(fake: FakeDaemon, on_terminal: Callable[..., str]) -> None:
+    fake.answers["relay.ls"] = LS
+    assert on_terminal("hub", "ls") == (
+        "PEER         NAME  LIMITS  ADDRESS           AGE    LEFT\n"
+        "12D3…wvuTHr  nas   none    192.0.2.7:4011  1h01m  30m00s\n"
+        "\n"
+        "FROM         TO           LIMITS      IN   OUT  AGE\n"
+        "12D3…defLcL  12D3…wvuTHr  limited  5.0kB  100B  12s\n"
+        "Relaying for own peers: 1 place, 3 circuits so far, 70kB.\n"
+    )
+
+
+def test_hub_ls_to_a_program_and_as_json(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["relay.ls"] = LS
+    assert [line.split() for line in run("hub", "ls").out.splitlines()] == [
+        ["place", OTHER, "nas", "none", "/ip4/192.0.2.7/tcp/4011"],
+        ["circuit", PEER, OTHER, "limited", "5000/100"],
+    ]
+    assert json.loads(run("hub", "ls", "--json").out)["CircuitsEver"] == 3
+
+
+def test_a_second_run_prints_the_line_and_writes_nothing(
+    fake: FakeDaemon, run: Run, home: Path, public: None
+) -> None:
+    (home / "config.toml").write_text('dht.mode = "server"\nbootstrap.peers = []\n')
+    fake.answers |= {
+        "swarm.addrs": AddrsResult(ONE_ID, ("/ip4/8.8.4.4/tcp/4011",), ()),
+        "relay.ls": LS,
+        "relay.token.new": RelayTokenNewResult("invitation-1", TOKEN),
+    }
+    done = run("hub")
+    assert done.status == 0
+    assert done.out == (
+        "This machine is a hub: relay, bootstrap peer and DHT server for whoever joins.\n"
+        "On each other machine, run:\n"
+        f"  p2pfwd network join '{HUB}#{TOKEN}'\n"
+    )
+    assert "Warning" not in done.err
+    document = json.loads(run("hub", "--json", "--address", "/ip4/203.0.113.9/tcp/1").out)
+    assert document["Line"] == f"/ip4/203.0.113.9/tcp/1/p2p/{ONE_ID}#{TOKEN}"
+    assert document["Wrote"] == {}
+
+
+def test_a_running_daemon_has_to_be_started_anew(
+    fake: FakeDaemon, run: Run, home: Path, public: None
+) -> None:
+    done = run("hub")
+    assert done.status != 0 and "p2pfwd shutdown, then p2pfwd hub again" in done.err
+    assert written(home) == {"dht": {"mode": "server"}, "bootstrap": {"peers": []}}
+
+
+def test_a_lan_needs_no_hub(run: Run, home: Path, public: None) -> None:
+    (home / "config.toml").write_text('network = "lan"\n')
+    for words in (("hub",), ("hub", "--private")):
+        done = run(*words)
+        assert done.status != 0 and "--home DIR" in done.err
+    assert written(home) == {"network": "lan"}
+
+
+# --- join -------------------------------------------------------------------------------------------
+
+
+def test_join_writes_relay_and_bootstrap_peer_and_says_so(run: Run, home: Path, public: None) -> None:
+    (home / "config.toml").write_text("# mine\n")
+    done = run("network", "join", f"{HUB}#{TOKEN}")
+    assert done.status == 0 and TOKEN not in done.out
+    assert f'reach.relays = ["{HUB}#…"]' in done.out
+    assert (home / "config.toml").read_text().startswith("# mine\n")
+    assert written(home) == {
+        "reach": {"relays": [f"{HUB}#{TOKEN}"]},
+        "bootstrap": {"peers": ["auto", HUB]},
+    }
+    again = run("network", "join", f"{HUB}#{TOKEN}")
+    assert again.out.endswith("has all of it already.\n")
+    assert run("network", "join", OTHER_HUB).status == 0
+    assert written(home) == {
+        "reach": {"relays": [f"{HUB}#{TOKEN}", OTHER_HUB]},
+        "bootstrap": {"peers": ["auto", HUB, OTHER_HUB]},
+    }
+    shown = json.loads(run("config", "show", "--json").out)["Settings"]
+    assert {it["Key"]: it["Origin"] for it in shown}["reach.relays"] == "config.toml"
+
+
+def test_join_of_a_private_network_writes_its_key(run: Run, home: Path, public: None) -> None:
+    document = json.loads(run("network", "join", f"{HUB}?{KEY}", "--json").out)
+    assert document["Private"] is True and KEY not in json.dumps(document)
+    assert written(home) == {
+        "network": "private",
+        "reach": {"relays": [HUB]},
+        "bootstrap": {"peers": [HUB]},
+    }
+    assert KEY in (home / "swarm.key").read_text()
+    assert run("network", "join", f"{OTHER_HUB}?{KEY}").status == 0
+    other = run("network", "join", f"{OTHER_HUB}?{KEY[::-1]}")
+    assert other.status != 0 and "another network" in other.err
+    without = run("network", "join", OTHER_HUB)
+    assert without.status != 0 and "network is private" in without.err
+
+
+def test_join_is_refused_where_the_environment_goes_before(
+    run: Run, home: Path, public: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("P2PFWD_REACH_RELAYS", OTHER_HUB)
+    done = run("network", "join", HUB)
+    assert done.status != 0 and "P2PFWD_REACH_RELAYS" in done.err
+    assert not (home / "config.toml").exists()
+
+
+# --- tokens -----------------------------------------------------------------------------------------
+
+
+def test_token_commands_say_what_they_did(
+    fake: FakeDaemon, run: Run, on_terminal: Callable[..., str]
+) -> None:
+    token = RelayToken("nas", False, 0.0, (OTHER,))
+    fake.answers |= {
+        "relay.token.new": RelayTokenNewResult("nas", TOKEN),
+        "relay.token.ls": RelayTokenLsResult((token,)),
+        "relay.token.revoke": RelayTokenRevokeResult(token, 2),
+    }
+    assert run("relay", "token", "new", "nas").out == f"{TOKEN}\n"
+    assert fake.called("relay.token.new") == [{"name": "nas", "many": False}]
+    assert run("relay", "token", "ls").out.split() == ["nas", "one", OTHER]
+    assert "12D3…wvuTHr" in on_terminal("relay", "token", "ls")
+    assert run("relay", "token", "revoke", "nas").out == "Revoked nas: 1 peer, 2 circuits reset.\n"
+
+
+# --- three machines ---------------------------------------------------------------------------------
+
+
+def test_two_that_join_a_hub_find_each_other_by_it_and_have_places_there(home: Path) -> None:
+    """One command on each machine, and a bare peer ID."""
+    env = {"P2PFWD_NETWORK": "", "P2PFWD_AUTOSTART": "1"}
+    one, other = home / "1", home / "2"
+    for each in (home, one, other):
+        each.mkdir(exist_ok=True)
+        (each / "config.toml").write_text('[swarm]\nlisten = ["/ip4/127.0.0.1/tcp/0"]\n')
+    hub = run_cli(home, "hub", "--private", "--json", env=env)
+    try:
+        assert hub.returncode == 0, hub.stderr
+        line = json.loads(hub.stdout)["Line"]
+        for each in (one, other):
+            joined = run_cli(each, "network", "join", line, env=env)
+            assert joined.returncode == 0, joined.stderr
+        plain = {"P2PFWD_NETWORK": ""}
+        with (
+            TcpServer(echo) as server,
+            Daemon(one, env=plain) as serving,
+            Daemon(other, env=plain) as dialing,
+        ):
+            shared = serving.cli("listen", "/x/echo", str(server.port), env=plain)
+            assert shared.returncode == 0, shared.stderr
+            _wait_for_place(home, serving.peer_id)
+            made = dialing.cli("forward", "/x/echo", "127.0.0.1:0", serving.peer_id, "--json", env=plain)
+            assert made.returncode == 0, made.stderr
+            port = int(json.loads(made.stdout)["Listener"]["ListenAddress"].rsplit("/", 1)[1])
+            with socket.create_connection(("127.0.0.1", port), 10) as local:
+                local.sendall(b"hello")
+                assert local.recv(5) == b"hello"
+    finally:
+        run_cli(home, "shutdown", env=env)
+
+
+def _wait_for_place(home: Path, peer: str) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        found = json.loads(run_cli(home, "hub", "ls", "--json").stdout)
+        if any(place["Peer"] == peer for place in found["Places"]):
+            return
+        time.sleep(0.2)
+    raise AssertionError("no place at the hub")
