@@ -285,8 +285,8 @@ class _Effort:
     async def _dial(self, addrs: tuple[Multiaddr, ...] | list[Multiaddr], limit_s: float) -> bool:
         """Plainly, and from another port than the hole is punched from.
 
-        A router remembers a SYN for minutes. The peer's would be let in to our listener, whose answer does not
-        belong to the SYN that went out: the router drops it.
+        A router remembers a SYN for minutes. The peer's would be let in to our listener, whose answer does
+        not belong to the SYN that went out: the router drops it.
         """
         try:
             async with asyncio.timeout(limit_s):
