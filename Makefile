@@ -13,7 +13,7 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns recovery fuzz hostile bench idle kad proto demo clean
+.PHONY: help venv lint test peers interop netns matrix recovery fuzz hostile bench idle kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ interop: peers ## fetch the real peers and run the interop tier against them
 
 netns: venv ## NAT and fault topologies in network namespaces (root)
 	$(PY) -m pytest tests/netns $(ARGS)
+
+matrix: venv ## what a tunnel goes over, and why, for every pair of routers, as a table (root; minutes)
+	$(PY) -m tests.netns.matrix $(ARGS)
 
 recovery: venv ## how long a forward needs after each fault, as a table (root; minutes; ARGS="--tries 20")
 	$(PY) -m tests.netns.recovery $(ARGS)

@@ -136,15 +136,21 @@ class Dialer:
         self._races: list[_Race] = []
 
     async def dial(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], own: Sequence[Multiaddr], *, force: bool = False
+        self,
+        peer_id: PeerId,
+        addrs: Sequence[Multiaddr],
+        own: Sequence[Multiaddr],
+        *,
+        force: bool = False,
+        fresh_port: bool = False,
     ) -> Link:
         """One connection to `peer_id`, over the first of `addrs` that works.
 
-        `force` ignores back-offs. Raises PeerNotFound when there is nothing to dial, or DialFailed:
-        DialTimeout, or PeerIdMismatch where every address has another node. `details["attempts"]` lists
-        every address and why it failed.
+        `force` ignores back-offs; `fresh_port`: see `Transport.dial`. Raises PeerNotFound when there is
+        nothing to dial, or DialFailed: DialTimeout, or PeerIdMismatch where every address has another node.
+        `details["attempts"]` lists every address and why it failed.
         """
-        race = _Race(self, peer_id, own, force)
+        race = _Race(self, peer_id, own, force, fresh_port)
         budget_s = self._settings.dial_timeout_s
         self._races.append(race)
         try:
@@ -253,13 +259,21 @@ class Dialer:
 class _Race:
     """One dial: what is still to be tried, what is being tried, and what came of the rest."""
 
-    def __init__(self, dialer: Dialer, peer_id: PeerId, own: Sequence[Multiaddr], force: bool) -> None:
+    def __init__(
+        self,
+        dialer: Dialer,
+        peer_id: PeerId,
+        own: Sequence[Multiaddr],
+        force: bool,
+        fresh_port: bool = False,
+    ) -> None:
         self.attempts: list[Attempt] = []
         """Each that failed."""
         self.peer_id = peer_id
         self._dialer = dialer
         self._own = own
         self._force = force
+        self._fresh_port = fresh_port
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
         self._planned: set[Multiaddr] = set()
@@ -338,7 +352,8 @@ class _Race:
             if held_back is not None:
                 self.attempts.append(held_back)
             else:
-                self._dials[self._loop.create_task(self._dialer.attempt(self.peer_id, addr))] = addr
+                dial = self._dialer.attempt(self.peer_id, addr, fresh_port=self._fresh_port)
+                self._dials[self._loop.create_task(dial)] = addr
 
     def _ended(self) -> Link | None:
         """Take what has ended: a connection, if one came up."""

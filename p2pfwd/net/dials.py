@@ -128,10 +128,15 @@ class Dials:
         except TimeoutError:
             raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
 
-    async def beside(self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None = None) -> Link:
-        """A new connection, though there is one: at `addrs`, or whatever is known. Raises as `connect`."""
+    async def beside(
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None = None, *, fresh_port: bool = False
+    ) -> Link:
+        """A new connection, though there is one: at `addrs`, or whatever is known.
+
+        `fresh_port`: see `Transport.dial`. Raises as `connect`.
+        """
         known = self._peerstore.dialable(peer_id) if addrs is None else addrs
-        return await self._dial(peer_id, known, force=True)
+        return await self._dial(peer_id, known, force=True, fresh_port=fresh_port)
 
     async def ask_where(self, peer_id: PeerId, failure: P2PForwardError) -> None:
         """Ask the router, as a `connect` that has failed does. Raises `failure`, or what that raises."""
@@ -161,9 +166,13 @@ class Dials:
         task.add_done_callback(ended)
         return task
 
-    async def _dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool) -> Link:
+    async def _dial(
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool, fresh_port: bool = False
+    ) -> Link:
         async with nullcontext() if force or self.is_own(peer_id) else self._slots:
-            conn = await self.dialer.dial(peer_id, addrs, self._own_addrs(), force=force)
+            conn = await self.dialer.dial(
+                peer_id, addrs, self._own_addrs(), force=force, fresh_port=fresh_port
+            )
         self._connections.add(conn)
         if conn.closed.done():
             self._refuse_when_closing()

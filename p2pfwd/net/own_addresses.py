@@ -350,7 +350,7 @@ class OwnAddresses:
 
     def announced(self) -> list[OwnAddress]:
         """What others are told, best first, each once, with its proof if there is one."""
-        known = {one.addr: one for one in self.statuses() if one.kind in ("bound", "proved")}
+        known = {one.addr: one for one in self.statuses() if one.kind in ("bound", "proved", "relayed")}
         return [known[addr] for addr in self.all()]
 
     def statuses(self) -> list[OwnAddress]:

@@ -90,9 +90,9 @@ class Swarm:
         self.connections.on_disconnected(self._disconnected)
         self.memory = MemoryKeeper(loop)
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
-        self._join_limits()
         self.own_addresses = OwnAddresses(Interfaces())
         self.own_addresses.is_own = self.peerstore.is_own
+        self._join_limits()
         self._upgrader = self._make_upgrader()
         self._transports = make_transports(
             self._upgrader, self.io, self.settings, self._tasks.spawn, self._reach_relay
@@ -132,7 +132,7 @@ class Swarm:
     def _join_limits(self) -> None:
         """Tell the limits whose the peers are, who holds what, and who comes and goes."""
         limits, connections = self.limits, self.connections
-        limits.is_own = self.connmgr.is_own = self.peerstore.is_own
+        limits.is_own = self.connmgr.is_own = self.own_addresses.is_own = self.peerstore.is_own
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
         self.handshakes.own_hosts = self._own_hosts

@@ -139,9 +139,11 @@ class HolePunch:
         self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: it asks for too many dials")
         return False
 
-    async def meet(self, peer_id: PeerId, addrs: tuple[Multiaddr, ...], *, is_a: bool, rtt_s: float) -> None:
+    async def meet(
+        self, peer_id: PeerId, addrs: tuple[Multiaddr, ...], *, is_a: bool, rtt_s: float, is_first: bool
+    ) -> None:
         """Dial while the peer dials: A as SYNC comes, B when it has arrived. Raises TimedOut."""
-        agent = self._swarm.peerstore.agent(peer_id)
+        agent = self._swarm.peerstore.agent(peer_id) if is_first else None
         meeting = Meeting(
             peer_id,
             listens_s(is_a=is_a, rtt_s=rtt_s, agent=agent),
@@ -182,7 +184,8 @@ class HolePunch:
             if not plan.tries or not addrs or not self.may_dial(peer_id, addrs):
                 continue
             try:
-                await self.meet(peer_id, addrs, is_a=True, rtt_s=self._loop.time() - begin)
+                rtt_s, is_first = self._loop.time() - begin, stream.conn not in self._failures
+                await self.meet(peer_id, addrs, is_a=True, rtt_s=rtt_s, is_first=is_first)
                 break
             except TimedOut:
                 failures = self._failures[stream.conn] = self._failures.get(stream.conn, 0) + 1
@@ -259,7 +262,7 @@ class _Effort:
         while done < most:
             paths.note(self.peer_id, PathCode.PUNCHING)
             try:
-                code, most = await self._try(circuit)
+                code, most = await self._try(circuit, is_first=not done)
             except ProtocolNotSupported:
                 code, most = PathCode.NOT_SPOKEN, 0
             except (P2PForwardError, TimeoutError) as exc:
@@ -283,15 +286,20 @@ class _Effort:
         return await self._dial(addrs, punching.direct_limit_s(circuit.rtt_s))
 
     async def _dial(self, addrs: tuple[Multiaddr, ...] | list[Multiaddr], limit_s: float) -> bool:
+        """Plainly, and from another port than the hole is punched from.
+
+        A router remembers a SYN for minutes. The peer's would be let in to our listener, whose answer does
+        not belong to the SYN that went out: the router drops it.
+        """
         try:
             async with asyncio.timeout(limit_s):
-                await self._swarm.dials.beside(self.peer_id, addrs)
+                await self._swarm.dials.beside(self.peer_id, addrs, fresh_port=True)
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s cannot be dialed plainly: %s", self.peer_id, exc)
             return False
         return True
 
-    async def _try(self, circuit: Link) -> tuple[PathCode, int]:
+    async def _try(self, circuit: Link, *, is_first: bool) -> tuple[PathCode, int]:
         """One CONNECT and SYNC, and the dials: (what to say if it is in vain, tries in all)."""
         own, nat = self._punch.offer(), self._swarm.own_addresses.nat
         if not own:
@@ -316,7 +324,9 @@ class _Effort:
         if near and await self._dial(near, punching.direct_limit_s(rtt_s)):
             return plan.otherwise, plan.tries
         with suppress(TimedOut):
-            await self._punch.meet(self.peer_id, addrs, is_a=False, rtt_s=rtt_s)
+            await self._punch.meet(
+                self.peer_id, addrs, is_a=False, rtt_s=rtt_s, is_first=is_first
+            )
         return plan.otherwise, plan.tries
 
     async def _ask(

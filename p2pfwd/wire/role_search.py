@@ -9,12 +9,14 @@ sure that the other will not. Both write multistream's header first in any case:
         │
         └──nothing but the header in time──▶ DIALER     it listens, too: propose
 
-How long one listens is `listens_s`: not at all where the peer is known to serve; a round trip and a bit for
-A, whose peer may propose as soon as it is connected; longer for B, whose peer may be listening as A does.
+How long one listens is `listens_s`: not at all where the peer's agent says that it serves; a round trip and a
+bit for A, whose peer may propose as soon as it is connected; longer for B, whose peer may be listening as A
+does. An agent may lie, or be of a fork: it is believed in the first try alone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final
@@ -27,8 +29,12 @@ A_LISTENS_S: Final = 0.15
 B_LISTENS_S: Final = 1.0
 """At least; A of every implementation has proposed by then, where the line is not a slow one."""
 
-FOLLOWS_THE_SPEC: Final = ("p2pfwd/",)
-"""Agents, by their beginning, whose B is the listener in every try. Identify told it over the circuit."""
+_FOLLOW_THE_SPEC: Final = ("p2pfwd/", "js-libp2p/", "rust-libp2p/")
+"""Agents, by their beginning, whose A proposes. Identify told it over the circuit."""
+
+_KUBO: Final = re.compile(r"kubo/0\.(\d{1,3})\.")
+_FIRST_KUBO_BY_THE_SPEC: Final = 34
+"""Its minor version, which has go-libp2p 0.41."""
 
 
 class Role(Enum):
@@ -40,13 +46,21 @@ class Role(Enum):
     DIALER = auto()
 
 
+def a_proposes(agent: str | None) -> bool | None:
+    """Whether A is the dialer where this agent is on the other side; None: not known."""
+    if agent is None:
+        return None
+    if agent.startswith(_FOLLOW_THE_SPEC):
+        return True
+    kubo = _KUBO.match(agent)
+    return None if kubo is None else int(kubo[1]) >= _FIRST_KUBO_BY_THE_SPEC
+
+
 def listens_s(*, is_a: bool, rtt_s: float, agent: str | None) -> float:
-    """Seconds to listen before proposing, by the round trip of the circuit and the peer's agent."""
-    if not is_a:
-        return max(2 * rtt_s, B_LISTENS_S)
-    if agent is not None and agent.startswith(FOLLOWS_THE_SPEC):
+    """Seconds to listen before proposing, by the circuit's round trip and the peer's agent, if believed."""
+    if a_proposes(agent) is is_a:
         return 0.0
-    return rtt_s + A_LISTENS_S
+    return rtt_s + A_LISTENS_S if is_a else max(2 * rtt_s, B_LISTENS_S)
 
 
 class RoleSearch:

@@ -392,10 +392,12 @@ async def test_a_race_survives_a_defect_of_one_dial(
 ) -> None:
     attempt = dialer_module.Dialer.attempt
 
-    async def broken(self: dialer_module.Dialer, peer_id: PeerId, addr: Multiaddr) -> Conn:
+    async def broken(
+        self: dialer_module.Dialer, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool
+    ) -> Conn:
         if addr == refused:
             raise RuntimeError("a defect")
-        return await attempt(self, peer_id, addr)
+        return await attempt(self, peer_id, addr, fresh_port=fresh_port)
 
     monkeypatch.setattr(dialer_module.Dialer, "attempt", broken)
     async with swarm() as near, swarm() as far:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -159,28 +161,32 @@ class World:
             return "", "", "not connected"
         return rows[0]["Path"], rows[0]["PathCode"], rows[0]["PathReason"]
 
+    def direct_at(self) -> datetime | None:
+        """When A had its first direct connection to B, by its log."""
+        found = re.search(rf"^(\S+) .*connected to {self.b.peer_id} at \S+/tcp/\d+ ", self.a.stderr, re.M)
+        return None if found is None else datetime.fromisoformat(found[1])
+
     def run(self, *options: str) -> Outcome:
         """A tunnel, a moment of patience, and another tunnel."""
         found: list[str] = []
         self.until(lambda: found.append(self.place() or "") or found[-1], READY_S, "B's address")
         port = self.forward(found[-1:], *options)
-        begin = time.monotonic()
+        begin, began = time.monotonic(), datetime.now()
         first = self.at_a.connect(port, 40.0)
         right = self.echoed(first, 100)
-        first_byte_s, first_path = time.monotonic() - begin, self.path()[0]
-        direct_s: float | None = None
-        while time.monotonic() - begin < DIRECT_S:
-            path, code, _ = self.path()
-            if path == "direct":
-                direct_s = time.monotonic() - begin
-                break
+        first_byte_s = time.monotonic() - begin
+        rows = self.a.json("ls", "--streams")["Streams"]
+        first_path = rows[0]["Path"] if rows else ""
+        while (came := self.direct_at()) is None and time.monotonic() - begin < DIRECT_S:
+            code = self.path()[1]
             if code.startswith("relayed-") and code != "relayed-punching":
                 break
             time.sleep(0.05)
+        direct_s = None if came is None else max(0.0, (came - began).total_seconds())
         second = self.at_a.connect(port, 40.0)
         right = self.echoed(second, PAYLOAD_BYTES) and right
         right = self.echoed(first, PAYLOAD_BYTES) and right
-        path, code, reason = self.path()
+        _, code, reason = self.path()
         for sock in (first, second):
             sock.close()
         return Outcome(first_byte_s, first_path, direct_s, code, reason, right)

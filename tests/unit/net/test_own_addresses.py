@@ -263,3 +263,13 @@ async def test_a_node_is_reached_by_a_mapping_where_no_other_address_is_proved()
     assert us.own.is_reached_by_mapping()
     us.own.prove(at("192.168.1.7"), ONE)
     assert not us.own.is_reached_by_mapping()
+
+
+@in_virtual_time
+async def test_what_is_announced_has_its_ground_whatever_it_is() -> None:
+    us = Us()
+    relayed = Multiaddr.parse(f"/ip4/192.0.2.9/tcp/4011/p2p/{ONE}/p2p-circuit")
+    us.own.bind(at("192.0.2.1"))
+    us.own.set_relayed([relayed])
+    told = [(one.addr, one.kind) for one in us.own.announced()]
+    assert told == [(at("192.0.2.1"), "bound"), (relayed, "relayed")]

@@ -9,7 +9,7 @@ import pytest
 
 from p2pfwd.errors import RemoteProtocolError
 from p2pfwd.wire.multistream import HEADER, DialerNegotiation, ListenerNegotiation, encode_token
-from p2pfwd.wire.role_search import Role, RoleSearch, listens_s
+from p2pfwd.wire.role_search import Role, RoleSearch, a_proposes, listens_s
 
 NOISE = "/noise"
 RTT_S = 0.1
@@ -124,13 +124,14 @@ class Ours(End):
     [
         # Their B dials or listens; our A.
         ("kubo/0.22.0/", True, Role.DIALER, False, Role.LISTENER, 0.1),  # go up to 0.40, and 0.48's third try
-        ("kubo/0.43.0/", True, Role.LISTENER, False, Role.DIALER, 0.4),  # go from 0.41 on
-        (RUST, True, Role.LISTENER, True, Role.DIALER, 0.4),
-        (JS, True, Role.LISTENER, False, Role.DIALER, 0.4),
+        ("kubo/0.43.0/", True, Role.LISTENER, False, Role.DIALER, 0.1),  # go from 0.41 on
+        (RUST, True, Role.LISTENER, True, Role.DIALER, 0.2),
+        (JS, True, Role.LISTENER, False, Role.DIALER, 0.1),
         (PY, True, Role.LISTENER, False, Role.DIALER, 0.4),
         (None, True, Role.LISTENER, False, Role.DIALER, 0.4),
         # Their A; our B.
-        ("kubo/0.22.0/", False, Role.LISTENER, False, Role.DIALER, 1.2),
+        ("kubo/0.22.0/", False, Role.LISTENER, False, Role.DIALER, 0.1),
+        (None, False, Role.LISTENER, False, Role.DIALER, 1.2),
         ("kubo/0.43.0/", False, Role.DIALER, False, Role.LISTENER, 0.1),
         (RUST, False, Role.DIALER, False, Role.LISTENER, 0.1),
         (JS, False, Role.DIALER, False, Role.LISTENER, 0.1),
@@ -180,6 +181,24 @@ def test_two_p2pfwd_agree_though_neither_knows_the_other() -> None:
         wire.at(1.0, end.begin)
     wire.run()
     assert (a.role, b.role) == (Role.DIALER, Role.LISTENER) and a.done_at is not None
+
+
+@pytest.mark.parametrize(
+    ("agent", "proposes"),
+    [
+        (None, None),
+        ("p2pfwd/0.1", True),
+        ("js-libp2p/3.3", True),
+        ("rust-libp2p/0.44", True),
+        ("kubo/0.33.2/", False),
+        ("kubo/0.34.0/", True),
+        ("kubo/0.4", None),
+        ("kubo/1.0.0", None),
+        ("go-libp2p", None),
+    ],
+)
+def test_what_an_agent_says_of_roles(agent: str | None, proposes: bool | None) -> None:
+    assert a_proposes(agent) is proposes
 
 
 def test_a_line_of_two_seconds_is_listened_to_for_longer() -> None:
