@@ -27,11 +27,11 @@ NODE_BYTES: Final = 48 << 20
 GROWTH_ROUND_TRIPS: Final = 4
 
 
-SHRINK_ROUND_TRIPS: Final = 16
+SHRINK_ROUND_TRIPS: Final = 2 * GROWTH_ROUND_TRIPS
 """A circuit's window that has taken longer than this to be used is halved: what the window holds beyond need
 is a queue, in which a keystroke waits behind somebody's bulk, and an advantage over those who came later."""
 
-CIRCUIT_RTT_S: Final = 0.002
+CIRCUIT_RTT_S: Final = 0.004
 """Least round trip that a circuit's window counts with: programs stand in the way, and each takes its time.
 Where all are on one machine the measured one is a tenth of that, and whoever's window grew by chance was ten
 times as fast as the others."""
