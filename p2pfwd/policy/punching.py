@@ -32,6 +32,9 @@ TRIES: Final = 3
 WINDOW_S: Final = 5.0
 """One try: a lost SYN is repeated after 1 and 3 s."""
 
+HEAD_START_S: Final = 0.02
+"""For a connect to be under way before anybody is told of it."""
+
 AGAIN_S: Final = 60.0
 AGAIN_MOST_S: Final = 3600.0
 NEWS_PAUSE_S: Final = 5.0
@@ -127,6 +130,17 @@ def plan(nat: NatKind, told: Sequence[Multiaddr], offered: Sequence[Multiaddr]) 
 def again_s(failures: int) -> float:
     """How long to wait after so many rounds in vain, at least one."""
     return min(AGAIN_S * float(1 << min(failures - 1, 10)), AGAIN_MOST_S)
+
+
+def lead_s(rtt_s: float, *, knows_a: bool, is_known: bool) -> float:
+    """How long after SYNC B dials: when that has arrived, so that both SYNs cross on their way. Or before it.
+
+    A router remembers a SYN for minutes, and drops an answer of our listener to a SYN that it lets in for
+    that: it belongs to another connection. So no listener may be found by a SYN whose host it has dialed in
+    vain before. B may have done so where it `knows_a` by a public address: then it dials first. But not
+    where it `is_known` by one of its own, for A may have dialed that.
+    """
+    return -HEAD_START_S if knows_a and not is_known else rtt_s / 2
 
 
 def direct_limit_s(rtt_s: float | None) -> float:

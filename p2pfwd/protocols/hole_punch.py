@@ -96,10 +96,15 @@ class HolePunch:
         """It may have said that it is elsewhere now, and whether it speaks this protocol."""
         if (effort := self._efforts.get(peer_id)) is not None:
             effort.news.set()
-        elif any(circuit.direction == "outbound" for circuit in self._swarm.paths.circuits(peer_id)):
-            spoken = wire.PROTOCOL in self._swarm.peerstore.protocols(peer_id)
-            code = PathCode.RELAYED if spoken else PathCode.NOT_SPOKEN
-            self._swarm.paths.note(peer_id, code, settled=not spoken)
+            return
+        paths = self._swarm.paths
+        ours = [circuit for circuit in paths.circuits(peer_id) if circuit.direction == "outbound"]
+        if not ours or paths.direct(peer_id) is not None:
+            return
+        if wire.PROTOCOL not in self._swarm.peerstore.protocols(peer_id):
+            paths.note(peer_id, PathCode.NOT_SPOKEN, settled=True)
+        elif paths.code(ours[0]) is PathCode.NOT_SPOKEN:
+            paths.note(peer_id, PathCode.RELAYED)
 
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.STIRRED | Change.SEEN):
@@ -140,15 +145,22 @@ class HolePunch:
         return False
 
     async def meet(
-        self, peer_id: PeerId, addrs: tuple[Multiaddr, ...], *, is_a: bool, rtt_s: float, is_first: bool
+        self,
+        peer_id: PeerId,
+        addrs: tuple[Multiaddr, ...],
+        *,
+        is_a: bool,
+        rtt_s: float,
+        is_first: bool,
+        lead_s: float = 0.0,
     ) -> None:
-        """Dial while the peer dials: A as SYNC comes, B when it has arrived. Raises TimedOut."""
+        """Dial while the peer dials, `lead_s` from now. Raises TimedOut."""
         agent = self._swarm.peerstore.agent(peer_id) if is_first else None
         meeting = Meeting(
             peer_id,
             listens_s(is_a=is_a, rtt_s=rtt_s, agent=agent),
             listens_s(is_a=is_a, rtt_s=rtt_s, agent=None),
-            self._loop.time() + (0.0 if is_a else rtt_s / 2),
+            self._loop.time() + lead_s,
             self._loop.time() + WINDOW_S,
         )
         await self._swarm.paths.meet(addrs, meeting)
@@ -315,19 +327,41 @@ class _Effort:
             if not self._punch.may_dial(self.peer_id, addrs):
                 await stream.close()
                 return PathCode.BUSY, 0
-            await stream.write_delimited(wire.encode(wire.HolePunch(Kind.SYNC)))
+            near = self._punch.plain(addrs)
+            if not near or not await self._dial(near, punching.direct_limit_s(rtt_s)):
+                await self._lead(stream, addrs, rtt_s, is_first=is_first)
             await stream.close()
         except BaseException:
             stream.reset()
             raise
-        near = self._punch.plain(addrs)
-        if near and await self._dial(near, punching.direct_limit_s(rtt_s)):
-            return plan.otherwise, plan.tries
-        with suppress(TimedOut):
-            await self._punch.meet(
-                self.peer_id, addrs, is_a=False, rtt_s=rtt_s, is_first=is_first
-            )
         return plan.otherwise, plan.tries
+
+    async def _lead(
+        self, stream: DuplexStream, addrs: tuple[Multiaddr, ...], rtt_s: float, *, is_first: bool
+    ) -> None:
+        """SYNC and the dials, one after the other in time."""
+        lead_s = self._lead_s(rtt_s)
+        work = self._punch.meet(
+            self.peer_id, addrs, is_a=False, rtt_s=rtt_s, is_first=is_first, lead_s=max(0.0, lead_s)
+        )
+        meeting = self._loop.create_task(work)
+        try:
+            await asyncio.sleep(max(0.0, -lead_s))
+            await stream.write_delimited(wire.encode(wire.HolePunch(Kind.SYNC)))
+            with suppress(TimedOut):
+                await meeting
+        finally:
+            meeting.cancel()
+            await asyncio.gather(meeting, return_exceptions=True)
+
+    def _lead_s(self, rtt_s: float) -> float:
+        told = self._swarm.peerstore.dialable(self.peer_id)
+        own = self._swarm.own_addresses.all()
+        return punching.lead_s(
+            rtt_s,
+            knows_a=any(punching.is_public(addr) for addr in told),
+            is_known=any(punching.is_public(addr) for addr in own),
+        )
 
     async def _ask(
         self, stream: DuplexStream, own: tuple[Multiaddr, ...]

@@ -179,7 +179,7 @@ class World:
         first_path = rows[0]["Path"] if rows else ""
         while (came := self.direct_at()) is None and time.monotonic() - begin < DIRECT_S:
             code = self.path()[1]
-            if code.startswith("relayed-") and code != "relayed-punching":
+            if code.startswith("relayed-symmetric"):
                 break
             time.sleep(0.05)
         direct_s = None if came is None else max(0.0, (came - began).total_seconds())

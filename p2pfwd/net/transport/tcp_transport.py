@@ -78,7 +78,9 @@ class TcpTransport:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         conduit = await self._connect(endpoint, None if fresh_port else self.port_towards(addr))
-        return await self._upgrade(conduit, peer_id)
+        # One that has crossed the peer's own in a meeting has no listener.
+        listens_s = self._listens_s(conduit.remote_addr) if conduit.has_crossed() else None
+        return await self._upgrade(conduit, peer_id, listens_s)
 
     async def dial_from(self, port: int, peer_id: PeerId, addr: Multiaddr) -> Link:
         """As `dial`, from this listening port of ours and no other. Raises as `dial`."""
@@ -89,9 +91,11 @@ class TcpTransport:
             await tcp.connect(endpoint, self._io, limit_s, local_port=port), peer_id
         )
 
-    async def _upgrade(self, conduit: tcp.TcpConduit, peer_id: PeerId) -> Link:
+    async def _upgrade(
+        self, conduit: tcp.TcpConduit, peer_id: PeerId, listens_s: float | None = None
+    ) -> Link:
         async with asyncio.timeout(self._settings.upgrade_timeout_s):
-            return await self._upgrader.upgrade(conduit, "outbound", peer_id)
+            return await self._upgrader.upgrade(conduit, "outbound", peer_id, listens_s=listens_s)
 
     async def _connect(self, endpoint: TcpEndpoint, local_port: int | None) -> tcp.TcpConduit:
         limit_s = self._settings.connect_timeout_s
@@ -103,7 +107,7 @@ class TcpTransport:
                     raise
                 log.debug("not from port %d to %s: %s", local_port, endpoint.host, describe(exc))
             else:
-                if not conduit.has_crossed():
+                if not conduit.has_crossed() or self._listens_s(conduit.remote_addr) is not None:
                     return conduit
                 conduit.abort()
         return await tcp.connect(endpoint, self._io, limit_s)
