@@ -208,7 +208,7 @@ def p2pfwd_relayed(lab: Lab, server: int) -> Tunnel:
         _wait_for_place(hub, far.peer_id)
         port = free_port()
         over = f"{hub.address}/p2p-circuit/p2p/{far.peer_id}"
-        made = near.json("forward", PROTOCOL, tcp(port), over)
+        made = near.json("forward", PROTOCOL, tcp(port), over, "--path", "relay")
         if made["Check"]["Path"] != "relayed":
             raise RuntimeError(f"the way to the other end is {made['Check']['Path']}")
         ports.append(port)
