@@ -140,12 +140,12 @@ def lead_s(rtt_s: float, *, knows_a: bool, is_known: bool) -> float:
 
     A router remembers a SYN for minutes, and drops an answer of our listener to a SYN that it lets in for
     that: it belongs to another connection. So no listener may be found by a SYN whose host it has dialed in
-    vain before. B may have done so where it `knows_a` by a public address: then it dials first. A may have
-    done so where B `is_known` by one: then B leaves her time to begin.
+    vain before. A has done so where B `is_known` by a public address: then B leaves her time to begin. B may
+    have done so where it `knows_a` by one: then it dials first.
     """
-    if knows_a == is_known:
-        return rtt_s / 2
-    return -HEAD_START_S if knows_a else rtt_s / 2 + LATE_START_S
+    if is_known:
+        return rtt_s / 2 + LATE_START_S
+    return -HEAD_START_S if knows_a else rtt_s / 2
 
 
 def direct_limit_s(rtt_s: float | None) -> float:
