@@ -12,9 +12,6 @@ from p2pfwd.cli.network import OTHER_HOME, is_running, refuse_if_overruled, say_
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_address, short_peer, size
-from p2pfwd.core.join_line import JoinLine
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DaemonRunning, InvalidConfig, UsageError
 from p2pfwd.rpc.schema import (
     AddrsResult,
@@ -29,6 +26,7 @@ from p2pfwd.state import config_file, swarm_key_file
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
+    from p2pfwd.core.multiaddrs import Multiaddr
     from p2pfwd.core.swarm_key import SwarmKey
     from p2pfwd.daemon.config import Config
 
@@ -77,6 +75,9 @@ def start(
     """
     if ctx.invoked_subcommand is not None:
         return
+    from p2pfwd.core.join_line import JoinLine
+    from p2pfwd.core.peer_id import PeerId
+
     env: Env = ctx.obj
     where = None if address is None else _given(address)
     private, key, changes = _prepare(env, private=private, quiet=as_json)
@@ -105,7 +106,7 @@ def start(
         talk(_secret(None if made is None else made.name))
     if state.reason is not None:
         warn(f"it is no relay yet: {state.reason}", "p2pfwd shutdown, then p2pfwd hub again")
-    if where is None and address_class(best) is not AddressClass.PUBLIC:
+    if where is None and not _is_public(best):
         _warn_of_the_address(best, addrs)
 
 
@@ -163,7 +164,15 @@ def _key(env: Env, config: Config) -> SwarmKey:
     return swarm_key_file.load(path) if path.exists() else swarm_key_file.create(path)
 
 
+def _is_public(addr: Multiaddr) -> bool:
+    from p2pfwd.core.multiaddrs import AddressClass, address_class
+
+    return address_class(addr) is AddressClass.PUBLIC
+
+
 def _given(address: str) -> Multiaddr:
+    from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+
     found = Multiaddr.parse(address).without_peer_id()
     if tcp_endpoint(found) is None:
         raise UsageError(f"{address} is no TCP address", hint="as /ip4/203.0.113.5/tcp/4011")
@@ -172,6 +181,8 @@ def _given(address: str) -> Multiaddr:
 
 def _best(addrs: AddrsResult) -> Multiaddr:
     """The daemon tells its best first."""
+    from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
+
     for text in addrs.listen:
         found = Multiaddr.parse(text)
         if not is_relayed(found):
@@ -180,10 +191,12 @@ def _best(addrs: AddrsResult) -> Multiaddr:
 
 
 def _warn_of_the_address(best: Multiaddr, addrs: AddrsResult) -> None:
+    from p2pfwd.core.multiaddrs import Multiaddr
+
     hint = "p2pfwd hub --address /ip4/<public address>/tcp/<port>, with that port forwarded to this machine"
     for text in addrs.observed:
         seen = Multiaddr.parse(text)
-        if address_class(seen) is AddressClass.PUBLIC:
+        if _is_public(seen):
             hint += f"; peers see this machine at {seen}"
     warn(f"{best} is no public address: only machines of the same network reach it", hint)
 

@@ -10,8 +10,6 @@ import typer
 from p2pfwd.cli.options import AsJson, new_group
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import printable
-from p2pfwd.core.join_line import JoinLine
-from p2pfwd.core.typed import parse_peer
 from p2pfwd.errors import DaemonNotRunning, InvalidConfig, P2PForwardError
 from p2pfwd.state import config_file, swarm_key_file
 
@@ -20,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from p2pfwd.cli.env import Env
+    from p2pfwd.core.join_line import JoinLine
     from p2pfwd.daemon.config import Config
 
 AUTO = "auto"
@@ -43,6 +42,7 @@ def join(
 
     A second hub is added beside the first. Other lines of config.toml stay as they are.
     """
+    from p2pfwd.core.join_line import JoinLine
     from p2pfwd.daemon.config import load
 
     env: Env = ctx.obj
@@ -97,6 +97,8 @@ def changes_for(line: JoinLine, config: Config, key_file: Path) -> dict[str, con
 
 
 def _peer(text: str) -> Any:
+    from p2pfwd.core.typed import parse_peer
+
     try:
         return parse_peer(text.partition("#")[0])[0]
     except P2PForwardError:  # a name

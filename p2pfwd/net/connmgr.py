@@ -26,7 +26,10 @@ RELAY_TAG: Final = "relay-place"
 """The protection of a peer that has a place at this relay: it is reached through its connection. No more
 than a tunnel's, for strangers may have places, too."""
 
-_STRANGERS: Final = {TUNNEL_TAG, RELAY_TAG}
+CIRCUIT_TAG: Final = "relay-circuit"
+"""The same for both ends of a circuit through this relay."""
+
+_STRANGERS: Final = {TUNNEL_TAG, RELAY_TAG, CIRCUIT_TAG}
 
 FOUND_BY: Final = "found by "
 """Begin of the tags of servers by which this node is found: kept, and asked seldom whether they live."""

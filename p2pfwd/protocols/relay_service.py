@@ -22,7 +22,7 @@ from typing import Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
-from p2pfwd.net.connmgr import RELAY_TAG
+from p2pfwd.net.connmgr import CIRCUIT_TAG, RELAY_TAG
 from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
@@ -331,6 +331,8 @@ class RelayService:
         if limit is not None:
             circuit.timer = loop.call_later(limit.duration_s, self._time_is_up, circuit)
         self.totals.circuits += 1
+        for peer in (circuit.dialer, circuit.target):
+            self._swarm.connmgr.protect(peer, CIRCUIT_TAG)
         log.debug("circuit from %s to %s", circuit.dialer, circuit.target)
         circuit.bridge.start()
 
@@ -362,3 +364,6 @@ class RelayService:
             circuit.timer.cancel()
         for party in circuit.strangers:
             self._circuits_held.give(party)
+        busy = {peer for one in self._circuits for peer in (one.dialer, one.target)}
+        for peer in {circuit.dialer, circuit.target} - busy:
+            self._swarm.connmgr.unprotect(peer, CIRCUIT_TAG)

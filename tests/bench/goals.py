@@ -106,6 +106,7 @@ def _relayed(way: str) -> Sequence[Goal]:
     return [
         Goal(f"relayed, bulk {way}", pair, [(ours, way), (pair, way)], quotient, True, 0.45),
         Goal(f"relay's CPU per GB, {way}", "a daemon of that", [relay, both], of_half, False, 1.2),
+        Goal(f"relay's CPU per GB, {way}", "an end of it", [relay, (ours, f"{way}_cpu")], of_half, False),
         Goal(f"8 circuits {way}, slowest", "fastest", [even], itself, True, 0.5),
         Goal(f"8 circuits {way}, echo p99", "", [echo], thousandth, False, 50, unit="ms"),
     ]

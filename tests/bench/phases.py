@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from tests.bench.client import Client
+from tests.bench.client import Client, ClientError
 from tests.bench.procs import Cpu, Memory
 from tests.bench.tunnels import Tunnel
 
@@ -26,6 +26,9 @@ MANY = 20
 BURST = 400
 HELD = 400
 IDLE = 2000
+LEAST_RELAY_CPU = 0.2
+"""Seconds a GB: opening and sealing alone take more."""
+
 SETTLE_S = 1.0
 """Before memory is read: what a daemon does after start or after a burst of opens is over by then."""
 
@@ -65,6 +68,8 @@ def bulk(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
             figures[f"{way}_sys"] = used.system_s / gb
         if tunnel.relay_pids:
             figures[f"{way}_relay_cpu"] = relay_used.total_s / gb
+            if relay_used.total_s / gb < LEAST_RELAY_CPU:
+                raise ClientError("the bytes did not go over the relay")
     return figures
 
 

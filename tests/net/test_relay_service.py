@@ -340,6 +340,19 @@ async def test_who_sends_faster_than_a_stranger_may_waits(monkeypatch: pytest.Mo
 
 
 @on_loop
+async def test_both_ends_are_kept_as_long_as_they_have_a_circuit() -> None:
+    async with joined() as it:
+        kept = it.relay.swarm.connmgr.is_protected
+        other, _ = await connect(await it.relay.link(it.dialer), it.target.peer_id)
+        it.near.reset()
+        await until(lambda: len(it.relay.service.circuits()) == 1)
+        assert kept(it.dialer.peer_id) and kept(it.target.peer_id)
+        other.reset()
+        await until(lambda: not it.relay.service.circuits())
+        assert not kept(it.dialer.peer_id) and kept(it.target.peer_id), "who has a place"
+
+
+@on_loop
 async def test_cut_takes_the_place_and_resets_the_circuits() -> None:
     async with joined() as it:
         assert it.relay.service.cut(it.target.peer_id) == 1

@@ -91,6 +91,8 @@ class Stream:
         self._on_negotiated: Callable[[Stream], None] | None = None
         self._when_over: list[Callable[[], object]] | None = None
         core.sink = self._received
+        if conn.is_relayed:
+            core.receive_window.least_rtt_s = CIRCUIT_RTT_S
 
     @property
     def id(self) -> int:
@@ -335,7 +337,7 @@ class Stream:
         """Give payload, EOF and loss to `sink` from now on, what is already here first.
 
         `tunnel`: it is of use to this node's owner, see `wire.yamux.work`. `circuit`: it is one, or half of
-        one, see `wire.yamux.window`.
+        one; its window, and those of streams over it, then count as `wire.yamux.window` says.
         """
         self._sink = sink
         if circuit:

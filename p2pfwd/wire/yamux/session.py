@@ -399,7 +399,8 @@ class Session:
         self.ledger.used -= nbytes
         if stream.receive_window.due(nbytes) and stream.can_receive:
             delta = stream.receive_window.top_up(now, self.rtt_s, self._budget)
-            self._queue(f.WINDOW_UPDATE, 0, stream.id, delta)
+            if delta:
+                self._queue(f.WINDOW_UPDATE, 0, stream.id, delta)
 
     def ping(self, value: int) -> None:
         """Queue a ping; one may be outstanding (rust and js are strict about pongs)."""

@@ -27,10 +27,14 @@ NODE_BYTES: Final = 48 << 20
 GROWTH_ROUND_TRIPS: Final = 4
 
 
-CIRCUIT_RTT_S: Final = 0.005
+SHRINK_ROUND_TRIPS: Final = 2 * GROWTH_ROUND_TRIPS
+"""A circuit's window that has taken longer than this to be used is halved: what the window holds beyond need
+is a queue, in which a keystroke waits behind somebody's bulk, and an advantage over those who came later."""
+
+CIRCUIT_RTT_S: Final = 0.004
 """Least round trip that a circuit's window counts with: programs stand in the way, and each takes its time.
-Where all are on one machine the measured one is a tenth of that, and whoever's window grew by chance had
-ten times the others' speed (8 circuits on two busy processors: slowest through fastest 0.3, 0.6 with it)."""
+Where all are on one machine the measured one is a tenth of that, and whoever's window grew by chance was ten
+times as fast as the others."""
 
 NODE_STREAMS: Final = 12_288
 """Streams that peers may have open in all sessions of a node: the tunnels' 8,192, and half as many more."""
@@ -91,6 +95,12 @@ class WindowBudget:
         self.growers += first
         return growth
 
+    def shrink(self, size: int, by: int) -> None:
+        """A window of `size` has become smaller."""
+        self.left += by
+        self.ledger.growth_left += by
+        self.growers -= size - by == INITIAL_WINDOW_BYTES
+
     def release(self, size: int) -> None:
         """A stream with a window of `size` is over."""
         self.left += size - INITIAL_WINDOW_BYTES
@@ -123,12 +133,22 @@ class ReceiveWindow:
         return self.consumed * 2 >= self.size
 
     def top_up(self, now: float, rtt_s: float | None, budget: WindowBudget) -> int:
-        """The delta to grant at `now` (seconds, monotonic); at least what was consumed."""
+        """The delta to grant at `now` (seconds, monotonic): what was consumed, and more where it grows.
+
+        Less, down to nothing, where a circuit's window shrinks.
+        """
         delta = self.consumed
-        if rtt_s is not None and now - self.topped_up_at < GROWTH_ROUND_TRIPS * max(rtt_s, self.least_rtt_s):
-            growth = budget.grow(self.size)
-            self.size += growth
-            delta += growth
+        if rtt_s is not None:
+            round_trips = (now - self.topped_up_at) / max(rtt_s, self.least_rtt_s, 1e-9)
+            if round_trips < GROWTH_ROUND_TRIPS:
+                growth = budget.grow(self.size)
+                self.size += growth
+                delta += growth
+            elif self.least_rtt_s and round_trips > SHRINK_ROUND_TRIPS and self.size > INITIAL_WINDOW_BYTES:
+                half = self.size // 2
+                budget.shrink(self.size, half)
+                self.size -= half
+                delta -= half
         self.consumed = 0
         self.credit += delta
         self.topped_up_at = now

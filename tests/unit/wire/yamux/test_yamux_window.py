@@ -9,7 +9,9 @@ from p2pfwd.wire.yamux.window import (
     CIRCUIT_RTT_S,
     GROWTH_ROUND_TRIPS,
     MAX_WINDOW_BYTES,
+    NODE_GROWTH_BYTES,
     SESSION_BUDGET_BYTES,
+    SHRINK_ROUND_TRIPS,
     ReceiveWindow,
     WindowBudget,
 )
@@ -64,6 +66,43 @@ def test_a_circuits_window_counts_with_a_round_trip_that_programs_make(
         assert window.due(half)
         window.top_up(now, 0.0002, budget)
     assert (window.size > INITIAL_WINDOW_BYTES) == grows
+
+
+def test_a_circuits_window_that_takes_long_to_use_is_halved_and_gives_its_growth_back() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    window.least_rtt_s = CIRCUIT_RTT_S
+    now, long_s = 100.0, 1.001 * SHRINK_ROUND_TRIPS * RTT_S
+    for _ in range(4):
+        consume(window, window.size // 2, now, budget)
+    assert window.size == 8 * INITIAL_WINDOW_BYTES
+    for size in (4, 2, 1, 1):
+        now += long_s
+        half = window.size // 2
+        granted = consume(window, half, now, budget)
+        assert window.size == size * INITIAL_WINDOW_BYTES == window.credit
+        assert granted == (0 if half >= INITIAL_WINDOW_BYTES else half)
+    assert (budget.left, budget.growers) == (SESSION_BUDGET_BYTES, 0)
+    assert budget.ledger.growth_left == NODE_GROWTH_BYTES
+
+
+def test_what_waits_to_be_consumed_is_within_a_window_that_has_shrunk() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    window.least_rtt_s = CIRCUIT_RTT_S
+    for _ in range(3):
+        consume(window, window.size // 2, 100.0, budget)
+    size = window.size
+    window.credit -= size  # all of it comes, half is taken late
+    assert window.due(size // 2)
+    assert window.top_up(200.0, RTT_S, budget) == 0
+    assert (window.size, window.credit, window.unconsumed) == (size // 2, 0, size // 2)
+
+
+def test_another_windows_size_stays() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    consume(window, window.size // 2, 100.0, budget)
+    consume(window, window.size // 2, 100.0, budget)
+    size = window.size
+    assert consume(window, size // 2, 500.0, budget) == size // 2 and window.size == size
 
 
 def grow(window: ReceiveWindow, budget: WindowBudget) -> None:
