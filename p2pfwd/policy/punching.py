@@ -35,6 +35,9 @@ WINDOW_S: Final = 5.0
 HEAD_START_S: Final = 0.02
 """For a connect to be under way before anybody is told of it."""
 
+LATE_START_S: Final = 0.1
+"""For A to begin though her machine is busy."""
+
 AGAIN_S: Final = 60.0
 AGAIN_MOST_S: Final = 3600.0
 NEWS_PAUSE_S: Final = 5.0
@@ -137,10 +140,12 @@ def lead_s(rtt_s: float, *, knows_a: bool, is_known: bool) -> float:
 
     A router remembers a SYN for minutes, and drops an answer of our listener to a SYN that it lets in for
     that: it belongs to another connection. So no listener may be found by a SYN whose host it has dialed in
-    vain before. B may have done so where it `knows_a` by a public address: then it dials first. But not
-    where it `is_known` by one of its own, for A may have dialed that.
+    vain before. A has done so where B `is_known` by a public address: then B leaves her time to begin. B may
+    have done so where it `knows_a` by one: then it dials first.
     """
-    return -HEAD_START_S if knows_a and not is_known else rtt_s / 2
+    if is_known:
+        return rtt_s / 2 + LATE_START_S
+    return -HEAD_START_S if knows_a else rtt_s / 2
 
 
 def direct_limit_s(rtt_s: float | None) -> float:

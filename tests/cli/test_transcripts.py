@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from p2pfwd.errors import AddressInUse, ListenerExists, NotFound
+from p2pfwd.policy.paths import PathCode
 from p2pfwd.rpc.schema import (
     AddrsResult,
     CloseResult,
@@ -133,6 +134,39 @@ def test_ls_says_which_stream_holds_its_clients_end_of_data(
     held = "7: the client has ended its data; a Kubo is told when the reply has ended"
     assert on_terminal("ls", "--streams", columns=120).splitlines()[-1] == held
     assert on_terminal("stream", "ls", columns=120).splitlines()[-1] == held
+
+
+def test_ls_says_why_a_stream_is_relayed_and_what_is_left_of_the_relay(
+    fake: FakeDaemon, on_terminal: OnTerminal
+) -> None:
+    code = PathCode.SYMMETRIC_BOTH
+    relayed = replace(
+        STREAM,
+        path="relayed",
+        path_code=code.value,
+        path_reason=code.words,
+        limit_bytes_left=65536,
+        limit_seconds_left=90,
+    )
+    fake.answers["p2p.stream.ls"] = StreamLsResult((relayed, INBOUND))
+    assert on_terminal("stream", "ls", columns=120).splitlines()[-1] == (
+        "7: relayed: both routers give every connection another port; the relay carries 66kB or 90 s more"
+    )
+
+
+def test_forward_says_what_its_connections_may_go_over(fake: FakeDaemon, run: Run) -> None:
+    asked: list[Any] = []
+
+    def forward(params: Any) -> Any:
+        asked.append((params["path"], params["allow_limited_relay"]))
+        return FORWARDED
+
+    fake.answers["p2p.forward"] = forward
+    run("forward", "--no-check", "--path", "direct", "/x/ssh", "2222", OTHER)
+    run("forward", "--no-check", "--allow-limited-relay", "/x/ssh", "2222", OTHER)
+    assert asked == [("direct", False), ("any", True)]
+    refused = run("forward", "--path", "sideways", "/x/ssh", "2222", OTHER)
+    assert refused.status == 2 and "'sideways'" in refused.err
 
 
 def test_ls_names_the_forward_a_reason_is_for_when_several_have_its_protocol(
