@@ -41,6 +41,7 @@ def listener(info: ListenerInfo) -> schema.Listener:
         bytes_out=info.bytes_out,
         foreground=info.foreground,
         created=info.created,
+        saved=info.saved,
     )
 
 
