@@ -24,11 +24,12 @@ from p2pfwd.errors import (
     P2PForwardError,
     StorageFailed,
 )
+from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.state.tunnel_file import TunnelFile
-from tests.rpc.test_daemon import SETTINGS
+from tests.rpc.test_daemon import SETTINGS, in_loop
 
 PEER = "12D3KooWNBSMhmHonfyQbXYczUq24ujJKQxhpNNgSaLxvupFZ5uu"
 OTHER = "12D3KooWGcQcL3RfR1bmquTwxEF25cPLg3c1EdrSUicVJm1WijhL"
@@ -142,6 +143,26 @@ def test_close_forgets_and_a_stop_is_no_close(lives: Lives) -> None:
     assert [listener.protocol for listener in lives(ls)] == ["/x/other"]
     lives(lambda client: client.call("p2p.close", s.CloseParams(all=True)))
     assert lives(ls) == ()
+
+
+def test_a_close_while_the_daemon_drains_forgets_too(home: Path) -> None:
+    async def script(running: Running) -> None:
+        def ask() -> None:
+            with Client.connect(running.paths.socket) as client:
+                client.call("p2p.listen", WEB)
+                running.forwarding._loop.call_soon_threadsafe(drain)
+                (closed,) = client.call("p2p.close", s.CloseParams(protocol="/x/web")).closed
+                assert (closed.protocol, closed.saved, closed.state) == ("/x/web", True, "unknown")
+
+        def drain() -> None:
+            running.forwarding.close(CloseMatch(all=True))  # as a stop does: in memory alone
+
+        await asyncio.to_thread(ask)
+
+    in_loop(home, script)
+    file = TunnelFile(home / "state.db")
+    assert file.load() == []
+    file.close()
 
 
 def test_the_same_again_stands_already_and_port_0_is_always_another(lives: Lives) -> None:
