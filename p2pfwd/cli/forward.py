@@ -17,6 +17,7 @@ from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import (
     AsJson,
     Custom,
+    Ephemeral,
     Foreground,
     LimitedRelay,
     NoStart,
@@ -39,6 +40,9 @@ CHECK_TIMEOUT_S = 10.0
 
 UNREACHABLE = "peer-unreachable"
 """State of a check that did not get to the peer."""
+
+UNBOUND = ("address-in-use", "bind-failed")
+"""States of a forward whose local address is not to be had."""
 
 EXPOSED = "exposed"
 """Code of the notice that others than this machine reach the local port."""
@@ -69,6 +73,7 @@ def forward(
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not try the peer now.")] = False,
     path: PathOption = PathChoice.ANY,
     allow_limited_relay: LimitedRelay = False,
+    ephemeral: Ephemeral = False,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -76,37 +81,49 @@ def forward(
     """Open a local port whose connections reach a peer's service, or several.
 
     The peer is tried once; the forward stands whether or not it answers, and tries again at each connection.
+    It is saved: it is there whenever the daemon runs, until `close`.
     """
     pairs, peers = forward_pairs((protocol, listen), peers)
-    asked = ForwardParams(
-        protocol=protocol,
-        listen=listen,
-        peers=tuple(peers),
-        allow_custom_protocol=allow_custom_protocol,
-        foreground=foreground,
-        path=path.value,
-        allow_limited_relay=allow_limited_relay,
-    )
-    params = [replace(asked, protocol=protocol, listen=listen) for protocol, listen in pairs]
+    params = [
+        ForwardParams(
+            protocol=protocol,
+            listen=listen,
+            peers=tuple(peers),
+            allow_custom_protocol=allow_custom_protocol,
+            foreground=foreground,
+            ephemeral=ephemeral,
+            path=path.value,
+            allow_limited_relay=allow_limited_relay,
+        )
+        for protocol, listen in pairs
+    ]
     env: Env = ctx.obj
     with ExitStack() as stack:
         interrupted = stack.enter_context(terminable()) if foreground else None
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = None if interrupted is None else watch(client, interrupted)
         results = make_all(env, client, "p2p.forward", params, ForwardResult, as_json=as_json)
-        listeners = [result.listener for result in results]
-        with undone_if_interrupted(env, listeners):
-            if not as_json:
-                for result in results:
-                    _print(result)
-            checks = [None] * len(results) if no_check else _try(env, client, results)
-            documents = list(map(_document, results, checks)) if as_json else None
-            if documents is None:
-                _print_checks(results, checks)
+        made = [result.listener for result in results if not result.stood]
+        with undone_if_interrupted(env, made):
+            documents = _told(env, client, results, no_check=no_check, as_json=as_json)
         if subscription is not None:
-            hold(env, client, subscription, listeners, documents)
+            hold(env, client, subscription, made, documents)
         elif documents is not None:
             write_json(one_or_list(documents))
+
+
+def _told(
+    env: Env, client: Client, results: Sequence[ForwardResult], *, no_check: bool, as_json: bool
+) -> list[dict[str, Any]] | None:
+    """Say what stands, and what a try of it finds; with `as_json` the documents are to be printed."""
+    if not as_json:
+        for result in results:
+            _print(result)
+    checks = [None] * len(results) if no_check else _try(env, client, results)
+    if as_json:
+        return list(map(_document, results, checks))
+    _print_checks(results, checks)
+    return None
 
 
 def _try(env: Env, client: Client, results: Sequence[ForwardResult]) -> list[Check]:
@@ -135,7 +152,8 @@ def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
 def _print(result: ForwardResult) -> None:
     listener = result.listener
     local = short_address(listener.listen_address)
-    write(f"Forwarding {local} -> {printable(listener.protocol)} at {short_peer(result.peer)}")
+    forwarding = "Forwarding already:" if result.stood else "Forwarding"
+    write(f"{forwarding} {local} -> {printable(listener.protocol)} at {short_peer(result.peer)}")
     write(f"  {next_step(listener.protocol, listener.listen_address)}")
     write(f"To stop: {close_forward_command(listener.listen_address)}")
 
@@ -159,7 +177,8 @@ def _print_checks(results: Sequence[ForwardResult], checks: Sequence[Check | Non
                 warn(f"{check.reason}; the forwards stand and try again at each connection", check.hint)
         else:
             reason = check.reason or check.state
-            warn(f"{name}{reason}; the forward stands and tries again at each connection", check.hint)
+            then = "listens there once it can" if check.state in UNBOUND else "tries again at each connection"
+            warn(f"{name}{reason}; the forward stands and {then}", check.hint)
 
 
 def _how(check: Check) -> str:

@@ -11,7 +11,7 @@ import typer
 from p2pfwd.cli.advice import close_listen_command, forward_command, forward_commands
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
-from p2pfwd.cli.options import AsJson, Custom, Foreground, NoStart, Protocol
+from p2pfwd.cli.options import AsJson, Custom, Ephemeral, Foreground, NoStart, Protocol
 from p2pfwd.cli.pairs import listen_pairs, make_all, one_or_list
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import printable, short_address
@@ -42,6 +42,7 @@ def listen(
             "-r", "--report-peer-id", help="Begin each connection to the target with the dialer's peer ID."
         ),
     ] = False,
+    ephemeral: Ephemeral = False,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -49,7 +50,7 @@ def listen(
     """Offer a local service to other peers, or several.
 
     Prints the line the other person pastes. Any peer that knows this peer ID and the protocol name can
-    connect.
+    connect. It is saved: it is there whenever the daemon runs, until `close`.
     """
     params = [
         ListenParams(
@@ -58,6 +59,7 @@ def listen(
             allow_custom_protocol=allow_custom_protocol,
             report_peer_id=report_peer_id,
             foreground=foreground,
+            ephemeral=ephemeral,
         )
         for protocol, target in listen_pairs((protocol, target), more or ())
     ]
@@ -67,13 +69,13 @@ def listen(
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = None if interrupted is None else watch(client, interrupted)
         results = make_all(env, client, "p2p.listen", params, ListenResult, as_json=as_json)
-        listeners = [result.listener for result in results]
+        made = [result.listener for result in results if not result.stood]
         documents = list(map(_document, results)) if as_json else None
-        with undone_if_interrupted(env, listeners):
+        with undone_if_interrupted(env, made):
             if documents is None:
                 _print(results)
         if subscription is not None:
-            hold(env, client, subscription, listeners, documents)
+            hold(env, client, subscription, made, documents)
         elif documents is not None:
             write_json(one_or_list(documents))
 
@@ -91,7 +93,8 @@ def _print(results: Sequence[ListenResult]) -> None:
     listeners = [result.listener for result in results]
     for result in results:
         listener = result.listener
-        write(f"Sharing {printable(listener.protocol)} -> {_where(result)}.")
+        sharing = "Sharing already:" if result.stood else "Sharing"
+        write(f"{sharing} {printable(listener.protocol)} -> {_where(result)}.")
     name = "the protocol name" if len(results) == 1 else "a protocol name"
     write(f"Any peer that knows this peer ID and {name} can connect.")
     write("On the other machine, run:")

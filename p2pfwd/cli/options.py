@@ -59,6 +59,10 @@ Foreground = Annotated[
     bool, typer.Option("-f", "--foreground", help="Stay until interrupted, and close when this command ends.")
 ]
 
+Ephemeral = Annotated[
+    bool, typer.Option("--ephemeral", help="Do not save it: it is gone when the daemon stops.")
+]
+
 
 class PathChoice(StrEnum):
     """What `--path` takes."""

@@ -68,7 +68,7 @@ def close(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Close listens and forwards: those that match every filter given.
+    """Close and forget listens and forwards: those that match every filter given.
 
     Live streams go on; `p2pfwd stream close` ends them.
     """
@@ -176,11 +176,13 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
     )
     names = [listener.protocol for listener in listeners]
     for listener in listeners:
+        name = printable(listener.protocol)
+        if names.count(listener.protocol) > 1:
+            name += f" at {short_address(listener.listen_address)}"
         if listener.reason:
-            name = printable(listener.protocol)
-            if names.count(listener.protocol) > 1:
-                name += f" at {short_address(listener.listen_address)}"
             write(f"{name}: {printable(shorten_peers(listener.reason))}")
+        if not listener.saved:
+            write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:
@@ -195,6 +197,10 @@ def _listener_row(listener: Listener) -> tuple[str, ...]:
         size(listener.bytes_out),
     )
 
+
+EPHEMERAL = "ephemeral: it ends with the daemon"
+FOREGROUND = "foreground: it ends with its command"
+"""What `ls` says of those that are not saved."""
 
 HELD_END = "the client has ended its data; a Kubo is told when the reply has ended"
 

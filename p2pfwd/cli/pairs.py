@@ -32,6 +32,10 @@ class Made(Protocol):
     def listener(self) -> Listener:
         """What was made."""
 
+    @property
+    def stood(self) -> bool:
+        """Whether it was there before."""
+
 
 R = TypeVar("R", bound=Made)
 
@@ -82,12 +86,16 @@ def _refuse_twice(words: Sequence[str], hint: str) -> None:
 def make_all(
     env: Env, client: Client, method: str, params: Sequence[object], result: type[R], *, as_json: bool
 ) -> list[R]:
-    """One call for each of `params`; when one fails, or is interrupted, those before it are taken back."""
-    made: list[R] = []
+    """One call for each of `params`; when one fails, or is interrupted, those made before it are taken back.
+
+    Those that stood before stay.
+    """
+    results: list[R] = []
     try:
         for one in params:
-            made.append(answer(client, method, one, result))
+            results.append(answer(client, method, one, result))
     except (P2PForwardError, KeyboardInterrupt) as exc:
+        made = [it for it in results if not it.stood]
         left = [it.listener for it in reversed(made) if not remove(env, it.listener)]
         if left and isinstance(exc, P2PForwardError):
             names = joined([printable(listener.protocol) for listener in left])
@@ -95,7 +103,7 @@ def make_all(
         if made and not as_json:
             talk(f"Taken back: {joined([printable(it.listener.protocol) for it in made])}.")
         raise
-    return made
+    return results
 
 
 def one_or_list(documents: Sequence[Any]) -> Any:

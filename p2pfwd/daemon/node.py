@@ -1,8 +1,8 @@
 """The running daemon: host, forwarding, control socket, brought up in this order.
 
-Rules: the control socket is bound only when the host listens, so whoever gets an answer gets a working
-daemon. Stopping takes nothing new, gives live streams a bounded time, then resets them; asked a second time
-it does not wait. The control socket answers until the end.
+Rules: the control socket is bound only when the host listens and the saved tunnels are made, so whoever gets
+an answer gets a working daemon. Stopping takes nothing new, gives live streams a bounded time, then resets
+them; asked a second time it does not wait. The control socket answers until the end.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from p2pfwd.daemon.peering import Peering
 from p2pfwd.daemon.relaying import Relaying
 from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.settings import AUTO
+from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
 from p2pfwd.host.host import Host, HostSettings
@@ -70,6 +71,7 @@ class Running:
         self.draining = False
         self.resolver = host.swarm.resolver
         self.forwarding = Forwarding(host, limits=forwarding_limits(settings))
+        self.tunnels = Tunnels(paths.state_file, self.forwarding, host.peer_id)
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
@@ -119,7 +121,7 @@ class Running:
     ) -> Running:
         """Listen for peers, then for commands.
 
-        Raises as `Host.start`, `Peering.start` and `RpcServer.start`, nothing left.
+        Raises as `Host.start`, `Peering.start`, `Tunnels.start` and `RpcServer.start`, nothing left.
         """
         listen = [Multiaddr.parse(text) for text in settings.listen]
         host = await Host.start(identity, listen, host_settings(settings, network))
@@ -134,6 +136,7 @@ class Running:
     async def _begin(self) -> None:
         try:
             self.peering.start()
+            await self.tunnels.start()
             await self.server.start()
             self.discovery.start()
             self.relaying.start()
@@ -146,8 +149,10 @@ class Running:
             await self.relays.close()
             self.relaying.close()
             await self.discovery.close()
+            await self.forwarding.aclose()
             await self.peering.close()
             await self.server.close()
+            await self.tunnels.close_file()
             raise
 
     def request_stop(self) -> None:
@@ -181,6 +186,7 @@ class Running:
             await self.host.close()
             await self.peering.close()
             await self.server.close()
+            await self.tunnels.close_file()
 
     async def _drain(self) -> None:
         live = len(self.forwarding.streams())

@@ -1,6 +1,6 @@
 """Binding the local end of a forward: a TCP address or a unix socket.
 
-Rules: a name is resolved and its first address bound; options are set on the listening socket, since
+Rules: of a name the first address is bound; options are set on the listening socket, since
 accepted sockets inherit them; of unix sockets `system.unix_socket` has the rules.
 """
 
@@ -26,13 +26,15 @@ from p2pfwd.forwarding.splice import reset_by_default
 from p2pfwd.system import tcp_socket, unix_socket
 from p2pfwd.system.acceptor import BACKLOG, bind_failure
 from p2pfwd.system.host_names import FAMILY_OF, SYSTEM_NAMES, NameFailed
-from p2pfwd.system.sockaddrs import multiaddr_of
+from p2pfwd.system.sockaddrs import multiaddr_of, numeric_sockaddr
 
 log = logging.getLogger("p2pfwd.forwarding")
 
 LOOPBACK_RECEIVE_BYTES: Final = 128 * 1024
 """SO_RCVBUF of connections from this machine, whose line needs no more: left to itself the system lets each
 of many senders run megabytes ahead, out of the caches (20 bulk streams up: 842 MB/s, 701 before)."""
+
+_ALWAYS_THERE: Final = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED)
 
 
 @dataclass(slots=True)
@@ -42,6 +44,11 @@ class BoundSocket:
     sock: socket.socket
     address: Multiaddr
     unix: unix_socket.UnixSocket | None = None
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.sock.close()
+        self.remove_file()
 
     def remove_file(self) -> None:
         """Unlink the unix socket's file, unless somebody has replaced it."""
@@ -53,14 +60,27 @@ class BoundSocket:
             log.warning("cannot remove the socket file %s: %s", self.unix.path, exc.strerror)
 
 
-async def bind(address: Multiaddr) -> BoundSocket:
-    """Listen on `address`; port 0 takes a free one.
+    def address_is_gone(self) -> bool:
+        """Whether no interface of this machine has its address any more."""
+        endpoint = tcp_endpoint(self.address)
+        if endpoint is None or address_class(self.address) in _ALWAYS_THERE:
+            return False
+        try:
+            family, sockaddr = numeric_sockaddr(endpoint.host, 0)
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind(sockaddr)
+        except OSError as exc:  # ENODEV: nor is there the interface that its zone names
+            return exc.errno in (errno.EADDRNOTAVAIL, errno.ENODEV)
+        return False
 
-    Raises InvalidMultiaddr, AddressInUse or BindFailed.
+
+async def numeric(address: Multiaddr) -> Multiaddr:
+    """The address to bind for `address`: the same, or the first one of its name.
+
+    Raises InvalidMultiaddr, BindFailed (the name has none).
     """
-    path = unix_path(address)
-    if path is not None:
-        return _bind_unix(address, path)
+    if unix_path(address) is not None:
+        return address
     endpoint = tcp_endpoint(address)
     if address.has("p2p"):
         raise InvalidMultiaddr(
@@ -72,13 +92,26 @@ async def bind(address: Multiaddr) -> BoundSocket:
             f"cannot listen on {address}: address does not contain tcp or unix protocol alone",
             hint="use a form like /ip4/127.0.0.1/tcp/2222 or /unix/run/user/1000/ssh.sock",
         )
-    host = endpoint.host
-    if endpoint.family in FAMILY_OF:
-        try:
-            host = (await SYSTEM_NAMES.find(host, FAMILY_OF[endpoint.family]))[0].host
-        except NameFailed as exc:
-            raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {exc}") from exc
-    return _bind_tcp(host, endpoint.port, address)
+    if endpoint.family not in FAMILY_OF:
+        return address
+    try:
+        found = await SYSTEM_NAMES.find(endpoint.host, FAMILY_OF[endpoint.family])
+    except NameFailed as exc:
+        raise BindFailed(f"cannot listen on {address}: the name cannot be resolved: {exc}") from exc
+    return from_sockaddr((found[0].host, endpoint.port))
+
+
+def bind(address: Multiaddr) -> BoundSocket:
+    """Listen on `address`, one that `numeric` gave; port 0 takes a free one.
+
+    Raises AddressInUse or BindFailed.
+    """
+    path = unix_path(address)
+    if path is not None:
+        return _bind_unix(address, path)
+    endpoint = tcp_endpoint(address)
+    assert endpoint is not None, "not from `numeric`"
+    return _bind_tcp(endpoint.host, endpoint.port, address)
 
 
 def _bind_tcp(host: str, port: int, address: Multiaddr) -> BoundSocket:

@@ -2,7 +2,8 @@
 
 Rules: accept at once but never more than `max_pending_opens` connections ahead of their streams (the
 rest waits in the kernel's backlog); one short task per connection, none per stream; a connection that
-gets no stream ends with RST, because a clean EOF would look like an empty answer. A peer takes
+gets no stream ends with RST, because a clean EOF would look like an empty answer; one whose address is
+not to be had stays, and says so until it is (`rebind`). A peer takes
 every stream before it knows of its service, so a stream that opens proves nothing of a service in doubt:
 only an answer does. Why one was reset, a p2pfwd peer is asked.
 """
@@ -12,11 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final, TypeGuard
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, unix_path
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
+    AddressInUse,
+    BindFailed,
     ConnectionLost,
     P2PForwardError,
     ProtocolNotSupported,
@@ -25,7 +29,7 @@ from p2pfwd.errors import (
     TargetRefused,
     TargetTimeout,
 )
-from p2pfwd.forwarding.bind import BoundSocket
+from p2pfwd.forwarding.bind import BoundSocket, bind
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.probe import ask, not_served
 from p2pfwd.forwarding.registry import Listener
@@ -48,6 +52,9 @@ ASK_INTERVAL_S: Final = 1.0
 """How often a peer that resets streams is asked why, at most."""
 ASK_TIMEOUT_S: Final = 5.0
 
+MAX_ADDRESSES: Final = 32
+"""Addresses of the peer that are kept: as many as a command can name. The latest given count."""
+
 _TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code)
 
 
@@ -61,25 +68,33 @@ class LocalListener(Listener):
         listener_id: int,
         protocol: str,
         peer_id: PeerId,
-        bound: BoundSocket,
+        address: Multiaddr,
+        bound: BoundSocket | None,
         swarm: Swarm,
         streams: StreamRegistry,
         events: Events,
         limits: ForwardingLimits,
         *,
         foreground: bool,
+        saved: bool = False,
+        created: float | None = None,
         way: Way | None = None,
+        addrs: Iterable[Multiaddr] = (),
     ) -> None:
-        super().__init__(listener_id, protocol, events, foreground=foreground)
+        """`address` is the local one, `bound` its socket, or None where it is yet to be had."""
+        super().__init__(listener_id, protocol, events, foreground=foreground, saved=saved, created=created)
         self.peer_id = peer_id
-        self.pin_tag = f"forward/{listener_id}"
+        self._pin_tag = f"forward/{listener_id}"
+        self._address = address if bound is None else bound.address
         self._bound = bound
         self._target = Multiaddr.parse(f"/p2p/{peer_id}")
         self._swarm = swarm
         self._streams = streams
         self._limits = limits
         self._protocols = (protocol,)
-        self._way = way or Way()
+        self.way = way or Way()
+        self.addrs: tuple[Multiaddr, ...] = ()
+        self._stopped = False
         self._opening: dict[socket.socket, asyncio.Task[None]] = {}
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
@@ -87,13 +102,15 @@ class LocalListener(Listener):
         self._reset_reason: str | None = None  # what the peer said of its latest reset
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
-        if bound.unix is None and address_class(bound.address) is not AddressClass.LOOPBACK:
-            log.warning("%s: other machines can connect to %s", self.describe(), bound.address)
+        self.know(addrs)
+        is_unix = unix_path(self._address) is not None
+        if not is_unix and address_class(self._address) is not AddressClass.LOOPBACK:
+            log.warning("%s: other machines can connect to %s", self.describe(), self._address)
 
     @property
     def listen_address(self) -> Multiaddr:
-        """The bound address, with the real port."""
-        return self._bound.address
+        """The bound address, with the real port; or the one that is to be bound."""
+        return self._address
 
     @property
     def target_address(self) -> Multiaddr:
@@ -103,11 +120,57 @@ class LocalListener(Listener):
     @property
     def key(self) -> tuple[Direction, str]:
         """One forward per bound address."""
-        return ("forward", str(self._bound.address))
+        return ("forward", str(self._address))
+
+    def know(self, addrs: Iterable[Multiaddr]) -> None:
+        """Keep these addresses of the peer for the life of the forward, besides those it has."""
+        self.addrs = tuple(dict.fromkeys((*addrs, *self.addrs)))[:MAX_ADDRESSES]
+        self._swarm.peerstore.pin(self.peer_id, self.addrs, self._pin_tag)
+
+    # --- the local address
 
     def start(self) -> None:
         """Begin to accept."""
+        assert self._bound is not None
         self._acceptor = Acceptor(self._bound.sock, self._loop, self._accepted, self._exhausted)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether programs can connect."""
+        return self._bound is not None
+
+    def bind(self) -> None:
+        """Bind an address that was not to be had before, and begin. Raises AddressInUse, BindFailed."""
+        if self._bound is not None or self._stopped:
+            return
+        self._bound = bind(self._address)
+        self.start()
+        log.warning("%s: listening on %s now", self.describe(), self._address)
+        self.told(UNKNOWN, None, None)
+
+    def cannot_bind(self, error: AddressInUse | BindFailed) -> None:
+        """Its address cannot be had."""
+        super().failed(error)
+
+    def let_go_of_lost_address(self) -> None:
+        """Unbind an address that this machine has no more; its streams go on."""
+        if self._bound is not None and self._bound.address_is_gone():
+            self._unbind()
+
+    def _unbind(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+        if self._bound is not None:
+            self._bound.remove_file()
+            self._bound = None
+
+    # --- what becomes of it
+
+    def failed(self, error: P2PForwardError) -> None:
+        """A connection did not go through; nothing beside an address that is not to be had."""
+        if self._bound is not None:
+            super().failed(error)
 
     def peer_connected(self) -> None:
         """The peer is there: what was said of its absence no longer holds."""
@@ -131,6 +194,8 @@ class LocalListener(Listener):
 
     def told(self, state: str, reason: str | None, hint: str | None) -> None:
         """A check found `state`: streams that are there already say nothing against it."""
+        if self._bound is None:
+            return
         self._doubt_id = self._streams.last_id
         super().told(state, reason, hint)
 
@@ -178,7 +243,7 @@ class LocalListener(Listener):
 
     def _ask_why(self) -> None:
         now = self._loop.time()
-        if self._asking is None and self._acceptor is not None and now - self._asked_at >= ASK_INTERVAL_S:
+        if self._asking is None and not self._stopped and now - self._asked_at >= ASK_INTERVAL_S:
             self._asked_at = now
             self._asking = self._loop.create_task(self._ask())
             self._asking.add_done_callback(self._asked)
@@ -217,7 +282,7 @@ class LocalListener(Listener):
             close_with_reset(sock)
             self.failed(exc)
             return
-        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self._way)
+        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self.way)
         if stream is not None:
             self._splice(sock, origin, stream)
             return
@@ -242,7 +307,7 @@ class LocalListener(Listener):
         """The one task of a connection: it ends when the stream is there."""
         try:
             stream = await self._swarm.open_stream(
-                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
+                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self.way
             )
             self._splice(sock, origin, stream)
         except P2PForwardError as exc:
@@ -264,12 +329,11 @@ class LocalListener(Listener):
 
     def stop(self) -> None:
         """Close the address and end the connections that have no stream yet, with RST."""
-        if self._acceptor is None:
+        if self._stopped:
             return
-        self._acceptor.close()
-        self._acceptor = None
-        self._bound.remove_file()
-        self._swarm.peerstore.unpin(self.peer_id, self.pin_tag)
+        self._stopped = True
+        self._unbind()
+        self._swarm.peerstore.unpin(self.peer_id, self._pin_tag)
         dropped = set(self._opening.values())
         if self._asking is not None:
             dropped.add(self._asking)

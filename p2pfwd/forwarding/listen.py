@@ -48,8 +48,10 @@ class RemoteListener(Listener):
         *,
         report_peer_id: bool,
         foreground: bool,
+        saved: bool = False,
+        created: float | None = None,
     ) -> None:
-        super().__init__(listener_id, protocol, events, foreground=foreground)
+        super().__init__(listener_id, protocol, events, foreground=foreground, saved=saved, created=created)
         self.report_peer_id = report_peer_id
         self.target = target
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")

@@ -53,12 +53,23 @@ class Listener(ABC):
 
     direction: ClassVar[Direction]
 
-    def __init__(self, listener_id: int, protocol: str, events: Events, *, foreground: bool) -> None:
+    def __init__(
+        self,
+        listener_id: int,
+        protocol: str,
+        events: Events,
+        *,
+        foreground: bool,
+        saved: bool = False,
+        created: float | None = None,
+    ) -> None:
+        """`saved`: it outlives the daemon; then `created` may be long ago."""
         now = time.time()
         self.id = listener_id
         self.protocol = protocol
         self.foreground = foreground
-        self.created = now
+        self.saved = saved
+        self.created = now if created is None else created
         self.health = Health(now)
         self.live = 0  # streams now
         self.bytes_in = 0  # of streams that have ended
@@ -142,6 +153,7 @@ class Listener(ABC):
             bytes_in=self.bytes_in + live_in,
             bytes_out=self.bytes_out + live_out,
             foreground=self.foreground,
+            saved=self.saved,
             created=self.created,
         )
 

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, SelfDial, ShuttingDown
+from p2pfwd.errors import AddressInUse, BindFailed, ListenerExists, P2PForwardError, SelfDial, ShuttingDown
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.admission import Admission
-from p2pfwd.forwarding.bind import bind
+from p2pfwd.forwarding.bind import BoundSocket, bind, numeric
 from p2pfwd.forwarding.check import check_peer, check_target
 from p2pfwd.forwarding.events import EventCallback, Events
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.kubo import make_splice
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.names import PREFIX, belongs_to_the_node, check_protocol
+from p2pfwd.forwarding.rebind import Rebinding, try_to_bind
 from p2pfwd.forwarding.registry import Listener, ListenerRegistry
 from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
 from p2pfwd.forwarding.target import Target
@@ -60,6 +61,7 @@ class Forwarding:
         self._events = Events()
         self._listeners = ListenerRegistry(self._events)
         self._streams = StreamRegistry(self._swarm, self._loop, self._events, self.limits, make_splice)
+        self._rebinding = Rebinding(self._loop, self._forwards)
         self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
         probes = probe.ProbeService(self._listeners)
@@ -87,6 +89,7 @@ class Forwarding:
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._swarm.on_silent(self._silent)
+        host.network.on_change(self._rebinding.network_changed)
 
     # --- listen -----------------------------------------------------------------------------------
 
@@ -99,6 +102,8 @@ class Forwarding:
         report_peer_id: bool = False,
         allow_custom_protocol: bool = False,
         foreground: bool = False,
+        saved: bool = False,
+        created: float | None = None,
     ) -> RemoteListener:
         """Offer the service at `target` (`any_loopback`: see Target) under `protocol`; it is not tried.
 
@@ -121,6 +126,8 @@ class Forwarding:
             self.limits,
             report_peer_id=report_peer_id,
             foreground=foreground,
+            saved=saved,
+            created=created,
         )
         if not protocol.startswith(PREFIX):
             self._swarm.services.serve(Service(name=protocol, handler=self._serve, bounds=self._bounds))
@@ -148,13 +155,17 @@ class Forwarding:
         *,
         allow_custom_protocol: bool = False,
         foreground: bool = False,
+        saved: bool = False,
+        created: float | None = None,
         way: Way | None = None,
+        may_wait: bool = False,
     ) -> LocalListener:
         """Open `listen`; each of its connections becomes a stream of `protocol` to `peer_id`.
 
         `way`: what they may go over; None: all but limited relays. `addrs` are kept for the life of the
-        forward. Nothing is dialed yet. Raises InvalidMultiaddr, InvalidProtocol, SelfDial, ListenerExists,
-        AddressInUse, BindFailed, ShuttingDown.
+        forward. Nothing is dialed yet. With `may_wait` an address that is not to be had is waited for.
+        Raises InvalidMultiaddr, InvalidProtocol, SelfDial, ListenerExists, AddressInUse, BindFailed,
+        ShuttingDown.
         """
         self._refuse_when_closing()
         if peer_id == self._host.peer_id:
@@ -163,36 +174,54 @@ class Forwarding:
                 hint="give the peer ID of the other machine: `p2pfwd id` there prints it",
             )
         check_protocol(protocol, allow_custom=allow_custom_protocol, serving=False)
-        self._listeners.refuse_duplicate(("forward", str(listen)))
-        bound = await bind(listen)
-        try:
-            self._refuse_when_closing()
-            self._listeners.refuse_duplicate(("forward", str(bound.address)))
-        except P2PForwardError:
-            bound.sock.close()
-            bound.remove_file()
-            raise
+        address = await numeric(listen)
+        self._refuse_when_closing()
+        self._listeners.refuse_duplicate(("forward", str(address)))
+        bound = self._bound(address)
+        if not may_wait and not isinstance(bound, BoundSocket):
+            raise bound
         listener = LocalListener(
             self._listeners.take_id(),
             protocol,
             peer_id,
-            bound,
+            address,
+            bound if isinstance(bound, BoundSocket) else None,
             self._swarm,
             self._streams,
             self._events,
             self.limits,
             foreground=foreground,
+            saved=saved,
+            created=created,
             way=way,
+            addrs=addrs,
         )
-        self._swarm.peerstore.pin(peer_id, tuple(addrs), listener.pin_tag)
-        listener.start()
         self._listeners.register(listener)
+        if isinstance(bound, BoundSocket):
+            listener.start()
+        else:
+            listener.cannot_bind(bound)
+            self._rebinding.begin()
         return listener
 
+    def _bound(self, address: Multiaddr) -> BoundSocket | AddressInUse | BindFailed:
+        """The socket, or why there is none. Raises ListenerExists."""
+        try:
+            bound = bind(address)
+        except (AddressInUse, BindFailed) as exc:
+            return exc
+        try:  # port 0 may give the one that another forward waits for
+            self._listeners.refuse_duplicate(("forward", str(bound.address)))
+        except ListenerExists:
+            bound.close()
+            raise
+        return bound
+
+    def _forwards(self) -> list[LocalListener]:
+        return [listener for listener in self._listeners.all() if isinstance(listener, LocalListener)]
+
     def _forwards_to(self, peer_id: PeerId) -> Iterator[LocalListener]:
-        for listener in self._listeners.all():
-            if isinstance(listener, LocalListener) and listener.peer_id == peer_id:
-                yield listener
+        yield from (listener for listener in self._forwards() if listener.peer_id == peer_id)
 
     def _connected(self, conn: Link) -> None:
         for listener in self._forwards_to(conn.remote_peer):
@@ -215,12 +244,21 @@ class Forwarding:
     def listeners(self) -> list[ListenerInfo]:
         """Every listen and forward, in the order in which they came."""
         live = self._streams.live_bytes()
-        for listener in self._listeners.all():
-            if isinstance(listener, LocalListener) and listener.doubts_service:
+        for listener in self._forwards():
+            if listener.doubts_service:
                 newest = self._streams.newest_answered(listener)
                 if newest is not None:
                     listener.stream_answered(newest)
         return [listener.info(*live.get(listener.id, (0, 0))) for listener in self._listeners.all()]
+
+    def listener(self, listener_id: int) -> Listener:
+        """Raises NotFound."""
+        return self._listeners.get(listener_id)
+
+    def find(self, listener: Listener) -> Listener | None:
+        """The listener itself, if it is still there."""
+        found = self._listeners.find(*listener.key)
+        return listener if found is listener else None
 
     def streams(self) -> list[StreamInfo]:
         """Every live stream, by id."""
@@ -241,10 +279,13 @@ class Forwarding:
     async def check(self, listener_id: int, timeout_s: float = 30.0) -> CheckOutcome:
         """Try a listener once and keep what was found as its state; see `probe` on what its service notices.
 
-        Raises NotFound.
+        Of a forward that waits for its local address, this is tried, and its peer only then. Raises NotFound.
         """
         listener = self._listeners.get(listener_id)
         if isinstance(listener, LocalListener):
+            if not listener.is_bound and not try_to_bind(listener):
+                health = listener.health
+                return CheckOutcome(False, health.state, health.reason, health.hint)
             outcome = await check_peer(self._swarm, listener.peer_id, listener.protocol, timeout_s)
         else:
             assert isinstance(listener, RemoteListener)
@@ -281,6 +322,7 @@ class Forwarding:
     async def drain(self, timeout_s: float) -> int:
         """Take nothing new, give live streams `timeout_s` to end, reset the rest; returns how many."""
         self._closing = True
+        self._rebinding.close()
         self.close(_ALL)
         try:
             async with asyncio.timeout(timeout_s):
@@ -295,6 +337,7 @@ class Forwarding:
     async def aclose(self) -> None:
         """End everything now. Idempotent."""
         self._closing = True
+        self._rebinding.close()
         self.close(_ALL)
         self.close_all_streams()
         for listener in self._ending:

@@ -81,6 +81,7 @@ class ListenerInfo:
     bytes_in: int  # from the remote peer, over all streams so far
     bytes_out: int
     foreground: bool
+    saved: bool  # it outlives the daemon
     created: float
 
 

@@ -29,9 +29,10 @@ from typing import Any, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import StorageFailed
-from p2pfwd.peers.book_file import AddressFile, DamagedFile, StoredAddress, StoredPeer
+from p2pfwd.peers.book_file import AddressFile, StoredAddress, StoredPeer
 from p2pfwd.peers.claims import KnownAddress
 from p2pfwd.peers.store import GRACE_S, Peerstore
+from p2pfwd.state.database import DamagedFile
 
 log = logging.getLogger("p2pfwd.peers")
 

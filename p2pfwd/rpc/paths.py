@@ -86,6 +86,11 @@ class Paths:
         return self.home / "peers.db"
 
     @property
+    def state_file(self) -> Path:
+        """The saved listens and forwards."""
+        return self.home / "state.db"
+
+    @property
     def relay_tokens_file(self) -> Path:
         """Who may use this node as a relay."""
         return self.home / "relay-tokens.json"

@@ -88,6 +88,7 @@ class ListenParams(Message):
     allow_custom_protocol: bool = False
     report_peer_id: bool = False
     foreground: bool = False
+    ephemeral: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -99,6 +100,7 @@ class ListenResult(Message):
     peer: str  # own peer ID
     addresses: tuple[str, ...]  # own full addresses, each ending in /p2p/<self>, best first
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
+    stood: bool = False  # before this call, just as it was asked for
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -112,6 +114,7 @@ class ForwardParams(Message):
     foreground: bool = False
     path: PathWish = "any"
     allow_limited_relay: bool = False
+    ephemeral: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -121,6 +124,7 @@ class ForwardResult(Message):
     listener: Listener
     peer: str
     notices: tuple[Notice, ...] = ()
+    stood: bool = False  # as ListenResult.stood
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

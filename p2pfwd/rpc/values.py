@@ -59,7 +59,7 @@ class Message:
 class Listener(Message):
     """One listen or forward, as `ls` shows it."""
 
-    id: int
+    id: int  # 0: it is saved, and could not be made at the start
     direction: Literal["listen", "forward"]
     protocol: str
     listen_address: str  # listen: /p2p/<self>; forward: the bound address
@@ -71,6 +71,7 @@ class Listener(Message):
     bytes_out: int  # to the remote peer
     foreground: bool
     created: float  # unix seconds
+    saved: bool = False  # it outlives the daemon
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -181,7 +181,7 @@ def write_atomically(path: Path, data: bytes, what: str) -> None:
     try:
         with _written(path, data) as temporary:
             os.replace(temporary, path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     except OSError as exc:
         raise storage_failed(what, path, exc) from exc
 
@@ -201,7 +201,7 @@ def create_atomically(path: Path, data: bytes, what: str) -> None:
                 if exc.errno not in _NO_LINKS:
                     raise
                 _write_new(path, data)  # the best that file system can do: not whole if we are killed now
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
     except FileExistsError:
         raise
     except OSError as exc:
@@ -239,7 +239,8 @@ def _write_new(path: Path, data: bytes) -> None:
         raise
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make what was created or renamed in it outlive a power cut. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

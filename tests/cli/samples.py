@@ -20,6 +20,7 @@ LISTEN = Listener(
     bytes_out=0,
     foreground=False,
     created=1_700_000_000.0,
+    saved=True,
 )
 
 FORWARD = Listener(
@@ -35,6 +36,7 @@ FORWARD = Listener(
     bytes_out=310_000,
     foreground=False,
     created=1_700_000_000.0,
+    saved=True,
 )
 
 STREAM = Stream(

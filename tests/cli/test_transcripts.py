@@ -181,6 +181,17 @@ def test_ls_names_the_forward_a_reason_is_for_when_several_have_its_protocol(
     assert f"{one.protocol}: no address is known" in on_terminal("ls")
 
 
+def test_ls_says_which_are_not_saved(filled: FakeDaemon, on_terminal: OnTerminal, run: Run) -> None:
+    ephemeral, tied = replace(LISTEN, saved=False), replace(FORWARD, saved=False, foreground=True)
+    filled.answers["p2p.ls"] = LsResult((ephemeral, tied))
+    assert on_terminal("ls").splitlines()[-3:] == [
+        "/x/web: target 127.0.0.1:8000: connection refused",
+        "/x/web: ephemeral: it ends with the daemon",
+        "/x/ssh: foreground: it ends with its command",
+    ]
+    assert [it["Saved"] for it in json.loads(run("ls", "--json").out)["Listeners"]] == [False, False]
+
+
 def test_ls_on_a_wide_terminal_takes_one_line_each(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
     lines = on_terminal("ls", "--streams", columns=120).splitlines()
     assert lines[1].startswith("listen   /x/web    12D3…defLcL     127.0.0.1:8000  target refused     0")
@@ -300,8 +311,50 @@ def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> No
             "allow_custom_protocol": False,
             "report_peer_id": True,
             "foreground": False,
+            "ephemeral": False,
         }
     ]
+
+
+def test_what_stood_before_is_said_to_stand_already(fake: FakeDaemon, run: Run) -> None:
+    fake.answers |= {
+        "p2p.listen": replace(LISTENED, stood=True),
+        "p2p.forward": replace(FORWARDED, stood=True),
+        "p2p.check": REACHED,
+    }
+    assert run("listen", "/x/web", "8000").out.startswith("Sharing already: /x/web -> 127.0.0.1:8000, which")
+    forwarding = run("forward", "/x/ssh", "2222", OTHER).out.splitlines()[0]
+    assert forwarding == "Forwarding already: 127.0.0.1:2222 -> /x/ssh at 12D3…wvuTHr"
+    assert json.loads(run("listen", "/x/web", "8000", "--json").out)["Stood"] is True
+
+
+def test_a_pair_that_fails_does_not_take_back_what_stood_before(fake: FakeDaemon, run: Run) -> None:
+    def listen(params: Mapping[str, Any]) -> Any:
+        if params["protocol"] == "/x/web":
+            return replace(LISTENED, stood=True)
+        return ListenerExists("listener already registered: /x/taken", hint="close it first")
+
+    fake.answers["p2p.listen"] = listen
+    assert run("listen", "/x/web", "8000", "/x/taken", "8001").status == 1
+    assert fake.called("p2p.close") == []
+
+
+def test_ephemeral_is_handed_over(fake: FakeDaemon, run: Run) -> None:
+    fake.answers |= {"p2p.listen": LISTENED, "p2p.forward": FORWARDED}
+    run("listen", "/x/web", "8000", "--ephemeral")
+    run("forward", "/x/ssh", "2222", OTHER, "--ephemeral", "--no-check")
+    for method in ("p2p.listen", "p2p.forward"):
+        assert [params["ephemeral"] for params in fake.called(method)] == [True]
+
+
+def test_a_forward_whose_address_is_not_to_be_had_says_what_it_waits_for(fake: FakeDaemon, run: Run) -> None:
+    check = replace(REFUSED, state="address-in-use", reason="cannot listen there: it is in use", hint=None)
+    fake.answers |= {"p2p.forward": replace(FORWARDED, stood=True), "p2p.check": check}
+    result = run("forward", "/x/ssh", "2222", OTHER)
+    assert (result.status, result.err) == (
+        0,
+        "Warning: cannot listen there: it is in use; the forward stands and listens there once it can\n",
+    )
 
 
 def test_forward_says_what_to_do_next_and_how_the_peer_was_reached(fake: FakeDaemon, run: Run) -> None:

@@ -28,7 +28,7 @@ from p2pfwd.errors import (
     TargetTimeout,
 )
 from p2pfwd.forwarding import target as target_module
-from p2pfwd.forwarding.bind import LOOPBACK_RECEIVE_BYTES, BoundSocket, bind
+from p2pfwd.forwarding.bind import LOOPBACK_RECEIVE_BYTES, BoundSocket, bind, numeric
 from p2pfwd.forwarding.target import Target
 from p2pfwd.system import sockaddrs
 from p2pfwd.system.acceptor import Acceptor, bind_failure
@@ -53,7 +53,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 def bound(address: str) -> BoundSocket:
     async def main() -> BoundSocket:
-        return await bind(Multiaddr.parse(address))
+        return bind(await numeric(Multiaddr.parse(address)))
 
     return asyncio.run(main())
 
@@ -188,7 +188,7 @@ def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
-        made = await bind(ANY_PORT)
+        made = bind(ANY_PORT)
         acceptor = Acceptor(made.sock, loop, lambda sock, _peer: arrived.put_nowait(sock))
         address = made.sock.getsockname()
         acceptor.pause()
@@ -216,7 +216,7 @@ def test_the_failure_of_one_connection_is_no_failure_of_the_listener(run: Run, n
         defects: list[Any] = []
         loop.set_exception_handler(lambda _loop, context: defects.append(context))
         arrived: asyncio.Queue[socket.socket] = asyncio.Queue()
-        made = await bind(ANY_PORT)
+        made = bind(ANY_PORT)
         sock: Any = FailingAccept(made.sock, 1, getattr(errno, name))
         acceptor = Acceptor(sock, loop, lambda sock, _peer: arrived.put_nowait(sock))
         with socket.create_connection(made.sock.getsockname(), 20):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.daemon.relays import Relays
+    from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.host.host import Host
     from p2pfwd.host.port_mapping import PortMapping
@@ -37,6 +38,7 @@ class Node(Protocol):
     network: NetworkProfile
     host: Host
     forwarding: Forwarding
+    tunnels: Tunnels
     peering: Peering
     discovery: Discovery
     relays: Relays

@@ -8,23 +8,21 @@ client's connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.typed import parse_endpoint, parse_target
 from p2pfwd.core.word_order import check_forward, check_listen
 from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
+from p2pfwd.daemon.tunnels import Lifetime
 from p2pfwd.errors import UsageError
+from p2pfwd.forwarding.bind import numeric
 from p2pfwd.forwarding.values import CloseMatch
-from p2pfwd.policy.paths import Way
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
-
-if TYPE_CHECKING:
-    from p2pfwd.forwarding.registry import Listener
+from p2pfwd.state.tunnel_file import SavedTunnel
 
 TARGET_CHECK_S = 3.0
 """How long `listen` looks whether its target answers before it returns; a target may also come later."""
@@ -55,20 +53,21 @@ class TunnelMethods:
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
-        listener = await node.forwarding.listen(
+        wanted = SavedTunnel(
+            "listen",
             params.protocol,
             target,
             any_loopback=any_loopback,
             report_peer_id=params.report_peer_id,
-            allow_custom_protocol=params.allow_custom_protocol,
-            foreground=params.foreground,
+            custom_protocol=params.allow_custom_protocol,
         )
+        listener, stood = await node.tunnels.make(wanted, _lifetime(params))
         if params.foreground:
-            context.on_disconnect(self._closer(listener))
+            context.on_disconnect(lambda: node.tunnels.close_now(listener))
         try:
             outcome = await node.forwarding.check(listener.id, TARGET_CHECK_S)
         except asyncio.CancelledError:
-            self._closer(listener)()
+            await node.tunnels.take_back(listener, stood)
             raise
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
@@ -77,6 +76,7 @@ class TunnelMethods:
             peer=str(node.host.peer_id),
             addresses=views.full_addresses(addrs, node.host.peer_id),
             taken_ports=node.host.taken_ports,
+            stood=stood,
         )
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
@@ -85,37 +85,25 @@ class TunnelMethods:
         check_forward(params.protocol, params.listen, params.peers)
         listen = parse_endpoint(params.listen)
         peer_id, addrs = await self._node.peering.read(params.peers)
-        listener = await node.forwarding.forward(
+        wanted = SavedTunnel(
+            "forward",
             params.protocol,
-            listen,
-            peer_id,
-            addrs,
-            allow_custom_protocol=params.allow_custom_protocol,
-            foreground=params.foreground,
-            way=Way(params.path, params.allow_limited_relay),
+            await numeric(listen),
+            custom_protocol=params.allow_custom_protocol,
+            peer=peer_id,
+            peer_addrs=addrs,
+            path=params.path,
+            limited_relay=params.allow_limited_relay,
         )
+        listener, stood = await node.tunnels.make(wanted, _lifetime(params))
         if params.foreground:
-            context.on_disconnect(self._closer(listener))
+            context.on_disconnect(lambda: node.tunnels.close_now(listener))
         swarm = self._node.host.swarm
         told = (
             *notices.of_listening(listener.listen_address, swarm.own_addresses),
             *notices.of_peer_addresses(addrs, swarm.why_not),
         )
-        return s.ForwardResult(views.listener(listener.info()), str(peer_id), told)
-
-    def _closer(self, listener: Listener) -> Callable[[], None]:
-        """Closes exactly this listener, if it still exists: its addresses may be another's by then."""
-        match = CloseMatch(
-            protocol=listener.protocol,
-            listen_address=listener.listen_address,
-            target_address=listener.target_address,
-        )
-
-        def close() -> None:
-            if any(info.id == listener.id for info in self._node.forwarding.listeners()):
-                self._node.forwarding.close(match)
-
-        return close
+        return s.ForwardResult(views.listener(listener.info()), str(peer_id), told, stood)
 
     async def check(self, context: CallContext, params: s.CheckParams) -> s.Check:
         """Try a listener once; its state follows. Raises NotFound."""
@@ -123,21 +111,24 @@ class TunnelMethods:
         return views.check(await self._node.forwarding.check(params.listener, timeout_s))
 
     async def close(self, context: CallContext, params: s.CloseParams) -> s.CloseResult:
-        """Close the listeners that every filter matches; their streams go on. Raises UsageError."""
+        """Close the listeners that every filter matches; their streams go on.
+
+        Raises UsageError, StorageFailed.
+        """
         match = CloseMatch(
             all=params.all,
             protocol=params.protocol,
             listen_address=self._filter(params.listen_address),
             target_address=self._filter(params.target_address),
         )
-        return s.CloseResult(tuple(map(views.listener, self._node.forwarding.close(match))))
+        return s.CloseResult(tuple(map(views.listener, await self._node.tunnels.close(match))))
 
     def _filter(self, text: str | None) -> Multiaddr | None:
         return None if text is None else self._node.peering.filter(text)
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         """All listeners, in the order they were made."""
-        return s.LsResult(tuple(map(views.listener, self._node.forwarding.listeners())))
+        return s.LsResult(tuple(map(views.listener, self._node.tunnels.listeners())))
 
     # --- streams
 
@@ -159,3 +150,9 @@ class TunnelMethods:
                 f"stream id {params.id!r} is not a number", hint="p2pfwd stream ls shows the ids"
             )
         return s.StreamCloseResult((views.stream(forwarding.close_stream(int(params.id[:20]))),))
+
+
+def _lifetime(params: s.ListenParams | s.ForwardParams) -> Lifetime:
+    if params.foreground:
+        return "foreground"
+    return "ephemeral" if params.ephemeral else "saved"

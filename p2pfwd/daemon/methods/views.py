@@ -55,6 +55,7 @@ def listener(info: ListenerInfo) -> schema.Listener:
         bytes_out=info.bytes_out,
         foreground=info.foreground,
         created=info.created,
+        saved=info.saved,
     )
 
 

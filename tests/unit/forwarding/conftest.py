@@ -32,6 +32,7 @@ def forwarding(monkeypatch: pytest.MonkeyPatch, splices: list[FakeSplice], host:
     FakeAcceptor.made = []
     monkeypatch.setattr(listeners_local, "Acceptor", FakeAcceptor)
     monkeypatch.setattr(service, "bind", fake_bind)
+    monkeypatch.setattr(listeners_local, "bind", fake_bind)
 
     def splice(*args: object, **options: bool) -> FakeSplice:
         made = FakeSplice(*args, **options)  # type: ignore[arg-type]

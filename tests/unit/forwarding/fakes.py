@@ -266,10 +266,24 @@ class FakeSwarm:
         self.silent.append(callback)
 
 
+class FakeNetwork:
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self.callbacks.append(callback)
+
+    def changed(self) -> None:
+        """This machine is in another network."""
+        for callback in self.callbacks:
+            callback()
+
+
 class FakeHost:
     def __init__(self) -> None:
         self.swarm = FakeSwarm()
         self.peer_id = self.swarm.peer_id
+        self.network = FakeNetwork()
 
 
 class FakeAcceptor:
@@ -300,7 +314,7 @@ class FakeAcceptor:
         self.sock.close()
 
 
-async def fake_bind(address: Multiaddr) -> BoundSocket:
+def fake_bind(address: Multiaddr) -> BoundSocket:
     """In place of bind.bind: port 0 becomes 40000."""
     text = str(address).replace("/tcp/0", "/tcp/40000")
     return BoundSocket(FakeSocket(), Multiaddr.parse(text))  # type: ignore[arg-type]

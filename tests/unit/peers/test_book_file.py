@@ -20,12 +20,12 @@ from p2pfwd.peers.book_file import (
     MAX_STORED_ADDRESSES,
     MAX_STORED_PEERS,
     AddressFile,
-    DamagedFile,
     StoredAddress,
     StoredPeer,
 )
 from p2pfwd.peers.store import MAX_ADDRESS_BYTES
 from p2pfwd.policy.provenance import Provenance, Standing
+from p2pfwd.state.database import DamagedFile
 from tests.support.peers import peer
 
 

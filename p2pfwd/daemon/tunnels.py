@@ -1,0 +1,291 @@
+"""The listens and forwards of a daemon, and the state file that remembers them: the two in step.
+
+Rules: what is answered with success is on the disk first, and a change that the disk does not take changes
+nothing. One change after the other, each to its end, so that memory and file agree. A stop of the daemon
+forgets nothing. What is saved and cannot be made at the start stays, is listed with why, and can be closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed
+from p2pfwd.forwarding.forward import LocalListener
+from p2pfwd.forwarding.health import state_of
+from p2pfwd.forwarding.listen import RemoteListener
+from p2pfwd.forwarding.rebind import try_to_bind
+from p2pfwd.forwarding.registry import Listener
+from p2pfwd.forwarding.service import Forwarding
+from p2pfwd.forwarding.values import UNKNOWN, CloseMatch, ListenerInfo
+from p2pfwd.policy.paths import Way
+from p2pfwd.state.tunnel_file import Key, SavedTunnel
+from p2pfwd.state.tunnels import SavedTunnels
+
+log = logging.getLogger("p2pfwd.state")
+
+Lifetime = Literal["saved", "ephemeral", "foreground"]
+"""Until it is closed; at most as long as the daemon; at most as long as the command."""
+
+NOT_MADE: Final = 0
+"""The id of a saved tunnel that could not be made."""
+
+T = TypeVar("T")
+
+
+class Tunnels:
+    """Of one daemon; `start` makes again what is saved. Needs a running loop."""
+
+    def __init__(self, path: Path, forwarding: Forwarding, own_id: PeerId) -> None:
+        self._forwarding = forwarding
+        self._file = SavedTunnels(path)
+        self._own = Multiaddr.parse(f"/p2p/{own_id}")
+        self._saved: dict[Key, SavedTunnel] = {}
+        self._not_made: dict[Key, P2PForwardError] = {}
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Make what is saved; a local address that is not to be had is waited for. Raises StorageFailed."""
+        for tunnel in await self._file.load():
+            self._saved[tunnel.key] = tunnel
+            try:
+                await self._listener(tunnel, "saved", may_wait=True)
+            except P2PForwardError as exc:
+                self._not_made[tunnel.key] = exc
+                log.warning("the saved %s %s cannot be made: %s", *tunnel.key, exc.message)
+
+    async def close_file(self) -> None:
+        """The last step of a stop. Idempotent."""
+        await self._file.close()
+
+    def listeners(self) -> list[ListenerInfo]:
+        """As `Forwarding.listeners`, and those that could not be made."""
+        return self._forwarding.listeners() + [self._info(self._saved[key]) for key in self._not_made]
+
+    # --- making -----------------------------------------------------------------------------------
+
+    async def make(self, wanted: SavedTunnel, lifetime: Lifetime) -> tuple[Listener, bool]:
+        """The listener, and whether it stood already; one that is the same does, whoever made it.
+
+        The peer's addresses are no difference: those that are new are added. Raises ListenerExists, with what
+        differs, StorageFailed, ResourceLimitExceeded, and as `Forwarding.listen` and `Forwarding.forward`.
+        """
+        making = asyncio.create_task(self._make(wanted, lifetime))
+        try:
+            return await _to_its_end(making)
+        except asyncio.CancelledError:
+            if not making.cancelled() and making.exception() is None:
+                await self.take_back(*making.result())
+            raise
+
+    async def take_back(self, listener: Listener, stood: bool) -> None:
+        """Undo `make`, for whose answer nobody waits."""
+        if not stood:
+            await _to_its_end(asyncio.create_task(self._take_back(listener)))
+
+    def close_now(self, listener: Listener) -> None:
+        """Close exactly this one, if it is still there, in memory alone: its lease is over."""
+        if self._forwarding.find(listener) is not None:
+            self._forwarding.close(
+                CloseMatch(
+                    protocol=listener.protocol,
+                    listen_address=listener.listen_address,
+                    target_address=listener.target_address,
+                )
+            )
+
+    async def _make(self, wanted: SavedTunnel, lifetime: Lifetime) -> tuple[Listener, bool]:
+        async with self._lock:
+            try:
+                listener = await self._listener(wanted, lifetime)
+            except ListenerExists as exc:
+                return await self._standing(wanted, lifetime, exc), True
+            if lifetime == "saved":
+                try:
+                    await self._save(_as_made(wanted, listener))
+                except P2PForwardError:
+                    self.close_now(listener)
+                    raise
+            return listener, False
+
+    async def _listener(
+        self, tunnel: SavedTunnel, lifetime: Lifetime, *, may_wait: bool = False
+    ) -> Listener:
+        saved, foreground = lifetime == "saved", lifetime == "foreground"
+        created = tunnel.created or None
+        if tunnel.peer is None:
+            return await self._forwarding.listen(
+                tunnel.protocol,
+                tunnel.address,
+                any_loopback=tunnel.any_loopback,
+                report_peer_id=tunnel.report_peer_id,
+                allow_custom_protocol=tunnel.custom_protocol,
+                foreground=foreground,
+                saved=saved,
+                created=created,
+            )
+        return await self._forwarding.forward(
+            tunnel.protocol,
+            tunnel.address,
+            tunnel.peer,
+            tunnel.peer_addrs,
+            allow_custom_protocol=tunnel.custom_protocol,
+            foreground=foreground,
+            saved=saved,
+            created=created,
+            way=Way(tunnel.path, tunnel.limited_relay),
+            may_wait=may_wait,
+        )
+
+    async def _standing(self, wanted: SavedTunnel, lifetime: Lifetime, exc: ListenerExists) -> Listener:
+        """The listener that stands in the way, if it is what is wanted. Raises ListenerExists."""
+        listener = self._forwarding.listener(exc.details["listener"])
+        if differing := _differences(listener, wanted, lifetime):
+            raise ListenerExists(
+                f"{exc.message}; {', and '.join(differing)}",
+                hint=f"to change it: {_close_command(listener)}, then the same command again",
+                listener=listener.id,
+            )
+        if isinstance(listener, LocalListener):
+            if not set(wanted.peer_addrs) <= set(listener.addrs):
+                if listener.saved:
+                    await self._save(_knowing(self._saved[listener.key], wanted.peer_addrs))
+                listener.know(wanted.peer_addrs)
+            if not listener.is_bound:
+                try_to_bind(listener)
+        return listener
+
+    async def _save(self, tunnel: SavedTunnel) -> None:
+        await self._file.save(tunnel)
+        self._saved[tunnel.key] = tunnel
+        self._not_made.pop(tunnel.key, None)
+
+    async def _take_back(self, listener: Listener) -> None:
+        async with self._lock:
+            if self._forwarding.find(listener) is None:
+                return
+            self.close_now(listener)
+            if listener.saved:
+                try:
+                    await self._forget([listener.key])
+                except StorageFailed as exc:
+                    log.warning("%s comes back at the next start: %s", listener.describe(), exc.message)
+
+    # --- closing ----------------------------------------------------------------------------------
+
+    async def close(self, match: CloseMatch) -> list[ListenerInfo]:
+        """Forget and close those that match; their streams stay. Raises StorageFailed: then all stand."""
+        return await _to_its_end(asyncio.create_task(self._close(match)))
+
+    async def _close(self, match: CloseMatch) -> list[ListenerInfo]:
+        async with self._lock:
+            saved = [tunnel for tunnel in self._saved.values() if match.matches(*self._three(tunnel))]
+            infos = {tunnel.key: self._info(tunnel) for tunnel in saved}
+            if saved:
+                await self._forget(list(infos))
+            closed = self._forwarding.close(match)
+            live = {_key_of(info) for info in closed if info.saved}
+            return closed + [info for key, info in infos.items() if key not in live]
+
+    async def _forget(self, keys: list[Key]) -> None:
+        await self._file.forget(keys)
+        for key in keys:
+            self._saved.pop(key, None)
+            self._not_made.pop(key, None)
+
+    def _three(self, tunnel: SavedTunnel) -> tuple[str, Multiaddr, Multiaddr]:
+        """Protocol, listen address and target address."""
+        if tunnel.peer is None:
+            return tunnel.protocol, self._own, tunnel.address
+        return tunnel.protocol, tunnel.address, Multiaddr.parse(f"/p2p/{tunnel.peer}")
+
+    def _info(self, tunnel: SavedTunnel) -> ListenerInfo:
+        """Of a saved tunnel that does not live."""
+        protocol, listen_address, target_address = self._three(tunnel)
+        error = self._not_made.get(tunnel.key)
+        return ListenerInfo(
+            id=NOT_MADE,
+            direction=tunnel.direction,
+            protocol=protocol,
+            listen_address=listen_address,
+            target_address=target_address,
+            state=UNKNOWN if error is None else state_of(error),
+            reason=None if error is None else error.message,
+            hint=None if error is None else error.hint,
+            state_since=tunnel.created,
+            streams=0,
+            bytes_in=0,
+            bytes_out=0,
+            foreground=False,
+            saved=True,
+            created=tunnel.created,
+        )
+
+
+async def _to_its_end(task: asyncio.Task[T]) -> T:
+    """Its result; a caller that is cancelled waits for its end first: nothing is left half done."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # it was asked for: the caller has none to raise it to
+        raise
+
+
+def _as_made(wanted: SavedTunnel, listener: Listener) -> SavedTunnel:
+    """With the port that a forward got for port 0."""
+    address = wanted.address if wanted.peer is None else listener.listen_address
+    return replace(wanted, address=address, created=listener.created)
+
+
+def _knowing(tunnel: SavedTunnel, addrs: tuple[Multiaddr, ...]) -> SavedTunnel:
+    return replace(tunnel, peer_addrs=tuple(dict.fromkeys((*addrs, *tunnel.peer_addrs))))
+
+
+def _key_of(info: ListenerInfo) -> Key:
+    return info.direction, info.protocol if info.direction == "listen" else str(info.listen_address)
+
+
+def _differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> list[str]:
+    """In what the listener that stands is not the one that is wanted, in words."""
+    found = []
+    if isinstance(listener, RemoteListener):
+        if (listener.target.address, listener.target.any_loopback) != (wanted.address, wanted.any_loopback):
+            found.append(f"its target is {listener.target_address}, not {wanted.address}")
+        if listener.report_peer_id != wanted.report_peer_id:
+            found.append(f"its target {_tells(listener.report_peer_id)} (-r)")
+    elif isinstance(listener, LocalListener):
+        if listener.protocol != wanted.protocol:
+            found.append(f"its protocol is {listener.protocol}, not {wanted.protocol}")
+        if listener.peer_id != wanted.peer:
+            found.append(f"its peer is {listener.peer_id}, not {wanted.peer}")
+        if listener.way.wish != wanted.path:
+            found.append(f"its path is {listener.way.wish}, not {wanted.path}")
+        if listener.way.limited != wanted.limited_relay:
+            may = "may" if listener.way.limited else "may not"
+            found.append(f"it {may} go over limited relays")
+    return found + _difference_of_life(listener, lifetime)
+
+
+def _tells(report: bool) -> str:
+    return "is told the peer ID" if report else "is not told the peer ID"
+
+
+def _difference_of_life(listener: Listener, lifetime: Lifetime) -> list[str]:
+    if listener.foreground:
+        return ["it ends with the command that made it"]
+    has = "saved" if listener.saved else "ephemeral"
+    return [] if has == lifetime else [f"it is {has}, not {lifetime}"]
+
+
+def _close_command(listener: Listener) -> str:
+    if listener.direction == "listen":
+        return shlex.join(["p2pfwd", "close", "-p", listener.protocol])
+    return shlex.join(["p2pfwd", "close", "-l", str(listener.listen_address)])

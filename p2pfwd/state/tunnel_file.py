@@ -1,0 +1,202 @@
+"""The state file `state.db`: the listens and forwards that outlive the daemon. Blocking.
+
+Rules: what a call has returned from is on the disk. A damaged file is set aside and its owner told: nothing
+of it is repaired, and what is known of it goes into the new one. Bounded in tunnels and bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, ResourceLimitExceeded
+from p2pfwd.state.database import DamagedFile, Database, Form
+
+if TYPE_CHECKING:
+    from sqlite3 import Connection
+
+log = logging.getLogger("p2pfwd.state")
+
+VERSION: Final = 1
+
+MAX_SAVED: Final = 1024
+"""Tunnels saved: each that is saved is made at every start."""
+
+MAX_SAVED_ADDRESSES: Final = 32
+"""Addresses saved of one forward's peer: as many as a command can name."""
+
+MAX_FILE_BYTES: Final = 64 << 20
+"""Backstop: 1024 forwards with 32 of the longest addresses take 38 MB; everyday ones half a megabyte."""
+
+_SCHEMA: Final = (
+    "BEGIN IMMEDIATE",
+    # name: the protocol of a listen, the local address of a forward. peer: of a forward, otherwise NULL.
+    "CREATE TABLE tunnels (id INTEGER PRIMARY KEY, direction TEXT NOT NULL, name TEXT NOT NULL,"
+    " protocol TEXT NOT NULL, address TEXT NOT NULL, any_loopback INTEGER NOT NULL,"
+    " report_peer_id INTEGER NOT NULL, custom_protocol INTEGER NOT NULL, peer TEXT, addresses TEXT NOT NULL,"
+    " path TEXT NOT NULL, limited_relay INTEGER NOT NULL, created REAL NOT NULL, UNIQUE (direction, name))",
+    f"PRAGMA user_version = {VERSION}",
+    "COMMIT",
+)
+
+_FORM: Final = Form("state file", VERSION, _SCHEMA, {}, MAX_FILE_BYTES, "FULL")
+
+_COLUMNS: Final = (
+    "direction, name, protocol, address, any_loopback, report_peer_id, custom_protocol, peer, addresses,"
+    " path, limited_relay, created"
+)
+
+Key = tuple[Literal["listen", "forward"], str]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTunnel:
+    """One listen or forward, as it is to be made again."""
+
+    direction: Literal["listen", "forward"]
+    protocol: str
+    address: Multiaddr
+    """Of a listen the target, of a forward the local address, with the real port."""
+    any_loopback: bool = False  # of a listen: ::1 is as good as 127.0.0.1
+    report_peer_id: bool = False
+    custom_protocol: bool = False
+    peer: PeerId | None = None  # of a forward
+    peer_addrs: tuple[Multiaddr, ...] = ()
+    path: Literal["any", "direct", "relay"] = "any"
+    limited_relay: bool = False
+    created: float = 0.0  # unix seconds
+
+    @property
+    def key(self) -> Key:
+        """What no second tunnel may have."""
+        return self.direction, self.protocol if self.direction == "listen" else str(self.address)
+
+
+class TunnelFile:
+    """The file at `path`; made with the first `change`. All raise StorageFailed."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = Database(path, _FORM)
+        self._known: dict[Key, SavedTunnel] = {}
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._db.path
+
+    def load(self) -> list[SavedTunnel]:
+        """Every tunnel in it, in the order in which they were saved; nothing where there is no file."""
+        if not self.path.exists():
+            return []
+        try:
+            with self._db.working() as db:
+                self._db.check(db)
+                rows = db.execute(f"SELECT {_COLUMNS} FROM tunnels ORDER BY id").fetchall()
+                tunnels = [self._tunnel(row) for row in rows]
+        except DamagedFile as exc:
+            self._set_aside(exc)
+            return []
+        self._known = {tunnel.key: tunnel for tunnel in tunnels}
+        return tunnels
+
+    def change(self, put: Iterable[SavedTunnel] = (), drop: Iterable[Key] = ()) -> None:
+        """Forget `drop` and save `put`, in one transaction; a tunnel that is there already keeps its place.
+
+        Raises ResourceLimitExceeded; after any error nothing has changed.
+        """
+        after = dict(self._known)
+        for key in drop:
+            after.pop(key, None)
+        for tunnel in put:
+            after[tunnel.key] = tunnel
+        if len(after) > max(MAX_SAVED, len(self._known)):
+            raise ResourceLimitExceeded(
+                f"there are {MAX_SAVED} saved tunnels, which is the limit",
+                hint="close some, or give --ephemeral for one that need not outlive the daemon",
+            )
+        try:
+            self._write(lambda db: _change(db, put, drop))
+        except DamagedFile as exc:
+            self._set_aside(exc)
+            self._write(lambda db: _change(db, after.values(), ()))
+        self._known = after
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._db.close()
+
+    def _write(self, work: Callable[[Connection], None]) -> None:
+        with self._db.working() as db:
+            db.execute("BEGIN IMMEDIATE")
+            work(db)
+            db.execute("COMMIT")
+
+    def _set_aside(self, exc: DamagedFile) -> None:
+        aside = self._db.set_aside()
+        log.error("%s; it was moved to %s, and a new one begun", exc.message, aside)
+
+    def _tunnel(self, row: tuple[Any, ...]) -> SavedTunnel:
+        """Raises DamagedFile for a row that this program did not write."""
+        try:
+            return _from_row(row)
+        except (InvalidMultiaddr, InvalidPeerId, TypeError, ValueError) as exc:
+            raise self._db.damaged(f"the saved tunnel {row[2]!r} makes no sense: {exc}") from exc
+
+
+def _change(db: Connection, put: Iterable[SavedTunnel], drop: Iterable[Key]) -> None:
+    db.executemany("DELETE FROM tunnels WHERE direction = ? AND name = ?", drop)
+    columns = _COLUMNS.split(", ")
+    marks = ", ".join("?" * len(columns))
+    news = ", ".join(f"{column} = excluded.{column}" for column in columns[2:])
+    insert = f"INSERT INTO tunnels ({_COLUMNS}) VALUES ({marks})"
+    db.executemany(f"{insert} ON CONFLICT (direction, name) DO UPDATE SET {news}", map(_to_row, put))
+
+
+def _to_row(tunnel: SavedTunnel) -> tuple[Any, ...]:
+    return (
+        *tunnel.key,
+        tunnel.protocol,
+        str(tunnel.address),
+        tunnel.any_loopback,
+        tunnel.report_peer_id,
+        tunnel.custom_protocol,
+        None if tunnel.peer is None else str(tunnel.peer),
+        json.dumps([str(addr) for addr in tunnel.peer_addrs[:MAX_SAVED_ADDRESSES]]),
+        tunnel.path,
+        tunnel.limited_relay,
+        tunnel.created,
+    )
+
+
+def _from_row(row: tuple[Any, ...]) -> SavedTunnel:
+    direction, name, protocol, address, any_loopback, report, custom, *rest = row
+    peer, addrs, path, limited, created = rest
+    if (direction, peer is None) not in (("listen", True), ("forward", False)):
+        raise ValueError(f"it is no {direction}")
+    if path not in ("any", "direct", "relay"):
+        raise ValueError(f"there is no path {path}")
+    if not isfinite(created):
+        raise ValueError("it was made at no time")
+    tunnel = SavedTunnel(
+        direction=direction,
+        protocol=protocol,
+        address=Multiaddr.parse(address),
+        any_loopback=bool(any_loopback),
+        report_peer_id=bool(report),
+        custom_protocol=bool(custom),
+        peer=None if peer is None else PeerId.parse(peer),
+        peer_addrs=tuple(Multiaddr.parse(text) for text in json.loads(addrs)),
+        path=path,
+        limited_relay=bool(limited),
+        created=created,
+    )
+    if tunnel.key != (direction, name):
+        raise ValueError(f"it is not the one of {name}")
+    return tunnel
