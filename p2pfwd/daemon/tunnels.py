@@ -257,7 +257,7 @@ def _differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) ->
     """In what the listener that stands is not the one that is wanted, in words."""
     found = []
     if isinstance(listener, RemoteListener):
-        if (listener.target.address, listener.target.any_loopback) != (wanted.address, wanted.any_loopback):
+        if listener.target_address != wanted.address:
             found.append(f"its target is {listener.target_address}, not {wanted.address}")
         if listener.report_peer_id != wanted.report_peer_id:
             found.append(f"its target {_tells(listener.report_peer_id)} (-r)")

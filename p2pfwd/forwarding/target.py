@@ -67,7 +67,6 @@ class Target:
         "_port",
         "_unix_turn",
         "address",
-        "any_loopback",
         "is_near",
         "name",
     )
@@ -78,7 +77,6 @@ class Target:
         Raises InvalidMultiaddr for what cannot be a target; nothing is resolved or connected.
         """
         self.address = address
-        self.any_loopback = any_loopback
         self.name: tuple[str, int] | None = None  # host and port, when it must be resolved
         self._family = int(socket.AF_UNSPEC)
         self._hosts: tuple[str, ...] = ()

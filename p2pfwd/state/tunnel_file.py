@@ -1,14 +1,15 @@
 """The state file `state.db`: the listens and forwards that outlive the daemon. Blocking.
 
 Rules: what a call has returned from is on the disk. A damaged file is set aside and its owner told: nothing
-of it is repaired, and what is known of it goes into the new one. Bounded in tunnels and bytes.
+of it is repaired, and what is known of it goes into the new one, as where the file was removed. Bounded in
+tunnels and bytes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -106,7 +107,7 @@ class TunnelFile:
         self._known = {tunnel.key: tunnel for tunnel in tunnels}
         return tunnels
 
-    def change(self, put: Iterable[SavedTunnel] = (), drop: Iterable[Key] = ()) -> None:
+    def change(self, put: Collection[SavedTunnel] = (), drop: Collection[Key] = ()) -> None:
         """Forget `drop` and save `put`, in one transaction; a tunnel that is there already keeps its place.
 
         Raises ResourceLimitExceeded; after any error nothing has changed.
@@ -121,6 +122,10 @@ class TunnelFile:
                 f"there are {MAX_SAVED} saved tunnels, which is the limit",
                 hint="close some, or give --ephemeral for one that need not outlive the daemon",
             )
+        if self._known and not self.path.exists():
+            log.error("state file %s: it was removed; it is made anew", self.path)
+            self._db.close()
+            put = after.values()
         try:
             self._write(lambda db: _change(db, put, drop))
         except DamagedFile as exc:
@@ -150,7 +155,7 @@ class TunnelFile:
             raise self._db.damaged(f"the saved tunnel {row[2]!r} makes no sense: {exc}") from exc
 
 
-def _change(db: Connection, put: Iterable[SavedTunnel], drop: Iterable[Key]) -> None:
+def _change(db: Connection, put: Collection[SavedTunnel], drop: Collection[Key]) -> None:
     db.executemany("DELETE FROM tunnels WHERE direction = ? AND name = ?", drop)
     columns = _COLUMNS.split(", ")
     marks = ", ".join("?" * len(columns))

@@ -168,6 +168,8 @@ def test_a_close_while_the_daemon_drains_forgets_too(home: Path) -> None:
 def test_the_same_again_stands_already_and_port_0_is_always_another(lives: Lives) -> None:
     def work(client: Client) -> None:
         assert not client.call("p2p.listen", WEB).stood
+        as_listed = s.ListenParams("/x/web", "/ip4/127.0.0.1/tcp/9", report_peer_id=True)
+        assert client.call("p2p.listen", as_listed).stood
         again = client.call("p2p.listen", WEB)
         assert again.stood and again.listener.id == 1 and again.peer
         one = client.call("p2p.forward", forward())

@@ -170,3 +170,13 @@ def test_a_file_that_is_damaged_meanwhile_is_replaced_with_all_that_is_known(fil
     file.path.write_bytes(b"rubbish" * 1000)
     file.change(put=[OWN], drop=[SSH.key])
     assert anew(file) == [WEB, OWN]
+
+
+def test_a_file_that_is_removed_meanwhile_is_made_anew_with_all_that_is_known(
+    file: TunnelFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.change(put=[WEB, SSH])
+    file.path.unlink()
+    file.change(put=[OWN], drop=[SSH.key])
+    assert str(file.path) in caplog.text
+    assert anew(file) == [WEB, OWN]
