@@ -14,8 +14,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.methods import views
+from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.doctor import DoctorMethods
@@ -29,10 +31,11 @@ from p2pfwd.daemon.relaying import Relaying
 from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.settings import AUTO
 from p2pfwd.forwarding.service import Forwarding
-from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
+from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, ListenerInfo
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
+from p2pfwd.rpc.schema import Listener
 from p2pfwd.rpc.server import RpcServer
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
@@ -70,6 +73,7 @@ class Running:
         self.resolver = host.swarm.resolver
         self.forwarding = Forwarding(host, limits=forwarding_limits(settings))
         self.peering = Peering(paths, host, self.resolver.resolve)
+        self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -91,6 +95,7 @@ class Running:
             **TunnelMethods(self).table(),
             **SwarmMethods(self).table(),
             **PeerMethods(self.peering).table(),
+            **AccessMethods(self.access).table(),
             **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
@@ -117,7 +122,7 @@ class Running:
     ) -> Running:
         """Listen for peers, then for commands.
 
-        Raises as `Host.start`, `Peering.start` and `RpcServer.start`, nothing left.
+        Raises as `Host.start`, `AccessControl.start`, `Peering.start` and `RpcServer.start`, nothing left.
         """
         listen = [Multiaddr.parse(text) for text in settings.listen]
         host = await Host.start(identity, listen, host_settings(settings, network))
@@ -131,6 +136,7 @@ class Running:
 
     async def _begin(self) -> None:
         try:
+            self.access.start()
             self.peering.start()
             await self.server.start()
             self.discovery.start()
@@ -191,6 +197,10 @@ class Running:
             at_once.cancel()
             await asyncio.wait([drain, at_once])
 
+    def shown(self, info: ListenerInfo) -> Listener:
+        """One row of `ls`."""
+        return views.listener(info, self.access.of_listener(info))
+
     # --- events
 
     def _subscribers_changed(self) -> None:
@@ -205,7 +215,7 @@ class Running:
     def _forwarding(self, event: ForwardingEvent) -> None:
         action = _ACTIONS[event.change]
         if event.listener is not None:
-            shown = result_to_json(views.listener(event.listener))
+            shown = result_to_json(self.shown(event.listener))
             self.server.publish("listeners", {"action": action, "id": event.listener.id, "listener": shown})
         if event.stream is not None:
             shown = result_to_json(views.stream(event.stream))

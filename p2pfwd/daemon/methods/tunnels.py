@@ -35,6 +35,7 @@ class TunnelMethods:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._listening = asyncio.Lock()
 
     def table(self) -> Mapping[str, Handler]:
         """Method name -> coroutine function."""
@@ -51,18 +52,28 @@ class TunnelMethods:
     # --- listeners
 
     async def listen(self, context: CallContext, params: s.ListenParams) -> s.ListenResult:
-        """Offer a service, and try its target once. Raises InvalidProtocol, ListenerExists, ProtocolTaken."""
+        """Offer a service, and try its target once. Raises InvalidProtocol, InvalidPeerId, ListenerExists."""
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
-        listener = await node.forwarding.listen(
-            params.protocol,
-            target,
-            any_loopback=any_loopback,
-            report_peer_id=params.report_peer_id,
-            allow_custom_protocol=params.allow_custom_protocol,
-            foreground=params.foreground,
-        )
+        allowed = node.access.read(params.allow) if params.allow else None
+        async with self._listening:  # between the check and the listen a rule is written
+            if params.allow:
+                node.forwarding.check_listen(
+                    params.protocol,
+                    target,
+                    any_loopback=any_loopback,
+                    allow_custom_protocol=params.allow_custom_protocol,
+                )
+                await node.access.only(params.protocol, allowed)
+            listener = await node.forwarding.listen(
+                params.protocol,
+                target,
+                any_loopback=any_loopback,
+                report_peer_id=params.report_peer_id,
+                allow_custom_protocol=params.allow_custom_protocol,
+                foreground=params.foreground,
+            )
         if params.foreground:
             context.on_disconnect(self._closer(listener))
         try:
@@ -72,7 +83,7 @@ class TunnelMethods:
             raise
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
-            listener=views.listener(listener.info()),
+            listener=node.shown(listener.info()),
             target_check=views.check(outcome),
             peer=str(node.host.peer_id),
             addresses=views.full_addresses(addrs, node.host.peer_id),
@@ -101,7 +112,7 @@ class TunnelMethods:
             *notices.of_listening(listener.listen_address, swarm.own_addresses),
             *notices.of_peer_addresses(addrs, swarm.why_not),
         )
-        return s.ForwardResult(views.listener(listener.info()), str(peer_id), told)
+        return s.ForwardResult(self._node.shown(listener.info()), str(peer_id), told)
 
     def _closer(self, listener: Listener) -> Callable[[], None]:
         """Closes exactly this listener, if it still exists: its addresses may be another's by then."""
@@ -130,14 +141,14 @@ class TunnelMethods:
             listen_address=self._filter(params.listen_address),
             target_address=self._filter(params.target_address),
         )
-        return s.CloseResult(tuple(map(views.listener, self._node.forwarding.close(match))))
+        return s.CloseResult(tuple(map(self._node.shown, self._node.forwarding.close(match))))
 
     def _filter(self, text: str | None) -> Multiaddr | None:
         return None if text is None else self._node.peering.filter(text)
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         """All listeners, in the order they were made."""
-        return s.LsResult(tuple(map(views.listener, self._node.forwarding.listeners())))
+        return s.LsResult(tuple(map(self._node.shown, self._node.forwarding.listeners())))
 
     # --- streams
 

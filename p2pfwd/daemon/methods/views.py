@@ -26,8 +26,8 @@ def own_address(own: OwnAddress) -> schema.OwnAddress:
     return schema.OwnAddress(str(own.addr), own.kind, by, own.age_s, own.left_s, own.since_s)
 
 
-def listener(info: ListenerInfo) -> schema.Listener:
-    """One row of `ls`."""
+def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.Listener:
+    """One row of `ls`; `access`: whom a listen lets in."""
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -41,6 +41,7 @@ def listener(info: ListenerInfo) -> schema.Listener:
         bytes_out=info.bytes_out,
         foreground=info.foreground,
         created=info.created,
+        access=access,
     )
 
 
