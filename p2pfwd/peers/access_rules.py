@@ -21,7 +21,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import InvalidConfig, InvalidPeerId, ResourceLimitExceeded
 from p2pfwd.policy.access import AtLarge, Rule
 from p2pfwd.policy.blocks import Blocks, parse_network
-from p2pfwd.system.private_files import storage_failed, write_atomically
+from p2pfwd.system.private_files import storage_failed, sweep, write_atomically
 
 log = logging.getLogger("p2pfwd.access")
 
@@ -86,6 +86,10 @@ class AccessRules:
 
         Raises InvalidConfig where another version of p2pfwd made it, StorageFailed where it cannot be read.
         """
+        try:
+            sweep(self._path)
+        except OSError as exc:
+            raise storage_failed(_WHAT, self._path, exc) from exc
         aside = self._path.with_name(self._path.name + ".damaged")
         try:
             with self._path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -97,3 +98,23 @@ async def test_a_blocked_stranger_is_put_out_after_its_handshake() -> None:
         assert not node.swarm.conns() and node.swarm.refusals.counts == {"blocked": 1}
         async with await RawPeer.dial(node.swarm.listen_addrs()[0]):
             await until(lambda: len(node.swarm.conns()) == 1)
+
+
+@on_loop
+async def test_a_flood_of_denied_streams_holds_nothing_and_keeps_nobody_out() -> None:
+    friend = PrivateKey.generate()
+    async with offering(PeerId.from_public_key(friend.public_key)) as (node, service):
+        addr = node.swarm.listen_addrs()[0]
+        async with await RawPeer.dial(addr) as stranger, await RawPeer.dial(addr, identity=friend) as known:
+            reading = asyncio.ensure_future(stranger.to_the_end())
+            for batch in range(20):
+                ids = range(1 + 100 * batch, 101 + 100 * batch, 2)
+                await stranger.send(b"".join(opened(n, hello(DENIED), f.SYN | f.FIN) for n in ids))
+            await known.open(1, probe.PREFIX + DENIED)
+            await until(lambda: bool(service.access.requests.all()))
+            assert len(service.access._denied) <= 1 and not service.streams()
+            (request,) = service.access.requests.all()
+            assert request.party.peer == stranger.peer_id
+            assert node.swarm.refusals.counts["tunnel-denied"] <= 20, "once for each moment, not for each"
+            reading.cancel()
+            await asyncio.wait([reading])

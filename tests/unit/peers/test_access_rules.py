@@ -135,6 +135,14 @@ def test_a_damaged_file_is_set_aside_and_nothing_opens(
     assert table(tmp_path).lost is None
 
 
+def test_what_a_killed_daemon_left_half_written_is_removed(tmp_path: Path) -> None:
+    others = (".peers.json.0123.tmp", "access.json.0123.tmp", ".access.json.0123")
+    for name in (".access.json.0123456789abcdef.tmp", *others):
+        (tmp_path / name).write_text("{")
+    assert table(tmp_path).lost is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
 def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     text = json.dumps({"version": 2, "something": "else"})
     (tmp_path / "access.json").write_text(text)
