@@ -17,8 +17,14 @@ MAX_NAMED = 4
 
 def who(access: Access) -> str:
     """`any peer`, `laptop and 12D3…wvuTHr`, `nobody`."""
-    parts = ["peers with a name here"] if access.lets_in == "named" else []
-    text = "any peer" if access.lets_in == "any" else joined(parts + peers(access.allowed) or ["nobody"])
+    if access.lets_in == "any":
+        text = "any peer"
+    else:
+        named = ["peers with a name here"] if access.lets_in == "named" else []
+        parts = named + peers(access.allowed)
+        if not parts:
+            return "nobody"
+        text = joined(parts)
     return f"{text}, but not {joined(peers(access.denied))}" if access.denied else text
 
 
