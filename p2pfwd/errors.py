@@ -113,6 +113,12 @@ class PeerExists(P2PForwardError):
     code = "peer-exists"
 
 
+class PeerBlocked(P2PForwardError):
+    """The owner has blocked the peer: nothing is opened to it."""
+
+    code = "peer-blocked"
+
+
 class AddressInUse(P2PForwardError):
     """A local address cannot be bound: somebody has it."""
 

@@ -115,7 +115,7 @@ def complete(root: Any, env: Env, words: Sequence[str]) -> list[Candidate]:
     else:
         prefix = ""
     if option is None and hasattr(command, "commands"):
-        found = list(_subcommands(command, context))
+        found = [*_subcommands(command, context), *_values(env, _argument(command, position))]
     else:
         found = _values(env, option or _argument(command, position))
     return [(prefix + value, text) for value, text in found if value.startswith(incomplete)]
@@ -284,6 +284,28 @@ def _peers_and_protocols(client: Client) -> Iterator[Candidate]:
     yield from _protocols(client)  # of one more pair
 
 
+def _peers_or_any(client: Client) -> Iterator[Candidate]:
+    yield "any", "every peer"
+    yield from _peers(client)
+
+
+def _askers(client: Client) -> Iterator[Candidate]:
+    yield from _peers_or_any(client)
+    for request in client.call("access.requests", timeout_s=TIMEOUT_S).requests:
+        yield request.peer, "asked"
+
+
+def _ruled(client: Client) -> Iterator[Candidate]:
+    for rule in client.call("access.ls", timeout_s=TIMEOUT_S).rules:
+        if rule.saved:
+            yield rule.protocol, ""
+
+
+def _blocked(client: Client) -> Iterator[Candidate]:
+    for block in client.call("block.ls", timeout_s=TIMEOUT_S).blocked:
+        yield block.name or block.what, block.kind
+
+
 def _listeners(client: Client) -> Any:
     return client.call("p2p.ls", timeout_s=TIMEOUT_S).listeners
 
@@ -297,6 +319,11 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "peer": _peers,
     "peers": _peers_and_protocols,
     "address": _peer_names,
+    "allow": _peers_or_any,
+    "asker": _askers,
+    "ruled": _ruled,
+    "whom": _peers,
+    "blocked": _blocked,
     "name": _peer_names,
     "token_name": _token_names,
     "new_level": LEVELS,

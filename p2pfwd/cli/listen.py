@@ -15,13 +15,25 @@ from p2pfwd.cli.options import AsJson, Custom, Ephemeral, Foreground, NoStart, P
 from p2pfwd.cli.pairs import listen_pairs, make_all, one_or_list
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import printable, short_address
+from p2pfwd.cli.who import allow_command, is_open, restrict_command, who
+from p2pfwd.errors import UsageError
 from p2pfwd.rpc.codec import result_to_json
-from p2pfwd.rpc.schema import ListenParams, ListenResult
+from p2pfwd.rpc.schema import Listener, ListenParams, ListenResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from p2pfwd.cli.env import Env
+
+
+AllowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--allow",
+        metavar="PEER[,PEER...]",
+        help="Let in only these: IDs or names; or any: every peer. As `p2pfwd allow` later.",
+    ),
+]
 
 
 def listen(
@@ -43,14 +55,16 @@ def listen(
         ),
     ] = False,
     ephemeral: Ephemeral = False,
+    allow: AllowOption = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Offer a local service to other peers, or several.
 
-    Prints the line the other person pastes. Any peer that knows this peer ID and the protocol name can
-    connect. It is saved: it is there whenever the daemon runs, until `close`.
+    Prints who can connect, and the line the other person pastes. Without --allow, and without a rule of the
+    name, that is any peer that knows this peer ID and the protocol name. It is saved: it is there whenever
+    the daemon runs, until `close`.
     """
     params = [
         ListenParams(
@@ -60,6 +74,7 @@ def listen(
             report_peer_id=report_peer_id,
             foreground=foreground,
             ephemeral=ephemeral,
+            allow=() if allow is None else tuple(_words(allow)),
         )
         for protocol, target in listen_pairs((protocol, target), more or ())
     ]
@@ -80,6 +95,14 @@ def listen(
             write_json(one_or_list(documents))
 
 
+def _words(allow: str) -> list[str]:
+    words = [word.strip() for word in allow.split(",")]
+    if not all(words):
+        hint = "peers are parted by one comma: --allow laptop,12D3KooW...; or --allow any"
+        raise UsageError("--allow has an empty place", hint=hint)
+    return words
+
+
 def _command(result: ListenResult) -> str:
     listener = result.listener
     return forward_command(listener.protocol, listener.target_address, result.peer, result.addresses)
@@ -95,8 +118,8 @@ def _print(results: Sequence[ListenResult]) -> None:
         listener = result.listener
         sharing = "Sharing already:" if result.stood else "Sharing"
         write(f"{sharing} {printable(listener.protocol)} -> {_where(result)}.")
-    name = "the protocol name" if len(results) == 1 else "a protocol name"
-    write(f"Any peer that knows this peer ID and {name} can connect.")
+    for line in _who_can(listeners):
+        write(line)
     write("On the other machine, run:")
     listens = [(listener.protocol, listener.target_address) for listener in listeners]
     commands = forward_commands(listens, results[0].peer, results[0].addresses)
@@ -111,6 +134,25 @@ def _print(results: Sequence[ListenResult]) -> None:
             target = short_address(result.listener.target_address)
             reason = result.target_check.reason or target
             warn(f"{reason}; streams are reset until it answers", result.target_check.hint)
+
+
+def _who_can(listeners: Sequence[Listener]) -> list[str]:
+    """Who can connect, and the lines that change it."""
+    if all(is_open(it.access) for it in listeners):
+        name = "the protocol name" if len(listeners) == 1 else "a protocol name"
+        commands = "; ".join(restrict_command(it.protocol) for it in listeners)
+        return [
+            f"Any peer that knows this peer ID and {name} can connect.",
+            f"To let in only whom you allow: {commands}",
+        ]
+    lines = []
+    for it in listeners:
+        whom = "any peer" if it.access is None else who(it.access)
+        line = f"{printable(it.protocol)} lets in {whom}."
+        if it.access is not None and it.access.lets_in != "any":
+            line += f" To let in a peer: {allow_command(it.protocol)}"
+        lines.append(line)
+    return lines
 
 
 def _where(result: ListenResult) -> str:

@@ -10,6 +10,7 @@ import typer
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
+from p2pfwd.cli.who import is_open, who
 from p2pfwd.errors import UsageError
 from p2pfwd.rpc.schema import (
     CloseParams,
@@ -183,6 +184,9 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
             write(f"{name}: {printable(shorten_peers(listener.reason))}")
         if not listener.saved:
             write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
+    for listener in listeners:
+        if listener.access is not None and not is_open(listener.access):
+            write(f"{printable(listener.protocol)}: lets in {who(listener.access)}")
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:

@@ -14,8 +14,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.methods import views
+from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.doctor import DoctorMethods
@@ -30,11 +32,12 @@ from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.settings import AUTO
 from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
-from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits
+from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, ListenerInfo
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.host.port_mapping import PortMapping
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
+from p2pfwd.rpc.schema import Listener
 from p2pfwd.rpc.server import RpcServer
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
@@ -73,6 +76,7 @@ class Running:
         self.forwarding = Forwarding(host, limits=forwarding_limits(settings))
         self.tunnels = Tunnels(paths.state_file, self.forwarding, host.peer_id)
         self.peering = Peering(paths, host, self.resolver.resolve)
+        self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -95,6 +99,7 @@ class Running:
             **TunnelMethods(self).table(),
             **SwarmMethods(self).table(),
             **PeerMethods(self.peering).table(),
+            **AccessMethods(self.access).table(),
             **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
@@ -121,7 +126,8 @@ class Running:
     ) -> Running:
         """Listen for peers, then for commands.
 
-        Raises as `Host.start`, `Peering.start`, `Tunnels.start` and `RpcServer.start`, nothing left.
+        Raises as `Host.start`, `AccessControl.start`, `Peering.start`, `Tunnels.start` and `RpcServer.start`,
+        nothing left.
         """
         listen = [Multiaddr.parse(text) for text in settings.listen]
         host = await Host.start(identity, listen, host_settings(settings, network))
@@ -135,6 +141,7 @@ class Running:
 
     async def _begin(self) -> None:
         try:
+            self.access.start()
             self.peering.start()
             await self.tunnels.start()
             await self.server.start()
@@ -203,6 +210,10 @@ class Running:
             at_once.cancel()
             await asyncio.wait([drain, at_once])
 
+    def shown(self, info: ListenerInfo) -> Listener:
+        """One row of `ls`."""
+        return views.listener(info, self.access.of_listener(info))
+
     # --- events
 
     def _subscribers_changed(self) -> None:
@@ -217,7 +228,7 @@ class Running:
     def _forwarding(self, event: ForwardingEvent) -> None:
         action = _ACTIONS[event.change]
         if event.listener is not None:
-            shown = result_to_json(views.listener(event.listener))
+            shown = result_to_json(self.shown(event.listener))
             self.server.publish("listeners", {"action": action, "id": event.listener.id, "listener": shown})
         if event.stream is not None:
             shown = result_to_json(views.stream(event.stream))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -42,6 +42,7 @@ class Peering:
         self._book = AddressBook(paths.address_book_file, host.swarm.peerstore)
         self._resolve = resolve
         self._applied: dict[PeerId, NamedPeer] = {}
+        self.names_changed: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begin to read the address book, and to keep whom to keep. Raises StorageFailed."""
@@ -101,6 +102,7 @@ class Peering:
                 del self._applied[peer_id]
             else:
                 self._applied[peer_id] = new
+        self.names_changed()
 
     # --- arguments --------------------------------------------------------------------------------
 

@@ -157,6 +157,13 @@ class Settings:
         "within narrow limits).",
         _one_of("off", "peers", "anyone"),
     )
+    access_default: Literal["any", "named", "none"] = _key(
+        "access.default",
+        "any",
+        "Whom listens let in where no rule says so: any (every peer that knows the name), named (peers that "
+        "have a name here), none (nobody but those allowed).",
+        _one_of("any", "named", "none"),
+    )
     dht_prefix: str = _key(
         "dht.prefix",
         AUTO,

@@ -28,7 +28,7 @@ from p2pfwd.forwarding.registry import ListenerRegistry
 from p2pfwd.forwarding.values import READY, UNKNOWN
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.contract import Carrier, DuplexStream
+    from p2pfwd.net.link.contract import Accepts, Carrier, DuplexStream
     from p2pfwd.net.swarm import Swarm
     from p2pfwd.net.visits import Visit
 
@@ -66,18 +66,19 @@ class ProbeAnswer:
 
 
 class ProbeService:
-    """Answers probes about the listens of a registry."""
+    """Answers probes about the listens of a registry, to whom `serves` says they are there for."""
 
-    def __init__(self, listeners: ListenerRegistry) -> None:
+    def __init__(self, listeners: ListenerRegistry, serves: Accepts) -> None:
         self._listeners = listeners
+        self._serves = serves
 
     def _asked(self, name: str) -> RemoteListener | None:
         found = self._listeners.find("listen", name.removeprefix(PREFIX))
         return found if isinstance(found, RemoteListener) else None
 
-    def accepts(self, _peer: PeerId, name: str) -> bool:
-        """Whether `name` asks about a protocol that is served."""
-        return name.startswith(PREFIX) and self._asked(name) is not None
+    def accepts(self, peer: PeerId, name: str) -> bool:
+        """Whether `name` asks about a protocol that this peer is served."""
+        return name.startswith(PREFIX) and self._serves(peer, name.removeprefix(PREFIX))
 
     async def serve(self, visit: Visit) -> None:
         """Answer one probe."""

@@ -15,6 +15,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import AddressInUse, BindFailed, ListenerExists, P2PForwardError, SelfDial, ShuttingDown
 from p2pfwd.forwarding import probe
+from p2pfwd.forwarding.access import ListenAccess
 from p2pfwd.forwarding.admission import Admission
 from p2pfwd.forwarding.bind import BoundSocket, bind, numeric
 from p2pfwd.forwarding.check import check_peer, check_target
@@ -36,6 +37,7 @@ from p2pfwd.forwarding.values import (
     StreamInfo,
 )
 from p2pfwd.net.services import Service
+from p2pfwd.policy.access import Access
 from p2pfwd.policy.paths import Way
 from p2pfwd.policy.service_bounds import PROBE, tunnels
 
@@ -64,7 +66,8 @@ class Forwarding:
         self._rebinding = Rebinding(self._loop, self._forwards)
         self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
-        probes = probe.ProbeService(self._listeners)
+        self.access = ListenAccess(self._swarm, self._loop)
+        probes = probe.ProbeService(self._listeners, self._serves)
         services = self._swarm.services
         self._admission = Admission(services, self.limits, self._loop.time)
         self._bounds = tunnels(self.limits.max_streams, self.limits.max_streams_per_peer)
@@ -109,12 +112,9 @@ class Forwarding:
 
         Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ProtocolTaken, ShuttingDown.
         """
-        self._refuse_when_closing()
-        checked = Target(target, any_loopback=any_loopback)
-        check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
-        if self._swarm.services.is_reserved(protocol):
-            raise belongs_to_the_node(protocol)
-        self._listeners.refuse_duplicate(("listen", protocol))
+        checked = self.check_listen(
+            protocol, target, any_loopback=any_loopback, allow_custom_protocol=allow_custom_protocol
+        )
         listener = RemoteListener(
             self._listeners.take_id(),
             protocol,
@@ -130,12 +130,56 @@ class Forwarding:
             created=created,
         )
         if not protocol.startswith(PREFIX):
-            self._swarm.services.serve(Service(name=protocol, handler=self._serve, bounds=self._bounds))
+            self._swarm.services.serve(
+                Service(
+                    name=protocol,
+                    handler=self._serve,
+                    bounds=self._bounds,
+                    accepts=self._serves,
+                    is_listed=lambda peer: self.access.rules.admits(peer, protocol),
+                )
+            )
         self._listeners.register(listener)
         return listener
 
-    def _serves(self, _peer: PeerId, protocol: str) -> bool:
+    def check_listen(
+        self,
+        protocol: str,
+        target: Multiaddr,
+        *,
+        any_loopback: bool = False,
+        allow_custom_protocol: bool = False,
+    ) -> Target:
+        """The target of a listen that could be made now. Raises as `listen`, and changes nothing."""
+        self._refuse_when_closing()
+        checked = Target(target, any_loopback=any_loopback)
+        check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
+        services = self._swarm.services
+        if services.is_reserved(protocol):
+            raise belongs_to_the_node(protocol)
+        self._listeners.refuse_duplicate(("listen", protocol))
+        return checked
+
+    def _serves(self, peer: PeerId, protocol: str) -> bool:
+        """A name that this peer is denied is as one that is not there; the owner hears of it later."""
+        return self._listeners.find("listen", protocol) is not None and self.access.admits(peer, protocol)
+
+    def is_listening(self, protocol: str) -> bool:
+        """Whether there is a listen of this name."""
         return self._listeners.find("listen", protocol) is not None
+
+    def set_access(self, rules: Access, *, keep_live: bool = False) -> list[StreamInfo]:
+        """Let in whom these rules let in; the streams that were reset, of those who have lost a right."""
+        before, self.access.rules = self.access.rules, rules
+        self.access.settle()
+        if keep_live:
+            return []
+
+        def has_lost(listener: Listener, peer: PeerId) -> bool:
+            had = listener.direction == "listen" and before.admits(peer, listener.protocol)
+            return had and not rules.admits(peer, listener.protocol)
+
+        return self._streams.close_where(has_lost)
 
     def _serve(self, stream: DuplexStream) -> None:
         listener = self._listeners.find("listen", stream.protocol or "")
@@ -344,6 +388,7 @@ class Forwarding:
             await listener.closed
         await self._streams.wait_empty()
         self._streams.sockets.close()
+        self.access.close()
 
     def _refuse_when_closing(self) -> None:
         if self._closing:

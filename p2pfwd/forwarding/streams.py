@@ -305,6 +305,11 @@ class StreamRegistry:
         """Reset every stream."""
         return [self._close(entry) for entry in tuple(self._entries.values())]
 
+    def close_where(self, is_meant: Callable[[Listener, PeerId], bool]) -> list[StreamInfo]:
+        """Reset the streams for whose listener and peer that is so."""
+        meant = [it for it in self._entries.values() if is_meant(it.listener, it.stream.remote_peer)]
+        return [self._close(entry) for entry in meant]
+
     def drop_dialing(self, listener: Listener) -> None:
         """Reset the streams of `listener` whose target has not answered yet."""
         for entry in tuple(self._entries.values()):

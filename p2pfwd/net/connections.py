@@ -44,6 +44,8 @@ class Connections:
         self, peer_id: PeerId, settings: SwarmSettings, connmgr: ConnMgr, tasks: Tasks, refusals: Refusals
     ) -> None:
         self.closing = False
+        self.refuses: Callable[[Link], bool] = lambda _conn: False
+        """Whether the owner wants no connection with this peer, or from there."""
         self._peer_id = peer_id
         self._settings = settings
         self._connmgr = connmgr
@@ -93,6 +95,8 @@ class Connections:
             refuse = "shutting down"
         elif conn.remote_peer == self._peer_id:
             refuse = "it is this node"
+        elif self.refuses(conn):
+            refuse = "it is blocked"
         elif len(conns) >= self._settings.max_connections_per_peer and not self._give_way(conns):
             refuse = f"the peer has {len(conns)} connections"
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -36,6 +36,7 @@ from p2pfwd.policy.undialable import UNDIALABLE
 
 log = logging.getLogger("p2pfwd.net")
 
+BLOCKED: Final = "it is in a network that is blocked on this node"
 OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
 
@@ -132,6 +133,8 @@ class Dialer:
         self._settings = settings
         self.local_only = settings.local_only
         self.dial_timeout_s = settings.dial_timeout_s
+        self.is_blocked: Callable[[Multiaddr], bool] = lambda _addr: False
+        """See `net.blocklist`."""
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
         self._races: list[_Race] = []
 
@@ -340,6 +343,8 @@ class _Race:
             self._planned.add(due.addr)
             if self._dialer.local_only and not dial_plan.is_local(due.addr):
                 self.attempts.append(Attempt(str(due.addr), OUTSIDE, OUT_OF_BOUNDS))
+            elif self._dialer.is_blocked(due.addr):
+                self.attempts.append(Attempt(str(due.addr), BLOCKED, OUT_OF_BOUNDS))
             else:
                 self._queue.append(due)
         self._queue.sort(key=lambda planned: planned.delay_s)

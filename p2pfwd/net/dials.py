@@ -65,6 +65,8 @@ class Dials:
         self._loop = asyncio.get_running_loop()
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
         """See `net.limits.Limits`."""
+        self.check_blocked: Callable[[PeerId], None] = lambda _peer: None
+        """See `net.blocklist.Blocklist.check`."""
         self._slots = asyncio.Semaphore(MAX_DIALS)
         self._dialing: dict[PeerId, asyncio.Task[Link]] = {}
         self._routing: dict[PeerId, asyncio.Task[None]] = {}
@@ -83,6 +85,7 @@ class Dials:
         self._refuse_when_closing()
         if peer_id == self._peer_id:
             raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
+        self.check_blocked(peer_id)
         given = list(addrs)
         if given and not only:
             self._peerstore.add_addrs(peer_id, given, TYPED_TTL_S, Provenance.GIVEN)

@@ -49,6 +49,8 @@ class Service:
     """Called with each visit: a stream whose messages are read within the bounds."""
     accepts: Accepts = _everybody
     """Whether this peer may open this protocol."""
+    is_listed: Callable[[PeerId], bool] = lambda _peer: True
+    """Whether this peer is told of it by identify."""
     is_prefix: bool = False
     bounds: Bounds = UNBOUNDED
     """Services whose bounds have the same label share them."""
@@ -101,9 +103,10 @@ class Services:
         if self._exact.pop(name, None) is None:
             self._prefixes.pop(name, None)
 
-    def names(self) -> list[str]:
-        """What identify lists: protocols, and the bare prefixes."""
-        return [*self._exact, *self._prefixes]
+    def names(self, peer: PeerId | None = None) -> list[str]:
+        """What identify lists to this peer, or in all: protocols, and the bare prefixes."""
+        served = (*self._exact.items(), *self._prefixes.items())
+        return [name for name, service in served if peer is None or service.is_listed(peer)]
 
     def accepts(self, peer: PeerId, protocol: str) -> bool:
         """Whether a stream of this protocol is served to this peer."""

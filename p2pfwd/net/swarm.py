@@ -20,9 +20,11 @@ from p2pfwd.errors import (
     InvalidMultiaddr,
     NoDirectPath,
     P2PForwardError,
+    PeerBlocked,
     ProtocolNotSupported,
     TimedOut,
 )
+from p2pfwd.net.blocklist import Blocklist
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.connmgr import ConnMgr
@@ -43,6 +45,7 @@ from p2pfwd.net.transport.contract import HasSideDoors, Listening, SideDoor
 from p2pfwd.net.transport.table import MakeTransports, transports
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
+from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.paths import Way
 from p2pfwd.system.interfaces import Interfaces
@@ -86,6 +89,8 @@ class Swarm:
         self.connections = Connections(
             self.peer_id, self.settings, self.connmgr, self._tasks, self.refusals
         )
+        self.blocklist = Blocklist(self.refusals)
+        self.connections.refuses = self.blocklist.refuses
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
         self.memory = MemoryKeeper(loop)
@@ -100,6 +105,8 @@ class Swarm:
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.peerstore.is_own
+        self.dials.check_blocked = self.blocklist.check
+        dialer.is_blocked = self.blocklist.has_addr
         self.recovery = self.dials.recovery = Recovery(
             self.connections,
             self._tasks,
@@ -182,7 +189,7 @@ class Swarm:
 
     def turns_away(self, host: str) -> bool:
         """See `transport.contract.Gate`."""
-        return self.handshakes.turns_away(host)
+        return self.blocklist.turns_away(host) or self.handshakes.turns_away(host)
 
     def arrived(self, conn: Link) -> None:
         """See `transport.contract.Gate`."""
@@ -224,6 +231,14 @@ class Swarm:
     def conns(self, peer_id: PeerId | None = None) -> list[Link]:
         """Live connections, to one peer or all, direct and old ones first."""
         return self.connections.all() if peer_id is None else self.connections.of(peer_id)
+
+    def block(self, blocks: Blocks) -> list[Link]:
+        """Speak to none of these from now on; the connections that this has ended."""
+        self.blocklist.blocks = blocks
+        ended = [conn for conn in self.conns() if self.blocklist.has(conn)]
+        for conn in ended:
+            conn.abort(PeerBlocked(f"{conn.remote_peer} was blocked on this node"))
+        return ended
 
     def on_connected(self, callback: Callable[[Link], None]) -> None:
         """Be told of every new connection."""
@@ -269,8 +284,8 @@ class Swarm:
 
         `addrs` are tried beside what the peerstore knows; with `only` they alone, in a dial that is not
         shared. Where nothing works the router is asked, unless `only` or not `route`. `force` ignores
-        the back-off. Raises SelfDial, PeerNotFound, DialFailed, DialTimeout,
-        TimedOut, ConnectionLost, ShuttingDown.
+        the back-off. Raises SelfDial, PeerBlocked, PeerNotFound, DialFailed,
+        DialTimeout, TimedOut, ConnectionLost, ShuttingDown.
         """
         return await self.dials.connect(
             peer_id, addrs, timeout_s=timeout_s, force=force, only=only, route=route

@@ -33,7 +33,7 @@ async def read_peers(
     found: dict[PeerId, str] = {}
     addresses: dict[Multiaddr, None] = {}
     for text in texts:
-        if (named := _named(text, names)) is not None:
+        if (named := named_peer(text, names)) is not None:
             found.setdefault(named.peer_id, text)
             addresses.update(dict.fromkeys(named.addrs))
             continue
@@ -53,7 +53,7 @@ async def read_peers(
     return next(iter(found)), tuple(addresses)
 
 
-def _named(text: str, names: NamedPeers) -> NamedPeer | None:
+def named_peer(text: str, names: NamedPeers) -> NamedPeer | None:
     """The peer of this name; None for what is no name. Raises InvalidPeerId for a name that nobody has."""
     named = names.find(text)
     if named is None and is_name(text):

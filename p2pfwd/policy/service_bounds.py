@@ -191,6 +191,12 @@ UNUSED_TUNNELS: Final = Rates(peer=Rate(20, 2048), network=Rate(40, 4096))
 connection to a local service. A browser that is closed leaves hundreds, a port scan thousands. Not bounded
 in all: nobody may be kept out by what strangers elsewhere do. Tunnels that are used have no rate."""
 
+ACCESS_REQUESTS: Final = Most(all=128, peer=4, network=8)
+"""Denied requests that the owner is shown: as many as a person looks through."""
+
+NEW_ACCESS_REQUESTS: Final = Rates(peer=Rate(0.1, 4), network=Rate(0.2, 8), all=Rate(2, 128))
+"""New ones a second; who asks again for the same name is known already."""
+
 
 def tunnels(streams: int, per_peer: int) -> Bounds:
     """Of all listens together, where the node has `streams` tunnels at most; those in all are counted by
@@ -216,6 +222,7 @@ OTHER_CAUSES: Final = (
     "relay-reservations",
     "relay-stranger",
     "relay-token-refused",
+    "tunnel-denied",
     "tunnel-dials",
     "tunnel-unused",
     "offender",

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.exchange import exchange
@@ -49,8 +50,8 @@ class Identify:
         if change & Change.TOLD:
             self.push()
 
-    def message(self, remote_addr: Multiaddr) -> bytes:
-        """What we tell a peer that is seen at `remote_addr`."""
+    def message(self, remote_addr: Multiaddr, peer: PeerId | None = None) -> bytes:
+        """What we tell this peer, or any, that is seen at `remote_addr`."""
         swarm = self._swarm
         self._sequence = max(self._sequence + 1, time.time_ns())
         addrs = tuple(visible(swarm.listen_addrs(), remote_addr))
@@ -59,7 +60,7 @@ class Identify:
             wire.IdentifyMessage(
                 public_key=swarm.identity.public_key.to_protobuf(),
                 listen_addrs=addrs,
-                protocols=tuple(swarm.services.names()),
+                protocols=tuple(swarm.services.names(peer)),
                 observed_addr=remote_addr,
                 protocol_version=wire.PROTOCOL_VERSION,
                 agent_version=self.agent_version,
@@ -67,8 +68,11 @@ class Identify:
             )
         )
 
+    def _message_for(self, conn: Carrier) -> bytes:
+        return self.message(conn.remote_addr, conn.remote_peer)
+
     async def _answer(self, visit: Visit) -> None:
-        await visit.answer(self.message(visit.stream.conn.remote_addr))
+        await visit.answer(self._message_for(visit.stream.conn))
         await visit.stream.close()
 
     async def _pushed(self, visit: Visit) -> None:
@@ -115,6 +119,6 @@ class Identify:
     async def _push(self, conn: Link) -> None:
         try:
             async with exchange(conn, wire.PUSH, TIMEOUT_S) as stream:
-                await stream.write_delimited(self.message(conn.remote_addr))
+                await stream.write_delimited(self._message_for(conn))
         except TimeoutError:
             raise TimedOut(f"{conn.remote_peer} takes no push within {TIMEOUT_S:g} s") from None

@@ -95,6 +95,11 @@ class Paths:
         """Who may use this node as a relay."""
         return self.home / "relay-tokens.json"
 
+    @property
+    def access_file(self) -> Path:
+        """Who may use which listen, and who is blocked."""
+        return self.home / "access.json"
+
     def environment(self) -> dict[str, str]:
         """The variables a child needs to resolve to the same paths."""
         return {HOME_VARIABLE: str(self.home)} if self.single else {}

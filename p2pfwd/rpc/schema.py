@@ -11,7 +11,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from p2pfwd.rpc.access_values import (  # noqa: F401 - as below
+    AccessChangeParams,
+    AccessChangeResult,
+    AccessLsResult,
+    AccessRequest,
+    AccessRequestsResult,
+    AccessRmParams,
+    AccessRule,
+    Block,
+    BlockLsResult,
+    BlockParams,
+    BlockResult,
+)
 from p2pfwd.rpc.doctor_values import Bootstrap, DoctorParams, DoctorResult, Finding  # noqa: F401
+from p2pfwd.rpc.peer_values import (
+    PeerAddParams,
+    PeerAddResult,
+    PeerLsParams,
+    PeerLsResult,
+    PeerRmParams,
+    PeerRmResult,
+)
 from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
     Relay,
     RelayCircuit,
@@ -25,6 +46,8 @@ from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
     RelayTokenRevokeResult,
 )
 from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
+    Access,
+    AccessPeer,
     Check,
     DhtBucket,
     DhtTable,
@@ -89,6 +112,7 @@ class ListenParams(Message):
     report_peer_id: bool = False
     foreground: bool = False
     ephemeral: bool = False
+    allow: tuple[str, ...] = ()  # whom alone to let in, as AccessChangeParams.peers; none: as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -333,52 +357,6 @@ class PingResult(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PeerAddParams(Message):
-    """Parameters of `peer.add`."""
-
-    name: str
-    peers: tuple[str, ...]  # as ForwardParams.peers
-    keep: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PeerAddResult(Message):
-    """Result of `peer.add`."""
-
-    peer: NamedPeer
-    replaced: bool
-    notices: tuple[Notice, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PeerRmParams(Message):
-    """Parameters of `peer.rm`."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PeerRmResult(Message):
-    """Result of `peer.rm`."""
-
-    peer: NamedPeer
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PeerLsParams(Message):
-    """Parameters of `peer.ls`."""
-
-    all: bool = False  # kept peers without a name, too
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class PeerLsResult(Message):
-    """Result of `peer.ls`."""
-
-    peers: tuple[NamedPeer, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class StatusResult(Message):
     """Result of `daemon.status`."""
 
@@ -469,6 +447,14 @@ METHODS: dict[str, tuple[type, type]] = {
     "p2p.ls": (Empty, LsResult),
     "p2p.stream.ls": (Empty, StreamLsResult),
     "p2p.stream.close": (StreamCloseParams, StreamCloseResult),
+    "access.allow": (AccessChangeParams, AccessChangeResult),
+    "access.deny": (AccessChangeParams, AccessChangeResult),
+    "access.rm": (AccessRmParams, AccessChangeResult),
+    "access.ls": (Empty, AccessLsResult),
+    "access.requests": (Empty, AccessRequestsResult),
+    "block.add": (BlockParams, BlockResult),
+    "block.rm": (BlockParams, BlockLsResult),
+    "block.ls": (Empty, BlockLsResult),
     "swarm.connect": (ConnectParams, ConnectResult),
     "swarm.disconnect": (DisconnectParams, DisconnectResult),
     "swarm.peers": (Empty, PeersResult),

@@ -56,6 +56,23 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessPeer(Message):
+    """One peer of an access rule."""
+
+    peer: str
+    name: str | None  # as `peer add` gave it
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Access(Message):
+    """Whom a listen lets in."""
+
+    lets_in: Literal["any", "named", "listed"]  # beside those allowed: any peer, those with a name, nobody
+    allowed: tuple[AccessPeer, ...] = ()
+    denied: tuple[AccessPeer, ...] = ()  # whoever else is let in
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Listener(Message):
     """One listen or forward, as `ls` shows it."""
 
@@ -72,6 +89,7 @@ class Listener(Message):
     foreground: bool
     created: float  # unix seconds
     saved: bool = False  # it outlives the daemon
+    access: Access | None = None  # of a listen
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

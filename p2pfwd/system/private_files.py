@@ -212,6 +212,12 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What file systems without hard links say (FAT, some network and container mounts)."""
 
 
+def sweep(path: Path) -> None:
+    """Remove what writers of `path` left that were killed; for who alone writes it. Raises OSError."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _written(path: Path, data: bytes) -> Iterator[Path]:
     """A file beside `path` that has `data`, gone afterwards. Its name cannot be foretold, nor be there."""

@@ -265,6 +265,7 @@ def test_listen_says_what_it_means_and_what_to_paste(fake: FakeDaemon, run: Run)
     assert result.out == (
         "Sharing /x/web -> 127.0.0.1:8000, which answers.\n"
         "Any peer that knows this peer ID and the protocol name can connect.\n"
+        "To let in only whom you allow: p2pfwd deny /x/web any\n"
         "On the other machine, run:\n"
         f"  p2pfwd forward /x/web 127.0.0.1:18000 /ip4/192.0.2.7/tcp/4101/p2p/{PEER} "
         f"/ip6/2001:db8::7/tcp/4101/p2p/{PEER}\n"
@@ -312,6 +313,7 @@ def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> No
             "report_peer_id": True,
             "foreground": False,
             "ephemeral": False,
+            "allow": [],
         }
     ]
 
@@ -469,6 +471,8 @@ def test_several_listens_give_one_line_to_paste(fake: FakeDaemon, run: Run) -> N
         "Sharing /x/ssh -> 127.0.0.1:22, which answers.\n"
         "Sharing /x/www -> 127.0.0.1:8000, which answers.\n"
         "Any peer that knows this peer ID and a protocol name can connect.\n"
+        "To let in only whom you allow: p2pfwd deny /x/web any; p2pfwd deny /x/ssh any; "
+        "p2pfwd deny /x/www any\n"
         "On the other machine, run:\n"
         "  p2pfwd forward /x/web 127.0.0.1:18000 /x/ssh 127.0.0.1:2222 /x/www 127.0.0.1:0 "
         f"/ip4/192.0.2.7/tcp/4101/p2p/{PEER} /ip6/2001:db8::7/tcp/4101/p2p/{PEER}\n"

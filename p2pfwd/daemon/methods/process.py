@@ -20,12 +20,14 @@ from p2pfwd.system.memory import rss_bytes
 from p2pfwd.system.network_watch import reachable_hosts
 
 if TYPE_CHECKING:
+    from p2pfwd.daemon.access import AccessControl
     from p2pfwd.daemon.discovery import Discovery
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.daemon.relays import Relays
     from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
+    from p2pfwd.forwarding.values import ListenerInfo
     from p2pfwd.host.host import Host
     from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.rpc.paths import Paths
@@ -39,6 +41,7 @@ class Node(Protocol):
     host: Host
     forwarding: Forwarding
     tunnels: Tunnels
+    access: AccessControl
     peering: Peering
     discovery: Discovery
     relays: Relays
@@ -46,6 +49,9 @@ class Node(Protocol):
     started_at: float  # monotonic
     log_name: str | None
     draining: bool
+
+    def shown(self, info: ListenerInfo) -> s.Listener:
+        """One row of `ls`."""
 
     def request_stop(self) -> None:
         """Begin to drain and stop; returns at once."""

@@ -33,6 +33,7 @@ class TunnelMethods:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._listening = asyncio.Lock()
 
     def table(self) -> Mapping[str, Handler]:
         """Method name -> coroutine function."""
@@ -49,7 +50,7 @@ class TunnelMethods:
     # --- listeners
 
     async def listen(self, context: CallContext, params: s.ListenParams) -> s.ListenResult:
-        """Offer a service, and try its target once. Raises InvalidProtocol, ListenerExists, ProtocolTaken."""
+        """Offer a service, and try its target once. Raises InvalidProtocol, InvalidPeerId, ListenerExists."""
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
@@ -61,7 +62,20 @@ class TunnelMethods:
             report_peer_id=params.report_peer_id,
             custom_protocol=params.allow_custom_protocol,
         )
-        listener, stood = await node.tunnels.make(wanted, _lifetime(params))
+        allowed = node.access.read(params.allow) if params.allow else None
+        async with self._listening:  # between the check and the listen a rule is written
+            stands = node.forwarding.is_listening(params.protocol)
+            if params.allow and not stands:
+                node.forwarding.check_listen(
+                    params.protocol,
+                    target,
+                    any_loopback=any_loopback,
+                    allow_custom_protocol=params.allow_custom_protocol,
+                )
+                await node.access.only(params.protocol, allowed)
+            listener, stood = await node.tunnels.make(wanted, _lifetime(params))
+            if params.allow and stands:
+                await node.access.only(params.protocol, allowed)
         if params.foreground:
             context.on_disconnect(lambda: node.tunnels.close_now(listener))
         try:
@@ -71,7 +85,7 @@ class TunnelMethods:
             raise
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
-            listener=views.listener(listener.info()),
+            listener=node.shown(listener.info()),
             target_check=views.check(outcome),
             peer=str(node.host.peer_id),
             addresses=views.full_addresses(addrs, node.host.peer_id),
@@ -103,7 +117,7 @@ class TunnelMethods:
             *notices.of_listening(listener.listen_address, swarm.own_addresses),
             *notices.of_peer_addresses(addrs, swarm.why_not),
         )
-        return s.ForwardResult(views.listener(listener.info()), str(peer_id), told, stood)
+        return s.ForwardResult(node.shown(listener.info()), str(peer_id), told, stood)
 
     async def check(self, context: CallContext, params: s.CheckParams) -> s.Check:
         """Try a listener once; its state follows. Raises NotFound."""
@@ -121,14 +135,14 @@ class TunnelMethods:
             listen_address=self._filter(params.listen_address),
             target_address=self._filter(params.target_address),
         )
-        return s.CloseResult(tuple(map(views.listener, await self._node.tunnels.close(match))))
+        return s.CloseResult(tuple(map(self._node.shown, await self._node.tunnels.close(match))))
 
     def _filter(self, text: str | None) -> Multiaddr | None:
         return None if text is None else self._node.peering.filter(text)
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         """All listeners, in the order they were made."""
-        return s.LsResult(tuple(map(views.listener, self._node.tunnels.listeners())))
+        return s.LsResult(tuple(map(self._node.shown, self._node.tunnels.listeners())))
 
     # --- streams
 

@@ -40,8 +40,8 @@ def port_mapping(mapped: MappedPort) -> schema.PortMapping:
     )
 
 
-def listener(info: ListenerInfo) -> schema.Listener:
-    """One row of `ls`."""
+def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.Listener:
+    """One row of `ls`; `access`: whom a listen lets in."""
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -56,6 +56,7 @@ def listener(info: ListenerInfo) -> schema.Listener:
         foreground=info.foreground,
         created=info.created,
         saved=info.saved,
+        access=access,
     )
 
 

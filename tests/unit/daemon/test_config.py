@@ -164,6 +164,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
     own = {f.name for f in fields(Settings)} - set(parts)
     assert own == {
         "network",
+        "access_default",
         "bootstrap",
         "relays",
         "relay_serve",

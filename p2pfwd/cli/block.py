@@ -1,0 +1,113 @@
+"""`block`, `unblock` and `block ls`: with whom this node does not speak."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from p2pfwd.cli.env import answer
+from p2pfwd.cli.options import SETTINGS, AsJson, Headers, NoStart, help_without_command
+from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
+from p2pfwd.cli.text import counted, joined, short_peer
+from p2pfwd.rpc.schema import Block, BlockLsResult, BlockParams, BlockResult, Empty
+
+if TYPE_CHECKING:
+    from p2pfwd.cli.env import Env
+
+_COLUMNS = (Column("KIND"), Column("BLOCKED", keep=21), Column("NAME", keep=12))
+
+_WHOM = "Peer IDs, names, addresses ending in /p2p/ID; IP addresses, networks as 192.0.2.0/24."
+
+
+class _BlockGroup(TyperGroup):
+    """A group with arguments of its own: a first word that names one of its commands is that command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words of that command, left for it; else the group's own."""
+        if not args or args[0] not in self.commands:
+            return super().parse_args(ctx, args)
+        ctx.allow_interspersed_args = False  # what follows is that command's
+        params, self.params = self.params, []
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            self.params = params
+
+
+block = typer.Typer(
+    cls=_BlockGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    invoke_without_command=True,
+    context_settings={**SETTINGS, "allow_interspersed_args": True},
+)
+
+
+@block.callback()
+def add(
+    ctx: typer.Context,
+    whom: Annotated[list[str] | None, typer.Argument(metavar="PEER|NETWORK...", help=_WHOM)] = None,
+    no_start: NoStart = False,
+    as_json: AsJson = False,
+) -> None:
+    """Speak with these peers and networks no more: live connections end, new ones are refused.
+
+    A peer is known once it has proved its ID; a network is refused before it has said a word. What programs
+    of this machine ask of the daemon is not concerned.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if not whom:
+        help_without_command(ctx)
+        return
+    env: Env = ctx.obj
+    with env.connect_or_start(start=not no_start) as client:
+        result = answer(client, "block.add", BlockParams(whom=tuple(whom)), BlockResult)
+    if as_json:
+        write_json(result)
+        return
+    write(f"Blocked {joined(list(map(_shown, result.blocked)))}.")
+    if result.connections:
+        write(f"Ended {counted(result.connections, 'connection')}, {counted(result.streams, 'live stream')}.")
+
+
+@block.command("ls", help="List the peers and networks that are blocked.")
+def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) -> None:
+    """On a terminal a table; elsewhere one plain line each: peer or network, and which."""
+    env: Env = ctx.obj
+    result = env.ask("block.ls", Empty(), BlockLsResult)
+    if as_json:
+        write_json(result)
+    elif not env.terminal:
+        rows = [(it.kind, it.what) for it in result.blocked]
+        write_lines(rows, ("Kind", "Blocked") if headers else None)
+    elif not result.blocked:
+        write("Nobody is blocked.")
+    else:
+        table = [(it.kind, it.what, it.name or "-") for it in result.blocked]
+        write_table(_COLUMNS, table, limit=env.columns, colour=env.colour)
+
+
+def unblock(
+    ctx: typer.Context,
+    blocked: Annotated[
+        list[str], typer.Argument(metavar="PEER|NETWORK...", help="As `block ls` shows them.")
+    ],
+    no_start: NoStart = False,
+    as_json: AsJson = False,
+) -> None:
+    """Speak with these peers and networks again."""
+    env: Env = ctx.obj
+    with env.connect_or_start(start=not no_start) as client:
+        result = answer(client, "block.rm", BlockParams(whom=tuple(blocked)), BlockLsResult)
+    if as_json:
+        write_json(result)
+    else:
+        write(f"Unblocked {joined(list(map(_shown, result.blocked)))}.")
+
+
+def _shown(it: Block) -> str:
+    return it.name or (short_peer(it.what) if it.kind == "peer" else it.what)

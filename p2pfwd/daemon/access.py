@@ -1,0 +1,298 @@
+"""Who may connect to this daemon: the owner's rules and block list, in force on its listens and its swarm.
+
+Rules: a rule is about peers by their ID; a name of `peer add` is read once, when the rule is made. What is
+taken away ends the live streams that it let in, and a block the connections. With `access.default` named, a
+peer that loses its name loses what the name gave.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
+from p2pfwd.core.typed import parse_peer
+from p2pfwd.errors import InvalidPeerId, NotFound, UsageError
+from p2pfwd.forwarding.names import check_protocol
+from p2pfwd.peers.access_rules import AccessRules, AccessTable, Change
+from p2pfwd.peers.arguments import named_peer
+from p2pfwd.policy.access import NO_RULE, Access, Default, Rule
+from p2pfwd.policy.blocks import Blocks, Network, parse_network
+from p2pfwd.rpc import schema as s
+
+if TYPE_CHECKING:
+    from p2pfwd.daemon.peering import Peering
+    from p2pfwd.forwarding.service import Forwarding
+    from p2pfwd.forwarding.values import ListenerInfo
+    from p2pfwd.host.host import Host
+    from p2pfwd.rpc.paths import Paths
+
+ANY: Final = "any"
+"""In place of a peer: every peer."""
+
+MAX_ARGUMENTS: Final = 256
+"""Peers or networks of one command."""
+
+
+_WRITTEN_AS_NETWORK: Final = re.compile(r"[^/]+[/:]|[0-9]+\.")
+"""What no peer's name or ID has, and no multiaddr begins with."""
+
+
+class AccessControl:
+    """Of one daemon; `start` reads the file."""
+
+    def __init__(
+        self, host: Host, paths: Paths, forwarding: Forwarding, peering: Peering, default: Default
+    ) -> None:
+        self.rules = AccessRules(paths.access_file)
+        self._host = host
+        self._forwarding = forwarding
+        self._peering = peering
+        self._default = default
+        peering.names_changed = self._names_changed
+
+    def start(self) -> None:
+        """Read the rules, and put them in force. Raises as `AccessRules.load`."""
+        self.rules.load()
+        self._host.swarm.block(self.rules.table.blocks)
+        self._apply(keep_live=False)
+
+    @property
+    def default(self) -> Default:
+        """Whom a listen without a rule lets in."""
+        return "none" if self.rules.lost is not None else self._default
+
+    def _apply(self, *, keep_live: bool) -> int:
+        named = {entry.peer_id: entry.name for entry in self._peering.names.all()}
+        access = Access(self.default, self.rules.table.rules, named)
+        return len(self._forwarding.set_access(access, keep_live=keep_live))
+
+    def _names_changed(self) -> None:
+        self._apply(keep_live=False)
+
+    # --- rules ------------------------------------------------------------------------------------
+
+    async def allow(
+        self, protocol: str, texts: Sequence[str], *, keep_live: bool
+    ) -> tuple[s.AccessRule, int]:
+        """Let these in: the rule, and how many streams were reset. Raises as `_change`."""
+        peers = self.read(texts)
+        if peers is None:
+            return await self._change(protocol, lambda rule: replace(rule, at_large="any"), keep_live)
+        return await self._change(protocol, lambda rule: rule.allow(peers), keep_live)
+
+    async def deny(self, protocol: str, texts: Sequence[str], *, keep_live: bool) -> tuple[s.AccessRule, int]:
+        """Keep these out; `any`: all that the rule does not allow. As `allow`."""
+        peers = self.read(texts)
+        if peers is None:
+            return await self._change(protocol, lambda rule: replace(rule, at_large="listed"), keep_live)
+        return await self._change(protocol, lambda rule: rule.deny(peers), keep_live)
+
+    async def only(self, protocol: str, peers: frozenset[PeerId] | None) -> None:
+        """Let in these alone, or everybody not denied, in place of what held before. Raises as `_change`."""
+
+        def change(rule: Rule) -> Rule:
+            if peers is None:
+                return replace(rule, at_large="any")
+            return Rule("listed", peers, rule.denied - peers)
+
+        await self._change(protocol, change, keep_live=False)
+
+    async def remove(self, protocol: str, *, keep_live: bool) -> tuple[s.AccessRule, int]:
+        """Forget a rule: the default holds. Raises NotFound, StorageFailed."""
+
+        def change(table: AccessTable) -> AccessTable:
+            if protocol not in table.rules:
+                hint = "p2pfwd access ls shows the rules"
+                raise NotFound(f"there is no access rule for {quoted(protocol)}", hint=hint)
+            left = {name: rule for name, rule in table.rules.items() if name != protocol}
+            return replace(table, rules=left)
+
+        return await self._in_force(protocol, change, keep_live)
+
+    async def _change(
+        self, protocol: str, change: Callable[[Rule], Rule], keep_live: bool
+    ) -> tuple[s.AccessRule, int]:
+        """Raises InvalidProtocol, ResourceLimitExceeded, StorageFailed; then nothing has changed."""
+        check_protocol(protocol, allow_custom=True, serving=True)
+
+        def changed(table: AccessTable) -> AccessTable:
+            rule = change(table.rules.get(protocol, NO_RULE))
+            return replace(table, rules={**table.rules, protocol: rule})
+
+        return await self._in_force(protocol, changed, keep_live)
+
+    async def _in_force(self, protocol: str, change: Change, keep_live: bool) -> tuple[s.AccessRule, int]:
+        streams = 0
+
+        def apply() -> None:
+            nonlocal streams
+            streams = self._apply(keep_live=keep_live)
+
+        await self.rules.change(change, apply)
+        return self._rule(protocol), streams
+
+    # --- blocks -----------------------------------------------------------------------------------
+
+    async def block(self, texts: Sequence[str]) -> s.BlockResult:
+        """Speak to these no more. Raises UsageError and its kin, ResourceLimitExceeded, StorageFailed."""
+        peers, networks = self._read_blocks(texts)
+        if self._host.peer_id in peers:
+            raise UsageError("the peer is this node itself", hint="use the peer ID of the other machine")
+
+        def change(table: AccessTable) -> AccessTable:
+            old = table.blocks
+            return replace(table, blocks=Blocks(old.peers | peers, old.networks | networks))
+
+        ended = streams = 0
+
+        def apply() -> None:
+            nonlocal ended, streams
+            before = len(self._forwarding.streams())
+            ended = len(self._host.swarm.block(self.rules.table.blocks))
+            streams = before - len(self._forwarding.streams())
+            self._forwarding.access.requests.forget(lambda peer, _protocol: peer in peers)
+
+        await self.rules.change(change, apply)
+        return s.BlockResult(self._blocks(peers, networks), ended, streams)
+
+    async def unblock(self, texts: Sequence[str]) -> s.BlockLsResult:
+        """Speak to these again. Raises NotFound for one that is not on the list, and as `block`."""
+        peers, networks = self._read_blocks(texts)
+
+        def change(table: AccessTable) -> AccessTable:
+            old = table.blocks
+            missing = [*map(str, peers - old.peers), *map(str, networks - old.networks)]
+            if missing:
+                hint = "p2pfwd block ls shows the list; a network is taken off as it was put on"
+                raise NotFound(f"{missing[0]} is not blocked", hint=hint)
+            return replace(table, blocks=Blocks(old.peers - peers, old.networks - networks))
+
+        await self.rules.change(change, lambda: self._host.swarm.block(self.rules.table.blocks))
+        return s.BlockLsResult(self._blocks(peers, networks))
+
+    def blocked(self) -> s.BlockLsResult:
+        """The block list: peers, then networks."""
+        blocks = self.rules.table.blocks
+        return s.BlockLsResult(self._blocks(blocks.peers, blocks.networks))
+
+    # --- arguments --------------------------------------------------------------------------------
+
+    def read(self, texts: Sequence[str]) -> frozenset[PeerId] | None:
+        """The peers that arguments mean; None for `any`.
+
+        Raises InvalidPeerId, InvalidMultiaddr, UsageError.
+        """
+        _check_number(texts)
+        if ANY in texts:
+            if len(texts) > 1:
+                raise UsageError("any is every peer, and stands alone", hint="leave out the others, or any")
+            return None
+        return frozenset(map(self._peer, texts))
+
+    def _peer(self, text: str) -> PeerId:
+        named = named_peer(text, self._peering.names)
+        if named is not None:
+            return named.peer_id
+        peer_id, _ = parse_peer(text)
+        if peer_id is None:
+            raise InvalidPeerId(
+                f"{quoted(text)} has no peer ID in it, and access is given to an ID, not to an address",
+                hint="p2pfwd id on the other machine prints its peer ID",
+            )
+        return peer_id
+
+    def _read_blocks(self, texts: Sequence[str]) -> tuple[frozenset[PeerId], frozenset[Network]]:
+        _check_number(texts)
+        peers: set[PeerId] = set()
+        networks: set[Network] = set()
+        for text in texts:
+            try:
+                network = parse_network(text)
+            except ValueError as exc:
+                raise UsageError(
+                    f"{quoted(text)} has bits beyond its prefix", hint=f"the network is {exc}"
+                ) from None
+            if network is None and _WRITTEN_AS_NETWORK.match(text):
+                raise UsageError(
+                    f"{quoted(text)} is no network", hint="write it as 192.0.2.0/24 or 2001:db8::/32"
+                )
+            if network is None:
+                peers.add(self._peer(text))
+            else:
+                networks.add(network)
+        return frozenset(peers), frozenset(networks)
+
+    # --- what is shown ----------------------------------------------------------------------------
+
+    def listing(self) -> s.AccessLsResult:
+        """Every rule, and what holds for the listens without one."""
+        listens = [it.protocol for it in self._forwarding.listeners() if it.direction == "listen"]
+        names = sorted({*self.rules.table.rules, *listens})
+        lost = self.rules.lost
+        return s.AccessLsResult(
+            self.default, None if lost is None else str(lost), tuple(self._rule(name) for name in names)
+        )
+
+    def requests(self) -> s.AccessRequestsResult:
+        """Who was denied what, the one who asked last first."""
+        requests, names = self._forwarding.access.requests, self._names()
+        now = requests.clock()
+        return s.AccessRequestsResult(
+            tuple(
+                s.AccessRequest(
+                    protocol=it.protocol,
+                    peer=str(it.party.peer),
+                    name=names.get(it.party.peer),
+                    count=it.count,
+                    first_s=now - it.first_at,
+                    last_s=now - it.last_at,
+                    remote_address=it.address,
+                    command=shlex.join(("p2pfwd", "allow", it.protocol, str(it.party.peer))),
+                )
+                for it in requests.all()
+            )
+        )
+
+    def of_listener(self, info: ListenerInfo) -> s.Access | None:
+        """Whom it lets in; None of a forward."""
+        return self.of(info.protocol) if info.direction == "listen" else None
+
+    def of(self, protocol: str) -> s.Access:
+        """Whom the listen of this name lets in."""
+        rules, names = self._forwarding.access.rules, self._names()
+        rule = rules.rules.get(protocol, NO_RULE)
+        return s.Access(rules.lets_in(protocol), _peers(rule.allowed, names), _peers(rule.denied, names))
+
+    def _rule(self, protocol: str) -> s.AccessRule:
+        saved = protocol in self.rules.table.rules
+        return s.AccessRule(protocol, self.of(protocol), saved, self._forwarding.is_listening(protocol))
+
+    def _blocks(self, peers: frozenset[PeerId], networks: frozenset[Network]) -> tuple[s.Block, ...]:
+        found = [s.Block("peer", it.peer, it.name) for it in _peers(peers, self._names())]
+        found += [
+            s.Block("network", str(it), None) for it in sorted(networks, key=lambda it: (it.version, it))
+        ]
+        return tuple(found)
+
+    def _names(self) -> dict[PeerId, str]:
+        return {named.peer_id: named.name for named in self._peering.names.all()}
+
+
+def _peers(peers: frozenset[PeerId], names: dict[PeerId, str]) -> tuple[s.AccessPeer, ...]:
+    """Those with a name first."""
+    shown = [s.AccessPeer(str(peer), names.get(peer)) for peer in peers]
+    return tuple(sorted(shown, key=lambda it: (it.name is None, it.name or "", it.peer)))
+
+
+def _check_number(texts: Sequence[str]) -> None:
+    if not texts:
+        raise UsageError("no peer given", hint="give a peer ID, or a name of p2pfwd peer add")
+    if len(texts) > MAX_ARGUMENTS:
+        raise UsageError(
+            f"{len(texts)} arguments, where {MAX_ARGUMENTS} is the limit", hint="use several commands"
+        )

@@ -1,0 +1,78 @@
+"""Who may use the listens of one node, at work: asked for every stream, before its name is confirmed.
+
+Rules: to ask costs a look-up in a dictionary. What is denied is written down a moment later, so that the
+answer to a stranger takes no longer than for a name that does not exist, and the same question asked twice in
+one negotiation counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from typing import TYPE_CHECKING, Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.forwarding.requests import Requests
+from p2pfwd.policy.access import Access
+
+if TYPE_CHECKING:
+    from p2pfwd.net.swarm import Swarm
+
+LATER_S: Final = 0.05
+"""After a denial, before it is written down: longer than its answer takes to be sent."""
+
+MAX_UNWRITTEN: Final = 1024
+"""Denials that wait for it, by peer and name; more are counted only."""
+
+
+class ListenAccess:
+    """Of one node; `rules` are set by `Forwarding.set_access`."""
+
+    def __init__(self, swarm: Swarm, loop: asyncio.AbstractEventLoop) -> None:
+        self.rules = Access()
+        self.requests = Requests(loop.time)
+        self._swarm = swarm
+        self._loop = loop
+        self._denied: dict[tuple[PeerId, str], None] = {}
+        self._uncounted = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def admits(self, peer: PeerId, protocol: str) -> bool:
+        """Whether a stream of this listen is the peer's to open; a denial is written down."""
+        if self.rules.admits(peer, protocol):
+            return True
+        if len(self._denied) < MAX_UNWRITTEN:
+            self._denied[peer, protocol] = None
+        else:
+            self._uncounted += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(LATER_S, self._write_down)
+        return False
+
+    def _write_down(self) -> None:
+        self._timer = None
+        denied, self._denied = self._denied, {}
+        more, self._uncounted = self._uncounted, 0
+        refusals = self._swarm.refusals
+        for peer, protocol in denied:
+            line = shlex.join(("p2pfwd", "allow", protocol, str(peer)))
+            refusals.note("tunnel-denied", peer, f"denied {protocol}; to let it in: {line}")
+            conn = next(iter(self._swarm.conns(peer)), None)
+            if conn is not None and not self.rules.is_denied(peer, protocol):
+                party = self._swarm.services.party(conn)
+                self.requests.note(party, protocol, str(conn.remote_addr))
+        if more:
+            refusals.note("tunnel-denied", "many peers", "denied tunnels faster than they are listed", more)
+
+    def settle(self) -> None:
+        """The rules have changed: forget the requests that they answer."""
+        rules = self.rules
+        self.requests.forget(
+            lambda peer, protocol: rules.admits(peer, protocol) or rules.is_denied(peer, protocol)
+        )
+
+    def close(self) -> None:
+        """Write nothing down any more. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

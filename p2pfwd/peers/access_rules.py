@@ -1,0 +1,199 @@
+"""Who may use which listen, and who is blocked: the owner's word, and its file `access.json`.
+
+Rules: a rule belongs to a protocol name, so it is there before its listen and stays after it. A change is in
+the file before it holds and is answered: written whole or not at all, durably, off the event loop. A file of
+a newer p2pfwd stops the start. One that cannot be understood is moved aside, and as long as it lies there
+nobody is let in without a new rule: what it kept closed must not open by its loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import InvalidConfig, InvalidPeerId, ResourceLimitExceeded
+from p2pfwd.policy.access import AtLarge, Rule
+from p2pfwd.policy.blocks import Blocks, parse_network
+from p2pfwd.system.private_files import storage_failed, sweep, write_atomically
+
+log = logging.getLogger("p2pfwd.access")
+
+MAX_RULES: Final = 1024
+"""Protocol names with a rule."""
+
+MAX_RULED_PEERS: Final = 16_384
+"""Peers listed by all rules together."""
+
+MAX_BLOCKS: Final = 4096
+"""Peers and networks on the block list together."""
+
+MAX_FILE_BYTES: Final = 8 << 20
+"""Longest file read; full of everything it takes 3 MB."""
+
+_VERSION: Final = 1
+_WHAT: Final = "access rules"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessTable:
+    """What the file says."""
+
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    blocks: Blocks = field(default_factory=Blocks)
+
+
+Change = Callable[[AccessTable], AccessTable]
+
+
+class AccessRules:
+    """The table; `load` fills it from the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.table = AccessTable()
+        self.lost: Path | None = None
+        """A damaged file that lies aside: what the owner said is not known."""
+        self._path = path
+        self._lock = asyncio.Lock()
+
+    async def change(self, change: Change, apply: Callable[[], object]) -> None:
+        """Put what `change` makes of the table into the file, then into `table`, and call `apply`.
+
+        That is done also where the caller is gone by then. Raises what `change` raises,
+        ResourceLimitExceeded, StorageFailed; then nothing has changed.
+        """
+        async with self._lock:
+            after = change(self.table)
+            _check_bounds(after)
+            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), _WHAT)
+            writing = asyncio.create_task(write)
+            try:
+                await asyncio.shield(writing)
+            finally:
+                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
+                if not writing.cancelled() and writing.exception() is None:
+                    self.table = after
+                    apply()
+
+    def load(self) -> None:
+        """Read the file, if there is one.
+
+        Raises InvalidConfig where another version of p2pfwd made it, StorageFailed where it cannot be read.
+        """
+        try:
+            sweep(self._path)
+        except OSError as exc:
+            raise storage_failed(_WHAT, self._path, exc) from exc
+        aside = self._path.with_name(self._path.name + ".damaged")
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:
+            data = None
+        except OSError as exc:
+            raise storage_failed(_WHAT, self._path, exc) from exc
+        if data is not None:
+            try:
+                self.table = _from_json(data, self._path)
+            except (ValueError, KeyError, TypeError, InvalidPeerId, ResourceLimitExceeded) as exc:
+                try:
+                    os.replace(self._path, aside)
+                except OSError as failure:
+                    raise storage_failed(_WHAT, self._path, failure) from failure
+                log.error("%s %s: %s; the file was moved to %s", _WHAT, self._path, exc, aside)
+        if aside.exists():
+            self.lost = aside
+            log.error(
+                "%s lies there: as long as it does, nobody is let in without a rule. Mend it and move it "
+                "back, or remove it, and start the daemon again",
+                aside,
+            )
+
+
+def _check_bounds(table: AccessTable) -> None:
+    if len(table.rules) > MAX_RULES:
+        hint = "p2pfwd access rm takes one away"
+        raise ResourceLimitExceeded(f"there are {MAX_RULES} access rules, which is the limit", hint=hint)
+    if sum(rule.size for rule in table.rules.values()) > MAX_RULED_PEERS:
+        hint = "p2pfwd access rm takes a rule away"
+        raise ResourceLimitExceeded(
+            f"the access rules list {MAX_RULED_PEERS} peers, which is the limit", hint=hint
+        )
+    if len(table.blocks) > MAX_BLOCKS:
+        hint = "p2pfwd unblock takes one off; a wider network takes the place of many addresses"
+        raise ResourceLimitExceeded(f"the block list has {MAX_BLOCKS} entries, which is the limit", hint=hint)
+
+
+def _to_json(table: AccessTable) -> bytes:
+    rules = [
+        {
+            "protocol": protocol,
+            "at_large": rule.at_large,
+            "allowed": sorted(map(str, rule.allowed)),
+            "denied": sorted(map(str, rule.denied)),
+        }
+        for protocol, rule in sorted(table.rules.items())
+    ]
+    blocked = {
+        "peers": sorted(map(str, table.blocks.peers)),
+        "networks": sorted(map(str, table.blocks.networks)),
+    }
+    document = {"version": _VERSION, "rules": rules, "blocked": blocked}
+    return (json.dumps(document, indent=1) + "\n").encode()
+
+
+def _from_json(data: bytes, path: Path) -> AccessTable:
+    """The table of a file.
+
+    Raises ValueError and its like for what cannot be understood, InvalidConfig for another version's.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it is longer than {MAX_FILE_BYTES} bytes")
+    try:
+        document: Any = json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(document, dict):
+        raise ValueError("it is no object")
+    version = document["version"]
+    if isinstance(version, int) and version > _VERSION:
+        raise InvalidConfig(
+            f"{_WHAT} {path}: it has the form {version}, of a newer version of p2pfwd",
+            hint="use that version; or move the file away: then no rule is known, and nobody is blocked",
+            path=str(path),
+        )
+    if version != _VERSION:
+        raise ValueError(f"it is not of the form {_VERSION}")
+    rules: dict[str, Rule] = {}
+    for entry in document["rules"]:
+        protocol = entry["protocol"]
+        if not isinstance(protocol, str):
+            raise ValueError("a protocol is no text")
+        rules[protocol] = Rule(
+            _at_large(entry["at_large"]), _peers(entry["allowed"]), _peers(entry["denied"])
+        )
+    blocked = document["blocked"]
+    networks = [parse_network(text) for text in blocked["networks"]]
+    if None in networks:
+        raise ValueError("a network is none")
+    table = AccessTable(rules, Blocks(_peers(blocked["peers"]), (it for it in networks if it is not None)))
+    _check_bounds(table)
+    return table
+
+
+def _at_large(value: Any) -> AtLarge | None:
+    if value not in (None, "any", "listed"):
+        raise ValueError(f"at_large is {value!r}")
+    return value  # type: ignore[no-any-return]
+
+
+def _peers(texts: Any) -> frozenset[PeerId]:
+    if not isinstance(texts, list):
+        raise ValueError("a list is missing")
+    return frozenset(PeerId.parse(text) for text in texts)

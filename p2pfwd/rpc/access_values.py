@@ -1,0 +1,105 @@
+"""The RPC's values of access: rules of listens, requests that were denied, the block list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from p2pfwd.rpc.values import Access, Message, named
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessRule(Message):
+    """Who may use the listen of one protocol name."""
+
+    protocol: str
+    access: Access
+    saved: bool  # there is a rule for this name; else it is the default
+    listening: bool  # there is such a listen now
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessRequest(Message):
+    """One peer that asked for a listen, and was denied it."""
+
+    protocol: str
+    peer: str
+    name: str | None  # as `peer add` gave it
+    count: int  # how often it asked
+    first_s: float = named("FirstSeconds")  # ago
+    last_s: float = named("LastSeconds")
+    remote_address: str = ""  # from where it asked last
+    command: str = ""  # that lets it in, for a POSIX shell
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Block(Message):
+    """One entry of the block list."""
+
+    kind: Literal["peer", "network"]
+    what: str  # a peer ID, or a network in CIDR
+    name: str | None  # of a peer, as `peer add` gave it
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessChangeParams(Message):
+    """Parameters of `access.allow` and `access.deny`."""
+
+    protocol: str
+    peers: tuple[str, ...]  # peer IDs, names, or addresses that end in /p2p/ID; or "any" alone
+    keep_live: bool = False  # let the streams run that this takes the right away from
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessChangeResult(Message):
+    """Result of `access.allow`, `access.deny` and `access.rm`."""
+
+    rule: AccessRule
+    streams: int  # that were reset
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessRmParams(Message):
+    """Parameters of `access.rm`."""
+
+    protocol: str
+    keep_live: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessLsResult(Message):
+    """Result of `access.ls`."""
+
+    default: Literal["any", "named", "none"]
+    lost: str | None  # a damaged file of rules that lies aside: nobody is let in without a new rule
+    rules: tuple[AccessRule, ...]  # saved ones, and those of the other listens, by protocol name
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AccessRequestsResult(Message):
+    """Result of `access.requests`."""
+
+    requests: tuple[AccessRequest, ...]  # the one asked for last first
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BlockParams(Message):
+    """Parameters of `block.add` and `block.rm`."""
+
+    whom: tuple[str, ...]  # peers as in AccessChangeParams; IP addresses; networks in CIDR
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BlockResult(Message):
+    """Result of `block.add`."""
+
+    blocked: tuple[Block, ...]
+    connections: int  # that were ended
+    streams: int  # tunnels that were reset with them
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class BlockLsResult(Message):
+    """Result of `block.ls`; of `block.rm` those that were taken off."""
+
+    blocked: tuple[Block, ...]

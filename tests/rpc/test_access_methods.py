@@ -1,0 +1,336 @@
+"""access.*, block.* and `allow` of p2p.listen, against real nodes in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfwd import errors
+from p2pfwd.core.keys import PrivateKey
+from p2pfwd.daemon.networks import profile
+from p2pfwd.daemon.node import Running
+from p2pfwd.daemon.settings import Settings
+from p2pfwd.rpc import schema as s
+from p2pfwd.rpc.client import Client
+from p2pfwd.rpc.paths import Paths
+from tests.support.loops import until
+from tests.support.sockets import TcpServer, echo
+
+SETTINGS = Settings(network="lan", listen=("/ip4/127.0.0.1/tcp/0",), mdns="off", drain_timeout_s=0.0)
+STRANGER = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
+NAME = "/x/echo"
+
+
+class Node:
+    """A running node with a client's calls."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.peer = str(running.host.peer_id)
+        self.address = f"{running.host.swarm.listen_addrs()[0]}/p2p/{self.peer}"
+
+    async def call(self, method: str, params: Any = None) -> Any:
+        def work() -> Any:
+            with Client.connect(self.running.paths.socket) as client:
+                return client.call(method, params)
+
+        return await asyncio.to_thread(work)
+
+    async def change(self, what: str, *peers: str, protocol: str = NAME, keep: bool = False) -> Any:
+        return await self.call(f"access.{what}", s.AccessChangeParams(protocol, peers, keep))
+
+    async def refused(self) -> dict[str, int]:
+        refused: dict[str, int] = (await self.call("daemon.status")).refused
+        return refused
+
+
+async def start(home: Path, settings: Settings = SETTINGS, identity: PrivateKey | None = None) -> Node:
+    paths = Paths.resolve(str(home), {})
+    running = await Running.start(paths, settings, profile(settings), identity or PrivateKey.generate())
+    return Node(running)
+
+
+Script = Callable[[Node, Node, TcpServer], Awaitable[None]]
+
+
+def run(home: Path, script: Script, settings: Settings = SETTINGS) -> None:
+    """A script with a node that offers and one that asks, and an echo service."""
+
+    async def main() -> None:
+        owner, asker = await start(home / "a", settings), await start(home / "b")
+        try:
+            with TcpServer(echo) as server:
+                await script(owner, asker, server)
+        finally:
+            await owner.running.stop()
+            await asker.running.stop()
+
+    for name in ("a", "b"):
+        (home / name).mkdir(exist_ok=True)
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+async def listen(owner: Node, server: TcpServer, *allow: str) -> s.ListenResult:
+    result: s.ListenResult = await owner.call("p2p.listen", s.ListenParams(NAME, server.address, allow=allow))
+    return result
+
+
+async def forward(owner: Node, asker: Node) -> tuple[int, int]:
+    """The port of a forward to the echo, and the number of its listener."""
+    made = await asker.call("p2p.forward", s.ForwardParams(NAME, "0", (owner.address,)))
+    return int(made.listener.listen_address.rpartition("/")[2]), made.listener.id
+
+
+async def state(asker: Node, listener: int) -> str:
+    check: s.Check = await asker.call("p2p.check", s.CheckParams(listener, 10.0))
+    return check.state
+
+
+@contextlib.asynccontextmanager
+async def tunnel(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection that has been used."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def is_reset(reader: asyncio.StreamReader) -> bool:
+    with contextlib.suppress(ConnectionResetError):
+        return await asyncio.wait_for(reader.read(1), 10) is None
+    return True
+
+
+def test_allowed_denied_and_allowed_again_while_it_runs(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        made = await listen(owner, server, STRANGER)
+        assert made.listener.access == s.Access("listed", (s.AccessPeer(STRANGER, None),))
+        port, listener = await forward(owner, asker)
+        assert await state(asker, listener) == "protocol-not-supported"
+        assert not server.accepted, "the service was not touched"
+        await until(lambda: bool(owner.running.forwarding.access.requests.all()))
+        (request,) = (await owner.call("access.requests")).requests
+        assert (request.protocol, request.peer, request.count) == (NAME, asker.peer, 1)
+        assert request.command == f"p2pfwd allow {NAME} {asker.peer}"
+        assert (await owner.refused())["tunnel-denied"] == 1
+
+        allowed = await owner.change("allow", asker.peer)
+        assert (allowed.streams, allowed.rule.listening, allowed.rule.saved) == (0, True, True)
+        assert not (await owner.call("access.requests")).requests
+        assert await state(asker, listener) == "ready"
+        async with tunnel(port) as (reader, _):
+            denied = await owner.change("deny", asker.peer)
+            assert denied.streams == 1
+            assert await is_reset(reader)
+        assert await state(asker, listener) == "protocol-not-supported"
+
+        await owner.change("allow", asker.peer)
+        async with tunnel(port) as (reader, writer):
+            assert (await owner.change("deny", asker.peer, keep=True)).streams == 0
+            writer.write(b"still")
+            assert await reader.readexactly(5) == b"still"
+            assert (await owner.change("deny", STRANGER)).streams == 0, "what was let run stays"
+        (row,) = (await owner.call("p2p.ls")).listeners
+        assert [it.peer for it in row.access.denied] == sorted([asker.peer, STRANGER])
+
+    run(home, script)
+
+
+def test_any_opens_and_closes_it_at_large(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        assert (await listen(owner, server)).listener.access == s.Access("any")
+        port, listener = await forward(owner, asker)
+        async with tunnel(port) as (reader, _):
+            closed = await owner.change("deny", "any")
+            assert (closed.rule.access, closed.streams) == (s.Access("listed"), 1)
+            assert await is_reset(reader)
+        assert await state(asker, listener) == "protocol-not-supported"
+        assert (await owner.change("allow", "any")).rule.access == s.Access("any")
+        assert await state(asker, listener) == "ready"
+        removed = await owner.call("access.rm", s.AccessRmParams(NAME))
+        assert (removed.rule.saved, removed.rule.access.lets_in) == (False, "any")
+        with pytest.raises(errors.NotFound):
+            await owner.call("access.rm", s.AccessRmParams(NAME))
+
+    run(home, script)
+
+
+def test_names_let_in_where_that_is_the_default_and_a_lost_name_ends_it(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        assert (await listen(owner, server)).listener.access == s.Access("named")
+        port, listener = await forward(owner, asker)
+        assert await state(asker, listener) == "protocol-not-supported"
+        await owner.call("peer.add", s.PeerAddParams("laptop", (asker.peer,)))
+        assert await state(asker, listener) == "ready"
+        async with tunnel(port) as (reader, _):
+            await owner.call("peer.rm", s.PeerRmParams("laptop"))
+            assert await is_reset(reader)
+        assert await state(asker, listener) == "protocol-not-supported"
+
+    run(home, script, replace(SETTINGS, access_default="named"))
+
+
+def test_rules_and_blocks_are_there_after_a_restart(home: Path) -> None:
+    async def main() -> None:
+        with TcpServer(echo) as server:
+            owner = await start(home)
+            await owner.call("peer.add", s.PeerAddParams("laptop", (STRANGER,)))
+            await listen(owner, server, "Laptop")
+            await owner.call("block.add", s.BlockParams((STRANGER, "192.0.2.0/24", "192.0.2.0/24")))
+            await owner.running.stop()
+            owner = await start(home)
+            (rule,) = (await owner.call("access.ls")).rules
+            assert (rule.protocol, rule.saved, rule.listening) == (NAME, True, False)
+            assert rule.access == s.Access("listed", (s.AccessPeer(STRANGER, "laptop"),))
+            assert (await owner.call("block.ls")).blocked == (
+                s.Block("peer", STRANGER, "laptop"),
+                s.Block("network", "192.0.2.0/24", None),
+            )
+            assert (await listen(owner, server)).listener.access == rule.access
+            await owner.running.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_lost_rules_let_nobody_in(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        aside = str(home / "a" / "access.json.damaged")
+        told = await owner.call("access.ls")
+        assert (told.default, told.lost) == ("none", aside)
+        assert (await listen(owner, server)).listener.access == s.Access("listed")
+        _, listener = await forward(owner, asker)
+        assert await state(asker, listener) == "protocol-not-supported"
+        await owner.change("allow", asker.peer)
+        assert await state(asker, listener) == "ready"
+
+    (home / "a").mkdir()
+    (home / "a" / "access.json").write_text("{")
+    run(home, script)
+
+
+change, block, e = s.AccessChangeParams, s.BlockParams, errors
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "error", "words"),
+    [
+        ("access.allow", change("ssh", (STRANGER,)), e.InvalidProtocol, "begin with '/'"),
+        ("access.allow", change(NAME, ()), e.UsageError, "no peer"),
+        (
+            "access.allow",
+            change(NAME, ("bogus",)),
+            e.InvalidPeerId,
+            "no peer has that name",
+        ),
+        ("access.deny", change(NAME, ("any", STRANGER)), e.UsageError, "stands alone"),
+        (
+            "access.deny",
+            change("/ipfs/id/1.0.0", ("any",)),
+            e.InvalidProtocol,
+            "node itself",
+        ),
+        (
+            "access.allow",
+            change(NAME, ("/dnsaddr/a.test",)),
+            e.InvalidPeerId,
+            "no peer ID",
+        ),
+        (
+            "access.allow",
+            change(NAME, (STRANGER,) * 257),
+            e.UsageError,
+            "256 is the limit",
+        ),
+        ("access.rm", s.AccessRmParams(NAME), e.NotFound, "no access rule"),
+        ("block.add", block(()), e.UsageError, "no peer"),
+        ("block.add", block(("192.0.2.7/24",)), e.UsageError, "bits beyond its prefix"),
+        ("block.add", block(("192.0.2.0/33",)), e.UsageError, "no network"),
+        ("block.add", block(("fe80::1%eth0",)), e.UsageError, "no network"),
+        ("block.add", block((STRANGER, "300.1.1.1")), e.UsageError, "no network"),
+        ("block.add", block(("bogus",)), e.InvalidPeerId, "no peer has that name"),
+        ("block.rm", block((STRANGER,)), e.NotFound, "is not blocked"),
+        ("p2p.listen", s.ListenParams(NAME, "1", allow=("bogus",)), e.InvalidPeerId, "no peer"),
+        ("p2p.listen", s.ListenParams("nope", "1", allow=("any",)), e.InvalidProtocol, "namespace"),
+        ("p2p.listen", s.ListenParams("/x/there", "1", allow=(STRANGER,)), e.ListenerExists, "already"),
+    ],
+)
+def test_bad_input_changes_nothing(
+    home: Path, method: str, params: Any, error: type[errors.P2PForwardError], words: str
+) -> None:
+    async def main() -> None:
+        owner = await start(home)
+        try:
+            await owner.call("p2p.listen", s.ListenParams("/x/there", "1"))
+            with pytest.raises(error) as caught:
+                await owner.call(method, params)
+            assert words in caught.value.message and caught.value.hint
+            assert not (home / "access.json").exists()
+            assert [it.protocol for it in (await owner.call("p2p.ls")).listeners] == ["/x/there"]
+        finally:
+            await owner.running.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_nobody_blocks_himself(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        with pytest.raises(errors.UsageError, match="this node itself"):
+            await owner.call("block.add", s.BlockParams((owner.peer,)))
+
+    run(home, script)
+
+
+def test_a_blocked_peer_is_cut_and_stays_out_both_ways(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        await listen(owner, server)
+        port, _ = await forward(owner, asker)
+        async with tunnel(port) as (reader, _writer):
+            done = await owner.call("block.add", s.BlockParams((asker.peer,)))
+            assert (done.connections, done.streams) == (1, 1)
+            assert done.blocked == (s.Block("peer", asker.peer, None),)
+            assert await is_reset(reader)
+        with contextlib.suppress(errors.P2PForwardError):  # it may think for a moment that it is in
+            await asker.call("swarm.connect", s.ConnectParams((owner.address,), 5.0))
+        await until(lambda: not asker.running.host.swarm.conns())
+        with pytest.raises(errors.PeerBlocked) as caught:
+            await owner.call("swarm.connect", s.ConnectParams((asker.address,), 5.0))
+        assert caught.value.hint == f"p2pfwd unblock {asker.peer} takes it off the list"
+        assert (await owner.refused())["blocked"] >= 1
+        assert not owner.running.host.swarm.conns()
+        await owner.call("block.rm", s.BlockParams((asker.peer,)))
+        await owner.call("swarm.connect", s.ConnectParams((asker.address,), 5.0))
+
+    run(home, script)
+
+
+def test_a_blocked_network_is_refused_at_the_door_and_the_control_socket_is_not(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        await asker.call("swarm.connect", s.ConnectParams((owner.address,), 5.0))
+        done = await owner.call("block.add", s.BlockParams(("0.0.0.0/0", "::/0")))
+        assert done.connections == 1
+        host, port = owner.address.split("/")[2], int(owner.address.split("/")[4])
+        with socket.create_connection((host, port), 5) as refused:
+            refused.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(refused.recv, 1) == b"", "before a byte is said"
+        assert (await owner.refused())["blocked"] == 1
+        with pytest.raises(errors.P2PForwardError, match="blocked on this node"):
+            await owner.call("swarm.connect", s.ConnectParams((asker.address,), 5.0))
+        assert [it.what for it in (await owner.call("block.ls")).blocked] == ["0.0.0.0/0", "::/0"]
+        document = json.loads((home / "a" / "access.json").read_text())
+        assert document["blocked"]["networks"] == ["0.0.0.0/0", "::/0"]
+
+    run(home, script)

@@ -1,0 +1,183 @@
+"""The file of access rules: in it before it holds, never half, closed where it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.errors import InvalidConfig, ResourceLimitExceeded, StorageFailed
+from p2pfwd.peers import access_rules as module
+from p2pfwd.peers.access_rules import AccessRules, AccessTable, Change
+from p2pfwd.policy.access import NO_RULE, Rule
+from p2pfwd.policy.blocks import Blocks, parse_network
+from tests.support.peers import peer
+
+ONE, TWO = peer(1), peer(2)
+NETWORK = parse_network("192.0.2.0/24")
+
+
+def table(home: Path) -> AccessRules:
+    """As a daemon that starts has it."""
+    made = AccessRules(home / "access.json")
+    made.load()
+    return made
+
+
+def ruled(protocol: str, rule: Rule) -> Change:
+    return lambda old: replace(old, rules={**old.rules, protocol: rule})
+
+
+def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
+    assert NETWORK is not None
+    full = AccessTable(
+        {"/x/a": Rule("listed").allow([ONE]), "/x/b": Rule("any").deny([TWO]), "/x/c": NO_RULE.allow([TWO])},
+        Blocks([ONE], [NETWORK]),
+    )
+    made: list[AccessTable] = []
+
+    async def main() -> None:
+        rules = table(tmp_path)
+        await rules.change(lambda _: full, lambda: made.append(table(tmp_path).table))
+        assert rules.table is full
+
+    asyncio.run(main())
+    (on_disk,) = made  # when it came into force
+    assert on_disk.rules == full.rules
+    assert (on_disk.blocks.peers, on_disk.blocks.networks) == (full.blocks.peers, full.blocks.networks)
+    assert stat.S_IMODE((tmp_path / "access.json").stat().st_mode) == 0o600
+
+
+def test_what_cannot_be_written_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise StorageFailed("access rules: no space left on device")
+
+    async def main() -> None:
+        rules = table(tmp_path)
+        await rules.change(ruled("/x/a", NO_RULE.deny([ONE])), lambda: None)
+        before = rules.table
+        monkeypatch.setattr(module, "write_atomically", full_disk)
+        applied: list[None] = []
+        with pytest.raises(StorageFailed):
+            await rules.change(ruled("/x/b", NO_RULE), lambda: applied.append(None))
+        assert rules.table is before and not applied
+
+    asyncio.run(main())
+    assert list(table(tmp_path).table.rules) == ["/x/a"]
+
+
+def test_a_change_whose_caller_is_gone_holds_once_it_is_on_disk(tmp_path: Path) -> None:
+    async def main() -> None:
+        rules, applied = table(tmp_path), asyncio.Event()
+        task = asyncio.create_task(rules.change(ruled("/x/a", NO_RULE.deny([ONE])), applied.set))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled() and applied.is_set()
+        assert rules.table.rules == table(tmp_path).table.rules != {}
+
+    asyncio.run(main())
+
+
+def test_changes_at_once_are_all_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        rules = table(tmp_path)
+        changes = [rules.change(ruled(f"/x/{n}", NO_RULE.allow([ONE])), lambda: None) for n in range(8)]
+        await asyncio.gather(*changes)
+
+    asyncio.run(main())
+    assert sorted(table(tmp_path).table.rules) == [f"/x/{n}" for n in range(8)]
+
+
+GOOD = {"version": 1, "rules": [], "blocked": {"peers": [], "networks": []}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        json.dumps({**GOOD, "version": "2"}),
+        json.dumps({**GOOD, "rules": [{}]}),
+        json.dumps({**GOOD, "rules": [{"protocol": 7, "at_large": None, "allowed": [], "denied": []}]}),
+        json.dumps({**GOOD, "rules": [{"protocol": "/x/a", "at_large": "all", "allowed": [], "denied": []}]}),
+        json.dumps(
+            {**GOOD, "rules": [{"protocol": "/x/a", "at_large": None, "allowed": "no", "denied": []}]}
+        ),
+        json.dumps({**GOOD, "blocked": {"peers": ["bogus"], "networks": []}}),
+        json.dumps({**GOOD, "blocked": {"peers": [], "networks": ["bogus"]}}),
+        json.dumps({**GOOD, "blocked": {"peers": [], "networks": ["192.0.2.1/24"]}}),
+        " " * (module.MAX_FILE_BYTES + 1),
+    ],
+    ids=range(14),
+)
+def test_a_damaged_file_is_set_aside_and_nothing_opens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    (tmp_path / "access.json").write_text(text)
+    aside = tmp_path / "access.json.damaged"
+    with caplog.at_level(logging.ERROR, "p2pfwd.access"):
+        rules = table(tmp_path)
+    assert (rules.lost, rules.table.rules, aside.read_text()) == (aside, {}, text)
+    assert not (tmp_path / "access.json").exists() and str(aside) in caplog.text
+    assert table(tmp_path).lost == aside, "until its owner has looked at it"
+    (tmp_path / "access.json").write_text(json.dumps(GOOD))
+    assert table(tmp_path).lost == aside, "new rules do not make the old ones known"
+    aside.unlink()
+    assert table(tmp_path).lost is None
+
+
+def test_what_a_killed_daemon_left_half_written_is_removed(tmp_path: Path) -> None:
+    others = (".peers.json.0123.tmp", "access.json.0123.tmp", ".access.json.0123")
+    for name in (".access.json.0123456789abcdef.tmp", *others):
+        (tmp_path / name).write_text("{")
+    assert table(tmp_path).lost is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)
+
+
+def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
+    text = json.dumps({"version": 2, "something": "else"})
+    (tmp_path / "access.json").write_text(text)
+    with pytest.raises(InvalidConfig, match="newer version of p2pfwd") as caught:
+        table(tmp_path)
+    assert caught.value.hint is not None and "move the file away" in caught.value.hint
+    assert (tmp_path / "access.json").read_text() == text
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "access.json").mkdir()
+    with pytest.raises(StorageFailed):
+        table(tmp_path)
+
+
+def test_the_table_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAX_RULES", "MAX_RULED_PEERS", "MAX_BLOCKS"):
+        monkeypatch.setattr(module, name, 2)
+
+    async def refused(change: Change) -> None:
+        rules = table(tmp_path)
+        with pytest.raises(ResourceLimitExceeded):
+            await rules.change(change, lambda: None)
+        assert not rules.table.rules and not (tmp_path / "access.json").exists()
+
+    three = [peer(n) for n in range(3)]
+    asyncio.run(refused(lambda old: replace(old, rules={str(n): NO_RULE for n in range(3)})))
+    asyncio.run(refused(ruled("/x/a", NO_RULE.allow(three))))
+    asyncio.run(refused(lambda old: replace(old, blocks=Blocks(three))))
+
+
+def test_a_full_file_is_within_what_is_read() -> None:
+    peers = [peer(n) for n in range(module.MAX_RULED_PEERS)]
+    names = [f"/x/{'n' * 900}{n}" for n in range(module.MAX_RULES)]
+    share = module.MAX_RULED_PEERS // module.MAX_RULES
+    rules = {name: NO_RULE.allow(peers[n * share : (n + 1) * share]) for n, name in enumerate(names)}
+    data = module._to_json(AccessTable(rules, Blocks(peers[: module.MAX_BLOCKS])))
+    assert len(data) < module.MAX_FILE_BYTES

@@ -1,0 +1,70 @@
+"""Who may use a listen, as a table; and that SECURITY.md says the same of its bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from p2pfwd.peers import access_rules
+from p2pfwd.policy.access import NO_RULE, Access, Default, Rule
+from p2pfwd.policy.service_bounds import ACCESS_REQUESTS, NEW_ACCESS_REQUESTS
+from tests.support.peers import peer
+
+SECURITY = " ".join((Path(__file__).parents[3] / "SECURITY.md").read_text(encoding="utf-8").split())
+LISTED, NAMED, STRANGER = peer(1), peer(2), peer(3)
+
+
+@pytest.mark.parametrize(
+    ("default", "rule", "let_in"),
+    [
+        ("any", None, {LISTED, NAMED, STRANGER}),
+        ("named", None, {NAMED}),
+        ("none", None, set()),
+        ("any", NO_RULE.allow([LISTED]), {LISTED, NAMED, STRANGER}),
+        ("named", NO_RULE.allow([LISTED]), {LISTED, NAMED}),
+        ("none", NO_RULE.allow([LISTED]), {LISTED}),
+        ("any", NO_RULE.deny([LISTED]), {NAMED, STRANGER}),
+        ("named", NO_RULE.deny([NAMED]), set()),
+        ("none", Rule("any"), {LISTED, NAMED, STRANGER}),
+        ("none", Rule("any").deny([NAMED]), {LISTED, STRANGER}),
+        ("any", Rule("listed"), set()),
+        ("any", Rule("listed").allow([LISTED]), {LISTED}),
+        ("named", Rule("listed").allow([LISTED]), {LISTED}),
+        ("any", NO_RULE.allow([LISTED]).deny([LISTED]), {NAMED, STRANGER}),
+        ("none", NO_RULE.deny([LISTED]).allow([LISTED]), {LISTED}),
+    ],
+)
+def test_whom_a_rule_lets_in(default: Default, rule: Rule | None, let_in: set[object]) -> None:
+    rules = {} if rule is None else {"/x/a": rule}
+    access = Access(default, rules, frozenset({NAMED}))
+    assert {one for one in (LISTED, NAMED, STRANGER) if access.admits(one, "/x/a")} == let_in
+
+
+def test_whom_it_lets_in_at_large_is_told_with_the_default() -> None:
+    rules = {"/x/any": Rule("any"), "/x/listed": Rule("listed"), "/x/allows": NO_RULE.allow([LISTED])}
+    for default, told in (("any", "any"), ("named", "named"), ("none", "listed")):
+        access = Access(default, rules)  # type: ignore[arg-type]
+        assert [access.lets_in(name) for name in (*rules, "/x/none")] == ["any", "listed", told, told]
+
+
+def test_a_denial_is_told_from_what_was_never_allowed() -> None:
+    access = Access("none", {"/x/a": Rule("listed").deny([LISTED])})
+    assert access.is_denied(LISTED, "/x/a") and not access.is_denied(STRANGER, "/x/a")
+    assert not access.is_denied(LISTED, "/x/b")
+
+
+def test_security_md_has_the_bounds() -> None:
+    most, rates = ACCESS_REQUESTS, NEW_ACCESS_REQUESTS
+    assert rates.all is not None
+    assert (rates.peer.per_s, rates.network.per_s, rates.all.per_s) == (1 / 10, 1 / 5, 2)
+    assert (
+        f"ten seconds after the last of its peer ({rates.peer.burst} at once), five after that of its "
+        f"address ({rates.network.burst} at once), and two a second in all ({rates.all.burst} at once). "
+        f"A peer has {most.peer} of them, its address {most.network}, all {most.all};"
+    ) in SECURITY
+    assert (
+        f"{access_rules.MAX_RULES} names with {access_rules.MAX_RULED_PEERS:,} peers, and a block list of "
+        f"{access_rules.MAX_BLOCKS} entries: `access.json` has at most "
+        f"{access_rules.MAX_FILE_BYTES >> 20} MiB"
+    ) in SECURITY
