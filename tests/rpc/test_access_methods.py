@@ -193,7 +193,7 @@ def test_rules_and_blocks_are_there_after_a_restart(home: Path) -> None:
             await owner.running.stop()
             owner = await start(home)
             (rule,) = (await owner.call("access.ls")).rules
-            assert (rule.protocol, rule.saved, rule.listening) == (NAME, True, False)
+            assert (rule.protocol, rule.saved, rule.listening) == (NAME, True, True)
             assert rule.access == s.Access("listed", (s.AccessPeer(STRANGER, "laptop"),))
             assert (await owner.call("block.ls")).blocked == (
                 s.Block("peer", STRANGER, "laptop"),
@@ -264,7 +264,7 @@ change, block, e = s.AccessChangeParams, s.BlockParams, errors
         ("block.rm", block((STRANGER,)), e.NotFound, "is not blocked"),
         ("p2p.listen", s.ListenParams(NAME, "1", allow=("bogus",)), e.InvalidPeerId, "no peer"),
         ("p2p.listen", s.ListenParams("nope", "1", allow=("any",)), e.InvalidProtocol, "namespace"),
-        ("p2p.listen", s.ListenParams("/x/there", "1", allow=(STRANGER,)), e.ListenerExists, "already"),
+        ("p2p.listen", s.ListenParams("/x/there", "2", allow=(STRANGER,)), e.ListenerExists, "/x/there"),
     ],
 )
 def test_bad_input_changes_nothing(
