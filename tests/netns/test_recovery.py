@@ -15,9 +15,9 @@ BACK_S = 5.0
 NAMED = {fault.name: fault for fault in FAULTS}
 
 
-def after(home: Path, fault: Fault) -> Outcome:
+def after(home: Path, fault: Fault[World]) -> Outcome:
     try:
-        world = World(home / "world", fault.router)
+        world = fault.make(home / "world", False)
     except Unavailable as exc:
         pytest.skip(str(exc))
     with world:

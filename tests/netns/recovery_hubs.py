@@ -1,0 +1,238 @@
+"""A tunnel between two people behind routers, in a network that two hubs make, and the faults that befall it.
+
+Both joined by the lines that `p2pfwd hub` printed. Behind `cone` routers the tunnel is direct, punched;
+behind `symmetric` ones it goes over a hub for as long as it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.netns.lab import Segment
+from tests.netns.nat import Router
+from tests.netns.recovery_lab import NAME, PORT, Fault, Lab
+from tests.support import sockets
+from tests.support.daemon import Daemon, run_cli
+from tests.support.sockets import TcpServer
+
+ENV: Final = {"P2PFWD_NETWORK": "public"}
+HUB_CONFIG: Final = """
+[relay]
+serve = "peers"
+[dht]
+mode = "server"
+[discovery]
+mdns = "off"
+[bootstrap]
+peers = {}
+"""
+"""As `p2pfwd hub` writes it: that would start a daemon which is not ours to kill."""
+
+READY_S: Final = 20.0
+LAN_S: Final = 10.0
+
+
+class HubWorld(Lab):
+    """`near` forwards to `far`, each behind a router of its own; a context manager. Raises Unavailable."""
+
+    def __init__(self, home: Path, kind: str, hubs: int = 2) -> None:
+        super().__init__()
+        self._home = home
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            self._segment = self._stack.enter_context(Segment(hubs, "11.78"))
+            self.hubs: list[Daemon] = []
+            lines: list[str] = []
+            for number in range(hubs):
+                config = HUB_CONFIG.format(json.dumps([self._address(hub) for hub in self.hubs]))
+                (home / f"hub{number}").mkdir()
+                (home / f"hub{number}" / "config.toml").write_text(config, encoding="utf-8")
+                self.hubs.append(self._hub(number))
+                made = self.hubs[-1].cli("hub", "--json", env=ENV)
+                assert made.returncode == 0, made.stderr
+                lines.append(json.loads(made.stdout)["Line"])
+            self._stack.callback(self._stop_hubs)
+            self.routers = [Router(self._segment, kind) for _ in range(2)]
+            self.other_router = Router(self._segment, kind)
+            self.machines = [router.host() for router in self.routers]
+            self._echo = self._stack.enter_context(self.machines[1].call(lambda: TcpServer(sockets.echo)))
+            self.near, self.far = (self._client(number, lines) for number in range(2))
+            self.far.ok("listen", NAME, self._echo.address)
+            for daemon in (self.near, self.far):
+                until(lambda daemon=daemon: len(held(daemon)) == hubs, READY_S, "places at the hubs")
+            self.near.ok("forward", "--no-check", NAME, "0", self.far.peer_id)
+            self._probe(self.machines[0])
+            wanted = "direct" if kind == "cone" else "relayed"
+            until(lambda: self.way()["Path"] == wanted, READY_S, f"the tunnel is {wanted}")
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _hub(self, number: int) -> Daemon:
+        machine = self._segment.machines[number]
+        swarm = (f"/ip4/{machine.address}/tcp/{PORT}",)
+        return Daemon(self._home / f"hub{number}", swarm=swarm, env=ENV, within=machine.within)
+
+    def _address(self, hub: Daemon) -> str:
+        machine = self._segment.machines[self.hubs.index(hub)]
+        return f"/ip4/{machine.address}/tcp/{PORT}/p2p/{hub.peer_id}"
+
+    def _stop_hubs(self) -> None:
+        for hub in self.hubs:
+            if hub.process.poll() is None:
+                hub.stop()
+
+    def _client(self, number: int, lines: list[str]) -> Daemon:
+        home, within = self._home / f"client{number}", self.machines[number].within
+        home.mkdir()
+        for line in lines:
+            done = run_cli(home, "network", "join", line, env=ENV)
+            assert done.returncode == 0, done.stderr
+        daemon = Daemon(home, swarm=(f"/ip4/0.0.0.0/tcp/{PORT}",), env=ENV, within=within)
+        return self._stack.enter_context(daemon)
+
+    def way(self) -> dict[str, Any]:
+        """The row of `swarm peers` that says how `near` reaches `far`; empty texts where it does not."""
+        rows: list[dict[str, Any]] = self.near.json("swarm", "peers")["Peers"]
+        found = [row for row in rows if row["Peer"] == self.far.peer_id]
+        return found[0] if found else {"Path": "", "Addr": ""}
+
+    @property
+    def used(self) -> int:
+        """Which hub the tunnel goes over."""
+        address = self.way()["Addr"]
+        return next(n for n, hub in enumerate(self.hubs) if f"/{hub.peer_id}/p2p-circuit" in address)
+
+    # --- faults -----------------------------------------------------------------------------------
+
+    def hub_goes(self) -> None:
+        """The hub in use is killed: its connections are reset."""
+        self.gone = self.used
+        hub = self.hubs[self.gone]
+        hub.process.kill()
+        hub.wait()
+        hub._stdout.close()
+
+    def hub_comes(self) -> None:
+        """It is there again."""
+        self.hubs[self.gone] = self._hub(self.gone)
+
+    def hub_silent(self) -> None:
+        """Nothing passes to and from the hub in use, and nobody is told."""
+        self.gone = self.used
+        self._segment.port_state(self._segment.machines[self.gone], forwarding=False)
+
+    def hub_heard(self) -> None:
+        """Its line is whole again."""
+        self._segment.port_state(self._segment.machines[self.gone], forwarding=True)
+
+    def move(self, number: int, router: Router) -> None:
+        """A machine is unplugged, and plugged in behind another router."""
+        router.plug(self.machines[number])
+
+    def suspend(self, on: bool, *daemons: Daemon) -> None:
+        """They stand still, or go on."""
+        for daemon in daemons:
+            os.kill(daemon.process.pid, signal.SIGSTOP if on else signal.SIGCONT)
+
+    def is_local(self) -> None:
+        """The tunnel goes by addresses of the one network that both are in. AssertionError."""
+        until(lambda: self.way()["Addr"].startswith("/ip4/10."), LAN_S, "the tunnel is local")
+
+
+def held(daemon: Daemon) -> list[Any]:
+    """The places that a node holds at relays."""
+    return [relay for relay in daemon.json("status")["Relays"] if relay["State"] == "held"]
+
+
+def until(known: Callable[[], bool], within_s: float, what: str) -> None:
+    """Wait for it; no event tells a command line. AssertionError."""
+    end = time.monotonic() + within_s
+    while not known():
+        assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
+        time.sleep(0.1)
+
+
+def _made(kind: str, hubs: int = 2) -> Callable[[Path, bool], HubWorld]:
+    return lambda home, _keep: HubWorld(home, kind, hubs)
+
+
+def _fault(
+    name: str,
+    begin: Callable[[HubWorld], None],
+    end: Callable[[HubWorld], None] = lambda _world: None,
+    *,
+    lasts_s: float = 0.0,
+    hubs: int = 2,
+    kinds: tuple[str, ...] = ("cone", "symmetric"),
+    check: Callable[[HubWorld], None] = lambda _world: None,
+) -> list[Fault[HubWorld]]:
+    words = {"cone": "direct", "symmetric": "relayed"}
+    return [
+        Fault(
+            f"hubs: {name}, {words[kind]}",
+            begin,
+            _made(kind, hubs),
+            end,
+            check,
+            lasts_s=lasts_s,
+            kept=False,
+        )
+        for kind in kinds
+    ]
+
+
+def _suspended(
+    who: str, lasts_s: float, pick: Callable[[HubWorld], tuple[Daemon, ...]]
+) -> list[Fault[HubWorld]]:
+    return _fault(
+        f"{who} suspended {lasts_s:g} s",
+        lambda world: world.suspend(True, *pick(world)),
+        lambda world: world.suspend(False, *pick(world)),
+        lasts_s=lasts_s,
+    )
+
+
+_RELAYED: Final = ("symmetric",)
+
+HUB_FAULTS: Final[list[Fault[HubWorld]]] = [
+    *_fault("the only one restarted", HubWorld.hub_goes, HubWorld.hub_comes, hubs=1, kinds=_RELAYED),
+    *_fault(
+        "the only one gone 60 s",
+        HubWorld.hub_goes,
+        HubWorld.hub_comes,
+        lasts_s=60.0,
+        hubs=1,
+        kinds=_RELAYED,
+    ),
+    *_fault(
+        "the only one silent 60 s",
+        HubWorld.hub_silent,
+        HubWorld.hub_heard,
+        lasts_s=60.0,
+        hubs=1,
+        kinds=_RELAYED,
+    ),
+    *_fault("one restarted", HubWorld.hub_goes, HubWorld.hub_comes, kinds=_RELAYED),
+    *_fault("one killed", HubWorld.hub_goes, kinds=_RELAYED),
+    *_fault("one silent", HubWorld.hub_silent, kinds=_RELAYED),
+    *_fault("router here rebooted", lambda world: world.routers[0].reboot()),
+    *_fault("router there rebooted", lambda world: world.routers[1].reboot()),
+    *_fault("moved here", lambda world: world.move(0, world.other_router)),
+    *_fault("moved there", lambda world: world.move(1, world.other_router)),
+    *_suspended("here", 20.0, lambda world: (world.near,)),
+    *_suspended("there", 20.0, lambda world: (world.far,)),
+    *_suspended("both", 20.0, lambda world: (world.near, world.far)),
+    *_suspended("both", 60.0, lambda world: (world.near, world.far)),
+    *_fault(
+        "both on one LAN in the end",
+        lambda world: world.move(0, world.routers[1]),
+        check=HubWorld.is_local,
+    ),
+]
