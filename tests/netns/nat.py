@@ -95,8 +95,15 @@ class Router:
         if firewall:
             self.machine.run("ip", "route", "add", address, "dev", "lan")
 
-    def reboot(self) -> None:
-        """Forget every connection and mapping; what goes on as if there were one is not let through."""
+    def power(self, on: bool) -> None:
+        """Off: no line to those behind it. On again: nothing is known of what was before."""
+        if on:
+            self.forget()
+        for port in range(1, self._hosts + 1):
+            self.machine.run("ip", "link", "set", f"lan{port}", "up" if on else "down")
+
+    def forget(self) -> None:
+        """Every connection and mapping; what goes on as if there were one is not let through."""
         settings = "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose"
         self.machine.run("sh", "-c", settings)
         forget_connections(self.machine)
