@@ -85,7 +85,7 @@ class Running:
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         bootstrap = self.discovery.bootstrap
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
-        self.near.on_found(lambda _peer: bootstrap.look())
+        self.near.on_found(self._found_near)
         methods = {
             **ProcessMethods(self).table(),
             **TunnelMethods(self).table(),
@@ -190,6 +190,11 @@ class Running:
             drain.cancel()
             at_once.cancel()
             await asyncio.wait([drain, at_once])
+
+    def _found_near(self, peer_id: PeerId) -> None:
+        self.discovery.bootstrap.look()
+        if self.host.hole_punch is not None:
+            self.host.hole_punch.nearby(peer_id, self.near.peers().get(peer_id, ()))
 
     # --- events
 

@@ -3,7 +3,7 @@
 Rules:
 - A doubtful connection keeps its streams and gets no new ones. Where somebody waits for the peer, has opened
   a stream to it, or keeps it, another connection is dialed beside it at once, again every `REDIAL_S` and when
-  an address or a network comes; whoever may know where the peer is, is asked too.
+  an address, a network or a relay comes; whoever may know where the peer is, is asked too.
 - Whichever answers serves: the new one, or the old one after all. Who waited is served by that one.
 - A peer that was lost is waited for in the same way for `LOST_S`, where its line was lost for `SILENT_S`,
   instead of refusing what comes meanwhile.
@@ -154,6 +154,9 @@ class Recovery:
         if peer_id in self._searches:
             self._seconds.add(conn)
             self._tidy_later()
+        if not conn.is_relayed and self._is_kept(peer_id):
+            for search in self._searches.values():
+                search.hurry()  # it may be the relay by which the other is reached
         self._wake(peer_id)
 
     def _doubted(self, conn: Link, doubtful: bool) -> None:

@@ -65,8 +65,8 @@ class DialLimits:
     """Before an address is dialed again."""
     backoff_first_s: float = 1.0
     backoff_most_s: float = 60.0
-    relay_s: float = 3.0
-    relay_tries: int = 200
+    relay_s: float = 2.0
+    relay_tries: int = 300
     """... which is ten minutes; then as any other."""
     stable_s: float = 60.0
     """A connection that ended sooner counts as a failure: whoever hangs up at once is not hammered."""

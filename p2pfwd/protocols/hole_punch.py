@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -119,6 +120,21 @@ class HolePunch:
 
     def _ended(self, effort: _Effort) -> None:
         del self._efforts[effort.peer_id]
+
+    def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
+        """The peer was heard on a network that this node is on, at these addresses: no relay is needed."""
+        if addrs and self._swarm.paths.circuits(peer_id) and self._swarm.paths.direct(peer_id) is None:
+            self._swarm.spawn(self.dial(peer_id, addrs, WINDOW_S), "dial a peer that is near by now")
+
+    async def dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], limit_s: float) -> bool:
+        """As one dials any peer, beside the connection over a relay; whether it was reached."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._swarm.dials.beside(peer_id, addrs)
+        except (P2PForwardError, TimeoutError) as exc:
+            log.debug("%s cannot be dialed plainly: %s", peer_id, exc)
+            return False
+        return True
 
     # --- what both sides do -----------------------------------------------------------------------
 
@@ -280,16 +296,7 @@ class _Effort:
         addrs = punching.targets(public, (), is_own=is_own)
         if not addrs or not self._punch.may_dial(self.peer_id, addrs):
             return False
-        return await self._dial(addrs, punching.direct_limit_s(circuit.rtt_s))
-
-    async def _dial(self, addrs: tuple[Multiaddr, ...] | list[Multiaddr], limit_s: float) -> bool:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._swarm.dials.beside(self.peer_id, addrs)
-        except (P2PForwardError, TimeoutError) as exc:
-            log.debug("%s cannot be dialed plainly: %s", self.peer_id, exc)
-            return False
-        return True
+        return await self._punch.dial(self.peer_id, addrs, punching.direct_limit_s(circuit.rtt_s))
 
     async def _try(self, circuit: Link) -> tuple[PathCode, int]:
         """One CONNECT and SYNC, and the dials: (what to say if it is in vain, tries in all)."""
@@ -313,7 +320,7 @@ class _Effort:
             stream.reset()
             raise
         near = self._punch.plain(addrs)
-        if near and await self._dial(near, punching.direct_limit_s(rtt_s)):
+        if near and await self._punch.dial(self.peer_id, near, punching.direct_limit_s(rtt_s)):
             return plan.otherwise, plan.tries
         with suppress(TimedOut):
             await self._punch.meet(self.peer_id, addrs, is_a=False, rtt_s=rtt_s)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
@@ -329,7 +329,8 @@ class RelayService:
                     self._moved.setdefault(place.peer, set()).add(moved)
                     asking = asyncio.ensure_future(self._ask_over(place.link, circuit))
                     try:
-                        await asyncio.wait([asking, moved], return_when=asyncio.FIRST_COMPLETED)
+                        waits: set[asyncio.Future[Any]] = {asking, moved}
+                        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                         if asking.done() or (next_place := self._places.get(place.peer)) is None:
                             return await asking
                         place = next_place

@@ -158,6 +158,7 @@ class Router:
                 }}
                 chain forward {{
                     type filter hook forward priority 0; policy drop;
+                    iifname lan oifname lan accept
                     ct state invalid drop
                     ct state established,related accept
                     iifname lan oifname eth0 accept

@@ -17,6 +17,7 @@ from typing import Any, Final
 from tests.netns.lab import Segment
 from tests.netns.nat import Router
 from tests.netns.recovery_lab import NAME, PORT, Fault, Lab
+from tests.netns.two_machines import Machine
 from tests.support import sockets
 from tests.support.daemon import Daemon, run_cli
 from tests.support.sockets import TcpServer
@@ -41,51 +42,39 @@ SETTLED_S: Final = 45.0
 LAN_S: Final = 10.0
 
 
-class HubWorld(Lab):
-    """`near` forwards to `far`, each behind a router of its own; a context manager. Raises Unavailable."""
+class HubNetwork(Lab):
+    """Two hubs, or another number of them, on the internet, and whoever joins them. Raises Unavailable."""
 
-    def __init__(self, home: Path, kind: str, hubs: int = 2) -> None:
+    def __init__(self, home: Path, hubs: int = 2) -> None:
         super().__init__()
         self._home = home
         home.mkdir(parents=True, exist_ok=True)
         try:
-            self._segment = self._stack.enter_context(Segment(hubs, "11.78"))
+            self.segment = self._stack.enter_context(Segment(hubs, "11.78"))
             self.hubs: list[Daemon] = []
-            lines: list[str] = []
-            for number in range(hubs):
-                config = HUB_CONFIG.format(json.dumps([self._address(hub) for hub in self.hubs]))
-                (home / f"hub{number}").mkdir()
-                (home / f"hub{number}" / "config.toml").write_text(config, encoding="utf-8")
-                self.hubs.append(self._hub(number))
-                made = self.hubs[-1].cli("hub", "--json", env=ENV)
-                assert made.returncode == 0, made.stderr
-                lines.append(json.loads(made.stdout)["Line"])
             self._stack.callback(self._stop_hubs)
-            self.routers = [Router(self._segment, kind) for _ in range(2)]
-            self.other_router = Router(self._segment, kind)
-            self.machines = [router.host() for router in self.routers]
-            self._echo = self._stack.enter_context(self.machines[1].call(lambda: TcpServer(sockets.echo)))
-            self.near, self.far = (self._client(number, lines) for number in range(2))
-            self.far.ok("listen", NAME, self._echo.address)
-            for daemon in (self.near, self.far):
-                until(lambda daemon=daemon: len(held(daemon)) == hubs, READY_S, "places at the hubs")
-            self.near.ok("forward", "--no-check", NAME, "0", self.far.peer_id)
-            self._probe(self.machines[0])
-            if kind == "cone":
-                until(lambda: self.ways() == {"direct"}, SETTLED_S, "the tunnel is direct, and nothing else")
-            else:
-                until(lambda: self.ways() == {"relayed"}, READY_S, "the tunnel goes over a hub")
+            self._lines = [self._new_hub(number) for number in range(hubs)]
         except BaseException:
             self._stack.close()
             raise
 
+    def _new_hub(self, number: int) -> str:
+        """One that knows those before; the line that others paste."""
+        config = HUB_CONFIG.format(json.dumps([self._address(hub) for hub in self.hubs]))
+        (self._home / f"hub{number}").mkdir()
+        (self._home / f"hub{number}" / "config.toml").write_text(config, encoding="utf-8")
+        self.hubs.append(self._hub(number))
+        made = self.hubs[-1].cli("hub", "--json", env=ENV)
+        assert made.returncode == 0, made.stderr
+        return str(json.loads(made.stdout)["Line"])
+
     def _hub(self, number: int) -> Daemon:
-        machine = self._segment.machines[number]
+        machine = self.segment.machines[number]
         swarm = (f"/ip4/{machine.address}/tcp/{PORT}",)
         return Daemon(self._home / f"hub{number}", swarm=swarm, env=ENV, within=machine.within)
 
     def _address(self, hub: Daemon) -> str:
-        machine = self._segment.machines[self.hubs.index(hub)]
+        machine = self.segment.machines[self.hubs.index(hub)]
         return f"/ip4/{machine.address}/tcp/{PORT}/p2p/{hub.peer_id}"
 
     def _stop_hubs(self) -> None:
@@ -93,14 +82,43 @@ class HubWorld(Lab):
             if hub.process.poll() is None:
                 hub.stop()
 
-    def _client(self, number: int, lines: list[str]) -> Daemon:
-        home, within = self._home / f"client{number}", self.machines[number].within
+    def client(self, machine: Machine, name: str) -> Daemon:
+        """One that has joined all hubs, and holds its places there."""
+        home = self._home / name
         home.mkdir()
-        for line in lines:
+        for line in self._lines:
             done = run_cli(home, "network", "join", line, env=ENV)
             assert done.returncode == 0, done.stderr
-        daemon = Daemon(home, swarm=(f"/ip4/0.0.0.0/tcp/{PORT}",), env=ENV, within=within)
-        return self._stack.enter_context(daemon)
+        swarm = (f"/ip4/0.0.0.0/tcp/{PORT}",)
+        daemon = self._stack.enter_context(Daemon(home, swarm=swarm, env=ENV, within=machine.within))
+        until(lambda: len(held(daemon)) == len(self.hubs), READY_S, "places at the hubs")
+        return daemon
+
+
+class HubWorld(HubNetwork):
+    """`near` forwards to `far`, each behind a router of its own; a context manager. Raises Unavailable."""
+
+    def __init__(self, home: Path, kind: str, hubs: int = 2) -> None:
+        super().__init__(home, hubs)
+        try:
+            self.routers = [Router(self.segment, kind) for _ in range(2)]
+            self.other_router = Router(self.segment, kind)
+            self.machines = [router.host() for router in self.routers]
+            self._echo = self._stack.enter_context(self.machines[1].call(lambda: TcpServer(sockets.echo)))
+            self.near, self.far = (
+                self.client(machine, f"client{number}") for number, machine in enumerate(self.machines)
+            )
+            self.far.ok("listen", NAME, self._echo.address)
+            self.near.ok("forward", "--no-check", NAME, "0", self.far.peer_id)
+            self.near.ok("ping", self.far.peer_id)
+            if kind == "cone":
+                until(lambda: self.ways() == {"direct"}, SETTLED_S, "the tunnel is direct, and nothing else")
+            else:
+                until(lambda: self.ways() == {"relayed"}, READY_S, "the tunnel goes over a hub")
+            self._probe(self.machines[0])
+        except BaseException:
+            self._stack.close()
+            raise
 
     def ways(self) -> set[str]:
         """What the connections to `far` go over."""
@@ -136,11 +154,11 @@ class HubWorld(Lab):
     def hub_silent(self) -> None:
         """Nothing passes to and from the hub in use, and nobody is told."""
         self.gone = self.used
-        self._segment.port_state(self._segment.machines[self.gone], forwarding=False)
+        self.segment.port_state(self.segment.machines[self.gone], forwarding=False)
 
     def hub_heard(self) -> None:
         """Its line is whole again."""
-        self._segment.port_state(self._segment.machines[self.gone], forwarding=True)
+        self.segment.port_state(self.segment.machines[self.gone], forwarding=True)
 
     def move(self, number: int, router: Router) -> None:
         """A machine is unplugged, and plugged in behind another router."""
