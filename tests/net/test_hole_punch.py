@@ -226,6 +226,17 @@ async def test_both_symmetric_is_said_without_a_dial(
 
 
 @on_loop
+async def test_who_is_heard_near_is_dialed_there_and_needs_no_relay_any_more() -> None:
+    async with rig() as it:
+        deaf(it)
+        await it.reach()
+        assert it.a.hole_punch is not None
+        it.a.hole_punch.nearby(stranger(), it.b.swarm.listen_addrs()[:1])
+        it.a.hole_punch.nearby(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
+        await until(lambda: it.a.swarm.paths.direct(it.b.peer_id))
+
+
+@on_loop
 async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhere_else() -> None:
     """On a direct connection, and on a circuit that the asker has dialed."""
     async with rig() as it:
