@@ -92,7 +92,7 @@ class Running:
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         bootstrap = self.discovery.bootstrap
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
-        self.near.on_found(lambda _peer: bootstrap.look())
+        self.near.on_found(self._found_near)
         self.mapping = PortMapping(host.swarm) if mapping_enabled(settings, network) else None
         methods = {
             **ProcessMethods(self).table(),
@@ -213,6 +213,11 @@ class Running:
     def shown(self, info: ListenerInfo) -> Listener:
         """One row of `ls`."""
         return views.listener(info, self.access.of_listener(info))
+
+    def _found_near(self, peer_id: PeerId) -> None:
+        self.discovery.bootstrap.look()
+        if self.host.hole_punch is not None:
+            self.host.hole_punch.nearby(peer_id, self.near.peers().get(peer_id, ()))
 
     # --- events
 

@@ -55,7 +55,7 @@ class Host:
         self.peer_id: PeerId = self.swarm.peer_id
         self.identify = Identify(self.swarm, self.settings.agent_version)
         self._ping = Ping(self.swarm)
-        self._hole_punch = None if self.settings.swarm.local_only else HolePunch(self.swarm)
+        self.hole_punch = None if self.settings.swarm.local_only else HolePunch(self.swarm)
         self.network = NetworkWatch(self.swarm.own_addresses.interfaces)
         self.network.on_change(self.swarm.own_addresses.network_changed)
         self.network.on_change(self.swarm.recovery.network_changed)
@@ -99,7 +99,7 @@ class Host:
     async def close(self) -> None:
         """Close everything. Idempotent."""
         self.network.close()
-        if self._hole_punch is not None:
-            self._hole_punch.close()
+        if self.hole_punch is not None:
+            self.hole_punch.close()
         await self.keeper.close()
         await self.swarm.close()

@@ -3,10 +3,12 @@
 Rules:
 - A doubtful connection keeps its streams and gets no new ones. Where somebody waits for the peer, has opened
   a stream to it, or keeps it, another connection is dialed beside it at once, again every `REDIAL_S` and when
-  an address or a network comes; whoever may know where the peer is, is asked too.
+  an address, a network or a relay comes; whoever may know where the peer is, is asked too.
 - Whichever answers serves: the new one, or the old one after all. Who waited is served by that one.
 - A peer that was lost is waited for in the same way for `LOST_S`, where its line was lost for `SILENT_S`,
   instead of refusing what comes meanwhile.
+- One connection that falls silent may be a router's doing, which has forgotten all: kept peers that said
+  nothing for `QUIET_S` are asked at once whether they are there.
 - A second connection that was not needed after all is closed when it is idle.
 """
 
@@ -45,6 +47,9 @@ LOST_S: Final = 5.0
 
 SILENT_S: Final = 30.0
 """A line that was cut for so long that TCP gave up is still waited for; each open has a limit of its own."""
+
+QUIET_S: Final = 1.0
+"""Who was heard within this is there."""
 
 MAX_LOST: Final = 256
 TIDY_S: Final = 5.0
@@ -149,6 +154,9 @@ class Recovery:
         if peer_id in self._searches:
             self._seconds.add(conn)
             self._tidy_later()
+        if not conn.is_relayed and self._is_kept(peer_id):
+            for search in self._searches.values():
+                search.hurry()  # it may be the relay by which the other is reached
         self._wake(peer_id)
 
     def _doubted(self, conn: Link, doubtful: bool) -> None:
@@ -159,10 +167,18 @@ class Recovery:
             self._wake(peer_id)
             return
         log.info("%s is silent at %s for %.1f s", peer_id, conn.remote_addr, conn.liveness.silent_s)
+        self._ask_kept()
         if self._connections.usable(peer_id) is not None:
             conn.liveness.replaced()
         elif self._is_wanted(peer_id):
             self._search(peer_id)
+
+    def _ask_kept(self) -> None:
+        """Over a connection that no router knows any more nobody reaches this node: by a relay, say."""
+        for conn in self._connections.all():
+            is_asked = conn.liveness.silent_s > QUIET_S and not conn.liveness.doubtful
+            if is_asked and not conn.is_relayed and self._is_kept(conn.remote_peer):
+                conn.liveness.challenge()
 
     def _disconnected(self, conn: Link) -> None:
         peer_id = conn.remote_peer

@@ -3,7 +3,8 @@
 Rules: static peers go before bootstrap peers, and nobody waits for ever; at most `max_in_flight` dials at a
 time; never the same address twice within `redial_s` on one network, whoever has it (where it was given or
 proved for a peer, what is said of others holds nothing up); back-off per peer from
-`backoff_first_s` to `backoff_most_s`, with jitter, and none after a network change; a peer whose addresses
+`backoff_first_s` to `backoff_most_s`, with jitter, and none after a network change; a relay, by which others
+reach this node, is tried every `relay_s` for its first `relay_tries`; a peer whose addresses
 are stale is to be looked up, a few at a time and ever more seldom. Times are `now` as passed in, seconds.
 
     plan(now) -> started(dial, now) -> succeeded | failed          connected <-> disconnected
@@ -64,6 +65,9 @@ class DialLimits:
     """Before an address is dialed again."""
     backoff_first_s: float = 1.0
     backoff_most_s: float = 60.0
+    relay_s: float = 2.0
+    relay_tries: int = 300
+    """... which is ten minutes; then as any other."""
     stable_s: float = 60.0
     """A connection that ended sooner counts as a failure: whoever hangs up at once is not hammered."""
     stale_failures: int = 3
@@ -204,7 +208,15 @@ class DialSchedule:
 
     def _free_at(self, peer_id: PeerId, known: Known) -> float:
         whoever = peer_id if known.is_founded else None
-        return self._dialed.get((whoever, known.addr), -inf) + self.limits.redial_s
+        redial_s = self.limits.redial_s
+        if known.is_founded and self._is_eager(self._kept.get(peer_id)):
+            redial_s = 0.0  # the back-off is enough
+        return self._dialed.get((whoever, known.addr), -inf) + redial_s
+
+    def _is_eager(self, kept: _Kept | None) -> bool:
+        return (
+            kept is not None and kept.priority is Priority.RELAY and kept.failures <= self.limits.relay_tries
+        )
 
     def _ready_at(self, peer_id: PeerId, kept: _Kept) -> float:
         ready_at = min((self._free_at(peer_id, known) for known in self._addresses(peer_id)), default=inf)
@@ -291,7 +303,8 @@ class DialSchedule:
 
     def _back_off(self, kept: _Kept, now: float, outcome: str) -> None:
         limits = self.limits
-        delay_s = min(limits.backoff_first_s * 2.0 ** min(kept.failures, 32), limits.backoff_most_s)
+        most_s = limits.relay_s if self._is_eager(kept) else limits.backoff_most_s
+        delay_s = min(limits.backoff_first_s * 2.0 ** min(kept.failures, 32), most_s)
         kept.failures += 1
         kept.outcome = outcome
         kept.due_at = now + delay_s * (1 - JITTER * self._rng())

@@ -42,7 +42,7 @@ IDLE_S: Final = 20.0
 SELDOM_S: Final = 120.0
 """The same where nobody would wait for the peer: what keeps a router's mapping, and no more."""
 
-BUSY_IDLE_S: Final = 5.0
+BUSY_IDLE_S: Final = 2.0
 """The same while an answer may be on its way: streams are open and we spoke within `BUSY_S`."""
 
 BUSY_S: Final = 60.0

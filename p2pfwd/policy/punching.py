@@ -5,7 +5,8 @@ Rules:
   the same public IP, for then they are behind one router.
 - What a peer names it may name for others' harm: of a stranger one host of each family is dialed, at a few
   ports.
-- Where both routers give every connection another port nothing is dialed: it cannot work. Where one does,
+- Where both routers give every connection another port nothing is dialed: it cannot work, unless it is one
+  router, behind which both are. Where one does,
   once: it works if the other router lets in whom it does not know. A router that counts its ports up is as
   good as any other, as the next port is offered.
 - Three tries, each with a round trip of its own; then again after 1, 2, 4 … minutes, and on a change of
@@ -116,11 +117,12 @@ def plan(nat: NatKind, told: Sequence[Multiaddr], offered: Sequence[Multiaddr]) 
     """What can be expected of a punch between this node and a peer that named `told`."""
     if not offered:
         return Plan(0, PathCode.NO_ADDRESS_HERE)
-    if not targets(told, offered, is_own=True):
+    dialed = targets(told, offered, is_own=True)
+    if not dialed:
         return Plan(0, PathCode.NO_ADDRESS_THERE)
-    there = spread(told)
+    there, is_near = spread(told), any(_public(addr) is None for addr in dialed)
     if nat.is_per_destination and there is Spread.WIDE:
-        return Plan(0, PathCode.SYMMETRIC_BOTH)
+        return Plan(int(is_near), PathCode.SYMMETRIC_BOTH)
     if nat is NatKind.SEQUENTIAL:
         return Plan(TRIES, PathCode.SYMMETRIC_HERE)
     if nat is NatKind.SYMMETRIC:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -124,6 +125,25 @@ class HolePunch:
 
     def _ended(self, effort: _Effort) -> None:
         del self._efforts[effort.peer_id]
+
+    def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
+        """The peer was heard on a network that this node is on, at these addresses: no relay is needed."""
+        if addrs and self._swarm.paths.circuits(peer_id) and self._swarm.paths.direct(peer_id) is None:
+            self._swarm.spawn(self.dial(peer_id, addrs, WINDOW_S), "dial a peer that is near by now")
+
+    async def dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], limit_s: float) -> bool:
+        """Plainly, beside the connection over a relay; whether the peer was reached.
+
+        From another port than the hole is punched from. A router remembers a SYN for minutes: the peer's
+        would be let in to our listener, whose answer does not belong to the SYN that went out, and is dropped.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._swarm.dials.beside(peer_id, addrs, fresh_port=True)
+        except (P2PForwardError, TimeoutError) as exc:
+            log.debug("%s cannot be dialed plainly: %s", peer_id, exc)
+            return False
+        return True
 
     # --- what both sides do -----------------------------------------------------------------------
 
@@ -295,21 +315,7 @@ class _Effort:
         addrs = punching.targets(public, (), is_own=is_own)
         if not addrs or not self._punch.may_dial(self.peer_id, addrs):
             return False
-        return await self._dial(addrs, punching.direct_limit_s(circuit.rtt_s))
-
-    async def _dial(self, addrs: tuple[Multiaddr, ...] | list[Multiaddr], limit_s: float) -> bool:
-        """Plainly, and from another port than the hole is punched from.
-
-        A router remembers a SYN for minutes. The peer's would be let in to our listener, whose answer does
-        not belong to the SYN that went out: the router drops it.
-        """
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._swarm.dials.beside(self.peer_id, addrs, fresh_port=True)
-        except (P2PForwardError, TimeoutError) as exc:
-            log.debug("%s cannot be dialed plainly: %s", self.peer_id, exc)
-            return False
-        return True
+        return await self._punch.dial(self.peer_id, addrs, punching.direct_limit_s(circuit.rtt_s))
 
     async def _try(self, circuit: Link, *, is_first: bool) -> tuple[PathCode, int]:
         """One CONNECT and SYNC, and the dials: (what to say if it is in vain, tries in all)."""
@@ -328,7 +334,8 @@ class _Effort:
                 await stream.close()
                 return PathCode.BUSY, 0
             near = self._punch.plain(addrs)
-            if not near or not await self._dial(near, punching.direct_limit_s(rtt_s)):
+            limit_s = punching.direct_limit_s(rtt_s)
+            if not near or not await self._punch.dial(self.peer_id, near, limit_s):
                 await self._lead(stream, addrs, rtt_s, is_first=is_first)
             await stream.close()
         except BaseException:

@@ -6,6 +6,7 @@ the owner has named first, then peers of his own, then (in the public network) s
     one relay     IDLE ──wanted──▶ ASKING ──OK──▶ HELD ──RENEW_AT of its time──▶ ASKING (and still held)
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE
                   any ──its connection is over──▶ IDLE: the place is gone, another is asked for at once
+                   HELD ──the relay has another connection of ours──▶ ASKING, over that one (and still held)
 
 A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
 """
@@ -18,7 +19,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
@@ -75,6 +76,8 @@ class Place:
     """A reservation that is held."""
 
     relay: PeerId
+    link: Link
+    """Over which it was given."""
     addrs: tuple[Multiaddr, ...]
     """Where others reach this node by it: with `/p2p/<relay>/p2p-circuit`, without this node's ID."""
     limit: Limit | None
@@ -120,6 +123,7 @@ class RelayClient:
         """Begin to hold places."""
         self._begun = time.monotonic()
         self._swarm.on_identified(lambda _peer: self._news.set())
+        self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._task = self._swarm.spawn(self._run(), "relay places")
 
@@ -224,7 +228,7 @@ class RelayClient:
         self._refusals.pop(relay, None)
         if link.closed.done():
             return
-        self._places[relay] = Place(relay, addrs, limit, since, now + left_s, now + renew_s)
+        self._places[relay] = Place(relay, link, addrs, limit, since, now + left_s, now + renew_s)
         if before is None:
             log.info("the relay %s has a place for this node", relay)
             self._swarm.connmgr.protect(relay, TAG)
@@ -262,14 +266,28 @@ class RelayClient:
             log.warning("the relay %s has no place for this node: %s", relay, why)
         self._refusals[relay] = why
         place = self._places.get(relay)
-        if place is not None and time.monotonic() >= place.until:
+        if place is not None and (time.monotonic() >= place.until or place.link.closed.done()):
             self._lost(relay)
 
+    def _connected(self, conn: Link) -> None:
+        """A relay reached anew, as the old connection has fallen silent, brings circuits over the new one."""
+        place = self._places.get(conn.remote_peer)
+        if place is not None and not conn.is_relayed and not place.link.is_usable:
+            self._ask_again(place)
+
+    def _ask_again(self, place: Place) -> None:
+        self._places[place.relay] = replace(place, renew_at=time.monotonic())
+        self._news.set()
+
     def _disconnected(self, conn: Link) -> None:
-        if self._link(conn.remote_peer) is None:
+        place = self._places.get(conn.remote_peer)
+        if self._link(conn.remote_peer) is not None:
+            if place is not None and place.link is conn:
+                self._ask_again(place)
+        else:
             self._refusals.pop(conn.remote_peer, None)
             self._rests.pop(conn.remote_peer, None)
-            if conn.remote_peer in self._places:
+            if place is not None:
                 log.info("the relay %s is gone, and the place with it", conn.remote_peer)
                 self._lost(conn.remote_peer)
         self._news.set()

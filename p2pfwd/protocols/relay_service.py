@@ -16,9 +16,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
@@ -118,6 +118,8 @@ class RelayService:
         self._places_held = Held(RESERVATIONS)
         self._circuits_held = Held(CIRCUITS)
         self._bytes = Paced(BYTES)
+        self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
+        """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
 
@@ -210,17 +212,20 @@ class RelayService:
         if link is None or not link.can_open:
             return HopAnswer(Status.RESERVATION_REFUSED)
         self._expire()
-        if (old := self._places.get(peer)) is not None:
-            self._give_up(old)
+        old = self._places.get(peer)
+        if old is not None and not old.is_own:
+            self._places_held.give(old.party)
         if not is_own:
             if (whose := self._places_held.full(party)) is not None:
+                if old is not None:
+                    del self._places[peer]
+                    self._swarm.connmgr.unprotect(peer, RELAY_TAG)
                 refusals.note("relay-reservations", peer, f"relay: no place is left for it ({whose})")
                 return HopAnswer(Status.RESERVATION_REFUSED)
             self._places_held.take(party)
         now = self._clock()
-        self._places[peer] = Place(
-            peer, link, party, is_own, now if old is None else old.since, now + RESERVATION_S
-        )
+        since = now if old is None else old.since
+        self._keep(Place(peer, link, party, is_own, since, now + RESERVATION_S))
         self._swarm.connmgr.protect(peer, RELAY_TAG)
         self.totals.reservations += 1
         return HopAnswer(Status.OK, self._reservation(link), limit_between(is_own, is_own))
@@ -248,8 +253,21 @@ class RelayService:
 
     def _disconnected(self, conn: Link) -> None:
         place = self._places.get(conn.remote_peer)
-        if place is not None and place.link is conn:
+        if place is None or place.link is not conn:
+            return
+        others = (one for one in self._swarm.conns(place.peer) if one.can_open and not one.is_relayed)
+        if (other := next(others, None)) is None:
             self._give_up(place)
+        else:  # a place lasts as long as any connection of its peer (circuit v2)
+            self._keep(replace(place, link=other))
+
+    def _keep(self, place: Place) -> None:
+        """In place of the peer's last one; who waits for that peer's answer asks over this connection."""
+        before, self._places[place.peer] = self._places.get(place.peer), place
+        if before is None or before.link is not place.link:
+            for moved in self._moved.pop(place.peer, ()):
+                if not moved.done():
+                    moved.set_result(None)
 
     # --- circuits ---------------------------------------------------------------------------------
 
@@ -300,25 +318,48 @@ class RelayService:
         return circuit, place
 
     async def _ask(self, place: Place, circuit: Circuit) -> tuple[DuplexStream | None, Status]:
-        """Have the target take the circuit: its stream, or None and what to tell the dialer."""
-        far: DuplexStream | None = None
+        """Have the target take the circuit: its stream, or None and what to tell the dialer.
+
+        A target whose line was cut without a word is asked once more when it has come back.
+        """
         try:
             async with asyncio.timeout(STOP_S):
-                far = await place.link.open_stream([wire.STOP], STOP_S)
-                request = wire.StopRequest(circuit.dialer, circuit.limit)
-                await far.write_delimited(wire.encode_stop_request(request))
-                status = wire.decode_stop_answer(await far.read_delimited(wire.MAX_MESSAGE_BYTES))
+                while True:
+                    moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._moved.setdefault(place.peer, set()).add(moved)
+                    asking = asyncio.ensure_future(self._ask_over(place.link, circuit))
+                    try:
+                        waits: set[asyncio.Future[Any]] = {asking, moved}
+                        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                        if asking.done() or (next_place := self._places.get(place.peer)) is None:
+                            return await asking
+                        place = next_place
+                    finally:
+                        self._forget(place.peer, moved)
+                        asking.cancel()
+                        await asyncio.gather(asking, return_exceptions=True)
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s took no circuit: %s", circuit.target, exc)
-            status = Status.CONNECTION_FAILED
+            return None, Status.CONNECTION_FAILED
+
+    def _forget(self, peer: PeerId, moved: asyncio.Future[None]) -> None:
+        waiting = self._moved.get(peer, set())
+        waiting.discard(moved)
+        if not waiting:
+            self._moved.pop(peer, None)
+
+    async def _ask_over(self, link: Link, circuit: Circuit) -> tuple[DuplexStream | None, Status]:
+        far = await link.open_stream([wire.STOP], STOP_S)
+        try:
+            request = wire.StopRequest(circuit.dialer, circuit.limit)
+            await far.write_delimited(wire.encode_stop_request(request))
+            status = wire.decode_stop_answer(await far.read_delimited(wire.MAX_MESSAGE_BYTES))
         except BaseException:
-            if far is not None:
-                far.reset()
+            far.reset()
             raise
         if status is Status.OK:
             return far, status
-        if far is not None:
-            far.reset()
+        far.reset()
         return None, Status.CONNECTION_FAILED
 
     def _join(self, circuit: Circuit, near: DuplexStream, far: DuplexStream) -> None:

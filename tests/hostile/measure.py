@@ -71,6 +71,8 @@ class Measured:
     tcp_others_mb: float = 0.0
     """The same of all others: the services', the attacker's."""
     log_lines: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    """By the victim to strangers, by cause."""
     sent: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     """Of the attack."""
@@ -196,6 +198,7 @@ class Measurement:
                 time.sleep(self._times.ramp_s)
                 self._during(attacker)
                 result.owner_s = rig.owner_s()
+                result.refused = rig.refused()
             finally:
                 result.tcp_mb, result.tcp_others_mb = tcp.end()
             attacker.tell()

@@ -124,6 +124,14 @@ def _sent(m: Measured) -> str:
     return f"{mb_s:.2f}"
 
 
+def _refused(m: Measured) -> str:
+    """The cause that was counted most."""
+    if not m.refused:
+        return "-"
+    cause = max(m.refused, key=lambda one: m.refused[one])
+    return f"{cause} {m.refused[cause]}"
+
+
 def _memory(m: Measured) -> str:
     after = "-" if m.after_mb is None else f"{m.after_mb:.0f}"
     return f"{m.start_mb:.0f} → {m.peak_mb:.0f} → {after}"
@@ -141,6 +149,7 @@ COLUMNS: Final = (
     Column("RSS MB", _memory),
     Column("TCP MB", lambda m: f"{m.tcp_mb:+.0f} ({m.tcp_others_mb:+.0f})"),
     Column("CPU", lambda m: f"{m.victim_cores:.2f}"),
+    Column("refused", _refused),
     Column("log", lambda m: str(m.log_lines)),
     Column("others", lambda m: f"{m.others_cores:.1f}"),
     Column("ls s", lambda m: "-" if m.owner_s is None else f"{m.owner_s:.1f}"),

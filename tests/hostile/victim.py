@@ -185,7 +185,7 @@ class Rig:
         swarm = [f"/ip4/{host}/tcp/{port}"]
         if not public and ground.has_ipv6():
             swarm.append(f"/ip6/{ground.VICTIM6}/tcp/{port}")
-        env = {"P2PFWD_NETWORK": "public" if public else "lan"}
+        env = {"P2PFWD_NETWORK": "public" if public else "lan", "P2PFWD_RELAY_SERVE": "anyone"}
         within = ["prlimit", f"--nofile={files}:{files}"] if files else []
         self.victim = self._daemon("victim", *swarm, env=env, within=within)
         self.addr = Multiaddr.parse(f"{swarm[0]}")
@@ -236,6 +236,10 @@ class Rig:
             int(sizes.get("VmHWM", 0)) / 1e3,
             self.victim.stderr.count("\n"),
         )
+
+    def refused(self) -> dict[str, int]:
+        """What the victim has refused to strangers so far, by cause."""
+        return dict(self.victim.json("status")["Refused"])
 
     def forget_peak(self) -> None:
         """Count the peak of its memory from now on."""

@@ -176,8 +176,8 @@ async def test_over_an_unlimited_relay_it_does_not_wait(no_plain_dial: None) -> 
 def deaf(it: Rig) -> None:
     """B cannot punch."""
     it.b.swarm.services.withdraw(dcutr.PROTOCOL)
-    assert it.b._hole_punch is not None
-    it.b._hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
+    assert it.b.hole_punch is not None
+    it.b.hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
 
 
 @on_loop
@@ -214,9 +214,9 @@ async def test_both_symmetric_is_said_without_a_dial(
 
     async with rig(LIMIT) as it:
         for node in (it.a, it.b):
-            assert node._hole_punch is not None
-            monkeypatch.setattr(node._hole_punch, "offer", lambda: many)
-            monkeypatch.setattr(node._hole_punch, "meet", never)
+            assert node.hole_punch is not None
+            monkeypatch.setattr(node.hole_punch, "offer", lambda: many)
+            monkeypatch.setattr(node.hole_punch, "meet", never)
             monkeypatch.setattr(node.swarm.own_addresses, "nat", punching.NatKind.SYMMETRIC)
         await it.reach()
         with pytest.raises(NoDirectPath, match="both routers give every connection another port"):
@@ -226,14 +226,25 @@ async def test_both_symmetric_is_said_without_a_dial(
 
 
 @on_loop
+async def test_who_is_heard_near_is_dialed_there_and_needs_no_relay_any_more() -> None:
+    async with rig() as it:
+        deaf(it)
+        await it.reach()
+        assert it.a.hole_punch is not None
+        it.a.hole_punch.nearby(stranger(), it.b.swarm.listen_addrs()[:1])
+        it.a.hole_punch.nearby(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
+        await until(lambda: it.a.swarm.paths.direct(it.b.peer_id))
+
+
+@on_loop
 async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhere_else() -> None:
     """On a direct connection, and on a circuit that the asker has dialed."""
     async with rig() as it:
         deaf(it)
         circuit = await it.reach()
         plain = await it.a.swarm.dials.beside(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
-        assert it.b._hole_punch is not None
-        it.b.swarm.services.serve(Service(name=dcutr.PROTOCOL, talk=it.b._hole_punch._follow))
+        assert it.b.hole_punch is not None
+        it.b.swarm.services.serve(Service(name=dcutr.PROTOCOL, talk=it.b.hole_punch._follow))
         for conn in (circuit, plain):
             with pytest.raises(P2PForwardError):  # where it is met first, the reset ends any of these
                 stream = await conn.open_stream([dcutr.PROTOCOL])
@@ -244,7 +255,7 @@ async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhe
 @on_loop
 async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
     async with rig() as it:
-        punch, addrs = it.b._hole_punch, (Multiaddr.parse("/ip4/11.0.0.1/tcp/1"),)
+        punch, addrs = it.b.hole_punch, (Multiaddr.parse("/ip4/11.0.0.1/tcp/1"),)
         assert punch is not None
         asked = [punch.may_dial(stranger(), addrs) for _ in range(14)]
         assert asked == [True] * 12 + [False] * 2, "what is dialed has a share, whoever asks"

@@ -136,6 +136,19 @@ async def test_the_address_is_told_while_the_place_is_held() -> None:
 
 
 @on_loop
+async def test_a_place_is_asked_for_anew_when_its_connection_is_over_and_another_is_there() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        (first,) = it.client.places()
+        relay = it.relay.host
+        second = await it.target.swarm.dials.beside(relay.peer_id, relay.swarm.listen_addrs())
+        await first.link.close()
+        await until(lambda: it.relay.reserved == {it.target.peer_id: 2})
+        await until(lambda: [place.link for place in it.client.places()] == [second])
+        assert (await ask(await it.connect(), b"there")) == b"there"
+
+
+@on_loop
 async def test_a_node_that_strangers_reach_holds_no_place() -> None:
     async with rig() as it:
         await until(it.client.places)

@@ -19,11 +19,13 @@ from p2pfwd.policy import relay_bounds
 from p2pfwd.protocols import relay_service
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status, Voucher
+from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.relay_rig import Target, call, joined, relay, reserve
 from tests.net.relay_rig import ask as ask_relay
 from tests.net.swarm_rig import ECHO, echo, read_all, stranger, swarm
 from tests.support.loops import on_both_loops, on_loop, turns, until
+from tests.support.raw_peer import RawPeer, delimited
 
 BULK = random.Random(8).randbytes(5 << 20)
 SOME = 1000
@@ -68,6 +70,44 @@ async def test_a_place_dies_with_its_connection_and_is_one_however_often_it_is_a
         await link.close()
         await until(lambda: not made.service.places())
         assert not made.swarm.connmgr.is_protected(client.peer_id)
+
+
+@on_loop
+async def test_a_place_lasts_while_its_peer_has_another_connection() -> None:
+    async with swarm() as client, swarm() as dialer, relay("anyone") as made:
+        taking = Target(client)
+        first = await made.link(client)
+        assert (await reserve(first)).status is Status.OK
+        await client.dials.beside(made.swarm.peer_id, made.swarm.listen_addrs())
+        await until(lambda: len(made.swarm.conns(client.peer_id)) == 2)
+        await first.close()
+        await until(lambda: len(made.swarm.conns(client.peer_id)) == 1)
+        assert (await call(await made.link(dialer), client.peer_id)).status is Status.OK
+        assert (await taking.next())[0].peer == dialer.peer_id
+        await client.disconnect(made.swarm.peer_id)
+        await until(lambda: not made.service.places())
+        assert made.service._places_held.total == 0
+
+
+@on_loop
+async def test_who_waits_for_a_target_that_was_cut_off_reaches_it_when_it_is_back() -> None:
+    """Its old connection takes all and answers nothing, as a line does that a router has forgotten."""
+    async with (
+        swarm() as client,
+        swarm() as dialer,
+        relay("anyone") as made,
+        await RawPeer.dial(made.swarm.listen_addrs()[0], identity=client.identity) as dead,
+    ):
+        await dead.open(1, wire.HOP)
+        await dead.frame(f.DATA, 0, 1, body=delimited(wire.encode_hop_request(wire.HopRequest())))
+        await until(made.service.places)
+        calling = asyncio.create_task(call(await made.link(dialer), client.peer_id))
+        await until(lambda: made.service._moved)
+        taking = Target(client)
+        assert (await reserve(await made.link(client))).status is Status.OK
+        assert (await calling).status is Status.OK
+        assert (await taking.next())[0].peer == dialer.peer_id
+        assert not made.service._moved
 
 
 @on_loop

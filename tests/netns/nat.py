@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable
 from typing import Final
 
@@ -35,6 +36,12 @@ _MASQUERADE: Final = {
     "firewall": "",
 }
 KINDS: Final = tuple(_MASQUERADE)
+
+_FORGET: Final = (
+    "import socket, struct; s = socket.socket(16, 3, 12);"
+    "s.send(struct.pack('=IHHIIBBH', 20, 258, 5, 1, 0, 0, 0, 0)); s.recv(99)"
+)
+"""IPCTNL_MSG_CT_DELETE without a tuple: every connection the router knows."""
 
 _ADMITTED: Final = {"full-cone": "", "address-restricted": "meta l4proto . th dport . ip saddr @peers"}
 
@@ -65,21 +72,42 @@ class Router:
 
     def host(self) -> Machine:
         """A machine behind the router."""
+        machine = new_machine(self.segment.stack, "")
+        machine.run("ip", "link", "set", "lo", "up")
+        self.plug(machine)
+        return machine
+
+    def plug(self, machine: Machine) -> None:
+        """Behind this router from now on, and nowhere else, with an address of its network."""
         self._hosts += 1
         number, firewall = self._hosts, self.kind == "firewall"
         address = f"11.78.{self._number + 100}.{number}" if firewall else f"10.{self._number}.0.{number}"
-        machine = new_machine(self.segment.stack, address)
+        if machine.address:
+            machine.run("ip", "link", "delete", "eth0")
+        machine.address = address
         port = f"lan{number}"
         pair = f"ip link add eth0 type veth peer name {port} netns {self.machine.pid}"
         machine.run(*pair.split())
         self.machine.run("ip", "link", "set", port, "master", "lan", "up")
-        machine.run("ip", "link", "set", "lo", "up")
         machine.run("ip", "link", "set", "eth0", "up")
         machine.run("ip", "address", "add", f"{address}/{32 if firewall else 24}", "dev", "eth0")
         machine.run("ip", "route", "add", "default", "via", self.gateway, "dev", "eth0", "onlink")
         if firewall:
             self.machine.run("ip", "route", "add", address, "dev", "lan")
-        return machine
+
+    def power(self, on: bool) -> None:
+        """Off: no line to those behind it. On again: nothing is known of what was before."""
+        if on:
+            self.forget()
+        for port in range(1, self._hosts + 1):
+            self.machine.run("ip", "link", "set", f"lan{port}", "up" if on else "down")
+
+    def forget(self) -> None:
+        """Every connection and mapping; what goes on as if there were one is not let through."""
+        settings = "echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose"
+        self.machine.run("sh", "-c", settings)
+        forget_connections(self.machine)
+        self.set(self.kind)
 
     def forward(self, port: int, machine: Machine) -> None:
         """What comes to a TCP port of the outside goes to that of a machine."""
@@ -130,6 +158,7 @@ class Router:
                 }}
                 chain forward {{
                     type filter hook forward priority 0; policy drop;
+                    iifname lan oifname lan accept
                     ct state invalid drop
                     ct state established,related accept
                     iifname lan oifname eth0 accept
@@ -141,6 +170,11 @@ class Router:
         done = subprocess.run(words, input=rules, text=True, capture_output=True, check=False)
         if done.returncode:
             raise Unavailable(f"nft: {done.stderr.strip()}")
+
+
+def forget_connections(router: Machine) -> None:
+    """What a NAT does that reboots."""
+    router.run(sys.executable, "-c", _FORGET)
 
 
 def _lines(rules: Iterable[str]) -> str:

@@ -9,21 +9,23 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Generic, Literal, Self, TypeVar
 
 from tests.netns.lab import Segment
+from tests.netns.nat import forget_connections
 from tests.netns.recovery_probe import Probe
 from tests.netns.two_machines import Machine, new_machine
 from tests.support import sockets
 from tests.support.daemon import Daemon
 from tests.support.sockets import TcpServer
+
+L = TypeVar("L", bound="Lab")
 
 PORT, OTHER_PORT = 4011, 4012
 NOTICE_S: Final = 50.0
@@ -43,25 +45,46 @@ table ip lab {{
   }}
 }}
 """
-_FORGET: Final = (
-    "import socket, struct; s = socket.socket(16, 3, 12);"
-    "s.send(struct.pack('=IHHIIBBH', 20, 258, 5, 1, 0, 0, 0, 0)); s.recv(99)"
-)
-"""IPCTNL_MSG_CT_DELETE without a tuple: every connection the router knows."""
-
 
 def _run(machine: Machine, command: str) -> None:
     machine.run(*command.split())
 
 
-class World:
+class Lab:
+    """What a fault needs: a daemon with a forward, and a probe on it; a context manager."""
+
+    near: Daemon
+    probe: Probe
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def _probe(self, machine: Machine) -> None:
+        """Begin to use the forward of `near`, which is on this machine."""
+        (listener,) = self.near.json("ls")["Listeners"]
+        self.probe = Probe(machine, int(listener["ListenAddress"].rpartition("/")[2]))
+        self.probe.start()
+        self._stack.callback(self.probe.stop)
+        if self.probe.wait_answered(0.0, 30.0) is None:
+            raise RuntimeError("the tunnel does not work before any fault")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+class World(Lab):
     """Daemons at both ends, a forward from one to the other, and a probe on it; a context manager.
 
     Raises Unavailable.
     """
 
     def __init__(self, home: Path, router: Router = "none", *, keep: bool = False) -> None:
-        self._stack = ExitStack()
+        super().__init__()
         self._home = home
         home.mkdir(parents=True, exist_ok=True)
         try:
@@ -80,12 +103,7 @@ class World:
             if keep:
                 self.near.ok("peer", "add", "far", where, "--keep")
             self.near.ok("forward", NAME, "0", where)
-            (listener,) = self.near.json("ls")["Listeners"]
-            self.probe = Probe(self.client, int(listener["ListenAddress"].rpartition("/")[2]))
-            self.probe.start()
-            self._stack.callback(self.probe.stop)
-            if self.probe.wait_answered(0.0, 30.0) is None:
-                raise RuntimeError("the tunnel does not work before any fault")
+            self._probe(self.client)
         except BaseException:
             self._stack.close()
             raise
@@ -142,7 +160,7 @@ class World:
 
     def router_reboots(self) -> None:
         """It forgets every connection."""
-        self.router.run(sys.executable, "-c", _FORGET)
+        forget_connections(self.router)
 
     def server_goes(self) -> None:
         """The server's daemon is killed."""
@@ -163,53 +181,69 @@ class World:
         """The server's line loses packets, and has a round trip of twice `delay_s`."""
         self._segment.delay(self._stack, self.server, delay_s, loss)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+def _nothing(_lab: Lab) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Generic[L]):
     """What happens, for how long, and how it is undone."""
 
     name: str
-    begin: Callable[[World], None]
-    end: Callable[[World], None] = lambda _world: None
+    begin: Callable[[L], None]
+    make: Callable[[Path, bool], L]
+    """A lab for it, and whether the peer is kept."""
+    end: Callable[[L], None] = _nothing
+    check: Callable[[L], None] = _nothing
+    """What has to be true in the end. AssertionError."""
     lasts_s: float = 0.0
-    router: Router = "none"
     quiet: bool = False  # whether it happens on an idle line
+    kept: bool = True  # whether a kept peer makes a difference
 
     @property
-    def is_long_cut(self) -> bool:
+    def is_noticed(self) -> bool:
         """Whether there is time to see when it is noticed."""
         return self.begin is World.cut and self.lasts_s >= NOTICE_S
 
 
-def _cut(lasts_s: float, *, quiet: bool) -> Fault:
+def _made(router: Router) -> Callable[[Path, bool], World]:
+    return lambda home, keep: World(home, router, keep=keep)
+
+
+def _cut(lasts_s: float, *, quiet: bool) -> Fault[World]:
     name = f"cut {lasts_s:g} s, {'idle' if quiet else 'traffic'}"
-    return Fault(name, World.cut, World.heal, lasts_s, quiet=quiet)
+    return Fault(name, World.cut, _made("none"), World.heal, lasts_s=lasts_s, quiet=quiet)
 
 
-def _both(name: str, begin: Callable[[World], None], router: Router = "none") -> list[Fault]:
+def _both(name: str, begin: Callable[[World], None], router: Router = "none") -> list[Fault[World]]:
     return [
-        Fault(f"{name}, {'idle' if quiet else 'traffic'}", begin, router=router, quiet=quiet)
+        Fault(f"{name}, {'idle' if quiet else 'traffic'}", begin, _made(router), quiet=quiet)
         for quiet in (False, True)
     ]
 
 
-FAULTS: Final = [
+FAULTS: Final[list[Fault[World]]] = [
     *(_cut(lasts_s, quiet=quiet) for quiet in (False, True) for lasts_s in (5, 10, 20, 30, 60)),
     *_both("own address changed", lambda world: world.readdress(world.client)),
     *_both("peer's address changed", lambda world: world.readdress(world.server)),
     *_both("strict NAT rebooted", World.router_reboots, "strict"),
     *_both("loose NAT rebooted", World.router_reboots, "loose"),
-    Fault("peer restarted", World.server_goes, World.server_comes, 3.0),
-    Fault("peer on another port", World.server_goes, lambda world: world.server_comes(OTHER_PORT), 3.0),
-    Fault("both suspended 60 s", lambda world: world.suspend(True), lambda world: world.suspend(False), 60.0),
+    Fault("peer restarted", World.server_goes, _made("none"), World.server_comes, lasts_s=3.0),
+    Fault(
+        "peer on another port",
+        World.server_goes,
+        _made("none"),
+        lambda world: world.server_comes(OTHER_PORT),
+        lasts_s=3.0,
+    ),
+    Fault(
+        "both suspended 60 s",
+        lambda world: world.suspend(True),
+        _made("none"),
+        lambda world: world.suspend(False),
+        lasts_s=60.0,
+    ),
 ]
 
 BAD_S: Final = 90.0
@@ -226,10 +260,11 @@ class Outcome:
     refused: int  # new connections, from the fault's beginning until one was answered
     stalled_s: float  # the lasting connection
     lost_s: float | None  # from the fault's beginning until the lasting connection was lost
+    was_clean: bool = False  # whether it was told that this is the end, instead of a loss
     noticed_s: float | None = None  # from the fault's beginning until `ls` said so; of long cuts
 
 
-def suffer(world: World, fault: Fault) -> Outcome:
+def suffer(world: L, fault: Fault[L]) -> Outcome:
     """Let it happen, and see when a new connection is answered."""
     time.sleep(SETTLE_S)
     if fault.quiet:
@@ -237,7 +272,7 @@ def suffer(world: World, fault: Fault) -> Outcome:
         time.sleep(IDLE_BEFORE_S)
     began_at = time.monotonic()
     fault.begin(world)
-    noticed_s = _noticed_s(world, began_at) if fault.is_long_cut else None
+    noticed_s = _noticed_s(world, began_at) if fault.is_noticed else None
     time.sleep(max(0.0, began_at + fault.lasts_s - time.monotonic()))
     fault.end(world)
     ended_at = time.monotonic()
@@ -247,12 +282,12 @@ def suffer(world: World, fault: Fault) -> Outcome:
     now, lasting = time.monotonic(), world.probe.lasting
     until = ended_at + (answered_s if answered_s is not None else GIVE_UP_S)
     lost_s = None if lasting.lost_at is None else lasting.lost_at - began_at
-    return Outcome(
-        answered_s, world.probe.refused(began_at, until), lasting.longest_stall_s(now), lost_s, noticed_s
-    )
+    fault.check(world)
+    refused, stalled_s = world.probe.refused(began_at, until), lasting.longest_stall_s(now)
+    return Outcome(answered_s, refused, stalled_s, lost_s, lasting.was_clean, noticed_s)
 
 
-def _noticed_s(world: World, began_at: float) -> float | None:
+def _noticed_s(world: Lab, began_at: float) -> float | None:
     """When the forward's state says that something is wrong."""
     while time.monotonic() < began_at + NOTICE_S:
         (listener,) = world.near.json("ls")["Listeners"]

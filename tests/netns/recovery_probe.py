@@ -36,6 +36,8 @@ class Lasting:
 
     answers: list[float] = field(default_factory=list)
     lost_at: float | None = None
+    was_clean: bool = False
+    """Lost by an end of what the peer had to say, which is a lie: the peer had not ended."""
 
     def longest_stall_s(self, now: float) -> float:
         """Without an answer."""
@@ -127,5 +129,5 @@ class Probe:
                     await asyncio.sleep(TICK_S)
             finally:
                 writer.close()
-        except (OSError, EOFError):
-            self.lasting.lost_at = time.monotonic()
+        except (OSError, EOFError) as exc:
+            self.lasting.lost_at, self.lasting.was_clean = time.monotonic(), isinstance(exc, EOFError)

@@ -29,6 +29,13 @@ class MiniRelay:
         self.voucher: Callable[[PeerId, int], bytes] = self._voucher
         self.claims: PeerId | None = None
         """Whom it tells the target that the circuit comes from; None: the truth."""
+        self.detour: PeerId | None = None
+        """To whom circuits lead, whoever is asked for; None: the truth."""
+        self.cuts_after: int | None = None
+        """Bytes to the target after which it ends a circuit, whatever it has said of limits."""
+        self.stalled = asyncio.Event()
+        """While this is clear nothing is passed on."""
+        self.stalled.set()
         self.alter: Alter = lambda data: data
         """What it makes of bytes on their way to the target."""
         self.reserved: dict[PeerId, int] = {}
@@ -57,6 +64,8 @@ class MiniRelay:
 
     async def _connect(self, source: DuplexStream, peer: PeerId) -> None:
         status, target = Status.NO_RESERVATION, None
+        await self.stalled.wait()
+        peer = self.detour or peer
         if peer in self.reserved and (conns := self.host.swarm.conns(peer)):
             target = await conns[0].open_stream([wire.STOP])
             asked = StopRequest(self.claims or source.remote_peer, self.limit)
@@ -70,9 +79,11 @@ class MiniRelay:
         await asyncio.gather(self._copy(source, target, True), self._copy(target, source, False))
 
     async def _copy(self, source: DuplexStream, target: DuplexStream, altered: bool) -> None:
-        moved, most = 0, self.limit.data_bytes if self.limit is not None else 0
+        moved = 0
+        most = self.cuts_after or (self.limit.data_bytes if self.limit is not None else 0)
         try:
             while data := await source.read():
+                await self.stalled.wait()
                 if most:
                     data = data[: most - moved]
                 moved += len(data)

@@ -18,6 +18,7 @@ MODULES: Final = (
     "doors",
     "holders",
     "services",
+    "relays",
     "local",
 )
 

@@ -368,3 +368,29 @@ async def test_what_is_remembered_and_searched_for_is_bounded() -> None:
             conn.abort(ConnectionResetError())
         await asyncio.sleep(0.01)
         assert len(rig.recovery._lost) == module.MAX_LOST
+
+
+@in_virtual_time
+async def test_when_one_falls_silent_the_kept_ones_are_asked_and_nobody_else() -> None:
+    """A router that has forgotten all has forgotten the way to the relays, too."""
+    async with made() as rig:
+        relay, heard, other, silent = (
+            rig.add(FakeConn(PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32))) for n in (3, 4, 5, 6)
+        )
+        rig.kept |= {relay.remote_peer, heard.remote_peer}
+        relay.liveness.silent_s, heard.liveness.silent_s, other.liveness.silent_s = 15.0, 0.2, 15.0
+        silent.liveness.doubt()
+        assert [conn.liveness.challenges for conn in (relay, heard, other)] == [1, 0, 0]
+
+
+@in_virtual_time
+async def test_a_relay_that_is_back_has_those_dialed_who_may_be_reached_by_it() -> None:
+    async with made() as rig:
+        relay = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([3]) * 32)
+        rig.kept |= {PEER, relay}
+        rig.add(FakeConn()).liveness.doubt()
+        await asyncio.sleep(0.5)
+        before = len(rig.dials)
+        rig.add(FakeConn(relay))
+        await asyncio.sleep(0.06)
+        assert len(rig.dials) == before + 1

@@ -8,7 +8,7 @@ from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Known, P
 from tests.support.peers import peer
 
 REFUSED = "cannot reach it: connection refused"
-STATIC, BOOTSTRAP = Priority.STATIC, Priority.BOOTSTRAP
+STATIC, RELAY, BOOTSTRAP = Priority.STATIC, Priority.RELAY, Priority.BOOTSTRAP
 
 
 def addr(number: int) -> Multiaddr:

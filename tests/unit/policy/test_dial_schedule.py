@@ -9,7 +9,7 @@ import pytest
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.dial_schedule import PATIENCE_S, Dial, DialLimits
 from tests.support.peers import peer
-from tests.unit.policy.dial_story import ALICE, BOB, BOOTSTRAP, CAROL, REFUSED, STATIC, Story, addr
+from tests.unit.policy.dial_story import ALICE, BOB, BOOTSTRAP, CAROL, REFUSED, RELAY, STATIC, Story, addr
 
 
 def tries(story: Story, who: PeerId, until: float) -> list[float]:
@@ -48,6 +48,14 @@ def test_the_back_off_doubles_from_1_s_to_60_s() -> None:
     story = Story(DialLimits(redial_s=0.0))
     story.keep(ALICE, 1)
     assert tries(story, ALICE, 250.0) == [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]
+
+
+def test_a_relay_is_tried_every_few_seconds_for_a_while() -> None:
+    """Nobody reaches this node before it is back there."""
+    story = Story(DialLimits(relay_tries=4))
+    story.founded.add((ALICE, addr(1)))
+    story.keep(ALICE, 1, priority=RELAY)
+    assert tries(story, ALICE, 60.0) == [0, 1, 3, 5, 7, 37]
 
 
 def test_luck_shortens_a_back_off_by_less_than_a_third() -> None:

@@ -82,6 +82,11 @@ def test_how_often_is_tried(here: NatKind, told: list[str], plan: Plan) -> None:
     assert punching.plan(here, addrs(*told), HERE) == plan
 
 
+def test_behind_one_router_its_kind_does_not_matter() -> None:
+    told = addrs("11.0.0.9:5", "11.0.0.9:9000", "10.0.0.2:4011")
+    assert punching.plan(SYMMETRIC, told, HERE) == Plan(1, PathCode.SYMMETRIC_BOTH)
+
+
 def test_who_knows_no_address_of_its_own_tries_nothing() -> None:
     assert punching.plan(EI, addrs(*ONE), ()) == Plan(0, PathCode.NO_ADDRESS_HERE)
 
