@@ -135,7 +135,7 @@ class HolePunch:
         """Plainly, beside the connection over a relay; whether the peer was reached.
 
         From another port than the hole is punched from. A router remembers a SYN for minutes: the peer's
-        would be let in to our listener, whose answer does not belong to the SYN that went out, and is dropped.
+        would be let in to our listener, whose answer does not belong to the SYN that went out, and is lost.
         """
         try:
             async with asyncio.timeout(limit_s):
