@@ -246,9 +246,9 @@ async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhe
         assert it.b.hole_punch is not None
         it.b.swarm.services.serve(Service(name=dcutr.PROTOCOL, talk=it.b.hole_punch._follow))
         for conn in (circuit, plain):
-            stream = await conn.open_stream([dcutr.PROTOCOL])
-            await stream.write_delimited(dcutr.encode(HolePunch(Kind.CONNECT, ())))
-            with pytest.raises(P2PForwardError):
+            with pytest.raises(P2PForwardError):  # at once, or when it has answered the proposal
+                stream = await conn.open_stream([dcutr.PROTOCOL])
+                await stream.write_delimited(dcutr.encode(HolePunch(Kind.CONNECT, ())))
                 await stream.read_delimited(4096)
 
 
