@@ -69,6 +69,8 @@ class Dials:
         """See `net.blocklist.Blocklist.check`."""
         self._slots = asyncio.Semaphore(MAX_DIALS)
         self._dialing: dict[PeerId, asyncio.Task[Link]] = {}
+        self._tried: dict[PeerId, set[Multiaddr]] = {}
+        """What each of these knows."""
         self._routing: dict[PeerId, asyncio.Task[None]] = {}
 
     async def connect(
@@ -149,6 +151,8 @@ class Dials:
 
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Link:
         if (task := self._dialing.get(peer_id)) is not None:
+            if fresh := [addr for addr in given if addr.without_peer_id() not in self._tried[peer_id]]:
+                return await self._first_of(task, self._loop.create_task(self._dial(peer_id, fresh, True)))
             try:
                 return await asyncio.shield(task)
             except (DialFailed, PeerNotFound):
@@ -158,13 +162,28 @@ class Dials:
             return await self._dial(peer_id, given, force)
         return await asyncio.shield(self._dialing.get(peer_id) or self._shared_dial(peer_id, force))
 
+    async def _first_of(self, shared: asyncio.Task[Link], own: asyncio.Task[Link]) -> Link:
+        """The dial that others share does not know what this caller knows: the first of both that works."""
+        waiting = {shared, own}
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for one in done:
+                    if not one.cancelled() and one.exception() is None:
+                        return one.result()
+            return own.result()  # raises why not
+        finally:
+            own.cancel()
+            await asyncio.gather(own, return_exceptions=True)
+
     def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Link]:
         def ended(task: asyncio.Task[Link]) -> None:
-            del self._dialing[peer_id]
+            del self._dialing[peer_id], self._tried[peer_id]
             if not task.cancelled():
                 task.exception()  # retrieved, also when nobody waits any more
 
         known = self._peerstore.dialable(peer_id)
+        self._tried[peer_id] = {addr.without_peer_id() for addr in known}
         task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, known, force))
         task.add_done_callback(ended)
         return task

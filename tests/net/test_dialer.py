@@ -418,3 +418,24 @@ async def test_who_cannot_wait_is_told_what_has_not_answered(
         f"{silent}: no answer yet",
         f"{DNS}: DNS: no answer yet",
     ]
+
+
+@on_loop
+async def test_who_knows_a_better_address_does_not_wait_for_a_dial_that_does_not(silent: Multiaddr) -> None:
+    async with swarm() as near, swarm() as far:
+        others = asyncio.create_task(near.connect(far.peer_id, [silent]))
+        await turns()
+        async with asyncio.timeout(4.0):  # the other dial takes five seconds
+            conn = await near.connect(far.peer_id, far.listen_addrs())
+        assert conn.is_usable and not others.done()
+        others.cancel()
+        await asyncio.gather(others, return_exceptions=True)
+
+
+@on_loop
+async def test_a_dial_that_others_share_may_still_win(refused: Multiaddr) -> None:
+    async with swarm() as near, swarm() as far:
+        others = asyncio.create_task(near.connect(far.peer_id, far.listen_addrs()))
+        await turns()
+        conn = await near.connect(far.peer_id, [refused])
+        assert conn is await others
