@@ -7,6 +7,7 @@ what comes in is opened in place and handed to its owner's `plaintext_received`,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -42,7 +43,7 @@ class ChannelOwner(Protocol):
         """The conduit ended (`None`: by us), or the peer broke the security protocol. The last call."""
 
 
-class Channel:
+class Channel(ABC):
     """What Noise and TLS channels share: the conduit below, the owner above, and ending."""
 
     security: str
@@ -89,9 +90,9 @@ class Channel:
         if self._lost:
             owner.channel_lost(self._cause)
 
+    @abstractmethod
     def send_staged(self, n: int) -> None:
         """Seal and send the first `n` bytes of the pool's `staging`."""
-        raise NotImplementedError
 
     def data_received(self, view: memoryview) -> int:
         """Ciphertext from the conduit; how much was taken."""
@@ -106,8 +107,9 @@ class Channel:
             self._owner.turn_ended()
         return used
 
+    @abstractmethod
     def _open(self, view: memoryview) -> int:
-        raise NotImplementedError
+        """Open what is whole and hand it over; how much was taken."""
 
     def eof_received(self) -> None:
         """The peer is gone; what it left open is an error there, which the owner knows."""

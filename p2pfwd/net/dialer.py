@@ -146,14 +146,16 @@ class Dialer:
         *,
         force: bool = False,
         fresh_port: bool = False,
+        is_shared: bool = False,
     ) -> Link:
         """One connection to `peer_id`, over the first of `addrs` that works.
 
-        `force` ignores back-offs; `fresh_port`: see `Transport.dial`. Raises PeerNotFound when there is
-        nothing to dial, or DialFailed: DialTimeout, or PeerIdMismatch where every address has another node.
+        `force` ignores back-offs; `fresh_port`: see `Transport.dial`; `is_shared`: see `join`. Raises
+        PeerNotFound when there is nothing to dial, or DialFailed: DialTimeout, or PeerIdMismatch where every
+        address has another node.
         `details["attempts"]` lists every address and why it failed.
         """
-        race = _Race(self, peer_id, own, force, fresh_port)
+        race = _Race(self, peer_id, own, force, fresh_port, is_shared)
         budget_s = self._settings.dial_timeout_s
         self._races.append(race)
         try:
@@ -170,6 +172,12 @@ class Dialer:
         if all(attempt.code == UNDIALABLE for attempt in race.attempts):
             raise self._nothing_to_dial(peer_id, addrs, race.attempts)
         raise failed_dial(peer_id, f"cannot reach {peer_id}: {told(race.attempts)}", race.attempts)
+
+    def join(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> None:
+        """Let the shared dial of a peer that runs try these, too, as far as it does not know them."""
+        for race in self._races:
+            if race.peer_id == peer_id and race.is_shared:
+                race.join(addrs)
 
     def so_far(self, peer_id: PeerId) -> list[Attempt]:
         """What the dials of a peer that run have come to: for who cannot wait for their end."""
@@ -269,17 +277,23 @@ class _Race:
         own: Sequence[Multiaddr],
         force: bool,
         fresh_port: bool = False,
+        is_shared: bool = False,
     ) -> None:
         self.attempts: list[Attempt] = []
         """Each that failed."""
         self.peer_id = peer_id
+        self.is_shared = is_shared
         self._dialer = dialer
         self._own = own
         self._force = force
         self._fresh_port = fresh_port
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
+        self._joined = self._loop.create_future()
+        """Done when there is more to try than the loop below knows."""
+        self._over = False
         self._planned: set[Multiaddr] = set()
+        """What is known to this dial: tried, queued, looked up or not to be dialed."""
         self._queue: list[dial_plan.PlannedDial] = []
         self._dials: dict[asyncio.Task[Link], Multiaddr] = {}
         self._lookups: dict[asyncio.Task[list[Multiaddr] | Attempt], Multiaddr] = {}
@@ -287,19 +301,16 @@ class _Race:
     async def run(self, addrs: Sequence[Multiaddr]) -> Link | None:
         """The first connection, or None when everything failed. The others are closed."""
         try:
-            possible = self._dialable(addrs)
-            self._plan(self._dialer.candidates(self.peer_id, [a for a in possible if not has_name(a)]))
-            for addr in possible:
-                if has_name(addr):
-                    lookup = self._dialer.resolve(self.peer_id, addr)
-                    self._lookups[self._loop.create_task(lookup)] = addr
+            self._add(addrs)
             while self._queue or self._dials or self._lookups:
                 self._start_due()
-                under_way: list[asyncio.Task[Any]] = [*self._dials, *self._lookups]
-                if not under_way:
+                if not (self._dials or self._lookups):
                     continue
+                under_way: list[asyncio.Future[Any]] = [*self._dials, *self._lookups, self._joined]
                 wait_s = self._queue[0].delay_s - self._elapsed() if self._queue else None
                 await asyncio.wait(under_way, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                if self._joined.done():
+                    self._joined = self._loop.create_future()
                 if (conn := self._ended()) is not None:
                     return conn
             return None
@@ -307,7 +318,25 @@ class _Race:
             self.attempts += self._pending(NO_ANSWER)
             raise
         finally:
+            self._over = True
             await self._cancel()
+
+    def join(self, addrs: Iterable[Multiaddr]) -> None:
+        """Try these, too, from now on; nothing where it is over."""
+        fresh = [addr for addr in addrs if addr.without_peer_id() not in self._planned]
+        if fresh and not self._over:
+            self._add(fresh)
+            if not self._joined.done():
+                self._joined.set_result(None)
+
+    def _add(self, addrs: Iterable[Multiaddr]) -> None:
+        possible = self._dialable(addrs)
+        self._plan(self._dialer.candidates(self.peer_id, [a for a in possible if not has_name(a)]))
+        for addr in possible:
+            if has_name(addr):
+                self._planned.add(addr.without_peer_id())
+                lookup = self._dialer.resolve(self.peer_id, addr)
+                self._lookups[self._loop.create_task(lookup)] = addr
 
     def so_far(self) -> list[Attempt]:
         """What failed, and what has not answered yet."""
@@ -324,8 +353,8 @@ class _Race:
             why = self._dialer.why_not(addr)
             if why is None:
                 possible.append(addr)
-            elif addr not in self._planned:
-                self._planned.add(addr)
+            elif addr.without_peer_id() not in self._planned:
+                self._planned.add(addr.without_peer_id())
                 self.attempts.append(Attempt(str(addr), why, UNDIALABLE))
         return possible
 

@@ -1,7 +1,8 @@
 """How a peer is connected to: the connection there is, a dial that callers share, or whoever may know.
 
-Rules: concurrent callers share one dial and one look-up per peer; a caller that gives up ends neither. Dials
-of strangers are few at a time: they are made on others' word, and each has sockets of its own.
+Rules: concurrent callers share one dial, to which each adds what it knows, and one look-up per peer; a caller
+that gives up ends neither. Dials of strangers are few at a time: they are made on others' word, and each has
+sockets of its own.
 """
 
 from __future__ import annotations
@@ -69,8 +70,6 @@ class Dials:
         """See `net.blocklist.Blocklist.check`."""
         self._slots = asyncio.Semaphore(MAX_DIALS)
         self._dialing: dict[PeerId, asyncio.Task[Link]] = {}
-        self._tried: dict[PeerId, set[Multiaddr]] = {}
-        """What each of these knows."""
         self._routing: dict[PeerId, asyncio.Task[None]] = {}
 
     async def connect(
@@ -151,8 +150,7 @@ class Dials:
 
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Link:
         if (task := self._dialing.get(peer_id)) is not None:
-            if fresh := [addr for addr in given if addr.without_peer_id() not in self._tried[peer_id]]:
-                return await self._first_of(task, self._loop.create_task(self._dial(peer_id, fresh, True)))
+            self.dialer.join(peer_id, given if only else [*given, *self._peerstore.dialable(peer_id)])
             try:
                 return await asyncio.shield(task)
             except (DialFailed, PeerNotFound):
@@ -162,38 +160,34 @@ class Dials:
             return await self._dial(peer_id, given, force)
         return await asyncio.shield(self._dialing.get(peer_id) or self._shared_dial(peer_id, force))
 
-    async def _first_of(self, shared: asyncio.Task[Link], own: asyncio.Task[Link]) -> Link:
-        """The dial that others share does not know what this caller knows: the first of both that works."""
-        waiting = {shared, own}
-        try:
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for one in done:
-                    if not one.cancelled() and one.exception() is None:
-                        return one.result()
-            return own.result()  # raises why not
-        finally:
-            own.cancel()
-            await asyncio.gather(own, return_exceptions=True)
-
     def _shared_dial(self, peer_id: PeerId, force: bool) -> asyncio.Task[Link]:
         def ended(task: asyncio.Task[Link]) -> None:
-            del self._dialing[peer_id], self._tried[peer_id]
+            del self._dialing[peer_id]
             if not task.cancelled():
                 task.exception()  # retrieved, also when nobody waits any more
 
-        known = self._peerstore.dialable(peer_id)
-        self._tried[peer_id] = {addr.without_peer_id() for addr in known}
-        task = self._dialing[peer_id] = self._loop.create_task(self._dial(peer_id, known, force))
+        dial = self._dial(peer_id, self._peerstore.dialable(peer_id), force, is_shared=True)
+        task = self._dialing[peer_id] = self._loop.create_task(dial)
         task.add_done_callback(ended)
         return task
 
     async def _dial(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], force: bool, fresh_port: bool = False
+        self,
+        peer_id: PeerId,
+        addrs: Sequence[Multiaddr],
+        force: bool,
+        *,
+        fresh_port: bool = False,
+        is_shared: bool = False,
     ) -> Link:
         async with nullcontext() if force or self.is_own(peer_id) else self._slots:
             conn = await self.dialer.dial(
-                peer_id, addrs, self._own_addrs(), force=force, fresh_port=fresh_port
+                peer_id,
+                addrs,
+                self._own_addrs(),
+                force=force,
+                fresh_port=fresh_port,
+                is_shared=is_shared,
             )
         self._connections.add(conn)
         if conn.closed.done():

@@ -25,6 +25,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolError, RemoteProtocolError
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -236,14 +237,9 @@ class RelayClient:
             self._tell()
 
     async def _question(self, link: Link) -> tuple[Reservation, Limit | None]:
-        stream = await link.open_stream([wire.HOP], ANSWER_S)
-        try:
+        async with exchange(link, wire.HOP, ANSWER_S) as stream:
             await stream.write_delimited(wire.encode_hop_request(wire.HopRequest()))
             answer = wire.decode_hop_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-            await stream.close()
-        except BaseException:
-            stream.reset()
-            raise
         if answer.status is not Status.OK:
             raise refusal(link.remote_peer, answer.status)
         if answer.reservation is None:

@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -91,7 +92,7 @@ class _Tokens:
         return rest
 
 
-class _Negotiation:
+class _Negotiation(ABC):
     """What both roles share: the header exchange, the selection and what came after it."""
 
     def __init__(self) -> None:
@@ -146,8 +147,9 @@ class _Negotiation:
         out, self._out = self._out, b""
         return out
 
+    @abstractmethod
     def _on_token(self, token: bytes) -> bytes:
-        raise NotImplementedError
+        """What is answered to one token of the peer's."""
 
 
 class DialerNegotiation(_Negotiation):

@@ -427,9 +427,17 @@ async def test_who_knows_a_better_address_does_not_wait_for_a_dial_that_does_not
         await turns()
         async with asyncio.timeout(4.0):  # the other dial takes five seconds
             conn = await near.connect(far.peer_id, far.listen_addrs())
-        assert conn.is_usable and not others.done()
-        others.cancel()
-        await asyncio.gather(others, return_exceptions=True)
+        assert conn is await others  # and neither do those who wait for that
+
+
+@on_loop
+async def test_an_address_that_others_tell_meanwhile_is_tried_by_the_next_who_asks(silent: Multiaddr) -> None:
+    async with swarm() as near, swarm() as far:
+        others = asyncio.create_task(near.connect(far.peer_id, [silent]))
+        await turns()
+        near.peerstore.add_addrs(far.peer_id, far.listen_addrs(), 60.0, Provenance.HEARSAY)
+        async with asyncio.timeout(4.0):
+            assert await near.connect(far.peer_id) is await others
 
 
 @on_loop

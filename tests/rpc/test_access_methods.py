@@ -15,34 +15,19 @@ import pytest
 
 from p2pfwd import errors
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.daemon.networks import profile
-from p2pfwd.daemon.node import Running
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.rpc import schema as s
-from p2pfwd.rpc.client import Client
-from p2pfwd.rpc.paths import Paths
+from tests.rpc import node
+from tests.rpc.node import STRANGER
 from tests.support.loops import until
 from tests.support.sockets import TcpServer, echo
 
 SETTINGS = Settings(network="lan", listen=("/ip4/127.0.0.1/tcp/0",), mdns="off", drain_timeout_s=0.0)
-STRANGER = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 NAME = "/x/echo"
 
 
-class Node:
-    """A running node with a client's calls."""
-
-    def __init__(self, running: Running) -> None:
-        self.running = running
-        self.peer = str(running.host.peer_id)
-        self.address = f"{running.host.swarm.listen_addrs()[0]}/p2p/{self.peer}"
-
-    async def call(self, method: str, params: Any = None) -> Any:
-        def work() -> Any:
-            with Client.connect(self.running.paths.socket) as client:
-                return client.call(method, params)
-
-        return await asyncio.to_thread(work)
+class Node(node.Node):
+    """With what these tests ask often."""
 
     async def change(self, what: str, *peers: str, protocol: str = NAME, keep: bool = False) -> Any:
         return await self.call(f"access.{what}", s.AccessChangeParams(protocol, peers, keep))
@@ -53,9 +38,7 @@ class Node:
 
 
 async def start(home: Path, settings: Settings = SETTINGS, identity: PrivateKey | None = None) -> Node:
-    paths = Paths.resolve(str(home), {})
-    running = await Running.start(paths, settings, profile(settings), identity or PrivateKey.generate())
-    return Node(running)
+    return Node(await node.running(home, settings, identity))
 
 
 Script = Callable[[Node, Node, TcpServer], Awaitable[None]]

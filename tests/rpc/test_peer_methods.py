@@ -13,33 +13,18 @@ from p2pfwd import errors
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.daemon.networks import profile
-from p2pfwd.daemon.node import Running
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.rpc import schema as s
-from p2pfwd.rpc.client import Client
-from p2pfwd.rpc.paths import Paths
+from tests.rpc import node
+from tests.rpc.node import STRANGER
 
 SETTINGS = Settings(network="lan", listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
-STRANGER = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 NOWHERE = "/ip4/127.0.0.1/tcp/9"
 
 
-class Node:
-    """A running node with a client's calls; `address` is where it can be reached."""
-
-    def __init__(self, running: Running) -> None:
-        self.running = running
-        self.peer = str(running.host.peer_id)
-        self.address = f"{running.host.swarm.listen_addrs()[0]}/p2p/{self.peer}"
-
-    async def call(self, method: str, params: Any = None) -> Any:
-        def work() -> Any:
-            with Client.connect(self.running.paths.socket) as client:
-                return client.call(method, params)
-
-        return await asyncio.to_thread(work)
+class Node(node.Node):
+    """With what these tests ask often."""
 
     async def row(self, name: str, **params: Any) -> s.NamedPeer:
         rows: tuple[s.NamedPeer, ...] = (await self.call("peer.ls", s.PeerLsParams(**params))).peers
@@ -56,8 +41,7 @@ class Node:
 
 
 async def start(home: Path, identity: PrivateKey | None = None) -> Node:
-    paths = Paths.resolve(str(home), {})
-    return Node(await Running.start(paths, SETTINGS, profile(SETTINGS), identity or PrivateKey.generate()))
+    return Node(await node.running(home, SETTINGS, identity))
 
 
 def run(home: Path, script: Callable[[Node, Node], Awaitable[None]]) -> None:

@@ -17,6 +17,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
@@ -127,16 +128,9 @@ class FirstClient:
             self._told()
 
     async def _question(self, conn: Link, request: wire.DialRequest) -> wire.DialAnswer:
-        async with asyncio.timeout(ANSWER_S):
-            stream = await conn.open_stream([wire.PROTOCOL], ANSWER_S)
-            try:
-                await stream.write_delimited(wire.encode_request(request))
-                answer = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-                await stream.close()
-            except BaseException:
-                stream.reset()
-                raise
-            return answer
+        async with exchange(conn, wire.PROTOCOL, ANSWER_S) as stream:
+            await stream.write_delimited(wire.encode_request(request))
+            return wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
 
 
 class FirstServer:

@@ -13,6 +13,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Carrier, Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
@@ -84,24 +85,18 @@ class SecondClient:
         return Trial(Outcome.FAILED if failed else Outcome.NO_EVIDENCE)
 
     async def _question(self, conn: Link, request: wire.Request) -> wire.Response:
-        async with asyncio.timeout(ANSWER_S):
-            stream = await conn.open_stream([wire.REQUEST], ANSWER_S)
-            try:
-                await stream.write_delimited(wire.encode_request(request))
+        async with exchange(conn, wire.REQUEST, ANSWER_S) as stream:
+            await stream.write_delimited(wire.encode_request(request))
+            answer = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
+            if isinstance(answer, wire.DataRequest):
+                if answer.index >= len(request.addrs) or answer.nbytes > wire.MAX_DATA_BYTES:
+                    raise RemoteProtocolError(f"autonat: {answer.nbytes} bytes asked for one dial")
+                for message in wire.data_messages(answer.nbytes):
+                    await stream.write_delimited(message)
                 answer = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-                if isinstance(answer, wire.DataRequest):
-                    if answer.index >= len(request.addrs) or answer.nbytes > wire.MAX_DATA_BYTES:
-                        raise RemoteProtocolError(f"autonat: {answer.nbytes} bytes asked for one dial")
-                    for message in wire.data_messages(answer.nbytes):
-                        await stream.write_delimited(message)
-                    answer = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
-                if isinstance(answer, wire.DataRequest):
-                    raise RemoteProtocolError("autonat: data asked for twice")
-                await stream.close()
-            except BaseException:
-                stream.reset()
-                raise
-            return answer
+            if isinstance(answer, wire.DataRequest):
+                raise RemoteProtocolError("autonat: data asked for twice")
+        return answer
 
     async def serve_back(self, visit: Visit) -> None:
         """A server delivers a number. Taken once, over a new connection that came to the asked address."""
@@ -154,11 +149,9 @@ class SecondServer:
             log.debug("%s cannot be dialed back at %s: %s", peer, addr, describe(exc))
             return wire.DialStatus.DIAL_ERROR
         try:
-            async with asyncio.timeout(BACK_S):
-                stream = await conn.open_stream([wire.BACK], BACK_S)
+            async with exchange(conn, wire.BACK, BACK_S) as stream:
                 await stream.write_delimited(wire.encode_back(nonce))
                 await stream.read_delimited(wire.MAX_BACK_BYTES)
-                await stream.close()
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s takes no dial-back at %s: %s", peer, addr, describe(exc))
             return wire.DialStatus.BACK_ERROR
