@@ -12,10 +12,11 @@ import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms
 from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.health import state_of
@@ -24,14 +25,10 @@ from p2pfwd.forwarding.rebind import try_to_bind
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import UNKNOWN, CloseMatch, ListenerInfo
-from p2pfwd.policy.paths import Way
 from p2pfwd.state.tunnel_file import Key, SavedTunnel
 from p2pfwd.state.tunnels import SavedTunnels
 
 log = logging.getLogger("p2pfwd.state")
-
-Lifetime = Literal["saved", "ephemeral", "foreground"]
-"""Until it is closed; at most as long as the daemon; at most as long as the command."""
 
 NOT_MADE: Final = 0
 """The id of a saved tunnel that could not be made."""
@@ -114,33 +111,13 @@ class Tunnels:
                     raise
             return listener, False
 
-    async def _listener(
-        self, tunnel: SavedTunnel, lifetime: Lifetime, *, may_wait: bool = False
-    ) -> Listener:
-        saved, foreground = lifetime == "saved", lifetime == "foreground"
-        created = tunnel.created or None
-        if tunnel.peer is None:
-            return await self._forwarding.listen(
-                tunnel.protocol,
-                tunnel.address,
-                any_loopback=tunnel.any_loopback,
-                report_peer_id=tunnel.report_peer_id,
-                allow_custom_protocol=tunnel.custom_protocol,
-                foreground=foreground,
-                saved=saved,
-                created=created,
-            )
+    async def _listener(self, tunnel: SavedTunnel, lifetime: Lifetime, *, may_wait: bool = False) -> Listener:
+        life, terms = Life(lifetime, tunnel.created or None), tunnel.terms
+        if isinstance(terms, ListenTerms):
+            return await self._forwarding.listen(tunnel.protocol, tunnel.address, terms, life)
+        assert tunnel.peer is not None
         return await self._forwarding.forward(
-            tunnel.protocol,
-            tunnel.address,
-            tunnel.peer,
-            tunnel.peer_addrs,
-            allow_custom_protocol=tunnel.custom_protocol,
-            foreground=foreground,
-            saved=saved,
-            created=created,
-            way=Way(tunnel.path, tunnel.limited_relay),
-            may_wait=may_wait,
+            tunnel.protocol, tunnel.address, tunnel.peer, tunnel.peer_addrs, terms, life, may_wait=may_wait
         )
 
     async def _standing(self, wanted: SavedTunnel, lifetime: Lifetime, exc: ListenerExists) -> Listener:
@@ -154,7 +131,7 @@ class Tunnels:
             )
         if isinstance(listener, LocalListener):
             if not set(wanted.peer_addrs) <= set(listener.addrs):
-                if listener.saved:
+                if listener.lifetime == "saved":
                     await self._save(_knowing(self._saved[listener.key], wanted.peer_addrs))
                 listener.know(wanted.peer_addrs)
             if not listener.is_bound:
@@ -171,7 +148,7 @@ class Tunnels:
             if self._forwarding.find(listener) is None:
                 return
             self.close_now(listener)
-            if listener.saved:
+            if listener.lifetime == "saved":
                 try:
                     await self._forget([listener.key])
                 except StorageFailed as exc:
@@ -256,20 +233,20 @@ def _key_of(info: ListenerInfo) -> Key:
 def _differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> list[str]:
     """In what the listener that stands is not the one that is wanted, in words."""
     found = []
-    if isinstance(listener, RemoteListener):
+    if isinstance(listener, RemoteListener) and isinstance(wanted.terms, ListenTerms):
         if listener.target_address != wanted.address:
             found.append(f"its target is {listener.target_address}, not {wanted.address}")
-        if listener.report_peer_id != wanted.report_peer_id:
-            found.append(f"its target {_tells(listener.report_peer_id)} (-r)")
-    elif isinstance(listener, LocalListener):
+        if listener.terms.report_peer_id != wanted.terms.report_peer_id:
+            found.append(f"its target {_tells(listener.terms.report_peer_id)} (-r)")
+    elif isinstance(listener, LocalListener) and isinstance(wanted.terms, ForwardTerms):
         if listener.protocol != wanted.protocol:
             found.append(f"its protocol is {listener.protocol}, not {wanted.protocol}")
         if listener.peer_id != wanted.peer:
             found.append(f"its peer is {listener.peer_id}, not {wanted.peer}")
-        if listener.way.wish != wanted.path:
-            found.append(f"its path is {listener.way.wish}, not {wanted.path}")
-        if listener.way.limited != wanted.limited_relay:
-            may = "may" if listener.way.limited else "may not"
+        if listener.terms.path != wanted.terms.path:
+            found.append(f"its path is {listener.terms.path}, not {wanted.terms.path}")
+        if listener.terms.limited_relay != wanted.terms.limited_relay:
+            may = "may" if listener.terms.limited_relay else "may not"
             found.append(f"it {may} go over limited relays")
     return found + _difference_of_life(listener, lifetime)
 
@@ -279,10 +256,9 @@ def _tells(report: bool) -> str:
 
 
 def _difference_of_life(listener: Listener, lifetime: Lifetime) -> list[str]:
-    if listener.foreground:
+    if listener.lifetime == "foreground":
         return ["it ends with the command that made it"]
-    has = "saved" if listener.saved else "ephemeral"
-    return [] if has == lifetime else [f"it is {has}, not {lifetime}"]
+    return [] if listener.lifetime == lifetime else [f"it is {listener.lifetime}, not {lifetime}"]
 
 
 def _close_command(listener: Listener) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeGuard
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, unix_path
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ForwardTerms, Life
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
@@ -74,15 +75,12 @@ class LocalListener(Listener):
         streams: StreamRegistry,
         events: Events,
         limits: ForwardingLimits,
-        *,
-        foreground: bool,
-        saved: bool = False,
-        created: float | None = None,
-        way: Way | None = None,
+        terms: ForwardTerms,
+        life: Life,
         addrs: Iterable[Multiaddr] = (),
     ) -> None:
         """`address` is the local one, `bound` its socket, or None where it is yet to be had."""
-        super().__init__(listener_id, protocol, events, foreground=foreground, saved=saved, created=created)
+        super().__init__(listener_id, protocol, events, life)
         self.peer_id = peer_id
         self._pin_tag = f"forward/{listener_id}"
         self._address = address if bound is None else bound.address
@@ -92,7 +90,8 @@ class LocalListener(Listener):
         self._streams = streams
         self._limits = limits
         self._protocols = (protocol,)
-        self.way = way or Way()
+        self.terms = terms
+        self._way = Way(terms.path, terms.limited_relay)
         self.addrs: tuple[Multiaddr, ...] = ()
         self._stopped = False
         self._opening: dict[socket.socket, asyncio.Task[None]] = {}
@@ -282,7 +281,7 @@ class LocalListener(Listener):
             close_with_reset(sock)
             self.failed(exc)
             return
-        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self.way)
+        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self._way)
         if stream is not None:
             self._splice(sock, origin, stream)
             return
@@ -307,7 +306,7 @@ class LocalListener(Listener):
         """The one task of a connection: it ends when the stream is there."""
         try:
             stream = await self._swarm.open_stream(
-                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self.way
+                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
             )
             self._splice(sock, origin, stream)
         except P2PForwardError as exc:

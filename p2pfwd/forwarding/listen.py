@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import Life, ListenTerms
 from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
 from p2pfwd.forwarding.admission import ListenAdmission
 from p2pfwd.forwarding.events import Events
@@ -45,14 +46,11 @@ class RemoteListener(Listener):
         admission: ListenAdmission,
         events: Events,
         limits: ForwardingLimits,
-        *,
-        report_peer_id: bool,
-        foreground: bool,
-        saved: bool = False,
-        created: float | None = None,
+        terms: ListenTerms,
+        life: Life,
     ) -> None:
-        super().__init__(listener_id, protocol, events, foreground=foreground, saved=saved, created=created)
-        self.report_peer_id = report_peer_id
+        super().__init__(listener_id, protocol, events, life)
+        self.terms = terms
         self.target = target
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
         self._streams = streams
@@ -168,7 +166,7 @@ class RemoteListener(Listener):
             self.closed.set()
 
     def _connected(self, entry: StreamEntry, sock: socket.socket) -> None:
-        if self.report_peer_id:
+        if self.terms.report_peer_id:
             line = b"%b\n" % str(entry.stream.remote_peer).encode()
             try:
                 sent = sock.send(line)  # a fresh connection has room for a line

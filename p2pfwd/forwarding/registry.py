@@ -16,6 +16,7 @@ from collections.abc import Generator
 from typing import Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import Life
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
@@ -58,18 +59,13 @@ class Listener(ABC):
         listener_id: int,
         protocol: str,
         events: Events,
-        *,
-        foreground: bool,
-        saved: bool = False,
-        created: float | None = None,
+        life: Life,
     ) -> None:
-        """`saved`: it outlives the daemon; then `created` may be long ago."""
         now = time.time()
         self.id = listener_id
         self.protocol = protocol
-        self.foreground = foreground
-        self.saved = saved
-        self.created = now if created is None else created
+        self.lifetime = life.lifetime
+        self.created = now if life.created is None else life.created
         self.health = Health(now)
         self.live = 0  # streams now
         self.bytes_in = 0  # of streams that have ended
@@ -152,8 +148,8 @@ class Listener(ABC):
             streams=self.live,
             bytes_in=self.bytes_in + live_in,
             bytes_out=self.bytes_out + live_out,
-            foreground=self.foreground,
-            saved=self.saved,
+            foreground=self.lifetime == "foreground",
+            saved=self.lifetime == "saved",
             created=self.created,
         )
 

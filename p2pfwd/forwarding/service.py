@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN, UNSAVED, ForwardTerms, Life, ListenTerms
 from p2pfwd.errors import AddressInUse, BindFailed, ListenerExists, P2PForwardError, SelfDial, ShuttingDown
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.access import ListenAccess
@@ -38,7 +39,6 @@ from p2pfwd.forwarding.values import (
 )
 from p2pfwd.net.services import Service
 from p2pfwd.policy.access import Access
-from p2pfwd.policy.paths import Way
 from p2pfwd.policy.service_bounds import PROBE, tunnels
 
 if TYPE_CHECKING:
@@ -100,21 +100,14 @@ class Forwarding:
         self,
         protocol: str,
         target: Multiaddr,
-        *,
-        any_loopback: bool = False,
-        report_peer_id: bool = False,
-        allow_custom_protocol: bool = False,
-        foreground: bool = False,
-        saved: bool = False,
-        created: float | None = None,
+        terms: ListenTerms = PLAIN_LISTEN,
+        life: Life = UNSAVED,
     ) -> RemoteListener:
-        """Offer the service at `target` (`any_loopback`: see Target) under `protocol`; it is not tried.
+        """Offer the service at `target` under `protocol`; it is not tried.
 
         Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ProtocolTaken, ShuttingDown.
         """
-        checked = self.check_listen(
-            protocol, target, any_loopback=any_loopback, allow_custom_protocol=allow_custom_protocol
-        )
+        checked = self.check_listen(protocol, target, terms)
         listener = RemoteListener(
             self._listeners.take_id(),
             protocol,
@@ -124,10 +117,8 @@ class Forwarding:
             self._admission.of_listen(),
             self._events,
             self.limits,
-            report_peer_id=report_peer_id,
-            foreground=foreground,
-            saved=saved,
-            created=created,
+            terms,
+            life,
         )
         if not protocol.startswith(PREFIX):
             self._swarm.services.serve(
@@ -142,18 +133,11 @@ class Forwarding:
         self._listeners.register(listener)
         return listener
 
-    def check_listen(
-        self,
-        protocol: str,
-        target: Multiaddr,
-        *,
-        any_loopback: bool = False,
-        allow_custom_protocol: bool = False,
-    ) -> Target:
+    def check_listen(self, protocol: str, target: Multiaddr, terms: ListenTerms) -> Target:
         """The target of a listen that could be made now. Raises as `listen`, and changes nothing."""
         self._refuse_when_closing()
-        checked = Target(target, any_loopback=any_loopback)
-        check_protocol(protocol, allow_custom=allow_custom_protocol, serving=True)
+        checked = Target(target, any_loopback=terms.any_loopback)
+        check_protocol(protocol, allow_custom=terms.custom_protocol, serving=True)
         services = self._swarm.services
         if services.is_reserved(protocol):
             raise belongs_to_the_node(protocol)
@@ -196,18 +180,15 @@ class Forwarding:
         listen: Multiaddr,
         peer_id: PeerId,
         addrs: Iterable[Multiaddr] = (),
+        terms: ForwardTerms = PLAIN_FORWARD,
+        life: Life = UNSAVED,
         *,
-        allow_custom_protocol: bool = False,
-        foreground: bool = False,
-        saved: bool = False,
-        created: float | None = None,
-        way: Way | None = None,
         may_wait: bool = False,
     ) -> LocalListener:
         """Open `listen`; each of its connections becomes a stream of `protocol` to `peer_id`.
 
-        `way`: what they may go over; None: all but limited relays. `addrs` are kept for the life of the
-        forward. Nothing is dialed yet. With `may_wait` an address that is not to be had is waited for.
+        `addrs` are kept for the life of the forward. Nothing is dialed yet. With `may_wait` an address
+        that is not to be had is waited for.
         Raises InvalidMultiaddr, InvalidProtocol, SelfDial, ListenerExists, AddressInUse, BindFailed,
         ShuttingDown.
         """
@@ -217,7 +198,7 @@ class Forwarding:
                 f"{peer_id} is this node itself",
                 hint="give the peer ID of the other machine: `p2pfwd id` there prints it",
             )
-        check_protocol(protocol, allow_custom=allow_custom_protocol, serving=False)
+        check_protocol(protocol, allow_custom=terms.custom_protocol, serving=False)
         address = await numeric(listen)
         self._refuse_when_closing()
         self._listeners.refuse_duplicate(("forward", str(address)))
@@ -234,11 +215,9 @@ class Forwarding:
             self._streams,
             self._events,
             self.limits,
-            foreground=foreground,
-            saved=saved,
-            created=created,
-            way=way,
-            addrs=addrs,
+            terms,
+            life,
+            addrs,
         )
         self._listeners.register(listener)
         if isinstance(bound, BoundSocket):

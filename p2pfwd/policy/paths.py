@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal
+from typing import Final
 
-PathWish = Literal["any", "direct", "relay"]
+from p2pfwd.core.terms import PathWish
 
 
 class PathCode(Enum):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ForwardTerms, ListenTerms, terms_from_json, terms_to_json
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, ResourceLimitExceeded
 from p2pfwd.state.database import DamagedFile, Database, Form
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("p2pfwd.state")
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 MAX_SAVED: Final = 1024
 """Tunnels saved: each that is saved is made at every start."""
@@ -36,23 +37,37 @@ MAX_SAVED_ADDRESSES: Final = 32
 MAX_FILE_BYTES: Final = 64 << 20
 """Backstop: 1024 forwards with 32 of the longest addresses take 38 MB; everyday ones half a megabyte."""
 
-_SCHEMA: Final = (
-    "BEGIN IMMEDIATE",
+_TABLE: Final = (
     # name: the protocol of a listen, the local address of a forward. peer: of a forward, otherwise NULL.
     "CREATE TABLE tunnels (id INTEGER PRIMARY KEY, direction TEXT NOT NULL, name TEXT NOT NULL,"
-    " protocol TEXT NOT NULL, address TEXT NOT NULL, any_loopback INTEGER NOT NULL,"
-    " report_peer_id INTEGER NOT NULL, custom_protocol INTEGER NOT NULL, peer TEXT, addresses TEXT NOT NULL,"
-    " path TEXT NOT NULL, limited_relay INTEGER NOT NULL, created REAL NOT NULL, UNIQUE (direction, name))",
-    f"PRAGMA user_version = {VERSION}",
-    "COMMIT",
+    " protocol TEXT NOT NULL, address TEXT NOT NULL, peer TEXT, addresses TEXT NOT NULL, terms TEXT NOT NULL,"
+    " created REAL NOT NULL, UNIQUE (direction, name))"
 )
+_COLUMNS: Final = "direction, name, protocol, address, peer, addresses, terms, created"
+_SEALED: Final = (f"PRAGMA user_version = {VERSION}", "COMMIT")
 
-_FORM: Final = Form("state file", VERSION, _SCHEMA, {}, MAX_FILE_BYTES, "FULL")
+_SCHEMA: Final = ("BEGIN IMMEDIATE", _TABLE, *_SEALED)
 
-_COLUMNS: Final = (
-    "direction, name, protocol, address, any_loopback, report_peer_id, custom_protocol, peer, addresses,"
-    " path, limited_relay, created"
+_TERMS_IN_ONE: Final = (
+    "BEGIN IMMEDIATE",
+    "ALTER TABLE tunnels RENAME TO before",
+    _TABLE,
+    f"INSERT INTO tunnels (id, {_COLUMNS}) SELECT id, direction, name, protocol, address, peer, addresses,"
+    " CASE direction WHEN 'listen' THEN json_object("
+    "'any_loopback', json(CASE any_loopback WHEN 0 THEN 'false' ELSE 'true' END),"
+    " 'report_peer_id', json(CASE report_peer_id WHEN 0 THEN 'false' ELSE 'true' END),"
+    " 'custom_protocol', json(CASE custom_protocol WHEN 0 THEN 'false' ELSE 'true' END))"
+    " ELSE json_object('path', path,"
+    " 'limited_relay', json(CASE limited_relay WHEN 0 THEN 'false' ELSE 'true' END),"
+    " 'custom_protocol', json(CASE custom_protocol WHEN 0 THEN 'false' ELSE 'true' END)) END,"
+    " created FROM before",
+    "DROP TABLE before",
+    *_SEALED,
 )
+"""From form 1, where each term had a column."""
+
+_FORM: Final = Form("state file", VERSION, _SCHEMA, {1: _TERMS_IN_ONE}, MAX_FILE_BYTES, "FULL")
+
 
 Key = tuple[Literal["listen", "forward"], str]
 
@@ -65,13 +80,9 @@ class SavedTunnel:
     protocol: str
     address: Multiaddr
     """Of a listen the target, of a forward the local address, with the real port."""
-    any_loopback: bool = False  # of a listen: ::1 is as good as 127.0.0.1
-    report_peer_id: bool = False
-    custom_protocol: bool = False
+    terms: ListenTerms | ForwardTerms
     peer: PeerId | None = None  # of a forward
     peer_addrs: tuple[Multiaddr, ...] = ()
-    path: Literal["any", "direct", "relay"] = "any"
-    limited_relay: bool = False
     created: float = 0.0  # unix seconds
 
     @property
@@ -169,39 +180,34 @@ def _to_row(tunnel: SavedTunnel) -> tuple[Any, ...]:
         *tunnel.key,
         tunnel.protocol,
         str(tunnel.address),
-        tunnel.any_loopback,
-        tunnel.report_peer_id,
-        tunnel.custom_protocol,
         None if tunnel.peer is None else str(tunnel.peer),
         json.dumps([str(addr) for addr in tunnel.peer_addrs[:MAX_SAVED_ADDRESSES]]),
-        tunnel.path,
-        tunnel.limited_relay,
+        json.dumps(terms_to_json(tunnel.terms)),
         tunnel.created,
     )
 
 
 def _from_row(row: tuple[Any, ...]) -> SavedTunnel:
-    direction, name, protocol, address, any_loopback, report, custom, *rest = row
-    peer, addrs, path, limited, created = rest
+    direction, name, protocol, address, peer, addrs, terms, created = row
     if (direction, peer is None) not in (("listen", True), ("forward", False)):
         raise ValueError(f"it is no {direction}")
-    if path not in ("any", "direct", "relay"):
-        raise ValueError(f"there is no path {path}")
     if not isfinite(created):
         raise ValueError("it was made at no time")
     tunnel = SavedTunnel(
         direction=direction,
         protocol=protocol,
         address=Multiaddr.parse(address),
-        any_loopback=bool(any_loopback),
-        report_peer_id=bool(report),
-        custom_protocol=bool(custom),
+        terms=_terms(direction, json.loads(terms)),
         peer=None if peer is None else PeerId.parse(peer),
         peer_addrs=tuple(Multiaddr.parse(text) for text in json.loads(addrs)),
-        path=path,
-        limited_relay=bool(limited),
         created=created,
     )
     if tunnel.key != (direction, name):
         raise ValueError(f"it is not the one of {name}")
     return tunnel
+
+
+def _terms(direction: str, found: object) -> ListenTerms | ForwardTerms:
+    if direction == "listen":
+        return terms_from_json(ListenTerms, found)
+    return terms_from_json(ForwardTerms, found)

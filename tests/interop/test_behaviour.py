@@ -16,6 +16,7 @@ import pytest
 
 from p2pfwd.core.keys import KeyType
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.errors import DialFailed, P2PForwardError, ProtocolNotSupported
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
@@ -44,7 +45,8 @@ async def tunnel(
             listener = await service.forward(protocol, LOOPBACK, peer.id)
             yield port_of(listener.listen_address)
         else:
-            await service.listen(protocol, Multiaddr.parse(target), report_peer_id=report_peer_id)
+            terms = ListenTerms(report_peer_id=report_peer_id)
+            await service.listen(protocol, Multiaddr.parse(target), terms)
             port = sockets.free_port()
             where = f"/ip4/127.0.0.1/tcp/{port}"
             await ask(peer, "forward", proto=protocol, listen=where, peer=str(node.peer_id))

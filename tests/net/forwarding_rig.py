@@ -17,6 +17,7 @@ import uvloop
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.core.typed import parse_endpoint
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.service import Forwarding
@@ -121,7 +122,7 @@ class Pair(Rig):
     ) -> None:
         """Offer `target` at the far side."""
         address = Multiaddr.parse(target) if isinstance(target, str) else target
-        self.run(self.far.service.listen(protocol, address, report_peer_id=report_peer_id))
+        self.run(self.far.service.listen(protocol, address, ListenTerms(report_peer_id=report_peer_id)))
 
     def forward(self, protocol: str = "/x/test", listen: Multiaddr = ANY_PORT) -> int:
         """Forward at the near side; the local port (0 for a unix socket)."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.host.host import Host
@@ -31,7 +32,7 @@ async def offering(allowed: PeerId | None = None) -> AsyncIterator[tuple[Host, F
         service = Forwarding(node)
         rule = Rule("listed", frozenset({allowed} if allowed else ()))
         await service.listen(DENIED, TARGET)
-        await service.listen("/own", TARGET, allow_custom_protocol=True)
+        await service.listen("/own", TARGET, ListenTerms(custom_protocol=True))
         service.set_access(Access("any", {DENIED: rule, "/own": rule}))
         try:
             yield node, service

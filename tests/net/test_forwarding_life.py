@@ -18,6 +18,7 @@ import pytest
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import ForwardTerms, ListenTerms
 from p2pfwd.forwarding.values import CloseMatch
 from tests.net.forwarding_rig import ANY_PORT, LOOPS, FullBacklog, Pair, Rig, no_streams, port_of
 from tests.support.sockets import (
@@ -91,13 +92,13 @@ def test_a25_report_peer_id(pair: Pair) -> None:
 def test_a27_custom_protocols(pair: Pair) -> None:
     with TcpServer(echo) as server:
         target = Multiaddr.parse(server.address)
-        pair.run(pair.far.service.listen("/p2p-test", target, allow_custom_protocol=True))
+        pair.run(pair.far.service.listen("/p2p-test", target, ListenTerms(custom_protocol=True)))
         forward = pair.near.service.forward(
             "/p2p-test",
             ANY_PORT,
             pair.far.host.peer_id,
             [pair.far.address],
-            allow_custom_protocol=True,
+            terms=ForwardTerms(custom_protocol=True),
         )
         port = port_of(pair.run(forward))
         assert echoes(port, Payload(1000))

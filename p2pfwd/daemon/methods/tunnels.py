@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Mapping
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import ForwardTerms, Lifetime, ListenTerms
 from p2pfwd.core.typed import parse_endpoint, parse_target
 from p2pfwd.core.word_order import check_forward, check_listen
 from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
-from p2pfwd.daemon.tunnels import Lifetime
 from p2pfwd.errors import UsageError
 from p2pfwd.forwarding.bind import numeric
 from p2pfwd.forwarding.values import CloseMatch
@@ -54,24 +54,13 @@ class TunnelMethods:
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
-        wanted = SavedTunnel(
-            "listen",
-            params.protocol,
-            target,
-            any_loopback=any_loopback,
-            report_peer_id=params.report_peer_id,
-            custom_protocol=params.allow_custom_protocol,
-        )
+        terms = ListenTerms(any_loopback, params.report_peer_id, params.allow_custom_protocol)
+        wanted = SavedTunnel("listen", params.protocol, target, terms)
         allowed = node.access.read(params.allow) if params.allow else None
         async with self._listening:  # between the check and the listen a rule is written
             stands = node.forwarding.is_listening(params.protocol)
             if params.allow and not stands:
-                node.forwarding.check_listen(
-                    params.protocol,
-                    target,
-                    any_loopback=any_loopback,
-                    allow_custom_protocol=params.allow_custom_protocol,
-                )
+                node.forwarding.check_listen(params.protocol, target, terms)
                 await node.access.only(params.protocol, allowed)
             listener, stood = await node.tunnels.make(wanted, _lifetime(params))
             if params.allow and stands:
@@ -103,11 +92,9 @@ class TunnelMethods:
             "forward",
             params.protocol,
             await numeric(listen),
-            custom_protocol=params.allow_custom_protocol,
-            peer=peer_id,
-            peer_addrs=addrs,
-            path=params.path,
-            limited_relay=params.allow_limited_relay,
+            ForwardTerms(params.allow_custom_protocol, params.path, params.allow_limited_relay),
+            peer_id,
+            addrs,
         )
         listener, stood = await node.tunnels.make(wanted, _lifetime(params))
         if params.foreground:

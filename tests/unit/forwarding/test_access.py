@@ -10,6 +10,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.forwarding import access as module
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.access import LATER_S
@@ -34,7 +35,7 @@ def connected(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> list[PeerId]:
 async def listening(forwarding: MakeForwarding, access: Access) -> Forwarding:
     service = forwarding()
     await service.listen("/x/a", TARGET)
-    await service.listen("/own", TARGET, allow_custom_protocol=True)
+    await service.listen("/own", TARGET, ListenTerms(custom_protocol=True))
     service.set_access(access)
     return service
 

@@ -12,6 +12,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ForwardTerms
 from p2pfwd.errors import ConnectionLost, DialFailed, ProtocolNotSupported, StreamReset, TimedOut
 from p2pfwd.forwarding import registry
 from p2pfwd.forwarding.forward import LocalListener
@@ -464,7 +465,7 @@ def test_the_fin_is_held_back_for_kubo(
         service = forwarding(kubo_half_close=mode)
         if agent is not None:
             host.swarm.peerstore.agents[ALICE] = agent
-        await service.forward(protocol, LOCAL, ALICE, allow_custom_protocol=True)
+        await service.forward(protocol, LOCAL, ALICE, terms=ForwardTerms(custom_protocol=True))
         FakeAcceptor.made[-1].accepted(FakeSocket())
         await turns()
         assert (splices[0].kubo, splices[0].hold_s) == (held, 600.0 if held else None)

@@ -9,6 +9,7 @@ from errno import EPIPE
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, TargetRefused, TargetTimeout
 from p2pfwd.forwarding.glances import Glances
 from p2pfwd.forwarding.listen import RemoteListener
@@ -110,7 +111,7 @@ def test_report_peer_id_writes_exactly_the_id_and_a_newline_first(
 ) -> None:
     async def main() -> None:
         service = forwarding()
-        await service.listen("/x/a", TARGET, report_peer_id=True)
+        await service.listen("/x/a", TARGET, ListenTerms(report_peer_id=True))
         sock = FakeSocket()
         target.begins = [sock]
         incoming(host)
@@ -133,7 +134,7 @@ def test_a_target_that_does_not_take_the_line_leaks_nothing(
     # Kubo leaves the local socket open here.
     async def main() -> None:
         service = forwarding()
-        await service.listen("/x/a", TARGET, report_peer_id=True)
+        await service.listen("/x/a", TARGET, ListenTerms(report_peer_id=True))
         sock = FakeSocket(takes=takes)
         target.begins = [sock]
         stream = incoming(host)

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.errors import (
     InvalidMultiaddr,
     InvalidProtocol,
@@ -97,11 +98,11 @@ def test_custom_protocols_get_a_handler_and_lose_it(forwarding: MakeForwarding, 
         service = forwarding()
         host.swarm.services.serve(Service(name="/taken/1.0", handler=lambda _stream: None))
         with pytest.raises(ProtocolTaken, match=r"/taken/1\.0 is served already"):
-            await service.listen("/taken/1.0", TARGET, allow_custom_protocol=True)
+            await service.listen("/taken/1.0", TARGET, ListenTerms(custom_protocol=True))
         host.swarm.services.reserve("/my-net/kad/1.0.0")  # a DHT's, while the node is its client
         with pytest.raises(InvalidProtocol, match="belongs to the node itself"):
-            await service.listen("/my-net/kad/1.0.0", TARGET, allow_custom_protocol=True)
-        await service.listen("/p2p-test", TARGET, allow_custom_protocol=True)
+            await service.listen("/my-net/kad/1.0.0", TARGET, ListenTerms(custom_protocol=True))
+        await service.listen("/p2p-test", TARGET, ListenTerms(custom_protocol=True))
         assert {"/taken/1.0", "/p2p-test"} <= set(host.swarm.services.names())
         assert not host.swarm.services.accepts(ALICE, "/x/other")
         service.close(CloseMatch(protocol="/p2p-test"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import PLAIN_LISTEN, ForwardTerms, ListenTerms
 from p2pfwd.errors import ResourceLimitExceeded, StorageFailed
 from p2pfwd.state import tunnel_file
 from p2pfwd.state.database import DamagedFile
@@ -22,19 +24,17 @@ WEB = SavedTunnel(
     "listen",
     "/x/web",
     Multiaddr.parse("/ip4/127.0.0.1/tcp/8080"),
-    any_loopback=True,
-    report_peer_id=True,
+    ListenTerms(any_loopback=True, report_peer_id=True),
     created=1000.5,
 )
-OWN = replace(WEB, protocol="/own/name", custom_protocol=True, any_loopback=False, report_peer_id=False)
+OWN = replace(WEB, protocol="/own/name", terms=ListenTerms(custom_protocol=True))
 SSH = SavedTunnel(
     "forward",
     "/x/ssh",
     Multiaddr.parse("/unix/run/user/1000/ssh.sock"),
+    ForwardTerms(path="relay", limited_relay=True),
     peer=peer(1),
     peer_addrs=(Multiaddr.parse("/ip4/192.0.2.1/tcp/4011"), Multiaddr.parse("/dnsaddr/example.org")),
-    path="relay",
-    limited_relay=True,
     created=1001.0,
 )
 
@@ -94,7 +94,7 @@ def test_at_the_limit_nothing_changes(file: TunnelFile, monkeypatch: pytest.Monk
     with pytest.raises(ResourceLimitExceeded, match="2 saved tunnels") as caught:
         file.change(put=[OWN])
     assert caught.value.hint is not None and "--ephemeral" in caught.value.hint
-    file.change(put=[replace(WEB, report_peer_id=False)])
+    file.change(put=[replace(WEB, terms=PLAIN_LISTEN)])
     file.change(drop=[SSH.key])
     file.change(put=[OWN])
     assert [tunnel.protocol for tunnel in anew(file)] == ["/x/web", "/own/name"]
@@ -121,7 +121,7 @@ def test_a_newer_form_is_refused_with_the_cure_and_left_alone(file: TunnelFile) 
     db.close()
     before = file.path.read_bytes()
     for work in (file.load, lambda: file.change(put=[SSH])):
-        with pytest.raises(StorageFailed, match=r"state file .*state\.db: it has the form 2") as caught:
+        with pytest.raises(StorageFailed, match=r"state file .*state\.db: it has the form 3") as caught:
             work()
         assert caught.value.hint == "move it away to begin a new one"
     file.close()
@@ -134,7 +134,11 @@ def test_a_newer_form_is_refused_with_the_cure_and_left_alone(file: TunnelFile) 
         "UPDATE tunnels SET address = 'nowhere' WHERE id = 1",
         "UPDATE tunnels SET peer = NULL WHERE direction = 'forward'",
         "UPDATE tunnels SET peer = 'Q' WHERE direction = 'forward'",
-        "UPDATE tunnels SET path = 'scenic'",
+        "UPDATE tunnels SET terms = '{'",
+        "UPDATE tunnels SET terms = '7'",
+        """UPDATE tunnels SET terms = '{"path": "scenic"}'""",
+        """UPDATE tunnels SET terms = '{"report_peer_id": 1}'""",
+        """UPDATE tunnels SET terms = '{"colour": "red"}'""",
         "UPDATE tunnels SET name = '/x/other' WHERE id = 1",
         "UPDATE tunnels SET addresses = '{'",
         "UPDATE tunnels SET addresses = '7'",
@@ -180,3 +184,29 @@ def test_a_file_that_is_removed_meanwhile_is_made_anew_with_all_that_is_known(
     file.change(put=[OWN], drop=[SSH.key])
     assert str(file.path) in caplog.text
     assert anew(file) == [WEB, OWN]
+
+
+def test_a_file_of_the_first_form_is_brought_forward(file: TunnelFile) -> None:
+    columns = "direction, name, protocol, address, any_loopback, report_peer_id, custom_protocol, peer"
+    with sqlite3.connect(file.path) as db:
+        db.execute(
+            "CREATE TABLE tunnels (id INTEGER PRIMARY KEY, direction TEXT NOT NULL, name TEXT NOT NULL,"
+            " protocol TEXT NOT NULL, address TEXT NOT NULL, any_loopback INTEGER NOT NULL,"
+            " report_peer_id INTEGER NOT NULL, custom_protocol INTEGER NOT NULL, peer TEXT,"
+            " addresses TEXT NOT NULL, path TEXT NOT NULL, limited_relay INTEGER NOT NULL,"
+            " created REAL NOT NULL, UNIQUE (direction, name))"
+        )
+        for tunnel, flags, path, limited in ((WEB, (1, 1, 0), "any", 0), (SSH, (0, 0, 0), "relay", 1)):
+            known = (*tunnel.key, tunnel.protocol, str(tunnel.address), *flags)
+            peer_id = None if tunnel.peer is None else str(tunnel.peer)
+            addrs = json.dumps([str(addr) for addr in tunnel.peer_addrs])
+            db.execute(
+                f"INSERT INTO tunnels ({columns}, addresses, path, limited_relay, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (*known, peer_id, addrs, path, limited, tunnel.created),
+            )
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert file.load() == [WEB, SSH]
+    file.change(put=[OWN])
+    assert anew(file) == [WEB, SSH, OWN]
