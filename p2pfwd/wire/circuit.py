@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -34,6 +34,7 @@ MAX_ADDRESSES: Final = 32
 
 _Hop = circuit_pb2.HopMessage
 _Stop = circuit_pb2.StopMessage
+_Message = TypeVar("_Message", circuit_pb2.HopMessage, circuit_pb2.StopMessage)
 
 
 class Status(IntEnum):
@@ -108,7 +109,7 @@ def encode_hop_request(request: HopRequest) -> bytes:
 
 def decode_hop_request(data: bytes) -> HopRequest:
     """Raises RemoteProtocolError."""
-    message = _hop(data)
+    message = _parsed(_Hop(), data)
     if message.type == _Hop.RESERVE:
         return HopRequest()
     if message.type != _Hop.CONNECT:
@@ -131,7 +132,7 @@ def encode_hop_answer(answer: HopAnswer) -> bytes:
 
 def decode_hop_answer(data: bytes) -> HopAnswer:
     """Raises RemoteProtocolError."""
-    message = _hop(data)
+    message = _parsed(_Hop(), data)
     if message.type != _Hop.STATUS:
         raise RemoteProtocolError("relay: a request where an answer belongs")
     reservation = None
@@ -155,7 +156,7 @@ def encode_stop_request(request: StopRequest) -> bytes:
 
 def decode_stop_request(data: bytes) -> StopRequest:
     """Raises RemoteProtocolError."""
-    message = _stop(data)
+    message = _parsed(_Stop(), data)
     if message.type != _Stop.CONNECT:
         raise RemoteProtocolError("relay: an answer where a request belongs")
     return StopRequest(_peer(message.peer), _limit(message.limit) if message.HasField("limit") else None)
@@ -168,7 +169,7 @@ def encode_stop_answer(status: Status) -> bytes:
 
 def decode_stop_answer(data: bytes) -> Status:
     """Raises RemoteProtocolError."""
-    message = _stop(data)
+    message = _parsed(_Stop(), data)
     if message.type != _Stop.STATUS:
         raise RemoteProtocolError("relay: a request where an answer belongs")
     return _status(message)
@@ -216,19 +217,7 @@ def relayed(relay_addrs: Sequence[Multiaddr], relay: PeerId) -> list[Multiaddr]:
     return [addr.with_peer_id(relay).encapsulate(circuit) for addr in relay_addrs]
 
 
-def _hop(data: bytes) -> circuit_pb2.HopMessage:
-    message = _Hop()
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise RemoteProtocolError("relay: the peer's message cannot be decoded") from None
-    if not message.HasField("type"):
-        raise RemoteProtocolError("relay: a message without a type")
-    return message
-
-
-def _stop(data: bytes) -> circuit_pb2.StopMessage:
-    message = _Stop()
+def _parsed(message: _Message, data: bytes) -> _Message:
     try:
         message.ParseFromString(data)
     except DecodeError:
