@@ -12,8 +12,7 @@ import socket
 import stat
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_PATH_BYTES: Final = 107 if sys.platform.startswith("linux") else 103
 """Longest path of a socket: `sockaddr_un.sun_path` (108 on Linux, 104 on BSD and macOS) less its NUL."""
@@ -27,18 +26,17 @@ class SomebodyListens(OSError):
     """Another program answers at the path."""
 
 
-@dataclass(slots=True)
-class UnixSocket:
+class UnixSocket(NamedTuple):
     """A listening socket, its path, and which file there is its own."""
 
     sock: socket.socket
     path: str
-    _identity: tuple[int, int, int]
+    identity: tuple[int, int, int]
 
     def is_in_place(self) -> bool:
         """Whether its file is still there, so that others can connect."""
         try:
-            return _identity(os.lstat(self.path)) == self._identity
+            return _identity(os.lstat(self.path)) == self.identity
         except OSError:
             return False
 
