@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
 MAX_PATH_BYTES: Final = 107 if sys.platform.startswith("linux") else 103
 """Longest path of a socket: `sockaddr_un.sun_path` (108 on Linux, 104 on BSD and macOS) less its NUL."""
@@ -26,17 +26,18 @@ class SomebodyListens(OSError):
     """Another program answers at the path."""
 
 
-class UnixSocket(NamedTuple):
+class UnixSocket:
     """A listening socket, its path, and which file there is its own."""
 
-    sock: socket.socket
-    path: str
-    identity: tuple[int, int, int]
+    def __init__(self, sock: socket.socket, path: str, identity: tuple[int, int, int]) -> None:
+        self.sock = sock
+        self.path = path
+        self._identity = identity
 
     def is_in_place(self) -> bool:
         """Whether its file is still there, so that others can connect."""
         try:
-            return _identity(os.lstat(self.path)) == self.identity
+            return _identity(os.lstat(self.path)) == self._identity
         except OSError:
             return False
 
