@@ -5,6 +5,7 @@ It imports nothing before it is ready for an interrupt: Ctrl-C is quiet even in 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(given)
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        if arguments is None:  # the process ends: looking for circles in what it imported takes 10 ms
+            gc.freeze()
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -31,22 +30,14 @@ _MIN_COLUMNS = 40
 _OFF = {"0", "no", "false", "off"}
 
 
-def _stdout_is_terminal() -> bool:
-    return sys.stdout.isatty()
-
-
-def _stderr_is_terminal() -> bool:
-    return sys.stderr.isatty()
-
-
-@dataclass(frozen=True, slots=True)
 class Env:
     """The surroundings of one run of the CLI."""
 
-    home: str | None = None
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    terminal: bool = field(default_factory=_stdout_is_terminal)
-    talkative: bool = field(default_factory=_stderr_is_terminal)
+    def __init__(self, home: str | None = None) -> None:
+        self.home = home
+        self.environ: Mapping[str, str] = os.environ
+        self.terminal = sys.stdout.isatty()
+        self.talkative = sys.stderr.isatty()
 
     @property
     def colour(self) -> bool:

@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, NamedTuple
 
 from p2pfwd.cli.text import printable
 from p2pfwd.errors import StorageFailed
@@ -27,8 +27,7 @@ _NARROWEST = 7
 _STATE_STYLES = {"ready": "green", "unknown": ""}
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """One column of a table for people; numbers are `right` and never fold, text folds after `keep` cells."""
 
     title: str

@@ -34,7 +34,6 @@ from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, ListenerInfo
 from p2pfwd.host.host import Host, HostSettings
-from p2pfwd.host.port_mapping import PortMapping
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import Listener
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.settings import Settings
+    from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.host.routing import Progress
     from p2pfwd.net.link.contract import Link
     from p2pfwd.policy.paths import PathCode
@@ -93,7 +93,7 @@ class Running:
         bootstrap = self.discovery.bootstrap
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
         self.near.on_found(self._found_near)
-        self.mapping = PortMapping(host.swarm) if mapping_enabled(settings, network) else None
+        self.mapping = _port_mapping(host) if mapping_enabled(settings, network) else None
         methods = {
             **ProcessMethods(self).table(),
             **TunnelMethods(self).table(),
@@ -263,6 +263,12 @@ def mdns_enabled(settings: Settings, network: NetworkProfile) -> bool:
 def mapping_enabled(settings: Settings, network: NetworkProfile) -> bool:
     """Whether routers are asked for a port, so that peers beyond the local network get in."""
     return not network.local_only and settings.port_mapping != "off"
+
+
+def _port_mapping(host: Host) -> PortMapping:
+    from p2pfwd.host.port_mapping import PortMapping  # a third of a megabyte
+
+    return PortMapping(host.swarm)
 
 
 def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:

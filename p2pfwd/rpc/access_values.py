@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from p2pfwd.rpc.values import Access, Message, named
+from p2pfwd.rpc.values import Access, Message, message, named
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessRule(Message):
     """Who may use the listen of one protocol name."""
 
@@ -18,7 +17,7 @@ class AccessRule(Message):
     listening: bool  # there is such a listen now
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessRequest(Message):
     """One peer that asked for a listen, and was denied it."""
 
@@ -32,7 +31,7 @@ class AccessRequest(Message):
     command: str = ""  # that lets it in, for a POSIX shell
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Block(Message):
     """One entry of the block list."""
 
@@ -41,7 +40,7 @@ class Block(Message):
     name: str | None  # of a peer, as `peer add` gave it
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessChangeParams(Message):
     """Parameters of `access.allow` and `access.deny`."""
 
@@ -50,7 +49,7 @@ class AccessChangeParams(Message):
     keep_live: bool = False  # let the streams run that this takes the right away from
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessChangeResult(Message):
     """Result of `access.allow`, `access.deny` and `access.rm`."""
 
@@ -58,7 +57,7 @@ class AccessChangeResult(Message):
     streams: int  # that were reset
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessRmParams(Message):
     """Parameters of `access.rm`."""
 
@@ -66,7 +65,7 @@ class AccessRmParams(Message):
     keep_live: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessLsResult(Message):
     """Result of `access.ls`."""
 
@@ -75,21 +74,21 @@ class AccessLsResult(Message):
     rules: tuple[AccessRule, ...]  # saved ones, and those of the other listens, by protocol name
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AccessRequestsResult(Message):
     """Result of `access.requests`."""
 
     requests: tuple[AccessRequest, ...]  # the one asked for last first
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class BlockParams(Message):
     """Parameters of `block.add` and `block.rm`."""
 
     whom: tuple[str, ...]  # peers as in AccessChangeParams; IP addresses; networks in CIDR
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class BlockResult(Message):
     """Result of `block.add`."""
 
@@ -98,7 +97,7 @@ class BlockResult(Message):
     streams: int  # tunnels that were reset with them
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class BlockLsResult(Message):
     """Result of `block.ls`; of `block.rm` those that were taken off."""
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from p2pfwd import errors
 from p2pfwd.errors import InvalidParams, P2PForwardError, RpcProtocolError
@@ -36,8 +36,7 @@ RequestId = int | str
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A call, as the server sees it."""
 
     id: RequestId
@@ -45,8 +44,7 @@ class Request:
     params: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An answer, as the client sees it; `error` decides. `id` is None when the request had none to echo."""
 
     id: RequestId | None
@@ -54,8 +52,7 @@ class Response:
     error: P2PForwardError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(NamedTuple):
     """A message without an answer; the daemon sends `event`."""
 
     method: str

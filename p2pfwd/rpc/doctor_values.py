@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-from p2pfwd.rpc.values import Message
+from p2pfwd.rpc.values import Message, message
 
 FindingState = Literal["good", "bad", "note", "left out"]
 """`note`: it is as it is, and no fault. `left out`: it has no meaning here."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DoctorParams(Message):
     """Parameters of `doctor`."""
 
@@ -19,7 +18,7 @@ class DoctorParams(Message):
     timeout_s: float = 30.0  # for what is tried with the peer
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Finding(Message):
     """What one check has found."""
 
@@ -29,7 +28,7 @@ class Finding(Message):
     hint: str | None = None  # the cure
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DoctorResult(Message):
     """Result of `doctor`."""
 
@@ -38,7 +37,7 @@ class DoctorResult(Message):
     verdict: str  # the same in words
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Bootstrap(Message):
     """How this node gets into its network; a name that lists many peers counts as one bootstrap peer."""
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from p2pfwd.errors import BindFailed, UsageError
 from p2pfwd.system.unix_socket import MAX_PATH_BYTES
@@ -24,8 +24,7 @@ HOME_VARIABLE = "P2PFWD_HOME"
 SOCKET = "rpc.sock"
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
+class Paths(NamedTuple):
     """Every file of one daemon; none of them need exist."""
 
     home: Path

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from p2pfwd.rpc.values import Message, NamedPeer, Notice
+from p2pfwd.rpc.values import Message, NamedPeer, Notice, message
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeerAddParams(Message):
     """Parameters of `peer.add`."""
 
@@ -16,7 +14,7 @@ class PeerAddParams(Message):
     keep: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeerAddResult(Message):
     """Result of `peer.add`."""
 
@@ -25,28 +23,28 @@ class PeerAddResult(Message):
     notices: tuple[Notice, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeerRmParams(Message):
     """Parameters of `peer.rm`."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeerRmResult(Message):
     """Result of `peer.rm`."""
 
     peer: NamedPeer
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeerLsParams(Message):
     """Parameters of `peer.ls`."""
 
     all: bool = False  # kept peers without a name, too
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeerLsResult(Message):
     """Result of `peer.ls`."""
 

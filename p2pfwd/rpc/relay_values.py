@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
-from p2pfwd.rpc.values import Message, named
+from p2pfwd.rpc.values import Message, message, named
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayPlace(Message):
     """One peer that has a place at this relay."""
 
@@ -20,7 +20,7 @@ class RelayPlace(Message):
     left_s: float = named("LeftSeconds")  # until it ends, if it is not renewed
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayCircuit(Message):
     """One circuit through this relay."""
 
@@ -32,7 +32,7 @@ class RelayCircuit(Message):
     limited: bool = False  # by bytes and time: a stranger is at one end
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayToken(Message):
     """One token of this relay."""
 
@@ -42,7 +42,7 @@ class RelayToken(Message):
     peers: tuple[str, ...]  # those who have shown it
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayLsResult(Message):
     """Result of `relay.ls`."""
 
@@ -55,7 +55,7 @@ class RelayLsResult(Message):
     refused: dict[str, int] = field(default_factory=dict)  # the relay's answers: status -> how often
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayTokenNewParams(Message):
     """Parameters of `relay.token.new`."""
 
@@ -63,7 +63,7 @@ class RelayTokenNewParams(Message):
     many: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayTokenNewResult(Message):
     """Result of `relay.token.new`."""
 
@@ -71,21 +71,21 @@ class RelayTokenNewResult(Message):
     token: str  # shown this once: the relay keeps a digest only
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayTokenLsResult(Message):
     """Result of `relay.token.ls`."""
 
     tokens: tuple[RelayToken, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayTokenRevokeParams(Message):
     """Parameters of `relay.token.revoke`."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class RelayTokenRevokeResult(Message):
     """Result of `relay.token.revoke`."""
 
@@ -93,7 +93,7 @@ class RelayTokenRevokeResult(Message):
     circuits: int  # that were reset
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Relay(Message):
     """A relay that has a place for this node, or refuses one."""
 

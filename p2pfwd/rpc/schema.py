@@ -1,4 +1,4 @@
-"""The RPC in one table: method name -> (params, result) as frozen dataclasses.
+"""The RPC in one table: method name -> (params, result) as frozen dataclasses (`values.message`).
 
 Server, client, `p2pfwd-rpc.7` and the golden tests derive from `METHODS`. On the wire, parameters
 keep their Python names; results carry `wire_name(field)`: Kubo's names where Kubo has one
@@ -8,7 +8,7 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from p2pfwd.rpc.access_values import (  # noqa: F401 - as below
@@ -66,6 +66,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Reachability,
     Standing,
     Stream,
+    message,
     named,
     wire_name,
 )
@@ -84,7 +85,7 @@ TOPICS = ("log", "listeners", "streams", "peers", "lookups")
 # --- per method -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class HelloParams(Message):
     """Parameters of `daemon.hello`."""
 
@@ -92,7 +93,7 @@ class HelloParams(Message):
     client: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class HelloResult(Message):
     """Result of `daemon.hello`."""
 
@@ -102,7 +103,7 @@ class HelloResult(Message):
     pid: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class ListenParams(Message):
     """Parameters of `p2p.listen`."""
 
@@ -115,7 +116,7 @@ class ListenParams(Message):
     allow: tuple[str, ...] = ()  # whom alone to let in, as AccessChangeParams.peers; none: as it is
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class ListenResult(Message):
     """Result of `p2p.listen`."""
 
@@ -127,7 +128,7 @@ class ListenResult(Message):
     stood: bool = False  # before this call, just as it was asked for
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class ForwardParams(Message):
     """Parameters of `p2p.forward`."""
 
@@ -141,7 +142,7 @@ class ForwardParams(Message):
     ephemeral: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class ForwardResult(Message):
     """Result of `p2p.forward`."""
 
@@ -151,7 +152,7 @@ class ForwardResult(Message):
     stood: bool = False  # as ListenResult.stood
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class CheckParams(Message):
     """Parameters of `p2p.check`."""
 
@@ -159,7 +160,7 @@ class CheckParams(Message):
     timeout_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class CloseParams(Message):
     """Parameters of `p2p.close`."""
 
@@ -169,28 +170,28 @@ class CloseParams(Message):
     target_address: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class CloseResult(Message):
     """Result of `p2p.close`."""
 
     closed: tuple[Listener, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class LsResult(Message):
     """Result of `p2p.ls`."""
 
     listeners: tuple[Listener, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class StreamLsResult(Message):
     """Result of `p2p.stream.ls`."""
 
     streams: tuple[Stream, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class StreamCloseParams(Message):
     """Parameters of `p2p.stream.close`."""
 
@@ -198,14 +199,14 @@ class StreamCloseParams(Message):
     all: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class StreamCloseResult(Message):
     """Result of `p2p.stream.close`."""
 
     closed: tuple[Stream, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class ConnectParams(Message):
     """Parameters of `swarm.connect`."""
 
@@ -213,21 +214,21 @@ class ConnectParams(Message):
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class ConnectResult(Message):
     """Result of `swarm.connect`."""
 
     connection: Peer
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DisconnectParams(Message):
     """Parameters of `swarm.disconnect`."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DisconnectResult(Message):
     """Result of `swarm.disconnect`."""
 
@@ -235,14 +236,14 @@ class DisconnectResult(Message):
     closed: int  # connections
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PeersResult(Message):
     """Result of `swarm.peers`."""
 
     peers: tuple[Peer, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class OwnAddress(Message):
     """One address of this node, and what it rests on."""
 
@@ -254,7 +255,7 @@ class OwnAddress(Message):
     since_s: float | None = None  # for how long it is proved without a break
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class AddrsResult(Message):
     """Result of `swarm.addrs`."""
 
@@ -264,7 +265,7 @@ class AddrsResult(Message):
     own: tuple[OwnAddress, ...] = ()  # each with what it rests on
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtFindParams(Message):
     """Parameters of `dht.findpeer`."""
 
@@ -272,7 +273,7 @@ class DhtFindParams(Message):
     timeout_s: float = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtFindResult(Message):
     """Result of `dht.findpeer`."""
 
@@ -284,7 +285,7 @@ class DhtFindResult(Message):
     elapsed_ms: float
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtQueryParams(Message):
     """Parameters of `dht.query`."""
 
@@ -292,7 +293,7 @@ class DhtQueryParams(Message):
     timeout_s: float = 60.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtQueryResult(Message):
     """Result of `dht.query`."""
 
@@ -303,28 +304,28 @@ class DhtQueryResult(Message):
     elapsed_ms: float
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtStatResult(Message):
     """Result of `dht.stat`."""
 
     tables: tuple[DhtTable, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DiscoverParams(Message):
     """Parameters of `swarm.discover`."""
 
     timeout_s: float = 5.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DiscoverResult(Message):
     """Result of `swarm.discover`."""
 
     peers: tuple[NearPeer, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class IdResult(Message):
     """Result of `id`."""
 
@@ -336,7 +337,7 @@ class IdResult(Message):
     protocols: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PingParams(Message):
     """Parameters of `ping`."""
 
@@ -344,7 +345,7 @@ class PingParams(Message):
     timeout_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PingResult(Message):
     """Result of `ping`."""
 
@@ -356,7 +357,7 @@ class PingResult(Message):
     path_reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class StatusResult(Message):
     """Result of `daemon.status`."""
 
@@ -389,7 +390,7 @@ class StatusResult(Message):
     port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class LogLevelParams(Message):
     """Parameters of `log.level`."""
 
@@ -397,35 +398,35 @@ class LogLevelParams(Message):
     level: str
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class LogLevelResult(Message):
     """Result of `log.level`."""
 
     levels: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class SubscribeParams(Message):
     """Parameters of `events.subscribe`."""
 
     topics: tuple[str, ...]  # of TOPICS
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class SubscribeResult(Message):
     """Result of `events.subscribe`."""
 
     subscription: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class CancelParams(Message):
     """Parameters of `events.cancel`."""
 
     subscription: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Event(Message):
     """Body of an `event` notification."""
 

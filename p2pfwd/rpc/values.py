@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field
-from typing import Any, Literal
+from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
+from typing import Any, ClassVar, Literal, Never, TypeVar, dataclass_transform
 
 Way = Literal["inbound", "outbound"]
 Path = Literal["direct", "relayed"]
@@ -15,6 +15,8 @@ Standing = Literal["offline", "public", "mapped", "punchable", "unpunchable", "h
 """How others can get here."""
 Nat = Literal["unknown", "none", "endpoint-independent", "symmetric", "sequential"]
 """How connections from the listening port are translated."""
+
+M = TypeVar("M", bound="Message")
 
 _ACRONYMS = {"id": "ID", "rtt": "RTT", "pid": "PID", "rpc": "RPC", "rss": "RSS", "nat": "NAT"}
 
@@ -32,17 +34,39 @@ def wire_name(f: Field[Any]) -> str:
 
 
 class Message:
-    """Base of every dataclass here: compares and shows them.
+    """Base of every `message`: makes, compares and shows one, and keeps it as it was made.
 
-    That `dataclass` need not generate code for it, class by class, takes 6 of 16 ms off every command's start
-    (`python -X importtime -c 'import p2pfwd.rpc.schema'`); the docstrings take another 2 off, since without
-    one it makes a signature's text.
+    `dataclass` would generate code for that, class by class, and compiling it was a fifth of every command's
+    start (`python -X importtime -c 'import p2pfwd.rpc.schema'`).
     """
 
-    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        """As the dataclass's: fields in order, or by name; raises TypeError for one too few or too many."""
+        names, kind = self.__match_args__, type(self).__name__
+        if len(given) > len(names):
+            raise TypeError(f"{kind}: more values than fields")
+        values = dict(zip(names, given, strict=False))
+        for name in named:
+            if name not in names or name in values:
+                fault = f"{name} is given twice" if name in names else f"no field {name}"
+                raise TypeError(f"{kind}: {fault}")
+        values |= named
+        for f in fields(self):
+            if f.name not in values:
+                values[f.name] = _default(kind, f)
+        self.__dict__.update(values)
+
+    def __setattr__(self, name: str, value: Never) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
 
     def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in self.__match_args__)  # type: ignore[attr-defined]
+        return tuple(getattr(self, name) for name in self.__match_args__)
 
     def __eq__(self, other: object) -> bool:
         return self._values() == other._values() if type(other) is type(self) else NotImplemented
@@ -51,11 +75,28 @@ class Message:
         return hash((type(self), self._values()))
 
     def __repr__(self) -> str:
-        shown = zip(self.__match_args__, self._values(), strict=True)  # type: ignore[attr-defined]
+        shown = zip(self.__match_args__, self._values(), strict=True)
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+def _default(kind: str, f: Field[Any]) -> Any:
+    if f.default is not MISSING:
+        return f.default
+    if f.default_factory is not MISSING:
+        return f.default_factory()
+    raise TypeError(f"{kind}: {f.name} is missing")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field, named))
+def message(cls: type[M]) -> type[M]:
+    """A frozen dataclass of the RPC, a subclass of `Message`, which does what is generated otherwise.
+
+    It wants a docstring: without one `dataclass` makes a signature's text, which costs as much again.
+    """
+    return dataclass(init=False, eq=False, repr=False)(cls)
+
+
+@message
 class AccessPeer(Message):
     """One peer of an access rule."""
 
@@ -63,7 +104,7 @@ class AccessPeer(Message):
     name: str | None  # as `peer add` gave it
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Access(Message):
     """Whom a listen lets in."""
 
@@ -72,7 +113,7 @@ class Access(Message):
     denied: tuple[AccessPeer, ...] = ()  # whoever else is let in
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Listener(Message):
     """One listen or forward, as `ls` shows it."""
 
@@ -92,7 +133,7 @@ class Listener(Message):
     access: Access | None = None  # of a listen
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Stream(Message):
     """One live tunnelled connection."""
 
@@ -117,7 +158,7 @@ class Stream(Message):
     limit_seconds_left: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Peer(Message):
     """One live connection."""
 
@@ -135,7 +176,7 @@ class Peer(Message):
     path_reason: str = "direct"
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class NamedPeer(Message):
     """One peer that has a name, or is kept without one."""
 
@@ -151,7 +192,7 @@ class NamedPeer(Message):
     failures: int = 0  # in a row
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class PortMapping(Message):
     """Whether the router leads a port of its own to one of this node's."""
 
@@ -164,7 +205,7 @@ class PortMapping(Message):
     left_s: float | None = named("LeftSeconds", default=None)  # of the lease; null: permanent, or no mapping
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Check(Message):
     """Outcome of trying a forward or a target once."""
 
@@ -179,7 +220,7 @@ class Check(Message):
     rtt_ms: float | None = named("RTTMilliseconds")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Notice(Message):
     """What a person should know of a request that was carried out all the same."""
 
@@ -188,12 +229,12 @@ class Notice(Message):
     hint: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class Empty(Message):
     """No parameters, or no result."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtBucket(Message):
     """One bucket of a routing table: peers that share `prefix_bits` bits of their key with this node."""
 
@@ -203,7 +244,7 @@ class DhtBucket(Message):
     replacements: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class DhtTable(Message):
     """One DHT of this node."""
 
@@ -215,7 +256,7 @@ class DhtTable(Message):
     buckets: tuple[DhtBucket, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@message
 class NearPeer(Message):
     """One peer on the local network."""
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from p2pfwd.errors import DaemonRunning
 from p2pfwd.system.private_files import storage_failed
@@ -25,8 +25,7 @@ _TRIES = 5
 _TRY_AGAIN_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(NamedTuple):
     """Who holds a home, as its lock file says; None for what it does not say."""
 
     pid: int | None

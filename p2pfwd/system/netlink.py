@@ -1,4 +1,6 @@
-"""What the Linux kernel tells of interfaces, addresses and ways to the world, as it happens (rtnetlink).
+"""What the Linux kernel tells of interfaces, addresses and ways to the world (rtnetlink).
+
+All addresses are listed when it is asked; what changes is told as it happens.
 
 Rules: only what may concern a connection is news: an address that comes or goes, an interface whose carrier
 comes back, a default route (or a VPN's halves of one) that comes or goes. What was not read in time is news
@@ -8,9 +10,13 @@ too. The system may refuse the socket (a sandbox, another system); whoever wants
 from __future__ import annotations
 
 import asyncio
+import errno
+import ipaddress
 import logging
+import os
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -41,6 +47,61 @@ _MAX_READS: Final = 64
 """Messages of one turn; a router that learns a million routes does not stop us."""
 
 _MAX_ROUTES: Final = 64
+
+_GETADDR: Final = 22
+_REQUEST_DUMP: Final = 0x301
+_ERROR, _DONE = 2, 3
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_IP_BYTES: Final = {socket.AF_INET: 4, socket.AF_INET6: 16}
+_TIMEOUT_S: Final = 1.0
+"""The kernel answers in the very call; this is for one that does not."""
+
+
+def list_addresses() -> list[tuple[int, str]]:
+    """Every interface's index and IP address, without zone. Raises OSError where the system does not tell."""
+    family = getattr(socket, "AF_NETLINK", None)
+    if family is None:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+    found: list[tuple[int, str]] = []
+    with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as kernel:
+        kernel.settimeout(_TIMEOUT_S)
+        kernel.send(_HEADER.pack(_HEADER.size + _ADDRESS.size, _GETADDR, _REQUEST_DUMP, 0, 0) + bytes(8))
+        while read_addresses(kernel.recv(_READ_BYTES), found):
+            continue
+    return found
+
+
+def read_addresses(data: bytes, found: list[tuple[int, str]]) -> bool:
+    """Add those of one datagram of the answer; whether more will come. Raises OSError: the kernel refuses."""
+    pos = 0
+    while pos + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, pos)
+        body = data[pos + _HEADER.size : pos + length]
+        if length < _HEADER.size or kind == _DONE:
+            return False
+        if kind == _ERROR:
+            code = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+            raise OSError(code, os.strerror(code))
+        if kind == _NEWADDR and len(body) >= _ADDRESS.size:
+            family, _bits, _flags, _scope, index = _ADDRESS.unpack_from(body)
+            attributes = _attributes(body[_ADDRESS.size :])
+            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)  # the latter: the other end
+            if packed is not None and len(packed) == _IP_BYTES.get(family):
+                found.append((index, str(ipaddress.ip_address(packed))))
+        pos += (length + 3) & ~3
+    return True
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        if length < _ATTRIBUTE.size:
+            break
+        found[kind] = data[_ATTRIBUTE.size : length]
+        data = data[(length + 3) & ~3 :]
+    return found
 
 
 class NetworkNews:

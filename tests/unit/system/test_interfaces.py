@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 
+from p2pfwd.system import interfaces
 from p2pfwd.system.interfaces import MAX_AGE_S, Interface, Interfaces, Listing, by_getsockname, walk
 
 HOME = (Interface("eth0", 2, frozenset({"192.168.1.7", "fe80::7"})),)
@@ -74,3 +76,14 @@ def test_the_real_interfaces_can_be_walked() -> None:
     listing = walk()
     assert any("127.0.0.1" in each.hosts for each in listing)
     assert not any("%" in host for each in listing for host in each.hosts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is one way only")
+def test_both_ways_to_walk_find_the_same() -> None:
+    """Seen by their index: one names an address's label, the other its interface."""
+    kernel, library = interfaces._by_netlink(), interfaces._by_getifaddrs()
+    assert hosts_of(kernel) == hosts_of(library)
+
+
+def hosts_of(listing: Listing) -> set[tuple[int, str]]:
+    return {(each.index, host) for each in listing for host in each.hosts}

@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from p2pfwd.system import netlink
-from p2pfwd.system.netlink import ADDRESSES, Netlink, NetworkNews
+from p2pfwd.system.netlink import ADDRESSES, Netlink, NetworkNews, list_addresses, read_addresses
 
 
 def message(kind: int, body: bytes) -> bytes:
@@ -94,3 +94,49 @@ def test_the_socket_opens_hears_and_closes() -> None:
         far.close()
 
     asyncio.run(main())
+
+
+def listed(index: int, family: int, *attributes: tuple[int, bytes]) -> bytes:
+    body = struct.pack("=BBBBI", family, 24, 0, 0, index)
+    for kind, value in attributes:
+        body += struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    return message(20, body)
+
+
+DONE = message(3, bytes(4))
+HERE, THERE = socket.inet_aton("10.0.0.1"), socket.inet_aton("10.0.0.2")
+SIX = socket.inet_pton(socket.AF_INET6, "fd00::1")
+
+
+@pytest.mark.parametrize(
+    ("data", "found", "more"),
+    [
+        pytest.param(
+            listed(2, socket.AF_INET, (1, HERE), (2, HERE), (3, b"eth0\0")), [(2, "10.0.0.1")], True, id="4"
+        ),
+        pytest.param(listed(3, socket.AF_INET6, (1, SIX)), [(3, "fd00::1")], True, id="6"),
+        pytest.param(
+            listed(4, socket.AF_INET, (1, THERE), (2, HERE)), [(4, "10.0.0.1")], True, id="point to point"
+        ),
+        pytest.param(listed(2, socket.AF_INET, (1, HERE)) + DONE, [(2, "10.0.0.1")], False, id="the end"),
+        pytest.param(DONE, [], False, id="none"),
+        pytest.param(listed(2, socket.AF_INET, (3, b"eth0\0")), [], True, id="without an address"),
+        pytest.param(listed(2, socket.AF_INET, (1, HERE[:3])), [], True, id="an address cut off"),
+        pytest.param(listed(2, 99, (1, HERE)), [], True, id="of another family"),
+        pytest.param(listed(2, socket.AF_INET, (1, HERE))[:-6], [], True, id="cut off"),
+        pytest.param(struct.pack("=LHHLL", 3, 20, 0, 0, 0), [], False, id="a length that is none"),
+    ],
+)
+def test_the_list_of_addresses(data: bytes, found: list[tuple[int, str]], more: bool) -> None:
+    told: list[tuple[int, str]] = []
+    assert read_addresses(data, told) is more
+    assert told == found
+
+
+def test_a_refused_list_is_an_error_of_the_system() -> None:
+    with pytest.raises(PermissionError):
+        read_addresses(message(2, struct.pack("=i", -13)), [])
+
+
+def test_the_real_list_has_loopback() -> None:
+    assert "127.0.0.1" in [host for _, host in list_addresses()]
