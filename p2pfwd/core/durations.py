@@ -1,0 +1,47 @@
+"""Durations, as people type and read them: `2h`, `1d12h`, `90s`; `1 h 12 min`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from p2pfwd.core.quoting import quoted
+
+_SECONDS: Final = {"w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1}
+_WORDS: Final = {"d": "d", "h": "h", "m": "min", "s": "s"}
+
+_WRITTEN: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _SECONDS), re.ASCII)
+
+MAX_S: Final = 100 * 365 * 86_400
+"""100 years: longer ones are slips of the finger."""
+
+
+def parse_duration(text: str) -> int:
+    """Seconds, above 0. Raises ValueError, with a sentence for people, for what is no duration.
+
+    Whole numbers with units, the largest first, each once: w, d, h, m, s.
+    """
+    found = _WRITTEN.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        raise ValueError(f"{quoted(text)} is no duration: write it as 90s, 30m, 2h or 1d12h")
+    seconds = sum(int(n) * size for n, size in zip(found.groups("0"), _SECONDS.values(), strict=True))
+    if not seconds:
+        raise ValueError(f"{quoted(text)} is no time at all")
+    if seconds > MAX_S:
+        raise ValueError(f"{quoted(text)} is longer than 100 years")
+    return seconds
+
+
+def duration_text(seconds: float) -> str:
+    """In its two largest units: `12 s`, `3 min`, `1 h 12 min`, `4 d 3 h`; seconds below a minute only."""
+    left = max(0, int(seconds))
+    if left < 60:
+        return f"{left} s"
+    parts = []
+    for unit, word in _WORDS.items():
+        n, left = divmod(left, _SECONDS[unit])
+        if n and unit != "s":
+            parts.append(f"{n} {word}")
+        elif parts:  # `1 d 5 min` is read as more than it is
+            break
+    return " ".join(parts[:2])
