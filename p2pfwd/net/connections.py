@@ -123,7 +123,7 @@ class Connections:
     def _make_room(self, conn: Link) -> str | None:
         """Let somebody go where all places are taken; why the newcomer is refused, if it is."""
         live = [other for other in self.all() if not other.closed.done()]
-        full = self._connmgr.to_replace(live, conn)
+        full = self._connmgr.to_replace(live, conn, time.monotonic())
         if full is None:
             return None
         what, victim = full

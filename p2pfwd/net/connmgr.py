@@ -5,7 +5,9 @@ Bookkeeping; who goes is decided in `policy.trimming`, and `connections` obeys.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
@@ -40,6 +42,10 @@ RESERVE: Final = 8
 WIDER: Final = (1, 2, 4)
 """A network's share, by its width (policy.networks), in shares of one address."""
 
+RANKING_S: Final = 0.1
+"""For how long the order in which connections give way is kept: a flood of newcomers must not have the whole
+table judged for each of them. Who has become useful meanwhile is passed over."""
+
 INNER_SHARE: Final = 2
 """Networks that are no part of the internet (loopback, a home, an office) have one in so many connections
 each: who is there is no stranger, and everybody is in the same /24."""
@@ -54,6 +60,7 @@ class ConnMgr:
         """Told when a peer's last tunnel, or another protection, has ended."""
         self._settings = settings
         self._protected: dict[PeerId, set[str]] = {}
+        self._rankings: dict[tuple[str, bool], _Ranking] = {}
 
     # --- protection -------------------------------------------------------------------------------
 
@@ -95,6 +102,7 @@ class ConnMgr:
 
     def to_let_go(self, conns: Sequence[Link], now: float) -> list[Link]:
         """The connections that nobody needs, the longest idle first."""
+        self._rankings.clear()
         standings = [self._standing(conn) for conn in conns]
         return [conns[place] for place in trimming.to_let_go(standings, now, self._settings.idle_s)]
 
@@ -107,7 +115,9 @@ class ConnMgr:
         places = trimming.to_trim(standings, now, settings.high_water, settings.low_water, settings.grace_s)
         return [conns[place] for place in places]
 
-    def to_replace(self, conns: Sequence[Link], newcomer: Link) -> tuple[str, Link | None] | None:
+    def to_replace(
+        self, conns: Sequence[Link], newcomer: Link, now: float
+    ) -> tuple[str, Link | None] | None:
         """What is full, and who gives way to `newcomer`, if anybody; None where there is room."""
         most = self._settings.max_connections
         is_own = self.is_own(newcomer.remote_peer)
@@ -115,11 +125,12 @@ class ConnMgr:
             for network in newcomer.networks:
                 inside = [c for c in conns if c.direction == "inbound" and network in c.networks]
                 if len(inside) >= self.share(newcomer.remote_addr, network):
-                    return f"{network.text} has {len(inside)} connections", self._victim(inside, is_own)
+                    victim = self._victim(network.text, inside, is_own, now)
+                    return f"{network.text} has {len(inside)} connections", victim
             most -= most // RESERVE
         if len(conns) < most:
             return None
-        return f"there are {len(conns)} connections", self._victim(conns, is_own)
+        return f"there are {len(conns)} connections", self._victim("", conns, is_own, now)
 
     def share(self, addr: Multiaddr, network: Network) -> int:
         """How many inbound connections the network of an address may have."""
@@ -129,6 +140,30 @@ class ConnMgr:
             return max(one, settings.max_connections // INNER_SHARE)
         return one * WIDER[network.width]
 
-    def _victim(self, conns: Sequence[Link], newcomer_is_own: bool) -> Link | None:
-        place = trimming.to_replace([self._standing(conn) for conn in conns], newcomer_is_own)
-        return conns[place] if place is not None else None
+    def _victim(self, where: str, conns: Sequence[Link], newcomer_is_own: bool, now: float) -> Link | None:
+        """The first to go of `conns`, all those of `where`, a network or the table ("")."""
+        key = where, newcomer_is_own
+        ranking = self._rankings.get(key)
+        if ranking is not None and now < ranking.until and (victim := self._next(ranking)) is not None:
+            return victim
+        standings = [self._standing(conn) for conn in conns]
+        order = trimming.to_replace(standings, newcomer_is_own)
+        self._rankings = {at: one for at, one in self._rankings.items() if now < one.until}
+        ranking = _Ranking(now + RANKING_S, deque((conns[place], standings[place]) for place in order))
+        self._rankings[key] = ranking
+        return self._next(ranking)
+
+    def _next(self, ranking: _Ranking) -> Link | None:
+        while ranking.order:
+            conn, then = ranking.order.popleft()
+            now = self._standing(conn)
+            if not conn.closed.done() and (now.use, now.is_own) <= (then.use, then.is_own):
+                return conn
+        return None
+
+
+@dataclass(slots=True)
+class _Ranking:
+    until: float
+    order: deque[tuple[Link, Standing]]
+    """Who may go, the first first, and how it stood."""

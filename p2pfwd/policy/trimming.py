@@ -77,25 +77,30 @@ def to_let_go(standings: Sequence[Standing], now: float, idle_s: float) -> list[
     return sorted(idle, key=lambda place: standings[place].useful_at)
 
 
-def to_replace(standings: Sequence[Standing], newcomer_is_own: bool) -> int | None:
-    """Who gives way to a newcomer where all places are taken; None: the newcomer does.
+def to_replace(standings: Sequence[Standing], newcomer_is_own: bool) -> list[int]:
+    """Who gives way to newcomers where all places are taken, one after the other; nobody: the newcomer does.
 
     A stranger never replaces an own peer. Whoever has tunnels gives way only where its crowd has more than
     `FEW`: thousands of identities with a silent tunnel each are one neighbourhood, honest users are not.
     """
     crowds = Counter(standing.crowd for standing in standings)
+    left = Counter(crowds)
 
     def may_go(standing: Standing) -> bool:
+        """Judged by how many of its crowd are left."""
         if standing.is_own:
             return newcomer_is_own and standing.use is Use.NONE
         if standing.use is Use.TUNNELS:
-            return newcomer_is_own or crowds[standing.crowd] > FEW
+            return newcomer_is_own or left[standing.crowd] > FEW
         return standing.use is not Use.KEPT
 
     candidates = [place for place, standing in enumerate(standings) if may_go(standing)]
-    if not candidates:
-        return None
-    return min(candidates, key=lambda place: (standings[place].use, *_rank(standings[place], crowds)))
+    order = []
+    for place in sorted(candidates, key=lambda it: (standings[it].use, *_rank(standings[it], crowds))):
+        if may_go(standings[place]):
+            order.append(place)
+            left[standings[place].crowd] -= 1
+    return order
 
 
 def _rank(standing: Standing, crowds: Counter[str]) -> tuple[bool, int, float]:

@@ -123,7 +123,7 @@ class RelayClient:
     def start(self) -> None:
         """Begin to hold places."""
         self._begun = time.monotonic()
-        self._swarm.on_identified(lambda _peer: self._news.set())
+        self._swarm.on_identified(self._identified)
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._task = self._swarm.spawn(self._run(), "relay places")
@@ -265,6 +265,10 @@ class RelayClient:
         if place is not None and (time.monotonic() >= place.until or place.link.closed.done()):
             self._lost(relay)
 
+    def _identified(self, relay: PeerId) -> None:
+        if wire.HOP in self._swarm.peerstore.protocols(relay):
+            self._news.set()
+
     def _connected(self, conn: Link) -> None:
         """A relay reached anew, as the old connection has fallen silent, brings circuits over the new one."""
         place = self._places.get(conn.remote_peer)
@@ -286,7 +290,7 @@ class RelayClient:
             if place is not None:
                 log.info("the relay %s is gone, and the place with it", conn.remote_peer)
                 self._lost(conn.remote_peer)
-        self._news.set()
+                self._news.set()
 
     def _lost(self, relay: PeerId) -> None:
         del self._places[relay]

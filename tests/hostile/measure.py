@@ -1,7 +1,9 @@
 """One kind of attack, measured: before, with a burning processor, during, and half a minute after.
 
 The burner is the control: what the honest lose because some process on the same machine works is not the
-attack's doing. It takes a processor whole; an attacker that took less has that share of the loss allowed.
+attack's doing. It asks for a processor whole; an attacker that took less has that share of the loss allowed.
+After the attack a spinner, which sends nothing, takes what the attacker took: the second control is measured,
+not reckoned.
 """
 
 from __future__ import annotations
@@ -56,10 +58,14 @@ class Measured:
     before: dict[str, Any] = field(default_factory=dict)
     burned: dict[str, Any] = field(default_factory=dict)
     during: dict[str, Any] = field(default_factory=dict)
+    spun: dict[str, Any] = field(default_factory=dict)
+    """Beside a process that takes as much of the processors as the attacker took, and sends nothing."""
     others_cores: float = 0.0
     """Processors taken meanwhile by what has nothing to do with this."""
     attacker_cores: float = 0.0
+    spinner_cores: float = 0.0
     victim_cores: float = 0.0
+    victim_before_cores: float = 0.0
     newcomers_s: list[float | None] = field(default_factory=list)
     newcomer_before_s: float | None = None
     owner_s: float | None = None
@@ -95,9 +101,25 @@ class Measured:
         """The same against the control's."""
         return self.speed_ratio / max(0.05, self.control_ratio)
 
+    @property
+    def speed_of_spinner(self) -> float | None:
+        """Honest speed during, against that beside the spinner; None where it was not measured."""
+        return _ratio(self.during, self.spun) if self.spun else None
+
+    @property
+    def strangers_share(self) -> float:
+        """Of the victim's processor time during: what the honest stream, at its cost before, did not need."""
+        honest_cores = self.victim_before_cores * self.speed_ratio
+        return max(0.0, 1 - honest_cores / self.victim_cores) if self.victim_cores else 0.0
+
     def document(self) -> dict[str, Any]:
         """As JSON."""
-        ratios = {"speed_ratio": self.speed_ratio, "control_ratio": self.control_ratio}
+        ratios = {
+            "speed_ratio": self.speed_ratio,
+            "control_ratio": self.control_ratio,
+            "speed_of_spinner": self.speed_of_spinner,
+            "strangers_share": self.strangers_share,
+        }
         return asdict(self) | ratios
 
 
@@ -128,12 +150,21 @@ class _Peak:
         return Queued(own, others)
 
 
+_BURN: Final = """
+import sys, time
+share, start = float(sys.argv[1]), time.monotonic()
+while True:
+    if time.process_time() > share * (time.monotonic() - start):
+        time.sleep(0.001)
+"""
+
+
 @contextmanager
-def _burning() -> Iterator[None]:
-    """One processor's worth of work beside us."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+def _burning(cores: float = 1.0) -> Iterator[int]:
+    """Work beside us that takes as much of one processor, if it gets it; the pid."""
+    process = subprocess.Popen([sys.executable, "-c", _BURN, str(cores)])
     try:
-        yield
+        yield process.pid
     finally:
         process.kill()
         process.wait()
@@ -153,7 +184,9 @@ class Measurement:
         result, rig, times = self.result, self._rig, self._times
         time.sleep(times.warm_s)
         others = Others()
+        usage = rig.usage()
         result.before = self._window(times.before_s)
+        result.victim_before_cores = rig.usage().cores_since(usage)
         with _burning():
             result.burned = self._window(times.burned_s)
         result.newcomer_before_s = self._arrive()
@@ -162,9 +195,19 @@ class Measurement:
         except (RuntimeError, OSError) as exc:
             result.failed = result.failed or f"{type(exc).__name__}: {exc}"
         result.died = rig.victim.process.poll() is not None
+        if result.attacker_cores and not result.died:
+            self._spin()
         result.others_cores = others.cores()
         rig.end_honest()
         self._ended_at = time.monotonic()
+
+    def _spin(self) -> None:
+        """The second control, when the attack is worked off."""
+        self.wait_quiet(2.0, QUIET_CORES + self.result.victim_before_cores)
+        with _burning(self.result.attacker_cores) as pid:
+            at, before_s = time.monotonic(), victim.cpu_s(pid)
+            self.result.spun = self._window(self._times.before_s)
+            self.result.spinner_cores = (victim.cpu_s(pid) - before_s) / (time.monotonic() - at)
 
     def _window(self, seconds: float) -> dict[str, Any]:
         """What the honest programs had in the next so many seconds."""
@@ -241,14 +284,14 @@ class Measurement:
         result.start_mb, result.peak_mb = start.rss_mb, end.peak_mb
         result.log_lines = end.log_lines - start.log_lines
 
-    def wait_quiet(self, limit_s: float) -> None:
-        """Return when the victim has worked off what was sent, or after `limit_s`."""
+    def wait_quiet(self, limit_s: float, cores: float = QUIET_CORES) -> None:
+        """Return when the victim, at less than `cores`, has worked off what was sent, or after `limit_s`."""
         end = time.monotonic() + limit_s
         with contextlib.suppress(OSError):
             while time.monotonic() < end:
                 before = self._rig.usage()
                 time.sleep(0.4)
-                if self._rig.usage().cores_since(before) < QUIET_CORES:
+                if self._rig.usage().cores_since(before) < cores:
                     return
 
     @property

@@ -132,6 +132,12 @@ def _refused(m: Measured) -> str:
     return f"{cause} {m.refused[cause]}"
 
 
+def _spinner(m: Measured) -> str:
+    """Against the spinner, and how much of a processor the attacker had, and it."""
+    of = m.speed_of_spinner
+    return "-" if of is None else f"{100 * of:.0f} ({m.attacker_cores:.2f}, {m.spinner_cores:.2f})"
+
+
 def _memory(m: Measured) -> str:
     after = "-" if m.after_mb is None else f"{m.after_mb:.0f}"
     return f"{m.start_mb:.0f} → {m.peak_mb:.0f} → {after}"
@@ -143,12 +149,14 @@ COLUMNS: Final = (
     Column("sends MB/s", _sent),
     Column("honest MB/s", lambda m: _arrow(m, "mb_s")),
     Column("% of control", lambda m: f"{100 * m.speed_of_control:.0f}"),
+    Column("of spinner", _spinner),
     Column("echo p50 ms", lambda m: _arrow(m, "p50_ms", 1)),
     Column("p99", lambda m: _arrow(m, "p99_ms")),
     Column("newcomer s", _newcomers),
     Column("RSS MB", _memory),
     Column("TCP MB", lambda m: f"{m.tcp_mb:+.0f} ({m.tcp_others_mb:+.0f})"),
     Column("CPU", lambda m: f"{m.victim_cores:.2f}"),
+    Column("strangers", lambda m: f"{100 * m.strangers_share:.0f}"),
     Column("refused", _refused),
     Column("log", lambda m: str(m.log_lines)),
     Column("others", lambda m: f"{m.others_cores:.1f}"),

@@ -74,6 +74,21 @@ def test_a_control_that_is_faster_than_before_allows_no_loss() -> None:
     assert held(burned={"mb_s": 500.0, "p50_ms": 1.0}).control_ratio == 1
 
 
+def test_the_second_control_is_measured_not_reckoned() -> None:
+    m = held(spun={"mb_s": 250.0}, during={"mb_s": 200.0, "p50_ms": 2.0}, spinner_cores=0.9)
+    assert m.speed_of_spinner == pytest.approx(0.8)
+    assert "80 (1.00, 0.90)" in render([m])
+    assert held().speed_of_spinner is None
+    assert short_of(m) == ["speed"]  # the demand is on the first
+
+
+def test_what_of_the_victims_time_went_to_strangers() -> None:
+    m = held(victim_before_cores=0.8, victim_cores=0.9)  # 300 of 400 MB/s are left: 0.6 for the honest
+    assert m.strangers_share == pytest.approx(1 / 3)
+    assert held(victim_before_cores=0.8, victim_cores=0.5).strangers_share == 0
+    assert held().strangers_share == 0
+
+
 def test_a_stall_counts_for_every_echo_that_was_due_meanwhile() -> None:
     """A hundred good echoes do not hide the second in which none came."""
     echo = Echo()

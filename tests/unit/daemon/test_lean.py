@@ -1,7 +1,8 @@
-"""daemon.lean: without OpenSSL where that goes, and with it rather than without uvloop."""
+"""daemon.lean: without OpenSSL where that goes, and with it rather than without uvloop; half of protobuf."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,28 @@ def test_where_uvloop_is_not_installed_there_is_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "left_out"), [({}, True), ({"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}, False)]
+)
+def test_messages_are_made_and_read_without_the_python_half_of_protobuf(
+    chosen: dict[str, str], left_out: bool
+) -> None:
+    script = (
+        "import sys\n"
+        "from p2pfwd.daemon import lean\n"
+        "print(lean.leave_out_python_protobuf())\n"
+        "from p2pfwd.core.pb.keys_pb2 import PublicKey\n"
+        "message = PublicKey(type=1, data=b'x')\n"
+        "assert PublicKey.FromString(message.SerializeToString()) == message and 'data' in repr(message)\n"
+        "print('google.protobuf.internal.decoder' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **chosen},
+    )
+    assert (done.stdout, done.stderr) == (f"{left_out}\n{not left_out}\n", "")

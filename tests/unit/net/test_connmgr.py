@@ -10,9 +10,10 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.forwarding.streams import PROTECT_TAG
-from p2pfwd.net.connmgr import TUNNEL_TAG, ConnMgr
+from p2pfwd.net.connmgr import RANKING_S, TUNNEL_TAG, ConnMgr
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.policy import trimming
 from p2pfwd.policy.networks import crowd, networks
 from tests.support.peers import peer
 
@@ -28,6 +29,13 @@ class FakeStream:
     direction: str
 
 
+class FakeEnd:
+    over = False
+
+    def done(self) -> bool:
+        return self.over
+
+
 @dataclass
 class FakeConn:
     remote_peer: PeerId
@@ -37,6 +45,7 @@ class FakeConn:
     streams: dict[int, FakeStream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.closed = FakeEnd()
         self.networks, self.crowd = networks(self.remote_addr), crowd(self.remote_addr)
 
 
@@ -107,22 +116,49 @@ def test_the_longest_idle_go_first_and_the_useful_stay() -> None:
 def test_every_network_has_its_share(hosts: list[str], newcomer: str, room: bool) -> None:
     it = manager(max_connections=20, max_connections_per_ip=2)
     there = [conn(n, host) for n, host in enumerate(hosts)]
-    full = it.to_replace(there, conn(99, newcomer))
+    full = it.to_replace(there, conn(99, newcomer), NOW)
     assert (full is None) == room
     if full is not None:
         assert full[1] is there[0], "the newcomer takes the place of one of its neighbours"
     dialed = conn(99, newcomer, direction="outbound")
-    assert it.to_replace(there, dialed) is None, "what this node dials is free"
+    assert it.to_replace(there, dialed, NOW) is None, "what this node dials is free"
     it.is_own = lambda one: one == peer(99)
-    assert it.to_replace(there, conn(99, newcomer)) is None, "so are own peers"
+    assert it.to_replace(there, conn(99, newcomer), NOW) is None, "so are own peers"
 
 
 def test_a_part_of_the_table_is_kept_for_own_peers() -> None:
     it = manager(max_connections=16)
     there = [conn(n, f"8.8.{n}.1", useful_at=n) for n in range(14)]
-    assert it.to_replace(there[:13], conn(99, "9.9.9.9")) is None
-    assert it.to_replace(there, conn(99, "9.9.9.9")) == ("there are 14 connections", there[0])
+    assert it.to_replace(there[:13], conn(99, "9.9.9.9"), NOW) is None
+    assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) == ("there are 14 connections", there[0])
     it.is_own = lambda one: one == peer(99)
-    assert it.to_replace(there, conn(99, "9.9.9.9")) is None
+    assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) is None
     full = [*there, conn(14, "8.8.14.1"), conn(15, "8.8.15.1")]
-    assert it.to_replace(full, conn(99, "9.9.9.9")) == ("there are 16 connections", there[0])
+    assert it.to_replace(full, conn(99, "9.9.9.9"), NOW) == ("there are 16 connections", there[0])
+
+
+def test_a_flood_of_newcomers_does_not_judge_the_table_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = manager(max_connections=16)
+    there = [conn(n, f"8.8.{n}.1", useful_at=n) for n in range(14)]
+    judged: list[int] = []
+    rank = trimming.to_replace
+    monkeypatch.setattr(trimming, "to_replace", lambda all_, own: judged.append(len(all_)) or rank(all_, own))
+
+    def gives_way(now: float) -> Conn | None:
+        full = it.to_replace(there, conn(99, "9.9.9.9"), now)
+        assert full is not None
+        return cast("Conn | None", full[1])
+
+    cast("FakeConn", there[2]).closed.over = True  # it is gone already
+    it.protect(peer(3), TUNNEL_TAG)
+    assert [gives_way(NOW) for _ in range(2)] == [there[0], there[1]]
+    it.protect(peer(4), TUNNEL_TAG)  # useful since it was judged
+    assert gives_way(NOW + RANKING_S / 2) is there[5]
+    assert judged == [14]
+    assert gives_way(NOW + RANKING_S) is there[0], "it is still there: judged anew"
+    assert judged == [14, 14]
+    for n in range(14):
+        it.protect(peer(n), "kept")
+    assert gives_way(NOW + 1.5 * RANKING_S) is None and judged == [14, 14, 14]
+    it.to_let_go(there, NOW)
+    assert not it._rankings, "nothing holds connections for long"

@@ -67,13 +67,14 @@ def test_a_crowd_is_trimmed_before_those_who_are_idle_for_longer() -> None:
 def test_who_is_replaced(
     what: str, standings: list[Standing], newcomer_is_own: bool, victim: int | None
 ) -> None:
-    assert to_replace(alone(*standings), newcomer_is_own) == victim, what
+    assert next(iter(to_replace(alone(*standings), newcomer_is_own)), None) == victim, what
 
 
 def test_a_crowd_with_silent_tunnels_gives_way_to_a_stranger() -> None:
     crowd = [standing(500 + n, use=TUNNELS, crowd="203.0.113.0/24") for n in range(FEW + 1)]
-    assert to_replace([*alone(standing(1, use=TUNNELS)), *crowd], False) == 1
-    assert to_replace(crowd[:FEW], False) is None
+    assert to_replace([*alone(standing(1, use=TUNNELS)), *crowd], False)[0] == 1
+    assert len(to_replace(crowd, False)) == len(crowd) - FEW, "one after the other, down to a few"
+    assert to_replace(crowd[:FEW], False) == []
 
 
 def test_what_this_node_opened_and_nobody_needs_is_let_go() -> None:
