@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
+from p2pfwd.daemon.feed import Feed
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
@@ -33,6 +34,7 @@ from p2pfwd.daemon.settings import AUTO
 from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, ListenerInfo
+from p2pfwd.history.history import History
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.host.port_mapping import PortMapping
 from p2pfwd.net.settings import SwarmSettings
@@ -87,6 +89,8 @@ class Running:
             is_public=self.discovery.is_public,
         )
         self.discovery.autonat.on_change(self.relays.reachability_changed)
+        self.history = History(paths.events_file)
+        self.feed = Feed(self.history, host, self.forwarding, self.discovery)
         self.relaying = Relaying(host, paths, settings, network, self.discovery.is_reachable)
         self.discovery.autonat.on_change(self.relaying.look_again)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
@@ -141,9 +145,11 @@ class Running:
 
     async def _begin(self) -> None:
         try:
+            self.feed.start(self.peering, self.access, self.relays)
             self.access.start()
             self.peering.start()
             await self.tunnels.start()
+            self.feed.tunnels_are_made(self.peering)
             await self.server.start()
             self.discovery.start()
             self.relaying.start()
@@ -151,6 +157,7 @@ class Running:
             self.near.start()
             if self.mapping is not None:
                 self.mapping.start()
+            self.history.start()
         except BaseException:
             self.near.close()
             await self.relays.close()
@@ -160,6 +167,7 @@ class Running:
             await self.peering.close()
             await self.server.close()
             await self.tunnels.close_file()
+            await self.history.close()
             raise
 
     def request_stop(self) -> None:
@@ -180,10 +188,12 @@ class Running:
     async def stop(self) -> None:
         """Drain, then close everything."""
         self.draining = True
+        self.feed.stopping()
         try:
             await self._drain()
         finally:
             await self.forwarding.aclose()
+            self.feed.stop()
             if self.mapping is not None:
                 await self.mapping.close()
             self.near.close()
@@ -194,6 +204,7 @@ class Running:
             await self.peering.close()
             await self.server.close()
             await self.tunnels.close_file()
+            await self.history.close()
 
     async def _drain(self) -> None:
         live = len(self.forwarding.streams())

@@ -42,13 +42,17 @@ class Peering:
         self._book = AddressBook(paths.address_book_file, host.swarm.peerstore)
         self._resolve = resolve
         self._applied: dict[PeerId, NamedPeer] = {}
-        self.names_changed: Callable[[], None] = lambda: None
+        self._names_changed: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Begin to read the address book, and to keep whom to keep. Raises StorageFailed."""
         self._book.start()
         self.names.load()
         self._apply()
+
+    def on_names_changed(self, callback: Callable[[], None]) -> None:
+        """Be told when a peer has got a name, or lost it."""
+        self._names_changed.append(callback)
 
     @property
     def book_loaded(self) -> asyncio.Event:
@@ -102,7 +106,8 @@ class Peering:
                 del self._applied[peer_id]
             else:
                 self._applied[peer_id] = new
-        self.names_changed()
+        for callback in self._names_changed:
+            callback()
 
     # --- arguments --------------------------------------------------------------------------------
 

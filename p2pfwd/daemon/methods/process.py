@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfwd import __version__
 from p2pfwd.daemon import logs
 from p2pfwd.daemon.methods import views
-from p2pfwd.policy.standing import standing
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.system.memory import rss_bytes
-from p2pfwd.system.network_watch import reachable_hosts
 
 if TYPE_CHECKING:
     from p2pfwd.daemon.access import AccessControl
@@ -82,7 +80,6 @@ class ProcessMethods:
         conns = swarm.conns()
         bytes_in, bytes_out = node.forwarding.totals()
         own, reachability = swarm.own_addresses, node.discovery.autonat.reachability
-        has_network = bool(reachable_hosts(own.interfaces.listing()))
         return s.StatusResult(
             version=__version__,
             pid=os.getpid(),
@@ -103,9 +100,7 @@ class ProcessMethods:
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
             reachability=reachability.value,
-            standing=standing(
-                reachability, own.nat, has_network=has_network, is_mapped=own.is_reached_by_mapping()
-            ).value,
+            standing=node.discovery.standing().value,
             nat=own.nat.value,
             announced=tuple(views.own_address(each) for each in own.announced()),
             refused=dict(swarm.refusals.counts),
