@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd import __version__
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import AddressInUse, BindFailed, P2PForwardError, TargetRefused, TargetTimeout
+from p2pfwd.errors import (
+    AddressInUse,
+    BindFailed,
+    P2PForwardError,
+    PeerBlocked,
+    TargetRefused,
+    TargetTimeout,
+)
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, ForwardingEvent, ListenerInfo
 from p2pfwd.history.stream_log import StreamLog
 from p2pfwd.net.own_addresses import Change
@@ -130,6 +137,7 @@ class Feed:
         peer = conn.remote_peer
         if not self._is_on or len(self._swarm.conns(peer)) > 1:
             return
+        self._silent.discard(peer)
         if not self._is_own(peer):
             self._record("strangers-up", stranger=True)
             return
@@ -147,11 +155,12 @@ class Feed:
         if not self._is_on or not (has_used or self._is_own(peer)):
             return
         cause = conn.closed.result()
-        if conn.ended_by_us or cause is None:
-            reason = "by this node" if conn.ended_by_us else "by the peer"
-            self._record("peer-down", peer=str(peer), stranger=self._stranger(conn), reason=reason)
+        by_us = conn.ended_by_us or isinstance(cause, PeerBlocked)
+        if by_us or conn.ended_by_peer or cause is None:
+            code, reason = "peer-down", "by this node" if by_us else "by the peer"
         else:
-            self._record("peer-lost", peer=str(peer), stranger=self._stranger(conn), reason=describe(cause))
+            code, reason = "peer-lost", describe(cause)
+        self._record(code, peer=str(peer), stranger=self._stranger(conn), reason=reason)
 
     def _path(self, peer: PeerId, code: PathCode) -> None:
         before = self._paths.get(peer)
@@ -273,11 +282,7 @@ class Feed:
         places = {place.relay for place in relays.client.places()}
         refusing = relays.client.refusals()
         came, went = places - self._places, self._places - places
-        refused = {
-            relay: why
-            for relay, why in refusing.items()
-            if relay not in self._refusing and self._is_own(relay)
-        }
+        refused = [it for it in refusing if it not in self._refusing and relays.is_named(it)]
         self._places, self._refusing = places, refusing
         if not self._is_on:
             return
@@ -285,8 +290,8 @@ class Feed:
             self._record("relay-got", peer=str(relay))
         for relay in went:
             self._record("relay-lost", peer=str(relay))
-        for relay, why in refused.items():
-            self._record("relay-refused", peer=str(relay), reason=why)
+        for relay in refused:
+            self._record("relay-refused", peer=str(relay), reason=refusing[relay])
 
     def _reachability(self) -> None:
         before, self._standing = self._standing, self._discovery.standing()

@@ -22,6 +22,7 @@ from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.doctor import DoctorMethods
+from p2pfwd.daemon.methods.events import EventMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.relay import RelayMethods
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.settings import Settings
+    from p2pfwd.history.folding import Event
     from p2pfwd.host.routing import Progress
     from p2pfwd.net.link.contract import Link
     from p2pfwd.policy.paths import PathCode
@@ -106,6 +108,7 @@ class Running:
             **AccessMethods(self.access).table(),
             **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
+            **EventMethods(self.history, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
             **self.near.table(),
         }
@@ -115,6 +118,7 @@ class Running:
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
         self._unfollow: Any = None
+        self.history.on_event(self._happened)
         host.swarm.on_connected(lambda conn: self._peer("connected", conn))
         host.swarm.on_disconnected(lambda conn: self._peer("disconnected", conn))
         host.swarm.paths.on_change(self._path)
@@ -223,7 +227,9 @@ class Running:
 
     def shown(self, info: ListenerInfo) -> Listener:
         """One row of `ls`."""
-        return views.listener(info, self.access.of_listener(info))
+        name = info.protocol if info.direction == "listen" else str(info.listen_address)
+        problem = self.history.digest.problem(info.direction, name, time.time())
+        return views.listener(info, self.access.of_listener(info), problem)
 
     def _found_near(self, peer_id: PeerId) -> None:
         self.discovery.bootstrap.look()
@@ -249,6 +255,11 @@ class Running:
         if event.stream is not None:
             shown = result_to_json(views.stream(event.stream))
             self.server.publish("streams", {"action": action, "id": str(event.stream.id), "stream": shown})
+
+    def _happened(self, event: Event) -> None:
+        if self.server.hub.wanted("events"):
+            shown = views.event(event, self.peering.names_by_id())
+            self.server.publish("events", result_to_json(shown))
 
     def _lookup(self, progress: Progress) -> None:
         if self.server.hub.wanted("lookups"):

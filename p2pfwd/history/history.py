@@ -29,7 +29,7 @@ log = logging.getLogger("p2pfwd.history")
 FIRST_S: Final = 0.5
 """From an event to its writing, after a quiet time."""
 
-EVERY_S: Final = 5.0
+EVERY_S: Final = 2.0
 """Between two writings."""
 
 RETRY_S: Final = 60.0
@@ -68,7 +68,8 @@ class History:
         self._file = HistoryFile(path)
         self._loop = asyncio.get_running_loop()
         self._thread = FileThread("history", self._file.close)
-        self._last_id = 0
+        self.last_id = 0
+        """Of the newest event there ever was."""
         self._waiting: dict[int, Event] = {}  # by id: new, or changed since they were written
         self._in_flight: dict[int, Event] = {}
         self._began_at = wall()
@@ -112,8 +113,8 @@ class History:
         )
         self.digest.note(event, times, wall)
         if is_new:
-            self._last_id += 1
-            event.id = self._last_id
+            self.last_id += 1
+            event.id = self.last_id
         self._wait(event)
         if is_new:
             self._tell(event)
@@ -175,7 +176,7 @@ class History:
         for number, event in enumerate(since, last_id + 1):
             event.id = number
         self._waiting = {event.id: event for event in since}
-        self._last_id = last_id + len(since)
+        self.last_id = last_id + len(since)
         self._told.clear()
         if loaded.digest is not None:
             self.digest = loaded.digest

@@ -47,7 +47,7 @@ _TABLE: Final = (
     Kind("events-lost", "daemon", "{events} events were not written: {reason}"),
     # --- peers of one's own. Fields: path, address, reason
     Kind("peer-up", "peer", "{peer} is connected: {path}, {address}"),
-    Kind("peer-down", "peer", "the connection to {peer} was closed: {reason}"),
+    Kind("peer-down", "peer", "the connection to {peer} was closed {reason}"),
     Kind("peer-lost", "peer", "the connection to {peer} was lost: {reason}"),
     Kind("peer-silent", "peer", "{peer} does not answer: {reason}"),
     Kind("peer-answers", "peer", "{peer} answers again"),
@@ -78,7 +78,7 @@ _TABLE: Final = (
     # --- relays that give this node a place; peer is the relay. Fields: reason
     Kind("relay-got", "relay", "{peer} relays for this node"),
     Kind("relay-lost", "relay", "{peer} relays for this node no longer"),
-    Kind("relay-refused", "relay", "{peer} does not relay for this node: {reason}"),
+    Kind("relay-refused", "relay", "no place at a relay: {reason}"),
     # --- how others get here. Fields: standing, before; addresses
     Kind("reachability", "network", "how others reach this node: {standing}, before: {before}"),
     Kind("network-changed", "network", "the network changed; this node is at {addresses}"),

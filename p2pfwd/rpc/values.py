@@ -73,6 +73,15 @@ class Access(Message):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Problem(Message):
+    """What was last wrong with a tunnel, in the last 24 hours."""
+
+    code: Literal["tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-failing"]
+    time: float  # unix seconds
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Listener(Message):
     """One listen or forward, as `ls` shows it."""
 
@@ -90,6 +99,7 @@ class Listener(Message):
     created: float  # unix seconds
     saved: bool = False  # it outlives the daemon
     access: Access | None = None  # of a listen
+    last_problem: Problem | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

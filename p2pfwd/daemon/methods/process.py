@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.forwarding.values import ListenerInfo
+    from p2pfwd.history.history import History
     from p2pfwd.host.host import Host
     from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.rpc.paths import Paths
@@ -43,6 +44,7 @@ class Node(Protocol):
     peering: Peering
     discovery: Discovery
     relays: Relays
+    history: History
     mapping: PortMapping | None
     started_at: float  # monotonic
     log_name: str | None
@@ -79,6 +81,7 @@ class ProcessMethods:
         node, swarm = self._node, self._node.host.swarm
         conns = swarm.conns()
         bytes_in, bytes_out = node.forwarding.totals()
+        failure = None if node.history.failure is None else node.history.failure.message
         own, reachability = swarm.own_addresses, node.discovery.autonat.reachability
         return s.StatusResult(
             version=__version__,
@@ -108,6 +111,7 @@ class ProcessMethods:
             relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(node.discovery.bootstrap.report()),
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
+            history=views.digest(node.history.digest, node.peering.names_by_id(), time.time(), failure),
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:
