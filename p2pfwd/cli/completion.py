@@ -16,6 +16,7 @@ import typer
 
 from p2pfwd.cli.render import write
 from p2pfwd.errors import MethodNotFound, P2PForwardError
+from p2pfwd.history.kinds import KINDS, TOPICS
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
@@ -325,6 +326,10 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "whom": _peers,
     "blocked": _blocked,
     "name": _peer_names,
+    "of_peer": _peers,
+    "of_protocol": _protocols,
+    "kind": (*TOPICS, *KINDS),
+    "since": ("1h", "24h", "today", "yesterday"),
     "token_name": _token_names,
     "new_level": LEVELS,
     "subsystem": ("all",),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from p2pfwd.cli.event_words import digest_line
 from p2pfwd.cli.options import AsJson
 from p2pfwd.cli.render import write, write_json, write_pairs
 from p2pfwd.cli.text import age, counted, endpoint, host_port, short_peer, size
@@ -135,6 +136,7 @@ def status(
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
         ("traffic", f"{size(result.bytes_in)} in, {size(result.bytes_out)} out"),
+        *([("history", digest_line(result.history, time.time()))] if result.history else []),
         ("memory", size(result.rss_bytes)),
         ("home", result.home),
         ("socket", result.socket),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from p2pfwd.rpc.schema import (
     CloseResult,
     Empty,
     Listener,
+    Problem,
     Stream,
     StreamCloseParams,
     StreamCloseResult,
@@ -182,6 +184,8 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
             name += f" at {short_address(listener.listen_address)}"
         if listener.reason:
             write(f"{name}: {printable(shorten_peers(listener.reason))}")
+        elif listener.last_problem is not None:
+            write(f"{name}: {printable(_was_wrong(listener.last_problem))}")
         if not listener.saved:
             write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
     for listener in listeners:
@@ -200,6 +204,11 @@ def _listener_row(listener: Listener) -> tuple[str, ...]:
         size(listener.bytes_in),
         size(listener.bytes_out),
     )
+
+
+def _was_wrong(problem: Problem) -> str:
+    ago = age(max(0.0, time.time() - problem.time))
+    return f"last problem {ago} ago: {shorten_peers(problem.reason)}"
 
 
 EPHEMERAL = "ephemeral: it ends with the daemon"

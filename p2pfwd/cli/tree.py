@@ -43,6 +43,7 @@ COMMANDS = {
     "stream": Entry("p2pfwd.cli.p2p", "stream"),
     "id": Entry("p2pfwd.cli.daemon", "show_id"),
     "status": Entry("p2pfwd.cli.daemon", "status"),
+    "events": Entry("p2pfwd.cli.events", "events"),
     "doctor": Entry("p2pfwd.cli.doctor", "doctor"),
     "ping": Entry("p2pfwd.cli.swarm", "ping"),
     "swarm": Entry("p2pfwd.cli.swarm", "swarm"),

@@ -53,7 +53,9 @@ class AccessControl:
         self._forwarding = forwarding
         self._peering = peering
         self._default = default
-        peering.names_changed = self._names_changed
+        peering.on_names_changed(self._names_changed)
+        self.on_changed: Callable[[str | None, str], None] = lambda _protocol, _change: None
+        """Told of which name the rule has changed (None: the block list), and how, in words."""
 
     def start(self) -> None:
         """Read the rules, and put them in force. Raises as `AccessRules.load`."""
@@ -134,6 +136,7 @@ class AccessControl:
             streams = self._apply(keep_live=keep_live)
 
         await self.rules.change(change, apply)
+        self.on_changed(protocol, _in_words(self.of(protocol)))
         return self._rule(protocol), streams
 
     # --- blocks -----------------------------------------------------------------------------------
@@ -158,6 +161,7 @@ class AccessControl:
             self._forwarding.access.requests.forget(lambda peer, _protocol: peer in peers)
 
         await self.rules.change(change, apply)
+        self.on_changed(None, f"{', '.join(map(str, (*peers, *networks)))} blocked")
         return s.BlockResult(self._blocks(peers, networks), ended, streams)
 
     async def unblock(self, texts: Sequence[str]) -> s.BlockLsResult:
@@ -173,6 +177,7 @@ class AccessControl:
             return replace(table, blocks=Blocks(old.peers - peers, old.networks - networks))
 
         await self.rules.change(change, lambda: self._host.swarm.block(self.rules.table.blocks))
+        self.on_changed(None, f"{', '.join(map(str, (*peers, *networks)))} blocked no longer")
         return s.BlockLsResult(self._blocks(peers, networks))
 
     def blocked(self) -> s.BlockLsResult:
@@ -281,6 +286,17 @@ class AccessControl:
 
     def _names(self) -> dict[PeerId, str]:
         return {named.peer_id: named.name for named in self._peering.names.all()}
+
+
+_LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed": "those allowed"}
+
+
+def _in_words(access: s.Access) -> str:
+    words = _LETS_IN[access.lets_in]
+    for what, peers in (("allowed", access.allowed), ("denied", access.denied)):
+        if peers:
+            words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"
+    return words
 
 
 def _peers(peers: frozenset[PeerId], names: dict[PeerId, str]) -> tuple[s.AccessPeer, ...]:

@@ -19,9 +19,11 @@ from p2pfwd.errors import PeerNotFound, TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.host.routing import DhtSource, Progress, Routing
 from p2pfwd.net.own_addresses import Change
+from p2pfwd.policy.standing import Standing, standing
 from p2pfwd.protocols.autonat.service import AutoNat
 from p2pfwd.protocols.kad.service import Dht
 from p2pfwd.protocols.kad.upkeep import Upkeep
+from p2pfwd.system.network_watch import reachable_hosts
 from p2pfwd.wire.kad.address_filter import Scope
 from p2pfwd.wire.kad.query_values import LookupResult
 from p2pfwd.wire.reachability import Reachability
@@ -61,6 +63,13 @@ class Discovery:
             dht = Dht(host.swarm, one.protocol, scope=one.scope, server=server, known_as=known_as)
             self.dhts.append(dht)
             self.routing.add(DhtSource(dht, SOURCE_NAMES[one.scope]))
+
+    def standing(self) -> Standing:
+        """How others get here, as far as is known."""
+        own = self._host.swarm.own_addresses
+        has_network = bool(reachable_hosts(own.interfaces.listing()))
+        is_mapped = own.is_reached_by_mapping()
+        return standing(self.autonat.reachability, own.nat, has_network=has_network, is_mapped=is_mapped)
 
     def start(self) -> None:
         """Begin the timers, and look for somebody of the DHTs."""

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
+from p2pfwd.daemon.feed import Feed
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.doctor import DoctorMethods
+from p2pfwd.daemon.methods.events import EventMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.relay import RelayMethods
@@ -33,6 +35,7 @@ from p2pfwd.daemon.settings import AUTO
 from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, ListenerInfo
+from p2pfwd.history.history import History
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.settings import Settings
+    from p2pfwd.history.folding import Event
     from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.host.routing import Progress
     from p2pfwd.net.link.contract import Link
@@ -87,6 +91,8 @@ class Running:
             is_public=self.discovery.is_public,
         )
         self.discovery.autonat.on_change(self.relays.reachability_changed)
+        self.history = History(paths.events_file)
+        self.feed = Feed(self.history, host, self.forwarding, self.discovery)
         self.relaying = Relaying(host, paths, settings, network, self.discovery.is_reachable)
         self.discovery.autonat.on_change(self.relaying.look_again)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
@@ -102,6 +108,7 @@ class Running:
             **AccessMethods(self.access).table(),
             **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
+            **EventMethods(self.history, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
             **self.near.table(),
         }
@@ -111,6 +118,7 @@ class Running:
         self._stop = asyncio.Event()
         self._at_once = asyncio.Event()
         self._unfollow: Any = None
+        self.history.on_event(self._happened)
         host.swarm.on_connected(lambda conn: self._peer("connected", conn))
         host.swarm.on_disconnected(lambda conn: self._peer("disconnected", conn))
         host.swarm.paths.on_change(self._path)
@@ -141,9 +149,11 @@ class Running:
 
     async def _begin(self) -> None:
         try:
+            self.feed.start(self.peering, self.access, self.relays)
             self.access.start()
             self.peering.start()
             await self.tunnels.start()
+            self.feed.tunnels_are_made(self.peering)
             await self.server.start()
             self.discovery.start()
             self.relaying.start()
@@ -151,6 +161,7 @@ class Running:
             self.near.start()
             if self.mapping is not None:
                 self.mapping.start()
+            self.history.start()
         except BaseException:
             self.near.close()
             await self.relays.close()
@@ -160,6 +171,7 @@ class Running:
             await self.peering.close()
             await self.server.close()
             await self.tunnels.close_file()
+            await self.history.close()
             raise
 
     def request_stop(self) -> None:
@@ -180,10 +192,12 @@ class Running:
     async def stop(self) -> None:
         """Drain, then close everything."""
         self.draining = True
+        self.feed.stopping()
         try:
             await self._drain()
         finally:
             await self.forwarding.aclose()
+            self.feed.stop()
             if self.mapping is not None:
                 await self.mapping.close()
             self.near.close()
@@ -194,6 +208,7 @@ class Running:
             await self.peering.close()
             await self.server.close()
             await self.tunnels.close_file()
+            await self.history.close()
 
     async def _drain(self) -> None:
         live = len(self.forwarding.streams())
@@ -212,7 +227,9 @@ class Running:
 
     def shown(self, info: ListenerInfo) -> Listener:
         """One row of `ls`."""
-        return views.listener(info, self.access.of_listener(info))
+        name = info.protocol if info.direction == "listen" else str(info.listen_address)
+        problem = self.history.digest.problem(info.direction, name, time.time())
+        return views.listener(info, self.access.of_listener(info), problem)
 
     def _found_near(self, peer_id: PeerId) -> None:
         self.discovery.bootstrap.look()
@@ -238,6 +255,11 @@ class Running:
         if event.stream is not None:
             shown = result_to_json(views.stream(event.stream))
             self.server.publish("streams", {"action": action, "id": str(event.stream.id), "stream": shown})
+
+    def _happened(self, event: Event) -> None:
+        if self.server.hub.wanted("events"):
+            shown = views.event(event, self.peering.names_by_id())
+            self.server.publish("events", result_to_json(shown))
 
     def _lookup(self, progress: Progress) -> None:
         if self.server.hub.wanted("lookups"):

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import SelfDial
-from p2pfwd.peers.arguments import Resolve, read_filter, read_peers
+from p2pfwd.core.quoting import quoted
+from p2pfwd.core.typed import parse_peer
+from p2pfwd.errors import InvalidPeerId, SelfDial
+from p2pfwd.peers.arguments import Resolve, named_peer, read_filter, read_peers
 from p2pfwd.peers.book import AddressBook
 from p2pfwd.peers.named import NamedPeer, NamedPeers, read_name
 
@@ -42,13 +44,17 @@ class Peering:
         self._book = AddressBook(paths.address_book_file, host.swarm.peerstore)
         self._resolve = resolve
         self._applied: dict[PeerId, NamedPeer] = {}
-        self.names_changed: Callable[[], None] = lambda: None
+        self._names_changed: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Begin to read the address book, and to keep whom to keep. Raises StorageFailed."""
         self._book.start()
         self.names.load()
         self._apply()
+
+    def on_names_changed(self, callback: Callable[[], None]) -> None:
+        """Be told when a peer has got a name, or lost it."""
+        self._names_changed.append(callback)
 
     @property
     def book_loaded(self) -> asyncio.Event:
@@ -81,6 +87,10 @@ class Peering:
         finally:
             self._apply()
 
+    def names_by_id(self) -> dict[str, str]:
+        """The names of peers, by the text of their ID."""
+        return {str(named.peer_id): named.name for named in self.names.all()}
+
     def _apply(self) -> None:
         """Make pins and keeping agree with the table, whatever became of a change."""
         wanted = {named.peer_id: named for named in self.names.all()}
@@ -102,7 +112,8 @@ class Peering:
                 del self._applied[peer_id]
             else:
                 self._applied[peer_id] = new
-        self.names_changed()
+        for callback in self._names_changed:
+            callback()
 
     # --- arguments --------------------------------------------------------------------------------
 
@@ -118,6 +129,19 @@ class Peering:
             except TimeoutError:
                 log.debug("a command goes on without the address book")
         return await read_peers(texts, self.names, self._resolve)
+
+    def identify(self, text: str) -> PeerId:
+        """The peer of an ID, of an address that ends in one, or of a name.
+
+        Raises InvalidPeerId, InvalidMultiaddr.
+        """
+        named = named_peer(text, self.names)
+        peer_id = named.peer_id if named is not None else parse_peer(text)[0]
+        if peer_id is None:
+            raise InvalidPeerId(
+                f"{quoted(text)} has no peer ID in it", hint="p2pfwd peer ls shows the names known here"
+            )
+        return peer_id
 
     def filter(self, text: str) -> Multiaddr:
         """As `read_filter`."""

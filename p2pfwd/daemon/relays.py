@@ -91,6 +91,10 @@ class Relays:
             showing = self._shown[link] = asyncio.create_task(relay_token.show(link, token))
         await asyncio.shield(showing)
 
+    def is_named(self, relay: PeerId) -> bool:
+        """Whether the settings name it."""
+        return relay in self._named
+
     def reachability_changed(self) -> None:
         """Whether strangers reach this node may have changed: with a relay, or without."""
         wanted = not self._is_public()

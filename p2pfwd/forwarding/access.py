@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.forwarding.requests import Requests
 from p2pfwd.policy.access import Access
+from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
     from p2pfwd.net.swarm import Swarm
@@ -36,6 +38,8 @@ class ListenAccess:
         self._denied: dict[tuple[PeerId, str], None] = {}
         self._uncounted = 0
         self._timer: asyncio.TimerHandle | None = None
+        self.on_denied: Callable[[Party, str, bool], None] = lambda _party, _protocol, _asks: None
+        """Told who was denied what, and whether no rule of the owner's says so about this peer."""
 
     def admits(self, peer: PeerId, protocol: str) -> bool:
         """Whether a stream of this listen is the peer's to open; a denial is written down."""
@@ -58,9 +62,11 @@ class ListenAccess:
             line = shlex.join(("p2pfwd", "allow", protocol, str(peer)))
             refusals.note("tunnel-denied", peer, f"denied {protocol}; to let it in: {line}")
             conn = next(iter(self._swarm.conns(peer)), None)
-            if conn is not None and not self.rules.is_denied(peer, protocol):
-                party = self._swarm.services.party(conn)
+            party = Party(peer) if conn is None else self._swarm.services.party(conn)
+            asks = not self.rules.is_denied(peer, protocol)
+            if conn is not None and asks:
                 self.requests.note(party, protocol, str(conn.remote_addr))
+            self.on_denied(party, protocol, asks)
         if more:
             refusals.note("tunnel-denied", "many peers", "denied tunnels faster than they are listed", more)
 

@@ -16,25 +16,30 @@ EventCallback = Callable[[ForwardingEvent], None]
 class Events:
     """The subscribers of one Forwarding."""
 
-    __slots__ = ("_callbacks",)
+    __slots__ = ("_callbacks", "_of_listeners")
 
     def __init__(self) -> None:
         self._callbacks: list[EventCallback] = []
+        self._of_listeners: list[EventCallback] = []
 
-    def subscribe(self, callback: EventCallback) -> Callable[[], None]:
-        """Call `callback` at every change; returns what ends it (idempotent)."""
-        self._callbacks.append(callback)
+    def subscribe(self, callback: EventCallback, *, streams: bool = True) -> Callable[[], None]:
+        """Call `callback` at every change, or of listeners alone; returns what ends it (idempotent)."""
+        callbacks = self._callbacks if streams else self._of_listeners
+        callbacks.append(callback)
 
         def cancel() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            if callback in callbacks:
+                callbacks.remove(callback)
 
         return cancel
 
     def listener(self, change: Change, info: Callable[[], ListenerInfo]) -> None:
         """A listener changed; `info` is called only if somebody wants it."""
-        if self._callbacks:
-            self._tell(ForwardingEvent(change, listener=info()))
+        if self._callbacks or self._of_listeners:
+            event = ForwardingEvent(change, listener=info())
+            self._tell(event)
+            for callback in tuple(self._of_listeners):
+                callback(event)
 
     def stream(self, change: Change, info: Callable[[], StreamInfo]) -> None:
         """A stream changed; `info` is called only if somebody wants it."""

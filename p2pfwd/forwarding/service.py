@@ -27,7 +27,7 @@ from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.names import PREFIX, belongs_to_the_node, check_protocol
 from p2pfwd.forwarding.rebind import Rebinding, try_to_bind
 from p2pfwd.forwarding.registry import Listener, ListenerRegistry
-from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry
+from p2pfwd.forwarding.streams import SpliceFactory, StreamRegistry, StreamWatcher
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import (
     READY,
@@ -298,6 +298,14 @@ class Forwarding:
     def on_event(self, callback: EventCallback) -> Callable[[], None]:
         """Call `callback` with a ForwardingEvent at every change; it must not raise. Returns its end."""
         return self._events.subscribe(callback)
+
+    def on_listener_event(self, callback: EventCallback) -> None:
+        """As `on_event`, of listeners alone: streams cost nothing then."""
+        self._events.subscribe(callback, streams=False)
+
+    def watch_streams(self, watcher: StreamWatcher) -> None:
+        """Show every stream to this one, from now on."""
+        self._streams.watcher = watcher
 
     async def check(self, listener_id: int, timeout_s: float = 30.0) -> CheckOutcome:
         """Try a listener once and keep what was found as its state; see `probe` on what its service notices.

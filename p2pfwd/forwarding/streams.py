@@ -12,7 +12,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
@@ -130,6 +130,13 @@ def _origin_text(origin: Origin, peer: str) -> str:
     return f"/unix/{origin.lstrip('/') or '@'}"  # clients rarely have a name; Kubo shows them so too
 
 
+class StreamWatcher(Protocol):
+    """Is shown every stream itself, for which nothing is made; costs what it does, and must not raise."""
+
+    def opened(self, entry: StreamEntry) -> None: ...
+    def ended(self, entry: StreamEntry) -> None: ...
+
+
 class StreamRegistry:
     """The only owner of tunnelled connections."""
 
@@ -143,6 +150,7 @@ class StreamRegistry:
     ) -> None:
         self.bytes_in = 0  # of streams that have ended
         self.bytes_out = 0
+        self.watcher: StreamWatcher | None = None
         self._swarm = swarm
         self._loop = loop
         self._events = events
@@ -202,6 +210,8 @@ class StreamRegistry:
         if not count:
             self._swarm.connmgr.protect(peer, PROTECT_TAG)
         self._empty.clear()
+        if self.watcher is not None:
+            self.watcher.opened(entry)
         self._events.stream("added", lambda: entry.info(time.monotonic()))
         return entry
 
@@ -256,6 +266,8 @@ class StreamRegistry:
         listener.left(entry.party, used=_was_used(splice))
         if not self._entries:
             self._empty.set()
+        if self.watcher is not None:
+            self.watcher.ended(entry)
         self._events.stream("removed", lambda: entry.info(time.monotonic()))
 
     def code(self, conn: Carrier) -> PathCode:

@@ -29,6 +29,8 @@ class Refusals:
         self._said: set[tuple[str, str]] = set()
         self._minute_began = clock()
         self._unsaid = 0
+        self.on_noted: Callable[[str, int], None] = lambda _cause, _n: None
+        """Told every cause, and how often it was met."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -38,6 +40,7 @@ class Refusals:
     def note(self, cause: str, offender: object, what: str, n: int = 1) -> None:
         """`cause`: a stable kebab-case name. `offender`: a peer ID or a network. `what`: for people."""
         self._counts[cause] += n
+        self.on_noted(cause, n)
         now = self._clock()
         if now - self._minute_began >= MINUTE_S:
             if self._unsaid:

@@ -197,6 +197,15 @@ ACCESS_REQUESTS: Final = Most(all=128, peer=4, network=8)
 NEW_ACCESS_REQUESTS: Final = Rates(peer=Rate(0.1, 4), network=Rate(0.2, 8), all=Rate(2, 128))
 """New ones a second; who asks again for the same name is known already."""
 
+STRANGERS_EVENTS: Final = Rates(
+    # Of what one stranger causes in ten minutes, one kind and listen is one event. All together fill their
+    # part of the history in a day and a half at the earliest, and never the owner's.
+    peer=Rate(1 / 600, 6),
+    network=Rate(1 / 300, 12),
+    all=Rate(1 / 60, 60),
+)
+"""New events a second in the history; those beyond are counted in one event for all."""
+
 
 def tunnels(streams: int, per_peer: int) -> Bounds:
     """Of all listens together, where the node has `streams` tunnels at most; those in all are counted by

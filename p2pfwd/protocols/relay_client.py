@@ -145,7 +145,7 @@ class RelayClient:
         self._news.set()
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        """Be told when a place is got or lost."""
+        """Be told when a place is got or lost, or a relay of one's own begins to refuse one."""
         self._callbacks.append(callback)
 
     def places(self) -> list[Place]:
@@ -258,9 +258,10 @@ class RelayClient:
             delay_s = STRANGERS_REST_S
         until = time.monotonic() + delay_s * (1 + self._rng.random() / 4)
         self._rests[relay] = _Rest(until, delay_s)
+        self._refusals[relay] = why
         if before is None and is_known:
             log.warning("the relay %s has no place for this node: %s", relay, why)
-        self._refusals[relay] = why
+            self._tell_of_change()
         place = self._places.get(relay)
         if place is not None and (time.monotonic() >= place.until or place.link.closed.done()):
             self._lost(relay)
@@ -305,6 +306,9 @@ class RelayClient:
     def _tell(self) -> None:
         places = sorted(self._places.values(), key=lambda place: place.since)
         self._swarm.own_addresses.set_relayed([addr for place in places for addr in place.addrs])
+        self._tell_of_change()
+
+    def _tell_of_change(self) -> None:
         for callback in tuple(self._callbacks):
             callback()
 

@@ -90,6 +90,11 @@ class Paths(NamedTuple):
         return self.home / "state.db"
 
     @property
+    def events_file(self) -> Path:
+        """The history of events."""
+        return self.home / "events.db"
+
+    @property
     def relay_tokens_file(self) -> Path:
         """Who may use this node as a relay."""
         return self.home / "relay-tokens.json"

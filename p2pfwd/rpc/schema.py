@@ -25,6 +25,13 @@ from p2pfwd.rpc.access_values import (  # noqa: F401 - as below
     BlockResult,
 )
 from p2pfwd.rpc.doctor_values import Bootstrap, DoctorParams, DoctorResult, Finding  # noqa: F401
+from p2pfwd.rpc.event_values import (  # noqa: F401 - as below
+    EventsParams,
+    EventsResult,
+    HistoryDigest,
+    HistoryEvent,
+    PeerDrops,
+)
 from p2pfwd.rpc.peer_values import (
     PeerAddParams,
     PeerAddResult,
@@ -63,6 +70,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     PathWish,
     Peer,
     PortMapping,
+    Problem,
     Reachability,
     Standing,
     Stream,
@@ -78,7 +86,7 @@ MAX_LINE_BYTES = 1 << 20
 MAX_REPLY_BYTES = 16 << 20
 """Longest reply or event line: `p2p.stream.ls` takes about 500 bytes a stream, and 20,000 streams fit."""
 
-TOPICS = ("log", "listeners", "streams", "peers", "lookups")
+TOPICS = ("log", "listeners", "streams", "peers", "lookups", "events")
 """What `events.subscribe` takes."""
 
 
@@ -388,6 +396,7 @@ class StatusResult(Message):
     relays: tuple[Relay, ...] = ()
     bootstrap: Bootstrap | None = None
     port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
+    history: HistoryDigest | None = None
 
 
 @message
@@ -474,6 +483,7 @@ METHODS: dict[str, tuple[type, type]] = {
     "id": (Empty, IdResult),
     "ping": (PingParams, PingResult),
     "log.level": (LogLevelParams, LogLevelResult),
+    "events.ls": (EventsParams, EventsResult),
     "events.subscribe": (SubscribeParams, SubscribeResult),
     "events.cancel": (CancelParams, Empty),
 }

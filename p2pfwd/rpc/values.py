@@ -114,6 +114,15 @@ class Access(Message):
 
 
 @message
+class Problem(Message):
+    """What was last wrong with a tunnel, in the last 24 hours."""
+
+    code: Literal["tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-failing"]
+    time: float  # unix seconds
+    reason: str
+
+
+@message
 class Listener(Message):
     """One listen or forward, as `ls` shows it."""
 
@@ -131,6 +140,7 @@ class Listener(Message):
     created: float  # unix seconds
     saved: bool = False  # it outlives the daemon
     access: Access | None = None  # of a listen
+    last_problem: Problem | None = None
 
 
 @message

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfwd import __version__
 from p2pfwd.daemon import logs
 from p2pfwd.daemon.methods import views
-from p2pfwd.policy.standing import standing
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.system.memory import rss_bytes
-from p2pfwd.system.network_watch import reachable_hosts
 
 if TYPE_CHECKING:
     from p2pfwd.daemon.access import AccessControl
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.forwarding.values import ListenerInfo
+    from p2pfwd.history.history import History
     from p2pfwd.host.host import Host
     from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.rpc.paths import Paths
@@ -45,6 +44,7 @@ class Node(Protocol):
     peering: Peering
     discovery: Discovery
     relays: Relays
+    history: History
     mapping: PortMapping | None
     started_at: float  # monotonic
     log_name: str | None
@@ -81,8 +81,8 @@ class ProcessMethods:
         node, swarm = self._node, self._node.host.swarm
         conns = swarm.conns()
         bytes_in, bytes_out = node.forwarding.totals()
+        failure = None if node.history.failure is None else node.history.failure.message
         own, reachability = swarm.own_addresses, node.discovery.autonat.reachability
-        has_network = bool(reachable_hosts(own.interfaces.listing()))
         return s.StatusResult(
             version=__version__,
             pid=os.getpid(),
@@ -103,9 +103,7 @@ class ProcessMethods:
             network=node.network.name,
             swarm_key_fingerprint=node.network.fingerprint,
             reachability=reachability.value,
-            standing=standing(
-                reachability, own.nat, has_network=has_network, is_mapped=own.is_reached_by_mapping()
-            ).value,
+            standing=node.discovery.standing().value,
             nat=own.nat.value,
             announced=tuple(views.own_address(each) for each in own.announced()),
             refused=dict(swarm.refusals.counts),
@@ -113,6 +111,7 @@ class ProcessMethods:
             relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(node.discovery.bootstrap.report()),
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
+            history=views.digest(node.history.digest, node.peering.names_by_id(), time.time(), failure),
         )
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:

@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.history.kinds import KINDS
 from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from p2pfwd.daemon.bootstrap_report import BootstrapReport
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
+    from p2pfwd.history.digest import Digest, Problem
+    from p2pfwd.history.folding import Event
     from p2pfwd.host.port_mapping import MappedPort
     from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
@@ -40,8 +45,10 @@ def port_mapping(mapped: MappedPort) -> schema.PortMapping:
     )
 
 
-def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.Listener:
-    """One row of `ls`; `access`: whom a listen lets in."""
+def listener(
+    info: ListenerInfo, access: schema.Access | None = None, problem: Problem | None = None
+) -> schema.Listener:
+    """One row of `ls`; `access`: whom a listen lets in, `problem`: what was last wrong with it."""
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -57,6 +64,39 @@ def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.
         created=info.created,
         saved=info.saved,
         access=access,
+        last_problem=problem and schema.Problem(problem.code, problem.at, problem.reason),  # type: ignore[arg-type]
+    )
+
+
+def event(it: Event, names: Mapping[str, str]) -> schema.HistoryEvent:
+    """One event; `names`: of peers, by their ID."""
+    return schema.HistoryEvent(
+        id=it.id,
+        time=it.time,
+        until=it.until,
+        count=it.count,
+        code=it.code,
+        topic=KINDS[it.code].topic if it.code in KINDS else "other",
+        peer=it.peer,
+        name=names.get(it.peer or ""),
+        protocol=it.protocol,
+        stranger=it.share == "strangers",
+        data=dict(it.data),
+    )
+
+
+def digest(found: Digest, names: Mapping[str, str], now: float, failure: str | None) -> schema.HistoryDigest:
+    """The last 24 hours of the history; `now` in unix seconds."""
+    drops = [
+        schema.PeerDrops(it.peer, names.get(it.peer), it.times, it.last_at, it.reason)
+        for it in found.drops(now)
+    ]
+    return schema.HistoryDigest(
+        drops=tuple(drops),
+        streams=found.count("streams", now),
+        denied=found.count("denied", now),
+        daemon_lost=found.count("lost", now),
+        failure=failure,
     )
 
 

@@ -154,6 +154,11 @@ class Conn:
         return self._closing
 
     @property
+    def ended_by_peer(self) -> bool:
+        """Whether the peer has said that it ends it."""
+        return self._session.remote_went_away
+
+    @property
     def limit_left(self) -> Limit | None:
         """What is left of what a relay lets this carry; None where it has no bound."""
         return self._channel.conduit.limit_left

@@ -143,6 +143,10 @@ class Link(Carrier, Protocol):
     def ended_by_us(self) -> bool:
         """Whether it was closed here, and not lost."""
 
+    @property
+    def ended_by_peer(self) -> bool:
+        """Whether the peer has said that it ends it."""
+
     async def open_stream(
         self,
         protocols: Sequence[str],
