@@ -80,7 +80,7 @@ class LocalListener(Listener):
         addrs: Iterable[Multiaddr] = (),
     ) -> None:
         """`address` is the local one, `bound` its socket, or None where it is yet to be had."""
-        super().__init__(listener_id, protocol, events, life)
+        super().__init__(listener_id, protocol, events, life, terms.ends_at)
         self.peer_id = peer_id
         self._pin_tag = f"forward/{listener_id}"
         self._address = address if bound is None else bound.address

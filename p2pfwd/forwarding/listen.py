@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -19,14 +20,16 @@ from p2pfwd.core.terms import Life, ListenTerms
 from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
 from p2pfwd.forwarding.admission import ListenAdmission
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.pacing import Pacing
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
-from p2pfwd.forwarding.values import Direction, ForwardingLimits
+from p2pfwd.forwarding.values import Direction, ForwardingLimits, ListenerInfo
 from p2pfwd.policy.shares import Party
+from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.contract import DuplexStream
+    from p2pfwd.net.link.contract import DuplexStream, SplicedStream
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -49,7 +52,7 @@ class RemoteListener(Listener):
         terms: ListenTerms,
         life: Life,
     ) -> None:
-        super().__init__(listener_id, protocol, events, life)
+        super().__init__(listener_id, protocol, events, life, terms.ends_at)
         self.terms = terms
         self.target = target
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
@@ -60,6 +63,40 @@ class RemoteListener(Listener):
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._glanced_at = float("-inf")
+        self._pacing: Pacing | None = None
+        self._limit()
+
+    # --- its limits -------------------------------------------------------------------------------
+
+    def set_terms(self, terms: ListenTerms) -> None:
+        """Other limits, from now on, for its live streams too; more of these than it may have go on."""
+        self.terms = terms
+        self._limit()
+        if self._pacing is not None:
+            for splice, stream in self._streams.splices(self):
+                self._pacing.adopt(splice, stream)
+        if terms.idle_timeout_s:
+            self._streams.idle.watch(terms.idle_timeout_s)
+        self._events.listener("changed", self.info)
+
+    def _limit(self) -> None:
+        terms = self.terms
+        self._admission.max_streams = terms.max_streams
+        self._admission.max_streams_per_peer = terms.max_streams_per_peer
+        self.idle_timeout_s = terms.idle_timeout_s
+        if terms.rate or terms.rate_per_peer or self._pacing is not None:
+            if self._pacing is None:
+                self._pacing = Pacing(self._loop)
+            self._pacing.set_rates(terms.rate, terms.rate_per_peer)
+
+    def carry(self, stream: DuplexStream) -> SplicedStream:
+        """At the rate of this listen, where it has one."""
+        return stream if self._pacing is None else self._pacing.carry(stream)
+
+    def info(self, live_in: int = 0, live_out: int = 0) -> ListenerInfo:
+        """With its terms, and what is used of them."""
+        info = super().info(live_in, live_out)
+        return replace(info, terms=self.terms, busiest=self._admission.busiest)
 
     @property
     def listen_address(self) -> Multiaddr:
@@ -85,7 +122,7 @@ class RemoteListener(Listener):
             self.failed(exc)
             return
         if party is None:
-            stream.reset()
+            stream.reset(RESOURCE_LIMIT_EXCEEDED)
             return
         try:
             entry = self._streams.add(self, stream, None, party)

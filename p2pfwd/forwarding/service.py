@@ -367,6 +367,7 @@ class Forwarding:
             await listener.closed
         await self._streams.wait_empty()
         self._streams.sockets.close()
+        self._streams.idle.close()
         self.access.close()
 
     def _refuse_when_closing(self) -> None:
