@@ -291,8 +291,9 @@ class PacedStream:
 
     def want_to_send(self) -> None:
         """Of the stream's turns, or the lane's: as the last frame was not to be had."""
-        lane = self._pacing.outward
-        if self._blocked or lane.is_free:
+        lane, now = self._pacing.outward, self._pacing.clock()
+        in_turn = self._granted and not lane.is_free
+        if self._blocked or (not in_turn and lane.may(self.remote_peer, PIECE_BYTES, now)):
             self._stream.want_to_send()
         else:
             lane.wait(self._outward)
