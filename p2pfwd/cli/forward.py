@@ -13,6 +13,7 @@ from p2pfwd.cli.advice import close_forward_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
+from p2pfwd.cli.limits import Expires
 from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import (
     AsJson,
@@ -74,6 +75,7 @@ def forward(
     path: PathOption = PathChoice.ANY,
     allow_limited_relay: LimitedRelay = False,
     ephemeral: Ephemeral = False,
+    expires: Expires = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -94,6 +96,7 @@ def forward(
             ephemeral=ephemeral,
             path=path.value,
             allow_limited_relay=allow_limited_relay,
+            expires_s=expires,
         )
         for protocol, listen in pairs
     ]
@@ -155,6 +158,8 @@ def _print(result: ForwardResult) -> None:
     forwarding = "Forwarding already:" if result.stood else "Forwarding"
     write(f"{forwarding} {local} -> {printable(listener.protocol)} at {short_peer(result.peer)}")
     write(f"  {next_step(listener.protocol, listener.listen_address)}")
+    if listener.ends_at is not None:
+        write(f"It {ends_text(listener.ends_at)}.")
     write(f"To stop: {close_forward_command(listener.listen_address)}")
 
 

@@ -82,6 +82,11 @@ _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 
 
+def limited(terms: ListenTerms, changes: Mapping[str, int]) -> ListenTerms:
+    """With these of `LIMITS` in place of its own."""
+    return ListenTerms(**{**asdict(terms), **changes})
+
+
 def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
     """What is wrong with these together, in a sentence; None where nothing is."""
     if not (isfinite(terms.ends_at) and terms.ends_at >= 0):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
+from p2pfwd.daemon.expiry import Expiry
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
@@ -77,6 +78,7 @@ class Running:
         self.tunnels = Tunnels(paths.state_file, self.forwarding, host.peer_id)
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
+        self.expiry = Expiry((self.tunnels, self.access))
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -144,6 +146,7 @@ class Running:
             self.access.start()
             self.peering.start()
             await self.tunnels.start()
+            self.expiry.start()
             await self.server.start()
             self.discovery.start()
             self.relaying.start()
@@ -156,6 +159,7 @@ class Running:
             await self.relays.close()
             self.relaying.close()
             await self.discovery.close()
+            await self.expiry.close()
             await self.forwarding.aclose()
             await self.peering.close()
             await self.server.close()
@@ -180,6 +184,7 @@ class Running:
     async def stop(self) -> None:
         """Drain, then close everything."""
         self.draining = True
+        await self.expiry.close()
         try:
             await self._drain()
         finally:

@@ -80,7 +80,7 @@ class LocalListener(Listener):
         addrs: Iterable[Multiaddr] = (),
     ) -> None:
         """`address` is the local one, `bound` its socket, or None where it is yet to be had."""
-        super().__init__(listener_id, protocol, events, life, terms.ends_at)
+        super().__init__(listener_id, protocol, events, life)
         self.peer_id = peer_id
         self._pin_tag = f"forward/{listener_id}"
         self._address = address if bound is None else bound.address
@@ -90,7 +90,7 @@ class LocalListener(Listener):
         self._streams = streams
         self._limits = limits
         self._protocols = (protocol,)
-        self.terms = terms
+        self.terms: ForwardTerms = terms
         self._way = Way(terms.path, terms.limited_relay)
         self.addrs: tuple[Multiaddr, ...] = ()
         self._stopped = False

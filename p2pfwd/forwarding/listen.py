@@ -3,7 +3,7 @@
 Rules: the stream is registered before its target is dialed, so it can be seen and closed meanwhile; a
 target that answers within the first system call costs no task; every dial has a deadline; a target that
 cannot be reached resets the stream (never a clean end); with `report_peer_id` the service reads
-`<base58 peer id>\\n` first.
+`<base58 peer id>\\n` first, with `proxy_protocol` a header of the PROXY protocol.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import asyncio
 import logging
 import socket
 from dataclasses import replace
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, ClassVar
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import Life, ListenTerms
 from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
@@ -26,6 +27,7 @@ from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import Direction, ForwardingLimits, ListenerInfo
 from p2pfwd.policy.shares import Party
+from p2pfwd.wire import proxy_protocol
 from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ class RemoteListener(Listener):
         terms: ListenTerms,
         life: Life,
     ) -> None:
-        super().__init__(listener_id, protocol, events, life, terms.ends_at)
-        self.terms = terms
+        super().__init__(listener_id, protocol, events, life)
+        self.terms: ListenTerms = terms
         self.target = target
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
         self._streams = streams
@@ -203,20 +205,31 @@ class RemoteListener(Listener):
             self.closed.set()
 
     def _connected(self, entry: StreamEntry, sock: socket.socket) -> None:
-        if self.terms.report_peer_id:
-            line = b"%b\n" % str(entry.stream.remote_peer).encode()
+        first = self._first_words(entry.stream)
+        if first:
             try:
-                sent = sock.send(line)  # a fresh connection has room for a line
+                sent = sock.send(first)  # a fresh connection has room for a line
             except OSError as exc:
                 sent, why = 0, exc.strerror or str(exc)
             else:
                 why = "its buffer is full"
-            if sent != len(line):
+            if sent != len(first):
                 sock.close()
-                self._refuse(entry, TargetRefused(f"the target did not take the peer ID line: {why}"))
+                what = "peer ID line" if self.terms.report_peer_id else "PROXY header"
+                self._refuse(entry, TargetRefused(f"the target did not take the {what}: {why}"))
                 return
         self._streams.splice(entry, sock)
         self.worked()
+
+    def _first_words(self, stream: DuplexStream) -> bytes:
+        """What the target is told of the dialer before anything else."""
+        if self.terms.report_peer_id:
+            return b"%b\n" % str(stream.remote_peer).encode()
+        if self.terms.proxy_protocol == "v2":
+            conn = stream.conn
+            source = None if conn.is_relayed else _endpoint(conn.remote_addr)
+            return proxy_protocol.encode(source, _endpoint(conn.local_addr), str(stream.remote_peer))
+        return b""
 
     def _refuse(self, entry: StreamEntry, error: P2PForwardError) -> None:
         self._drop(entry)
@@ -257,3 +270,13 @@ class RemoteListener(Listener):
         self._streams.drop_dialing(self)
         if not self._dials:
             self.closed.set()
+
+
+def _endpoint(addr: Multiaddr) -> proxy_protocol.Endpoint | None:
+    """Where a connection ends; None where that is no IP address."""
+    found = tcp_endpoint(addr)
+    if found is None or found.family not in ("ip4", "ip6"):
+        return None
+    address = ip_address(found.host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address, found.port

@@ -13,10 +13,11 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import Life
+from p2pfwd.core.terms import ForwardTerms, Life, ListenTerms
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
@@ -56,6 +57,7 @@ class Listener(ABC):
     """One registered listen or forward, its health and its totals."""
 
     direction: ClassVar[Direction]
+    terms: ListenTerms | ForwardTerms
 
     def __init__(
         self,
@@ -63,9 +65,7 @@ class Listener(ABC):
         protocol: str,
         events: Events,
         life: Life,
-        ends_at: float,
     ) -> None:
-        """`ends_at`: unix seconds; 0: when it is closed."""
         now = time.time()
         self.id = listener_id
         self.protocol = protocol
@@ -77,7 +77,6 @@ class Listener(ABC):
         self.bytes_out = 0
         self.closed = Closed()
         self.idle_timeout_s = 0
-        self.ends_at = ends_at
         self._events = events
         self._logged_at = -math.inf  # of the monotonic clock: the other one may be set back
         self._unlogged = 0
@@ -116,9 +115,14 @@ class Listener(ABC):
         """A stream of it as its splice is to see it."""
         return stream
 
+    @property
+    def ends_at(self) -> float:
+        """When it is closed by itself, unix seconds; 0: never."""
+        return self.terms.ends_at
+
     def renew(self, ends_at: float) -> None:
         """Another end from now on."""
-        self.ends_at = ends_at
+        self.terms = replace(self.terms, ends_at=ends_at)
         self._events.listener("changed", self.info)
 
     def describe(self) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import LIMITS
 from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
 
@@ -42,6 +43,7 @@ def port_mapping(mapped: MappedPort) -> schema.PortMapping:
 
 def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.Listener:
     """One row of `ls`; `access`: whom a listen lets in."""
+    terms = info.terms
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -57,6 +59,9 @@ def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.
         created=info.created,
         saved=info.saved,
         access=access,
+        limits=None if terms is None else schema.Limits(*(getattr(terms, name) for name in LIMITS)),
+        proxy_protocol="none" if terms is None else terms.proxy_protocol,
+        ends_at=info.ends_at,
     )
 
 

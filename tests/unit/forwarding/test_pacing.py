@@ -241,7 +241,7 @@ async def test_other_rates_hold_from_now_on() -> None:
     program.left = 500_000
     pacing.set_rates(0, 0)
     await asyncio.sleep(0.1)
-    assert len(program.got) == 90_000 and program.left == 0, "without a rate the stream's own turns are enough"
+    assert len(program.got) == 90_000 and program.left == 0, "the stream's own turns are enough"
     assert pacing._timer is None
 
 
