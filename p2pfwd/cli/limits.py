@@ -53,7 +53,10 @@ MaxStreams = Annotated[
 MaxStreamsPerPeer = Annotated[
     int | None,
     typer.Option(
-        "--max-streams-per-peer", metavar="N", parser=_count, help="At most N streams of one peer; 0: no limit."
+        "--max-streams-per-peer",
+        metavar="N",
+        parser=_count,
+        help="At most N streams of one peer; 0: no limit.",
     ),
 ]
 RateOption = Annotated[

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd.wire.yamux.reset_codes import IDLE
 
 if TYPE_CHECKING:
-    from p2pfwd.forwarding.streams import StreamEntry
+    from p2pfwd.forwarding.registry import Listener
+    from p2pfwd.forwarding.splice import Splice
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -24,11 +25,22 @@ LEAST_LOOK_S: Final = 0.5
 MOST_LOOK_S: Final = 30.0
 
 
+class Tunnel(Protocol):
+    """What is asked of a tunnelled connection (`forwarding.streams.StreamEntry`)."""
+
+    id: int
+    listener: Listener
+    splice: Splice | None
+
+    def describe(self) -> str:
+        """For log lines."""
+
+
 class IdleWatch:
     """Of one forwarding service; `entries` gives the live streams."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, entries: Callable[[], Iterable[StreamEntry]]
+        self, loop: asyncio.AbstractEventLoop, entries: Callable[[], Iterable[Tunnel]]
     ) -> None:
         self._loop = loop
         self._entries = entries
@@ -61,9 +73,7 @@ class IdleWatch:
             if moved != was:
                 since = now
             if now - since >= timeout_s:
-                peer = entry.stream.remote_peer.short()
-                name = entry.listener.describe()
-                log.info("%s: nothing passed on a stream of %s for %d s", name, peer, timeout_s)
+                log.info("%s: nothing passed for %d s", entry.describe(), timeout_s)
                 splice.reset(IDLE)
             else:
                 self._moved[entry.id] = moved, since

@@ -85,6 +85,10 @@ class StreamEntry:
         self._registry.remove(self)
         self.listener.stream_ended(self.id, splice.error, splice.bytes_in)
 
+    def describe(self) -> str:
+        """For log lines."""
+        return f"{self.listener.describe()}: stream {self.id} of {self.stream.remote_peer.short()}"
+
     def info(self, now: float) -> StreamInfo:
         """A snapshot; moves the mark from which the next rate counts."""
         splice, stream, listener = self.splice, self.stream, self.listener

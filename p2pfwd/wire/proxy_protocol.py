@@ -1,9 +1,9 @@
 """The header of the PROXY protocol, version 2: who connects, told to a service before the first byte.
 
-haproxy's specification (proxy-protocol.txt, 2.2): a signature, version and command, family, length, addresses,
-then TLVs. Where no address of the other end is known (a relay is between) the command is LOCAL with the
-family UNSPEC: every receiver must take that, and uses the addresses of the connection itself. The peer ID is
-a TLV of the range that the specification leaves to applications.
+haproxy's specification (proxy-protocol.txt, 2.2): a signature, version and command, family, length,
+addresses, then TLVs. Where no address of the other end is known (a relay is between) the command is LOCAL
+with the family UNSPEC: every receiver must take that, and uses the addresses of the connection itself. The
+peer ID is a TLV of the range that the specification leaves to applications.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Endpoint = tuple[IPv4Address | IPv6Address, int]
 
 
 def encode(source: Endpoint | None, destination: Endpoint | None, peer_id: str) -> bytes:
-    """The header of a TCP connection from `source` to `destination`, which are of one family, or not known."""
+    """The header of a TCP connection between these, of one family; LOCAL where they are not, or not known."""
     tlv = peer_id.encode("ascii")
     assert len(tlv) <= MAX_VALUE_BYTES
     command, family, addresses = _LOCAL, _UNSPEC, b""
