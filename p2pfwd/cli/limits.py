@@ -129,7 +129,7 @@ def limit(
 
 
 def limits_text(limits: Limits) -> str:
-    """`at most 5 streams, 2 of one peer, 1.0MB/s each way, idle for at most 10 min`; empty where there are none."""
+    """`at most 5 streams, 1.0MB/s each way`; empty where there are none."""
     from p2pfwd.core.durations import duration_text
 
     parts = []
