@@ -8,6 +8,7 @@ import typer
 
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
+from p2pfwd.cli.limits import Expires
 from p2pfwd.cli.options import AsJson, Headers, NoStart, Protocol, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, printable, short_address, short_peer
@@ -61,13 +62,18 @@ KeepLive = Annotated[
 
 
 def allow(
-    ctx: typer.Context, protocol: Protocol, asker: Askers, no_start: NoStart = False, as_json: AsJson = False
+    ctx: typer.Context,
+    protocol: Protocol,
+    asker: Askers,
+    expires: Expires = None,
+    no_start: NoStart = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Let peers use a listen, from now on.
+    """Let peers use a listen, from now on, or for a time.
 
     The rule belongs to the name: it may be there before the listen, and stays after it.
     """
-    params = AccessChangeParams(protocol=protocol, peers=tuple(asker))
+    params = AccessChangeParams(protocol=protocol, peers=tuple(asker), expires_s=expires)
     env: Env = ctx.obj
     with env.connect_or_start(start=not no_start) as client:
         result = answer(client, "access.allow", params, AccessChangeResult)

@@ -13,6 +13,7 @@ from p2pfwd.cli.advice import close_forward_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
+from p2pfwd.cli.limits import Expires, ends_text
 from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import (
     AsJson,
@@ -51,29 +52,35 @@ _GRACE_S = 5.0
 """What the daemon may need beyond a bound it was given, before this command stops waiting for it."""
 
 
+ListenAt = Annotated[
+    str,
+    typer.Argument(
+        metavar="LISTEN",
+        help="Where to listen: a multiaddr, HOST:PORT, :PORT or PORT; port 0 takes a free one.",
+    ),
+]
+
+Peers = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PEER...",
+        help="The peer: its ID, or addresses of it ending in /p2p/ID; before it, more pairs of "
+        "PROTOCOL and LISTEN.",
+    ),
+]
+
+
 def forward(
     ctx: typer.Context,
     protocol: Protocol,
-    listen: Annotated[
-        str,
-        typer.Argument(
-            metavar="LISTEN",
-            help="Where to listen: a multiaddr, HOST:PORT, :PORT or PORT; port 0 takes a free one.",
-        ),
-    ],
-    peers: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PEER...",
-            help="The peer: its ID, or addresses of it ending in /p2p/ID; before it, more pairs of "
-            "PROTOCOL and LISTEN.",
-        ),
-    ],
+    listen: ListenAt,
+    peers: Peers,
     allow_custom_protocol: Custom = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not try the peer now.")] = False,
     path: PathOption = PathChoice.ANY,
     allow_limited_relay: LimitedRelay = False,
     ephemeral: Ephemeral = False,
+    expires: Expires = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -94,6 +101,7 @@ def forward(
             ephemeral=ephemeral,
             path=path.value,
             allow_limited_relay=allow_limited_relay,
+            expires_s=expires,
         )
         for protocol, listen in pairs
     ]
@@ -155,6 +163,8 @@ def _print(result: ForwardResult) -> None:
     forwarding = "Forwarding already:" if result.stood else "Forwarding"
     write(f"{forwarding} {local} -> {printable(listener.protocol)} at {short_peer(result.peer)}")
     write(f"  {next_step(listener.protocol, listener.listen_address)}")
+    if listener.ends_at is not None:
+        write(f"It {ends_text(listener.ends_at)}.")
     write(f"To stop: {close_forward_command(listener.listen_address)}")
 
 

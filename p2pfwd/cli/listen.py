@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +13,16 @@ import typer
 from p2pfwd.cli.advice import close_listen_command, forward_command, forward_commands
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
+from p2pfwd.cli.limits import (
+    Expires,
+    IdleTimeout,
+    MaxStreams,
+    MaxStreamsPerPeer,
+    RateOption,
+    RatePerPeer,
+    ends_text,
+    limits_text,
+)
 from p2pfwd.cli.options import AsJson, Custom, Ephemeral, Foreground, NoStart, Protocol
 from p2pfwd.cli.pairs import listen_pairs, make_all, one_or_list
 from p2pfwd.cli.render import write, write_json
@@ -26,6 +38,20 @@ if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
 
 
+class ProxyChoice(StrEnum):
+    """What `--proxy-protocol` takes."""
+
+    NONE = "none"
+    V2 = "v2"
+
+
+ProxyOption = Annotated[
+    ProxyChoice,
+    typer.Option(
+        "--proxy-protocol", metavar="v2", help="Begin each connection to the target with a PROXY header."
+    ),
+]
+
 AllowOption = Annotated[
     str | None,
     typer.Option(
@@ -36,26 +62,40 @@ AllowOption = Annotated[
 ]
 
 
+Target = Annotated[
+    str,
+    typer.Argument(metavar="TARGET", help="The local service: a multiaddr, HOST:PORT, :PORT or PORT."),
+]
+
+More = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PAIR...", help="More pairs of PROTOCOL and TARGET.", show_default=False),
+]
+
+ReportPeerId = Annotated[
+    bool,
+    typer.Option(
+        "-r", "--report-peer-id", help="Begin each connection to the target with the dialer's peer ID."
+    ),
+]
+
+
 def listen(
     ctx: typer.Context,
     protocol: Protocol,
-    target: Annotated[
-        str,
-        typer.Argument(metavar="TARGET", help="The local service: a multiaddr, HOST:PORT, :PORT or PORT."),
-    ],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PAIR...", help="More pairs of PROTOCOL and TARGET.", show_default=False),
-    ] = None,
+    target: Target,
+    more: More = None,
     allow_custom_protocol: Custom = False,
-    report_peer_id: Annotated[
-        bool,
-        typer.Option(
-            "-r", "--report-peer-id", help="Begin each connection to the target with the dialer's peer ID."
-        ),
-    ] = False,
+    report_peer_id: ReportPeerId = False,
+    proxy_protocol: ProxyOption = ProxyChoice.NONE,
     ephemeral: Ephemeral = False,
+    expires: Expires = None,
     allow: AllowOption = None,
+    max_streams: MaxStreams = None,
+    max_streams_per_peer: MaxStreamsPerPeer = None,
+    rate: RateOption = None,
+    rate_per_peer: RatePerPeer = None,
+    idle_timeout: IdleTimeout = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -66,21 +106,32 @@ def listen(
     name, that is any peer that knows this peer ID and the protocol name. It is saved: it is there whenever
     the daemon runs, until `close`.
     """
-    params = [
-        ListenParams(
-            protocol=protocol,
-            target=target,
-            allow_custom_protocol=allow_custom_protocol,
-            report_peer_id=report_peer_id,
-            foreground=foreground,
-            ephemeral=ephemeral,
-            allow=() if allow is None else tuple(_words(allow)),
-        )
-        for protocol, target in listen_pairs((protocol, target), more or ())
-    ]
-    env: Env = ctx.obj
+    params = ListenParams(
+        protocol=protocol,
+        target=target,
+        allow_custom_protocol=allow_custom_protocol,
+        report_peer_id=report_peer_id,
+        foreground=foreground,
+        ephemeral=ephemeral,
+        allow=() if allow is None else tuple(_words(allow)),
+        max_streams=max_streams or 0,
+        max_streams_per_peer=max_streams_per_peer or 0,
+        rate=rate or 0,
+        rate_per_peer=rate_per_peer or 0,
+        idle_timeout_s=idle_timeout or 0,
+        proxy_protocol=proxy_protocol.value,
+        expires_s=expires,
+    )
+    pairs = listen_pairs((protocol, target), more or ())
+    _offer(ctx.obj, [replace(params, protocol=name, target=at) for name, at in pairs], no_start, as_json)
+
+
+def _offer(env: Env, params: Sequence[ListenParams], no_start: bool, as_json: bool) -> None:
+    if params[0].report_peer_id and params[0].proxy_protocol != "none":
+        hint = "leave -r out: the PROXY header has the peer ID, too"
+        raise UsageError("--proxy-protocol and -r exclude each other", hint=hint)
     with ExitStack() as stack:
-        interrupted = stack.enter_context(terminable()) if foreground else None
+        interrupted = stack.enter_context(terminable()) if params[0].foreground else None
         client = stack.enter_context(env.connect_or_start(start=not no_start))
         subscription = None if interrupted is None else watch(client, interrupted)
         results = make_all(env, client, "p2p.listen", params, ListenResult, as_json=as_json)
@@ -120,6 +171,8 @@ def _print(results: Sequence[ListenResult]) -> None:
         write(f"{sharing} {printable(listener.protocol)} -> {_where(result)}.")
     for line in _who_can(listeners):
         write(line)
+    for line in _until(listeners):
+        write(line)
     write("On the other machine, run:")
     listens = [(listener.protocol, listener.target_address) for listener in listeners]
     commands = forward_commands(listens, results[0].peer, results[0].addresses)
@@ -152,6 +205,17 @@ def _who_can(listeners: Sequence[Listener]) -> list[str]:
         if it.access is not None and it.access.lets_in != "any":
             line += f" To let in a peer: {allow_command(it.protocol)}"
         lines.append(line)
+    return lines
+
+
+def _until(listeners: Sequence[Listener]) -> list[str]:
+    """Their limits, and when they end."""
+    lines = []
+    for it in listeners:
+        if it.limits is not None and (limits := limits_text(it.limits)):
+            lines.append(f"Limits of {printable(it.protocol)}: {limits}.")
+        if it.ends_at is not None:
+            lines.append(f"{printable(it.protocol)} {ends_text(it.ends_at)}.")
     return lines
 
 

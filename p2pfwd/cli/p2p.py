@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.limits import ends_text, limits_text
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
@@ -188,6 +189,10 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
             write(f"{name}: {printable(_was_wrong(listener.last_problem))}")
         if not listener.saved:
             write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
+        if listener.ends_at is not None:
+            write(f"{name}: {ends_text(listener.ends_at)}")
+        if listener.limits is not None and (limits := limits_text(listener.limits)):
+            write(f"{name}: {limits}")
     for listener in listeners:
         if listener.access is not None and not is_open(listener.access):
             write(f"{printable(listener.protocol)}: lets in {who(listener.access)}")

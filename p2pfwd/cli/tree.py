@@ -39,6 +39,7 @@ COMMANDS = {
     "listen": Entry("p2pfwd.cli.listen", "listen"),
     "forward": Entry("p2pfwd.cli.forward", "forward"),
     "close": Entry("p2pfwd.cli.p2p", "close"),
+    "limit": Entry("p2pfwd.cli.limits", "limit"),
     "ls": Entry("p2pfwd.cli.p2p", "ls"),
     "stream": Entry("p2pfwd.cli.p2p", "stream"),
     "id": Entry("p2pfwd.cli.daemon", "show_id"),

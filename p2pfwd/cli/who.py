@@ -18,7 +18,7 @@ MAX_NAMED = 4
 def who(access: Access) -> str:
     """`any peer`, `laptop and 12D3…wvuTHr`, `nobody`."""
     if access.lets_in == "any":
-        text = "any peer"
+        text = f"any peer{_end(access.any_ends_at)}"
     else:
         named = ["peers with a name here"] if access.lets_in == "named" else []
         parts = named + peers(access.allowed)
@@ -30,14 +30,22 @@ def who(access: Access) -> str:
 
 def peers(listed: Sequence[AccessPeer]) -> list[str]:
     """The names of the first, and how many more there are."""
-    names = [it.name or short_peer(it.peer) for it in listed]
+    names = [f"{it.name or short_peer(it.peer)}{_end(it.ends_at)}" for it in listed]
     more = len(names) - MAX_NAMED
     return names if more <= 0 else [*names[:MAX_NAMED], f"{more} more"]
 
 
+def _end(ends_at: float | None) -> str:
+    if ends_at is None:
+        return ""
+    from p2pfwd.cli.limits import ends_text
+
+    return f" ({ends_text(ends_at)})"
+
+
 def is_open(access: Access | None) -> bool:
     """Whether every peer is let in, as where nothing was said."""
-    return access is None or (access.lets_in == "any" and not access.denied)
+    return access is None or (access.lets_in == "any" and not access.denied and access.any_ends_at is None)
 
 
 def restrict_command(protocol: str) -> str:

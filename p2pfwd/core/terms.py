@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from math import isfinite
 from typing import Any, Final, Literal, TypeVar, get_args
 
 PathWish = Literal["any", "direct", "relay"]
+
+ProxyProtocol = Literal["none", "v2"]
+"""Which PROXY protocol header the target of a listen gets first."""
 
 Lifetime = Literal["saved", "ephemeral", "foreground"]
 """Until it is closed; at most as long as the daemon; at most as long as the command."""
@@ -23,6 +27,13 @@ class ListenTerms:
     any_loopback: bool = False  # ::1 is as good a target as 127.0.0.1
     report_peer_id: bool = False
     custom_protocol: bool = False  # the name need not begin with /x/
+    max_streams: int = 0  # at once; 0, here and below: no limit of its own
+    max_streams_per_peer: int = 0
+    rate: int = 0  # bytes a second each way, over all its streams
+    rate_per_peer: int = 0
+    idle_timeout_s: int = 0  # a stream on which no byte passes for so long is reset
+    proxy_protocol: ProxyProtocol = "none"
+    ends_at: float = 0.0  # unix seconds; 0: when it is closed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,7 @@ class ForwardTerms:
     custom_protocol: bool = False
     path: PathWish = "any"
     limited_relay: bool = False
+    ends_at: float = 0.0  # as of a listen
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,34 @@ UNSAVED: Final = Life()
 
 _T = TypeVar("_T", ListenTerms, ForwardTerms)
 
-_CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {"path": get_args(PathWish)}
+LIMITS: Final = ("max_streams", "max_streams_per_peer", "rate", "rate_per_peer", "idle_timeout_s")
+"""Terms of a listen that change while it stands: whole numbers from 0 to `MAX_LIMIT`."""
+
+MAX_LIMIT: Final = 1 << 40
+
+_CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
+    "path": get_args(PathWish),
+    "proxy_protocol": get_args(ProxyProtocol),
+}
+
+
+def limited(terms: ListenTerms, changes: Mapping[str, int]) -> ListenTerms:
+    """With these of `LIMITS` in place of its own."""
+    return ListenTerms(**{**asdict(terms), **changes})
+
+
+def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
+    """What is wrong with these together, in a sentence; None where nothing is."""
+    if not (isfinite(terms.ends_at) and terms.ends_at >= 0):
+        return "it ends at no time"
+    if isinstance(terms, ForwardTerms):
+        return None
+    for name in LIMITS:
+        if not 0 <= getattr(terms, name) <= MAX_LIMIT:
+            return f"{name} is not from 0 to {MAX_LIMIT}"
+    if terms.report_peer_id and terms.proxy_protocol != "none":
+        return "the peer ID line (-r) and the PROXY protocol header exclude each other"
+    return None
 
 
 def terms_to_json(terms: ListenTerms | ForwardTerms) -> dict[str, Any]:
@@ -80,4 +119,7 @@ def terms_from_json(kind: type[_T], found: object) -> _T:
         fits = value in _CHOICES[name] if name in _CHOICES else type(value) is type(default)
         if not fits:
             raise ValueError(f"{value!r} is no {name}")
-    return kind(**found)
+    terms = kind(**found)
+    if (why := why_no_terms(terms)) is not None:
+        raise ValueError(why)
+    return terms

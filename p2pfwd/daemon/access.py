@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -46,8 +47,15 @@ class AccessControl:
     """Of one daemon; `start` reads the file."""
 
     def __init__(
-        self, host: Host, paths: Paths, forwarding: Forwarding, peering: Peering, default: Default
+        self,
+        host: Host,
+        paths: Paths,
+        forwarding: Forwarding,
+        peering: Peering,
+        default: Default,
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self.rules = AccessRules(paths.access_file)
         self._host = host
         self._forwarding = forwarding
@@ -56,6 +64,7 @@ class AccessControl:
         peering.on_names_changed(self._names_changed)
         self.on_changed: Callable[[str | None, str], None] = lambda _protocol, _change: None
         """Told of which name the rule has changed (None: the block list), and how, in words."""
+        self.ends_changed: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Read the rules, and put them in force. Raises as `AccessRules.load`."""
@@ -70,7 +79,8 @@ class AccessControl:
 
     def _apply(self, *, keep_live: bool) -> int:
         named = {entry.peer_id: entry.name for entry in self._peering.names.all()}
-        access = Access(self.default, self.rules.table.rules, named)
+        rules = self.rules.table.ended(self._clock()).rules
+        access = Access(self.default, rules, named)
         return len(self._forwarding.set_access(access, keep_live=keep_live))
 
     def _names_changed(self) -> None:
@@ -79,19 +89,25 @@ class AccessControl:
     # --- rules ------------------------------------------------------------------------------------
 
     async def allow(
-        self, protocol: str, texts: Sequence[str], *, keep_live: bool
+        self, protocol: str, texts: Sequence[str], *, keep_live: bool, ends_at: float = 0.0
     ) -> tuple[s.AccessRule, int]:
-        """Let these in: the rule, and how many streams were reset. Raises as `_change`."""
+        """Let these in, for good or until then: the rule, and how many streams were reset.
+
+        Raises as `_change`.
+        """
         peers = self.read(texts)
         if peers is None:
-            return await self._change(protocol, lambda rule: replace(rule, at_large="any"), keep_live)
-        return await self._change(protocol, lambda rule: rule.allow(peers), keep_live)
+            changed = await self._change(protocol, lambda rule: rule.let_in("any", ends_at), keep_live)
+        else:
+            changed = await self._change(protocol, lambda rule: rule.allow(peers, ends_at), keep_live)
+        self.ends_changed()
+        return changed
 
     async def deny(self, protocol: str, texts: Sequence[str], *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Keep these out; `any`: all that the rule does not allow. As `allow`."""
         peers = self.read(texts)
         if peers is None:
-            return await self._change(protocol, lambda rule: replace(rule, at_large="listed"), keep_live)
+            return await self._change(protocol, lambda rule: rule.let_in("listed"), keep_live)
         return await self._change(protocol, lambda rule: rule.deny(peers), keep_live)
 
     async def only(self, protocol: str, peers: frozenset[PeerId] | None) -> None:
@@ -99,7 +115,7 @@ class AccessControl:
 
         def change(rule: Rule) -> Rule:
             if peers is None:
-                return replace(rule, at_large="any")
+                return rule.let_in("any")
             return Rule("listed", peers, rule.denied - peers)
 
         await self._change(protocol, change, keep_live=False)
@@ -138,6 +154,14 @@ class AccessControl:
         await self.rules.change(change, apply)
         self.on_changed(protocol, _in_words(self.of(protocol)))
         return self._rule(protocol), streams
+
+    def next_end(self) -> float | None:
+        """See `expiry.Ending`."""
+        return self.rules.table.next_end()
+
+    async def end_due(self, now: float) -> None:
+        """Those whose time is over are let in no more; their live streams are reset."""
+        await self.rules.end_due(now, lambda: self._apply(keep_live=False))
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -271,7 +295,8 @@ class AccessControl:
         """Whom the listen of this name lets in."""
         rules, names = self._forwarding.access.rules, self._names()
         rule = rules.rules.get(protocol, NO_RULE)
-        return s.Access(rules.lets_in(protocol), _peers(rule.allowed, names), _peers(rule.denied, names))
+        allowed, denied = _peers(rule.allowed, names, rule.ends), _peers(rule.denied, names)
+        return s.Access(rules.lets_in(protocol), allowed, denied, rule.ends.get(None))
 
     def _rule(self, protocol: str) -> s.AccessRule:
         saved = protocol in self.rules.table.rules
@@ -299,9 +324,11 @@ def _in_words(access: s.Access) -> str:
     return words
 
 
-def _peers(peers: frozenset[PeerId], names: dict[PeerId, str]) -> tuple[s.AccessPeer, ...]:
+def _peers(
+    peers: frozenset[PeerId], names: dict[PeerId, str], ends: Mapping[PeerId | None, float] = NO_RULE.ends
+) -> tuple[s.AccessPeer, ...]:
     """Those with a name first."""
-    shown = [s.AccessPeer(str(peer), names.get(peer)) for peer in peers]
+    shown = [s.AccessPeer(str(peer), names.get(peer), ends.get(peer)) for peer in peers]
     return tuple(sorted(shown, key=lambda it: (it.name is None, it.name or "", it.peer)))
 
 

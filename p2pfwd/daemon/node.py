@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
+from p2pfwd.daemon.expiry import Expiry
 from p2pfwd.daemon.feed import Feed
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
@@ -81,6 +82,7 @@ class Running:
         self.tunnels = Tunnels(paths.state_file, self.forwarding, host.peer_id)
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
+        self.expiry = Expiry((self.tunnels, self.access))
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -154,6 +156,7 @@ class Running:
             self.peering.start()
             await self.tunnels.start()
             self.feed.tunnels_are_made(self.peering)
+            self.expiry.start()
             await self.server.start()
             self.discovery.start()
             self.relaying.start()
@@ -167,6 +170,7 @@ class Running:
             await self.relays.close()
             self.relaying.close()
             await self.discovery.close()
+            await self.expiry.close()
             await self.forwarding.aclose()
             await self.peering.close()
             await self.server.close()
@@ -193,6 +197,7 @@ class Running:
         """Drain, then close everything."""
         self.draining = True
         self.feed.stopping()
+        await self.expiry.close()
         try:
             await self._drain()
         finally:

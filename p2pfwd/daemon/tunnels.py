@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shlex
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms
-from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed
+from p2pfwd.core.terms import Life, Lifetime, ListenTerms, limited, why_no_terms
+from p2pfwd.daemon.differences import differences, how_to_change
+from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed, UsageError
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.listen import RemoteListener
@@ -39,23 +41,36 @@ T = TypeVar("T")
 class Tunnels:
     """Of one daemon; `start` makes again what is saved. Needs a running loop."""
 
-    def __init__(self, path: Path, forwarding: Forwarding, own_id: PeerId) -> None:
+    def __init__(
+        self,
+        path: Path,
+        forwarding: Forwarding,
+        own_id: PeerId,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.ends_changed: Callable[[], None] = lambda: None
+        """Called when something ends at another time than before."""
         self._forwarding = forwarding
         self._file = SavedTunnels(path)
         self._own = Multiaddr.parse(f"/p2p/{own_id}")
         self._saved: dict[Key, SavedTunnel] = {}
         self._not_made: dict[Key, P2PForwardError] = {}
         self._lock = asyncio.Lock()
+        self._clock = clock
 
     async def start(self) -> None:
         """Make what is saved; a local address that is not to be had is waited for. Raises StorageFailed."""
+        now = self._clock()
         for tunnel in await self._file.load():
             self._saved[tunnel.key] = tunnel
+            if 0 < tunnel.terms.ends_at <= now:
+                continue
             try:
                 await self._listener(tunnel, "saved", may_wait=True)
             except P2PForwardError as exc:
                 self._not_made[tunnel.key] = exc
                 log.warning("the saved %s %s cannot be made: %s", *tunnel.key, exc.message)
+        await self.end_due(now)
 
     async def close_file(self) -> None:
         """The last step of a stop. Idempotent."""
@@ -64,6 +79,53 @@ class Tunnels:
     def listeners(self) -> list[ListenerInfo]:
         """As `Forwarding.listeners`, and those that could not be made."""
         return self._forwarding.listeners() + [self._info(self._saved[key]) for key in self._not_made]
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def next_end(self) -> float | None:
+        """See `expiry.Ending`."""
+        ends = [listener.ends_at for listener in self._forwarding.ending()]
+        ends += [tunnel.terms.ends_at for tunnel in self._saved.values() if tunnel.terms.ends_at]
+        return min(ends, default=None)
+
+    async def end_due(self, now: float) -> None:
+        """Close and forget what has ended; what the disk keeps now is forgotten at the next start."""
+        async with self._lock:
+            for listener in self._forwarding.ending():
+                if listener.ends_at <= now:
+                    self.close_now(listener)
+            due = [key for key, tunnel in self._saved.items() if 0 < tunnel.terms.ends_at <= now]
+            for key in due:
+                log.info("the %s %s has ended: it was made with --expires", *key)
+            if due:
+                try:
+                    await self._file.forget(due)
+                except StorageFailed as exc:
+                    log.warning("what has ended is still in the state file: %s", exc.message)
+                for key in due:
+                    self._saved.pop(key, None)
+                    self._not_made.pop(key, None)
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    async def limit(self, protocol: str, changes: Mapping[str, int]) -> RemoteListener:
+        """The listen of this name with these limits in place of its own, for its live streams too.
+
+        Raises NotFound, UsageError, StorageFailed; then nothing has changed.
+        """
+        return await _to_its_end(asyncio.create_task(self._limit(protocol, changes)))
+
+    async def _limit(self, protocol: str, changes: Mapping[str, int]) -> RemoteListener:
+        async with self._lock:
+            listener = self._forwarding.listening(protocol)
+            terms = limited(listener.terms, changes)
+            if (why := why_no_terms(terms)) is not None:
+                raise UsageError(why)
+            if terms != listener.terms:
+                if listener.lifetime == "saved":
+                    await self._save(replace(self._saved[listener.key], terms=terms))
+                listener.set_terms(terms)
+            return listener
 
     # --- making -----------------------------------------------------------------------------------
 
@@ -109,6 +171,8 @@ class Tunnels:
                 except P2PForwardError:
                     self.close_now(listener)
                     raise
+            if listener.ends_at:
+                self.ends_changed()
             return listener, False
 
     async def _listener(self, tunnel: SavedTunnel, lifetime: Lifetime, *, may_wait: bool = False) -> Listener:
@@ -123,12 +187,18 @@ class Tunnels:
     async def _standing(self, wanted: SavedTunnel, lifetime: Lifetime, exc: ListenerExists) -> Listener:
         """The listener that stands in the way, if it is what is wanted. Raises ListenerExists."""
         listener = self._forwarding.listener(exc.details["listener"])
-        if differing := _differences(listener, wanted, lifetime):
+        if differing := differences(listener, wanted, lifetime):
             raise ListenerExists(
                 f"{exc.message}; {', and '.join(differing)}",
-                hint=f"to change it: {_close_command(listener)}, then the same command again",
+                hint=f"to change it: {how_to_change(listener, wanted, lifetime)}",
                 listener=listener.id,
             )
+        if (ends_at := wanted.terms.ends_at) and ends_at != listener.ends_at:
+            if listener.lifetime == "saved":
+                saved = self._saved[listener.key]
+                await self._save(replace(saved, terms=replace(saved.terms, ends_at=ends_at)))
+            listener.renew(ends_at)
+            self.ends_changed()
         if isinstance(listener, LocalListener):
             if not set(wanted.peer_addrs) <= set(listener.addrs):
                 if listener.lifetime == "saved":
@@ -202,6 +272,8 @@ class Tunnels:
             foreground=False,
             saved=True,
             created=tunnel.created,
+            ends_at=tunnel.terms.ends_at or None,
+            terms=tunnel.terms if isinstance(tunnel.terms, ListenTerms) else None,
         )
 
 
@@ -228,40 +300,3 @@ def _knowing(tunnel: SavedTunnel, addrs: tuple[Multiaddr, ...]) -> SavedTunnel:
 
 def _key_of(info: ListenerInfo) -> Key:
     return info.direction, info.protocol if info.direction == "listen" else str(info.listen_address)
-
-
-def _differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> list[str]:
-    """In what the listener that stands is not the one that is wanted, in words."""
-    found = []
-    if isinstance(listener, RemoteListener) and isinstance(wanted.terms, ListenTerms):
-        if listener.target_address != wanted.address:
-            found.append(f"its target is {listener.target_address}, not {wanted.address}")
-        if listener.terms.report_peer_id != wanted.terms.report_peer_id:
-            found.append(f"its target {_tells(listener.terms.report_peer_id)} (-r)")
-    elif isinstance(listener, LocalListener) and isinstance(wanted.terms, ForwardTerms):
-        if listener.protocol != wanted.protocol:
-            found.append(f"its protocol is {listener.protocol}, not {wanted.protocol}")
-        if listener.peer_id != wanted.peer:
-            found.append(f"its peer is {listener.peer_id}, not {wanted.peer}")
-        if listener.terms.path != wanted.terms.path:
-            found.append(f"its path is {listener.terms.path}, not {wanted.terms.path}")
-        if listener.terms.limited_relay != wanted.terms.limited_relay:
-            may = "may" if listener.terms.limited_relay else "may not"
-            found.append(f"it {may} go over limited relays")
-    return found + _difference_of_life(listener, lifetime)
-
-
-def _tells(report: bool) -> str:
-    return "is told the peer ID" if report else "is not told the peer ID"
-
-
-def _difference_of_life(listener: Listener, lifetime: Lifetime) -> list[str]:
-    if listener.lifetime == "foreground":
-        return ["it ends with the command that made it"]
-    return [] if listener.lifetime == lifetime else [f"it is {listener.lifetime}, not {lifetime}"]
-
-
-def _close_command(listener: Listener) -> str:
-    if listener.direction == "listen":
-        return shlex.join(["p2pfwd", "close", "-p", listener.protocol])
-    return shlex.join(["p2pfwd", "close", "-l", str(listener.listen_address)])

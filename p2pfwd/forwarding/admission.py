@@ -2,7 +2,8 @@
 
 Rules: one peer has at most half of a listen's streams and of the dials under way, its network five eighths,
 and the last eighth is kept for others; one listen has at most half of all dials. A tunnel that ends without
-the peer's having used it costs its peer a token; tunnels that are used have no rate.
+the peer's having used it costs its peer a token; tunnels that are used have no rate. The owner's own limits
+of a listen (`--max-streams`, `--max-streams-per-peer`) come first, to the letter.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class ListenAdmission:
 
     def __init__(self, whole: Admission) -> None:
         limits = whole.limits
+        self.max_streams = 0  # the owner's own limits; 0: none
+        self.max_streams_per_peer = 0
         self._whole = whole
         self._streams = Held(Most.halves(limits.max_streams_per_listener))
         self._dials = Held(Most.halves(max(1, limits.max_pending_targets // 2)))
@@ -53,6 +56,10 @@ class ListenAdmission:
         """
         whole = self._whole
         party = whole.services.party(stream.conn)
+        if (self.max_streams or self.max_streams_per_peer) and (what := self._beyond(party)) is not None:
+            what = f"{stream.protocol}: it is refused a stream, {what}"
+            whole.services.refusals.note("listen-limit", party.peer, what)
+            return None
         if whole.unused.is_spent(party, whole.clock()) is not None:
             whole.services.refused(stream, "tunnel-unused", hasty=True)
             return None
@@ -65,6 +72,19 @@ class ListenAdmission:
             return None
         self._streams.take(party)
         return party
+
+    def _beyond(self, party: Party) -> str | None:
+        """Which of the owner's limits is reached, in words."""
+        most = self.max_streams_per_peer
+        if most and self._streams.held(party) >= most:
+            return f"--max-streams-per-peer is {most}"
+        most = self.max_streams
+        return f"--max-streams is {most}" if most and self._streams.total >= most else None
+
+    @property
+    def busiest(self) -> int:
+        """How many streams the peer has that has most."""
+        return self._streams.most_held()
 
     def leave(self, party: Party, *, used: bool) -> None:
         """A stream of `enter` is over."""

@@ -90,7 +90,7 @@ class LocalListener(Listener):
         self._streams = streams
         self._limits = limits
         self._protocols = (protocol,)
-        self.terms = terms
+        self.terms: ForwardTerms = terms
         self._way = Way(terms.path, terms.limited_relay)
         self.addrs: tuple[Multiaddr, ...] = ()
         self._stopped = False

@@ -35,7 +35,7 @@ from typing import Final
 
 from p2pfwd.errors import StreamReset
 from p2pfwd.forwarding.splice import Splice, State
-from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.link.contract import SplicedStream
 from p2pfwd.system.poller import Readiness
 from p2pfwd.system.sock_diag import has_closed
 
@@ -67,7 +67,7 @@ class Wait(Enum):
 
 
 def make_splice(
-    stream: DuplexStream,
+    stream: SplicedStream,
     sock: socket.socket,
     poller: Readiness,
     loop: asyncio.AbstractEventLoop,
@@ -101,7 +101,7 @@ class KuboSplice(Splice):
 
     def __init__(
         self,
-        stream: DuplexStream,
+        stream: SplicedStream,
         sock: socket.socket,
         poller: Readiness,
         loop: asyncio.AbstractEventLoop,
@@ -215,9 +215,9 @@ class KuboSplice(Splice):
         self._waits(Wait.PLAIN)
         super()._close()
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         """End abruptly on both sides, now."""
         if self._flushing is not None:
             super().stream_lost(self._flushing)
         else:
-            super().reset()
+            super().reset(code)

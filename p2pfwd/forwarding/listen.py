@@ -3,7 +3,7 @@
 Rules: the stream is registered before its target is dialed, so it can be seen and closed meanwhile; a
 target that answers within the first system call costs no task; every dial has a deadline; a target that
 cannot be reached resets the stream (never a clean end); with `report_peer_id` the service reads
-`<base58 peer id>\\n` first.
+`<base58 peer id>\\n` first, with `proxy_protocol` a header of the PROXY protocol.
 """
 
 from __future__ import annotations
@@ -11,22 +11,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from dataclasses import replace
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, ClassVar
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import Life, ListenTerms
 from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
 from p2pfwd.forwarding.admission import ListenAdmission
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.pacing import Pacing
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
-from p2pfwd.forwarding.values import Direction, ForwardingLimits
+from p2pfwd.forwarding.values import Direction, ForwardingLimits, ListenerInfo
 from p2pfwd.policy.shares import Party
+from p2pfwd.wire import proxy_protocol
+from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
 
 if TYPE_CHECKING:
-    from p2pfwd.net.link.contract import DuplexStream
+    from p2pfwd.net.link.contract import DuplexStream, SplicedStream
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -50,7 +55,7 @@ class RemoteListener(Listener):
         life: Life,
     ) -> None:
         super().__init__(listener_id, protocol, events, life)
-        self.terms = terms
+        self.terms: ListenTerms = terms
         self.target = target
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
         self._streams = streams
@@ -60,6 +65,40 @@ class RemoteListener(Listener):
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._glanced_at = float("-inf")
+        self._pacing: Pacing | None = None
+        self._limit()
+
+    # --- its limits -------------------------------------------------------------------------------
+
+    def set_terms(self, terms: ListenTerms) -> None:
+        """Other limits, from now on, for its live streams too; more of these than it may have go on."""
+        self.terms = terms
+        self._limit()
+        if self._pacing is not None:
+            for splice, stream in self._streams.splices(self):
+                self._pacing.adopt(splice, stream)
+        if terms.idle_timeout_s:
+            self._streams.idle.watch(terms.idle_timeout_s)
+        self._events.listener("changed", self.info)
+
+    def _limit(self) -> None:
+        terms = self.terms
+        self._admission.max_streams = terms.max_streams
+        self._admission.max_streams_per_peer = terms.max_streams_per_peer
+        self.idle_timeout_s = terms.idle_timeout_s
+        if terms.rate or terms.rate_per_peer or self._pacing is not None:
+            if self._pacing is None:
+                self._pacing = Pacing(self._loop)
+            self._pacing.set_rates(terms.rate, terms.rate_per_peer)
+
+    def carry(self, stream: DuplexStream) -> SplicedStream:
+        """At the rate of this listen, where it has one."""
+        return stream if self._pacing is None else self._pacing.carry(stream)
+
+    def info(self, live_in: int = 0, live_out: int = 0) -> ListenerInfo:
+        """With its terms, and what is used of them."""
+        info = super().info(live_in, live_out)
+        return replace(info, terms=self.terms, busiest=self._admission.busiest)
 
     @property
     def listen_address(self) -> Multiaddr:
@@ -85,7 +124,7 @@ class RemoteListener(Listener):
             self.failed(exc)
             return
         if party is None:
-            stream.reset()
+            stream.reset(RESOURCE_LIMIT_EXCEEDED)
             return
         try:
             entry = self._streams.add(self, stream, None, party)
@@ -166,20 +205,31 @@ class RemoteListener(Listener):
             self.closed.set()
 
     def _connected(self, entry: StreamEntry, sock: socket.socket) -> None:
-        if self.terms.report_peer_id:
-            line = b"%b\n" % str(entry.stream.remote_peer).encode()
+        first = self._first_words(entry.stream)
+        if first:
             try:
-                sent = sock.send(line)  # a fresh connection has room for a line
+                sent = sock.send(first)  # a fresh connection has room for a line
             except OSError as exc:
                 sent, why = 0, exc.strerror or str(exc)
             else:
                 why = "its buffer is full"
-            if sent != len(line):
+            if sent != len(first):
                 sock.close()
-                self._refuse(entry, TargetRefused(f"the target did not take the peer ID line: {why}"))
+                what = "peer ID line" if self.terms.report_peer_id else "PROXY header"
+                self._refuse(entry, TargetRefused(f"the target did not take the {what}: {why}"))
                 return
         self._streams.splice(entry, sock)
         self.worked()
+
+    def _first_words(self, stream: DuplexStream) -> bytes:
+        """What the target is told of the dialer before anything else."""
+        if self.terms.report_peer_id:
+            return b"%b\n" % str(stream.remote_peer).encode()
+        if self.terms.proxy_protocol == "v2":
+            conn = stream.conn
+            source = None if conn.is_relayed else _endpoint(conn.remote_addr)
+            return proxy_protocol.encode(source, _endpoint(conn.local_addr), str(stream.remote_peer))
+        return b""
 
     def _refuse(self, entry: StreamEntry, error: P2PForwardError) -> None:
         self._drop(entry)
@@ -220,3 +270,13 @@ class RemoteListener(Listener):
         self._streams.drop_dialing(self)
         if not self._dials:
             self.closed.set()
+
+
+def _endpoint(addr: Multiaddr) -> proxy_protocol.Endpoint | None:
+    """Where a connection ends; None where that is no IP address."""
+    found = tcp_endpoint(addr)
+    if found is None or found.family not in ("ip4", "ip6"):
+        return None
+    address = ip_address(found.host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address, found.port

@@ -13,15 +13,19 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from typing import Any, ClassVar, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import Life
+from p2pfwd.core.terms import ForwardTerms, Life, ListenTerms
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
 from p2pfwd.forwarding.values import CloseMatch, Direction, ListenerInfo
 from p2pfwd.policy.shares import Party
+
+if TYPE_CHECKING:
+    from p2pfwd.net.link.contract import DuplexStream, SplicedStream
 
 log = logging.getLogger("p2pfwd.forwarding")
 
@@ -53,6 +57,7 @@ class Listener(ABC):
     """One registered listen or forward, its health and its totals."""
 
     direction: ClassVar[Direction]
+    terms: ListenTerms | ForwardTerms
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Listener(ABC):
         self.bytes_in = 0  # of streams that have ended
         self.bytes_out = 0
         self.closed = Closed()
+        self.idle_timeout_s = 0
         self._events = events
         self._logged_at = -math.inf  # of the monotonic clock: the other one may be set back
         self._unlogged = 0
@@ -104,6 +110,20 @@ class Listener(ABC):
     @abstractmethod
     def left(self, party: Party | None, *, used: bool) -> None:
         """A stream of it is over, which counted for `party`; `used`: whether the peer made use of it."""
+
+    def carry(self, stream: DuplexStream) -> SplicedStream:
+        """A stream of it as its splice is to see it."""
+        return stream
+
+    @property
+    def ends_at(self) -> float:
+        """When it is closed by itself, unix seconds; 0: never."""
+        return self.terms.ends_at
+
+    def renew(self, ends_at: float) -> None:
+        """Another end from now on."""
+        self.terms = replace(self.terms, ends_at=ends_at)
+        self._events.listener("changed", self.info)
 
     def describe(self) -> str:
         """For log lines."""
@@ -151,6 +171,7 @@ class Listener(ABC):
             foreground=self.lifetime == "foreground",
             saved=self.lifetime == "saved",
             created=self.created,
+            ends_at=self.ends_at or None,
         )
 
 

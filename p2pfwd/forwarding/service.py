@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
 from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN, UNSAVED, ForwardTerms, Life, ListenTerms
-from p2pfwd.errors import AddressInUse, BindFailed, ListenerExists, P2PForwardError, SelfDial, ShuttingDown
+from p2pfwd.errors import (
+    AddressInUse,
+    BindFailed,
+    ListenerExists,
+    NotFound,
+    P2PForwardError,
+    SelfDial,
+    ShuttingDown,
+)
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.access import ListenAccess
 from p2pfwd.forwarding.admission import Admission
@@ -283,6 +292,17 @@ class Forwarding:
         found = self._listeners.find(*listener.key)
         return listener if found is listener else None
 
+    def listening(self, protocol: str) -> RemoteListener:
+        """The listen of this name. Raises NotFound."""
+        found = self._listeners.find("listen", protocol)
+        if not isinstance(found, RemoteListener):
+            raise NotFound(f"there is no listen {quoted(protocol)}", hint="p2pfwd ls shows those there are")
+        return found
+
+    def ending(self) -> list[Listener]:
+        """Those that are to be closed at some time."""
+        return [listener for listener in self._listeners.all() if listener.ends_at]
+
     def streams(self) -> list[StreamInfo]:
         """Every live stream, by id."""
         return self._streams.snapshot()
@@ -375,6 +395,7 @@ class Forwarding:
             await listener.closed
         await self._streams.wait_empty()
         self._streams.sockets.close()
+        self._streams.idle.close()
         self.access.close()
 
     def _refuse_when_closing(self) -> None:

@@ -31,7 +31,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
-from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.link.contract import SplicedStream
 from p2pfwd.system.poller import Readiness
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -126,7 +126,7 @@ class Splice:
 
     def __init__(
         self,
-        stream: DuplexStream,
+        stream: SplicedStream,
         sock: socket.socket,
         poller: Readiness,
         on_closed: Callable[[Splice], None],
@@ -345,6 +345,6 @@ class Splice:
         self.stream.reset()
         self._on_closed(self)
 
-    def reset(self) -> None:
-        """End abruptly on both sides."""
-        self.stream.reset()  # comes back through stream_lost
+    def reset(self, code: int = 0) -> None:
+        """End abruptly on both sides; `code` tells the peer why."""
+        self.stream.reset(code)  # comes back through stream_lost

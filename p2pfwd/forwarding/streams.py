@@ -18,6 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StreamNotFound
 from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.idle import IdleWatch
 from p2pfwd.forwarding.local_sockets import LocalSockets
 from p2pfwd.forwarding.names import PREFIX
 from p2pfwd.forwarding.registry import Listener
@@ -83,6 +84,10 @@ class StreamEntry:
         """From the splice, once: both directions are over."""
         self._registry.remove(self)
         self.listener.stream_ended(self.id, splice.error, splice.bytes_in)
+
+    def describe(self) -> str:
+        """For log lines."""
+        return f"{self.listener.describe()}: stream {self.id} of {self.stream.remote_peer.short()}"
 
     def info(self, now: float) -> StreamInfo:
         """A snapshot; moves the mark from which the next rate counts."""
@@ -161,6 +166,7 @@ class StreamRegistry:
         self._next_id = 0
         self._empty = asyncio.Event()
         self._empty.set()
+        self.idle = IdleWatch(loop, self._entries.values)
         self.sockets = LocalSockets(loop, self._entries.values, swarm.limits.is_own, swarm.refusals)
 
     def __len__(self) -> int:
@@ -232,8 +238,16 @@ class StreamRegistry:
         # the client behind a Kubo waits for it.
         hold_s = self._limits.kubo_hold_s if kubo and entry.listener.direction == "forward" else None
         entry.splice = splice = self._make_splice(
-            entry.stream, sock, self._swarm.io.poller, self._loop, entry.ended, kubo=kubo, hold_s=hold_s
+            entry.listener.carry(entry.stream),
+            sock,
+            self._swarm.io.poller,
+            self._loop,
+            entry.ended,
+            kubo=kubo,
+            hold_s=hold_s,
         )
+        if entry.listener.idle_timeout_s:
+            self.idle.watch(entry.listener.idle_timeout_s)
         splice.start()
 
     def _is_kubo(self, entry: StreamEntry) -> bool:
@@ -292,6 +306,11 @@ class StreamRegistry:
                     bytes_out + entry.splice.bytes_out,
                 )
         return sums
+
+    def splices(self, listener: Listener) -> list[tuple[Splice, DuplexStream]]:
+        """Of the live streams of `listener` whose target has answered."""
+        entries = [it for it in self._entries.values() if it.listener is listener]
+        return [(it.splice, it.stream) for it in entries if it.splice is not None]
 
     def newest_answered(self, listener: Listener) -> int | None:
         """Id of the newest live stream of `listener` on which the peer has sent something."""

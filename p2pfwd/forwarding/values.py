@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.errors import UsageError
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.wire.circuit import Limit
@@ -83,6 +84,9 @@ class ListenerInfo:
     foreground: bool
     saved: bool  # it outlives the daemon
     created: float
+    ends_at: float | None = None  # None: when it is closed
+    terms: ListenTerms | None = None  # of a listen
+    busiest: int = 0  # of a listen: streams of the peer that has most
 
 
 @dataclass(frozen=True, slots=True)

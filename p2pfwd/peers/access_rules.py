@@ -13,12 +13,13 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidConfig, InvalidPeerId, ResourceLimitExceeded
+from p2pfwd.errors import InvalidConfig, InvalidPeerId, ResourceLimitExceeded, StorageFailed
 from p2pfwd.policy.access import AtLarge, Rule
 from p2pfwd.policy.blocks import Blocks, parse_network
 from p2pfwd.system.private_files import storage_failed, sweep, write_atomically
@@ -37,6 +38,7 @@ MAX_BLOCKS: Final = 4096
 MAX_FILE_BYTES: Final = 8 << 20
 """Longest file read; full of everything it takes 3 MB."""
 
+_ANY: Final = "any"
 _VERSION: Final = 1
 _WHAT: Final = "access rules"
 
@@ -47,6 +49,15 @@ class AccessTable:
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
+
+
+    def next_end(self) -> float | None:
+        """When the first right ends, unix seconds; None where none does."""
+        return min((end for rule in self.rules.values() for end in rule.ends.values()), default=None)
+
+    def ended(self, now: float) -> AccessTable:
+        """Without the rights that have ended."""
+        return replace(self, rules={name: rule.ended(now) for name, rule in self.rules.items()})
 
 
 Change = Callable[[AccessTable], AccessTable]
@@ -80,6 +91,24 @@ class AccessRules:
                 if not writing.cancelled() and writing.exception() is None:
                     self.table = after
                     apply()
+
+    async def end_due(self, now: float, apply: Callable[[], object]) -> None:
+        """Take away what has ended, and call `apply`; it ends also where that cannot be written down then."""
+        async with self._lock:
+            before, self.table = self.table, self.table.ended(now)
+            for name, rule in before.rules.items():
+                for peer, end in rule.ends.items():
+                    if end <= now:
+                        log.info("%s: what let in %s has ended (--expires)", name, peer or "any peer")
+            apply()
+            write = asyncio.to_thread(write_atomically, self._path, _to_json(self.table), _WHAT)
+            writing = asyncio.create_task(write)
+            try:
+                await asyncio.shield(writing)
+            except StorageFailed as exc:
+                log.warning("rights that have ended are still written down: %s", exc.message)
+            finally:
+                await asyncio.wait([writing])
 
     def load(self) -> None:
         """Read the file, if there is one.
@@ -137,6 +166,7 @@ def _to_json(table: AccessTable) -> bytes:
             "at_large": rule.at_large,
             "allowed": sorted(map(str, rule.allowed)),
             "denied": sorted(map(str, rule.denied)),
+            "ends": {_ANY if peer is None else str(peer): end for peer, end in rule.ends.items()},
         }
         for protocol, rule in sorted(table.rules.items())
     ]
@@ -175,9 +205,9 @@ def _from_json(data: bytes, path: Path) -> AccessTable:
         protocol = entry["protocol"]
         if not isinstance(protocol, str):
             raise ValueError("a protocol is no text")
-        rules[protocol] = Rule(
-            _at_large(entry["at_large"]), _peers(entry["allowed"]), _peers(entry["denied"])
-        )
+        at_large, allowed = _at_large(entry["at_large"]), _peers(entry["allowed"])
+        ends = _ends(entry.get("ends", {}), at_large, allowed)
+        rules[protocol] = Rule(at_large, allowed, _peers(entry["denied"]), ends)
     blocked = document["blocked"]
     networks = [parse_network(text) for text in blocked["networks"]]
     if None in networks:
@@ -197,3 +227,17 @@ def _peers(texts: Any) -> frozenset[PeerId]:
     if not isinstance(texts, list):
         raise ValueError("a list is missing")
     return frozenset(PeerId.parse(text) for text in texts)
+
+
+def _ends(found: Any, at_large: AtLarge | None, allowed: frozenset[PeerId]) -> dict[PeerId | None, float]:
+    if not isinstance(found, dict):
+        raise ValueError("the ends are no object")
+    ends: dict[PeerId | None, float] = {}
+    for whom, end in found.items():
+        peer = None if whom == _ANY else PeerId.parse(whom)
+        if type(end) not in (int, float) or not isfinite(end) or end <= 0:
+            raise ValueError(f"{end!r} is no time")
+        if (peer is None and at_large != "any") or (peer is not None and peer not in allowed):
+            raise ValueError(f"{whom} has an end and is not let in")
+        ends[peer] = float(end)
+    return ends

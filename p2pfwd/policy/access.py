@@ -30,19 +30,40 @@ class Rule:
     """None: as the node's default."""
     allowed: frozenset[PeerId] = frozenset()
     denied: frozenset[PeerId] = frozenset()
+    ends: Mapping[PeerId | None, float] = field(default_factory=dict)
+    """Of those allowed until some time, unix seconds; None: that it lets in any peer."""
 
     @property
     def size(self) -> int:
         """Peers that it lists."""
         return len(self.allowed) + len(self.denied)
 
-    def allow(self, peers: Collection[PeerId]) -> Rule:
-        """With these let in."""
-        return replace(self, allowed=self.allowed.union(peers), denied=self.denied.difference(peers))
+    def allow(self, peers: Collection[PeerId], ends_at: float = 0.0) -> Rule:
+        """With these let in, for good or until then."""
+        ends = self._ends_without(peers) | (dict.fromkeys(peers, ends_at) if ends_at else {})
+        allowed, denied = self.allowed.union(peers), self.denied.difference(peers)
+        return replace(self, allowed=allowed, denied=denied, ends=ends)
 
     def deny(self, peers: Collection[PeerId]) -> Rule:
         """With these kept out, whoever else is let in."""
-        return replace(self, allowed=self.allowed.difference(peers), denied=self.denied.union(peers))
+        allowed, denied = self.allowed.difference(peers), self.denied.union(peers)
+        return replace(self, allowed=allowed, denied=denied, ends=self._ends_without(peers))
+
+    def let_in(self, at_large: AtLarge, ends_at: float = 0.0) -> Rule:
+        """With these let in beside those it lists; any peer perhaps until some time only."""
+        ends = self._ends_without((None,)) | ({None: ends_at} if ends_at else {})
+        return replace(self, at_large=at_large, ends=ends)
+
+    def _ends_without(self, whom: Collection[PeerId | None]) -> dict[PeerId | None, float]:
+        return {one: end for one, end in self.ends.items() if one not in whom}
+
+    def ended(self, now: float) -> Rule:
+        """Without those whose time is over; after any peer, those that it lists are let in."""
+        over = {one for one, end in self.ends.items() if end <= now}
+        if not over:
+            return self
+        at_large: AtLarge | None = "listed" if None in over else self.at_large
+        return replace(self, at_large=at_large, allowed=self.allowed - over, ends=self._ends_without(over))
 
 
 NO_RULE = Rule()

@@ -95,6 +95,12 @@ class Paces:
     def __len__(self) -> int:
         return len(self._paces)
 
+    def of(self, key: Hashable, now: float) -> Pace:
+        """This key's bucket; where there are too many, those least used are forgotten for it."""
+        pace = self._of(key, now)
+        assert pace is not None, "a quarter is forgotten where none is full"
+        return pace
+
     def take(self, key: Hashable, now: float, n: float = 1.0) -> bool:
         """As `Pace.take`, of this key's bucket. Without room for a new key nothing is granted."""
         pace = self._of(key, now)

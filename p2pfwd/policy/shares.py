@@ -94,6 +94,14 @@ class Held:
             return "all"
         return None
 
+    def held(self, party: Party) -> int:
+        """How many its peer holds."""
+        return (party.accounts.get(self) or self._account(party))[0].held
+
+    def most_held(self) -> int:
+        """How many the peer holds that holds most."""
+        return max((count.held for count in self._counts.values() if count.whose == "peer"), default=0)
+
     def take(self, party: Party) -> None:
         """One more; ask `full` before."""
         self.total += 1

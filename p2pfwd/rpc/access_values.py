@@ -47,6 +47,7 @@ class AccessChangeParams(Message):
     protocol: str
     peers: tuple[str, ...]  # peer IDs, names, or addresses that end in /p2p/ID; or "any" alone
     keep_live: bool = False  # let the streams run that this takes the right away from
+    expires_s: float | None = None  # of `access.allow`: from now, until the right ends by itself
 
 
 @message

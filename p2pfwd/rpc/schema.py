@@ -32,6 +32,7 @@ from p2pfwd.rpc.event_values import (  # noqa: F401 - as below
     HistoryEvent,
     PeerDrops,
 )
+from p2pfwd.rpc.limit_values import LimitParams, LimitResult
 from p2pfwd.rpc.peer_values import (
     PeerAddParams,
     PeerAddResult,
@@ -59,6 +60,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     DhtBucket,
     DhtTable,
     Empty,
+    Limits,
     Listener,
     Message,
     NamedPeer,
@@ -71,6 +73,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Peer,
     PortMapping,
     Problem,
+    ProxyProtocol,
     Reachability,
     Standing,
     Stream,
@@ -122,6 +125,13 @@ class ListenParams(Message):
     foreground: bool = False
     ephemeral: bool = False
     allow: tuple[str, ...] = ()  # whom alone to let in, as AccessChangeParams.peers; none: as it is
+    max_streams: int = 0  # as Limits
+    max_streams_per_peer: int = 0
+    rate: int = 0
+    rate_per_peer: int = 0
+    idle_timeout_s: int = 0
+    proxy_protocol: ProxyProtocol = "none"
+    expires_s: float | None = None  # from now, until it is closed by itself
 
 
 @message
@@ -148,6 +158,7 @@ class ForwardParams(Message):
     path: PathWish = "any"
     allow_limited_relay: bool = False
     ephemeral: bool = False
+    expires_s: float | None = None  # as ListenParams
 
 
 @message
@@ -454,6 +465,7 @@ METHODS: dict[str, tuple[type, type]] = {
     "p2p.forward": (ForwardParams, ForwardResult),
     "p2p.check": (CheckParams, Check),
     "p2p.close": (CloseParams, CloseResult),
+    "p2p.limit": (LimitParams, LimitResult),
     "p2p.ls": (Empty, LsResult),
     "p2p.stream.ls": (Empty, StreamLsResult),
     "p2p.stream.close": (StreamCloseParams, StreamCloseResult),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Never, TypeVar, dataclass_transform
 Way = Literal["inbound", "outbound"]
 Path = Literal["direct", "relayed"]
 PathWish = Literal["any", "direct", "relay"]
+ProxyProtocol = Literal["none", "v2"]
 Network = Literal["public", "lan", "private"]
 Reachability = Literal["unknown", "public", "private"]
 """By strangers."""
@@ -102,6 +103,7 @@ class AccessPeer(Message):
 
     peer: str
     name: str | None  # as `peer add` gave it
+    ends_at: float | None = None  # unix seconds: when it is let in no more; null: not by itself
 
 
 @message
@@ -111,6 +113,18 @@ class Access(Message):
     lets_in: Literal["any", "named", "listed"]  # beside those allowed: any peer, those with a name, nobody
     allowed: tuple[AccessPeer, ...] = ()
     denied: tuple[AccessPeer, ...] = ()  # whoever else is let in
+    any_ends_at: float | None = None  # when only those listed are let in, where it is any peer until then
+
+
+@message
+class Limits(Message):
+    """Limits of a listen; 0: none."""
+
+    max_streams: int = 0
+    max_streams_per_peer: int = 0
+    rate: int = 0  # bytes a second each way, of all its streams together
+    rate_per_peer: int = 0
+    idle_timeout_s: int = named("IdleTimeoutSeconds", default=0)
 
 
 @message
@@ -141,6 +155,9 @@ class Listener(Message):
     saved: bool = False  # it outlives the daemon
     access: Access | None = None  # of a listen
     last_problem: Problem | None = None
+    limits: Limits | None = None  # of a listen
+    proxy_protocol: ProxyProtocol = "none"
+    ends_at: float | None = None  # unix seconds; null: when it is closed
 
 
 @message

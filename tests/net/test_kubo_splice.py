@@ -97,7 +97,7 @@ class Stream:
     def close_write(self) -> None:
         self.fins += 1
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.resets += 1
 
 

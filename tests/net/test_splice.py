@@ -51,7 +51,7 @@ class App:
         with pytest.raises(ConnectionResetError):
             await self.read_all()
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
 

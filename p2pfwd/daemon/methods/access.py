@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from p2pfwd.daemon.expiry import end_after
+from p2pfwd.errors import UsageError
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 
@@ -34,11 +36,18 @@ class AccessMethods:
     async def allow(self, context: CallContext, params: s.AccessChangeParams) -> s.AccessChangeResult:
         """Let peers in. Raises InvalidPeerId, InvalidProtocol, ResourceLimitExceeded, StorageFailed."""
         return s.AccessChangeResult(
-            *await self._access.allow(params.protocol, params.peers, keep_live=params.keep_live)
+            *await self._access.allow(
+                params.protocol,
+                params.peers,
+                keep_live=params.keep_live,
+                ends_at=end_after(params.expires_s),
+            )
         )
 
     async def deny(self, context: CallContext, params: s.AccessChangeParams) -> s.AccessChangeResult:
         """Keep peers out. Raises as `allow`."""
+        if params.expires_s is not None:
+            raise UsageError("a denial has no end", hint="p2pfwd allow takes it back")
         return s.AccessChangeResult(
             *await self._access.deny(params.protocol, params.peers, keep_live=params.keep_live)
         )

@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Mapping
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import ForwardTerms, Lifetime, ListenTerms
+from p2pfwd.core.terms import LIMITS, ForwardTerms, Lifetime, ListenTerms, why_no_terms
 from p2pfwd.core.typed import parse_endpoint, parse_target
 from p2pfwd.core.word_order import check_forward, check_listen
+from p2pfwd.daemon.expiry import end_after
 from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import UsageError
@@ -42,6 +43,7 @@ class TunnelMethods:
             "p2p.forward": self.forward,
             "p2p.check": self.check,
             "p2p.close": self.close,
+            "p2p.limit": self.limit,
             "p2p.ls": self.ls,
             "p2p.stream.ls": self.stream_ls,
             "p2p.stream.close": self.stream_close,
@@ -54,7 +56,7 @@ class TunnelMethods:
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
-        terms = ListenTerms(any_loopback, params.report_peer_id, params.allow_custom_protocol)
+        terms = _listen_terms(params, any_loopback)
         wanted = SavedTunnel("listen", params.protocol, target, terms)
         allowed = node.access.read(params.allow) if params.allow else None
         async with self._listening:  # between the check and the listen a rule is written
@@ -92,7 +94,12 @@ class TunnelMethods:
             "forward",
             params.protocol,
             await numeric(listen),
-            ForwardTerms(params.allow_custom_protocol, params.path, params.allow_limited_relay),
+            ForwardTerms(
+                params.allow_custom_protocol,
+                params.path,
+                params.allow_limited_relay,
+                end_after(params.expires_s),
+            ),
             peer_id,
             addrs,
         )
@@ -127,6 +134,19 @@ class TunnelMethods:
     def _filter(self, text: str | None) -> Multiaddr | None:
         return None if text is None else self._node.peering.filter(text)
 
+    async def limit(self, context: CallContext, params: s.LimitParams) -> s.LimitResult:
+        """Change the limits of a listen, or only show them. Raises NotFound, UsageError, StorageFailed."""
+        given = {name: getattr(params, name) for name in LIMITS}
+        changes = {name: limit for name, limit in given.items() if limit is not None}
+        listener = await self._node.tunnels.limit(params.protocol, changes)
+        forwarding = self._node.forwarding
+        streams = [stream for stream in forwarding.streams() if stream.listener_id == listener.id]
+        info = listener.info(
+            sum(stream.bytes_in for stream in streams), sum(stream.bytes_out for stream in streams)
+        )
+        rate_in, rate_out = sum(it.rate_in for it in streams), sum(it.rate_out for it in streams)
+        return s.LimitResult(self._node.shown(info), info.busiest, float(rate_in), float(rate_out))
+
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         """All listeners, in the order they were made."""
         return s.LsResult(tuple(map(self._node.shown, self._node.tunnels.listeners())))
@@ -151,6 +171,21 @@ class TunnelMethods:
                 f"stream id {params.id!r} is not a number", hint="p2pfwd stream ls shows the ids"
             )
         return s.StreamCloseResult((views.stream(forwarding.close_stream(int(params.id[:20]))),))
+
+
+def _listen_terms(params: s.ListenParams, any_loopback: bool) -> ListenTerms:
+    """Raises UsageError."""
+    terms = ListenTerms(
+        any_loopback,
+        params.report_peer_id,
+        params.allow_custom_protocol,
+        **{name: getattr(params, name) for name in LIMITS},
+        proxy_protocol=params.proxy_protocol,
+        ends_at=end_after(params.expires_s),
+    )
+    if (why := why_no_terms(terms)) is not None:
+        raise UsageError(why)
+    return terms
 
 
 def _lifetime(params: s.ListenParams | s.ForwardParams) -> Lifetime:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import LIMITS
 from p2pfwd.history.kinds import KINDS
 from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
@@ -49,6 +50,7 @@ def listener(
     info: ListenerInfo, access: schema.Access | None = None, problem: Problem | None = None
 ) -> schema.Listener:
     """One row of `ls`; `access`: whom a listen lets in, `problem`: what was last wrong with it."""
+    terms = info.terms
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -65,6 +67,9 @@ def listener(
         saved=info.saved,
         access=access,
         last_problem=problem and schema.Problem(problem.code, problem.at, problem.reason),  # type: ignore[arg-type]
+        limits=None if terms is None else schema.Limits(*(getattr(terms, name) for name in LIMITS)),
+        proxy_protocol="none" if terms is None else terms.proxy_protocol,
+        ends_at=info.ends_at,
     )
 
 

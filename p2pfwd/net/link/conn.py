@@ -266,10 +266,10 @@ class Conn:
         self._forget_if_over(core)
         self._outbox.schedule_flush()
 
-    def reset_stream(self, stream: Stream) -> None:
+    def reset_stream(self, stream: Stream, code: int) -> None:
         """Send RST on a stream, if it is still there."""
         core = stream.core
-        self._session.reset(core)
+        self._session.reset(core, code)
         self._forget_if_over(core)
         self._outbox.schedule_flush()
 

@@ -29,6 +29,7 @@ from p2pfwd.errors import (
 from p2pfwd.net.conduit.contract import StreamSink
 from p2pfwd.net.link.contract import Carrier, Direction
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.yamux.reset_codes import NO_REASON
 from p2pfwd.wire.yamux.stream import StreamCore
 from p2pfwd.wire.yamux.window import CIRCUIT_RTT_S
 
@@ -50,7 +51,7 @@ class StreamCarrier(Carrier, Protocol):
     def wait_to_send(self, stream: Stream) -> None: ...
     def stop_waiting(self, stream: Stream) -> None: ...
     def finish_stream(self, core: StreamCore) -> None: ...
-    def reset_stream(self, stream: Stream) -> None: ...
+    def reset_stream(self, stream: Stream, code: int) -> None: ...
 
 
 class Stream:
@@ -354,6 +355,12 @@ class Stream:
             if self._eof:
                 sink.eof_received()
 
+    def change_sink(self, sink: StreamSink) -> None:
+        """Another one from now on: it is given nothing that the one before was given."""
+        self._sink = sink
+        if self._negotiation is None and self._error is None:
+            self.core.sink = sink.data_received
+
     def begin_frame(self) -> memoryview | None:
         """Where to put the payload of the next frame, or None when nothing can be sent now.
 
@@ -418,10 +425,10 @@ class Stream:
         if self.core.can_receive and self._error is None and not isinstance(self._sink, _Discard):
             self.set_sink(_Discard(self))  # a negotiation under way still comes to its end
 
-    def reset(self) -> None:
-        """End abruptly, both ways. Idempotent."""
-        self.conn.reset_stream(self)
-        self._fail(StreamReset("the stream was reset here", by="local"))
+    def reset(self, code: int = NO_REASON) -> None:
+        """End abruptly, both ways; `code` tells the peer why (`wire.yamux.reset_codes`). Idempotent."""
+        self.conn.reset_stream(self, code)
+        self._fail(StreamReset("the stream was reset here", by="local", reset_code=code))
 
 
 class _Discard:

@@ -1,6 +1,7 @@
 """Why a peer says that it resets a stream (libp2p spec: error-codes; go-libp2p from 0.41 on sends them).
 
 Older peers send 0, and codes from 0x2000 on belong to applications. A code is what the peer says, not more.
+`IDLE` is p2pfwd's own, a number that no other application will have by chance.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ SUPPLANTED: Final = 0x1005
 GARBAGE_COLLECTED: Final = 0x1006
 SHUTDOWN: Final = 0x1007
 GATED: Final = 0x1008
+IDLE: Final = 0x7032_6964
 
 _WORDS: Final = {
     PROTOCOL_NEGOTIATION_FAILED: "it could not agree on a protocol",
@@ -26,6 +28,7 @@ _WORDS: Final = {
     GARBAGE_COLLECTED: "it makes room",
     SHUTDOWN: "it shuts down",
     GATED: "it does not let this node in",
+    IDLE: "nothing had passed for as long as it lets a stream be idle",
 }
 
 

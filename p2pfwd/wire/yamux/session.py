@@ -387,12 +387,12 @@ class Session:
             self._forget(stream)
         self._queue(f.WINDOW_UPDATE, f.FIN, stream.id, 0)
 
-    def reset(self, stream: StreamCore) -> None:
-        """Queue a RST, if the stream is still there."""
+    def reset(self, stream: StreamCore, code: int = 0) -> None:
+        """Queue a RST, if the stream is still there; `code` says why (see `reset_codes`)."""
         if stream.id in self.streams:
             self._forget(stream)
             stream.advance(Input.RST_SENT)
-            self._queue(f.WINDOW_UPDATE, f.RST, stream.id, 0)
+            self._queue(f.WINDOW_UPDATE, f.RST, stream.id, code)
 
     def consumed(self, stream: StreamCore, nbytes: int, now: float) -> None:
         """The application took `nbytes` of the stream's payload; queue credit when it is due."""

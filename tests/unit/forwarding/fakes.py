@@ -65,7 +65,7 @@ class FakeStream:
     def discard_input(self) -> None:
         pass
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.resets += 1
         self.over()
 
@@ -145,7 +145,7 @@ class FakeSplice:
     def start(self) -> None:
         self.started = True
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.stream.reset()
         self.end(StreamReset("reset here", by="local"))
 

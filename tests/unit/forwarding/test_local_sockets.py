@@ -60,7 +60,7 @@ class FakeEntry:
                 entry.moved += entry.step
                 return entry.moved
 
-            def reset(self) -> None:
+            def reset(self, code: int = 0) -> None:
                 entry.resets += 1
 
         self.splice = Splice()

@@ -20,7 +20,7 @@ class FakeStream:
     async def close(self) -> None:
         self.ends.append("closed")
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.ends.append("reset")
 
 

@@ -50,7 +50,7 @@ class Stream:
         for callback in callbacks:
             callback()
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.was_reset = True
         self.over()
 

@@ -43,7 +43,7 @@ class Server:
 
     seen = SEEN
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         pass
 
     async def close(self) -> None:
