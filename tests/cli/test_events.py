@@ -277,3 +277,51 @@ def test_a_follower_goes_on_after_a_restart_and_the_next_daemon_knows_of_a_kill(
         finally:
             follower.stop()
         assert "The daemon stopped; this goes on when it is back.\nThe daemon is back.\n" in follower.stderr
+
+
+# --- the README, as printed -----------------------------------------------------------------------
+
+README = Path(__file__).parents[2] / "README.md"
+
+NIGHT = 1_795_651_200.0  # 2026-11-26 00:00 in UTC
+ASKER = "12D3KooWS8JciKc2RoVbTPHeDG2puS8DXRrK2gLAja91JmN3s51E"
+
+
+def at(hour: int, minute: int, second: int) -> float:
+    return NIGHT + 3600 * hour + 60 * minute + second
+
+
+def night() -> tuple[HistoryEvent, ...]:
+    """What happened, as the README tells it."""
+    silent, lost = "no sign of life for 15 s", f"the connection to {OTHER} was lost"
+    broken = {"duration_s": 11_520, "bytes_in": 1_234_567, "bytes_out": 310_000, "reason": lost}
+    told: list[tuple[float, str, dict[str, Any]]] = [
+        (at(2, 14, 7), "peer-lost", {"protocol": None, "data": {"reason": silent}}),
+        (at(2, 14, 7), "stream-broken", {"data": broken}),
+        (at(2, 14, 9), "tunnel-peer-away", {"data": {"reason": "/ip4/192.0.2.7/tcp/4011: timed out"}}),
+        (
+            at(2, 15, 30),
+            "access-requested",
+            {"peer": ASKER, "name": None, "protocol": "/x/web", "count": 41, "until": at(2, 19, 2)},
+        ),
+        (at(2, 31, 52), "peer-up", {"data": {"path": "direct", "address": "/ip4/192.0.2.7/tcp/4011"}}),
+        (at(2, 31, 52), "tunnel-peer-back", {}),
+        (at(6, 25, 3), "daemon-lost", {"data": {"last": at(6, 24, 58)}}),
+        (at(6, 25, 3), "daemon-started", {"data": {"version": "0.1.0", "pid": 4242}}),
+    ]
+    return tuple(
+        event(number, code, **{"time": when, "until": when, **more})
+        for number, (when, code, more) in enumerate(told, 1)
+    )
+
+
+def test_the_readme_says_what_is_printed(fake: FakeDaemon, run: Run) -> None:
+    text = README.read_text(encoding="utf-8").partition("## Why did it drop last night\n")[2]
+    printed = text.partition("```console\n")[2].partition("```")[0]
+    fake.answers["events.ls"] = EventsResult(night(), last_id=8)
+    drop = PeerDrops(OTHER, "laptop", 1, at(2, 14, 7), "no sign of life for 15 s")
+    line = digest_line(HistoryDigest((drop,), streams=12, denied=41), at(9, 0, 0))
+    assert printed == (
+        f"$ p2pfwd status | grep history\nhistory    {line}\n"
+        f"$ p2pfwd events --since 02:00\n{run('events', '--since', '02:00').out}"
+    )
