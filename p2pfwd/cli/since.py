@@ -10,9 +10,9 @@ from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import UsageError
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_AGE: Final = re.compile(r"(?:\d{1,6}[smhdw])+")
-_PART: Final = re.compile(r"(\d+)([smhdw])")
-_UNIX: Final = re.compile(r"\d{9,11}(?:\.\d{1,9})?")
+_AGE: Final = re.compile(r"(?:[0-9]{1,6}[smhdw])+")
+_PART: Final = re.compile(r"([0-9]+)([smhdw])")
+_UNIX: Final = re.compile(r"[0-9]{9,11}(?:\.[0-9]{1,9})?")
 """From 1973 on: a shorter number is somebody's slip."""
 
 _HINT: Final = "write 2h, 30m, yesterday, 02:00, 2026-11-26 02:00, or a unix time"
@@ -40,11 +40,11 @@ def _parsed(text: str, now: float) -> float | None:
     if text in ("today", "yesterday"):
         return (today - timedelta(days=text == "yesterday")).timestamp()
     try:
-        if re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", text):
+        if re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?", text):
             at = time.fromisoformat(text.zfill(5) if text.count(":") == 1 else text.zfill(8))
             then = datetime.combine(today, at)
             return (then if then.timestamp() <= now else then - timedelta(days=1)).timestamp()
-        if not re.match(r"\d{4}-?\d{2}-?\d{2}", text):
+        if not re.match(r"[0-9]{4}-?[0-9]{2}-?[0-9]{2}", text):
             return None
         return datetime.fromisoformat(text.upper()).timestamp()
     except (ValueError, OverflowError, OSError):

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from p2pfwd import errors
 from p2pfwd.cli.tree import root_command
 from p2pfwd.daemon.config import Config
 from p2pfwd.daemon.settings import Settings
+from p2pfwd.history import file as history_file
+from p2pfwd.history.kinds import KINDS, TOPICS
 from p2pfwd.policy import service_bounds
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.rpc import schema
@@ -152,6 +155,8 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.AccessRule,
         schema.AccessRequest,
         schema.Block,
+        schema.HistoryEvent,
+        schema.HistoryDigest,
         schema.NamedPeer,
         schema.NearPeer,
         schema.RelayPlace,
@@ -245,6 +250,36 @@ def test_the_commands_without_json_are_named_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (named,) = re.findall(r"`--json` on every command but (.*), and", readme)
     assert set(re.findall(r"`(.*?)`", named)) == set(without)
+
+
+def test_the_codes_of_events() -> None:
+    """Each is stable, and told with the fields that its words name; and so are the bounds of the history."""
+    text = (MAN / "p2pfwd-rpc.7").read_text(encoding="utf-8")
+    section = text.partition(".Sh HISTORY\n")[2].partition(".Sh ")[0]
+    told = dict(re.findall(r"^\.It Li (\S+)\n(.*(?:\n[^.].*)*)", section, re.MULTILINE))
+    assert list(told) == list(KINDS)
+    for code, kind in KINDS.items():
+        named = {name for _, name, _, _ in Formatter().parse(kind.words) if name}
+        fields = told[code].partition("Fields: ")[2]
+        assert all(name in fields for name in named - {"peer", "protocol", "count"}), code
+    for most in history_file.MOST.values():
+        assert f"{most:,}" in section or f"newest\n{most}" in section
+    assert f"{round(sum(history_file.MOST.values())):,} events" in (MAN / "p2pfwd-daemon.8").read_text()
+    assert text.partition(".It Vt Topic\n")[2].startswith(f"{', '.join(TOPICS[:-1])} or {TOPICS[-1]}\n")
+
+
+def test_the_strangers_share_of_the_history() -> None:
+    rates = service_bounds.STRANGERS_EVENTS
+    assert rates.all is not None
+    (said,) = re.findall(r"- \*\*The history\*\*.*?\n- ", SECURITY, re.DOTALL)
+    said = " ".join(said.split())
+    most = history_file.MOST
+    assert f"fills {most['strangers']} events of their own" in said
+    assert f"the owner's {most['own']:,}, or the {most['streams']:,} of streams" in said
+    assert [round(1 / it.per_s) for it in (rates.peer, rates.network, rates.all)] == [600, 300, 60]
+    assert f"he has {rates.peer.burst} at once and one in ten minutes" in said
+    assert f"his address {rates.network.burst} and one in five" in said
+    assert f"all strangers {rates.all.burst} and one a minute" in said
 
 
 def test_the_codes_of_paths() -> None:

@@ -1,0 +1,224 @@
+"""history.history: events outlive the daemon, never wait for the disk, and never hold it up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfwd.errors import StorageFailed
+from p2pfwd.history import history as module
+from p2pfwd.history.file import HistoryFile, Query
+from p2pfwd.history.folding import Event
+from p2pfwd.history.history import History
+from tests.support.loops import on_loop, until
+
+ALL = Query(1000)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is written at once."""
+    for name in ("FIRST_S", "EVERY_S", "RETRY_S"):
+        monkeypatch.setattr(module, name, 0.0)
+
+
+async def life(home: Path, what: Callable[[History], Awaitable[None]]) -> None:
+    """One life of a daemon."""
+    history = History(home / "events.db")
+    history.start()
+    try:
+        await what(history)
+    finally:
+        await history.close()
+
+
+async def shown(history: History) -> list[tuple[int, str]]:
+    events, failure = await history.find(ALL)
+    assert failure is None
+    return [(event.id, event.code) for event in events]
+
+
+@on_loop
+async def test_what_happened_is_known_after_a_restart(home: Path) -> None:
+    async def first(history: History) -> None:
+        history.record("daemon-started", version="1", pid=1)
+        history.record("peer-lost", peer="A", reason="silent")
+        assert await shown(history) == [(1, "daemon-started"), (2, "peer-lost")], "written or not"
+        history.record("daemon-stopped")
+
+    async def second(history: History) -> None:
+        history.record("daemon-started", version="1", pid=2)
+        assert [code for _, code in await shown(history)] == [
+            "daemon-started",
+            "peer-lost",
+            "daemon-stopped",
+            "daemon-started",
+        ]
+        assert [it.peer for it in history.digest.drops(module.time.time())] == ["A"]
+        assert history.last_id == 4
+
+    await life(home, first)
+    await life(home, second)
+
+
+@on_loop
+async def test_a_daemon_that_was_killed_is_missed_by_the_next(home: Path) -> None:
+    killed = History(home / "events.db")
+    killed.start()
+    killed.record("daemon-started", version="1", pid=1)
+    killed.record("peer-up", peer="A", path="direct", address="/ip4/127.0.0.1/tcp/1")
+    await until(lambda: not killed._waiting and not killed._in_flight)
+    await killed._thread.close()  # nothing more is written
+
+    async def next_one(history: History) -> None:
+        history.record("daemon-started", version="1", pid=2)
+        assert [code for _, code in await shown(history)][2:] == ["daemon-lost", "daemon-started"]
+        assert history.digest.count("lost", module.time.time()) == 1
+
+    await life(home, next_one)
+
+
+class Sick:
+    """Stands in the way of `HistoryFile.save`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.saves = 0
+        self.error: Exception | None = StorageFailed("history: the disk is full", hint="free some space")
+        self.gate = threading.Event()
+        self.gate.set()
+        save = HistoryFile.save
+
+        def sick(file: HistoryFile, events: Any) -> None:
+            self.saves += 1
+            self.gate.wait()
+            if self.error is not None:
+                raise self.error
+            save(file, events)
+
+        monkeypatch.setattr(HistoryFile, "save", sick)
+
+
+@on_loop
+async def test_a_full_disk_loses_events_only_and_is_said_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 5)
+    sick = Sick(monkeypatch)
+
+    async def full(history: History) -> None:
+        with caplog.at_level(logging.INFO, "p2pfwd.history"):
+            for number in range(9):
+                history.record("peer-up", peer=str(number), path="direct", address="-")
+            await until(lambda: sick.saves >= 3)
+            events, failure = await history.find(ALL)
+            assert [event.peer for event in events] == ["4", "5", "6", "7", "8"], "the newest are in memory"
+            assert failure is not None and failure.hint == "free some space"
+            assert caplog.text.count("the disk is full") == 1
+            sick.error = None
+            await until(lambda: history.failure is None)
+            await until(lambda: not history._waiting and not history._in_flight)
+        events, failure = await history.find(ALL)
+        assert failure is None and events[-1].code == "events-lost" and events[-1].data["events"] == 4
+        assert "is written again" in caplog.text
+
+    await life(home, full)
+
+
+@on_loop
+async def test_a_disk_that_hangs_holds_up_nothing(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_S", 0.05)
+    monkeypatch.setattr(module, "CLOSE_S", 0.05)
+    sick = Sick(monkeypatch)
+    sick.gate.clear()
+    sick.error = None
+    history = History(home / "events.db")
+    history.start()
+    history.record("peer-up", peer="A", path="direct", address="-")
+    await until(lambda: sick.saves == 1)
+    history.record("peer-up", peer="B", path="direct", address="-")
+    events, failure = await history.find(ALL)
+    assert [event.peer for event in events] == ["A", "B"]
+    assert failure is not None and "does not answer" in failure.message
+    thread = history._thread._thread
+    await history.close()
+    assert "the disk did not answer" in caplog.text
+    sick.gate.set()
+    assert thread is not None
+    await asyncio.to_thread(thread.join)
+
+
+@on_loop
+async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = home / "events.db"
+    path.write_bytes(b"rubbish" * 1000)
+
+    async def damaged(history: History) -> None:
+        history.record("daemon-started", version="1", pid=1)
+        assert await shown(history) == [(1, "daemon-started")]
+
+    await life(home, damaged)
+    assert path.with_name("events.db.damaged").read_bytes() == b"rubbish" * 1000
+    assert "events.db.damaged" in caplog.text
+
+
+@on_loop
+async def test_a_newer_file_is_left_alone_and_the_daemon_serves_on(home: Path) -> None:
+    await life(home, nothing_but_a_start)
+    with sqlite3.connect(home / "events.db") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    before = (home / "events.db").read_bytes()
+
+    async def newer(history: History) -> None:
+        history.record("peer-up", peer="A", path="direct", address="-")
+        events, failure = await history.find(ALL)
+        assert [event.peer for event in events] == ["A"]
+        assert failure is not None and failure.hint == "move it away to begin a new one"
+
+    await life(home, newer)
+    assert (home / "events.db").read_bytes() == before
+
+
+async def nothing_but_a_start(history: History) -> None:
+    history.record("daemon-started", version="1", pid=1)
+
+
+@on_loop
+async def test_live_ones_are_told_at_once_and_a_count_when_it_has_doubled(home: Path) -> None:
+    told: list[tuple[str, int]] = []
+
+    async def flood(history: History) -> None:
+        history.on_event(lambda event: told.append((event.code, event.count)))
+        for _ in range(3):
+            for _ in range(100):
+                history.record("refused", stranger=True, cause="dht-opens")
+            await until(lambda: not history._waiting and not history._in_flight)
+
+    await life(home, flood)
+    assert told[0] == ("refused", 1) and told[-1][1] <= 300
+    assert [count for _, count in told] == sorted({count for _, count in told})
+    assert len(told) <= 4
+
+
+@on_loop
+async def test_a_daemon_that_did_not_start_leaves_no_trace(home: Path) -> None:
+    history = History(home / "events.db")
+    history.record("daemon-started", version="1", pid=1)
+    await history.close()
+    history.record("peer-up", peer="A", path="direct", address="-")
+    assert not (home / "events.db").exists()
+
+
+def test_an_event_is_itself() -> None:
+    assert Event("a", "own", 1.0, 1.0) != Event("a", "own", 1.0, 1.0), "two that look alike happened twice"
