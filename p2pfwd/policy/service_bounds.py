@@ -224,6 +224,7 @@ OTHER_CAUSES: Final = (
     "relay-token-refused",
     "tunnel-denied",
     "tunnel-dials",
+    "tunnel-limit",
     "tunnel-unused",
     "offender",
 )
