@@ -165,6 +165,15 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         for way in ("down", "up")
     ),
     (
+        "A listen with --rate, 10 s: its error, %; another stream beside it / alone; CPU of both ends, %",
+        "paced_up_error",
+        [
+            figure("up", "paced_up_error"), figure("beside", "paced_up_beside"), figure("CPU", "paced_up_cpu"),
+            figure("down", "paced_down_error"), figure("beside", "paced_down_beside"),
+            figure("CPU", "paced_down_cpu"),
+        ],
+    ),
+    (
         "Memory of one daemon, MB (RSS; PSS), and KB per idle stream over both",
         "idle_rss",
         [
