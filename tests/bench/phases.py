@@ -5,7 +5,7 @@ both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a roun
 and `burst_*` (microseconds), `many_*` (20 bulk streams: total MB/s, and that of one stream measured in the
 same way just before, slowest through fastest, microseconds of the echo beside them), `circuits_*` (the
 same over circuits of a relay, one stream each; the echo's worst of them), `*_relay_cpu` (the relay alone),
-`paced_*` (a listen with a rate: its error and the daemons' CPU, %; the speed of another stream, to that alone),
+`paced_*` (a listen with a rate: its error and the daemons' CPU, %; another stream's speed, to that alone),
 `idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
 """
 

@@ -168,9 +168,9 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         "A listen with --rate, 10 s: its error, %; another stream beside it / alone; CPU of both ends, %",
         "paced_up_error",
         [
-            figure("up", "paced_up_error"), figure("beside", "paced_up_beside"), figure("CPU", "paced_up_cpu"),
-            figure("down", "paced_down_error"), figure("beside", "paced_down_beside"),
-            figure("CPU", "paced_down_cpu"),
+            figure(heading.format(way=way), f"paced_{way}_{name}")
+            for way in ("up", "down")
+            for heading, name in (("{way}", "error"), ("beside", "beside"), ("CPU", "cpu"))
         ],
     ),
     (
