@@ -14,6 +14,7 @@ from p2pfwd.cli.render import Column, write, write_json, write_lines, write_tabl
 from p2pfwd.cli.text import age, counted, joined, printable, short_address, short_peer
 from p2pfwd.cli.who import peers, restrict_command, who
 from p2pfwd.rpc.schema import (
+    AccessAllowParams,
     AccessChangeParams,
     AccessChangeResult,
     AccessLsResult,
@@ -73,7 +74,7 @@ def allow(
 
     The rule belongs to the name: it may be there before the listen, and stays after it.
     """
-    params = AccessChangeParams(protocol=protocol, peers=tuple(asker), expires_s=expires)
+    params = AccessAllowParams(protocol=protocol, peers=tuple(asker), expires_s=expires)
     env: Env = ctx.obj
     with env.connect_or_start(start=not no_start) as client:
         result = answer(client, "access.allow", params, AccessChangeResult)

@@ -58,7 +58,7 @@ class ListenAdmission:
         party = whole.services.party(stream.conn)
         if (self.max_streams or self.max_streams_per_peer) and (what := self._beyond(party)) is not None:
             what = f"{stream.protocol}: it is refused a stream, {what}"
-            whole.services.refusals.note("listen-limit", party.peer, what)
+            whole.services.refusals.note("tunnel-limit", party.peer, what)
             return None
         if whole.unused.is_spent(party, whole.clock()) is not None:
             whole.services.refused(stream, "tunnel-unused", hasty=True)

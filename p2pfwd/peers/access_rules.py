@@ -36,7 +36,7 @@ MAX_BLOCKS: Final = 4096
 """Peers and networks on the block list together."""
 
 MAX_FILE_BYTES: Final = 8 << 20
-"""Longest file read; full of everything it takes 3 MB."""
+"""Longest file read; full of everything, each peer with an end, it takes 5 MB."""
 
 _ANY: Final = "any"
 _VERSION: Final = 1

@@ -233,6 +233,7 @@ OTHER_CAUSES: Final = (
     "relay-token-refused",
     "tunnel-denied",
     "tunnel-dials",
+    "tunnel-limit",
     "tunnel-unused",
     "offender",
 )

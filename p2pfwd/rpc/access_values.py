@@ -41,13 +41,22 @@ class Block(Message):
 
 
 @message
+class AccessAllowParams(Message):
+    """Parameters of `access.allow`."""
+
+    protocol: str
+    peers: tuple[str, ...]  # as AccessChangeParams
+    keep_live: bool = False
+    expires_s: float | None = None  # from now, until the right ends by itself
+
+
+@message
 class AccessChangeParams(Message):
-    """Parameters of `access.allow` and `access.deny`."""
+    """Parameters of `access.deny`."""
 
     protocol: str
     peers: tuple[str, ...]  # peer IDs, names, or addresses that end in /p2p/ID; or "any" alone
     keep_live: bool = False  # let the streams run that this takes the right away from
-    expires_s: float | None = None  # of `access.allow`: from now, until the right ends by itself
 
 
 @message

@@ -12,6 +12,7 @@ from dataclasses import field
 from typing import Any
 
 from p2pfwd.rpc.access_values import (  # noqa: F401 - as below
+    AccessAllowParams,
     AccessChangeParams,
     AccessChangeResult,
     AccessLsResult,
@@ -469,7 +470,7 @@ METHODS: dict[str, tuple[type, type]] = {
     "p2p.ls": (Empty, LsResult),
     "p2p.stream.ls": (Empty, StreamLsResult),
     "p2p.stream.close": (StreamCloseParams, StreamCloseResult),
-    "access.allow": (AccessChangeParams, AccessChangeResult),
+    "access.allow": (AccessAllowParams, AccessChangeResult),
     "access.deny": (AccessChangeParams, AccessChangeResult),
     "access.rm": (AccessRmParams, AccessChangeResult),
     "access.ls": (Empty, AccessLsResult),

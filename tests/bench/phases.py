@@ -5,6 +5,7 @@ both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a roun
 and `burst_*` (microseconds), `many_*` (20 bulk streams: total MB/s, and that of one stream measured in the
 same way just before, slowest through fastest, microseconds of the echo beside them), `circuits_*` (the
 same over circuits of a relay, one stream each; the echo's worst of them), `*_relay_cpu` (the relay alone),
+`paced_*` (a listen with a rate: its error and the daemons' CPU, %; another stream's speed, to that alone),
 `idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
 """
 
@@ -20,9 +21,10 @@ from typing import Any
 
 from tests.bench.client import Client, ClientError
 from tests.bench.procs import Cpu, Memory
-from tests.bench.tunnels import Tunnel
+from tests.bench.tunnels import RATE, Tunnel
 
 MANY = 20
+PACED_S = 10
 BURST = 400
 HELD = 400
 IDLE = 2000
@@ -123,6 +125,29 @@ def circuits(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
         figures[f"circuits_{way}"] = sum(rates)
         figures[f"circuits_{way}_even"] = min(rates) / max(rates)
         figures[f"circuits_{way}_echo_p99"] = max(float(each["us"]["p99"]) for each in found)
+    return figures
+
+
+def paced(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """A stream of a listen with a rate: how exact it is over ten seconds, and another's speed beside it."""
+    if tunnel.paced is None:
+        return {}
+    port, figures = tunnel.paced(), dict[str, float]()
+    mib = round(RATE * PACED_S / 1.048576e6)
+    for way in ("up", "down"):
+        probe = client.run(way, tunnel.port, 32)["MBps"]
+        bulk_mib = max(32, min(4096, int(probe * sizes.bulk_s)))
+        alone = client.run(way, tunnel.port, bulk_mib)["MBps"]
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(client.run, way, port, mib)
+            time.sleep(1)
+            beside = client.run(way, tunnel.port, bulk_mib)["MBps"]
+            after_bulk, since = Cpu.of(tunnel.pids), time.monotonic()
+            rate = slow.result()["MBps"]
+        quiet = Cpu.of(tunnel.pids) - after_bulk
+        figures[f"paced_{way}_error"] = (rate * 1e6 / RATE - 1) * 100
+        figures[f"paced_{way}_beside"] = beside / alone
+        figures[f"paced_{way}_cpu"] = quiet.total_s / (time.monotonic() - since) * 100
     return figures
 
 

@@ -165,6 +165,15 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         for way in ("down", "up")
     ),
     (
+        "A listen with --rate, 10 s: its error, %; another stream beside it / alone; CPU of both ends, %",
+        "paced_up_error",
+        [
+            figure(heading.format(way=way), f"paced_{way}_{name}")
+            for way in ("up", "down")
+            for heading, name in (("{way}", "error"), ("beside", "beside"), ("CPU", "cpu"))
+        ],
+    ),
+    (
         "Memory of one daemon, MB (RSS; PSS), and KB per idle stream over both",
         "idle_rss",
         [

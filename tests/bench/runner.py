@@ -42,6 +42,7 @@ PHASES: Mapping[str, tuple[Phase, frozenset[str]]] = {
     "burst": (phases.burst, frozenset(SETUPS)),
     "many": (phases.many, frozenset({"relay", "ssh", "kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
     "circuits": (phases.circuits, frozenset({"p2pfwd-relayed"})),
+    "paced": (phases.paced, frozenset({"p2pfwd-noise"})),
     "ls": (phases.commands, frozenset({"p2pfwd-noise"})),
 }
 """Measurements in their order, and the tunnels they are taken on."""

@@ -27,6 +27,9 @@ from tests.support.daemon import Daemon
 from tests.support.netns import is_loopback_only
 
 PROTOCOL = "/x/bench"
+PACED = "/x/bench-paced"
+RATE = 4_000_000
+"""Bytes a second of the paced listen."""
 
 
 class Missing(Exception):
@@ -47,6 +50,8 @@ class Tunnel:
     """A relay between the daemons, which is not one of `pids`."""
     circuits: tuple[int, ...] = ()
     """Ports, each over a circuit of its own."""
+    paced: Callable[[], int] | None = None
+    """Makes a second listen, of `RATE`, beside the first; the port that leads to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +187,14 @@ def p2pfwd_pair(security: str) -> Setup:
         port = free_port()
         near.ok("forward", PROTOCOL, tcp(port), far.address)
         pids = near.process.pid, far.process.pid
-        return Tunnel(port, pids, ls=lambda: near.ok("ls"))
+
+        def paced() -> int:
+            far.ok("listen", PACED, tcp(server), "--rate", str(RATE))
+            port = free_port()
+            near.ok("forward", PACED, tcp(port), far.address)
+            return port
+
+        return Tunnel(port, pids, ls=lambda: near.ok("ls"), paced=paced)
 
     return setup
 

@@ -80,7 +80,7 @@ def test_listen_hands_over_whom_to_let_in_and_says_so(fake: FakeDaemon, run: Run
     fake.answers["p2p.listen"] = listened(Access("any", (), (NAS,)))
     assert run("listen", "/x/web", "8000").out.splitlines()[1] == "/x/web lets in any peer, but not nas."
     document = json.loads(run("listen", "/x/web", "8000", "--json").out)
-    assert document["Listener"]["Access"]["Denied"] == [{"Peer": OTHER, "Name": "nas"}]
+    assert document["Listener"]["Access"]["Denied"] == [{"Peer": OTHER, "Name": "nas", "EndsAt": None}]
 
 
 @pytest.mark.parametrize("allow", ["", ",", "nas,", "nas,,laptop"])
@@ -109,7 +109,7 @@ def test_allow_and_deny_say_what_holds_now(fake: FakeDaemon, run: Run) -> None:
     fake.answers["access.allow"] = AccessChangeResult(RULE, 0)
     assert run("allow", "/x/web", "nas", PEER).out == "/x/web lets in nas and 12D3…defLcL.\n"
     expected = {"protocol": "/x/web", "peers": ["nas", PEER], "keep_live": False}
-    assert fake.called("access.allow") == [expected]
+    assert fake.called("access.allow") == [{**expected, "expires_s": None}]
     fake.answers["access.deny"] = AccessChangeResult(
         replace(RULE, access=Access("listed", (), (NAS,)), listening=False), 2
     )

@@ -149,6 +149,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
     "kind",
     [
         schema.Listener,
+        schema.Limits,
         schema.Stream,
         schema.Peer,
         schema.Access,

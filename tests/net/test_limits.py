@@ -137,7 +137,7 @@ def test_one_stream_too_many_is_told_in_words(pair: Pair) -> None:
             while "limit of its own" not in (pair.state().reason or ""):
                 time.sleep(0.01)
             counts = pair.do(lambda: dict(pair.far.host.swarm.refusals.counts))
-            assert counts["listen-limit"] == 1
+            assert counts["tunnel-limit"] == 1
             one.sendall(b"y")
             assert one.recv(1) == b"y", "the stream that was there goes on"
             pair.do(listener.set_terms, replace(listener.terms, max_streams_per_peer=2))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from p2pfwd.daemon.expiry import end_after
-from p2pfwd.errors import UsageError
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 
@@ -33,7 +32,7 @@ class AccessMethods:
             "block.ls": self.blocked,
         }
 
-    async def allow(self, context: CallContext, params: s.AccessChangeParams) -> s.AccessChangeResult:
+    async def allow(self, context: CallContext, params: s.AccessAllowParams) -> s.AccessChangeResult:
         """Let peers in. Raises InvalidPeerId, InvalidProtocol, ResourceLimitExceeded, StorageFailed."""
         return s.AccessChangeResult(
             *await self._access.allow(
@@ -46,8 +45,6 @@ class AccessMethods:
 
     async def deny(self, context: CallContext, params: s.AccessChangeParams) -> s.AccessChangeResult:
         """Keep peers out. Raises as `allow`."""
-        if params.expires_s is not None:
-            raise UsageError("a denial has no end", hint="p2pfwd allow takes it back")
         return s.AccessChangeResult(
             *await self._access.deny(params.protocol, params.peers, keep_live=params.keep_live)
         )

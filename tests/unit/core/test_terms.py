@@ -20,9 +20,19 @@ def test_what_is_as_by_default_is_not_written_down() -> None:
 
 
 def test_what_is_written_down_comes_back() -> None:
-    listen = ListenTerms(any_loopback=True, report_peer_id=True, custom_protocol=True)
+    listen = ListenTerms(
+        any_loopback=True,
+        report_peer_id=True,
+        custom_protocol=True,
+        max_streams=5,
+        max_streams_per_peer=2,
+        rate=1 << 20,
+        rate_per_peer=1000,
+        idle_timeout_s=600,
+        ends_at=1_700_000_000.5,
+    )
     assert terms_from_json(ListenTerms, terms_to_json(listen)) == listen
-    forward = ForwardTerms(custom_protocol=True, path="relay", limited_relay=True)
+    forward = ForwardTerms(custom_protocol=True, path="relay", limited_relay=True, ends_at=1.5)
     assert terms_from_json(ForwardTerms, terms_to_json(forward)) == forward
 
 
@@ -40,3 +50,22 @@ def test_what_is_written_down_comes_back() -> None:
 def test_what_does_not_fit_is_refused(found: object, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         terms_from_json(ForwardTerms, found)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        ({"rate": -1}, "rate is not from 0"),
+        ({"rate": 1.0}, "1.0 is no rate"),
+        ({"rate": True}, "True is no rate"),
+        ({"max_streams": 1 << 60}, "max_streams is not from 0"),
+        ({"proxy_protocol": "v1"}, "'v1' is no proxy_protocol"),
+        ({"proxy_protocol": "v2", "report_peer_id": True}, "exclude each other"),
+        ({"ends_at": float("nan")}, "it ends at no time"),
+        ({"ends_at": -1.0}, "it ends at no time"),
+        ({"ends_at": 7}, "7 is no ends_at"),
+    ],
+)
+def test_limits_and_ends_that_make_no_sense_are_refused(found: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        terms_from_json(ListenTerms, found)

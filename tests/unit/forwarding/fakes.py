@@ -30,6 +30,7 @@ class FakeConn:
     def __init__(self, remote_peer: PeerId) -> None:
         self.remote_peer = remote_peer
         self.remote_addr = Multiaddr.parse(f"/ip4/192.0.{remote_peer.to_bytes()[-1]}.7/tcp/4002")
+        self.local_addr = Multiaddr.parse("/ip4/192.0.2.1/tcp/4001")
         self.is_relayed = False
         self.limit_left = None
         self.rtt_s: float | None = 0.002
@@ -49,7 +50,7 @@ class FakeStream:
         self.conn = FakeConn(remote_peer)
         self.incoming: asyncio.Queue[bytes | Exception] = asyncio.Queue()
         self.sent: list[bytes] = []
-        self.resets = 0
+        self.resets = self.reset_code = 0
         self.finished = False
         self._when_over: list[Callable[[], object]] = []
 
@@ -67,6 +68,7 @@ class FakeStream:
 
     def reset(self, code: int = 0) -> None:
         self.resets += 1
+        self.reset_code = code
         self.over()
 
     def close_write(self) -> None:

@@ -16,6 +16,8 @@ from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
+from tests.support.proxy_header import parse
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import ALICE, BOB, SELF, FakeHost, FakeSocket, FakeSplice, FakeStream, turns
 
@@ -363,6 +365,57 @@ def test_a_glance_does_not_clear_a_service_that_never_answers(
         monkeypatch.setattr(Glances, "at", lambda self, look, looked_at: (True, 1.0))
         listener.failed(TargetTimeout("it did not answer within 10 s"))
         assert listener.glance() == "target-timeout"
+        await service.aclose()
+
+    asyncio.run(main())
+
+
+def test_the_owners_limits_hold_to_the_letter(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice], target: FakeTarget
+) -> None:
+    async def main() -> None:
+        service = forwarding()
+        listener = await service.listen("/x/a", TARGET, ListenTerms(max_streams=3, max_streams_per_peer=2))
+        streams = [incoming(host, peer=peer) for peer in (ALICE, ALICE, ALICE, BOB, BOB)]
+        assert [stream.resets for stream in streams] == [0, 0, 1, 0, 1]
+        assert streams[2].reset_code == streams[4].reset_code == RESOURCE_LIMIT_EXCEEDED
+        assert host.swarm.services.refusals.counts["tunnel-limit"] == 2
+        assert listener.info().busiest == 2
+        assert state(service)[0] == "ready", "it is no fault of the listen"
+        splices[0].end()
+        assert incoming(host, peer=ALICE).resets == 0
+        listener.set_terms(ListenTerms(max_streams=1))
+        assert incoming(host, peer=BOB).resets == 1
+        assert len(service.streams()) == 3, "those beyond the new limit go on"
+        await service.aclose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+def test_the_proxy_header_comes_first_and_whole(
+    forwarding: MakeForwarding,
+    host: FakeHost,
+    splices: list[FakeSplice],
+    target: FakeTarget,
+    relayed: bool,
+) -> None:
+    async def main() -> None:
+        service = forwarding()
+        await service.listen("/x/a", TARGET, ListenTerms(proxy_protocol="v2"))
+        sock, short = FakeSocket(), FakeSocket(takes=20)
+        target.begins = [sock, short]
+        stream = FakeStream(ALICE, "/x/a")
+        stream.conn.is_relayed = relayed
+        host.swarm.services.dispatch(stream)  # type: ignore[arg-type]
+        header, rest = parse(sock.sent)
+        assert header.command == ("LOCAL" if relayed else "PROXY") and rest == b""
+        assert (header.source is None) == relayed
+        assert header.tlvs == {0xE0: str(ALICE).encode()}
+        second = incoming(host)
+        assert second.resets == 1 and short.closed and len(splices) == 1
+        why = "the target did not take the PROXY header: its buffer is full"
+        assert state(service) == ("target-refused", why)
         await service.aclose()
 
     asyncio.run(main())

@@ -181,3 +181,64 @@ def test_a_full_file_is_within_what_is_read() -> None:
     rules = {name: NO_RULE.allow(peers[n * share : (n + 1) * share]) for n, name in enumerate(names)}
     data = module._to_json(AccessTable(rules, Blocks(peers[: module.MAX_BLOCKS])))
     assert len(data) < module.MAX_FILE_BYTES
+
+
+def test_a_right_with_an_end_comes_back_with_it_and_goes_for_good(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rule = Rule("listed").allow([ONE], 1000.0).allow([TWO]).let_in("any", 2000.0)
+
+    async def main() -> None:
+        rules, applied = table(tmp_path), list[Rule]()
+        await rules.change(ruled("/x/a", rule), lambda: None)
+        again = table(tmp_path)
+        assert again.table.rules == {"/x/a": rule}
+        assert again.table.next_end() == 1000.0
+        await again.end_due(1500.0, lambda: applied.append(again.table.rules["/x/a"]))
+        assert applied == [Rule("any", frozenset([TWO]), ends={None: 2000.0})]
+        assert table(tmp_path).table.rules == {"/x/a": applied[0]}, "on the disk, too"
+        await again.end_due(2000.0, lambda: None)
+        assert again.table.rules == {"/x/a": Rule("listed", frozenset([TWO]))}
+        assert again.table.next_end() is None
+
+    asyncio.run(main())
+    assert f"what let in {ONE} has ended" in caplog.text
+
+
+def test_a_right_ends_also_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise StorageFailed("access rules: no space left on device")
+
+    async def main() -> None:
+        rules = table(tmp_path)
+        await rules.change(ruled("/x/a", Rule("listed").allow([ONE], 1000.0)), lambda: None)
+        monkeypatch.setattr(module, "write_atomically", full_disk)
+        await rules.end_due(1000.0, lambda: None)
+        assert not rules.table.rules["/x/a"].allowed
+
+    asyncio.run(main())
+    assert "still written down" in caplog.text
+    assert not table(tmp_path).table.ended(1000.0).rules["/x/a"].allowed, "nor is it let in at the next start"
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        [],
+        {"any": 1.0},
+        {str(TWO): 1.0},
+        {str(ONE): 0},
+        {str(ONE): "soon"},
+        {str(ONE): True},
+        {str(ONE): float("inf")},
+        {"nobody": 1.0},
+    ],
+)
+def test_ends_that_make_no_sense_are_damage(tmp_path: Path, ends: object) -> None:
+    entry = {"protocol": "/x/a", "at_large": None, "allowed": [str(ONE)], "denied": [], "ends": ends}
+    document = {"version": 1, "rules": [entry], "blocked": {"peers": [], "networks": []}}
+    (tmp_path / "access.json").write_text(json.dumps(document))
+    assert table(tmp_path).lost is not None

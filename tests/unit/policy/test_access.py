@@ -68,3 +68,19 @@ def test_security_md_has_the_bounds() -> None:
         f"{access_rules.MAX_BLOCKS} entries: `access.json` has at most "
         f"{access_rules.MAX_FILE_BYTES >> 20} MiB"
     ) in SECURITY
+
+
+def test_a_right_may_have_an_end_which_the_last_word_replaces() -> None:
+    rule = Rule("listed").allow([peer(1)], 10.0)
+    assert rule.ended(9.9) is rule
+    assert rule.ended(10.0) == Rule("listed")
+    assert rule.allow([peer(1)]) == Rule("listed", frozenset([peer(1)])), "for good"
+    assert rule.deny([peer(1)]) == Rule("listed", denied=frozenset([peer(1)]))
+    assert rule.allow([peer(1)], 20.0).ended(10.0).allowed == {peer(1)}
+
+
+def test_any_peer_for_a_time_leaves_those_listed() -> None:
+    rule = Rule(None).allow([peer(1)]).let_in("any", 10.0)
+    assert rule.ended(10.0) == Rule("listed", frozenset([peer(1)]))
+    assert rule.let_in("any") == Rule("any", frozenset([peer(1)]))
+    assert rule.let_in("listed").ends == {}
