@@ -36,6 +36,38 @@ AllowOption = Annotated[
 ]
 
 
+ReportOption = Annotated[
+    bool,
+    typer.Option(
+        "-r", "--report-peer-id", help="Begin each connection to the target with the dialer's peer ID."
+    ),
+]
+
+_RESET = "streams are reset until it answers"
+
+_RESET = "streams are reset until it answers"
+
+WaitTargetOption = Annotated[
+    float,
+    typer.Option(
+        "--wait-target",
+        metavar="SECONDS",
+        help="Let each stream wait so long for a target that is down.",
+        show_default=False,
+    ),
+]
+
+CheckOption = Annotated[
+    str,
+    typer.Option(
+        "--check",
+        metavar="CHECK",
+        help="Watch the target: tcp (it listens) or http:/path (2xx or 3xx).",
+        show_default=False,
+    ),
+]
+
+
 def listen(
     ctx: typer.Context,
     protocol: Protocol,
@@ -48,12 +80,9 @@ def listen(
         typer.Argument(metavar="PAIR...", help="More pairs of PROTOCOL and TARGET.", show_default=False),
     ] = None,
     allow_custom_protocol: Custom = False,
-    report_peer_id: Annotated[
-        bool,
-        typer.Option(
-            "-r", "--report-peer-id", help="Begin each connection to the target with the dialer's peer ID."
-        ),
-    ] = False,
+    report_peer_id: ReportOption = False,
+    wait_target: WaitTargetOption = 0.0,
+    check: CheckOption = "",
     ephemeral: Ephemeral = False,
     allow: AllowOption = None,
     foreground: Foreground = False,
@@ -75,6 +104,8 @@ def listen(
             foreground=foreground,
             ephemeral=ephemeral,
             allow=() if allow is None else tuple(_words(allow)),
+            wait_target_s=wait_target,
+            check=check,
         )
         for protocol, target in listen_pairs((protocol, target), more or ())
     ]
@@ -133,7 +164,9 @@ def _print(results: Sequence[ListenResult]) -> None:
         if not result.target_check.ok:
             target = short_address(result.listener.target_address)
             reason = result.target_check.reason or target
-            warn(f"{reason}; streams are reset until it answers", result.target_check.hint)
+            waited_s = result.listener.wait_target_s
+            what = f"each stream waits {waited_s:g} s for it" if waited_s else _RESET
+            warn(f"{reason}; {what}", result.target_check.hint)
 
 
 def _who_can(listeners: Sequence[Listener]) -> list[str]:

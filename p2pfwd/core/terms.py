@@ -23,6 +23,8 @@ class ListenTerms:
     any_loopback: bool = False  # ::1 is as good a target as 127.0.0.1
     report_peer_id: bool = False
     custom_protocol: bool = False  # the name need not begin with /x/
+    wait_target_s: float = 0.0  # how long a stream waits for a target that is down
+    check: str = ""  # how the target is watched, as `core.target_check` reads it; "": not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,13 @@ def terms_from_json(kind: type[_T], found: object) -> _T:
     if not isinstance(found, dict):
         raise ValueError("its terms are no object")
     known = {field.name: field.default for field in fields(kind)}
+    values: dict[str, Any] = {}
     for name, value in found.items():
         default = known.get(name, MISSING)
         if default is MISSING:
             raise ValueError(f"there is no term {name}")
-        fits = value in _CHOICES[name] if name in _CHOICES else type(value) is type(default)
+        values[name] = float(value) if type(default) is float and type(value) is int else value
+        fits = value in _CHOICES[name] if name in _CHOICES else type(values[name]) is type(default)
         if not fits:
             raise ValueError(f"{value!r} is no {name}")
-    return kind(**found)
+    return kind(**values)

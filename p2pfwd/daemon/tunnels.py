@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Tunnels:
-    """Of one daemon; `start` makes again what is saved. Needs a running loop."""
+    """Of one daemon; `load` and `start` make again what is saved. Needs a running loop."""
 
     def __init__(self, path: Path, forwarding: Forwarding, own_id: PeerId) -> None:
         self._forwarding = forwarding
@@ -47,10 +47,13 @@ class Tunnels:
         self._not_made: dict[Key, P2PForwardError] = {}
         self._lock = asyncio.Lock()
 
+    async def load(self) -> None:
+        """Read what is saved. Raises StorageFailed."""
+        self._saved = {tunnel.key: tunnel for tunnel in await self._file.load()}
+
     async def start(self) -> None:
-        """Make what is saved; a local address that is not to be had is waited for. Raises StorageFailed."""
-        for tunnel in await self._file.load():
-            self._saved[tunnel.key] = tunnel
+        """Make what is saved, without a turn of the loop; a local address not to be had is waited for."""
+        for tunnel in tuple(self._saved.values()):
             try:
                 await self._listener(tunnel, "saved", may_wait=True)
             except P2PForwardError as exc:
@@ -202,6 +205,7 @@ class Tunnels:
             foreground=False,
             saved=True,
             created=tunnel.created,
+            terms=tunnel.terms,
         )
 
 
@@ -238,6 +242,11 @@ def _differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) ->
             found.append(f"its target is {listener.target_address}, not {wanted.address}")
         if listener.terms.report_peer_id != wanted.terms.report_peer_id:
             found.append(f"its target {_tells(listener.terms.report_peer_id)} (-r)")
+        if listener.terms.wait_target_s != wanted.terms.wait_target_s:
+            times = f"{listener.terms.wait_target_s:g} s, not {wanted.terms.wait_target_s:g} s"
+            found.append(f"its target is waited for {times}")
+        if listener.terms.check != wanted.terms.check:
+            found.append(f"its check is {listener.terms.check or 'none'}, not {wanted.terms.check or 'none'}")
     elif isinstance(listener, LocalListener) and isinstance(wanted.terms, ForwardTerms):
         if listener.protocol != wanted.protocol:
             found.append(f"its protocol is {listener.protocol}, not {wanted.protocol}")

@@ -16,7 +16,7 @@ from collections.abc import Generator
 from typing import Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import Life
+from p2pfwd.core.terms import ForwardTerms, Life, ListenTerms
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
@@ -59,11 +59,13 @@ class Listener(ABC):
         listener_id: int,
         protocol: str,
         events: Events,
+        made_with: ListenTerms | ForwardTerms,
         life: Life,
     ) -> None:
         now = time.time()
         self.id = listener_id
         self.protocol = protocol
+        self._made_with = made_with
         self.lifetime = life.lifetime
         self.created = now if life.created is None else life.created
         self.health = Health(now)
@@ -104,6 +106,16 @@ class Listener(ABC):
     @abstractmethod
     def left(self, party: Party | None, *, used: bool) -> None:
         """A stream of it is over, which counted for `party`; `used`: whether the peer made use of it."""
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether the peer of a forward is kept connected for it."""
+        return False
+
+    @property
+    def waiting(self) -> int:
+        """Local connections of a forward that wait for its peer."""
+        return 0
 
     def describe(self) -> str:
         """For log lines."""
@@ -151,6 +163,9 @@ class Listener(ABC):
             foreground=self.lifetime == "foreground",
             saved=self.lifetime == "saved",
             created=self.created,
+            waiting=self.waiting,
+            warm=self.is_warm,
+            terms=self._made_with,
         )
 
 

@@ -113,6 +113,8 @@ class ListenParams(Message):
     foreground: bool = False
     ephemeral: bool = False
     allow: tuple[str, ...] = ()  # whom alone to let in, as AccessChangeParams.peers; none: as it is
+    wait_target_s: float = 0.0  # how long a stream waits for a target that is down
+    check: str = ""  # how the target is watched: "tcp", "http:/path"; "": not at all
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

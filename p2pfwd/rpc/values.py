@@ -90,6 +90,11 @@ class Listener(Message):
     created: float  # unix seconds
     saved: bool = False  # it outlives the daemon
     access: Access | None = None  # of a listen
+    state_since: float | None = None  # unix seconds: since when state and reason are these
+    wait_target_s: float = named("WaitTargetSeconds", default=0.0)  # of a listen: for a target that is down
+    check: str = ""  # of a listen: how its target is watched
+    waiting: int = 0  # local connections of a forward that wait for its peer
+    warm: bool | None = None  # of a saved forward: whether its peer is kept connected; null: not to be kept
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -142,7 +147,7 @@ class NamedPeer(Message):
     name: str  # "" without one
     peer: str
     addresses: tuple[str, ...]  # those given with the name, without the peer ID
-    kept: Literal["static", "relay", "bootstrap"] | None  # null: not kept
+    kept: Literal["static", "relay", "forward", "bootstrap"] | None  # null: not kept
     state: Literal["connected", "dialing", "waiting", "not-connected"]  # the last: and not kept
     remote_address: str | None  # of its connection
     last_outcome: str | None  # of the last try to keep it connected, in words

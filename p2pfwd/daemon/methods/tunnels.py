@@ -54,7 +54,13 @@ class TunnelMethods:
         node = self._node
         check_listen(params.protocol, params.target)
         target, any_loopback = parse_target(params.target)
-        terms = ListenTerms(any_loopback, params.report_peer_id, params.allow_custom_protocol)
+        terms = ListenTerms(
+            any_loopback,
+            params.report_peer_id,
+            params.allow_custom_protocol,
+            float(params.wait_target_s),
+            params.check,
+        )
         wanted = SavedTunnel("listen", params.protocol, target, terms)
         allowed = node.access.read(params.allow) if params.allow else None
         async with self._listening:  # between the check and the listen a rule is written

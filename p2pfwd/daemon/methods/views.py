@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import PLAIN_LISTEN, ListenTerms
 from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
 
@@ -42,6 +43,7 @@ def port_mapping(mapped: MappedPort) -> schema.PortMapping:
 
 def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.Listener:
     """One row of `ls`; `access`: whom a listen lets in."""
+    terms = info.terms if isinstance(info.terms, ListenTerms) else PLAIN_LISTEN
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -57,6 +59,11 @@ def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.
         created=info.created,
         saved=info.saved,
         access=access,
+        state_since=info.state_since,
+        wait_target_s=terms.wait_target_s,
+        check=terms.check,
+        waiting=info.waiting,
+        warm=info.warm if info.saved and info.direction == "forward" else None,
     )
 
 

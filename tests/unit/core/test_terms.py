@@ -20,10 +20,17 @@ def test_what_is_as_by_default_is_not_written_down() -> None:
 
 
 def test_what_is_written_down_comes_back() -> None:
-    listen = ListenTerms(any_loopback=True, report_peer_id=True, custom_protocol=True)
+    listen = ListenTerms(True, True, True, wait_target_s=2.5, check="tcp")
     assert terms_from_json(ListenTerms, terms_to_json(listen)) == listen
     forward = ForwardTerms(custom_protocol=True, path="relay", limited_relay=True)
     assert terms_from_json(ForwardTerms, terms_to_json(forward)) == forward
+
+
+def test_a_whole_number_is_a_time_and_a_word_is_none() -> None:
+    assert terms_from_json(ListenTerms, {"wait_target_s": 30}) == ListenTerms(wait_target_s=30.0)
+    for found in ("30", True, None):
+        with pytest.raises(ValueError, match="is no wait_target_s"):
+            terms_from_json(ListenTerms, {"wait_target_s": found})
 
 
 @pytest.mark.parametrize(
