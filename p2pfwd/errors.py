@@ -246,6 +246,13 @@ class TargetTimeout(TargetRefused):
     exit_status = ExitStatus.TIMED_OUT
 
 
+class TargetUnhealthy(P2PForwardError):
+    """The local service behind a listener answers its check, and says that it is not well."""
+
+    code = "target-unhealthy"
+    exit_status = ExitStatus.REFUSED
+
+
 class ResourceLimitExceeded(P2PForwardError):
     """A limit on what a stranger may make us hold was met."""
 

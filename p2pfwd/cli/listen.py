@@ -79,6 +79,28 @@ ReportPeerId = Annotated[
     ),
 ]
 
+_RESET = "streams are reset until it answers"
+
+WaitTargetOption = Annotated[
+    float,
+    typer.Option(
+        "--wait-target",
+        metavar="SECONDS",
+        help="Let each stream wait so long for a target that is down.",
+        show_default=False,
+    ),
+]
+
+CheckOption = Annotated[
+    str,
+    typer.Option(
+        "--check",
+        metavar="CHECK",
+        help="Watch the target: tcp (it listens) or http:/path (2xx or 3xx).",
+        show_default=False,
+    ),
+]
+
 
 def listen(
     ctx: typer.Context,
@@ -88,6 +110,8 @@ def listen(
     allow_custom_protocol: Custom = False,
     report_peer_id: ReportPeerId = False,
     proxy_protocol: ProxyOption = ProxyChoice.NONE,
+    wait_target: WaitTargetOption = 0.0,
+    check: CheckOption = "",
     ephemeral: Ephemeral = False,
     expires: Expires = None,
     allow: AllowOption = None,
@@ -120,6 +144,8 @@ def listen(
         rate_per_peer=rate_per_peer or 0,
         idle_timeout_s=idle_timeout or 0,
         proxy_protocol=proxy_protocol.value,
+        wait_target_s=wait_target,
+        check=check,
         expires_s=expires,
     )
     pairs = listen_pairs((protocol, target), more or ())
@@ -186,7 +212,9 @@ def _print(results: Sequence[ListenResult]) -> None:
         if not result.target_check.ok:
             target = short_address(result.listener.target_address)
             reason = result.target_check.reason or target
-            warn(f"{reason}; streams are reset until it answers", result.target_check.hint)
+            waited_s = result.listener.wait_target_s
+            what = f"each stream waits {waited_s:g} s for it" if waited_s else _RESET
+            warn(f"{reason}; {what}", result.target_check.hint)
 
 
 def _who_can(listeners: Sequence[Listener]) -> list[str]:

@@ -184,9 +184,14 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
         if names.count(listener.protocol) > 1:
             name += f" at {short_address(listener.listen_address)}"
         if listener.reason:
-            write(f"{name}: {printable(shorten_peers(listener.reason))}")
+            write(f"{name}: {printable(shorten_peers(listener.reason))}{_since(listener)}")
         elif listener.last_problem is not None:
             write(f"{name}: {printable(_was_wrong(listener.last_problem))}")
+        if listener.waiting:
+            wait = "waits" if listener.waiting == 1 else "wait"
+            write(f"{name}: {counted(listener.waiting, 'local connection')} {wait} for the peer")
+        if listener.warm is False and listener.id:
+            write(f"{name}: {NOT_WARM}")
         if not listener.saved:
             write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
         if listener.ends_at is not None:
@@ -196,6 +201,13 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
     for listener in listeners:
         if listener.access is not None and not is_open(listener.access):
             write(f"{printable(listener.protocol)}: lets in {who(listener.access)}")
+
+
+def _since(listener: Listener) -> str:
+    """For how long the target of a listen that is watched is down."""
+    if not listener.check or listener.state_since is None:
+        return ""
+    return f", for {age(max(0.0, time.time() - listener.state_since))}"
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:
@@ -219,6 +231,8 @@ def _was_wrong(problem: Problem) -> str:
 EPHEMERAL = "ephemeral: it ends with the daemon"
 FOREGROUND = "foreground: it ends with its command"
 """What `ls` says of those that are not saved."""
+
+NOT_WARM = "its peer is not kept connected: those of forwards used later are, and there are many"
 
 HELD_END = "the client has ended its data; a Kubo is told when the reply has ended"
 

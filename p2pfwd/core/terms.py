@@ -34,6 +34,8 @@ class ListenTerms:
     idle_timeout_s: int = 0  # a stream on which no byte passes for so long is reset
     proxy_protocol: ProxyProtocol = "none"
     ends_at: float = 0.0  # unix seconds; 0: when it is closed
+    wait_target_s: float = 0.0  # how long a stream waits for a target that is down
+    check: str = ""  # how the target is watched, as `core.target_check` reads it; "": not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +114,16 @@ def terms_from_json(kind: type[_T], found: object) -> _T:
     if not isinstance(found, dict):
         raise ValueError("its terms are no object")
     known = {field.name: field.default for field in fields(kind)}
+    values: dict[str, Any] = {}
     for name, value in found.items():
         default = known.get(name, MISSING)
         if default is MISSING:
             raise ValueError(f"there is no term {name}")
-        fits = value in _CHOICES[name] if name in _CHOICES else type(value) is type(default)
+        values[name] = float(value) if type(default) is float and type(value) is int else value
+        fits = value in _CHOICES[name] if name in _CHOICES else type(values[name]) is type(default)
         if not fits:
             raise ValueError(f"{value!r} is no {name}")
-    terms = kind(**found)
+    terms = kind(**values)
     if (why := why_no_terms(terms)) is not None:
         raise ValueError(why)
     return terms

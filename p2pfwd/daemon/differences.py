@@ -26,6 +26,11 @@ def differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> 
             found.append(f"its target {_tells(listener.terms.report_peer_id)} (-r)")
         if listener.terms.proxy_protocol != wanted.terms.proxy_protocol:
             found.append(f"its --proxy-protocol is {listener.terms.proxy_protocol}")
+        if listener.terms.wait_target_s != wanted.terms.wait_target_s:
+            times = f"{listener.terms.wait_target_s:g} s, not {wanted.terms.wait_target_s:g} s"
+            found.append(f"its target is waited for {times}")
+        if listener.terms.check != wanted.terms.check:
+            found.append(f"its check is {listener.terms.check or 'none'}, not {wanted.terms.check or 'none'}")
         found += [
             f"its {_option(name)} is {getattr(listener.terms, name) or 'none'}, not {limit}"
             for name, limit in _other_limits(listener.terms, wanted.terms).items()

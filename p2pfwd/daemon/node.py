@@ -1,8 +1,9 @@
 """The running daemon: host, forwarding, control socket, brought up in this order.
 
 Rules: the control socket is bound only when the host listens and the saved tunnels are made, so whoever gets
-an answer gets a working daemon. Stopping takes nothing new, gives live streams a bounded time, then resets
-them; asked a second time it does not wait. The control socket answers until the end.
+an answer gets a working daemon. From the first socket on which peers get in to the last saved tunnel nothing
+else runs: no peer finds a node that lacks its listens. Stopping takes nothing new, gives live streams a
+bounded time, then resets them; asked a second time it does not wait. The control socket answers to the end.
 """
 
 from __future__ import annotations
@@ -136,27 +137,29 @@ class Running:
     ) -> Running:
         """Listen for peers, then for commands.
 
-        Raises as `Host.start`, `AccessControl.start`, `Peering.start`, `Tunnels.start` and `RpcServer.start`,
+        Raises as `Host.listen`, `AccessControl.start`, `Peering.start`, `Tunnels.load` and `RpcServer.start`,
         nothing left.
         """
-        listen = [Multiaddr.parse(text) for text in settings.listen]
-        host = await Host.start(identity, listen, host_settings(settings, network))
+        host = Host(identity, host_settings(settings, network))
         try:
             running = cls(paths, settings, network, host, log_name)
-            await running._begin()
+            await running._begin([Multiaddr.parse(text) for text in settings.listen])
         except BaseException:
             await host.close()
             raise
         return running
 
-    async def _begin(self) -> None:
+    async def _begin(self, listen: list[Multiaddr]) -> None:
         try:
             self.feed.start(self.peering, self.access, self.relays)
+            await self.tunnels.load()
             self.access.start()
             self.peering.start()
+            await self.host.listen(listen)  # in one turn of the loop with the next line
             await self.tunnels.start()
             self.feed.tunnels_are_made(self.peering)
             self.expiry.start()
+            self.forwarding.keep_warm()
             await self.server.start()
             self.discovery.start()
             self.relaying.start()

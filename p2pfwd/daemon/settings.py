@@ -30,8 +30,8 @@ def _at_least(low: float) -> Check:
     return lambda value: None if value >= low else f"{low:g} or more"
 
 
-def _between(low: int, high: int) -> Check:
-    return lambda value: None if low <= value <= high else f"from {low} to {high}"
+def _between(low: float, high: float) -> Check:
+    return lambda value: None if low <= value <= high else f"from {low:g} to {high:g}"
 
 
 def _one_of(*words: str) -> Check:
@@ -294,6 +294,13 @@ class Settings:
         30.0,
         "How long an accepted local connection waits for its stream, dialing included.",
         _at_least(0.1),
+    )
+    wait_s: float = _key(
+        "forward.wait_s",
+        10.0,
+        "How long an accepted local connection waits for a peer that is away; a try that is under way then "
+        "goes on. 0: it is reset at once.",
+        _between(0, 600),
     )
     target_timeout_s: float = _key(
         "forward.target_timeout_s", 10.0, "Connecting to a local service.", _at_least(0.1)

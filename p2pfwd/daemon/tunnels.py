@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Tunnels:
-    """Of one daemon; `start` makes again what is saved. Needs a running loop."""
+    """Of one daemon; `load` and `start` make again what is saved. Needs a running loop."""
 
     def __init__(
         self,
@@ -58,11 +58,14 @@ class Tunnels:
         self._lock = asyncio.Lock()
         self._clock = clock
 
+    async def load(self) -> None:
+        """Read what is saved. Raises StorageFailed."""
+        self._saved = {tunnel.key: tunnel for tunnel in await self._file.load()}
+
     async def start(self) -> None:
-        """Make what is saved; a local address that is not to be had is waited for. Raises StorageFailed."""
+        """Make what is saved, without a turn of the loop; a local address not to be had is waited for."""
         now = self._clock()
-        for tunnel in await self._file.load():
-            self._saved[tunnel.key] = tunnel
+        for tunnel in tuple(self._saved.values()):
             if 0 < tunnel.terms.ends_at <= now:
                 continue
             try:
@@ -273,7 +276,7 @@ class Tunnels:
             saved=True,
             created=tunnel.created,
             ends_at=tunnel.terms.ends_at or None,
-            terms=tunnel.terms if isinstance(tunnel.terms, ListenTerms) else None,
+            terms=tunnel.terms,
         )
 
 

@@ -1,4 +1,4 @@
-"""Tries a forward or a target once and tells what was found. Failures are outcomes, never raised."""
+"""Tries a forward once and tells what was found. Failures are outcomes, never raised."""
 
 from __future__ import annotations
 
@@ -8,28 +8,12 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TimedOut
-from p2pfwd.forwarding.health import state_of
+from p2pfwd.forwarding.health_check import failure
 from p2pfwd.forwarding.probe import probe
-from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import READY, UNKNOWN, CheckOutcome
 
 if TYPE_CHECKING:
     from p2pfwd.net.swarm import Swarm
-
-
-async def check_target(target: Target, timeout_s: float) -> CheckOutcome:
-    """Does the service behind a listen answer? A connection is made only when looking cannot tell."""
-    started = time.monotonic()
-    found = target.listening_at()
-    if found is None:
-        try:
-            sock = await target.connect(timeout_s)
-        except P2PForwardError as exc:
-            return _failure(exc, started)
-        with sock:
-            found = target.found_at(sock)
-    elapsed_s = time.monotonic() - started
-    return CheckOutcome(ok=True, state=READY, remote_address=str(found), elapsed_s=elapsed_s)
 
 
 async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> CheckOutcome:
@@ -45,9 +29,9 @@ async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float
             elapsed_s = time.monotonic() - started
             rtt_s = await conn.measure_rtt(timeout_s)
     except TimeoutError:
-        return _failure(TimedOut(f"the peer did not answer within {timeout_s:g} s"), started)
+        return failure(TimedOut(f"the peer did not answer within {timeout_s:g} s"), started)
     except P2PForwardError as exc:
-        return _failure(exc, started)
+        return failure(exc, started)
     return CheckOutcome(
         ok=answer.state in (READY, UNKNOWN),
         state=answer.state,
@@ -57,14 +41,4 @@ async def check_peer(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float
         security=conn.security,
         elapsed_s=elapsed_s,
         rtt_s=rtt_s,
-    )
-
-
-def _failure(exc: P2PForwardError, started: float) -> CheckOutcome:
-    return CheckOutcome(
-        ok=False,
-        state=state_of(exc),
-        reason=exc.message,
-        hint=exc.hint,
-        elapsed_s=time.monotonic() - started,
     )

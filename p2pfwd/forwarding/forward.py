@@ -1,11 +1,11 @@
 """A forward: a local address whose every connection becomes one stream to one peer.
 
 Rules: accept at once but never more than `max_pending_opens` connections ahead of their streams (the
-rest waits in the kernel's backlog); one short task per connection, none per stream; a connection that
-gets no stream ends with RST, because a clean EOF would look like an empty answer; one whose address is
-not to be had stays, and says so until it is (`rebind`). A peer takes
-every stream before it knows of its service, so a stream that opens proves nothing of a service in doubt:
-only an answer does. Why one was reset, a p2pfwd peer is asked.
+rest waits in the kernel's backlog); one short task per connection (`opening`), none per stream; one that gets
+no stream ends with RST, because a clean EOF would look like an empty answer; a forward whose address
+is not to be had stays, and says so until it is (`rebind`). A peer takes every stream before it knows of its
+service, so a stream that opens proves nothing of a service in doubt: only an answer does. Why one was
+reset, a p2pfwd peer is asked.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final, TypeGuard
 
@@ -23,15 +24,21 @@ from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
     ConnectionLost,
+    DialFailed,
     P2PForwardError,
+    PeerIdMismatch,
+    PeerNotFound,
     ProtocolNotSupported,
     ResourceLimitExceeded,
     StreamReset,
     TargetRefused,
     TargetTimeout,
+    TargetUnhealthy,
+    TimedOut,
 )
 from p2pfwd.forwarding.bind import BoundSocket, bind
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.opening import Openings
 from p2pfwd.forwarding.probe import ask, not_served
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.splice import close_with_reset
@@ -44,6 +51,7 @@ from p2pfwd.system.descriptors import cure, reason
 from p2pfwd.wire.yamux import reset_codes
 
 if TYPE_CHECKING:
+    from p2pfwd.forwarding.warm import WarmPeers
     from p2pfwd.net.link.contract import DuplexStream
     from p2pfwd.net.swarm import Swarm
 
@@ -56,7 +64,12 @@ ASK_TIMEOUT_S: Final = 5.0
 MAX_ADDRESSES: Final = 32
 """Addresses of the peer that are kept: as many as a command can name. The latest given count."""
 
-_TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code)
+COMING_BACK_S: Final = 5.0
+"""For so long after its connection came up a p2pfwd peer that lacks the protocol may be making it again."""
+
+_AWAY: Final = (DialFailed, PeerNotFound, ConnectionLost, TimedOut)
+
+_TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code, TargetUnhealthy.code)
 
 
 class LocalListener(Listener):
@@ -77,6 +90,7 @@ class LocalListener(Listener):
         limits: ForwardingLimits,
         terms: ForwardTerms,
         life: Life,
+        warm: WarmPeers,
         addrs: Iterable[Multiaddr] = (),
     ) -> None:
         """`address` is the local one, `bound` its socket, or None where it is yet to be had."""
@@ -89,14 +103,17 @@ class LocalListener(Listener):
         self._swarm = swarm
         self._streams = streams
         self._limits = limits
+        self._warm = warm
         self._protocols = (protocol,)
         self.terms: ForwardTerms = terms
         self._way = Way(terms.path, terms.limited_relay)
         self.addrs: tuple[Multiaddr, ...] = ()
         self._stopped = False
-        self._opening: dict[socket.socket, asyncio.Task[None]] = {}
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
+        self._openings = Openings(self, limits, self._loop)
+        self.used_at = self._loop.time()
+        """When a program connected last, by the loop's clock; before the first, when it was made."""
         self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service
         self._reset_reason: str | None = None  # what the peer said of its latest reset
         self._asking: asyncio.Task[None] | None = None
@@ -120,6 +137,16 @@ class LocalListener(Listener):
     def key(self) -> tuple[Direction, str]:
         """One forward per bound address."""
         return ("forward", str(self._address))
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether its peer is kept connected for it."""
+        return self._warm.is_warm(self)
+
+    @property
+    def waiting(self) -> int:
+        """Local connections that wait for the peer."""
+        return self._openings.waiting
 
     def know(self, addrs: Iterable[Multiaddr]) -> None:
         """Keep these addresses of the peer for the life of the forward, besides those it has."""
@@ -171,8 +198,13 @@ class LocalListener(Listener):
         if self._bound is not None:
             super().failed(error)
 
+    def try_again(self) -> None:
+        """Connections that wait for the peer need wait no longer: the network has changed."""
+        self._openings.tell()
+
     def peer_connected(self) -> None:
         """The peer is there: what was said of its absence no longer holds."""
+        self._openings.tell()
         if self.health.state == PEER_UNREACHABLE:
             self.told(UNKNOWN, None, None)
 
@@ -217,7 +249,8 @@ class LocalListener(Listener):
         if self.doubts_service and stream_id > self._doubt_id:
             self.worked()
 
-    def _not_opened(self, error: P2PForwardError) -> None:
+    def not_opened(self, error: P2PForwardError) -> None:
+        """A try to open a stream has failed."""
         if isinstance(error, ProtocolNotSupported):
             self.failed(not_served(self.protocol))
         elif _reset_by_peer(error):
@@ -275,6 +308,8 @@ class LocalListener(Listener):
             self.failed(ResourceLimitExceeded(told, hint=cure(exc.errno)))
 
     def _accepted(self, sock: socket.socket, origin: Sockaddr) -> None:
+        self.used_at = self._loop.time()
+        self._warm.used(self)
         try:
             self._streams.admit(self, self.peer_id)
         except ResourceLimitExceeded as exc:
@@ -283,48 +318,52 @@ class LocalListener(Listener):
             return
         stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self._way)
         if stream is not None:
-            self._splice(sock, origin, stream)
+            self.opened(sock, origin, stream)
             return
-        self._opening[sock] = self._loop.create_task(self._open(sock, origin))
-        if len(self._opening) >= self._limits.max_pending_opens and self._acceptor is not None:
-            self._acceptor.pause()
+        self._openings.open(sock, origin)
 
-    def _splice(self, sock: socket.socket, origin: Sockaddr, stream: DuplexStream) -> None:
+    def opened(self, sock: socket.socket, origin: Sockaddr, stream: DuplexStream) -> None:
         """Connect a client with its stream."""
         try:
             entry = self._streams.add(self, stream, origin)
         except ResourceLimitExceeded as exc:
             stream.reset()
             close_with_reset(sock)
-            self._not_opened(exc)
+            self.not_opened(exc)
         else:
             self._streams.splice(entry, sock)
             if not self.doubts_service:
                 self.worked()
 
-    async def _open(self, sock: socket.socket, origin: Sockaddr) -> None:
-        """The one task of a connection: it ends when the stream is there."""
-        try:
-            stream = await self._swarm.open_stream(
-                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
-            )
-            self._splice(sock, origin, stream)
-        except P2PForwardError as exc:
-            close_with_reset(sock)
-            self._not_opened(exc)
-        except asyncio.CancelledError:
-            close_with_reset(sock)
-            raise
-        except Exception:
-            close_with_reset(sock)
-            log.exception("%s: a defect here ended a connection", self.describe())
-        finally:
-            self._opened(sock)
+    # --- what `opening` asks of it
 
-    def _opened(self, sock: socket.socket) -> None:
-        self._opening.pop(sock, None)
-        if self._acceptor is not None and len(self._opening) < self._limits.max_pending_opens:
-            self._acceptor.resume()
+    async def open_stream(self) -> DuplexStream:
+        """One try to open a stream. Raises as `Swarm.open_stream`."""
+        return await self._swarm.open_stream(
+            self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
+        )
+
+    def is_worth_waiting(self, error: P2PForwardError) -> bool:
+        """Whether the peer is away; one that refuses is not, unless it is just coming back."""
+        if isinstance(error, ProtocolNotSupported):
+            return self._is_coming_back()
+        return isinstance(error, _AWAY) and not isinstance(error, PeerIdMismatch)
+
+    def _is_coming_back(self) -> bool:
+        """Whether a p2pfwd has connected a moment ago: it may make its listens again."""
+        now, conns = time.monotonic(), self._swarm.conns(self.peer_id)
+        is_new = bool(conns) and all(now - conn.opened_at < COMING_BACK_S for conn in conns)
+        return is_new and (self._swarm.peerstore.agent(self.peer_id) or "").startswith("p2pfwd/")
+
+    def has_room(self, room: bool) -> None:
+        """Whether more connections may be accepted ahead of their streams."""
+        if self._acceptor is not None:
+            if room:
+                self._acceptor.resume()
+            else:
+                self._acceptor.pause()
+
+    # --- the end
 
     def stop(self) -> None:
         """Close the address and end the connections that have no stream yet, with RST."""
@@ -333,19 +372,17 @@ class LocalListener(Listener):
         self._stopped = True
         self._unbind()
         self._swarm.peerstore.unpin(self.peer_id, self._pin_tag)
-        dropped = set(self._opening.values())
+        dropped = self._openings.stop()
         if self._asking is not None:
             dropped.add(self._asking)
+            self._asking.cancel()
 
         def ended(task: asyncio.Task[None]) -> None:
             dropped.discard(task)
             if not dropped:
                 self.closed.set()
 
-        for sock in self._opening:
-            close_with_reset(sock)  # a task cancelled before its first step would not do it
         for task in tuple(dropped):
-            task.cancel()
             task.add_done_callback(ended)
         if not dropped:
             self.closed.set()

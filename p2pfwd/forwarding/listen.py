@@ -2,8 +2,9 @@
 
 Rules: the stream is registered before its target is dialed, so it can be seen and closed meanwhile; a
 target that answers within the first system call costs no task; every dial has a deadline; a target that
-cannot be reached resets the stream (never a clean end); with `report_peer_id` the service reads
-`<base58 peer id>\\n` first, with `proxy_protocol` a header of the PROXY protocol.
+cannot be reached resets the stream (never a clean end), at once or when it has been waited for
+(`target_wait`); with `report_peer_id` the service reads `<base58 peer id>\\n` first, with `proxy_protocol`
+a header of the PROXY protocol.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Coroutine
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.target_check import read_check
 from p2pfwd.core.terms import Life, ListenTerms
-from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout
+from p2pfwd.errors import P2PForwardError, TargetRefused, TargetTimeout, TargetUnhealthy
 from p2pfwd.forwarding.admission import ListenAdmission
 from p2pfwd.forwarding.events import Events
+from p2pfwd.forwarding.health_check import check_health, check_target
 from p2pfwd.forwarding.pacing import Pacing
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
-from p2pfwd.forwarding.values import Direction, ForwardingLimits, ListenerInfo
+from p2pfwd.forwarding.target_wait import TargetWait
+from p2pfwd.forwarding.values import READY, CheckOutcome, Direction, ForwardingLimits, ListenerInfo
+from p2pfwd.forwarding.watch import Watch
 from p2pfwd.policy.shares import Party
 from p2pfwd.wire import proxy_protocol
 from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
@@ -53,6 +59,7 @@ class RemoteListener(Listener):
         limits: ForwardingLimits,
         terms: ListenTerms,
         life: Life,
+        watch: Watch,
     ) -> None:
         super().__init__(listener_id, protocol, events, life)
         self.terms: ListenTerms = terms
@@ -61,12 +68,17 @@ class RemoteListener(Listener):
         self._streams = streams
         self._admission = admission
         self._limits = limits
-        self._dials: set[asyncio.Task[None]] = set()
+        self._greeting = _greeting(terms, own_id)
+        self._target_wait = TargetWait(target, limits.target_timeout_s)
+        self._tasks: set[asyncio.Task[None]] = set()  # dials, and the watch
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._glanced_at = float("-inf")
         self._pacing: Pacing | None = None
         self._limit()
+        self._check = read_check(terms.check) if terms.check else None
+        if self._check is not None:
+            self._spawn(watch.run(self.look, self._looked))
 
     # --- its limits -------------------------------------------------------------------------------
 
@@ -98,7 +110,7 @@ class RemoteListener(Listener):
     def info(self, live_in: int = 0, live_out: int = 0) -> ListenerInfo:
         """With its terms, and what is used of them."""
         info = super().info(live_in, live_out)
-        return replace(info, terms=self.terms, busiest=self._admission.busiest)
+        return replace(info, busiest=self._admission.busiest)
 
     @property
     def listen_address(self) -> Multiaddr:
@@ -154,7 +166,12 @@ class RemoteListener(Listener):
         try:
             sock, connected = self.target.begin()
         except P2PForwardError as exc:
-            self._refuse(entry, exc)
+            if not self._is_waited_for(exc):
+                self._refuse(entry, exc)
+            elif near and not may_dial(entry.stream, party):
+                self._drop(entry)
+            else:
+                self._wait(entry, None, party, exc)
             return
         if sock is not None and connected:
             self._connected(entry, sock)
@@ -165,16 +182,22 @@ class RemoteListener(Listener):
         else:
             self._wait(entry, sock, party)
 
-    def _wait(self, entry: StreamEntry, sock: socket.socket | None, party: Party) -> None:
-        """The target takes its time: a task waits, no longer than the stream lives."""
+    def _wait(
+        self,
+        entry: StreamEntry,
+        sock: socket.socket | None,
+        party: Party,
+        error: P2PForwardError | None = None,
+    ) -> None:
+        """The target takes its time, or is down (`error`): a task waits, no longer than the stream lives."""
         self._admission.dialing(party)
-        task = self._loop.create_task(self._dial(entry, sock))
+        task = self._spawn(self._dial(entry, sock, error))
         entry.abandon = task.cancel
-        self._dials.add(task)
 
         def dialed(task: asyncio.Task[None]) -> None:
             self._admission.dialed(party)
-            self._dialed(task, sock)
+            if task.cancelled() and sock is not None:
+                sock.close()  # a task cancelled before its first step has not done it
 
         task.add_done_callback(dialed)
         entry.stream.when_over(lambda: self._gone(entry))
@@ -186,9 +209,11 @@ class RemoteListener(Listener):
             entry.abandon = None
             self._streams.remove(entry)
 
-    async def _dial(self, entry: StreamEntry, sock: socket.socket | None) -> None:
+    async def _dial(
+        self, entry: StreamEntry, sock: socket.socket | None, error: P2PForwardError | None
+    ) -> None:
         try:
-            connected = await self.target.finish(sock, self._limits.target_timeout_s)
+            connected = await self._reach(sock, error)
         except P2PForwardError as exc:
             self._refuse(entry, exc)
         except Exception as exc:
@@ -197,11 +222,30 @@ class RemoteListener(Listener):
         else:
             self._connected(entry, connected)
 
-    def _dialed(self, task: asyncio.Task[None], sock: socket.socket | None) -> None:
-        self._dials.discard(task)
-        if task.cancelled() and sock is not None:
-            sock.close()  # a task cancelled before its first step has not done it
-        if self._stopped and not self._dials:
+    async def _reach(self, sock: socket.socket | None, error: P2PForwardError | None) -> socket.socket:
+        if error is None:
+            try:
+                return await self.target.finish(sock, self._limits.target_timeout_s)
+            except TargetRefused as exc:
+                if not self._is_waited_for(exc):
+                    raise
+                error = exc
+        assert isinstance(error, TargetRefused)
+        self.failed(error)  # the owner sees it while the stream waits
+        return await self._target_wait.connect(error, self.terms.wait_target_s)
+
+    def _is_waited_for(self, error: P2PForwardError) -> bool:
+        return isinstance(error, TargetRefused) and self.terms.wait_target_s > 0
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._stopped and not self._tasks:
             self.closed.set()
 
     def _connected(self, entry: StreamEntry, sock: socket.socket) -> None:
@@ -248,6 +292,29 @@ class RemoteListener(Listener):
     def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """Says nothing about the target: it answered, or there would have been no stream."""
 
+    # --- how its target is
+
+    async def look(self, timeout_s: float) -> CheckOutcome:
+        """See how the target is, as `--check` says, or else whether it answers; nothing is raised."""
+        if self._check is not None and self._check.path is not None:
+            return await check_health(self.target, self._check.path, self._greeting, timeout_s)
+        is_doubted = self.health.state == TargetTimeout.code
+        return await check_target(self.target, timeout_s, is_doubted=is_doubted)
+
+    def _looked(self, outcome: CheckOutcome) -> None:
+        if self._stopped:
+            return
+        if outcome.ok and self.health.state != READY:
+            log.warning("%s: the target %s is well", self.describe(), self.target.address)
+        elif not outcome.ok and outcome.state != self.health.state:
+            log.warning("%s: %s", self.describe(), outcome.reason)
+        self.told(outcome.state, outcome.reason, outcome.hint)
+
+    def worked(self) -> None:
+        """A connection went through: of a service that says it is not well, that proves nothing."""
+        if self.health.state != TargetUnhealthy.code:
+            super().worked()
+
     def _is_seen(self) -> bool:
         return self.target.listening_at() is not None
 
@@ -256,7 +323,7 @@ class RemoteListener(Listener):
 
         A service that did not answer in time listens all the same: only a connection clears it.
         """
-        if self.health.state != TargetTimeout.code:
+        if self.health.state not in (TargetTimeout.code, TargetUnhealthy.code):
             seen, self._glanced_at = self._admission.glance(self._is_seen, self._glanced_at)
             if seen:
                 self.worked()
@@ -268,8 +335,17 @@ class RemoteListener(Listener):
             return
         self._stopped = True
         self._streams.drop_dialing(self)
-        if not self._dials:
+        for task in self._tasks:
+            task.cancel()
+        if not self._tasks:
             self.closed.set()
+
+
+def _greeting(terms: ListenTerms, own_id: PeerId) -> bytes:
+    """What this node says to the target first where it looks for itself whether all is well."""
+    if terms.report_peer_id:
+        return f"{own_id}\n".encode()
+    return proxy_protocol.encode(None, None, str(own_id)) if terms.proxy_protocol == "v2" else b""
 
 
 def _endpoint(addr: Multiaddr) -> proxy_protocol.Endpoint | None:

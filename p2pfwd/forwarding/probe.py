@@ -52,6 +52,7 @@ _STATE: Final = re.compile(rb"[a-z][a-z-]*")
 _STRANGER_SAYS: Final = {
     "target-refused": "its service does not answer",
     "target-timeout": "its service does not answer in time",
+    "target-unhealthy": "its service answers that it is not well",
     "resource-limit": "it is at its limit of connections",
 }
 

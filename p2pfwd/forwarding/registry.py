@@ -124,6 +124,15 @@ class Listener(ABC):
         """Another end from now on."""
         self.terms = replace(self.terms, ends_at=ends_at)
         self._events.listener("changed", self.info)
+    @property
+    def is_warm(self) -> bool:
+        """Whether the peer of a forward is kept connected for it."""
+        return False
+
+    @property
+    def waiting(self) -> int:
+        """Local connections of a forward that wait for its peer."""
+        return 0
 
     def describe(self) -> str:
         """For log lines."""
@@ -172,6 +181,9 @@ class Listener(ABC):
             saved=self.lifetime == "saved",
             created=self.created,
             ends_at=self.ends_at or None,
+            waiting=self.waiting,
+            warm=self.is_warm,
+            terms=self.terms,
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
+from p2pfwd.core.target_check import check_wait, read_check
 from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN, UNSAVED, ForwardTerms, Life, ListenTerms
 from p2pfwd.errors import (
     AddressInUse,
@@ -28,9 +29,10 @@ from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.access import ListenAccess
 from p2pfwd.forwarding.admission import Admission
 from p2pfwd.forwarding.bind import BoundSocket, bind, numeric
-from p2pfwd.forwarding.check import check_peer, check_target
+from p2pfwd.forwarding.check import check_peer
 from p2pfwd.forwarding.events import EventCallback, Events
 from p2pfwd.forwarding.forward import LocalListener
+from p2pfwd.forwarding.health_check import check_target
 from p2pfwd.forwarding.kubo import make_splice
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.names import PREFIX, belongs_to_the_node, check_protocol
@@ -46,6 +48,8 @@ from p2pfwd.forwarding.values import (
     ListenerInfo,
     StreamInfo,
 )
+from p2pfwd.forwarding.warm import WarmPeers
+from p2pfwd.forwarding.watch import Watch
 from p2pfwd.net.services import Service
 from p2pfwd.policy.access import Access
 from p2pfwd.policy.service_bounds import PROBE, tunnels
@@ -73,6 +77,8 @@ class Forwarding:
         self._listeners = ListenerRegistry(self._events)
         self._streams = StreamRegistry(self._swarm, self._loop, self._events, self.limits, make_splice)
         self._rebinding = Rebinding(self._loop, self._forwards)
+        self._warm = WarmPeers(host.keeper, self._forwards)
+        self._watch = Watch()
         self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
         self.access = ListenAccess(self._swarm, self._loop)
@@ -101,7 +107,7 @@ class Forwarding:
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._swarm.on_silent(self._silent)
-        host.network.on_change(self._rebinding.network_changed)
+        host.network.on_change(self._network_changed)
 
     # --- listen -----------------------------------------------------------------------------------
 
@@ -112,9 +118,9 @@ class Forwarding:
         terms: ListenTerms = PLAIN_LISTEN,
         life: Life = UNSAVED,
     ) -> RemoteListener:
-        """Offer the service at `target` under `protocol`; it is not tried.
+        """Offer the service at `target` under `protocol`; unless the terms have a check it is not tried.
 
-        Raises InvalidMultiaddr, InvalidProtocol, ListenerExists, ProtocolTaken, ShuttingDown.
+        Raises InvalidMultiaddr, InvalidProtocol, UsageError, ListenerExists, ProtocolTaken, ShuttingDown.
         """
         checked = self.check_listen(protocol, target, terms)
         listener = RemoteListener(
@@ -128,6 +134,7 @@ class Forwarding:
             self.limits,
             terms,
             life,
+            self._watch,
         )
         if not protocol.startswith(PREFIX):
             self._swarm.services.serve(
@@ -146,6 +153,9 @@ class Forwarding:
         """The target of a listen that could be made now. Raises as `listen`, and changes nothing."""
         self._refuse_when_closing()
         checked = Target(target, any_loopback=terms.any_loopback)
+        check_wait(terms.wait_target_s)
+        if terms.check:
+            read_check(terms.check)
         check_protocol(protocol, allow_custom=terms.custom_protocol, serving=True)
         services = self._swarm.services
         if services.is_reserved(protocol):
@@ -226,9 +236,11 @@ class Forwarding:
             self.limits,
             terms,
             life,
+            self._warm,
             addrs,
         )
         self._listeners.register(listener)
+        self._warm.look()
         if isinstance(bound, BoundSocket):
             listener.start()
         else:
@@ -254,6 +266,15 @@ class Forwarding:
 
     def _forwards_to(self, peer_id: PeerId) -> Iterator[LocalListener]:
         yield from (listener for listener in self._forwards() if listener.peer_id == peer_id)
+
+    def keep_warm(self) -> None:
+        """Keep the peers of saved forwards connected from now on."""
+        self._warm.start()
+
+    def _network_changed(self) -> None:
+        self._rebinding.network_changed()
+        for listener in self._forwards():
+            listener.try_again()
 
     def _connected(self, conn: Link) -> None:
         for listener in self._forwards_to(conn.remote_peer):
@@ -340,7 +361,7 @@ class Forwarding:
             outcome = await check_peer(self._swarm, listener.peer_id, listener.protocol, timeout_s)
         else:
             assert isinstance(listener, RemoteListener)
-            outcome = await check_target(listener.target, min(timeout_s, self.limits.target_timeout_s))
+            outcome = await listener.look(min(timeout_s, self.limits.target_timeout_s))
         if not listener.closed.done():
             why = outcome.reason if outcome.state != READY else None  # a remark on the try, not on the state
             listener.told(outcome.state, why, outcome.hint)
@@ -360,7 +381,9 @@ class Forwarding:
         for listener in closed:
             if isinstance(listener, RemoteListener) and not listener.protocol.startswith(PREFIX):
                 self._swarm.services.withdraw(listener.protocol)
-        return [listener.info(*live.get(listener.id, (0, 0))) for listener in closed]
+        infos = [listener.info(*live.get(listener.id, (0, 0))) for listener in closed]
+        self._warm.look()
+        return infos
 
     def close_stream(self, stream_id: int) -> StreamInfo:
         """Reset one stream. Raises StreamNotFound."""

@@ -175,6 +175,16 @@ class Target:
             places.append(Multiaddr.parse(f"/ip6/::1/tcp/{self._port}"))
         return next((place for place in places if somebody_listens(place)), None)
 
+    @property
+    def host(self) -> str:
+        """Host and port, as a URL has them."""
+        if self.name is not None:
+            return f"{self.name[0]}:{self.name[1]}"
+        if not self._hosts:
+            return "localhost"
+        host = self._hosts[0].partition("%")[0]
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+
     def found_at(self, sock: socket.socket) -> Multiaddr:
         """The address of this target that a connected socket leads to."""
         if sock.family == socket.AF_UNIX:

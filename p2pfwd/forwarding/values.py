@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import ListenTerms
+from p2pfwd.core.terms import ForwardTerms, ListenTerms
 from p2pfwd.errors import UsageError
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.wire.circuit import Limit
@@ -32,6 +32,7 @@ class ForwardingLimits:
     max_streams_per_listener: int = 4096
     max_pending_targets: int = 4096  # target dials under way, over all listens; each costs as a stream does
     max_pending_opens: int = 256  # accepted connections waiting for a stream, per forward
+    wait_s: float = 10.0  # how long an accepted connection waits for a peer that is away
     open_timeout_s: float = 30.0  # dial + negotiation per accepted connection, as in Kubo
     target_timeout_s: float = 10.0
     kubo_half_close: Literal["auto", "on", "off"] = "auto"
@@ -84,9 +85,11 @@ class ListenerInfo:
     foreground: bool
     saved: bool  # it outlives the daemon
     created: float
+    terms: ListenTerms | ForwardTerms
     ends_at: float | None = None  # None: when it is closed
-    terms: ListenTerms | None = None  # of a listen
     busiest: int = 0  # of a listen: streams of the peer that has most
+    waiting: int = 0  # local connections of a forward that wait for its peer
+    warm: bool = False  # the peer of a saved forward is kept connected for it
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,13 +76,17 @@ class Host:
         """A host that listens on `listen` (`host.listening`). Raises as `Swarm.listen`, nothing left open."""
         host = cls(identity, settings, make_transports)
         try:
-            host.taken_ports = await listening.listen(
-                host.swarm, listen, fall_back_to_free_port=host.settings.fall_back_to_free_port
-            )
+            await host.listen(listen)
         except BaseException:
             await host.close()
             raise
         return host
+
+    async def listen(self, addrs: Sequence[Multiaddr]) -> None:
+        """Listen on `addrs` (`host.listening`). Raises as `Swarm.listen`."""
+        self.taken_ports = await listening.listen(
+            self.swarm, addrs, fall_back_to_free_port=self.settings.fall_back_to_free_port
+        )
 
     async def ping(
         self, peer_id: PeerId, addrs: Iterable[Multiaddr] = (), timeout_s: float = 30.0

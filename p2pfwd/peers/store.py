@@ -166,6 +166,7 @@ class Peerstore:
         if entry is None:
             return
         entry.connected = False
+        entry.served.clear()  # when it is back it may serve others: no data goes ahead of its answer
         self._touch(peer_id, entry)
         if entry.claims.release(self.clock(), GRACE_S):
             self._changed(peer_id)

@@ -4,7 +4,8 @@ Rules: static peers go before bootstrap peers, and nobody waits for ever; at mos
 time; never the same address twice within `redial_s` on one network, whoever has it (where it was given or
 proved for a peer, what is said of others holds nothing up); back-off per peer from
 `backoff_first_s` to `backoff_most_s`, with jitter, and none after a network change; a relay, by which others
-reach this node, is tried every `relay_s` for its first `relay_tries`; a peer whose addresses
+reach this node, is tried every `relay_s` for its first `relay_tries`; the peer of a saved forward, for which
+programs ask by themselves, every `away_s` once it has been away for an hour; a peer whose addresses
 are stale is to be looked up, a few at a time and ever more seldom. Times are `now` as passed in, seconds.
 
     plan(now) -> started(dial, now) -> succeeded | failed          connected <-> disconnected
@@ -52,7 +53,9 @@ class Priority(IntEnum):
 
     STATIC = 0
     RELAY = 1
-    BOOTSTRAP = 2
+    FORWARD = 2
+    """A saved forward leads to it."""
+    BOOTSTRAP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,9 @@ class DialLimits:
     relay_s: float = 2.0
     relay_tries: int = 300
     """... which is ten minutes; then as any other."""
+    away_tries: int = 60
+    """Failures in a row, an hour of them, after which the peer of a forward is away for long."""
+    away_s: float = 600.0
     stable_s: float = 60.0
     """A connection that ended sooner counts as a failure: whoever hangs up at once is not hammered."""
     stale_failures: int = 3
@@ -303,11 +309,17 @@ class DialSchedule:
 
     def _back_off(self, kept: _Kept, now: float, outcome: str) -> None:
         limits = self.limits
-        most_s = limits.relay_s if self._is_eager(kept) else limits.backoff_most_s
-        delay_s = min(limits.backoff_first_s * 2.0 ** min(kept.failures, 32), most_s)
+        delay_s = min(limits.backoff_first_s * 2.0 ** min(kept.failures, 32), self._most_s(kept))
         kept.failures += 1
         kept.outcome = outcome
         kept.due_at = now + delay_s * (1 - JITTER * self._rng())
+
+    def _most_s(self, kept: _Kept) -> float:
+        """The longest back-off."""
+        if self._is_eager(kept):
+            return self.limits.relay_s
+        is_away = kept.priority is Priority.FORWARD and kept.failures >= self.limits.away_tries
+        return self.limits.away_s if is_away else self.limits.backoff_most_s
 
     def _remember(self, peer_id: PeerId, addrs: Iterable[Multiaddr], now: float) -> None:
         if (kept := self._kept.get(peer_id)) is not None:

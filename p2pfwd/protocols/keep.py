@@ -1,4 +1,4 @@
-"""Keeps connections to chosen peers: static peers, and bootstrap peers as the same with less urgency.
+"""Keeps connections to chosen peers: static peers, those of saved forwards, and others with less urgency.
 
 The policy is `policy.dial_schedule`; this is the mechanism on the swarm. Rules: one task sleeps until the
 schedule has something to do, and each dial is a task of its own, ended with the keeper. A kept peer's
@@ -36,7 +36,12 @@ RESOLVE_TIMEOUT_S: Final = 60.0
 FOUND_TTL_S: Final = 900.0
 """Addresses that a look-up found: longer than other hearsay, or each try would ask again."""
 
-TAGS: Final = {Priority.STATIC: "static", Priority.RELAY: "relay kept", Priority.BOOTSTRAP: "bootstrap"}
+TAGS: Final = {
+    Priority.STATIC: "static",
+    Priority.RELAY: "relay kept",
+    Priority.FORWARD: "saved forward",
+    Priority.BOOTSTRAP: "bootstrap",
+}
 """Names of the protections and pins."""
 
 

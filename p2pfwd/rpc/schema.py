@@ -133,6 +133,8 @@ class ListenParams(Message):
     idle_timeout_s: int = 0
     proxy_protocol: ProxyProtocol = "none"
     expires_s: float | None = None  # from now, until it is closed by itself
+    wait_target_s: float = 0.0  # how long a stream waits for a target that is down
+    check: str = ""  # how the target is watched: "tcp", "http:/path"; "": not at all
 
 
 @message

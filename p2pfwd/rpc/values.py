@@ -158,6 +158,11 @@ class Listener(Message):
     limits: Limits | None = None  # of a listen
     proxy_protocol: ProxyProtocol = "none"
     ends_at: float | None = None  # unix seconds; null: when it is closed
+    state_since: float | None = None  # unix seconds: since when state and reason are these
+    wait_target_s: float = named("WaitTargetSeconds", default=0.0)  # of a listen: for a target that is down
+    check: str = ""  # of a listen: how its target is watched
+    waiting: int = 0  # local connections of a forward that wait for its peer
+    warm: bool | None = None  # of a saved forward: whether its peer is kept connected; null: not to be kept
 
 
 @message
@@ -210,7 +215,7 @@ class NamedPeer(Message):
     name: str  # "" without one
     peer: str
     addresses: tuple[str, ...]  # those given with the name, without the peer ID
-    kept: Literal["static", "relay", "bootstrap"] | None  # null: not kept
+    kept: Literal["static", "relay", "forward", "bootstrap"] | None  # null: not kept
     state: Literal["connected", "dialing", "waiting", "not-connected"]  # the last: and not kept
     remote_address: str | None  # of its connection
     last_outcome: str | None  # of the last try to keep it connected, in words

@@ -26,6 +26,9 @@ _NLMSG_ERROR: Final = 2
 _NLMSG_DONE: Final = 3
 _ALL_STATES: Final = 0xFFFF_FFFF
 _LISTENING: Final = 1 << 10  # TCP_LISTEN
+_CLOSED: Final = 7  # TCP_CLOSE
+_CLOSE_WAIT: Final = 8  # its FIN has come
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None)
 _ANY_COOKIE: Final = b"\xff" * 8
 
 _MESSAGE: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -61,6 +64,22 @@ def has_closed(sock: socket.socket) -> bool | None:
     except OSError:  # a system without it
         return None
     return not inode
+
+
+def has_gone(sock: socket.socket) -> bool:
+    """Whether the program at the other end has closed the connection, or it failed; unread data may be there.
+
+    False where that cannot be known.
+    """
+    if sock.family == socket.AF_UNIX:
+        return bool(has_closed(sock))
+    if _TCP_INFO is None:
+        return False
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)[0]
+    except OSError:
+        return False
+    return state == _CLOSED or (state == _CLOSE_WAIT and has_closed(sock) is True)
 
 
 def _inode_of(family: int, local: tuple[str, int], remote: tuple[str, int]) -> int:

@@ -84,6 +84,13 @@ REFUSED = [
     (("listen", "", "80"), 2, "protocol name must be within '/x/' namespace"),
     (("listen", "/x/" + "a" * 2000, "80"), 2, ""),
     (("listen", "/x/a\nb", "80"), 2, ""),
+    # how a target is waited for and watched
+    (("listen", "/x/a", "80", "--wait-target", "-1"), 2, "-1 s is no time to wait for a target"),
+    (("listen", "/x/a", "80", "--wait-target", "1e9"), 2, "1e+09 s is no time to wait for a target"),
+    (("listen", "/x/a", "80", "--wait-target", "nan"), 2, "p2p.listen: a number that is not finite"),
+    (("listen", "/x/a", "80", "--check", "ping"), 2, '"ping" is no check of a target'),
+    (("listen", "/x/a", "80", "--check", "http://h/x"), 2, '"http://h/x" is no check of a target'),
+    (("listen", "/x/a", "80", "--check", "http:/a b"), 2, '"http:/a b": a path like that cannot be asked'),
     # nothing of that name
     (("stream", "close", "99999"), 4, "no live stream has id 99999"),
     (("stream", "close", "abc"), 2, "stream id 'abc' is not a number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import threading
 from pathlib import Path
 
 from tests.support.daemon import run_cli
@@ -33,6 +34,32 @@ def test_a_tunnel_works_again_after_both_daemons_were_killed(home: Path) -> None
                 daemon.wait()
         with QuickDaemon(home / "far", swarm=swarm), QuickDaemon(home / "near"):
             assert echoed(port)
+
+
+def test_programs_that_connect_while_the_far_daemon_restarts_are_served(home: Path) -> None:
+    swarm = (f"/ip4/127.0.0.1/tcp/{free_port()}",)
+    with TcpServer(echo) as target, QuickDaemon(home / "near") as near:
+        with QuickDaemon(home / "far", swarm=swarm) as far:
+            far.ok("listen", "/x/echo", str(target.port))
+            made = near.json("forward", "/x/echo", "0", far.address)["Listener"]
+            port = int(made["ListenAddress"].rpartition("/")[2])
+            assert echoed(port)
+        ended = threading.Event()
+        served: list[bool] = []
+
+        def program() -> None:
+            while not ended.wait(0.02):
+                served.append(echoed(port))
+
+        programs = [threading.Thread(target=program) for _ in range(4)]
+        for thread in programs:
+            thread.start()
+        with QuickDaemon(home / "far", swarm=swarm):
+            assert until(lambda: len(served) >= 40)
+            ended.set()
+            for thread in programs:
+                thread.join()
+        assert all(served)
 
 
 def test_a_unix_socket_left_by_a_killed_daemon_is_bound_again(home: Path) -> None:

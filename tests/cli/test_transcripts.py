@@ -6,6 +6,7 @@ The daemon is a fake one with fixed answers; the terminal is a real one, 80 cell
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -192,6 +193,24 @@ def test_ls_says_which_are_not_saved(filled: FakeDaemon, on_terminal: OnTerminal
     assert [it["Saved"] for it in json.loads(run("ls", "--json").out)["Listeners"]] == [False, False]
 
 
+def test_ls_says_for_how_long_a_watched_target_is_down(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
+    down = replace(LISTEN, check="tcp", state_since=time.time() - 3723)
+    filled.answers["p2p.ls"] = LsResult((down,))
+    assert "/x/web: target 127.0.0.1:8000: connection refused, for 1h02m" in on_terminal("ls")
+
+
+def test_ls_says_who_waits_and_whose_peer_is_not_kept_connected(
+    filled: FakeDaemon, on_terminal: OnTerminal
+) -> None:
+    cold = replace(FORWARD, state="peer-unreachable", reason="cannot reach it", waiting=2, warm=False)
+    filled.answers["p2p.ls"] = LsResult((cold, replace(FORWARD, protocol="/x/b", warm=True)))
+    assert on_terminal("ls").splitlines()[-3:] == [
+        "/x/ssh: cannot reach it",
+        "/x/ssh: 2 local connections wait for the peer",
+        "/x/ssh: its peer is not kept connected: those of forwards used later are, and there are many",
+    ]
+
+
 def test_ls_on_a_wide_terminal_takes_one_line_each(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
     lines = on_terminal("ls", "--streams", columns=120).splitlines()
     assert lines[1].startswith("listen   /x/web    12D3…defLcL     127.0.0.1:8000  target refused     0")
@@ -284,6 +303,17 @@ def test_listen_warns_of_a_target_that_does_not_answer(fake: FakeDaemon, run: Ru
     )
 
 
+def test_listen_says_how_long_streams_wait_for_a_target_that_does_not_answer(
+    fake: FakeDaemon, run: Run
+) -> None:
+    waits = replace(LISTENED.listener, wait_target_s=2.5)
+    fake.answers["p2p.listen"] = replace(LISTENED, listener=waits, target_check=REFUSED)
+    result = run("listen", "/x/web", "8000", "--wait-target", "2.5", "--check", "http:/health")
+    assert result.err.splitlines()[0].endswith("connection refused; each stream waits 2.5 s for it")
+    (asked,) = fake.called("p2p.listen")
+    assert (asked["wait_target_s"], asked["check"]) == (2.5, "http:/health")
+
+
 def test_listen_warns_where_the_line_to_paste_does_not_outlive_the_daemon(
     fake: FakeDaemon, run: Run
 ) -> None:
@@ -314,6 +344,8 @@ def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> No
             "foreground": False,
             "ephemeral": False,
             "allow": [],
+            "wait_target_s": 0.0,
+            "check": "",
         }
     ]
 

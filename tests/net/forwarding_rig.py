@@ -94,6 +94,7 @@ class Rig:
 
     async def start(self, listen: Multiaddr = ANY_PORT, key: PrivateKey | None = None, **limits: Any) -> Node:
         """A new node."""
+        limits = {"wait_s": 0.0, **limits}
         host = await Host.start(key or PrivateKey.generate(), [listen])
         node = Node(host, Forwarding(host, limits=ForwardingLimits(**limits)))
         self._nodes.append(node)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+import struct
 from pathlib import Path
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.system import proc_net
-from p2pfwd.system.sock_diag import has_closed, listening_at
+from p2pfwd.system.sock_diag import has_closed, has_gone, listening_at
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="no socket diagnosis here")
 
@@ -44,12 +45,24 @@ def test_half_closed_and_closed(
     except OSError as exc:
         pytest.skip(f"no such connection here: {exc}")
     with client, accepted:
-        assert has_closed(accepted) is False
+        assert has_closed(accepted) is False and not has_gone(accepted)
         client.shutdown(socket.SHUT_WR)
         assert accepted.recv(1) == b""
-        assert has_closed(accepted) is False
+        assert has_closed(accepted) is False and not has_gone(accepted)
         client.close()
-        assert has_closed(accepted) is True
+        assert has_closed(accepted) is True and has_gone(accepted)
+
+
+@pytest.mark.parametrize("by_reset", [False, True])
+def test_who_has_gone_is_known_before_what_he_sent_is_read(by_reset: bool) -> None:
+    client, accepted = ends(("127.0.0.1", 0), socket.AF_INET, socket.AF_INET, None)
+    with accepted:
+        client.sendall(b"GET / HTTP/1.1")
+        assert not has_gone(accepted)
+        if by_reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        assert has_gone(accepted)
 
 
 def test_who_closed_first_is_gone_whatever_is_left_of_it() -> None:

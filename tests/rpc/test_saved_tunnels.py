@@ -25,10 +25,12 @@ from p2pfwd.errors import (
     StorageFailed,
 )
 from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.host.host import Host
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
-from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.state.tunnel_file import SavedTunnel, TunnelFile
+from p2pfwd.state.tunnels import SavedTunnels
 from tests.rpc.test_daemon import SETTINGS, in_loop
 
 PEER = "12D3KooWNBSMhmHonfyQbXYczUq24ujJKQxhpNNgSaLxvupFZ5uu"
@@ -120,6 +122,21 @@ def test_listens_and_forwards_are_there_again_in_their_order_and_work(lives: Liv
     lives(second)
 
 
+def test_how_a_target_is_waited_for_and_watched_is_saved(lives: Lives) -> None:
+    asked = s.ListenParams("/x/web", "127.0.0.1:9", wait_target_s=30, check="http:/health")
+
+    def work(client: Client) -> s.Listener:
+        made = client.call("p2p.listen", asked)
+        assert (made.listener.wait_target_s, made.listener.check) == (30.0, "http:/health")
+        assert (made.target_check.ok, made.target_check.state) == (False, "target-refused")
+        return made
+
+    assert not lives(work).stood
+    assert lives(work).stood
+    (found,) = lives(ls)
+    assert (found.wait_target_s, found.check) == (30.0, "http:/health")
+
+
 def test_ephemeral_and_foreground_ones_end_with_the_daemon(lives: Lives) -> None:
     def first(client: Client) -> None:
         ephemeral = client.call("p2p.listen", s.ListenParams("/x/e", "9", ephemeral=True)).listener
@@ -188,6 +205,8 @@ def test_the_same_again_stands_already_and_port_0_is_always_another(lives: Lives
         (s.ListenParams("/x/web", "127.0.0.1:10", report_peer_id=True), "its target is .*/9, not .*/10"),
         (s.ListenParams("/x/web", "127.0.0.1:9"), r"its target is told the peer ID \(-r\)"),
         (s.ListenParams("/x/web", "127.0.0.1:9", report_peer_id=True, ephemeral=True), "is saved, not eph"),
+        (s.ListenParams("/x/web", "127.0.0.1:9", wait_target_s=2.5), "waited for 0 s, not 2.5 s"),
+        (s.ListenParams("/x/web", "127.0.0.1:9", check="http:/a"), "its check is none, not http:/a"),
         (s.ListenParams("/x/web", "127.0.0.1:9", report_peer_id=True, foreground=True), "saved, not foreg"),
     ],
 )
@@ -380,3 +399,28 @@ def test_a_name_that_is_refused_is_not_saved(lives: Lives, home: Path) -> None:
 
     lives(work)
     assert not (home / "state.db").exists()
+
+
+def test_a_peer_that_gets_in_finds_the_saved_listens(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart others dial at once; a stream that they open is not refused because a file is read."""
+    identity = PrivateKey.generate()
+    life(home, lambda client: client.call("p2p.listen", WEB), identity)
+    found: list[bool] = []
+    listen, load = Host.listen, SavedTunnels.load
+
+    async def slow_load(self: SavedTunnels) -> list[SavedTunnel]:
+        await asyncio.sleep(0.05)
+        return await load(self)
+
+    async def watched_listen(self: Host, addrs: Any) -> None:
+        def look() -> None:
+            found.append(self.swarm.services.accepts(PeerId.parse(PEER), "/x/web"))
+
+        await listen(self, addrs)
+        assert self.swarm.listen_addrs()
+        asyncio.get_running_loop().call_soon(look)  # the first turn in which anybody can get in
+
+    monkeypatch.setattr(SavedTunnels, "load", slow_load)
+    monkeypatch.setattr(Host, "listen", watched_listen)
+    life(home, ls, identity)
+    assert found == [True]

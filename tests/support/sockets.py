@@ -62,9 +62,9 @@ class TcpServer:
     block ends.
     """
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, port: int = 0) -> None:
         self._handler = handler
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=512)
         self.port: int = self._listener.getsockname()[1]
         self.address = f"/ip4/127.0.0.1/tcp/{self.port}"
         self.accepted = 0

@@ -79,14 +79,15 @@ class PeerMethods:
         )
 
 
-_KEPT: Final[dict[Priority, Literal["static", "relay", "bootstrap"]]] = {
+_KEPT: Final[dict[Priority, Literal["static", "relay", "forward", "bootstrap"]]] = {
     Priority.STATIC: "static",
     Priority.RELAY: "relay",
+    Priority.FORWARD: "forward",
     Priority.BOOTSTRAP: "bootstrap",
 }
 
 
-def _kept(status: KeptStatus | None) -> Literal["static", "relay", "bootstrap"] | None:
+def _kept(status: KeptStatus | None) -> Literal["static", "relay", "forward", "bootstrap"] | None:
     return None if status is None else _KEPT[status.priority]
 
 

@@ -181,6 +181,8 @@ def _listen_terms(params: s.ListenParams, any_loopback: bool) -> ListenTerms:
         params.allow_custom_protocol,
         **{name: getattr(params, name) for name in LIMITS},
         proxy_protocol=params.proxy_protocol,
+        wait_target_s=float(params.wait_target_s),
+        check=params.check,
         ends_at=end_after(params.expires_s),
     )
     if (why := why_no_terms(terms)) is not None:

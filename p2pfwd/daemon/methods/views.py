@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import LIMITS
+from p2pfwd.core.terms import LIMITS, PLAIN_LISTEN, ListenTerms
 from p2pfwd.history.kinds import KINDS
 from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
@@ -50,7 +50,8 @@ def listener(
     info: ListenerInfo, access: schema.Access | None = None, problem: Problem | None = None
 ) -> schema.Listener:
     """One row of `ls`; `access`: whom a listen lets in, `problem`: what was last wrong with it."""
-    terms = info.terms
+    terms = info.terms if isinstance(info.terms, ListenTerms) else PLAIN_LISTEN
+    limits = schema.Limits(*(getattr(terms, name) for name in LIMITS))
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -67,9 +68,14 @@ def listener(
         saved=info.saved,
         access=access,
         last_problem=problem and schema.Problem(problem.code, problem.at, problem.reason),  # type: ignore[arg-type]
-        limits=None if terms is None else schema.Limits(*(getattr(terms, name) for name in LIMITS)),
-        proxy_protocol="none" if terms is None else terms.proxy_protocol,
+        limits=limits if info.direction == "listen" else None,
+        proxy_protocol=terms.proxy_protocol,
         ends_at=info.ends_at,
+        state_since=info.state_since,
+        wait_target_s=terms.wait_target_s,
+        check=terms.check,
+        waiting=info.waiting,
+        warm=info.warm if info.saved and info.direction == "forward" else None,
     )
 
 

@@ -29,11 +29,20 @@ def test_what_is_written_down_comes_back() -> None:
         rate=1 << 20,
         rate_per_peer=1000,
         idle_timeout_s=600,
+        wait_target_s=2.5,
+        check="tcp",
         ends_at=1_700_000_000.5,
     )
     assert terms_from_json(ListenTerms, terms_to_json(listen)) == listen
     forward = ForwardTerms(custom_protocol=True, path="relay", limited_relay=True, ends_at=1.5)
     assert terms_from_json(ForwardTerms, terms_to_json(forward)) == forward
+
+
+def test_a_whole_number_is_a_time_and_a_word_is_none() -> None:
+    assert terms_from_json(ListenTerms, {"wait_target_s": 30}) == ListenTerms(wait_target_s=30.0)
+    for found in ("30", True, None):
+        with pytest.raises(ValueError, match="is no wait_target_s"):
+            terms_from_json(ListenTerms, {"wait_target_s": found})
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def forwarding(monkeypatch: pytest.MonkeyPatch, splices: list[FakeSplice], host:
         return made
 
     def make(**limits: object) -> Forwarding:
+        limits = {"wait_s": 0.0, **limits}
         return Forwarding(host, limits=ForwardingLimits(**limits), make_splice=splice)  # type: ignore[arg-type]
 
     return make

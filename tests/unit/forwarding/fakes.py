@@ -15,6 +15,7 @@ from p2pfwd.errors import P2PForwardError, StreamReset
 from p2pfwd.forwarding.bind import BoundSocket
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.services import Services
+from p2pfwd.policy.dial_schedule import Priority
 from p2pfwd.policy.paths import PathCode, Way
 
 
@@ -222,6 +223,7 @@ class FakeSwarm:
         self.asked: list[tuple[PeerId, tuple[str, ...]]] = []
         self.connected: list[Callable[[Any], None]] = []
         self.disconnected: list[Callable[[Any], None]] = []
+        self.live: dict[PeerId, list[Any]] = {}
         self.silent: list[Callable[[PeerId, P2PForwardError | None], None]] = []
 
     async def open_stream(
@@ -256,7 +258,7 @@ class FakeSwarm:
         return conn
 
     def conns(self, peer_id: PeerId) -> list[Any]:
-        return []
+        return self.live.get(peer_id, [])
 
     def on_connected(self, callback: Callable[[Any], None]) -> None:
         self.connected.append(callback)
@@ -281,8 +283,24 @@ class FakeNetwork:
             callback()
 
 
+class FakeKeeper:
+    """Notes whom it is to keep."""
+
+    def __init__(self) -> None:
+        self.kept: set[PeerId] = set()
+
+    def keep(self, peer_id: PeerId, *, priority: Priority) -> None:
+        assert priority is Priority.FORWARD
+        self.kept.add(peer_id)
+
+    def release(self, peer_id: PeerId, priority: Priority) -> None:
+        assert priority is Priority.FORWARD
+        self.kept.remove(peer_id)
+
+
 class FakeHost:
     def __init__(self) -> None:
+        self.keeper = FakeKeeper()
         self.swarm = FakeSwarm()
         self.peer_id = self.swarm.peer_id
         self.network = FakeNetwork()

@@ -9,7 +9,18 @@ import pytest
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.dial_schedule import PATIENCE_S, Dial, DialLimits
 from tests.support.peers import peer
-from tests.unit.policy.dial_story import ALICE, BOB, BOOTSTRAP, CAROL, REFUSED, RELAY, STATIC, Story, addr
+from tests.unit.policy.dial_story import (
+    ALICE,
+    BOB,
+    BOOTSTRAP,
+    CAROL,
+    FORWARD,
+    REFUSED,
+    RELAY,
+    STATIC,
+    Story,
+    addr,
+)
 
 
 def tries(story: Story, who: PeerId, until: float) -> list[float]:
@@ -56,6 +67,25 @@ def test_a_relay_is_tried_every_few_seconds_for_a_while() -> None:
     story.founded.add((ALICE, addr(1)))
     story.keep(ALICE, 1, priority=RELAY)
     assert tries(story, ALICE, 60.0) == [0, 1, 3, 5, 7, 37]
+
+
+def test_the_peer_of_a_forward_that_is_away_for_days_is_tried_every_ten_minutes() -> None:
+    """Its programs ask by themselves; a static peer is tried each minute for as long as it takes."""
+    counts = {}
+    for priority in (FORWARD, STATIC):
+        story = Story()
+        story.keep(ALICE, 1, priority=priority)
+        times = tries(story, ALICE, 86_400.0)
+        assert times[-1] - times[-2] == (600.0 if priority is FORWARD else 60.0)
+        assert sum(1 for at in times if at < 3600) >= 60
+        counts[priority] = len(times)
+        now = story.wakeup(86_400.0)
+        assert now is not None and now > 86_400.0
+        story.schedule.network_changed(86_400.0)
+        assert story.dialed(86_400.0) == [ALICE]
+        story.fail(ALICE, 86_401.0)
+        assert story.wakeup(86_401.0) == 86_430.0
+    assert counts[FORWARD] < 220 < 1440 < counts[STATIC]
 
 
 def test_luck_shortens_a_back_off_by_less_than_a_third() -> None:
