@@ -9,6 +9,7 @@ peer is the owner's is asked as it happens. From `stop` on nothing is recorded: 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -63,6 +64,9 @@ ENDS_WHEN_UNKNOWN: Final = frozenset(("tunnel-port-taken", "tunnel-peer-away"))
 IN_BETWEEN: Final = (PathCode.RELAYED, PathCode.PUNCHING)
 """Ways that are about to be found out of: no news."""
 
+SUMMED_S: Final = 0.4
+"""How long streams are summed before their sum is recorded."""
+
 COUNTED_ELSEWHERE: Final = "tunnel-denied"
 """The refusal that is an event of its own."""
 
@@ -77,6 +81,8 @@ class Feed:
         self._forwarding = forwarding
         self._discovery = discovery
         self._streams = StreamLog(history.record, history.folding.spends, time.monotonic)
+        self._loop = asyncio.get_running_loop()
+        self._flush: asyncio.TimerHandle | None = None
         self._is_on = False
         self._tells_tunnels = False
         self._users: set[PeerId] = set()  # connected strangers that have used a listen
@@ -116,6 +122,9 @@ class Feed:
 
     def stop(self) -> None:
         """The daemon has stopped. Idempotent."""
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush_streams()
         if self._is_on:
             self._record("daemon-stopped")
         self._is_on = False
@@ -127,7 +136,8 @@ class Feed:
     # --- peers ------------------------------------------------------------------------------------
 
     def _is_own(self, peer: PeerId) -> bool:
-        return self._swarm.own_addresses.is_own(peer)
+        """Chosen by the owner: who was served for long could fill the owner's share, under many names."""
+        return self._swarm.peerstore.is_chosen(peer) or self._host.keeper.status(peer) is not None
 
     def _stranger(self, conn: Link) -> Party | bool:
         """As whom a peer's events count."""
@@ -194,19 +204,37 @@ class Feed:
 
     def opened(self, entry: StreamEntry) -> None:
         """A stream is there."""
-        if not self._is_on:
+        stream, listener = entry.stream, entry.listener
+        key = (str(stream.remote_peer), listener.protocol)
+        if not self._is_on or key in self._streams.sums:
             return
-        stream, listener, stranger = entry.stream, entry.listener, self._party(entry)
+        stranger = self._party(entry)
         if stranger is not None:
             self._users.add(stranger.peer)
         path = "relayed" if stream.conn.is_relayed else "direct"
-        peer, protocol = str(stream.remote_peer), listener.protocol
-        self._streams.opened(entry.id, peer, protocol, listener.direction, path, stranger)
+        self._streams.opened(entry.id, key, listener.direction, path, stranger)
 
     def ended(self, entry: StreamEntry) -> None:
         """It is over."""
         if not self._is_on:
             return
+        key = (str(entry.stream.remote_peer), entry.listener.protocol)
+        if self._streams.is_told(entry.id):
+            self._ended(entry, key)
+            return
+        found = self._streams.sums.get(key) or self._streams.sum_of(key, self._party(entry))
+        if found is not None:
+            splice = entry.splice
+            found.ended += 1
+            if splice is None or splice.error is not None:
+                found.broken += 1
+            if splice is not None:
+                found.bytes_in += splice.bytes_in
+                found.bytes_out += splice.bytes_out
+        if self._flush is None:
+            self._flush = self._loop.call_later(SUMMED_S, self._flush_streams)
+
+    def _ended(self, entry: StreamEntry, key: tuple[str, str]) -> None:
         splice, broken = entry.splice, None
         if splice is None:
             broken = "it did not get to the service"
@@ -214,14 +242,17 @@ class Feed:
             broken = describe(splice.error)
         self._streams.ended(
             entry.id,
-            str(entry.stream.remote_peer),
-            entry.listener.protocol,
+            key,
             self._party(entry),
             duration_s=time.monotonic() - entry.opened_at,
             bytes_in=0 if splice is None else splice.bytes_in,
             bytes_out=0 if splice is None else splice.bytes_out,
             broken=broken,
         )
+
+    def _flush_streams(self) -> None:
+        self._flush = None
+        self._streams.flush()
 
     def _party(self, entry: StreamEntry) -> Party | None:
         """Whom a stream counts for, if he is a stranger."""
@@ -286,10 +317,10 @@ class Feed:
         self._places, self._refusing = places, refusing
         if not self._is_on:
             return
-        for relay in came:
-            self._record("relay-got", peer=str(relay))
-        for relay in went:
-            self._record("relay-lost", peer=str(relay))
+        for code, which in (("relay-got", came), ("relay-lost", went)):
+            for relay in which:
+                stranger = False if self._is_own(relay) else Party(relay)
+                self._record(code, peer=str(relay), stranger=stranger)
         for relay in refused:
             self._record("relay-refused", peer=str(relay), reason=refusing[relay])
 

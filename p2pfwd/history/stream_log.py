@@ -2,7 +2,8 @@
 
 Rules: of one peer and protocol `EACH.burst` streams are told each by itself, its opening and its end; beyond
 that the streams of ten minutes are one event, with their number, their bytes and how many broke off. A stream
-whose opening was told has its end told, too. To sum one up takes a few microseconds.
+whose opening was told has its end told, too. What is summed is recorded with `flush`, a moment later: one of
+thousands of streams a second costs a look-up and a few additions.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ EACH: Final = Rate(1 / 60, 20)
 MAX_TOLD: Final = 1024
 """Live streams whose opening was told."""
 
+MAX_SUMS: Final = 1024
+"""Peers and protocols of which streams are being summed; more are not, until the next `flush`."""
+
+Key = tuple[str, str]
+"""Peer and protocol."""
+
 
 class Record(Protocol):
     """`History.record`."""
@@ -36,44 +43,51 @@ class Record(Protocol):
     ) -> None: ...
 
 
+class Sum:
+    """Streams of one peer and protocol that have ended since the last `flush`."""
+
+    __slots__ = ("broken", "bytes_in", "bytes_out", "ended", "stranger")
+
+    def __init__(self, stranger: Party | None) -> None:
+        self.stranger = stranger
+        self.ended = 0
+        self.broken = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+
 class StreamLog:
     """Of one daemon. `spends`: `Folding.spends`; `clock`: the steady one."""
 
     def __init__(
         self, record: Record, spends: Callable[[Party, float], bool], clock: Callable[[], float]
     ) -> None:
+        self.sums: dict[Key, Sum] = {}
         self._record = record
         self._spends = spends
         self._clock = clock
         self._each = Paces(EACH)
         self._told: set[int] = set()
 
-    def opened(
-        self, number: int, peer: str, protocol: str, direction: str, path: str, stranger: Party | None
-    ) -> None:
+    def opened(self, number: int, key: Key, direction: str, path: str, stranger: Party | None) -> None:
         """A stream has opened; `stranger`: of whom, if not of one of the owner's peers."""
         now = self._clock()
-        if stranger is not None:
-            is_told = self._spends(stranger, now)
-        else:
-            is_told = self._each.take((peer, protocol), now)
-        if not is_told or len(self._told) >= MAX_TOLD:
-            return
-        self._told.add(number)
-        self._record(
-            "stream-opened",
-            peer=peer,
-            protocol=protocol,
-            stranger=stranger or False,
-            direction=direction,
-            path=path,
-        )
+        is_told = self._each.take(key, now) if stranger is None else self._spends(stranger, now)
+        if is_told and len(self._told) < MAX_TOLD:
+            self._told.add(number)
+            peer, protocol, whose = *key, stranger or False
+            self._record(
+                "stream-opened", peer=peer, protocol=protocol, stranger=whose, direction=direction, path=path
+            )
+
+    def is_told(self, number: int) -> bool:
+        """Whether the opening of this stream was."""
+        return number in self._told
 
     def ended(
         self,
         number: int,
-        peer: str,
-        protocol: str,
+        key: Key,
         stranger: Party | None,
         *,
         duration_s: float,
@@ -81,19 +95,9 @@ class StreamLog:
         bytes_out: int,
         broken: str | None,
     ) -> None:
-        """It is over; `broken`: why, if it did not end as it should."""
-        if number not in self._told:
-            self._record(
-                "streams-summed",
-                peer=peer,
-                protocol=protocol,
-                stranger=stranger or False,
-                failed=int(broken is not None),
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-            )
-            return
+        """A stream whose opening was told is over; `broken`: why, if it did not end as it should."""
         self._told.discard(number)
+        peer, protocol = key
         self._record(
             "stream-ended" if broken is None else "stream-broken",
             peer=peer,
@@ -104,3 +108,25 @@ class StreamLog:
             bytes_out=bytes_out,
             reason=broken or "",
         )
+
+    def sum_of(self, key: Key, stranger: Party | None) -> Sum | None:
+        """To add another stream to; None where there are too many."""
+        if len(self.sums) >= MAX_SUMS:
+            return None
+        found = self.sums[key] = Sum(stranger)
+        return found
+
+    def flush(self) -> None:
+        """Record what was summed."""
+        sums, self.sums = self.sums, {}
+        for (peer, protocol), one in sums.items():
+            self._record(
+                "streams-summed",
+                peer=peer,
+                protocol=protocol,
+                stranger=one.stranger or False,
+                times=one.ended,
+                failed=one.broken,
+                bytes_in=one.bytes_in,
+                bytes_out=one.bytes_out,
+            )

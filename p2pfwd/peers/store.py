@@ -182,16 +182,17 @@ class Peerstore:
     def is_own(self, peer_id: PeerId) -> bool:
         """Whether the peer is one of the owner's: what limits keep a reserve for.
 
-        That is: named, kept or forwarded to; given in a command or forwarded to before; or served for longer
-        than a flood lasts.
+        That is: chosen by him, or served for longer than a flood lasts.
         """
-        entry = self._peers.get(peer_id)
-        if entry is None:
-            return False
-        if entry.pinned or entry.standing is Standing.OWN:
+        if self.is_chosen(peer_id):
             return True
         first, _ = self._served.get(peer_id, (inf, 0.0))
-        return self.clock() - first >= SERVED_PROOF_S
+        return peer_id in self._peers and self.clock() - first >= SERVED_PROOF_S
+
+    def is_chosen(self, peer_id: PeerId) -> bool:
+        """Whether it is named, kept or forwarded to; or was given in a command or forwarded to before."""
+        entry = self._peers.get(peer_id)
+        return entry is not None and (bool(entry.pinned) or entry.standing is Standing.OWN)
 
     def note_forwarded(self, peer_id: PeerId) -> None:
         """A connection of the owner's programs has gone to this peer."""

@@ -46,6 +46,6 @@ def test_the_table_is_sound() -> None:
     assert set(KINDS) >= PROBLEMS | DROPS
     assert not set(TOPICS) & set(KINDS), "a filter means one thing"
     assert all(kind.fold == "always" for kind in KINDS.values() if kind.sums)
-    assert {"stream-ended", "daemon-started", "refused", "relay-got"} <= set(recorded()), (
+    assert {"stream-ended", "daemon-started", "refused", "peer-named"} <= set(recorded()), (
         "the search finds them"
     )
