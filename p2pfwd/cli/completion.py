@@ -335,5 +335,6 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "subsystem": ("all",),
     "network": NETWORKS,
     "path": ("any", "direct", "relay"),
+    "proxy_protocol": ("v2",),
     "shell": tuple(Shell),
 }

@@ -148,6 +148,6 @@ def limits_text(limits: Limits) -> str:
 
 def ends_text(ends_at: float) -> str:
     """`ends in 1 h 12 min`."""
-    from p2pfwd.core.durations import duration_text
+    from p2pfwd.core.durations import time_left_text
 
-    return f"ends in {duration_text(ends_at - time.time())}"
+    return f"ends in {time_left_text(ends_at - time.time())}"

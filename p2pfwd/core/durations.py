@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 from typing import Final
 
 from p2pfwd.core.quoting import quoted
@@ -45,3 +46,8 @@ def duration_text(seconds: float) -> str:
         elif parts:  # `1 d 5 min` is read as more than it is
             break
     return " ".join(parts[:2])
+
+
+def time_left_text(seconds: float) -> str:
+    """What is left, as `duration_text`; a minute that has begun counts, so that 2 hours begin as `2 h`."""
+    return duration_text(ceil(seconds / 60) * 60 if seconds > 60 else seconds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 
-from p2pfwd.core.durations import duration_text
+from p2pfwd.core.durations import time_left_text
 from p2pfwd.core.terms import LIMITS, ForwardTerms, Lifetime, ListenTerms
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.listen import RemoteListener
@@ -46,7 +46,7 @@ def differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> 
             may = "may" if listener.terms.limited_relay else "may not"
             found.append(f"it {may} go over limited relays")
     if listener.ends_at and not wanted.terms.ends_at:
-        found.append(f"it ends in {duration_text(listener.ends_at - time.time())}")
+        found.append(f"it ends in {time_left_text(listener.ends_at - time.time())}")
     return found + _difference_of_life(listener, lifetime)
 
 

@@ -94,11 +94,11 @@ class Tunnels:
     async def end_due(self, now: float) -> None:
         """Close and forget what has ended; what the disk keeps now is forgotten at the next start."""
         async with self._lock:
-            for listener in self._forwarding.ending():
-                if listener.ends_at <= now:
-                    self.close_now(listener)
+            over = [listener for listener in self._forwarding.ending() if listener.ends_at <= now]
+            for listener in over:
+                self.close_now(listener)
             due = [key for key, tunnel in self._saved.items() if 0 < tunnel.terms.ends_at <= now]
-            for key in due:
+            for key in dict.fromkeys([listener.key for listener in over] + due):
                 log.info("the %s %s has ended: it was made with --expires", *key)
             if due:
                 try:

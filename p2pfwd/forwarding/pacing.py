@@ -72,6 +72,8 @@ class Lane:
 
     def may(self, peer: PeerId, most: int, now: float) -> int:
         """How many bytes this peer's stream may move now, out of turn: none where others are before it."""
+        if self.is_free:
+            return most
         if self._waiting_of and (self._all is not None or self._waiting_of[peer]):
             return 0
         n = min(most, self._left(peer, now))

@@ -49,15 +49,15 @@ def test_limits_in_words(limits: Limits, words: str) -> None:
 
 
 def test_an_end_in_words() -> None:
-    assert ends_text(time.time() + 4325) == "ends in 1 h 12 min"
+    assert ends_text(time.time() + 4320) == "ends in 1 h 12 min"
     assert ends_text(time.time() - 5) == "ends in 0 s"
-    nas = AccessPeer(OTHER, "nas", time.time() + 65)
-    assert who(Access("listed", (nas,))) == "nas (ends in 1 min)"
-    assert who(Access("any", (), (), time.time() + 65)) == "any peer (ends in 1 min)"
+    nas = AccessPeer(OTHER, "nas", time.time() + 120)
+    assert who(Access("listed", (nas,))) == "nas (ends in 2 min)"
+    assert who(Access("any", (), (), time.time() + 120)) == "any peer (ends in 2 min)"
 
 
 def test_listen_hands_limits_over_and_says_them(fake: FakeDaemon, run: Run) -> None:
-    limited = replace(LISTENED.listener, limits=FULL, ends_at=time.time() + 7210)
+    limited = replace(LISTENED.listener, limits=FULL, ends_at=time.time() + 7200)
     fake.answers["p2p.listen"] = replace(LISTENED, listener=limited)
     words = "--max-streams 5 --max-streams-per-peer 2 --rate 1MiB/s --rate-per-peer 500k --idle-timeout 10m"
     out = run("listen", "/x/web", "8000", *words.split(), "--expires", "2h").out
@@ -86,21 +86,21 @@ def test_limit_shows_and_changes(fake: FakeDaemon, run: Run) -> None:
 
 
 def test_ls_has_limits_and_counts_down(fake: FakeDaemon, on_terminal: OnTerminal) -> None:
-    web = replace(LISTEN, reason=None, limits=Limits(rate=1000), ends_at=time.time() + 4330)
-    fake.answers["p2p.ls"] = LsResult((web, replace(FORWARD, ends_at=time.time() + 100)))
+    web = replace(LISTEN, reason=None, limits=Limits(rate=1000), ends_at=time.time() + 4320)
+    fake.answers["p2p.ls"] = LsResult((web, replace(FORWARD, ends_at=time.time() + 120)))
     lines = on_terminal("ls").splitlines()
     assert "/x/web: ends in 1 h 12 min" in lines
     assert "/x/web: 1.0kB/s each way" in lines
-    assert "/x/ssh: ends in 1 min" in lines
+    assert "/x/ssh: ends in 2 min" in lines
 
 
 def test_ends_of_forwards_and_rights(fake: FakeDaemon, run: Run) -> None:
-    forward = replace(FORWARDED.listener, ends_at=time.time() + 1810)
+    forward = replace(FORWARDED.listener, ends_at=time.time() + 1800)
     fake.answers["p2p.forward"] = replace(FORWARDED, listener=forward)
     out = run("forward", "/x/ssh", "2222", OTHER, "--no-check", "--expires", "30m").out
     assert "It ends in 30 min.\n" in out
     assert fake.called("p2p.forward")[0]["expires_s"] == 1800
-    rule = AccessRule("/x/web", Access("listed", (AccessPeer(OTHER, None, time.time() + 1810),)), True, True)
+    rule = AccessRule("/x/web", Access("listed", (AccessPeer(OTHER, None, time.time() + 1800),)), True, True)
     fake.answers["access.allow"] = AccessChangeResult(rule, 0)
     assert run("allow", "/x/web", OTHER, "--expires", "30m").out.endswith(" (ends in 30 min).\n")
     assert fake.called("access.allow")[0]["expires_s"] == 1800

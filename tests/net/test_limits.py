@@ -157,3 +157,12 @@ def test_a_stream_that_stands_idle_is_reset(pair: Pair) -> None:
                 time.sleep(0.4)
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
+
+
+def test_the_peer_is_told_that_a_stream_stood_idle(pair: Pair) -> None:
+    with Echo() as echo, pair.settled():
+        listen(pair, echo, ListenTerms(idle_timeout_s=1))
+        with connect(pair.forward()) as sock, pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        while "nothing had passed for as long" not in (pair.state().reason or ""):
+            time.sleep(0.01)

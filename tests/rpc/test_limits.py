@@ -167,7 +167,7 @@ def test_the_same_command_moves_an_end_and_one_without_is_told_of_it(lives: Live
         client.call("p2p.listen", s.ListenParams("/x/web", "9", expires_s=100))
         again = client.call("p2p.listen", s.ListenParams("/x/web", "9", expires_s=9000))
         assert again.stood
-        with pytest.raises(ListenerExists, match="it ends in 2 h 29 min"):
+        with pytest.raises(ListenerExists, match="it ends in 2 h 30 min"):
             client.call("p2p.listen", s.ListenParams("/x/web", "9"))
 
     def second(client: Client) -> None:

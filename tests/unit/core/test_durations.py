@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from p2pfwd.core.durations import duration_text, parse_duration
+from p2pfwd.core.durations import duration_text, parse_duration, time_left_text
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,19 @@ def test_what_is_no_duration_is_named(text: str, why: str) -> None:
 )
 def test_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (7199.9, "2 h"),
+        (7200, "2 h"),
+        (86_399, "1 d"),
+        (4330, "1 h 13 min"),
+        (61, "2 min"),
+        (60, "1 min"),
+        (59, "59 s"),
+    ],
+)
+def test_what_is_left_counts_the_minute_that_has_begun(seconds: float, text: str) -> None:
+    assert time_left_text(seconds) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from errno import EPIPE
+from ipaddress import ip_address
 
 import pytest
 
@@ -12,7 +13,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.terms import ListenTerms
 from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, TargetRefused, TargetTimeout
 from p2pfwd.forwarding.glances import Glances
-from p2pfwd.forwarding.listen import RemoteListener
+from p2pfwd.forwarding.listen import RemoteListener, _endpoint
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import CloseMatch
@@ -419,3 +420,22 @@ def test_the_proxy_header_comes_first_and_whole(
         await service.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("/ip4/192.0.2.7/tcp/4001", "192.0.2.7", 4001),
+        (f"/ip4/192.0.2.7/tcp/4001/p2p/{ALICE}", "192.0.2.7", 4001),
+        ("/ip6/2001:db8::7/tcp/1", "2001:db8::7", 1),
+        ("/ip6zone/eth0/ip6/fe80::1/tcp/22", "fe80::1", 22),
+        ("/ip6/::ffff:192.0.2.7/tcp/22", "192.0.2.7", 22),
+    ],
+)
+def test_where_a_connection_ends_as_the_proxy_header_says_it(address: str, host: str, port: int) -> None:
+    assert _endpoint(Multiaddr.parse(address)) == (ip_address(host), port)
+
+
+@pytest.mark.parametrize("address", ["/dns4/nas/tcp/22", f"/ip4/192.0.2.7/tcp/1/p2p/{BOB}/p2p-circuit"])
+def test_what_is_no_ip_address_is_not_told(address: str) -> None:
+    assert _endpoint(Multiaddr.parse(address)) is None

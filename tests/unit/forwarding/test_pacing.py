@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,7 +104,7 @@ def paced(
 
 
 def feed(stream: PacedStream, nbytes: int, seed: int = 0) -> bytes:
-    data = bytes((seed + n) % 251 for n in range(nbytes))
+    data = (bytes(range(251)) * (nbytes // 251 + 2))[seed : seed + nbytes]
     stream.data_received(memoryview(data))
     return data
 
@@ -272,3 +273,8 @@ async def test_a_live_stream_is_taken_over_without_a_gap() -> None:
     assert live.got == 200
     await asyncio.sleep(1)
     assert live.got == 1000
+
+
+def test_security_md_has_the_burst() -> None:
+    text = " ".join((Path(__file__).parents[3] / "SECURITY.md").read_text(encoding="utf-8").split())
+    assert f"No more than {BURST_S} s of the rate passes at once" in text

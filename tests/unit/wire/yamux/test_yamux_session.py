@@ -6,6 +6,7 @@ import pytest
 
 from p2pfwd.errors import LocalProtocolError, ResourceLimitExceeded
 from p2pfwd.wire.yamux import frame as f
+from p2pfwd.wire.yamux.reset_codes import IDLE
 from p2pfwd.wire.yamux.session import (
     MAX_UNACKED_OPENS,
     CreditGranted,
@@ -225,6 +226,12 @@ def test_a_reset_of_ours_stops_a_frame_in_the_middle() -> None:
     assert session.receive(memoryview(b"cd")) == []
     assert got == b"ab"
     assert queued(session) == [(f.WINDOW_UPDATE, f.RST, 1, 0)]
+
+
+def test_a_reset_of_ours_says_why() -> None:
+    session = listener()
+    session.reset(opened(session), IDLE)
+    assert queued(session) == [(f.WINDOW_UPDATE, f.RST, 1, IDLE)]
 
 
 def test_a_sink_may_reset_its_stream_from_inside() -> None:
