@@ -93,7 +93,7 @@ class Swarm:
         self.connections.refuses = self.blocklist.refuses
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
-        self.memory = MemoryKeeper(loop)
+        self.memory = MemoryKeeper(loop, spare=pool.forget_idle)
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.own_addresses = OwnAddresses(Interfaces())
         self.own_addresses.is_own = self.peerstore.is_own

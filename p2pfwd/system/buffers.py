@@ -51,3 +51,7 @@ class BufferPool:
         self.kept_bytes -= FRAME_BYTES
         if len(self._idle) < KEEP_BUFFERS:
             self._idle.append(buffer)
+
+    def forget_idle(self) -> None:
+        """Let go of the spare ones: the busy time that needed them is over."""
+        self._idle.clear()

@@ -55,8 +55,11 @@ class MemoryKeeper:
         loop: asyncio.AbstractEventLoop,
         resident: Callable[[], int] = rss_bytes,
         release: Callable[[], None] = give_back,
+        spare: Callable[[], None] = lambda: None,
     ) -> None:
+        """`spare` lets go of what is kept for the next busy time; `release` gives free memory back."""
         self._loop = loop
+        self._spare = spare
         self._resident = resident
         self._release = release
         self._quiet_bytes = 0
@@ -81,6 +84,7 @@ class MemoryKeeper:
         self._timer = None
         if self._is_quiet():
             return
+        self._spare()
         self._release()
         self._tries += 1
         if self._is_quiet():

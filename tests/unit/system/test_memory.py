@@ -16,11 +16,17 @@ class Rig:
 
     def __init__(self, resident: int, left: int) -> None:
         self.resident, self.left = resident, left
-        self.releases = 0
-        self.keeper = MemoryKeeper(asyncio.get_running_loop(), lambda: self.resident, self.release)
+        self.releases = self.spared = 0
+        self.keeper = MemoryKeeper(
+            asyncio.get_running_loop(), lambda: self.resident, self.release, self.spare
+        )
+
+    def spare(self) -> None:
+        self.spared += 1
 
     def release(self) -> None:
         self.releases += 1
+        assert self.spared == self.releases, "what is let go of first is given back, too"
         self.resident = self.left
 
 

@@ -445,6 +445,10 @@ def test_a_kept_frame_buffer_is_nobody_elses_until_it_is_released() -> None:
     for _ in range(2 * KEEP_BUFFERS):
         pool.release(bytearray(10))
     assert len(pool._idle) == KEEP_BUFFERS
+    kept = pool.keep_frame()
+    pool.forget_idle()
+    pool.release(kept)
+    assert pool._idle == [kept], "what is in use comes back"
 
 
 @on_loop
