@@ -389,6 +389,7 @@ class StatusResult(Message):
     relays: tuple[Relay, ...] = ()
     bootstrap: Bootstrap | None = None
     port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
+    absent_addresses: tuple[str, ...] = ()  # to listen on, and not this machine's at the moment
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
