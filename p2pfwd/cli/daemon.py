@@ -131,7 +131,7 @@ def status(
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
         *(("relays" if not index else "", _relay(relay)) for index, relay in enumerate(result.relays)),
         *_proved(result),
-        *([("ports", _TAKEN.format(", ".join(map(str, result.taken_ports))))] if result.taken_ports else []),
+        *_not_as_wished(result),
         *(("mapping" if not index else "", _mapping(one)) for index, one in enumerate(result.port_mappings)),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
@@ -143,6 +143,13 @@ def status(
         ("log", result.log or "stderr"),
     ]
     write_pairs(pairs + _refused(result) if verbose else pairs)
+
+
+def _not_as_wished(status: StatusResult) -> list[tuple[str, str]]:
+    """Where it listens otherwise than the settings say."""
+    ports = ", ".join(map(str, status.taken_ports))
+    absent = [("absent", _ABSENT.format(address)) for address in status.absent_addresses]
+    return [*([("ports", _TAKEN.format(ports))] if ports else []), *absent]
 
 
 def _bootstrap(found: Bootstrap | None) -> list[tuple[str, str]]:
@@ -159,6 +166,8 @@ def _refused(status: StatusResult) -> list[tuple[str, str]]:
 
 
 _TAKEN = "{} taken by another program: the addresses above hold until a restart"
+
+_ABSENT = "{}: this machine does not have that address now; peers reach it there when it has"
 
 _STANDINGS: dict[str, str] = {
     "offline": "no network",

@@ -201,7 +201,8 @@ class Settings:
         "swarm.listen",
         ("/ip4/0.0.0.0/tcp/4011", "/ip6/::/tcp/4011"),
         "Addresses on which peers reach this node. A taken port is replaced by a free one, with a warning."
-        " Addresses that share a port keep one in common.",
+        " Addresses that share a port keep one in common. One that this machine lacks is used once it has"
+        " it.",
         _listen_addresses,
     )
     security: tuple[str, ...] = _key(

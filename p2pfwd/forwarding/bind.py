@@ -67,6 +67,8 @@ class BoundSocket:
             return False
         try:
             family, sockaddr = numeric_sockaddr(endpoint.host, 0)
+            if "%" in endpoint.host and self.sock.getsockname()[-1] != sockaddr[-1]:
+                return True  # its interface was made anew, and the socket belongs to the old one
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.bind(sockaddr)
         except OSError as exc:  # ENODEV: nor is there the interface that its zone names

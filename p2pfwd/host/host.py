@@ -62,6 +62,7 @@ class Host:
         self.keeper = PeerKeeper(self.swarm, self.network)
         store, keeper = self.swarm.peerstore, self.keeper  # bootstrap peers and relays are kept, too
         self.swarm.own_addresses.is_own = lambda peer: store.is_own(peer) or keeper.status(peer) is not None
+        self._absent: tuple[Multiaddr, ...] = ()
         self.taken_ports: tuple[int, ...] = ()
         """Configured ports that others had at the start: the addresses have another, until a restart."""
 
@@ -84,9 +85,22 @@ class Host:
 
     async def listen(self, addrs: Sequence[Multiaddr]) -> None:
         """Listen on `addrs` (`host.listening`). Raises as `Swarm.listen`."""
-        self.taken_ports = await listening.listen(
+        found = await listening.listen(
             self.swarm, addrs, fall_back_to_free_port=self.settings.fall_back_to_free_port
         )
+        self.taken_ports, self._absent = found
+        self.network.on_change(self._network_changed)
+
+    def _network_changed(self) -> None:
+        if self._absent:
+            self.swarm.spawn(self._listen_again(), "listen on an address that has come")
+
+    async def _listen_again(self) -> None:
+        self._absent = await listening.listen_again(self.swarm, self._absent)
+
+    def absent_addresses(self) -> list[Multiaddr]:
+        """Where this node is to listen, and the machine does not have the address now."""
+        return [*self._absent, *self.swarm.own_addresses.absent()]
 
     async def ping(
         self, peer_id: PeerId, addrs: Iterable[Multiaddr] = (), timeout_s: float = 30.0

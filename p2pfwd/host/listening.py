@@ -2,14 +2,16 @@
 
 Rules: addresses with the same port, as those of IPv4 and IPv6, keep one port in common: if one of them is
 taken, all move to the same free one, so that a router or a person has one port to know. An address family
-that this machine does not have is left out with a warning, as long as one address can be bound.
+that this machine does not have is left out with a warning, as long as one address can be bound. An address
+that this machine does not have at the moment is listened on when it has (a VPN, DHCP): Linux keeps a bound
+socket through its address's absence, so one that was had once needs nothing.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint, tcp_endpoint
 from p2pfwd.errors import AddressInUse, BindFailed
@@ -21,29 +23,55 @@ FREE_PORT_TRIES: Final = 8
 """Ports that the system chooses for the first address of a group, and another program has for the second."""
 
 
-async def listen(
-    swarm: Swarm, addrs: Sequence[Multiaddr], *, fall_back_to_free_port: bool
-) -> tuple[int, ...]:
-    """Listen on `addrs`; the ports among them that were taken and replaced.
+class Outcome(NamedTuple):
+    """What became of the addresses to listen on."""
 
-    Raises as `Swarm.listen`: AddressInUse only without `fall_back_to_free_port`.
+    taken_ports: tuple[int, ...] = ()
+    """Those that others had, and were replaced."""
+    absent: tuple[Multiaddr, ...] = ()
+    """Addresses that this machine does not have now."""
+
+
+async def listen(swarm: Swarm, addrs: Sequence[Multiaddr], *, fall_back_to_free_port: bool) -> Outcome:
+    """Listen on `addrs`.
+
+    Raises as `Swarm.listen`: AddressInUse only without `fall_back_to_free_port`, BindFailed where none can be
+    bound and none is only absent.
     """
     taken: list[int] = []
-    failures: list[BindFailed] = []
+    failures: dict[Multiaddr, BindFailed] = {}
     for port, group in _by_port(addrs):
         try:
-            failures += await _at_one_port(swarm, group, port)
+            failures |= await _at_one_port(swarm, group, port)
         except AddressInUse as exc:
             if not (fall_back_to_free_port and port):
                 raise
-            failures += await _at_a_free_port(swarm, group)
+            failures |= await _at_a_free_port(swarm, group)
             taken.append(port)
             log.warning("%s; listening on another port instead", exc.message)
-    if failures and len(failures) == len(addrs):
-        raise failures[0]
-    for failure in failures:
-        log.warning("%s", failure.message)
-    return tuple(taken)
+    absent = tuple(addr for addr, failure in failures.items() if failure.details.get("absent"))
+    if failures and len(failures) == len(addrs) and not absent:
+        raise next(iter(failures.values()))
+    for addr, failure in failures.items():
+        more = "; it is listened on as soon as this machine has it" if addr in absent else ""
+        log.warning("%s%s", failure.message, more)
+    return Outcome(tuple(taken), absent)
+
+
+async def listen_again(swarm: Swarm, absent: Sequence[Multiaddr]) -> tuple[Multiaddr, ...]:
+    """Listen on addresses that were absent; those that still cannot be bound."""
+    left: list[Multiaddr] = []
+    for addr in absent:
+        try:
+            await swarm.listen(addr)
+        except (AddressInUse, BindFailed) as exc:
+            if not exc.details.get("absent"):
+                log.warning("%s", exc.message)
+            left.append(addr)
+        else:
+            log.warning("this machine has the address of %s now: listening there", addr)
+            swarm.own_addresses.told_anew()
+    return tuple(left)
 
 
 def _by_port(addrs: Iterable[Multiaddr]) -> list[tuple[int, list[Multiaddr]]]:
@@ -60,18 +88,20 @@ def _by_port(addrs: Iterable[Multiaddr]) -> list[tuple[int, list[Multiaddr]]]:
     return groups
 
 
-async def _at_one_port(swarm: Swarm, addrs: Iterable[Multiaddr], port: int) -> list[BindFailed]:
+async def _at_one_port(
+    swarm: Swarm, addrs: Iterable[Multiaddr], port: int
+) -> dict[Multiaddr, BindFailed]:
     """Listen on all at `port`, with 0 at the one that the first gets; the errors of those that cannot be.
 
     AddressInUse: then on none of them.
     """
     bound: list[Multiaddr] = []
-    failures: list[BindFailed] = []
+    failures: dict[Multiaddr, BindFailed] = {}
     for addr in addrs:
         try:
             got = await swarm.listen(_with_port(addr, port))
         except BindFailed as exc:
-            failures.append(exc)
+            failures[addr] = exc
             continue
         except AddressInUse:
             for each in bound:
@@ -83,7 +113,7 @@ async def _at_one_port(swarm: Swarm, addrs: Iterable[Multiaddr], port: int) -> l
     return failures
 
 
-async def _at_a_free_port(swarm: Swarm, addrs: Sequence[Multiaddr]) -> list[BindFailed]:
+async def _at_a_free_port(swarm: Swarm, addrs: Sequence[Multiaddr]) -> dict[Multiaddr, BindFailed]:
     for left in reversed(range(FREE_PORT_TRIES)):
         try:
             return await _at_one_port(swarm, addrs, 0)

@@ -40,6 +40,8 @@ _RANK: Final = {
 }
 
 
+_ALWAYS_THERE: Final = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED)
+
 OBSERVERS: Final = 2
 """Networks that have to see us at an address, where none of the owner's peers does."""
 
@@ -169,6 +171,20 @@ class OwnAddresses:
         self._sockets.clear()
         self._listed_of = None
 
+    def told_anew(self) -> None:
+        """A socket listens since a moment ago, though others are connected: they are to be told."""
+        self._note(Change.TOLD)
+
+    def absent(self) -> list[Multiaddr]:
+        """Where our sockets listen, and no interface has the address now."""
+        return [addr for addr in self._sockets if self._is_absent(addr)]
+
+    def _is_absent(self, addr: Multiaddr) -> bool:
+        endpoint = tcp_endpoint(addr)
+        if endpoint is None or address_class(addr) in _ALWAYS_THERE or not self.interfaces.is_complete:
+            return False
+        return endpoint.host.partition("%")[0] not in self.interfaces.hosts()
+
     def bound(self) -> tuple[Multiaddr, ...]:
         """What our sockets listen on, an unspecified host as the interfaces' addresses."""
         listing = self.interfaces.listing()
@@ -180,10 +196,10 @@ class OwnAddresses:
         return self._listed
 
     def expanded(self, addr: Multiaddr) -> list[Multiaddr]:
-        """`addr`, or one address for each of the interfaces; link-local ones left out."""
+        """`addr`, if this machine has it, or one address for each of the interfaces, but link-local ones."""
         endpoint = tcp_endpoint(addr)
         if endpoint is None or address_class(addr) is not AddressClass.UNSPECIFIED:
-            return [addr]
+            return [] if self._is_absent(addr) else [addr]
         found = (
             Multiaddr.parse(f"/{endpoint.family}/{host}/tcp/{endpoint.port}")
             for interface in self.interfaces.listing()

@@ -280,8 +280,14 @@ class DialSchedule:
             kept.connected_at, kept.outcome = now, "connected"
             kept.tried.clear()
 
-    def disconnected(self, peer_id: PeerId, now: float, reason: str) -> None:
-        """The last connection to the peer is over; `reason` in words."""
+    def disconnected(
+        self, peer_id: PeerId, now: float, reason: str, *, was_limited: bool = False
+    ) -> None:
+        """The last connection to the peer is over; `reason` in words.
+
+        `was_limited`: it went over a relay that ends it by itself, after two minutes mostly. For a forward it
+        is not made anew thirty times an hour.
+        """
         kept = self._kept.get(peer_id)
         if kept is None or kept.connected_at is None:
             return
@@ -290,6 +296,8 @@ class DialSchedule:
             kept.failures = 0
             self._lookup_anew(kept, now)
         self._back_off(kept, now, reason)
+        if was_limited and kept.priority is Priority.FORWARD:
+            kept.due_at = now + self.limits.away_s * (1 - JITTER * self._rng())
 
     def network_changed(self, now: float) -> None:
         """Another network, or awake again: what failed before says nothing any more."""

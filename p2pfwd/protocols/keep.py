@@ -234,7 +234,8 @@ class PeerKeeper:
             reason = (
                 f"connection lost: {describe(cause)}" if cause is not None else "the connection was closed"
             )
-            self._schedule.disconnected(conn.remote_peer, self._clock(), reason)
+            was_limited = conn.limit is not None
+            self._schedule.disconnected(conn.remote_peer, self._clock(), reason, was_limited=was_limited)
             self._wake.set()
 
     def _learned(self, peer_id: PeerId) -> None:

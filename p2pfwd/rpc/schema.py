@@ -411,6 +411,7 @@ class StatusResult(Message):
     bootstrap: Bootstrap | None = None
     port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
     history: HistoryDigest | None = None
+    absent_addresses: tuple[str, ...] = ()  # to listen on, and not this machine's at the moment
 
 
 @message

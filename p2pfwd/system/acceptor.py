@@ -41,7 +41,7 @@ Sockaddr = tuple[Any, ...] | str
 
 
 def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
-    """The error of ours for a failed bind to `where`."""
+    """The error of ours for a failed bind to `where`; its detail `absent`: this machine lacks the address."""
     if exc.errno == errno.EADDRINUSE and where.endswith("/tcp/0"):  # the system was to choose
         hint = "net.ipv4.ip_local_port_range is the system's choice; a port outside it may be free"
         return AddressInUse(f"cannot listen on {where}: this machine has no free port to give", hint=hint)
@@ -56,10 +56,10 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
     if exc.errno == errno.EADDRNOTAVAIL:
         hint = "`ip address` shows those it has; 127.0.0.1 is for this machine alone, 0.0.0.0 is all of them"
         told = f"cannot listen on {where}: no interface of this machine has that address"
-        return BindFailed(told, hint=hint)
+        return BindFailed(told, hint=hint, absent=True)
     if exc.errno == errno.ENODEV and exc.strerror:  # a zone that is none: `sockaddrs` says which
         hint = "`ip link` shows the interfaces of this machine"
-        return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint)
+        return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint, absent=True)
     return BindFailed(f"cannot listen on {where}: {reason(exc.errno) if exc.errno else exc}")
 
 

@@ -44,8 +44,8 @@ class Answer:
 
     def receive(self, data: bytes) -> int | None:
         """The final status, once it is there; `data` is empty at the end. Raises RemoteProtocolError."""
+        self._data += data[: self._left]
         self._left -= len(data)
-        self._data += data
         while (match := _STATUS.match(self._data)) is not None:
             status = int(match[1])
             if status >= 200:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.daemon import run_cli
+import pytest
+
+from tests.support.daemon import Program, run_cli
 from tests.support.fake_daemon import until
 from tests.support.in_process import QuickDaemon
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly
@@ -34,6 +38,68 @@ def test_a_tunnel_works_again_after_both_daemons_were_killed(home: Path) -> None
                 daemon.wait()
         with QuickDaemon(home / "far", swarm=swarm), QuickDaemon(home / "near"):
             assert echoed(port)
+
+
+ENDS: dict[str, Callable[[QuickDaemon], object]] = {
+    "SIGTERM, as a service manager or a reboot stops it": lambda it: it.process.send_signal(signal.SIGTERM),
+    "SIGINT": lambda it: it.process.send_signal(signal.SIGINT),
+    "SIGTERM, twice": lambda it: [it.process.send_signal(signal.SIGTERM) for _ in range(2)],
+    "SIGTERM, then SIGKILL, as a service manager does": lambda it: [
+        it.process.send_signal(signal.SIGTERM),
+        it.process.kill(),
+    ],
+    "SIGKILL": lambda it: it.process.kill(),
+    "the command": lambda it: it.ok("shutdown"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_no_end_of_the_daemon_is_a_close(home: Path, end: str) -> None:
+    """zrok lost its users' shares so. One command of each kind stands in the foreground meanwhile."""
+
+    def saved(daemon: QuickDaemon) -> list[tuple[str, str, str]]:
+        found = daemon.json("ls")["Listeners"]
+        return [(it["Protocol"], it["ListenAddress"], it["TargetAddress"]) for it in found if it["Saved"]]
+
+    with TcpServer(echo) as target, QuickDaemon(home / "far") as far:
+        far.ok("listen", "/x/echo", str(target.port))
+        with QuickDaemon(home / "near") as near:
+            near.ok("listen", "/x/a", "9")
+            made = near.json("forward", "/x/echo", "0", far.address)["Listener"]
+            port = int(made["ListenAddress"].rpartition("/")[2])
+            tied = [
+                Program(home / "near", ("listen", "/x/tied", "9", "-f")),
+                Program(home / "near", ("forward", "/x/tied", "0", PEER, "--no-check", "-f")),
+            ]
+            with tied[0], tied[1], connect(port) as conn:
+                conn.sendall(b"hello")
+                assert read_exactly(conn, 5) == b"hello"
+                assert until(lambda: len(near.json("ls")["Listeners"]) == 4)
+                before = saved(near)
+                assert len(before) == 2
+                conn.close()
+                ENDS[end](near)
+                near.wait()
+                for program in tied:
+                    assert program.wait() != 0  # the daemon is gone, and says so
+        with QuickDaemon(home / "near") as near:
+            assert saved(near) == before and len(near.json("ls")["Listeners"]) == 2
+            assert echoed(port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_end_of_a_command_in_the_foreground_closes_its_own_and_no_other(
+    home: Path, number: signal.Signals
+) -> None:
+    with QuickDaemon(home) as daemon:
+        daemon.ok("listen", "/x/saved", "9")
+        with Program(home, ("listen", "/x/tied", "9", "-f")) as tied:
+            assert until(lambda: len(daemon.json("ls")["Listeners"]) == 2)
+            tied.process.send_signal(number)
+            tied.wait()
+        assert until(lambda: [it["Protocol"] for it in daemon.json("ls")["Listeners"]] == ["/x/saved"])
+    with QuickDaemon(home) as daemon:
+        assert [it["Protocol"] for it in daemon.json("ls")["Listeners"]] == ["/x/saved"]
 
 
 def test_programs_that_connect_while_the_far_daemon_restarts_are_served(home: Path) -> None:

@@ -76,6 +76,69 @@ def test_an_address_that_goes_and_comes_back_is_bound_again(home: Path, wire: Tw
             assert echoes(near)
 
 
+def test_an_interface_that_goes_and_comes_back_has_its_forward_again(home: Path, wire: TwoMachines) -> None:
+    """As a VPN does it: the interface itself is gone meanwhile."""
+    near = wire.left
+
+    def vpn(*, up: bool) -> None:
+        if up:
+            near.run("ip", "link", "add", "vpn0", "type", "veth", "peer", "name", "vpn1")
+            near.run("ip", "address", "add", f"{VPN}/24", "dev", "vpn0")
+            near.run("ip", "link", "set", "vpn0", "up")
+            near.run("ip", "link", "set", "vpn1", "up")
+        else:
+            near.run("ip", "link", "del", "vpn0")
+
+    def connects() -> bool:
+        def dial() -> bool:
+            try:
+                socket.create_connection((VPN, 8080), WAIT_S).close()
+            except OSError:
+                return False
+            return True
+
+        return near.call(dial)
+
+    vpn(up=True)
+    with Daemon(home, swarm=SWARM, within=near.within) as forwarding:
+        peer = "12D3KooWNBSMhmHonfyQbXYczUq24ujJKQxhpNNgSaLxvupFZ5uu"
+        forwarding.ok("forward", "/x/echo", f"{VPN}:8080", peer, "--no-check")
+        for _ in range(2):
+            assert connects()
+            vpn(up=False)
+            assert until(lambda: forwarding.json("ls")["Listeners"][0]["State"] == "bind-failed")
+            reason = forwarding.json("ls")["Listeners"][0]["Reason"]
+            assert reason.endswith(f"/ip4/{VPN}/tcp/8080: no interface of this machine has that address")
+            vpn(up=True)
+            assert until(lambda: forwarding.json("ls")["Listeners"][0]["State"] != "bind-failed")
+
+
+def test_a_nodes_own_address_that_comes_after_its_start_and_goes_and_comes_back(
+    home: Path, wire: TwoMachines
+) -> None:
+    near, far = wire.left, wire.right
+    near.run("ip", "address", "add", "10.88.0.1/24", "dev", "wire")
+    own = "/ip4/10.88.0.2/tcp/4011"
+
+    def absent() -> list[str]:
+        return list(late.json("status")["AbsentAddresses"])
+
+    with (
+        Daemon(home / "far", swarm=(own,), within=far.within) as late,
+        Daemon(home / "near", swarm=SWARM, within=near.within) as dialing,
+    ):
+        assert absent() == [own] and late.json("id")["Addresses"] == []
+        for _ in range(2):
+            far.run("ip", "address", "add", "10.88.0.2/24", "dev", "wire")
+            assert until(lambda: absent() == [])
+            assert f"{own}/p2p/{late.peer_id}" in late.json("id")["Addresses"]
+            dialing.ok("ping", "-n", "1", f"{own}/p2p/{late.peer_id}")
+            dialing.ok("swarm", "disconnect", late.peer_id)
+            far.run("ip", "address", "del", "10.88.0.2/24", "dev", "wire")
+            assert until(lambda: absent() == [own])
+            assert f"{own}/p2p/{late.peer_id}" not in late.json("id")["Addresses"]
+
+
 def test_a_disk_that_is_full_loses_and_changes_nothing(home: Path) -> None:
     disk = home / "disk"
     disk.mkdir()

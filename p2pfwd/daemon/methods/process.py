@@ -108,6 +108,7 @@ class ProcessMethods:
             announced=tuple(views.own_address(each) for each in own.announced()),
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
+            absent_addresses=tuple(map(str, node.host.absent_addresses())),
             relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(node.discovery.bootstrap.report()),
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),

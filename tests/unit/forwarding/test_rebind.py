@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from socket import AF_INET6
 
 import pytest
 
@@ -16,7 +17,7 @@ from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import CloseMatch
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.forwarding.conftest import MakeForwarding
-from tests.unit.forwarding.fakes import ALICE, FakeAcceptor, FakeHost, fake_bind
+from tests.unit.forwarding.fakes import ALICE, FakeAcceptor, FakeHost, FakeSocket, fake_bind
 
 LOCAL = Multiaddr.parse("/ip4/192.0.2.1/tcp/8080")
 
@@ -161,6 +162,16 @@ async def test_an_address_that_goes_and_comes_back_is_bound_again(
 def test_whether_this_machine_has_an_address(address: str, gone: bool) -> None:
     bound = BoundSocket(None, Multiaddr.parse(address))  # type: ignore[arg-type]
     assert bound.address_is_gone() is gone
+
+
+def test_a_socket_of_an_interface_that_was_made_anew_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unlike any other, one at a link-local address belongs to its interface, and that has another number."""
+    monkeypatch.setattr(binding, "numeric_sockaddr", lambda host, port: (AF_INET6, ("::1", port, 0, number)))
+    sock = FakeSocket(("::1", 80, 0, 5))
+    bound = BoundSocket(sock, Multiaddr.parse("/ip6zone/vpn0/ip6/fe80::1/tcp/80"))  # type: ignore[arg-type]
+    monkeypatch.setattr(FakeSocket, "getsockname", lambda self: self.name, raising=False)
+    number = 7
+    assert bound.address_is_gone()
 
 
 def test_no_room_for_a_probe_is_no_lost_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -18,13 +19,24 @@ V4, V6 = "/ip4/0.0.0.0/tcp/{}", "/ip6/::/tcp/{}"
 
 
 class FakeSwarm:
-    """`taken` are (family, port) that others have, `lacking` families this machine has not."""
+    """`taken` are (family, port) that others have, `lacking` families this machine has not.
+
+    `absent` are addresses that it does not have now.
+    """
 
     def __init__(self, taken: Sequence[tuple[str, int]] = (), lacking: str = "", free: int = 50000) -> None:
+        self.absent: set[str] = set()
+        self.told = 0
+        self.own_addresses = SimpleNamespace(told_anew=self._told_anew)
         self.taken, self.lacking, self._free = set(taken), lacking, free
         self.bound: list[str] = []
 
+    def _told_anew(self) -> None:
+        self.told += 1
+
     async def listen(self, addr: Multiaddr) -> Multiaddr:
+        if str(addr) in self.absent:
+            raise BindFailed(f"cannot listen on {addr}: not here", absent=True)
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         family, port = endpoint.family, endpoint.port
@@ -44,9 +56,9 @@ class FakeSwarm:
 
 def listen(swarm: FakeSwarm, *addrs: str, fall_back: bool = True) -> tuple[int, ...]:
     found = [Multiaddr.parse(text) for text in addrs]
-    return asyncio.run(
-        listening.listen(cast("Swarm", swarm), found, fall_back_to_free_port=fall_back)
-    )
+    outcome = asyncio.run(listening.listen(cast("Swarm", swarm), found, fall_back_to_free_port=fall_back))
+    assert {str(addr) for addr in outcome.absent} == swarm.absent
+    return outcome.taken_ports
 
 
 BOTH = (V4.format(4011), V6.format(4011))
@@ -92,6 +104,35 @@ def test_a_family_that_is_not_there_is_left_out(lacking: str, caplog: pytest.Log
         assert listen(swarm, *BOTH) == (4011,)
     assert swarm.bound == [(V6 if lacking == "ip4" else V4).format(50000)]
     assert caplog.text.count("no such family") == 1
+
+
+VPN, OTHER = "/ip4/10.8.0.2/tcp/4011", "/ip4/10.8.0.2/tcp/4012"
+
+
+@pytest.mark.parametrize("others", [(), BOTH])
+def test_an_address_that_is_not_here_now_is_no_failure(
+    others: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    swarm = FakeSwarm()
+    swarm.absent = {VPN}
+    assert listen(swarm, VPN, *others) == ()
+    assert swarm.bound == list(others)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == f"cannot listen on {VPN}: not here; it is listened on as soon as this machine has it"
+
+
+def test_it_is_listened_on_when_it_is_here_and_others_are_told() -> None:
+    swarm = FakeSwarm([("ip4", 4012)])
+    swarm.absent = {VPN}
+    addrs = [Multiaddr.parse(VPN), Multiaddr.parse(OTHER)]
+
+    def again() -> list[str]:
+        left = asyncio.run(listening.listen_again(cast("Swarm", swarm), addrs))
+        return [str(addr) for addr in left]
+
+    assert again() == [VPN, OTHER] and swarm.told == 0  # the second one's port is somebody else's by now
+    swarm.absent.clear()
+    assert again() == [OTHER] and swarm.told == 1 and swarm.bound == [VPN]
 
 
 def test_with_no_family_at_all_the_first_reason_is_told() -> None:

@@ -69,6 +69,31 @@ async def test_an_unspecified_address_stands_for_those_of_the_interfaces_best_fi
 
 
 @in_virtual_time
+async def test_a_bound_address_that_the_machine_has_lost_is_told_no_more_until_it_is_back() -> None:
+    us = Us("192.168.1.7", "10.8.0.2")
+    us.own.bind(at("10.8.0.2"))
+    us.own.bind(at("127.0.0.1", 5))
+    us.own.bind(at("0.0.0.0", 6))
+    assert at("10.8.0.2") in us.own.all() and us.own.absent() == []
+    await us.move("192.168.1.7")
+    assert at("10.8.0.2") not in us.own.all() and us.own.absent() == [at("10.8.0.2")]
+    assert us.changes.pop() == Change.STIRRED | Change.TOLD | Change.MOVED
+    await us.move("192.168.1.7", "10.8.0.2")
+    assert at("10.8.0.2") in us.own.all() and us.own.absent() == []
+    assert us.changes.pop() == Change.STIRRED | Change.TOLD
+
+
+@in_virtual_time
+async def test_where_interfaces_cannot_be_listed_a_bound_address_is_there() -> None:
+    def unlisted() -> Listing:
+        raise OSError("no netlink here")
+
+    own = OwnAddresses(Interfaces(unlisted))
+    own.bind(at("10.8.0.2"))
+    assert own.all() == [at("10.8.0.2")] and own.absent() == []
+
+
+@in_virtual_time
 async def test_an_address_that_is_bound_no_more_is_told_no_more() -> None:
     us = Us("192.168.1.7")
     us.own.bind(at("0.0.0.0"))
@@ -267,7 +292,7 @@ async def test_a_node_is_reached_by_a_mapping_where_no_other_address_is_proved()
 
 @in_virtual_time
 async def test_what_is_announced_has_its_ground_whatever_it_is() -> None:
-    us = Us()
+    us = Us("192.0.2.1")
     relayed = Multiaddr.parse(f"/ip4/192.0.2.9/tcp/4011/p2p/{ONE}/p2p-circuit")
     us.own.bind(at("192.0.2.1"))
     us.own.set_relayed([relayed])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.policy.dial_schedule import PATIENCE_S, Dial, DialLimits
+from p2pfwd.policy.dial_schedule import PATIENCE_S, Dial, DialLimits, Priority
 from tests.support.peers import peer
 from tests.unit.policy.dial_story import (
     ALICE,
@@ -86,6 +86,20 @@ def test_the_peer_of_a_forward_that_is_away_for_days_is_tried_every_ten_minutes(
         story.fail(ALICE, 86_401.0)
         assert story.wakeup(86_401.0) == 86_430.0
     assert counts[FORWARD] < 220 < 1440 < counts[STATIC]
+
+
+@pytest.mark.parametrize(("priority", "due_s"), [(FORWARD, 600.0), (STATIC, 1.0)])
+def test_a_forwards_peer_is_not_kept_over_a_relay_that_ends_each_connection(
+    priority: Priority, due_s: float
+) -> None:
+    story = Story()
+    story.keep(ALICE, 1, priority=priority)
+    story.dial(0.0)
+    story.up(ALICE, 0.0)
+    story.schedule.disconnected(ALICE, 120.0, "the relay's limit", was_limited=True)
+    assert story.wakeup(120.0) == 120.0 + due_s
+    story.schedule.network_changed(200.0)
+    assert story.wakeup(200.0) == 200.0
 
 
 def test_luck_shortens_a_back_off_by_less_than_a_third() -> None:

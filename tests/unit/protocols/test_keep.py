@@ -36,6 +36,7 @@ SELF, ALICE, BOB = peer(1), peer(2), peer(3)
 class FakeConn:
     def __init__(self, remote_peer: PeerId) -> None:
         self.remote_peer = remote_peer
+        self.limit: object = None
         self.closed: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
 
 
