@@ -165,13 +165,16 @@ def test_who_is_denied_is_told_once_with_his_number(home: Path) -> None:
         assert changed.data["change"] == "those allowed"
         port = await forward(asker, owner)
         requests = owner.running.forwarding.access.requests
-        for times in range(1, 4):
+        for _ in range(3):
             with pytest.raises(OSError):
                 await asyncio.to_thread(exchange, port, b"hello")
-            await until(lambda times=times: [it.count for it in requests.all()] == [times])  # type: ignore[misc]
+        await until(lambda: bool(requests.all()))
+        (request,) = requests.all()  # a name just denied is tried again: it might be of a daemon that starts
+        assert request.count >= 3
         (asked,) = await told(owner, kinds=("access-requested",))
-        assert (asked.peer, asked.protocol, asked.count, asked.stranger) == (asker.peer, NAME, 3, True)
-        assert (await owner.call("daemon.status")).history.denied == 3
+        found = (asked.peer, asked.protocol, asked.count, asked.stranger)
+        assert found == (asker.peer, NAME, request.count, True)
+        assert (await owner.call("daemon.status")).history.denied == request.count
         await owner.call("block.add", s.BlockParams((asker.peer,)))
         blocked = await until_told(owner, "blocks-changed")
         assert blocked.data["change"] == f"{asker.peer} blocked"
