@@ -86,6 +86,12 @@ class InvalidParams(UsageError):
     code = "invalid-params"
 
 
+class InvalidInvite(UsageError):
+    """A word that is no invite, or not a whole one, or one of another network."""
+
+    code = "invalid-invite"
+
+
 class SelfDial(UsageError):
     """The peer asked for is this node."""
 
@@ -270,6 +276,13 @@ class RelayRefused(P2PForwardError):
     """A relay does not do what it was asked for; `details["status"]` is its own word for why."""
 
     code = "relay-refused"
+    exit_status = ExitStatus.REFUSED
+
+
+class InviteRefused(P2PForwardError):
+    """Who made an invite does not do what it says; `details["status"]` is its word for why."""
+
+    code = "invite-refused"
     exit_status = ExitStatus.REFUSED
 
 

@@ -85,6 +85,14 @@ class AccessControl:
             return await self._change(protocol, lambda rule: replace(rule, at_large="any"), keep_live)
         return await self._change(protocol, lambda rule: rule.allow(peers), keep_live)
 
+    async def let_in(self, protocol: str, peer: PeerId) -> None:
+        """As `allow`, for one peer that has taken an invite. Raises as `_change`."""
+        await self._change(protocol, lambda rule: rule.allow({peer}), keep_live=True)
+
+    def is_denied(self, protocol: str, peer: PeerId) -> bool:
+        """Whether the owner keeps this peer out by its ID."""
+        return peer in self.rules.table.rules.get(protocol, NO_RULE).denied
+
     async def deny(self, protocol: str, texts: Sequence[str], *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Keep these out; `any`: all that the rule does not allow. As `allow`."""
         peers = self.read(texts)

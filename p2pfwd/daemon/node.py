@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
+from p2pfwd.daemon.inviting import Inviting
+from p2pfwd.daemon.joining import Joining
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.doctor import DoctorMethods
+from p2pfwd.daemon.methods.invites import InviteMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.relay import RelayMethods
@@ -77,6 +80,8 @@ class Running:
         self.tunnels = Tunnels(paths.state_file, self.forwarding, host.peer_id)
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
+        self.inviting = Inviting(host, paths, network, self.access, self.peering, self.forwarding)
+        joining = Joining(host, network, self.access, self.peering, self.tunnels)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -100,6 +105,7 @@ class Running:
             **SwarmMethods(self).table(),
             **PeerMethods(self.peering).table(),
             **AccessMethods(self.access).table(),
+            **InviteMethods(self, self.inviting, joining).table(),
             **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
@@ -143,6 +149,7 @@ class Running:
         try:
             self.access.start()
             self.peering.start()
+            self.inviting.start()
             await self.tunnels.start()
             await self.server.start()
             self.discovery.start()
@@ -155,6 +162,7 @@ class Running:
             self.near.close()
             await self.relays.close()
             self.relaying.close()
+            self.inviting.close()
             await self.discovery.close()
             await self.forwarding.aclose()
             await self.peering.close()
@@ -189,6 +197,7 @@ class Running:
             self.near.close()
             await self.relays.close()
             self.relaying.close()
+            self.inviting.close()
             await self.discovery.close()
             await self.host.close()
             await self.peering.close()

@@ -25,6 +25,16 @@ from p2pfwd.rpc.access_values import (  # noqa: F401 - as below
     BlockResult,
 )
 from p2pfwd.rpc.doctor_values import Bootstrap, DoctorParams, DoctorResult, Finding  # noqa: F401
+from p2pfwd.rpc.invite_values import (  # noqa: F401 - as below
+    Invite,
+    InviteJoinParams,
+    InviteJoinResult,
+    InviteLsResult,
+    InviteNewParams,
+    InviteNewResult,
+    InviteRevokeParams,
+    InviteRevokeResult,
+)
 from p2pfwd.rpc.peer_values import (
     PeerAddParams,
     PeerAddResult,
@@ -455,6 +465,10 @@ METHODS: dict[str, tuple[type, type]] = {
     "block.add": (BlockParams, BlockResult),
     "block.rm": (BlockParams, BlockLsResult),
     "block.ls": (Empty, BlockLsResult),
+    "invite.new": (InviteNewParams, InviteNewResult),
+    "invite.ls": (Empty, InviteLsResult),
+    "invite.revoke": (InviteRevokeParams, InviteRevokeResult),
+    "invite.join": (InviteJoinParams, InviteJoinResult),
     "swarm.connect": (ConnectParams, ConnectResult),
     "swarm.disconnect": (DisconnectParams, DisconnectResult),
     "swarm.peers": (Empty, PeersResult),
