@@ -270,6 +270,12 @@ def _token_names(client: Client) -> Iterator[Candidate]:
         yield token.name, "invitation" if token.many else "token"
 
 
+def _open_invites(client: Client) -> Iterator[Candidate]:
+    for invite in client.call("invite.ls", timeout_s=TIMEOUT_S).invites:
+        if invite.state in ("open", "used-up"):
+            yield invite.id, invite.state.replace("-", " ")
+
+
 def _peers(client: Client) -> Iterator[Candidate]:
     yield from _peer_names(client)
     for peer in client.call("swarm.peers", timeout_s=TIMEOUT_S).peers:
@@ -326,6 +332,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "blocked": _blocked,
     "name": _peer_names,
     "token_name": _token_names,
+    "invite_id": _open_invites,
     "new_level": LEVELS,
     "subsystem": ("all",),
     "network": NETWORKS,
