@@ -26,6 +26,7 @@ inputs = runpy.run_path(str(FOLDER / "mutator.py"))["inputs"]
         ("port_mapping", 3000),
         ("ssdp", 3000),
         ("autonat2", 3000),
+        ("invite", 3000),
     ],
 )
 def test_the_invariant_holds_for_seeded_inputs(target: str, count: int) -> None:
