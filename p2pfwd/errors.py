@@ -238,6 +238,13 @@ class ProtocolNotSupported(P2PForwardError):
     exit_status = ExitStatus.REFUSED
 
 
+class NotAllowed(P2PForwardError):
+    """The peer serves the protocol, says that this node may not use it, and is one that tells."""
+
+    code = "not-allowed"
+    exit_status = ExitStatus.REFUSED
+
+
 class TargetRefused(P2PForwardError):
     """The local service behind a listener cannot be reached."""
 

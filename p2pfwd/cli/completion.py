@@ -326,6 +326,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "peers": _peers_and_protocols,
     "address": _peer_names,
     "allow": _peers_or_any,
+    "tell_denied": _peers_or_any,
     "asker": _askers,
     "ruled": _ruled,
     "whom": _peers,

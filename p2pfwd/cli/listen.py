@@ -56,6 +56,14 @@ def listen(
     ] = False,
     ephemeral: Ephemeral = False,
     allow: AllowOption = None,
+    tell_denied: Annotated[
+        str | None,
+        typer.Option(
+            "--tell-denied",
+            metavar="PEER[,PEER...]",
+            help="Tell these, when they are denied, that they are; or any. To others the name is not there.",
+        ),
+    ] = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -74,7 +82,8 @@ def listen(
             report_peer_id=report_peer_id,
             foreground=foreground,
             ephemeral=ephemeral,
-            allow=() if allow is None else tuple(_words(allow)),
+            allow=() if allow is None else tuple(_words(allow, "--allow")),
+            tell_denied=() if tell_denied is None else tuple(_words(tell_denied, "--tell-denied")),
         )
         for protocol, target in listen_pairs((protocol, target), more or ())
     ]
@@ -95,11 +104,11 @@ def listen(
             write_json(one_or_list(documents))
 
 
-def _words(allow: str) -> list[str]:
-    words = [word.strip() for word in allow.split(",")]
+def _words(peers: str, option: str) -> list[str]:
+    words = [word.strip() for word in peers.split(",")]
     if not all(words):
-        hint = "peers are parted by one comma: --allow laptop,12D3KooW...; or --allow any"
-        raise UsageError("--allow has an empty place", hint=hint)
+        hint = f"peers are parted by one comma: {option} laptop,12D3KooW...; or {option} any"
+        raise UsageError(f"{option} has an empty place", hint=hint)
     return words
 
 

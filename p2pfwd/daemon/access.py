@@ -106,9 +106,19 @@ class AccessControl:
         def change(rule: Rule) -> Rule:
             if peers is None:
                 return replace(rule, at_large="any")
-            return Rule("listed", peers, rule.denied - peers)
+            return rule.only(peers)
 
         await self._change(protocol, change, keep_live=False)
+
+    async def tell(self, protocol: str, peers: frozenset[PeerId] | None) -> None:
+        """Tell these, or everybody, when they are denied the name. Raises as `_change`."""
+
+        def change(rule: Rule) -> Rule:
+            if peers is None:
+                return replace(rule, tells_any=True)
+            return replace(rule, told=rule.told | peers)
+
+        await self._change(protocol, change, keep_live=True)
 
     async def remove(self, protocol: str, *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Forget a rule: the default holds. Raises NotFound, StorageFailed."""
@@ -274,7 +284,13 @@ class AccessControl:
         """Whom the listen of this name lets in."""
         rules, names = self._forwarding.access.rules, self._names()
         rule = rules.rules.get(protocol, NO_RULE)
-        return s.Access(rules.lets_in(protocol), _peers(rule.allowed, names), _peers(rule.denied, names))
+        return s.Access(
+            rules.lets_in(protocol),
+            _peers(rule.allowed, names),
+            _peers(rule.denied, names),
+            _peers(rule.told, names),
+            rule.tells_any,
+        )
 
     def _rule(self, protocol: str) -> s.AccessRule:
         saved = protocol in self.rules.table.rules

@@ -137,6 +137,8 @@ def _to_json(table: AccessTable) -> bytes:
             "at_large": rule.at_large,
             "allowed": sorted(map(str, rule.allowed)),
             "denied": sorted(map(str, rule.denied)),
+            "told": sorted(map(str, rule.told)),
+            "tells_any": rule.tells_any,
         }
         for protocol, rule in sorted(table.rules.items())
     ]
@@ -176,7 +178,11 @@ def _from_json(data: bytes, path: Path) -> AccessTable:
         if not isinstance(protocol, str):
             raise ValueError("a protocol is no text")
         rules[protocol] = Rule(
-            _at_large(entry["at_large"]), _peers(entry["allowed"]), _peers(entry["denied"])
+            _at_large(entry["at_large"]),
+            _peers(entry["allowed"]),
+            _peers(entry["denied"]),
+            _peers(entry.get("told", [])),  # earlier versions told nobody
+            entry.get("tells_any") is True,
         )
     blocked = document["blocked"]
     networks = [parse_network(text) for text in blocked["networks"]]

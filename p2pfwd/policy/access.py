@@ -30,19 +30,39 @@ class Rule:
     """None: as the node's default."""
     allowed: frozenset[PeerId] = frozenset()
     denied: frozenset[PeerId] = frozenset()
+    told: frozenset[PeerId] = frozenset()
+    """Who is told that it is denied: those the owner named for it, and those that were allowed once."""
+    tells_any: bool = False
+    """Everybody is told."""
 
     @property
     def size(self) -> int:
         """Peers that it lists."""
-        return len(self.allowed) + len(self.denied)
+        return len(self.allowed) + len(self.denied) + len(self.told)
 
     def allow(self, peers: Collection[PeerId]) -> Rule:
         """With these let in."""
         return replace(self, allowed=self.allowed.union(peers), denied=self.denied.difference(peers))
 
     def deny(self, peers: Collection[PeerId]) -> Rule:
-        """With these kept out, whoever else is let in."""
-        return replace(self, allowed=self.allowed.difference(peers), denied=self.denied.union(peers))
+        """With these kept out, whoever else is let in; who was allowed by its ID is told so from now on."""
+        return replace(
+            self,
+            allowed=self.allowed.difference(peers),
+            denied=self.denied.union(peers),
+            told=self.told.union(self.allowed.intersection(peers)),
+        )
+
+    def only(self, peers: Collection[PeerId]) -> Rule:
+        """With these let in, and nobody else."""
+        told = self.told.union(self.allowed.difference(peers))
+        return replace(
+            self,
+            at_large="listed",
+            allowed=frozenset(peers),
+            denied=self.denied.difference(peers),
+            told=told,
+        )
 
 
 NO_RULE = Rule()
@@ -77,6 +97,11 @@ class Access:
         if at_large is not None:
             return at_large
         return "listed" if self.default == "none" else self.default
+
+    def tells(self, peer: PeerId, protocol: str) -> bool:
+        """Whether this peer is denied the name, and told so."""
+        rule = self.rules.get(protocol, NO_RULE)
+        return (rule.tells_any or peer in rule.told) and not self.admits(peer, protocol)
 
     def is_denied(self, peer: PeerId, protocol: str) -> bool:
         """Whether the owner has kept this peer out by its ID."""

@@ -123,6 +123,7 @@ class ListenParams(Message):
     foreground: bool = False
     ephemeral: bool = False
     allow: tuple[str, ...] = ()  # whom alone to let in, as AccessChangeParams.peers; none: as it is
+    tell_denied: tuple[str, ...] = ()  # who is told when it is denied, in the same words
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -70,6 +70,8 @@ class Access(Message):
     lets_in: Literal["any", "named", "listed"]  # beside those allowed: any peer, those with a name, nobody
     allowed: tuple[AccessPeer, ...] = ()
     denied: tuple[AccessPeer, ...] = ()  # whoever else is let in
+    told: tuple[AccessPeer, ...] = ()  # who is told when it is denied
+    tells_any: bool = False  # everybody is
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
