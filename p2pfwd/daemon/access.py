@@ -85,9 +85,14 @@ class AccessControl:
             return await self._change(protocol, lambda rule: replace(rule, at_large="any"), keep_live)
         return await self._change(protocol, lambda rule: rule.allow(peers), keep_live)
 
-    async def let_in(self, protocol: str, peer: PeerId) -> None:
-        """As `allow`, for one peer that has taken an invite. Raises as `_change`."""
-        await self._change(protocol, lambda rule: rule.allow({peer}), keep_live=True)
+    async def let_in(self, protocol: str, peer: PeerId) -> bool:
+        """As `allow`, for who has taken an invite; False where its ID is denied. Raises as `_change`."""
+
+        def change(rule: Rule) -> Rule:
+            return rule if peer in rule.denied else rule.allow({peer})
+
+        await self._change(protocol, change, keep_live=True)
+        return not self.is_denied(protocol, peer)
 
     def is_denied(self, protocol: str, peer: PeerId) -> bool:
         """Whether the owner keeps this peer out by its ID."""

@@ -146,7 +146,8 @@ class Inviting:
         if status is not InviteStatus.OK or found is None:
             return status
         try:
-            await self._access.let_in(found.protocol, peer)
+            if not await self._access.let_in(found.protocol, peer):
+                return InviteStatus.DENIED  # the owner was quicker
             if found.name is not None:
                 await self._peering.name_if_free(found.name, peer)
         except P2PForwardError as exc:

@@ -15,6 +15,7 @@ from p2pfwd import errors
 from p2pfwd.core.invite_token import InviteToken
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.host import routing
 from p2pfwd.protocols import invite as protocol_module
@@ -245,6 +246,27 @@ def test_a_forward_whose_invite_is_not_granted_is_taken_back(tmp_path: Path) -> 
         assert "could not write it down" in refused.message
         inviting.claim = claim  # type: ignore[method-assign]
         await joiner.join(made.token)
+
+    run(tmp_path, script, CLOSED)
+
+
+def test_a_denial_that_comes_in_between_holds(tmp_path: Path) -> None:
+    """Between the use on the disk and the right."""
+
+    async def script(owner: Node, joiner: Node, other: Node) -> None:
+        made = await owner.invite()
+        access, invites = owner.running.access, owner.running.inviting.invites
+        claim = invites.claim
+
+        async def slowly(invite: str, peer: PeerId) -> InviteStatus:
+            status = await claim(invite, peer)
+            await access.deny(NAME, [str(peer)], keep_live=False)
+            return status
+
+        invites.claim = slowly  # type: ignore[method-assign]
+        refused = await joiner.refused(made.token)
+        assert refused.details["status"] == "DENIED" and await owner.allowed() == set()
+        assert access.is_denied(NAME, joiner.running.host.peer_id)
 
     run(tmp_path, script, CLOSED)
 
