@@ -86,6 +86,12 @@ class InvalidParams(UsageError):
     code = "invalid-params"
 
 
+class InvalidInvite(UsageError):
+    """A word that is no invite, or not a whole one, or one of another network."""
+
+    code = "invalid-invite"
+
+
 class SelfDial(UsageError):
     """The peer asked for is this node."""
 
@@ -232,6 +238,13 @@ class ProtocolNotSupported(P2PForwardError):
     exit_status = ExitStatus.REFUSED
 
 
+class NotAllowed(P2PForwardError):
+    """The peer serves the protocol, says that this node may not use it, and is one that tells."""
+
+    code = "not-allowed"
+    exit_status = ExitStatus.REFUSED
+
+
 class TargetRefused(P2PForwardError):
     """The local service behind a listener cannot be reached."""
 
@@ -277,6 +290,13 @@ class RelayRefused(P2PForwardError):
     """A relay does not do what it was asked for; `details["status"]` is its own word for why."""
 
     code = "relay-refused"
+    exit_status = ExitStatus.REFUSED
+
+
+class InviteRefused(P2PForwardError):
+    """Who made an invite does not do what it says; `details["status"]` is its word for why."""
+
+    code = "invite-refused"
     exit_status = ExitStatus.REFUSED
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from p2pfwd.cli.env import answer
-from p2pfwd.cli.options import SETTINGS, AsJson, Headers, NoStart, help_without_command
+from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_group_with_arguments
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import counted, joined, short_peer
 from p2pfwd.rpc.schema import Block, BlockLsResult, BlockParams, BlockResult, Empty
@@ -21,29 +20,7 @@ _COLUMNS = (Column("KIND"), Column("BLOCKED", keep=21), Column("NAME", keep=12))
 _WHOM = "Peer IDs, names, addresses ending in /p2p/ID; IP addresses, networks as 192.0.2.0/24."
 
 
-class _BlockGroup(TyperGroup):
-    """A group with arguments of its own: a first word that names one of its commands is that command."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words of that command, left for it; else the group's own."""
-        if not args or args[0] not in self.commands:
-            return super().parse_args(ctx, args)
-        ctx.allow_interspersed_args = False  # what follows is that command's
-        params, self.params = self.params, []
-        try:
-            return super().parse_args(ctx, args)
-        finally:
-            self.params = params
-
-
-block = typer.Typer(
-    cls=_BlockGroup,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    invoke_without_command=True,
-    context_settings={**SETTINGS, "allow_interspersed_args": True},
-)
+block = new_group_with_arguments()
 
 
 @block.callback()

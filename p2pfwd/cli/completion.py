@@ -271,6 +271,12 @@ def _token_names(client: Client) -> Iterator[Candidate]:
         yield token.name, "invitation" if token.many else "token"
 
 
+def _open_invites(client: Client) -> Iterator[Candidate]:
+    for invite in client.call("invite.ls", timeout_s=TIMEOUT_S).invites:
+        if invite.state in ("open", "used-up"):
+            yield invite.id, invite.state.replace("-", " ")
+
+
 def _peers(client: Client) -> Iterator[Candidate]:
     yield from _peer_names(client)
     for peer in client.call("swarm.peers", timeout_s=TIMEOUT_S).peers:
@@ -321,6 +327,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "peers": _peers_and_protocols,
     "address": _peer_names,
     "allow": _peers_or_any,
+    "tell_denied": _peers_or_any,
     "asker": _askers,
     "ruled": _ruled,
     "whom": _peers,
@@ -331,6 +338,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "kind": (*TOPICS, *KINDS),
     "since": ("1h", "24h", "today", "yesterday"),
     "token_name": _token_names,
+    "invite_id": _open_invites,
     "new_level": LEVELS,
     "subsystem": ("all",),
     "network": NETWORKS,

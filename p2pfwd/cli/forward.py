@@ -126,15 +126,15 @@ def _told(
     """Say what stands, and what a try of it finds; with `as_json` the documents are to be printed."""
     if not as_json:
         for result in results:
-            _print(result)
-    checks = [None] * len(results) if no_check else _try(env, client, results)
+            say_forward(result)
+    checks = [None] * len(results) if no_check else try_forwards(env, client, results)
     if as_json:
-        return list(map(_document, results, checks))
-    _print_checks(results, checks)
+        return list(map(forward_document, results, checks))
+    say_checks(results, checks)
     return None
 
 
-def _try(env: Env, client: Client, results: Sequence[ForwardResult]) -> list[Check]:
+def try_forwards(env: Env, client: Client, results: Sequence[ForwardResult]) -> list[Check]:
     """Try each; a peer that one try did not reach is not tried for the others."""
     narrate_lookups(client)
     if env.talkative:
@@ -149,7 +149,8 @@ def _try(env: Env, client: Client, results: Sequence[ForwardResult]) -> list[Che
     return checks
 
 
-def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
+def forward_document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
+    """What `--json` prints of one forward."""
     if check is None:
         return {**result_to_json(result), "Check": None}
     reason = check.reason if check.state != "ready" else None  # a remark on the try
@@ -157,7 +158,8 @@ def _document(result: ForwardResult, check: Check | None) -> dict[str, Any]:
     return {**result_to_json(known), "Check": result_to_json(check)}
 
 
-def _print(result: ForwardResult) -> None:
+def say_forward(result: ForwardResult) -> None:
+    """What stands, how to use it, and how to stop it."""
     listener = result.listener
     local = short_address(listener.listen_address)
     forwarding = "Forwarding already:" if result.stood else "Forwarding"
@@ -168,7 +170,7 @@ def _print(result: ForwardResult) -> None:
     write(f"To stop: {close_forward_command(listener.listen_address)}")
 
 
-def _print_checks(results: Sequence[ForwardResult], checks: Sequence[Check | None]) -> None:
+def say_checks(results: Sequence[ForwardResult], checks: Sequence[Check | None]) -> None:
     """Of each what the try found; of a peer that was not reached, and of its addresses, once."""
     for index, (result, check) in enumerate(zip(results, checks, strict=True)):
         name = f"{printable(result.listener.protocol)}: " if len(results) > 1 else ""

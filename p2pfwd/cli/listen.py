@@ -62,6 +62,15 @@ AllowOption = Annotated[
 ]
 
 
+TellDeniedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tell-denied",
+        metavar="PEER[,PEER...]",
+        help="Tell these, when they are denied, that they are; or any. To others the name is not there.",
+    ),
+]
+
 Target = Annotated[
     str,
     typer.Argument(metavar="TARGET", help="The local service: a multiaddr, HOST:PORT, :PORT or PORT."),
@@ -120,6 +129,7 @@ def listen(
     rate: RateOption = None,
     rate_per_peer: RatePerPeer = None,
     idle_timeout: IdleTimeout = None,
+    tell_denied: TellDeniedOption = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
@@ -137,7 +147,8 @@ def listen(
         report_peer_id=report_peer_id,
         foreground=foreground,
         ephemeral=ephemeral,
-        allow=() if allow is None else tuple(_words(allow)),
+        allow=() if allow is None else tuple(_words(allow, "--allow")),
+        tell_denied=() if tell_denied is None else tuple(_words(tell_denied, "--tell-denied")),
         max_streams=max_streams or 0,
         max_streams_per_peer=max_streams_per_peer or 0,
         rate=rate or 0,
@@ -172,11 +183,11 @@ def _offer(env: Env, params: Sequence[ListenParams], no_start: bool, as_json: bo
             write_json(one_or_list(documents))
 
 
-def _words(allow: str) -> list[str]:
-    words = [word.strip() for word in allow.split(",")]
+def _words(peers: str, option: str) -> list[str]:
+    words = [word.strip() for word in peers.split(",")]
     if not all(words):
-        hint = "peers are parted by one comma: --allow laptop,12D3KooW...; or --allow any"
-        raise UsageError("--allow has an empty place", hint=hint)
+        hint = f"peers are parted by one comma: {option} laptop,12D3KooW...; or {option} any"
+        raise UsageError(f"{option} has an empty place", hint=hint)
     return words
 
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from p2pfwd.cli.render import talk
 from p2pfwd.errors import ExitStatus
@@ -26,6 +27,33 @@ def new_group(help_text: str) -> typer.Typer:
     )
     group.callback()(help_without_command)
     return group
+
+
+class _GroupWithArguments(TyperGroup):
+    """A group with arguments of its own: a first word that names one of its commands is that command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words of that command, left for it; else the group's own."""
+        if not args or args[0] not in self.commands:
+            return super().parse_args(ctx, args)
+        ctx.allow_interspersed_args = False  # what follows is that command's
+        params, self.params = self.params, []
+        try:
+            return super().parse_args(ctx, args)
+        finally:
+            self.params = params
+
+
+def new_group_with_arguments() -> typer.Typer:
+    """A group that is a command, too, with arguments; its callback is what it does."""
+    return typer.Typer(
+        cls=_GroupWithArguments,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        invoke_without_command=True,
+        context_settings={**SETTINGS, "allow_interspersed_args": True},
+    )
 
 
 def help_without_command(ctx: typer.Context) -> None:

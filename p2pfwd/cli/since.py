@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import datetime, time, timedelta
 from typing import Final
 
+from p2pfwd.core.durations import parse_duration
 from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import UsageError
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_AGE: Final = re.compile(r"(?:[0-9]{1,6}[smhdw])+")
-_PART: Final = re.compile(r"([0-9]+)([smhdw])")
 _UNIX: Final = re.compile(r"[0-9]{9,11}(?:\.[0-9]{1,9})?")
 """From 1973 on: a shorter number is somebody's slip."""
 
@@ -32,8 +31,8 @@ def parse_since(text: str, now: float) -> float:
 
 
 def _parsed(text: str, now: float) -> float | None:
-    if _AGE.fullmatch(text):
-        return now - sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    with suppress(ValueError):
+        return now - parse_duration(text)
     if _UNIX.fullmatch(text):
         return float(text)
     today = datetime.combine(datetime.fromtimestamp(now), time())

@@ -51,6 +51,8 @@ COMMANDS = {
     "allow": Entry("p2pfwd.cli.access", "allow"),
     "deny": Entry("p2pfwd.cli.access", "deny"),
     "access": Entry("p2pfwd.cli.access", "access"),
+    "invite": Entry("p2pfwd.cli.invite", "invite"),
+    "join": Entry("p2pfwd.cli.join", "join"),
     "block": Entry("p2pfwd.cli.block", "block"),
     "unblock": Entry("p2pfwd.cli.block", "unblock"),
     "peer": Entry("p2pfwd.cli.peer", "peer"),

@@ -103,6 +103,19 @@ class AccessControl:
         self.ends_changed()
         return changed
 
+    async def let_in(self, protocol: str, peer: PeerId) -> bool:
+        """As `allow`, for who has taken an invite; False where its ID is denied. Raises as `_change`."""
+
+        def change(rule: Rule) -> Rule:
+            return rule if peer in rule.denied else rule.allow({peer})
+
+        await self._change(protocol, change, keep_live=True)
+        return not self.is_denied(protocol, peer)
+
+    def is_denied(self, protocol: str, peer: PeerId) -> bool:
+        """Whether the owner keeps this peer out by its ID."""
+        return peer in self.rules.table.rules.get(protocol, NO_RULE).denied
+
     async def deny(self, protocol: str, texts: Sequence[str], *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Keep these out; `any`: all that the rule does not allow. As `allow`."""
         peers = self.read(texts)
@@ -116,9 +129,19 @@ class AccessControl:
         def change(rule: Rule) -> Rule:
             if peers is None:
                 return rule.let_in("any")
-            return Rule("listed", peers, rule.denied - peers)
+            return rule.only(peers)
 
         await self._change(protocol, change, keep_live=False)
+
+    async def tell(self, protocol: str, peers: frozenset[PeerId] | None) -> None:
+        """Tell these, or everybody, when they are denied the name. Raises as `_change`."""
+
+        def change(rule: Rule) -> Rule:
+            if peers is None:
+                return replace(rule, tells_any=True)
+            return replace(rule, told=rule.told | peers)
+
+        await self._change(protocol, change, keep_live=True)
 
     async def remove(self, protocol: str, *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Forget a rule: the default holds. Raises NotFound, StorageFailed."""
@@ -295,8 +318,14 @@ class AccessControl:
         """Whom the listen of this name lets in."""
         rules, names = self._forwarding.access.rules, self._names()
         rule = rules.rules.get(protocol, NO_RULE)
-        allowed, denied = _peers(rule.allowed, names, rule.ends), _peers(rule.denied, names)
-        return s.Access(rules.lets_in(protocol), allowed, denied, rule.ends.get(None))
+        return s.Access(
+            rules.lets_in(protocol),
+            _peers(rule.allowed, names, rule.ends),
+            _peers(rule.denied, names),
+            rule.ends.get(None),
+            _peers(rule.told, names),
+            rule.tells_any,
+        )
 
     def _rule(self, protocol: str) -> s.AccessRule:
         saved = protocol in self.rules.table.rules

@@ -19,12 +19,15 @@ from p2pfwd.daemon.access import AccessControl
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.expiry import Expiry
 from p2pfwd.daemon.feed import Feed
+from p2pfwd.daemon.inviting import Inviting
+from p2pfwd.daemon.joining import Joining
 from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
 from p2pfwd.daemon.methods.doctor import DoctorMethods
 from p2pfwd.daemon.methods.events import EventMethods
+from p2pfwd.daemon.methods.invites import InviteMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.relay import RelayMethods
@@ -84,6 +87,8 @@ class Running:
         self.peering = Peering(paths, host, self.resolver.resolve)
         self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
         self.expiry = Expiry((self.tunnels, self.access))
+        self.inviting = Inviting(host, paths, network, self.access, self.peering, self.forwarding)
+        joining = Joining(host, network, self.access, self.peering, self.tunnels)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -109,6 +114,7 @@ class Running:
             **SwarmMethods(self).table(),
             **PeerMethods(self.peering).table(),
             **AccessMethods(self.access).table(),
+            **InviteMethods(self, self.inviting, joining).table(),
             **DoctorMethods(self).table(),
             **DhtMethods(self.discovery, self.peering).table(),
             **EventMethods(self.history, self.peering).table(),
@@ -155,6 +161,7 @@ class Running:
             await self.tunnels.load()
             self.access.start()
             self.peering.start()
+            self.inviting.start()
             await self.host.listen(listen)  # in one turn of the loop with the next line
             await self.tunnels.start()
             self.feed.tunnels_are_made(self.peering)
@@ -172,6 +179,7 @@ class Running:
             self.near.close()
             await self.relays.close()
             self.relaying.close()
+            self.inviting.close()
             await self.discovery.close()
             await self.expiry.close()
             await self.forwarding.aclose()
@@ -211,6 +219,7 @@ class Running:
             self.near.close()
             await self.relays.close()
             self.relaying.close()
+            self.inviting.close()
             await self.discovery.close()
             await self.host.close()
             await self.peering.close()

@@ -16,10 +16,10 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.core.typed import parse_peer
-from p2pfwd.errors import InvalidPeerId, SelfDial
+from p2pfwd.errors import InvalidPeerId, PeerExists, SelfDial
 from p2pfwd.peers.arguments import Resolve, named_peer, read_filter, read_peers
 from p2pfwd.peers.book import AddressBook
-from p2pfwd.peers.named import NamedPeer, NamedPeers, read_name
+from p2pfwd.peers.named import MAX_NAME_CHARS, NamedPeer, NamedPeers, read_name
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
@@ -90,6 +90,28 @@ class Peering:
     def names_by_id(self) -> dict[str, str]:
         """The names of peers, by the text of their ID."""
         return {str(named.peer_id): named.name for named in self.names.all()}
+    async def name_if_free(self, wish: str, peer_id: PeerId, addrs: Sequence[Multiaddr] = ()) -> str:
+        """The name of a peer: the one it has, else a new one; no other peer's is taken away.
+
+        That is `wish`, or wish-2, wish-3, … Raises UsageError, ResourceLimitExceeded, StorageFailed.
+        """
+        base = read_name(wish)
+        number = 1
+        while True:
+            known = next((it.name for it in self.names.all() if it.peer_id == peer_id), None)
+            if known is not None:
+                return known
+            name = base if number == 1 else f"{base[: MAX_NAME_CHARS - 5].rstrip('._-')}-{number}"
+            number += 1
+            if self.names.find(name) is not None:
+                continue
+            try:
+                await self.names.add(NamedPeer(name, peer_id, tuple(addrs), keep=False))
+            except PeerExists:
+                continue  # somebody was quicker
+            finally:
+                self._apply()
+            return name
 
     def _apply(self) -> None:
         """Make pins and keeping agree with the table, whatever became of a change."""

@@ -83,6 +83,10 @@ class Tunnels:
         """As `Forwarding.listeners`, and those that could not be made."""
         return self._forwarding.listeners() + [self._info(self._saved[key]) for key in self._not_made]
 
+    def saved_forward(self, protocol: str, peer: PeerId) -> SavedTunnel | None:
+        """The first saved forward of this name to this peer."""
+        found = (it for it in self._saved.values() if it.peer == peer and it.protocol == protocol)
+        return next(found, None)
     # --- ends -------------------------------------------------------------------------------------
 
     def next_end(self) -> float | None:

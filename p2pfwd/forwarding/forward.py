@@ -25,6 +25,7 @@ from p2pfwd.errors import (
     BindFailed,
     ConnectionLost,
     DialFailed,
+    NotAllowed,
     P2PForwardError,
     PeerIdMismatch,
     PeerNotFound,
@@ -70,6 +71,7 @@ COMING_BACK_S: Final = 5.0
 _AWAY: Final = (DialFailed, PeerNotFound, ConnectionLost, TimedOut)
 
 _TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code, TargetUnhealthy.code)
+_NOT_FOR_US: Final = (ProtocolNotSupported.code, NotAllowed.code)
 
 
 class LocalListener(Listener):
@@ -236,7 +238,7 @@ class LocalListener(Listener):
     def stream_ended(self, stream_id: int, error: Exception | None, bytes_in: int) -> None:
         """What the end of a stream says about the peer."""
         if isinstance(error, ProtocolNotSupported):
-            self.failed(not_served(self.protocol))
+            self._not_served()
         elif isinstance(error, ConnectionLost):
             self.failed(error)
         elif bytes_in:
@@ -252,11 +254,17 @@ class LocalListener(Listener):
     def not_opened(self, error: P2PForwardError) -> None:
         """A try to open a stream has failed."""
         if isinstance(error, ProtocolNotSupported):
-            self.failed(not_served(self.protocol))
+            self._not_served()
         elif _reset_by_peer(error):
             self._doubt(self._streams.last_id, error)
         else:
             self.failed(error)
+
+    def _not_served(self) -> None:
+        """It may be served to others; a peer that tells so is asked."""
+        if self.health.state != NotAllowed.code:
+            self.failed(not_served(self.protocol))
+        self._ask_why()
 
     def _doubt(self, stream_id: int, reset: StreamReset) -> None:
         self._doubt_id = stream_id
@@ -283,8 +291,19 @@ class LocalListener(Listener):
     async def _ask(self) -> None:
         try:
             answer = await ask(self._swarm, self.peer_id, self.protocol, ASK_TIMEOUT_S)
+        except NotAllowed as exc:
+            self.failed(exc)
+            return
+        except ProtocolNotSupported as exc:
+            if self.health.state == NotAllowed.code:  # it was closed there since
+                self.failed(not_served(self.protocol))
+            log.debug("%s: the peer does not say why: %s", self.describe(), exc)
+            return
         except (P2PForwardError, TimeoutError) as exc:  # a Kubo knows no probes: what was seen stands
             log.debug("%s: the peer does not say why it resets: %s", self.describe(), exc)
+            return
+        if self.health.state in _NOT_FOR_US:  # it is now
+            super().told(answer.state, answer.reason, None)
             return
         if not self.doubts_service:  # something came through meanwhile, or the peer is gone
             return

@@ -3,7 +3,8 @@
 Opening a stream of the protocol itself makes the far side dial its target, and a one-shot service takes
 that for its client. So a p2pfwd node also answers `/p2pfwd/probe/1.0.0<protocol>`: negotiation succeeds iff
 the protocol is served, then it sends one varint-delimited message, the listener's state as in
-`ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes.
+`ListenerInfo.state` (no addresses, no reasons: those are not a stranger's business), and closes. A peer that
+is denied the protocol, and told so by the owner's word, is answered `not-allowed`.
 
 Another libp2p node knows no probes, and tells by identify what it serves. Where it lists the protocol, as go-
 and js-libp2p do, that is the answer: the service is not touched, and nobody knows whether it answers. A Kubo
@@ -18,11 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ProtocolNotSupported, RemoteProtocolError, StreamReset
+from p2pfwd.errors import NotAllowed, ProtocolNotSupported, RemoteProtocolError, StreamReset
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.registry import ListenerRegistry
 from p2pfwd.forwarding.values import READY, UNKNOWN
@@ -67,11 +69,17 @@ class ProbeAnswer:
 
 
 class ProbeService:
-    """Answers probes about the listens of a registry, to whom `serves` says they are there for."""
+    """Answers probes about the listens of a registry, to whom `serves` says they are there for.
 
-    def __init__(self, listeners: ListenerRegistry, serves: Accepts) -> None:
+    Whom `tells` names is told that they are not for it.
+    """
+
+    def __init__(
+        self, listeners: ListenerRegistry, serves: Accepts, tells: Accepts = lambda _peer, _name: False
+    ) -> None:
         self._listeners = listeners
         self._serves = serves
+        self._tells = tells
 
     def _asked(self, name: str) -> RemoteListener | None:
         found = self._listeners.find("listen", name.removeprefix(PREFIX))
@@ -79,7 +87,8 @@ class ProbeService:
 
     def accepts(self, peer: PeerId, name: str) -> bool:
         """Whether `name` asks about a protocol that this peer is served."""
-        return name.startswith(PREFIX) and self._serves(peer, name.removeprefix(PREFIX))
+        protocol = name.removeprefix(PREFIX)
+        return name.startswith(PREFIX) and (self._serves(peer, protocol) or self._tells(peer, protocol))
 
     async def serve(self, visit: Visit) -> None:
         """Answer one probe."""
@@ -88,7 +97,8 @@ class ProbeService:
         if listener is None:  # closed since the negotiation
             stream.reset()
             return
-        await visit.answer(listener.glance().encode())
+        is_told = self._tells(visit.party.peer, listener.protocol)
+        await visit.answer((NotAllowed.code if is_told else listener.glance()).encode())
         await stream.close()
 
 
@@ -101,10 +111,16 @@ def not_served(protocol: str) -> ProtocolNotSupported:
     )
 
 
+def not_allowed(protocol: str, own: PeerId) -> NotAllowed:
+    """The peer serves it to others, in words for this node's user, with the line for the other's."""
+    line = shlex.join(("p2pfwd", "allow", protocol, str(own)))
+    return NotAllowed(f"not allowed yet to use {protocol}", hint=f"ask them to run: {line}")
+
+
 async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> ProbeAnswer:
     """Ask `peer` about `protocol`; connects if need be.
 
-    Raises what `Swarm.open_stream` raises (ProtocolNotSupported names `protocol`), TimeoutError.
+    Raises what `Swarm.open_stream` raises (ProtocolNotSupported names `protocol`), NotAllowed, TimeoutError.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
@@ -122,7 +138,7 @@ async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> 
         if stream.protocol == protocol:
             return await _try_service(stream, min(GRACE_S, deadline - loop.time()))
         async with asyncio.timeout_at(deadline):
-            return await _read_answer(stream)
+            return await _read_answer(stream, protocol, swarm.peer_id)
     finally:
         stream.reset()
 
@@ -130,21 +146,24 @@ async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> 
 async def ask(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> ProbeAnswer:
     """What a p2pfwd peer says of `protocol`. Unlike `probe` it never touches a service, a Kubo's included.
 
-    Raises what `Swarm.open_stream` raises (ProtocolNotSupported: or the peer knows no probes), TimeoutError.
+    Raises what `Swarm.open_stream` raises (ProtocolNotSupported: or the peer knows no probes), NotAllowed,
+    TimeoutError.
     """
     async with asyncio.timeout(timeout_s):
         stream = await swarm.open_stream(peer, (PREFIX + protocol,), timeout_s=timeout_s)
         try:
-            return await _read_answer(stream)
+            return await _read_answer(stream, protocol, swarm.peer_id)
         finally:
             stream.reset()
 
 
-async def _read_answer(stream: DuplexStream) -> ProbeAnswer:
+async def _read_answer(stream: DuplexStream, protocol: str, own: PeerId) -> ProbeAnswer:
     message = await stream.read_delimited(MAX_STATE_BYTES)
     if not _STATE.fullmatch(message):
         raise RemoteProtocolError("the peer's answer to a probe is no state")
     state = message.decode()
+    if state == NotAllowed.code:
+        raise not_allowed(protocol, own)
     if state in (READY, UNKNOWN):
         return ProbeAnswer(stream.conn, READY, None)
     says = _STRANGER_SAYS.get(state, f"it reports {state}")

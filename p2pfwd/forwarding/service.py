@@ -82,7 +82,7 @@ class Forwarding:
         self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
         self.access = ListenAccess(self._swarm, self._loop)
-        probes = probe.ProbeService(self._listeners, self._serves)
+        probes = probe.ProbeService(self._listeners, self._serves, self._tells)
         services = self._swarm.services
         self._admission = Admission(services, self.limits, self._loop.time)
         self._bounds = tunnels(self.limits.max_streams, self.limits.max_streams_per_peer)
@@ -166,6 +166,12 @@ class Forwarding:
     def _serves(self, peer: PeerId, protocol: str) -> bool:
         """A name that this peer is denied is as one that is not there; the owner hears of it later."""
         return self._listeners.find("listen", protocol) is not None and self.access.admits(peer, protocol)
+
+    def _tells(self, peer: PeerId, protocol: str) -> bool:
+        """Whether a probe of this peer is told that the name is there, and not for it."""
+        return self._listeners.find("listen", protocol) is not None and self.access.rules.tells(
+            peer, protocol
+        )
 
     def is_listening(self, protocol: str) -> bool:
         """Whether there is a listen of this name."""

@@ -178,8 +178,10 @@ class Routing:
         patience_s = self._patience_s()
         if patience_s and self._sources and not any(source.is_ready() for source in self._sources):
             waits = [asyncio.create_task(source.wait_ready()) for source in self._sources]
-            await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-            await _end(waits)
+            try:
+                await asyncio.wait(waits, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            finally:  # the caller may be cancelled: its time is over
+                await _end(waits)
         if any(source.is_ready() for source in self._sources):
             return
         because, its_cure = self.why_nobody() or ("", None)

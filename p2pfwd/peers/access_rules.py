@@ -167,6 +167,8 @@ def _to_json(table: AccessTable) -> bytes:
             "allowed": sorted(map(str, rule.allowed)),
             "denied": sorted(map(str, rule.denied)),
             "ends": {_ANY if peer is None else str(peer): end for peer, end in rule.ends.items()},
+            "told": sorted(map(str, rule.told)),
+            "tells_any": rule.tells_any,
         }
         for protocol, rule in sorted(table.rules.items())
     ]
@@ -207,7 +209,9 @@ def _from_json(data: bytes, path: Path) -> AccessTable:
             raise ValueError("a protocol is no text")
         at_large, allowed = _at_large(entry["at_large"]), _peers(entry["allowed"])
         ends = _ends(entry.get("ends", {}), at_large, allowed)
-        rules[protocol] = Rule(at_large, allowed, _peers(entry["denied"]), ends)
+        told = _peers(entry.get("told", []))  # earlier versions told nobody
+        tells_any = entry.get("tells_any") is True
+        rules[protocol] = Rule(at_large, allowed, _peers(entry["denied"]), ends, told, tells_any)
     blocked = document["blocked"]
     networks = [parse_network(text) for text in blocked["networks"]]
     if None in networks:

@@ -32,11 +32,15 @@ class Rule:
     denied: frozenset[PeerId] = frozenset()
     ends: Mapping[PeerId | None, float] = field(default_factory=dict)
     """Of those allowed until some time, unix seconds; None: that it lets in any peer."""
+    told: frozenset[PeerId] = frozenset()
+    """Who is told that it is denied: those the owner named for it, and those that were allowed once."""
+    tells_any: bool = False
+    """Everybody is told."""
 
     @property
     def size(self) -> int:
         """Peers that it lists."""
-        return len(self.allowed) + len(self.denied)
+        return len(self.allowed) + len(self.denied) + len(self.told)
 
     def allow(self, peers: Collection[PeerId], ends_at: float = 0.0) -> Rule:
         """With these let in, for good or until then."""
@@ -45,9 +49,25 @@ class Rule:
         return replace(self, allowed=allowed, denied=denied, ends=ends)
 
     def deny(self, peers: Collection[PeerId]) -> Rule:
-        """With these kept out, whoever else is let in."""
-        allowed, denied = self.allowed.difference(peers), self.denied.union(peers)
-        return replace(self, allowed=allowed, denied=denied, ends=self._ends_without(peers))
+        """With these kept out, whoever else is let in; who was allowed by its ID is told so from now on."""
+        return replace(
+            self,
+            allowed=self.allowed.difference(peers),
+            denied=self.denied.union(peers),
+            ends=self._ends_without(peers),
+            told=self.told.union(self.allowed.intersection(peers)),
+        )
+
+    def only(self, peers: Collection[PeerId]) -> Rule:
+        """With these let in, and nobody else."""
+        return replace(
+            self,
+            at_large="listed",
+            allowed=frozenset(peers),
+            denied=self.denied.difference(peers),
+            ends={},
+            told=self.told.union(self.allowed.difference(peers)),
+        )
 
     def let_in(self, at_large: AtLarge, ends_at: float = 0.0) -> Rule:
         """With these let in beside those it lists; any peer perhaps until some time only."""
@@ -98,6 +118,11 @@ class Access:
         if at_large is not None:
             return at_large
         return "listed" if self.default == "none" else self.default
+
+    def tells(self, peer: PeerId, protocol: str) -> bool:
+        """Whether this peer is denied the name, and told so."""
+        rule = self.rules.get(protocol, NO_RULE)
+        return (rule.tells_any or peer in rule.told) and not self.admits(peer, protocol)
 
     def is_denied(self, peer: PeerId, protocol: str) -> bool:
         """Whether the owner has kept this peer out by its ID."""

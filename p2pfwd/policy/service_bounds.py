@@ -146,6 +146,18 @@ RELAY_TOKEN: Final = Bounds(
     idle_s=10.0,
 )
 
+INVITE: Final = Bounds(
+    label="invite",
+    # Once in a machine's life, and again where it was interrupted; it costs the disk two or three writes. Who
+    # guesses, at 128 bits, holds a stream for two seconds each time.
+    most=Most(all=16, peer=2, network=8),
+    opens=Rates(peer=Rate(0.1, 6), network=Rate(0.5, 24), all=Rate(10, 128)),
+    message_bytes=37,
+    delimited=True,
+    messages=3,
+    idle_s=10.0,
+)
+
 STOP: Final = Bounds(
     label="circuit",
     # Circuits that a relay brings: it is one that this node chose. Each is a connection of a stranger's, and
@@ -218,7 +230,7 @@ UNBOUNDED: Final = Bounds(label="service", most=Most(all=NO_BOUND, peer=NO_BOUND
 """Of a service that names none: a test's."""
 
 TABLE: Final = (
-    *(IDENTIFY, PUSH, PING, DHT, AUTONAT, AUTONAT2, DIAL_BACK, STOP, HOP, RELAY_TOKEN, DCUTR, PROBE),
+    *(IDENTIFY, PUSH, PING, DHT, AUTONAT, AUTONAT2, DIAL_BACK, STOP, HOP, RELAY_TOKEN, INVITE, DCUTR, PROBE),
     tunnels(8192, 4096),
 )
 """Every service there is, with the default settings."""
@@ -226,6 +238,7 @@ TABLE: Final = (
 OTHER_CAUSES: Final = (
     "autonat-dials",
     "dcutr-dials",
+    "invite-refused",
     "relay-circuits",
     "relay-limit",
     "relay-reservations",

@@ -100,6 +100,11 @@ class Paths(NamedTuple):
         return self.home / "relay-tokens.json"
 
     @property
+    def invites_file(self) -> Path:
+        """Invites that this node has made; no secret is in it."""
+        return self.home / "invites.json"
+
+    @property
     def access_file(self) -> Path:
         """Who may use which listen, and who is blocked."""
         return self.home / "access.json"

@@ -33,6 +33,16 @@ from p2pfwd.rpc.event_values import (  # noqa: F401 - as below
     HistoryEvent,
     PeerDrops,
 )
+from p2pfwd.rpc.invite_values import (  # noqa: F401 - as below
+    Invite,
+    InviteJoinParams,
+    InviteJoinResult,
+    InviteLsResult,
+    InviteNewParams,
+    InviteNewResult,
+    InviteRevokeParams,
+    InviteRevokeResult,
+)
 from p2pfwd.rpc.limit_values import LimitParams, LimitResult
 from p2pfwd.rpc.peer_values import (
     PeerAddParams,
@@ -135,6 +145,7 @@ class ListenParams(Message):
     expires_s: float | None = None  # from now, until it is closed by itself
     wait_target_s: float = 0.0  # how long a stream waits for a target that is down
     check: str = ""  # how the target is watched: "tcp", "http:/path"; "": not at all
+    tell_denied: tuple[str, ...] = ()  # who is told when it is denied, in the same words
 
 
 @message
@@ -481,6 +492,10 @@ METHODS: dict[str, tuple[type, type]] = {
     "block.add": (BlockParams, BlockResult),
     "block.rm": (BlockParams, BlockLsResult),
     "block.ls": (Empty, BlockLsResult),
+    "invite.new": (InviteNewParams, InviteNewResult),
+    "invite.ls": (Empty, InviteLsResult),
+    "invite.revoke": (InviteRevokeParams, InviteRevokeResult),
+    "invite.join": (InviteJoinParams, InviteJoinResult),
     "swarm.connect": (ConnectParams, ConnectResult),
     "swarm.disconnect": (DisconnectParams, DisconnectResult),
     "swarm.peers": (Empty, PeersResult),

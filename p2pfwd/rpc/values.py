@@ -114,6 +114,8 @@ class Access(Message):
     allowed: tuple[AccessPeer, ...] = ()
     denied: tuple[AccessPeer, ...] = ()  # whoever else is let in
     any_ends_at: float | None = None  # when only those listed are let in, where it is any peer until then
+    told: tuple[AccessPeer, ...] = ()  # who is told when it is denied
+    tells_any: bool = False  # everybody is
 
 
 @message

@@ -83,6 +83,14 @@ def test_listen_hands_over_whom_to_let_in_and_says_so(fake: FakeDaemon, run: Run
     assert document["Listener"]["Access"]["Denied"] == [{"Peer": OTHER, "Name": "nas", "EndsAt": None}]
 
 
+def test_listen_hands_over_who_is_told(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = LISTENED
+    assert run("listen", "/x/web", "8000", "--tell-denied", "nas,laptop").status == 0
+    assert fake.called("p2p.listen")[0]["tell_denied"] == ["nas", "laptop"]
+    wrong = run("listen", "/x/web", "8000", "--tell-denied", "nas,")
+    assert (wrong.status, wrong.err.splitlines()[0]) == (2, "Error: --tell-denied has an empty place")
+
+
 @pytest.mark.parametrize("allow", ["", ",", "nas,", "nas,,laptop"])
 def test_an_empty_place_in_allow_is_told_before_anything_is_done(
     fake: FakeDaemon, run: Run, allow: str
@@ -307,7 +315,7 @@ def test_the_readme_says_what_is_printed(home: Path, on_terminal: OnTerminal) ->
 def test_a_closed_name_is_told_to_the_other_person_as_one_that_is_not_there(home: Path) -> None:
     (home / "asker").mkdir()
     with Daemon(home) as owner, Daemon(home / "asker") as asker:
-        owner.ok("listen", "/x/ssh", "9", "--allow", asker.peer_id)
+        owner.ok("listen", "/x/ssh", "9")
         owner.ok("deny", "/x/ssh", asker.peer_id)
         said = []
         for name in ("/x/ssh", "/x/none"):

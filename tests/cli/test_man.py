@@ -21,6 +21,7 @@ import pytest
 
 from p2pfwd import errors
 from p2pfwd.cli.tree import root_command
+from p2pfwd.daemon import networks
 from p2pfwd.daemon.config import Config
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.history import file as history_file
@@ -28,12 +29,13 @@ from p2pfwd.history.kinds import KINDS, TOPICS
 from p2pfwd.policy import service_bounds
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.rpc import schema
+from p2pfwd.wire.invite import InviteStatus
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "man"
 PACKAGE = ROOT / "p2pfwd"
 SECURITY = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-PAGES = ("p2pfwd.1", "p2pfwd-daemon.8", "p2pfwd-rpc.7")
+PAGES = ("p2pfwd.1", "p2pfwd-daemon.8", "p2pfwd-protocols.7", "p2pfwd-rpc.7")
 
 
 def sections(page: str, macro: str) -> dict[str, list[str]]:
@@ -163,6 +165,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.RelayPlace,
         schema.RelayCircuit,
         schema.RelayToken,
+        schema.Invite,
         schema.DhtTable,
         schema.DhtBucket,
         schema.PortMapping,
@@ -218,6 +221,30 @@ def test_the_causes_of_refusals() -> None:
     assert set(re.findall(r"`(.*?)`", listed)) == causes - service_bounds.causes()
 
 
+def protocols_in_code() -> set[str]:
+    """Every name below /p2pfwd/ with a version that a module has as a constant."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.update(re.findall(r"^/p2pfwd/[a-z-]+/\d+\.\d+\.\d+$", node.value))
+    return found
+
+
+def test_the_protocols_of_our_own() -> None:
+    lines = (MAN / "p2pfwd-protocols.7").read_text().splitlines()
+    named = [line.split()[1] for line in lines if line.startswith(".Li /p2pfwd/")]
+    private = f"{networks.OWN}/kad/1.0.0"
+    assert {"/p2pfwd/invite/1.0.0", "/p2pfwd/probe/1.0.0"} <= protocols_in_code(), "the search finds them"
+    assert {it.removesuffix("/x/ssh") for it in named} == protocols_in_code() | {private}
+
+
+def test_the_statuses_of_an_invite() -> None:
+    lines = sections("p2pfwd-protocols.7", "Sh")["INVITE"]
+    tags = [line.removeprefix(".It Li ") for line in lines if line.startswith(".It Li ")]
+    assert tags == [f"{status.value} {status.name}" for status in InviteStatus]
+
+
 def test_the_limits_of_the_rpc() -> None:
     text = (MAN / "p2pfwd-rpc.7").read_text()
     from p2pfwd.rpc import codec, events
@@ -243,7 +270,10 @@ def test_every_page_is_there_and_is_installed_where_man_looks() -> None:
     assert sorted(path.name for path in MAN.iterdir()) == sorted(PAGES)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     installed = project["tool"]["setuptools"]["data-files"]
-    assert installed == {f"share/man/man{page[-1]}": [f"man/{page}"] for page in PAGES}
+    assert sorted(page for pages in installed.values() for page in pages) == [
+        f"man/{it}" for it in sorted(PAGES)
+    ]
+    assert all(page.endswith(folder[-1]) for folder, pages in installed.items() for page in pages)
 
 
 def test_the_commands_without_json_are_named_in_the_readme() -> None:

@@ -27,6 +27,7 @@ inputs = runpy.run_path(str(FOLDER / "mutator.py"))["inputs"]
         ("ssdp", 3000),
         ("autonat2", 3000),
         ("http_check", 300),
+        ("invite", 3000),
     ],
 )
 def test_the_invariant_holds_for_seeded_inputs(target: str, count: int) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.rpc.client import Client
-from p2pfwd.rpc.schema import ForwardParams, ListenParams
+from p2pfwd.rpc.schema import ForwardParams, InviteNewParams, ListenParams
 from tests.hostile import ground
 from tests.support.daemon import Daemon
 from tests.support.sockets import free_port
@@ -194,6 +194,7 @@ class Rig:
             ListenParams(protocol=name, target=f"127.0.0.1:{ports[key]}")
             for name, key in ((BULK, "bulk"), (ECHO, "echo"), (SINK, "sink"), (DEAD, "dead"))
         ))  # fmt: skip
+        self._call(self.victim, "invite.new", InviteNewParams(ECHO))
         self.bulk = self._honest("bulk", BULK, env)
         self.echo = self._honest("echo", ECHO, env)
 

@@ -52,6 +52,24 @@ async def answers(peer: RawPeer, stream_id: int, name: str) -> list[tuple[int, i
 
 
 @on_loop
+async def test_who_is_told_hears_of_the_probe_alone_and_others_hear_nothing() -> None:
+    """The tunnel itself stays as one that is not there."""
+    async with offering() as (node, service), await RawPeer.dial(node.swarm.listen_addrs()[0]) as peer:
+        rule = Rule("listed", told=frozenset({peer.peer_id}))
+        service.set_access(Access("any", {DENIED: rule}))
+        assert await answers(peer, 1, DENIED) == await answers(peer, 3, ABSENT)
+        await peer.send(opened(5, hello(probe.PREFIX + DENIED)))
+        said = b""
+        while b"not-allowed" not in said:
+            frame = await peer.next()
+            said += frame.body if frame.stream_id == 5 else b""
+    async with offering() as (node, service), await RawPeer.dial(node.swarm.listen_addrs()[0]) as peer:
+        service.set_access(Access("any", {DENIED: rule}))
+        prefixed = probe.PREFIX + DENIED, probe.PREFIX + ABSENT
+        assert await answers(peer, 1, prefixed[0]) == await answers(peer, 3, prefixed[1])
+
+
+@on_loop
 async def test_a_stranger_sees_the_same_bytes_for_a_denied_name_and_for_none() -> None:
     async with offering() as (node, service), await RawPeer.dial(node.swarm.listen_addrs()[0]) as peer:
         for number, prefix in enumerate(("", probe.PREFIX)):

@@ -118,7 +118,7 @@ def test_allowed_denied_and_allowed_again_while_it_runs(home: Path) -> None:
             denied = await owner.change("deny", asker.peer)
             assert denied.streams == 1
             assert await is_reset(reader)
-        assert await state(asker, listener) == "protocol-not-supported"
+        assert await state(asker, listener) == "not-allowed", "who was allowed is told"
 
         await owner.change("allow", asker.peer)
         async with tunnel(port) as (reader, writer):
@@ -128,6 +128,69 @@ def test_allowed_denied_and_allowed_again_while_it_runs(home: Path) -> None:
             assert (await owner.change("deny", STRANGER)).streams == 0, "what was let run stays"
         (row,) = (await owner.call("p2p.ls")).listeners
         assert [it.peer for it in row.access.denied] == sorted([asker.peer, STRANGER])
+
+    run(home, script)
+
+
+@pytest.mark.parametrize("told", ["any", "asker"])
+def test_who_is_told_that_it_is_denied_sees_the_line_that_lets_it_in(home: Path, told: str) -> None:
+    """Its forward says so, and goes on with the next connection once it is allowed."""
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        whom = "any" if told == "any" else asker.peer
+        await owner.call(
+            "p2p.listen", s.ListenParams(NAME, server.address, allow=(STRANGER,), tell_denied=(whom,))
+        )
+        port, listener = await forward(owner, asker)
+        check: s.Check = await asker.call("p2p.check", s.CheckParams(listener, 10.0))
+        line = f"p2pfwd allow {NAME} {asker.peer}"
+        assert (check.ok, check.state, check.reason) == (
+            False,
+            "not-allowed",
+            f"not allowed yet to use {NAME}",
+        )
+        assert check.hint == f"ask them to run: {line}" and not server.accepted
+        await until(lambda: bool(owner.running.forwarding.access.requests.all()))
+        (request,) = (await owner.call("access.requests")).requests
+        assert request.command == line
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await is_reset(reader)
+        writer.close()
+        assert (await listener_of(asker)).state == "not-allowed", "a connection that fails does not hide why"
+        (rule,) = (await owner.call("access.ls")).rules
+        assert (rule.access.tells_any, [it.peer for it in rule.access.told]) == (
+            (True, []) if told == "any" else (False, [asker.peer])
+        )
+        await owner.change("allow", asker.peer)
+        async with tunnel(port):
+            assert (await listener_of(asker)).state == "ready"
+
+    run(home, script)
+
+
+async def listener_of(asker: Node) -> s.Listener:
+    found: s.Listener = (await asker.call("p2p.ls")).listeners[0]
+    return found
+
+
+def test_a_forward_finds_out_that_its_right_was_taken_away(home: Path) -> None:
+    """Nobody checks: the connection that fails asks why, and who was allowed is told."""
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        await listen(owner, server, asker.peer)
+        port, _ = await forward(owner, asker)
+        async with tunnel(port):
+            pass
+        await owner.change("deny", asker.peer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await is_reset(reader)
+        writer.close()
+
+        def says() -> bool:
+            (row,) = asker.running.forwarding.listeners()
+            return row.state == "not-allowed" and "p2pfwd allow" in (row.hint or "")
+
+        await until(says)
 
     run(home, script)
 

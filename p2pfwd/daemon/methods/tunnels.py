@@ -59,6 +59,7 @@ class TunnelMethods:
         terms = _listen_terms(params, any_loopback)
         wanted = SavedTunnel("listen", params.protocol, target, terms)
         allowed = node.access.read(params.allow) if params.allow else None
+        told = node.access.read(params.tell_denied) if params.tell_denied else None
         async with self._listening:  # between the check and the listen a rule is written
             stands = node.forwarding.is_listening(params.protocol)
             if params.allow and not stands:
@@ -67,6 +68,8 @@ class TunnelMethods:
             listener, stood = await node.tunnels.make(wanted, _lifetime(params))
             if params.allow and stands:
                 await node.access.only(params.protocol, allowed)
+            if params.tell_denied:
+                await node.access.tell(params.protocol, told)
         if params.foreground:
             context.on_disconnect(lambda: node.tunnels.close_now(listener))
         try:

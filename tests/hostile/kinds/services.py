@@ -1,15 +1,16 @@
-"""The other protocols a stranger may speak: ping, probes, AutoNAT."""
+"""The other protocols a stranger may speak: ping, probes, invites, AutoNAT."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.forwarding.probe import PREFIX
 from p2pfwd.policy.service_bounds import PING
-from p2pfwd.wire import autonat, identify, ping
+from p2pfwd.wire import autonat, identify, invite, ping
 from p2pfwd.wire.yamux import frame as f
 from tests.hostile import LAN_PROTOCOL
 from tests.hostile.kinds import EVERY, each
@@ -86,6 +87,17 @@ async def probes(stage: Stage) -> None:
             await stage.send(
                 peer, b"".join(opened(n, hello(PREFIX + ECHO), f.SYN | f.FIN) for n in ids), AT_ONCE
             )
+
+
+@each("invite-guesses", "secrets of an invite guessed as fast as they are taken", spreads=EVERY)
+async def invite_guesses(stage: Stage) -> None:
+    """Hello and proof in one; the ID of the invite is guessed, too."""
+    async with await stage.peer() as peer, draining(peer):
+        for start in range(1, 1 << 31, 2 * AT_ONCE):
+            ids = range(start, start + 2 * AT_ONCE, 2)
+            guess = delimited(os.urandom(invite.MAX_REQUEST_BYTES)) + delimited(os.urandom(32))
+            words = hello(invite.PROTOCOL) + guess
+            await stage.send(peer, b"".join(opened(n, words) for n in ids), AT_ONCE)
 
 
 @each("autonat", "dial me back, again and again", fault="F12", spreads=(ONE, ADDRESS, NET24), public=True)

@@ -175,3 +175,12 @@ async def test_nobody_to_ask_is_told_as_that() -> None:
         await made.route(PEER, FAILURE)
     with pytest.raises(DialFailed, match="refused"):
         await made.route(PEER, DialFailed("refused"))
+
+
+@in_virtual_time
+async def test_who_gives_up_while_nobody_is_ready_leaves_nothing_behind() -> None:
+    made, _ = routing(FakeSource("B", None, finds=True), FakeSource("C", None, finds=True))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await made.route(PEER, FAILURE)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -36,7 +36,12 @@ def ruled(protocol: str, rule: Rule) -> Change:
 def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
     assert NETWORK is not None
     full = AccessTable(
-        {"/x/a": Rule("listed").allow([ONE]), "/x/b": Rule("any").deny([TWO]), "/x/c": NO_RULE.allow([TWO])},
+        {
+            "/x/a": Rule("listed").allow([ONE]),
+            "/x/b": Rule("any").deny([TWO]),
+            "/x/c": NO_RULE.allow([TWO]).deny([TWO]),
+            "/x/d": Rule("listed", told=frozenset({ONE}), tells_any=True),
+        },
         Blocks([ONE], [NETWORK]),
     )
     made: list[AccessTable] = []

@@ -54,6 +54,29 @@ def test_a_denial_is_told_from_what_was_never_allowed() -> None:
     assert not access.is_denied(LISTED, "/x/b")
 
 
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (NO_RULE.deny([LISTED]), set()),
+        (NO_RULE.allow([LISTED]).deny([LISTED]), {LISTED}),
+        (NO_RULE.allow([LISTED]).deny([LISTED]).allow([LISTED]), set()),
+        (NO_RULE.allow([LISTED, NAMED]).only([NAMED]), {LISTED}),
+        (Rule("listed", told=frozenset({STRANGER})), {STRANGER}),
+        (Rule("any", told=frozenset({STRANGER})), set()),
+        (Rule("listed", tells_any=True).allow([LISTED]), {NAMED, STRANGER}),
+    ],
+)
+def test_who_is_told_of_a_denial(rule: Rule, told: set[object]) -> None:
+    access = Access("any", {"/x/a": rule})
+    assert {one for one in (LISTED, NAMED, STRANGER) if access.tells(one, "/x/a")} == told
+    assert not any(access.tells(one, "/x/none") for one in (LISTED, NAMED, STRANGER))
+
+
+def test_only_lets_in_these_and_no_other() -> None:
+    rule = Rule("any").deny([LISTED]).only([LISTED, NAMED])
+    assert (rule.at_large, rule.allowed, rule.denied) == ("listed", {LISTED, NAMED}, frozenset())
+
+
 def test_security_md_has_the_bounds() -> None:
     most, rates = ACCESS_REQUESTS, NEW_ACCESS_REQUESTS
     assert rates.all is not None

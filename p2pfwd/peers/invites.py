@@ -1,0 +1,290 @@
+"""Invites that this node has made: the table, its rules, and its file `invites.json`.
+
+    made ──▶ open ──┬─ as many peers as it is for ──▶ used up
+                    ├─ its time is over ────────────▶ expired
+                    └─ revoked ─────────────────────▶ revoked
+
+Rules: of a secret only its verifier is kept, so the file lets nobody in. A use is in the file, with the peer
+it is for, before it is answered and before any right is given; the same peer needs no other. A change is
+written whole or not at all, off the event loop. An invite that has ended is kept a week, so that who comes
+late is told why. A damaged file is moved aside: its invites let nobody in; one of a newer p2pfwd stops the
+start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from p2pfwd.core.invite_token import SECRET_BYTES
+from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.quoting import quoted
+from p2pfwd.errors import (
+    InvalidConfig,
+    InvalidPeerId,
+    NotFound,
+    ResourceLimitExceeded,
+    StorageFailed,
+    UsageError,
+)
+from p2pfwd.system.private_files import read_secret, storage_failed, sweep, write_atomically
+from p2pfwd.wire.invite import ID_BYTES, PROOF_BYTES, InviteStatus, Verifier, id_text, invite_id
+
+log = logging.getLogger("p2pfwd.invites")
+
+MAX_INVITES: Final = 256
+MAX_USES: Final = 1024
+"""Of one invite."""
+
+MAX_LIFE_S: Final = 366 * 86_400.0
+KEPT_S: Final = 7 * 86_400
+"""How long an invite is known that has ended."""
+
+MAX_FILE_BYTES: Final = 32 << 20
+"""Longest file read; 256 invites, each taken by 1024 peers, take 20 MB, everyday ones a few KB."""
+
+_VERSION: Final = 1
+_WHAT: Final = "invites"
+_RESTORE: Final = "mend it, or move it away: then no invite is known, and new ones have to be made"
+
+State = Literal["open", "used-up", "expired", "revoked"]
+
+_STATUS: Final[dict[State, InviteStatus]] = {
+    "open": InviteStatus.OK,
+    "used-up": InviteStatus.USED_UP,
+    "expired": InviteStatus.EXPIRED,
+    "revoked": InviteStatus.REVOKED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """One entry. Times are Unix seconds."""
+
+    id: str
+    """As `wire.invite.id_text`."""
+    protocol: str
+    verifier: Verifier = field(repr=False)
+    made: float
+    expires: float
+    uses: int
+    """How many peers it is for."""
+    name: str | None = None
+    """What to call who takes it."""
+    peers: tuple[PeerId, ...] = ()
+    """Those who have taken it, the first one first."""
+    revoked: bool = False
+
+    def state(self, now: float) -> State:
+        """Whether others can take it, or why not."""
+        if self.revoked:
+            return "revoked"
+        if now >= self.expires:
+            return "expired"
+        return "open" if len(self.peers) < self.uses else "used-up"
+
+    def status(self, peer: PeerId, now: float) -> InviteStatus:
+        """What this peer is told who has the secret."""
+        state = self.state(now)
+        if state == "used-up" and peer in self.peers:
+            return InviteStatus.OK
+        return _STATUS[state]
+
+
+class Invites:
+    """The table; `load` fills it from the file."""
+
+    def __init__(self, path: Path, unix_time: Callable[[], float] = time.time) -> None:
+        self.unix_time = unix_time
+        self._path = path
+        self._invites: dict[str, Invite] = {}
+        self._lock = asyncio.Lock()
+
+    def all(self) -> list[Invite]:
+        """Every entry, the oldest first."""
+        return sorted(self._invites.values(), key=lambda it: (it.made, it.id))
+
+    def find(self, invite: str) -> Invite | None:
+        """The one with this ID."""
+        return self._invites.get(invite.lower())
+
+    async def make(
+        self, protocol: str, *, life_s: float, uses: int = 1, name: str | None = None
+    ) -> tuple[Invite, bytes]:
+        """A new invite: its entry, and its secret, which is kept nowhere.
+
+        Raises UsageError, ResourceLimitExceeded, StorageFailed.
+        """
+        _check(life_s, uses)
+        secret = secrets.token_bytes(SECRET_BYTES)
+        while id_text(invite_id(secret)) in self._invites:
+            secret = secrets.token_bytes(SECRET_BYTES)
+        now = self.unix_time()
+        made = Invite(
+            id_text(invite_id(secret)), protocol, Verifier.of(secret), now, now + life_s, uses, name
+        )
+
+        def change(invites: dict[str, Invite]) -> None:
+            self._make_room(invites)
+            invites[made.id] = made
+
+        await self._update(change)
+        return made, secret
+
+    async def claim(self, invite: str, peer: PeerId) -> InviteStatus:
+        """A peer that has the secret takes it: on OK that is on the disk."""
+        verdict = InviteStatus.UNKNOWN
+
+        def change(invites: dict[str, Invite]) -> None:
+            nonlocal verdict
+            found = invites.get(invite)
+            if found is None:
+                return
+            verdict = found.status(peer, self.unix_time())
+            if verdict is InviteStatus.OK and peer not in found.peers:
+                invites[invite] = replace(found, peers=(*found.peers, peer))
+
+        try:
+            await self._update(change)
+        except StorageFailed as exc:
+            log.error("an invite was not taken: %s", exc.message)
+            return InviteStatus.BUSY
+        return verdict
+
+    async def revoke(self, invite: str) -> Invite:
+        """Let nobody take it any more; the entry as it is now. Raises NotFound, StorageFailed."""
+        revoked: list[Invite] = []
+
+        def change(invites: dict[str, Invite]) -> None:
+            found = invites.get(invite.lower())
+            if found is None:
+                raise NotFound(f"there is no invite {quoted(invite)}", hint="p2pfwd invite ls shows them")
+            invites[found.id] = replace(found, revoked=True)
+            revoked.append(invites[found.id])
+
+        await self._update(change)
+        return revoked[0]
+
+    def _make_room(self, invites: dict[str, Invite]) -> None:
+        """Forget what ended long ago; of a full table the oldest that has ended. ResourceLimitExceeded."""
+        now = self.unix_time()
+        for one in [it for it in invites.values() if now >= it.expires + KEPT_S]:
+            del invites[one.id]
+        if len(invites) < MAX_INVITES:
+            return
+        ended = [it for it in invites.values() if it.state(now) != "open"]
+        if not ended:
+            raise ResourceLimitExceeded(
+                f"there are {MAX_INVITES} open invites, which is the limit",
+                hint="p2pfwd invite revoke takes one back",
+            )
+        del invites[min(ended, key=lambda it: it.made).id]
+
+    async def _update(self, change: Callable[[dict[str, Invite]], None]) -> None:
+        async with self._lock:
+            after = dict(self._invites)
+            change(after)
+            if after == self._invites:
+                return
+            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), _WHAT)
+            writing = asyncio.create_task(write)
+            try:
+                await asyncio.shield(writing)
+            finally:
+                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
+                if not writing.cancelled() and writing.exception() is None:
+                    self._invites = after
+
+    def load(self) -> None:
+        """Read the file, if there is one.
+
+        Raises InvalidConfig where a newer p2pfwd made it, InvalidKey where others can read it, StorageFailed.
+        """
+        try:
+            sweep(self._path)
+            data = read_secret(self._path, _WHAT, MAX_FILE_BYTES, _RESTORE)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise storage_failed(_WHAT, self._path, exc) from exc
+        try:
+            self._invites = _from_json(data, self._path)
+        except (ValueError, KeyError, TypeError, RecursionError, InvalidPeerId, UsageError) as exc:
+            if isinstance(exc, InvalidConfig):
+                raise
+            aside = self._path.with_name(self._path.name + ".damaged")
+            try:
+                os.replace(self._path, aside)
+            except OSError as failure:
+                raise storage_failed(_WHAT, self._path, failure) from failure
+            log.error("%s %s: %s; the file was moved to %s", _WHAT, self._path, exc, aside)
+
+
+def _check(life_s: float, uses: int) -> None:
+    if not 1 <= life_s <= MAX_LIFE_S:
+        raise UsageError("an invite holds from one second to 366 days", hint="as in --expires 1h")
+    if not 1 <= uses <= MAX_USES:
+        raise UsageError(f"an invite is for 1 to {MAX_USES} machines", hint="as in --uses 3")
+
+
+def _to_json(invites: dict[str, Invite]) -> bytes:
+    entries = [
+        {
+            "id": it.id,
+            "protocol": it.protocol,
+            "stored_key": it.verifier.stored_key.hex(),
+            "inviter_key": it.verifier.inviter_key.hex(),
+            "made": it.made,
+            "expires": it.expires,
+            "uses": it.uses,
+            "name": it.name,
+            "peers": [str(peer) for peer in it.peers],
+            "revoked": it.revoked,
+        }
+        for it in invites.values()
+    ]
+    return (json.dumps({"version": _VERSION, "invites": entries}, indent=1) + "\n").encode()
+
+
+def _from_json(data: bytes, path: Path) -> dict[str, Invite]:
+    document: Any = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("it is no object")
+    version = document["version"]
+    if isinstance(version, int) and version > _VERSION:
+        raise InvalidConfig(
+            f"{_WHAT} {path}: it has the form {version}, of a newer version of p2pfwd",
+            hint="use that version; or move the file away: then no invite is known",
+            path=str(path),
+        )
+    if version != _VERSION:
+        raise ValueError(f"it is not of the form {_VERSION}")
+    found = {}
+    for entry in document["invites"]:
+        verifier = Verifier(bytes.fromhex(entry["stored_key"]), bytes.fromhex(entry["inviter_key"]))
+        name, protocol, it_is = entry["name"], entry["protocol"], entry["id"]
+        if not isinstance(protocol, str) or not isinstance(name, str | None) or not isinstance(it_is, str):
+            raise ValueError("a text is missing")
+        sizes = len(it_is), len(verifier.stored_key), len(verifier.inviter_key)
+        if sizes != (ID_BYTES * 8 // 5, PROOF_BYTES, PROOF_BYTES):
+            raise ValueError(f"the keys of {quoted(it_is)} are none")
+        found[it_is] = Invite(
+            id=it_is,
+            protocol=protocol,
+            verifier=verifier,
+            made=float(entry["made"]),
+            expires=float(entry["expires"]),
+            uses=int(entry["uses"]),
+            name=name,
+            peers=tuple(PeerId.parse(text) for text in entry["peers"]),
+            revoked=entry["revoked"] is True,
+        )
+    return found
