@@ -6,8 +6,10 @@ The container has loopback alone, so what comes up here comes up before any netw
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.netns.two_machines import Unavailable
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 
+README = Path(__file__).parents[2] / "README.md"
 HOME = "/var/lib/p2pfwd"
 FAR = ("--home", "/tmp/far")
 WAIT_S = 30.0
@@ -71,6 +74,13 @@ def told(container: SystemdContainer, *words: str, user: str | None = None) -> s
     done = container.p2pfwd(*words, user=user)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
+
+
+def linger(container: SystemdContainer) -> None:
+    """Have alice's manager run without a login, and wait for it."""
+    container.run("loginctl", "enable-linger", "alice")
+    manager = f"user@{container.run('id', '-u', 'alice')}.service"
+    until(lambda: container.finished("systemctl", "is-active", manager).returncode == 0)
 
 
 def status(container: SystemdContainer) -> dict[str, Any]:
@@ -153,7 +163,8 @@ def test_it_is_back_after_a_reboot_before_there_is_a_network(installed: SystemdC
     found = status(installed)
     assert (found["Active"], found["Daemon"]["Listeners"], found["Restarts"]) == (True, 1, 0)
     echoes(installed)
-    installed.run("ip", "link", "add", "late", "type", "dummy")
+    installed.run("ip", "link", "add", "late", "type", "veth", "peer", "name", "other")
+    installed.run("ip", "link", "set", "other", "up")
     installed.run("ip", "address", "add", "10.99.0.1/24", "dev", "late")
     installed.run("ip", "link", "set", "late", "up")
     until(lambda: "/ip4/10.99.0.1/tcp/" in told(installed, "--home", HOME, "id", "--json"))
@@ -201,19 +212,51 @@ def test_others_are_told_how_to_reach_it(installed: SystemdContainer) -> None:
     told(installed, "service", "status", "--system", user="alice")
 
 
-def test_a_service_of_a_user_is_his_own_and_starts_at_boot_with_linger(container: SystemdContainer) -> None:
+def story() -> list[tuple[str, str]]:
+    """(command, what it prints) of the README's section."""
+    section = README.read_text(encoding="utf-8").partition("## Leave it running\n")[2].partition("\n## ")[0]
+    found: list[tuple[str, str]] = []
+    for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, printed = part.partition("\n")
+            found.append((command, printed.rstrip("\n")))
+    return found
+
+
+def masked(text: str) -> str:
+    """What differs from run to run is left out."""
+    return re.sub(r"\b(for|process|p2pfwd) [0-9][0-9a-z.]*", r"\1 N", text.rstrip("\n"))
+
+
+def test_a_service_of_a_user_is_his_own_and_the_readme_says_what_is_printed(
+    container: SystemdContainer,
+) -> None:
     done = container.p2pfwd("service", "install", user="alice")
     assert done.returncode == 1 and "sudo loginctl enable-linger alice" in done.stderr
     assert container.finished("test", "-e", "/home/alice/.config/systemd").returncode != 0
-    container.run("loginctl", "enable-linger", "alice")
-    until(lambda: container.finished("systemctl", "is-active", "user@1000").returncode == 0)
-    out = told(container, "service", "install", user="alice")
-    assert "Ran: systemctl --user enable p2pfwd.service" in out and "starts at boot" in out
+    linger(container)
+    for command, printed in story():
+        words = command.split()
+        if words[0] != "p2pfwd":
+            assert command in ("sudo loginctl enable-linger alice", "sudo reboot")
+            if words[1] == "reboot":
+                container.shut_down()
+                container.boot()
+                until(lambda: container.p2pfwd("service", "status", user="alice").returncode == 0)
+            continue
+        assert masked(told(container, *words[1:], user="alice")) == masked(printed), command
+        if words[1:] == ["service", "install"]:
+            told(container, "listen", "/x/mine", "22", user="alice")
+
+
+def test_a_service_of_a_user_starts_at_boot_with_linger(container: SystemdContainer) -> None:
+    linger(container)
+    told(container, "service", "install", user="alice")
     told(container, "listen", "/x/mine", "22", user="alice")
     container.shut_down()
     container.boot()
     until(lambda: container.p2pfwd("service", "status", user="alice").returncode == 0)
-    until(lambda: "/x/mine" in container.p2pfwd("ls", user="alice").stdout)
+    assert "/x/mine" in told(container, "ls", user="alice")
     assert "Daemon is ready" in told(container, "service", "logs", user="alice")
     told(container, "service", "uninstall", user="alice")
     assert container.p2pfwd("service", "status", user="alice").returncode == 4
@@ -221,8 +264,7 @@ def test_a_service_of_a_user_is_his_own_and_starts_at_boot_with_linger(container
 
 
 def test_a_daemon_that_runs_already_is_not_fought_with(container: SystemdContainer) -> None:
-    container.run("loginctl", "enable-linger", "alice")
-    until(lambda: container.finished("systemctl", "is-active", "user@1000").returncode == 0)
+    linger(container)
     told(container, "listen", "/x/early", "22", user="alice")
     done = container.p2pfwd("service", "install", user="alice")
     assert done.returncode == 1 and "p2pfwd shutdown, then p2pfwd service install again" in done.stderr

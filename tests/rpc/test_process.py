@@ -291,3 +291,23 @@ def test_a_home_that_is_a_file_is_told_as_that(home: Path) -> None:
         f"Error: home directory {home}/file: Not a directory\n"
         "hint: choose another home with P2PFWD_HOME or --home\n"
     )
+
+
+def test_the_event_loop_itself_shows_the_watchdog_that_it_turns(home: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(home / "notify"))
+        manager.settimeout(20)
+        with daemon(home, NOTIFY_SOCKET=str(home / "notify"), WATCHDOG_USEC="300000") as process:
+            until_ready(process)
+            assert {manager.recv(100)[:8] for _ in range(4)} == {b"READY=1\n", b"WATCHDOG"}
+            process.send_signal(signal.SIGSTOP)
+            manager.settimeout(1)
+            with pytest.raises(TimeoutError):
+                while manager.recv(100):
+                    pass
+            process.send_signal(signal.SIGCONT)
+            manager.settimeout(20)
+            assert manager.recv(100) == b"WATCHDOG=1"
+            process.send_signal(signal.SIGABRT)
+            _, err = process.communicate(timeout=20)
+    assert "Fatal Python error: Aborted" in err, "where it hangs is in the journal"
