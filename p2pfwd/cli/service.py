@@ -112,9 +112,13 @@ def logs(
     ] = None,
 ) -> None:
     """Show the service's log: journalctl(1) where systemd is, the log file elsewhere."""
+    from p2pfwd.service.systemd import refuse_unreadable_journal
+
     env: Env = ctx.obj
     paths, _, definition = _service(env, is_system)
     words = _log_command(definition, paths, follow=follow, since=since, lines=lines)
+    if words[0] == "journalctl":
+        refuse_unreadable_journal(definition, env.environ)
     sys.stdout.flush()
     try:
         os.execvp(words[0], words)
@@ -127,6 +131,7 @@ def _log_command(
 ) -> list[str]:
     from p2pfwd.service import launchd
     from p2pfwd.service.install import not_installed
+    from p2pfwd.service.systemd import journal
     from p2pfwd.service.values import is_ours
 
     if not is_ours(definition):
@@ -135,9 +140,7 @@ def _log_command(
         if since is not None:
             raise UsageError("--since is for systemd's journal", hint="-n N shows the last N lines")
         return ["tail", "-n", str(lines or LINES), *(["-F"] if follow else []), str(paths.log_file)]
-    # Not --user: where the journal is not kept on disk, users have none of their own.
-    unit = "--unit" if definition.is_system else "--user-unit"
-    words = ["journalctl", "--quiet", f"{unit}={definition.label}", "--output=short-iso"]
+    words = [*journal(definition), "--output=short-iso"]
     words += [f"--since={since}"] if since is not None else []
     words += [f"--lines={lines or LINES}"] if lines is not None or since is None else []
     return [*words, *(["--follow"] if follow else [])]

@@ -63,7 +63,7 @@ class Systemd:
     def run(self, words: Sequence[str]) -> None:
         """Run a command of systemd's, and note it. Raises ServiceFailed."""
         shown = shlex.join(words)
-        done = self._call(words)
+        done = self.called(words)
         if done.returncode != 0:
             raise ServiceFailed(f"{shown} failed: {_last_words(done)}", command=shown)
         self.ran.append(shown)
@@ -97,7 +97,7 @@ class Systemd:
 
     def _show(self, *words: str) -> str:
         words = ("systemctl", *self._manager(), "show", "--no-pager", "--timestamp=unix", *words)
-        done = self._call(words)
+        done = self.called(words)
         if done.returncode != 0:
             raise ServiceFailed(_last_words(done), command=shlex.join(words))
         return done.stdout
@@ -105,7 +105,8 @@ class Systemd:
     def _manager(self) -> tuple[str, ...]:
         return () if self.is_system else ("--user",)
 
-    def _call(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def called(self, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command, and note nothing. Raises ServiceFailed where it cannot be run."""
         try:
             return subprocess.run(
                 words,
@@ -156,6 +157,26 @@ def start_failed(definition: Definition, error: ServiceFailed) -> ServiceFailed:
         hint=f"why: p2pfwd service logs{where}; and p2pfwd service status{where}",
         **error.details,
     )
+
+
+def journal(definition: Definition) -> list[str]:
+    """The command that shows a service's log, without how much of it.
+
+    Not --user: where the journal is not kept on disk, users have none of their own.
+    """
+    unit = "--unit" if definition.is_system else "--user-unit"
+    return ["journalctl", "--quiet", f"{unit}={definition.label}"]
+
+
+def refuse_unreadable_journal(definition: Definition, environ: Mapping[str, str]) -> None:
+    """Raise ServiceFailed, with the cure, where this user may not read the service's log."""
+    done = Systemd(definition.is_system, environ).called([*journal(definition), "--lines=1"])
+    if done.returncode != 0:
+        raise ServiceFailed(
+            f"the journal cannot be read: {_last_words(done)}",
+            hint="p2pfwd log tail follows the daemon itself; a journal on disk shows users their own: "
+            "sudo mkdir -p /var/log/journal, then sudo systemctl restart systemd-journald",
+        )
 
 
 def user_name() -> str:

@@ -237,6 +237,14 @@ def test_logs_is_the_journal_of_this_unit(state: Path, run: Run) -> None:
     )
 
 
+def test_a_journal_that_is_closed_to_this_user_is_told_with_the_cure(state: Path, run: Run) -> None:
+    run("service", "install")
+    (state / "broken").touch()
+    result = run("service", "logs")
+    assert result.status == 1 and "the journal cannot be read: Failed to connect" in result.err
+    assert "sudo mkdir -p /var/log/journal" in result.err
+
+
 def test_listen_starts_the_service_where_there_is_one(state: Path, home: Path, run: Run) -> None:
     run("service", "install")
     (state / "fails").touch()

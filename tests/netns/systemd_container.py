@@ -40,7 +40,8 @@ mount -t cgroup2 none "$DIR/groups"
 mkdir "$DIR/groups/$GROUP"
 cd "$DIR/root"
 rm -rf etc/systemd/system etc/systemd/user var/log/journal var/lib/systemd/linger opt
-mkdir -p etc/systemd/system opt/python opt/src opt/p2pfwd/bin "opt/p2pfwd/lib/$SITE/site-packages"
+mkdir -p etc/systemd/system var/log/journal opt/python opt/src opt/p2pfwd/bin
+mkdir -p "opt/p2pfwd/lib/$SITE/site-packages"
 for unit in systemd-udevd systemd-udev-trigger systemd-remount-fs systemd-sysctl systemd-modules-load \\
     systemd-timesyncd systemd-update-utmp systemd-random-seed kmod-static-nodes; do
     ln -s /dev/null "etc/systemd/system/$unit.service"
