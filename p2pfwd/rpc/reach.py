@@ -12,7 +12,6 @@ import os
 from p2pfwd.errors import DaemonNotRunning, P2PForwardError, StorageFailed, TimedOut
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths, check_socket_path
-from p2pfwd.service.values import SYSTEM_HOME
 from p2pfwd.state.home_lock import Holder, holder
 
 
@@ -44,6 +43,8 @@ def _holder(paths: Paths) -> Holder | None:
     try:
         return holder(paths.lock_file)
     except StorageFailed as exc:
+        from p2pfwd.service.values import SYSTEM_HOME
+
         if paths.home != SYSTEM_HOME or os.geteuid() == 0:
             raise
         raise StorageFailed(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,14 +137,14 @@ def state(definition: Definition, environ: Mapping[str, str]) -> State:
     manager.refuse_if_unreachable()
     found = manager.show(definition.label)
     active = found.get("ActiveState", "")
-    entered = found.get("ActiveEnterTimestamp" if active in RUNS else "InactiveEnterTimestamp", "")
+    entered = found.get(("Active" if active in RUNS else "Inactive") + "EnterTimestampMonotonic", "0")
     enabled = found.get("UnitFileState") == "enabled"
     return State(
         enabled=enabled,
         at_boot=enabled and manager.lingers(),
         active=active in RUNS,
         state=f"{active} ({found.get('SubState', '')})",
-        since=_seconds(entered),
+        since=_unix_time(int(entered)),
         pid=int(found.get("MainPID") or 0) or None,
         restarts=int(found.get("NRestarts") or 0),
         last_exit=_last_exit(found),
@@ -164,8 +165,9 @@ def _last_exit(found: Mapping[str, str]) -> str | None:
     return said if result in ("success", "exit-code", "signal") else f"{said} ({result})"
 
 
-def _seconds(text: str) -> int | None:
-    return int(text[1:]) if text.startswith("@") and text[1:].isdecimal() else None
+def _unix_time(monotonic_us: int) -> int | None:
+    """Of a moment in microseconds since boot; 0 is none."""
+    return round(time.time() - time.monotonic() + monotonic_us / 1e6) if monotonic_us else None
 
 
 def not_installed(definition: Definition) -> NotFound:

@@ -10,6 +10,9 @@ from p2pfwd.service.values import Definition, Program, mark, suffix
 
 RESTART_S = 5
 
+IN_BACKGROUND = {"P2PFWD_READY_FD": ""}
+"""As a daemon that a command has started: it writes its log file itself, and bounds it."""
+
 
 def agent(program: Program, home: Path, log_file: Path, directory: Path, *, is_default: bool) -> Definition:
     """An agent of a user, in `directory` (~/Library/LaunchAgents), that starts at login and after a failure.
@@ -20,7 +23,7 @@ def agent(program: Program, home: Path, log_file: Path, directory: Path, *, is_d
     keys: dict[str, Any] = {
         "Label": label,
         "ProgramArguments": list(program.arguments),
-        "EnvironmentVariables": dict(program.environment),
+        "EnvironmentVariables": {**program.environment, **IN_BACKGROUND},
         "WorkingDirectory": "/",
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
@@ -31,8 +34,6 @@ def agent(program: Program, home: Path, log_file: Path, directory: Path, *, is_d
         "StandardOutPath": str(log_file),
         "StandardErrorPath": str(log_file),
     }
-    if not program.environment:
-        del keys["EnvironmentVariables"]
     head, body = plistlib.dumps(keys, sort_keys=False).decode().split("<plist", 1)
     text = f"{head}<!-- {mark(home)} -->\n<plist{body}"
     return Definition(label, directory / f"{label}.plist", home, False, text)

@@ -33,9 +33,8 @@ PROPERTIES = (
     "MainPID",
     "NRestarts",
     "Result",
-    "ActiveEnterTimestamp",
-    "InactiveEnterTimestamp",
-    "ExecMainExitTimestamp",
+    "ActiveEnterTimestampMonotonic",
+    "InactiveEnterTimestampMonotonic",
     "ExecMainCode",
     "ExecMainStatus",
     "FragmentPath",
@@ -69,7 +68,7 @@ class Systemd:
         self.ran.append(shown)
 
     def show(self, label: str) -> dict[str, str]:
-        """The unit's properties of `PROPERTIES`; times are "@" and Unix seconds. Raises ServiceFailed."""
+        """The unit's properties of `PROPERTIES`; times are microseconds since boot. Raises ServiceFailed."""
         found = self._show("--property=" + ",".join(PROPERTIES), "--", label)
         return dict(line.partition("=")[::2] for line in found.splitlines() if "=" in line)
 
@@ -96,7 +95,7 @@ class Systemd:
         return self.is_system or (LINGER / user_name()).exists()
 
     def _show(self, *words: str) -> str:
-        words = ("systemctl", *self._manager(), "show", "--no-pager", "--timestamp=unix", *words)
+        words = ("systemctl", *self._manager(), "show", "--no-pager", *words)
         done = self.called(words)
         if done.returncode != 0:
             raise ServiceFailed(_last_words(done), command=shlex.join(words))
@@ -144,6 +143,8 @@ def start(definition: Definition, environ: Mapping[str, str]) -> None:
         )
     systemd.refuse_if_unreachable()
     try:
+        if systemd.show(definition.label).get("ActiveState") == "failed":
+            systemd.change("reset-failed", definition.label)  # its owner's wish has no limit of starts
         systemd.change("start", definition.label)
     except ServiceFailed as error:
         raise start_failed(definition, error) from None

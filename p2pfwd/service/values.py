@@ -6,7 +6,6 @@ or started.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +50,8 @@ def mark(home: Path) -> str:
 
 def suffix(home: Path, *, is_default: bool) -> str:
     """What tells one user's services apart: nothing for the usual home, else a dash and eight hex digits."""
+    import hashlib  # slow to import: it loads OpenSSL
+
     return "" if is_default else "-" + hashlib.sha256(str(home).encode()).hexdigest()[:8]
 
 

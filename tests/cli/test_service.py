@@ -253,6 +253,17 @@ def test_listen_starts_the_service_where_there_is_one(state: Path, home: Path, r
     assert not (home / "daemon.log").exists(), "there is no second way"
 
 
+def test_a_service_that_failed_too_often_is_started_all_the_same(state: Path, run: Run) -> None:
+    run("service", "install")
+    (state / "active").write_text("failed")
+    (state / "fails").touch()
+    run("listen", "/x/web", "1")
+    assert calls(state)[-2:] == [
+        f"systemctl --user reset-failed {unit(state).name}",
+        f"systemctl --user start {unit(state).name}",
+    ]
+
+
 def test_launchd_is_asked_in_its_own_words(
     state: Path, home: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from p2pfwd.rpc.autostart import READY_VARIABLE
 from p2pfwd.service.launchd_plist import agent
 from p2pfwd.service.values import Program, is_ours
 
@@ -35,7 +36,7 @@ def test_launchd_is_told_what_it_knows(tmp_path: Path, home: Path) -> None:
     assert {name: type(value) for name, value in keys.items()} == KEYS
     assert keys["Label"] == made.label and made.path.name == f"{made.label}.plist"
     assert keys["ProgramArguments"] == list(program.arguments)
-    assert keys["EnvironmentVariables"] == {"P2PFWD_HOME": str(home)}
+    assert keys["EnvironmentVariables"] == {"P2PFWD_HOME": str(home), READY_VARIABLE: ""}
     assert keys["KeepAlive"] == {"SuccessfulExit": False}
     assert keys["ProcessType"] in ("Background", "Standard", "Adaptive", "Interactive")
     assert keys["Umask"] == 0o077 and keys["RunAtLoad"] is True
@@ -46,4 +47,4 @@ def test_launchd_is_told_what_it_knows(tmp_path: Path, home: Path) -> None:
 def test_the_usual_home_needs_no_variable(tmp_path: Path) -> None:
     made = agent(Program(("p2pfwd",), {}), HOMES[0], HOMES[0] / "daemon.log", tmp_path, is_default=True)
     assert made.label == "p2pfwd"
-    assert "EnvironmentVariables" not in plistlib.loads(made.text.encode())
+    assert plistlib.loads(made.text.encode())["EnvironmentVariables"] == {READY_VARIABLE: ""}
