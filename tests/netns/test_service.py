@@ -275,15 +275,15 @@ def test_a_daemon_that_runs_already_is_not_fought_with(container: SystemdContain
 
 
 def test_what_the_manual_says_of_ports_and_sockets_holds(installed: SystemdContainer) -> None:
-    """A forward at a Unix socket in /run/p2pfwd; and at a port below 1024, by what `systemctl edit` writes."""
+    """A Unix socket in /run/p2pfwd is forwarded, and, by what `systemctl edit` writes, a port below 1024."""
     told(installed, *FAR, "listen", "/x/far", "22")
     try:
-        (address,) = [
-            one for one in json.loads(told(installed, *FAR, "id", "--json"))["Addresses"] if "/127.0.0.1/" in one
-        ]
-        told(installed, "--home", HOME, "forward", "--no-check", "/x/far", "/run/p2pfwd/far.sock", address)
+        found = json.loads(told(installed, *FAR, "id", "--json"))["Addresses"]
+        (address,) = [one for one in found if "/127.0.0.1/" in one]
+        forward = ("--home", HOME, "forward", "--no-check", "/x/far")
+        told(installed, *forward, "/run/p2pfwd/far.sock", address)
         assert installed.run("stat", "-c", "%F", "/run/p2pfwd/far.sock") == "socket"
-        low = ("--home", HOME, "forward", "--no-check", "/x/far", "81", address)
+        low = (*forward, "81", address)
         assert installed.p2pfwd(*low).returncode != 0
         more = "AmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n"
         edited = f"[Service]\n{more}PrivateUsers=no\n"
