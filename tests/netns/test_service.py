@@ -152,7 +152,9 @@ def test_a_loop_that_hangs_is_ended_and_started_again(installed: SystemdContaine
     assert status(installed)["PID"] == pid
     installed.run("kill", "-STOP", str(pid))
     assert again(installed, pid)["Restarts"] == 1
-    assert "Watchdog timeout" in told(installed, "service", "logs", "--system")
+    log = told(installed, "service", "logs", "--system", "-n", "200")
+    assert "Watchdog timeout" in log
+    assert "Fatal Python error: Aborted" in log and "asyncio/runners.py" in log, "where it hung"
     echoes(installed)
 
 
