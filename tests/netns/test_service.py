@@ -212,6 +212,16 @@ def test_others_are_told_how_to_reach_it(installed: SystemdContainer) -> None:
     done = installed.p2pfwd("service", "uninstall", "--system", user="alice")
     assert done.returncode == 2 and "sudo p2pfwd service uninstall --system" in done.stderr
     told(installed, "service", "status", "--system", user="alice")
+    assert "/x/echo" in told(installed, "--home", HOME, "ls", user="p2pfwd")
+
+
+def test_root_writes_no_file_that_the_service_could_not_read(installed: SystemdContainer) -> None:
+    done = installed.p2pfwd("--home", HOME, "hub")
+    assert done.returncode == 1 and "run it as that user" in done.stderr
+    installed.p2pfwd("--home", HOME, "hub", user="p2pfwd")
+    assert installed.run("stat", "-c", "%U %a", f"{HOME}/config.toml") == "p2pfwd 600"
+    installed.run("systemctl", "restart", "p2pfwd")
+    installed.run("rm", f"{HOME}/config.toml")
 
 
 def story() -> list[tuple[str, str]]:
