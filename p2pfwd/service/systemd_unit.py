@@ -1,7 +1,8 @@
 """The texts of systemd's units, as systemd.unit(5), systemd.service(5) and systemd.exec(5) describe them.
 
 The unit waits for no network: the daemon comes up without one and is told of each change. What a user's own
-manager may confine without privileges is confined in both units; the rest needs the system's.
+manager may confine without privileges is confined in both units; the rest needs the system's. Memory that is
+written and run is not denied: pyOpenSSL's callbacks are made in it, and every TLS handshake needs them.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ LimitCORE=0
 UMask=0077
 NoNewPrivileges=yes
 LockPersonality=yes
-MemoryDenyWriteExecute=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictNamespaces=yes
 RestrictRealtime=yes
@@ -76,6 +76,7 @@ CapabilityBoundingSet=
 DevicePolicy=closed
 KeyringMode=private
 PrivateDevices=yes
+PrivateMounts=yes
 PrivateTmp=yes
 PrivateUsers=yes
 ProcSubset=pid

@@ -49,6 +49,11 @@ done
 for unit in getty.target systemd-udevd-control.socket systemd-udevd-kernel.socket; do
     ln -s /dev/null "etc/systemd/system/$unit"
 done
+for manager in system user; do  # a Python that knows its library by a path which units may not read
+    mkdir -p "etc/systemd/$manager.conf.d"
+    printf '[Manager]\nDefaultEnvironment=LD_LIBRARY_PATH=/opt/python/lib\n' \\
+        >"etc/systemd/$manager.conf.d/lab.conf"
+done
 : >etc/fstab
 tr -d - </proc/sys/kernel/random/uuid >etc/machine-id
 mount --bind "$PREFIX" opt/python

@@ -308,3 +308,46 @@ def test_what_the_manual_says_of_ports_and_sockets_holds(installed: SystemdConta
         installed.run("systemctl", "daemon-reload")
     finally:
         told(installed, *FAR, "shutdown")
+
+
+PARTS = """\
+import asyncio, subprocess, sys
+from p2pfwd.wire.pnet import KeyStream
+assert KeyStream(bytes(32), bytes(24)).xor(b"x") != b"x"
+from p2pfwd.core.keys import KeyType, PrivateKey
+for kind in KeyType:
+    key = PrivateKey.generate(kind)
+    assert key.public_key.verify(b"x", key.sign(b"x"))
+import datetime, uvloop, p2pfwd.net.port_mapping.upnp_child as child
+from p2pfwd.wire.tls.certificate import ENTROPY_BYTES
+from p2pfwd.wire.tls.engine import TlsHandshake
+now, entropy = datetime.datetime.now(datetime.UTC), bytes(ENTROPY_BYTES)
+known = {"identity": key, "expected_peer": None, "muxers": ["/yamux/1.0.0"], "now": now, "entropy": entropy}
+near, far = (TlsHandshake(initiator=it, **known) for it in (True, False))
+said, answer = near.start(), far.start()
+while said or answer:
+    answer = far.receive(said)
+    said = near.receive(answer)
+assert near.done and far.done
+code = "import upnp_child, miniupnpc; upnp_child.bound(); print('bound')"
+async def ask():
+    words = (sys.executable, "-c", code)
+    made = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE, cwd=PLACE)
+    return (await made.communicate())[0]
+PLACE = child.__file__.rpartition("/")[0]
+assert asyncio.run(ask()) == b"bound\\n"
+print("all parts work")
+"""
+
+
+def test_every_library_works_where_the_unit_confines_it(installed: SystemdContainer) -> None:
+    """Ciphers, keys, TLS, the event loop, and the process that speaks to a router, which bounds itself."""
+    unit = installed.run("cat", "/etc/systemd/system/p2pfwd.service")
+    unit = re.sub(r"(?m)^ExecStart=.*$", f"ExecStart={PYTHON} -P /etc/parts.py", unit)
+    unit = unit.replace("Type=notify", "Type=oneshot").replace("Restart=on-failure", "Restart=no")
+    unit = re.sub(r"(?m)^(WatchdogSec|StateDirectory|RuntimeDirectory)\w*=.*\n", "", unit)
+    installed.run("tee", "/etc/parts.py", text=PARTS)
+    installed.run("tee", "/etc/systemd/system/parts.service", text=unit)
+    installed.finished("systemctl", "start", "parts")
+    said = installed.run("journalctl", "-u", "parts", "--output=cat")
+    assert "all parts work" in said, said
