@@ -13,10 +13,10 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns matrix recovery durable fuzz hostile bench idle kad proto demo clean
+.PHONY: help venv lint test peers interop netns matrix recovery durable fuzz fuzz-nightly hostile bench idle kad proto demo clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,9 @@ durable: venv ## kill a daemon at random instants: no answer may be lost (10 min
 
 fuzz: venv ## mutated bytes against every parser that meets a stranger
 	$(PY) -m pytest tests/fuzz $(ARGS)
+
+fuzz-nightly: venv ## the same for long, coverage-guided where atheris is, as a table (ARGS="--minutes 60")
+	$(HERMETIC) $(PY) -m tests.fuzz.nightly $(ARGS)
 
 hostile: venv ## every kind of attack on a real daemon, as a table (root)
 	$(PY) -m tests.hostile $(ARGS)

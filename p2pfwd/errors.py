@@ -149,6 +149,12 @@ class ShuttingDown(P2PForwardError):
     code = "shutting-down"
 
 
+class ServiceFailed(P2PForwardError):
+    """The service manager of this machine is not there, or did not do what it was asked."""
+
+    code = "service-failed"
+
+
 class StorageFailed(P2PForwardError):
     """A file of the home cannot be read or written."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from p2pfwd.rpc.client import Client
     from p2pfwd.rpc.paths import Paths
+    from p2pfwd.service.values import Definition, Program
 
 CONNECT_TIMEOUT_S = 5.0
 """For a daemon to accept and greet: it answers in a millisecond unless the machine is overloaded."""
@@ -75,23 +76,46 @@ class Env:
         except DaemonNotRunning:
             if not (start and self.autostart):
                 raise
+        self._start()
+        return self.connect()
+
+    def _start(self) -> None:
+        """Start the daemon: by its service where one is installed, else in the background."""
         from p2pfwd.cli.exits import warn
         from p2pfwd.cli.render import talk
         from p2pfwd.rpc import autostart
+        from p2pfwd.service.places import start_installed
 
         paths = self.paths()
+        _, installed = self.service(paths)
+        if start_installed(installed, self.environ):
+            talk(f"Started the service {installed.label} (log: p2pfwd service logs).")
+            return
         first = not paths.key_file.exists()
         service = autostart.start(paths, self.environ, START_TIMEOUT_S)
         talk(f"Started the p2pfwd daemon (log: {paths.log_file}).")
         if service is not None:
             warn(
                 f"the daemon is a part of {service.unit}, and ends with it, and all tunnels with the daemon",
-                "make p2pfwd daemon a service of its own, as p2pfwd-daemon(8) shows, and set "
+                "make the daemon a service of its own, with p2pfwd service install, and set "
                 "P2PFWD_AUTOSTART=0 in this one",
             )
         if first:
             talk(f"Made a new identity: {paths.key_file}")
-        return self.connect()
+
+    def service(self, paths: Paths) -> tuple[Program, Definition]:
+        """The daemon of `paths` as a service of this machine, installed or not."""
+        from p2pfwd.rpc.autostart import command
+        from p2pfwd.service.places import definition
+        from p2pfwd.service.values import Program
+
+        arguments, variables = command(paths, {})
+        if not paths.single:
+            chosen = ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME")
+            variables.update({name: self.environ[name] for name in chosen if self.environ.get(name)})
+        program = Program(tuple(arguments), variables)
+        found = definition(program, paths.home, paths.log_file, self.environ, is_default=not paths.single)
+        return program, found
 
     def ask(self, method: str, params: Any, result: type[R], *, timeout_s: float = CALL_TIMEOUT_S) -> R:
         """One call to the running daemon."""

@@ -62,6 +62,7 @@ COMMANDS = {
     "relay": Entry("p2pfwd.cli.relay", "relay"),
     "log": Entry("p2pfwd.cli.log", "log"),
     "key": Entry("p2pfwd.cli.key", "key"),
+    "service": Entry("p2pfwd.cli.service", "service"),
     "config": Entry("p2pfwd.cli.config", "config"),
     "completion": Entry("p2pfwd.cli.completion", "completion"),
     "shutdown": Entry("p2pfwd.cli.daemon", "shutdown"),

@@ -31,6 +31,8 @@ class JoinLine:
         """The line that `text` is; the error shows none of its secrets. Raises UsageError."""
         rest, _, key = text.strip().strip("'\"").partition("?")
         address, _, token = rest.partition("#")
+        if not address.startswith("/"):  # perhaps the token alone: it is not to be seen
+            raise UsageError("that is no line of a hub's: it begins with no address", hint=_FORM)
         try:
             hub = Multiaddr.parse(address)
         except InvalidMultiaddr as exc:

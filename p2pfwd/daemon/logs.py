@@ -1,7 +1,8 @@
 """The daemon's log: one logger per subsystem below "p2pfwd", one handler for them all.
 
 Rules: a line is `time LEVEL subsystem: message`, control characters escaped, since peers' words end up in it.
-It goes to stderr, or to a file of bounded size, and to whoever follows the topic "log". Of lines that differ
+It goes to stderr, or to a file of bounded size, and to whoever follows the topic "log". systemd's journal has
+the time already: there it is left out, and the level is told as journald reads it. Of lines that differ
 only in their arguments at most RATE_PER_S a second are logged after a burst, and the rest is counted: a peer
 that misbehaves costs one canonical line, not the disk. Logging never fails and never blocks on a subscriber.
 """
@@ -32,6 +33,12 @@ MAX_KINDS = 1000
 """Kinds remembered; there are about as many as log calls in the program."""
 
 Publish = Callable[[dict[str, Any]], None]
+
+Form = Callable[[logging.LogRecord, str], str]
+"""A record, and its lines without a time, as what is written."""
+
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+"""syslog(3)'s, from which level on; debug is 7."""
 
 
 class Sink(Protocol):
@@ -143,9 +150,10 @@ class RateLimit:
 class LogHandler(logging.Handler):
     """The one handler: limits, formats, writes, publishes."""
 
-    def __init__(self, sink: Sink, limit: RateLimit | None = None) -> None:
+    def __init__(self, sink: Sink, limit: RateLimit | None = None, *, form: Form | None = None) -> None:
         super().__init__()
         self._sink = sink
+        self._form = form or stamped_lines
         self._limit = limit or RateLimit()
         self._publish: Publish | None = None
         self._call_soon: Callable[..., object] | None = None
@@ -165,8 +173,8 @@ class LogHandler(logging.Handler):
             message += f" (and {suppressed} like it, not logged)"
         trace = _trace(record)
         name = subsystem(record.name)
-        stamp = _stamp(record)
-        self._sink.write(f"{stamp} {record.levelname} {name}: {message}" + (f"\n{trace}" if trace else ""))
+        text = f"{record.levelname} {name}: {message}" + (f"\n{trace}" if trace else "")
+        self._sink.write(self._form(record, text))
         self._tell({"level": record.levelname.lower(), "logger": name, "message": message, "trace": trace})
 
     def _tell(self, data: dict[str, Any]) -> None:
@@ -205,9 +213,16 @@ def _trace(record: logging.LogRecord) -> str | None:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def _stamp(record: logging.LogRecord) -> str:
+def stamped_lines(record: logging.LogRecord, text: str) -> str:
+    """`text` behind the time of day."""
     clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
-    return f"{clock}.{int(record.msecs):03d}"
+    return f"{clock}.{int(record.msecs):03d} {text}"
+
+
+def journal_lines(record: logging.LogRecord, text: str) -> str:
+    """Each line of `text` behind its priority, as sd-daemon(3) wants it."""
+    priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+    return "\n".join(f"<{priority}>{line}" for line in text.splitlines())
 
 
 def install(handler: LogHandler, level: str) -> None:

@@ -84,11 +84,12 @@ def report(error: P2PForwardError, env: Mapping[str, str]) -> int:
 
 
 def _log_handler(paths: Paths, settings: Settings, env: Mapping[str, str]) -> LogHandler:
-    from p2pfwd.daemon.logs import FileSink, LogHandler, StderrSink
+    from p2pfwd.daemon.logs import FileSink, LogHandler, StderrSink, journal_lines, stamped_lines
     from p2pfwd.system.private_files import storage_failed
+    from p2pfwd.system.sd_notify import is_journal
 
     if not background(env):
-        return LogHandler(StderrSink())
+        return LogHandler(StderrSink(), form=journal_lines if is_journal(2, env) else stamped_lines)
     try:
         return LogHandler(FileSink(paths.log_file, settings.log_max_bytes, (1, 2)))
     except OSError as exc:
@@ -115,7 +116,7 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     from p2pfwd.daemon.allotment import allot
     from p2pfwd.daemon.node import Running
     from p2pfwd.system.descriptors import raise_limit
-    from p2pfwd.system.sd_notify import notify
+    from p2pfwd.system.sd_notify import notify, watchdog_interval
 
     warn_of_the_clock(time.time())
     settings = allot(settings, raise_limit())
@@ -125,6 +126,7 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     running = await Running.start(repo.paths, settings, network, repo.identity, log_name)
     forget_signals = _handle_signals(loop, running)
     handler.publish_to(lambda data: running.server.publish("log", data), loop.call_soon_threadsafe)
+    forget_watchdog = _tell_watchdog(loop, watchdog_interval(env), env)
     try:
         repo.ready()
         _announce(repo, running)
@@ -135,8 +137,36 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     finally:
         await running.stop()
         handler.publish_to(None, None)
+        forget_watchdog()
         forget_signals()
     return int(ExitStatus.INTERRUPTED if running.forced else ExitStatus.OK)
+
+
+def _tell_watchdog(
+    loop: asyncio.AbstractEventLoop, interval_s: float | None, env: Mapping[str, str]
+) -> Callable[[], None]:
+    """Show the service manager by the event loop's own timer that it turns; returns what ends that."""
+    if interval_s is None:
+        return lambda: None
+    import faulthandler
+
+    from p2pfwd.system.sd_notify import notify
+
+    faulthandler.enable()  # the watchdog's SIGABRT leaves in the journal where the loop hangs
+    timer: asyncio.TimerHandle
+
+    def tell() -> None:
+        nonlocal timer
+        notify("WATCHDOG=1", env)
+        timer = loop.call_later(interval_s, tell)
+
+    timer = loop.call_later(interval_s, tell)
+
+    def forget() -> None:
+        timer.cancel()
+        faulthandler.disable()
+
+    return forget
 
 
 def warn_of_the_clock(now: float) -> None:

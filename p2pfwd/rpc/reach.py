@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from p2pfwd.errors import DaemonNotRunning, P2PForwardError, TimedOut
+from p2pfwd.errors import DaemonNotRunning, P2PForwardError, StorageFailed, TimedOut
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths, check_socket_path
 from p2pfwd.state.home_lock import Holder, holder
@@ -20,7 +20,7 @@ def reach(paths: Paths, timeout_s: float | None = 10.0) -> Client:
 
     Raises DaemonNotRunning, which says where was looked, and as `Client.connect`.
     """
-    held_by = holder(paths.lock_file)
+    held_by = _holder(paths)
     if held_by is None:
         check_socket_path(paths.socket)
         raise DaemonNotRunning(
@@ -37,6 +37,21 @@ def reach(paths: Paths, timeout_s: float | None = 10.0) -> Client:
         raise _does_not_answer(paths, held_by) from None
     except TimedOut as exc:
         raise TimedOut(exc.message, hint=_why_silent(paths, held_by.pid)) from None
+
+
+def _holder(paths: Paths) -> Holder | None:
+    try:
+        return holder(paths.lock_file)
+    except StorageFailed as exc:
+        from p2pfwd.service.values import SYSTEM_HOME
+
+        if paths.home != SYSTEM_HOME or os.geteuid() == 0:
+            raise
+        raise StorageFailed(
+            f"the home {paths.home} is the system's service's, and closed to others",
+            hint=f"sudo p2pfwd --home {SYSTEM_HOME} ...",
+            **exc.details,
+        ) from None
 
 
 def _does_not_answer(paths: Paths, held_by: Holder) -> P2PForwardError:

@@ -11,6 +11,9 @@ log = logging.getLogger("p2pfwd.daemon")
 
 VARIABLE = "NOTIFY_SOCKET"
 
+SHARE = 3
+"""Signs of life per watchdog's time: one may be lost, and one be late."""
+
 
 def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
     """Send `state` (such as "READY=1") to the service manager; False when there is none that takes it."""
@@ -28,3 +31,22 @@ def notify(state: str, env: Mapping[str, str] = os.environ) -> bool:
         log.warning("systemd cannot be told %s: %s", state, exc.strerror or exc)
         return False
     return True
+
+
+def watchdog_interval(env: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds between two WATCHDOG=1, as sd_watchdog_enabled(3) wants them; None where no watchdog waits."""
+    pid, usec = env.get("WATCHDOG_PID", ""), env.get("WATCHDOG_USEC", "")
+    if not env.get(VARIABLE) or (pid and pid != str(os.getpid())):
+        return None
+    if not (usec.isascii() and usec.isdecimal()) or int(usec) == 0:
+        return None
+    return int(usec) / 1e6 / SHARE
+
+
+def is_journal(descriptor: int, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether `descriptor` leads to systemd's journal, which stamps lines by itself: JOURNAL_STREAM."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return env.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -50,6 +50,8 @@ CASES = [
     (("swarm", "disconnect", "12"), {OTHER}),
     (("log", "level", "all", ""), {"debug", "info", "warning", "error"}),
     (("completion", ""), {"bash", "zsh", "fish"}),
+    (("service", ""), {"install", "uninstall", "status", "logs"}),
+    (("service", "install", "--"), {"--system", "--dry-run", "--json", "--help"}),
     (("daemon", "--network", ""), {"public", "lan", "private"}),
     (("daemon", "--network=p"), {"--network=public", "--network=private"}),
     (("swarm", "key", ""), {"new", "show"}),

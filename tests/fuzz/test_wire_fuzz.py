@@ -28,6 +28,11 @@ inputs = runpy.run_path(str(FOLDER / "mutator.py"))["inputs"]
         ("autonat2", 3000),
         ("http_check", 300),
         ("invite", 3000),
+        ("circuit", 3000),
+        ("relay_token", 3000),
+        ("role_search", 3000),
+        ("rpc_line", 1500),
+        ("kad_record", 3000),
     ],
 )
 def test_the_invariant_holds_for_seeded_inputs(target: str, count: int) -> None:

@@ -19,6 +19,7 @@ from p2pfwd.rpc import autostart
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.rpc.schema import CheckParams, ListenParams
+from tests.support.fake_daemon import until
 
 LOOPBACK = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0", "P2PFWD_NETWORK": "lan"}
 
@@ -291,3 +292,35 @@ def test_a_home_that_is_a_file_is_told_as_that(home: Path) -> None:
         f"Error: home directory {home}/file: Not a directory\n"
         "hint: choose another home with P2PFWD_HOME or --home\n"
     )
+
+
+def test_the_event_loop_itself_shows_the_watchdog_that_it_turns(home: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(home / "notify"))
+        manager.settimeout(20)
+        with daemon(home, NOTIFY_SOCKET=str(home / "notify"), WATCHDOG_USEC="300000") as process:
+            until_ready(process)
+            assert {manager.recv(100)[:8] for _ in range(4)} == {b"READY=1\n", b"WATCHDOG"}
+            process.send_signal(signal.SIGSTOP)
+            manager.settimeout(1)
+            with pytest.raises(TimeoutError):
+                while manager.recv(100):
+                    pass
+            process.send_signal(signal.SIGCONT)
+            manager.settimeout(20)
+            assert manager.recv(100) == b"WATCHDOG=1"
+            process.send_signal(signal.SIGABRT)
+            _, err = process.communicate(timeout=20)
+    assert "Fatal Python error: Aborted" in err, "where it hangs is in the journal"
+
+
+def test_as_an_agent_of_launchd_the_log_is_the_bounded_file(home: Path) -> None:
+    from p2pfwd.service.launchd_plist import IN_BACKGROUND
+
+    with daemon(home, **IN_BACKGROUND) as process:
+        log = home / "daemon.log"
+        assert until(lambda: log.exists() and "Daemon is ready" in log.read_text())
+        with Client.connect(home / "rpc.sock") as client:
+            assert client.call("daemon.status").log == str(log)
+        process.terminate()
+        assert process.wait(20) == 0

@@ -28,7 +28,10 @@ def test_a_line_comes_back(token: str, key: str, quote: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hub", "/ip4/203.0.113.5/tcp/1", f"{HUB}#{TOKEN}x", f"{HUB}?{KEY}00", f"{HUB}?secret", f"{HUB}#1"],
+    [
+        *("", "hub", TOKEN, KEY, "/ip4/203.0.113.5/tcp/1"),
+        *(f"{HUB}#{TOKEN}x", f"{HUB}?{KEY}00", f"{HUB}?secret", f"{HUB}#1"),
+    ],
 )
 def test_what_is_none_is_refused_without_its_secrets(text: str) -> None:
     with pytest.raises(UsageError) as caught:

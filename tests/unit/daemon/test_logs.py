@@ -262,3 +262,19 @@ def test_a_full_disk_loses_lines_and_tells_how_many(tmp_path: Path, monkeypatch:
     sink.write("kept")
     sink.close()
     assert (tmp_path / "log").read_text() == "(2 lines could not be written)\nkept\n"
+
+
+def test_the_journal_gets_the_priority_of_each_line_and_no_time() -> None:
+    lines = Lines()
+    own = logs.LogHandler(lines, form=logs.journal_lines)
+    for level, priority in [(10, 7), (20, 6), (30, 4), (40, 3)]:
+        record = logging.LogRecord("p2pfwd.net", level, "f", 1, "said %s", ("a\nb",), None)
+        own.emit(record)
+        assert lines.lines[-1] == f"<{priority}>{record.levelname} net: said a\\nb"
+    try:
+        raise ValueError("no")
+    except ValueError as exc:
+        cause = (ValueError, exc, exc.__traceback__)
+        own.emit(logging.LogRecord("p2pfwd.net", 40, "f", 1, "failed", (), cause))
+    assert all(line.startswith("<3>") for line in lines.lines[-1].splitlines())
+    assert "ValueError: no" in lines.lines[-1]
