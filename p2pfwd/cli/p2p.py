@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.exits import warn
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
@@ -87,6 +88,13 @@ def close(
         write_json(result)
     else:
         write(closed_sentence(result.closed))
+        for it in result.closed:
+            if it.declared_in is not None:
+                warn(
+                    f"{it.protocol} is closed only until the next reload or restart: "
+                    f"{it.declared_in}, declares it",
+                    "to close it for good, take it out there",
+                )
 
 
 def closed_sentence(closed: Sequence[Listener]) -> str:
@@ -182,11 +190,20 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
             name += f" at {short_address(listener.listen_address)}"
         if listener.reason:
             write(f"{name}: {printable(shorten_peers(listener.reason))}")
-        if not listener.saved:
-            write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
+        if (said := _life(listener)) is not None:
+            write(f"{name}: {said}")
     for listener in listeners:
         if listener.access is not None and not is_open(listener.access):
             write(f"{printable(listener.protocol)}: lets in {who(listener.access)}")
+
+
+def _life(listener: Listener) -> str | None:
+    """How long it is there, where that is not until it is closed."""
+    if listener.lifetime == "declared":
+        return DECLARED.format(printable(listener.declared_in or "config.toml"))
+    if listener.saved:
+        return None
+    return FOREGROUND if listener.foreground else EPHEMERAL
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:
@@ -202,6 +219,7 @@ def _listener_row(listener: Listener) -> tuple[str, ...]:
     )
 
 
+DECLARED = "declared: {}"
 EPHEMERAL = "ephemeral: it ends with the daemon"
 FOREGROUND = "foreground: it ends with its command"
 """What `ls` says of those that are not saved."""

@@ -41,6 +41,8 @@ COMMANDS = {
     "close": Entry("p2pfwd.cli.p2p", "close"),
     "ls": Entry("p2pfwd.cli.p2p", "ls"),
     "stream": Entry("p2pfwd.cli.p2p", "stream"),
+    "export": Entry("p2pfwd.cli.setup", "export"),
+    "apply": Entry("p2pfwd.cli.setup", "apply"),
     "id": Entry("p2pfwd.cli.daemon", "show_id"),
     "status": Entry("p2pfwd.cli.daemon", "status"),
     "doctor": Entry("p2pfwd.cli.doctor", "doctor"),
@@ -60,6 +62,7 @@ COMMANDS = {
     "key": Entry("p2pfwd.cli.key", "key"),
     "config": Entry("p2pfwd.cli.config", "config"),
     "completion": Entry("p2pfwd.cli.completion", "completion"),
+    "reload": Entry("p2pfwd.cli.setup", "reload"),
     "shutdown": Entry("p2pfwd.cli.daemon", "shutdown"),
 }
 

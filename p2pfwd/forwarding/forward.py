@@ -63,6 +63,7 @@ class LocalListener(Listener):
     """One forward. Made by `Forwarding.forward`."""
 
     direction: ClassVar[Direction] = "forward"
+    terms: ForwardTerms
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class LocalListener(Listener):
         self._target = Multiaddr.parse(f"/p2p/{peer_id}")
         self._swarm = swarm
         self._streams = streams
-        self._limits = limits
+        self.limits = limits
         self._protocols = (protocol,)
         self.terms = terms
         self._way = Way(terms.path, terms.limited_relay)
@@ -120,6 +121,12 @@ class LocalListener(Listener):
     def key(self) -> tuple[Direction, str]:
         """One forward per bound address."""
         return ("forward", str(self._address))
+
+    def change(self, terms: ForwardTerms, life: Life) -> None:
+        """Other terms from now on; streams that are there keep theirs."""
+        self.terms = terms
+        self._way = Way(terms.path, terms.limited_relay)
+        self.lives(life)
 
     def know(self, addrs: Iterable[Multiaddr]) -> None:
         """Keep these addresses of the peer for the life of the forward, besides those it has."""
@@ -286,7 +293,7 @@ class LocalListener(Listener):
             self._splice(sock, origin, stream)
             return
         self._opening[sock] = self._loop.create_task(self._open(sock, origin))
-        if len(self._opening) >= self._limits.max_pending_opens and self._acceptor is not None:
+        if len(self._opening) >= self.limits.max_pending_opens and self._acceptor is not None:
             self._acceptor.pause()
 
     def _splice(self, sock: socket.socket, origin: Sockaddr, stream: DuplexStream) -> None:
@@ -306,7 +313,7 @@ class LocalListener(Listener):
         """The one task of a connection: it ends when the stream is there."""
         try:
             stream = await self._swarm.open_stream(
-                self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
+                self.peer_id, self._protocols, timeout_s=self.limits.open_timeout_s, way=self._way
             )
             self._splice(sock, origin, stream)
         except P2PForwardError as exc:
@@ -323,7 +330,7 @@ class LocalListener(Listener):
 
     def _opened(self, sock: socket.socket) -> None:
         self._opening.pop(sock, None)
-        if self._acceptor is not None and len(self._opening) < self._limits.max_pending_opens:
+        if self._acceptor is not None and len(self._opening) < self.limits.max_pending_opens:
             self._acceptor.resume()
 
     def stop(self) -> None:

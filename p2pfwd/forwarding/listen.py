@@ -35,6 +35,7 @@ class RemoteListener(Listener):
     """One listen. Made by `Forwarding.listen`."""
 
     direction: ClassVar[Direction] = "listen"
+    terms: ListenTerms
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class RemoteListener(Listener):
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
         self._streams = streams
         self._admission = admission
-        self._limits = limits
+        self.limits = limits
         self._dials: set[asyncio.Task[None]] = set()
         self._stopped = False
         self._loop = asyncio.get_running_loop()
@@ -75,6 +76,13 @@ class RemoteListener(Listener):
     def key(self) -> tuple[Direction, str]:
         """One listen per protocol."""
         return ("listen", self.protocol)
+
+    def change(self, terms: ListenTerms, life: Life) -> None:
+        """Other terms from now on; streams that are there keep theirs."""
+        if terms.any_loopback != self.terms.any_loopback:
+            self.target = Target(self.target.address, any_loopback=terms.any_loopback)
+        self.terms = terms
+        self.lives(life)
 
     def serve(self, stream: DuplexStream) -> None:
         """Connect a negotiated inbound stream with the target, at once or in a task of its own."""
@@ -149,7 +157,7 @@ class RemoteListener(Listener):
 
     async def _dial(self, entry: StreamEntry, sock: socket.socket | None) -> None:
         try:
-            connected = await self.target.finish(sock, self._limits.target_timeout_s)
+            connected = await self.target.finish(sock, self.limits.target_timeout_s)
         except P2PForwardError as exc:
             self._refuse(entry, exc)
         except Exception as exc:

@@ -16,11 +16,11 @@ from collections.abc import Generator
 from typing import Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import Life
+from p2pfwd.core.terms import ForwardTerms, Life, ListenTerms
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
-from p2pfwd.forwarding.values import CloseMatch, Direction, ListenerInfo
+from p2pfwd.forwarding.values import CloseMatch, Direction, ForwardingLimits, ListenerInfo
 from p2pfwd.policy.shares import Party
 
 log = logging.getLogger("p2pfwd.forwarding")
@@ -53,6 +53,8 @@ class Listener(ABC):
     """One registered listen or forward, its health and its totals."""
 
     direction: ClassVar[Direction]
+    terms: ListenTerms | ForwardTerms
+    limits: ForwardingLimits
 
     def __init__(
         self,
@@ -105,6 +107,11 @@ class Listener(ABC):
     def left(self, party: Party | None, *, used: bool) -> None:
         """A stream of it is over, which counted for `party`; `used`: whether the peer made use of it."""
 
+    def lives(self, life: Life) -> None:
+        """As long as this from now on."""
+        self.lifetime = life.lifetime
+        self._events.listener("changed", self.info)
+
     def describe(self) -> str:
         """For log lines."""
         return f"{self.direction} {self.id} {self.protocol}"
@@ -151,6 +158,7 @@ class Listener(ABC):
             foreground=self.lifetime == "foreground",
             saved=self.lifetime == "saved",
             created=self.created,
+            lifetime=self.lifetime,
         )
 
 

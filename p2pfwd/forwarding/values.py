@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.terms import Lifetime
 from p2pfwd.errors import UsageError
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.wire.circuit import Limit
@@ -81,8 +82,14 @@ class ListenerInfo:
     bytes_in: int  # from the remote peer, over all streams so far
     bytes_out: int
     foreground: bool
-    saved: bool  # it outlives the daemon
+    saved: bool  # it is in the state file
     created: float
+    lifetime: Lifetime = "ephemeral"
+
+    @property
+    def key(self) -> tuple[Direction, str]:
+        """What no second one may have."""
+        return self.direction, self.protocol if self.direction == "listen" else str(self.listen_address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,13 @@ from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
     RelayTokenRevokeParams,
     RelayTokenRevokeResult,
 )
+from p2pfwd.rpc.setup_values import (  # noqa: F401 - as below
+    ApplyParams,
+    ApplyResult,
+    ExportResult,
+    ReloadResult,
+    SetupChange,
+)
 from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     Access,
     AccessPeer,
@@ -439,12 +446,15 @@ METHODS: dict[str, tuple[type, type]] = {
     "daemon.hello": (HelloParams, HelloResult),
     "daemon.status": (Empty, StatusResult),
     "daemon.shutdown": (Empty, Empty),
+    "daemon.reload": (Empty, ReloadResult),
     "doctor": (DoctorParams, DoctorResult),
     "p2p.listen": (ListenParams, ListenResult),
     "p2p.forward": (ForwardParams, ForwardResult),
     "p2p.check": (CheckParams, Check),
     "p2p.close": (CloseParams, CloseResult),
     "p2p.ls": (Empty, LsResult),
+    "p2p.export": (Empty, ExportResult),
+    "p2p.apply": (ApplyParams, ApplyResult),
     "p2p.stream.ls": (Empty, StreamLsResult),
     "p2p.stream.close": (StreamCloseParams, StreamCloseResult),
     "access.allow": (AccessChangeParams, AccessChangeResult),

@@ -88,8 +88,10 @@ class Listener(Message):
     bytes_out: int  # to the remote peer
     foreground: bool
     created: float  # unix seconds
-    saved: bool = False  # it outlives the daemon
+    saved: bool = False  # it is in the state file
     access: Access | None = None  # of a listen
+    lifetime: Literal["saved", "ephemeral", "foreground", "declared"] = "saved"
+    declared_in: str | None = None  # config.toml, and the line of its table
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

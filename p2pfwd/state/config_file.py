@@ -23,7 +23,7 @@ Value = str | Sequence[str]
 MAX_BYTES: Final = 1 << 20
 """As `daemon.config`."""
 
-_HEADER: Final = re.compile(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]\s*(#.*)?")
+_HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(#.*)?")
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=")
 
 
@@ -117,7 +117,8 @@ def _scan(lines: Sequence[str]) -> tuple[list[_Found], dict[str, int]]:
     while at < len(lines):
         line = lines[at]
         if (header := _HEADER.fullmatch(line)) is not None:
-            table = header[1]
+            # No key is set in one of several tables, so theirs are named as no key is.
+            table = header[2] if header[1] == "[" else f"[[{header[2]}]]"
             tables[table] = at + 1
         elif (named := _KEY.match(line)) is not None:
             end = _end(lines, at)

@@ -40,8 +40,10 @@ def port_mapping(mapped: MappedPort) -> schema.PortMapping:
     )
 
 
-def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.Listener:
-    """One row of `ls`; `access`: whom a listen lets in."""
+def listener(
+    info: ListenerInfo, access: schema.Access | None = None, declared_in: str | None = None
+) -> schema.Listener:
+    """One row of `ls`; `access`: whom a listen lets in; `declared_in`: a place in config.toml."""
     return schema.Listener(
         id=info.id,
         direction=info.direction,
@@ -57,6 +59,8 @@ def listener(info: ListenerInfo, access: schema.Access | None = None) -> schema.
         created=info.created,
         saved=info.saved,
         access=access,
+        lifetime=info.lifetime,
+        declared_in=declared_in,
     )
 
 
