@@ -104,6 +104,8 @@ def _set(lines: list[str], key: str, value: Value) -> None:
         lines.insert(at, f"{name} = {_toml(value)}")
     elif not table or any(one.key.startswith(f"{table}.") for one in found):  # written without a table
         at = _last(found, "", 0, before=min(tables.values(), default=None))
+        if at + 1 in tables.values():
+            at = _above_remarks(lines, at)
         lines.insert(at, f"{key} = {_toml(value)}")
     else:
         lines += [*([""] if lines and lines[-1].strip() else []), f"[{table}]", f"{name} = {_toml(value)}"]
@@ -145,6 +147,13 @@ def _last(found: Sequence[_Found], table: str, first: int, before: int | None = 
         inside = [end for end in inside if end < before]
         return max(inside, default=max(0, before - 1))
     return max(inside, default=first)
+
+
+def _above_remarks(lines: Sequence[str], at: int) -> int:
+    """What is said right above a table is about it."""
+    while at > 0 and lines[at - 1].lstrip().startswith("#"):
+        at -= 1
+    return at
 
 
 def _comment(line: str) -> str:
