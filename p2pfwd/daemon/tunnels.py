@@ -211,7 +211,7 @@ class Tunnels:
 
         A tunnel whose terms alone differ is changed where it stands; another is closed, and made anew after
         `between`, to which access belongs. Streams stay. One that cannot be made stays listed, with why.
-        Raises StorageFailed, ResourceLimitExceeded: then nothing has changed, and `between` was not awaited.
+        Raises StorageFailed, ResourceLimitExceeded, and what `between` raises: then all is as it was.
         """
         await to_its_end(asyncio.create_task(self._change(put, drop, between)))
 
@@ -220,13 +220,29 @@ class Tunnels:
     ) -> None:
         async with self._lock:
             tunnels = [self._since(tunnel) for tunnel in put]
-            if tunnels or drop:
-                await self._file.change(tunnels, drop)
+            touched = (*drop, *(tunnel.key for tunnel in tunnels))
+            before = {key: self._saved[key] for key in touched if key in self._saved}
+            await self._file.change(tunnels, drop)
             for key in drop:
                 self._saved.pop(key, None)
                 self._not_made.pop(key, None)
             self._saved |= {tunnel.key: tunnel for tunnel in tunnels}
-            await self._turn_into([(tunnel, "saved") for tunnel in tunnels], drop, between)
+            try:
+                await self._turn_into([(tunnel, "saved") for tunnel in tunnels], drop, between)
+            except P2PForwardError:
+                await self._turn_back(before, [key for key in touched if key not in before])
+                raise
+
+    async def _turn_back(self, before: Mapping[Key, SavedTunnel], added: Collection[Key]) -> None:
+        try:
+            await self._file.change(before.values(), added)
+        except P2PForwardError as exc:
+            log.error("the state file has what could not be done, for the next start: %s", exc.message)
+        for key in added:
+            self._saved.pop(key, None)
+        self._saved |= before
+        for tunnel in before.values():
+            await self._put(tunnel, "saved")
 
     async def declare(
         self, declared: Mapping[Key, DeclaredTunnel], between: Callable[[], Awaitable[object]]

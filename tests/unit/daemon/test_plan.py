@@ -184,7 +184,7 @@ def test_prune_leaves_it_and_says_so() -> None:
 
 
 def test_a_peer_with_another_name_is_refused_unless_that_goes() -> None:
-    with pytest.raises(InvalidConfig, match="its peer has the name laptop") as caught:
+    with pytest.raises(InvalidConfig, match="has the name laptop") as caught:
         planned(named(), named("notebook"))
     assert caught.value.hint == "p2pfwd peer rm laptop first, or --prune"
     assert [it.action for it in planned(named(), named("notebook"), prune=True).changes()] == [

@@ -216,9 +216,9 @@ def test_a_declared_name_goes_before_one_of_the_file_and_is_not_written(home: Pa
         declared = NamedPeer("mobile", TWO, ADDRS, True)
         assert names.declare({"mobile": declared}) == [PHONE]
         assert (names.all(), names.find("Mobile"), names.find("phone")) == ([declared, NAS], declared, None)
-        with pytest.raises(PeerExists, match="config.toml declares mobile"):
+        with pytest.raises(PeerExists, match="declares mobile as the name"):
             await names.add(NamedPeer("other", TWO, (), False))
-        with pytest.raises(PeerExists, match="config.toml declares mobile"):
+        with pytest.raises(PeerExists, match="declares mobile as the name"):
             await names.remove("mobile")
         assert names.declare({}) == []
         assert names.all() == [NAS, PHONE]
