@@ -117,7 +117,7 @@ class Reloading:
             raise error
         self._applying.check_names(declared)
         changes = plan(State.of(self._applying.declared), declared, prune=True)
-        notes = [*self._held(declared)]
+        notes = [*self._held(declared), *self._closed(changes.tunnels.unchanged)]
         keys = _changed(self._settings, found.settings)
         await to_its_end(asyncio.create_task(self._put_in_force(declared, found.settings)))
         settings, restart = self._set(keys, found.settings)
@@ -159,6 +159,11 @@ class Reloading:
                     f"a command in the foreground has {key[0]} {key[1]}: "
                     "end it, then p2pfwd reload, for what config.toml declares"
                 )
+
+    def _closed(self, keys: Iterable[Key]) -> Iterable[str]:
+        """Declared ones that a command closed."""
+        standing = {info.key for info in self._tunnels.listeners()}
+        return [f"{key[0]} {key[1]} was closed, and is there again" for key in keys if key not in standing]
 
     def _places(self, declared: Declared) -> dict[Key, DeclaredTunnel]:
         return {

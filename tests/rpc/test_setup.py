@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon import config
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
-from p2pfwd.errors import InvalidConfig, StorageFailed
+from p2pfwd.errors import InvalidConfig, ListenerExists, NotFound, PeerExists, StorageFailed
 from p2pfwd.peers import access_rules
 from p2pfwd.peers import named as named_module
 from p2pfwd.peers.access_rules import AccessRules
@@ -268,7 +269,16 @@ def test_streams_live_through_whatever_changes_and_new_ones_have_it(home: Path, 
                 with tunnelled(port) as again:
                     assert await asyncio.to_thread(again) == b"hello"
                     assert far.running.forwarding.streams()[-1].target_address.endswith(f"/{other.port}")
-                assert await change(listen(other.port, "allow = []") + WEB) == ["added rule /x/echo"]
+                allowed = f'allow = ["{near.peer}"]'
+                assert len(await change(listen(other.port, allowed) + WEB + SSH)) == 2
+                assert await asyncio.to_thread(ask) == b"hello"  # it was let in before, and is now
+                assert (
+                    await change(listen(other.port, "allow = []"))
+                    == {
+                        "apply": ["changed rule /x/echo"],
+                        "reload": ["removed listen /x/web", "removed listen /x/ssh", "changed rule /x/echo"],
+                    }[how]
+                )
                 await until(lambda: not far.running.forwarding.streams())
         await near.running.stop()
         await far.running.stop()
@@ -441,3 +451,201 @@ def preceded(first: Callable[..., object], work: Callable[..., Any]) -> Callable
         return work(*args, **more)
 
     return both
+
+
+# --- declared in config.toml -----------------------------------------------------------------------
+
+
+def test_what_is_declared_is_there_and_not_in_the_state_file(home: Path) -> None:
+    named = f'[[peer]]\nname = "laptop"\npeer = "{LAPTOP}"\n'
+
+    async def script(node: Home) -> None:
+        listener = (await node.ls())["/x/ssh"]
+        place = f"{node.running.paths.config_file}, line 4"
+        assert (listener.lifetime, listener.saved, listener.declared_in) == ("declared", False, place)
+        assert listener.access == s.Access("listed", (s.AccessPeer(LAPTOP, "laptop"),))
+        assert not node.running.paths.state_file.exists()
+        assert not node.running.paths.access_file.exists()
+        same = await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:9"))
+        assert same.stood
+        with pytest.raises(ListenerExists, match="its target is") as caught:
+            await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:8"))
+        assert caught.value.hint == f"to change it: {place}, then p2pfwd reload"
+        with pytest.raises(PeerExists, match="declares laptop"):
+            await node.call("peer.rm", s.PeerRmParams("laptop"))
+        with pytest.raises(NotFound, match="declares the block"):
+            await node.call("block.rm", s.BlockParams(("192.0.2.0/24",)))
+        closed = (await node.call("p2p.close", s.CloseParams(protocol="/x/ssh"))).closed
+        assert [(it.lifetime, it.declared_in) for it in closed] == [("declared", place)]
+        assert await node.ls() == {}
+        again = await node.call("daemon.reload")
+        assert (lines(again), again.notes) == ([], ("listen /x/ssh was closed, and is there again",))
+        assert list(await node.ls()) == ["/x/ssh"]
+
+    text = named + SSH + 'allow = ["laptop"]\n[[block]]\nwhom = ["192.0.2.0/24"]\n'
+    run(home, script, text)
+
+
+def test_a_command_shuts_what_is_declared_open_and_never_the_other_way_round(home: Path) -> None:
+    async def script(node: Home) -> None:
+        async def change(what: str, *peers: str) -> s.Access:
+            params = s.AccessChangeParams("/x/ssh", peers)
+            access: s.Access = (await node.call(f"access.{what}", params)).rule.access
+            return access
+
+        laptop, phone = s.AccessPeer(LAPTOP, None), s.AccessPeer(PHONE, None)
+        assert (await change("allow", PHONE)).allowed == (phone, laptop)
+        assert (await change("deny", LAPTOP)).denied == (laptop,)
+        assert (await change("allow", "any")).lets_in == "listed"
+        await node.call("daemon.reload")
+
+        def admits(peer: PeerId, protocol: str) -> bool:
+            return node.running.forwarding.access.rules.admits(peer, protocol)
+
+        assert not admits(PeerId.parse(LAPTOP), "/x/ssh")
+        assert admits(PeerId.parse(PHONE), "/x/ssh")
+        await node.call("access.rm", s.AccessRmParams("/x/ssh"))
+        assert admits(PeerId.parse(LAPTOP), "/x/ssh")
+        with pytest.raises(NotFound) as caught:
+            await node.call("access.rm", s.AccessRmParams("/x/ssh"))
+        assert caught.value.hint == "config.toml declares it: take it out there, then p2pfwd reload"
+
+    run(home, script, SSH + f'allow = ["{LAPTOP}"]\n')
+
+
+def test_one_bad_tunnel_is_logged_and_the_others_come_up(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(node: Home) -> None:
+        assert list(await node.ls()) == ["/x/ssh", "/x/web"]
+
+    run(home, script, SSH + '[[listen]]\nprotocol = "/x/b"\ntarget = "x y"\n' + WEB)
+    (record,) = [it for it in caplog.records if it.levelno >= logging.ERROR]
+    assert "config.toml, [[listen]] 2 (line 4): target: " in record.getMessage()
+    assert record.getMessage().endswith("; it is left out")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '[[rule]]\nprotocol = "/x/ssh"\nallow = ["nobody"]\n',
+        '[[block]]\nwhom = ["192.0.2.1/24"]\n',
+        '[[peer]]\nname = "a"\npeer = "b"\n',
+        "[[listen]\n",
+    ],
+)
+def test_what_would_let_in_more_than_was_meant_stops_the_start(home: Path, bad: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"config\.toml"):
+        asyncio.run(start(home / "a", SSH + bad))
+
+
+def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        identity = PrivateKey.generate()
+        node = await start(home / "a", identity=identity)
+        await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:8"))
+        await node.running.stop()
+        node = await start(home / "a", SSH, identity)
+        listener = (await node.ls())["/x/ssh"]
+        assert (listener.lifetime, listener.target_address) == ("declared", "/ip4/127.0.0.1/tcp/9")
+        assert "line 1 declares listen /x/ssh, and so it is: config.toml goes before" in caplog.text
+        assert "The saved one, /x/ssh with /ip4/127.0.0.1/tcp/8, comes back" in caplog.text
+        assert lines(await node.reload("")) == ["removed listen /x/ssh"]
+        listener = (await node.ls())["/x/ssh"]
+        assert (listener.lifetime, listener.target_address) == ("saved", "/ip4/127.0.0.1/tcp/8")
+        await node.reload(SSH)
+        await node.call("p2p.close", s.CloseParams(protocol="/x/ssh"))
+        await node.reload("")
+        assert await node.ls() == {}
+        await node.running.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_apply_leaves_what_is_declared(home: Path) -> None:
+    async def script(node: Home) -> None:
+        result = await node.apply(SSH + WEB)
+        assert (lines(result), result.unchanged) == (["added listen /x/web"], 1)
+        with pytest.raises(InvalidConfig, match="declares it otherwise"):
+            await node.apply(SSH.replace(":9", ":8"))
+        result = await node.apply("", prune=True)
+        assert lines(result) == ["removed listen /x/web"]
+        assert result.notes == ("listen /x/ssh stays: config.toml declares it",)
+        assert (await node.ls())["/x/ssh"].lifetime == "declared"
+
+    run(home, script, SSH)
+
+
+# --- reload ----------------------------------------------------------------------------------------
+
+
+def test_what_can_change_live_does_and_the_rest_is_named(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(node: Home) -> None:
+        stranger = PeerId.parse(PHONE)
+        running, admits = (
+            node.running,
+            lambda: node.running.forwarding.access.rules.admits(stranger, "/x/ssh"),
+        )
+        assert admits()
+        relay, other = (f"/ip4/127.0.0.1/tcp/1/p2p/{it}" for it in (LAPTOP, PHONE))
+        result = await node.reload(
+            SSH
+            + '[access]\ndefault = "none"\n[log]\nlevel = "warning"\n[forward]\nopen_timeout_s = 5\n'
+            + '[swarm]\nsecurity = ["tls"]\n[limits]\nstreams = 5\npending_opens = 7\n'
+            + f'[reach]\nrelays = ["{relay}"]\n[bootstrap]\npeers = ["{other}"]\n'
+        )
+        assert set(result.settings) == {
+            "access.default",
+            "log.level",
+            "forward.open_timeout_s",
+            "limits.pending_opens",
+            "reach.relays",
+            "bootstrap.peers",
+        }
+        assert result.restart == ("swarm.security", "limits.streams")
+        assert "swarm.security changed: it takes a restart: p2pfwd shutdown" in caplog.text
+        assert not admits()
+        assert logging.getLogger("p2pfwd").level == logging.WARNING
+        listener = running.forwarding.standing("listen", "/x/ssh")
+        assert listener is not None
+        assert (listener.limits.open_timeout_s, listener.limits.max_pending_opens) == (5, 7)
+        assert listener.limits.max_streams == 8192
+        keeper = running.host.keeper
+        await until(lambda: keeper.status(PeerId.parse(LAPTOP)) is not None)
+        assert keeper.status(PeerId.parse(PHONE)) is not None
+        result = await node.reload(SSH + '[swarm]\nsecurity = ["tls"]\n[limits]\nstreams = 5\n')
+        assert result.restart == ("swarm.security", "limits.streams")  # until it has been restarted
+        assert keeper.status(PeerId.parse(LAPTOP)) is None
+        assert keeper.status(PeerId.parse(PHONE)) is None
+        assert admits()
+
+    try:
+        run(home, script, SSH)
+    finally:
+        logging.getLogger("p2pfwd").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        SSH + '[[listen]]\nprotocol = "/x/b"\n',
+        WEB + '[log]\nlevel = "loud"\n',
+        WEB + "[[forward]\n",
+        '[[listen]]\nprotocol = "/ipfs/lan/kad/1.0.0"\ntarget = "1"\ncustom_protocol = true\n',
+    ],
+)
+def test_a_bad_file_changes_nothing(home: Path, bad: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def script(node: Home) -> None:
+        before = await node.everything()
+        with pytest.raises(InvalidConfig, match=r"config\.toml"):
+            await node.reload(bad)
+        await node.running.reloading.reload_by_signal()
+        assert "config.toml was not reloaded, nothing was changed: config file" in caplog.text
+        assert await node.everything() == before
+        assert lines(await node.reload(SSH)) == []
+
+    run(home, script, SSH)
