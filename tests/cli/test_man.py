@@ -146,6 +146,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
     "kind",
     [
         schema.Listener,
+        schema.SetupChange,
         schema.Stream,
         schema.Peer,
         schema.Access,
