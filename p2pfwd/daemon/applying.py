@@ -70,7 +70,7 @@ class Applying:
     async def apply(self, text: str, name: str, *, prune: bool, dry_run: bool) -> ApplyResult:
         """Make it so. Raises InvalidConfig, ResourceLimitExceeded, StorageFailed: nothing has changed."""
         async with self.lock:
-            wanted = read_all(parse(text, name), self._peering.names, self._own_id)
+            wanted = await asyncio.to_thread(self._read, text, name)  # a long one takes seconds
             self.check_names(wanted)
             found = plan(self._state(), wanted, prune=prune, fixed=self.declared)
             self._refuse_held(found, wanted)
@@ -79,6 +79,9 @@ class Applying:
                 await to_its_end(asyncio.create_task(self._carry_out(found)))
                 notes += self.not_well((*found.tunnels.changed, *found.tunnels.added))
             return ApplyResult(found.changes(), found.unchanged, notes, dry_run)
+
+    def _read(self, text: str, name: str) -> Declared:
+        return read_all(parse(text, name), self._peering.names, self._own_id)
 
     def check_names(self, wanted: Declared) -> None:
         """Raises InvalidConfig for a listen whose name this node serves itself."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
@@ -29,6 +29,8 @@ from p2pfwd.policy.access import Rule
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.state.tunnel_file import Key, SavedTunnel
 from p2pfwd.system.host_names import FAMILY_OF
+
+_T = TypeVar("_T", ListenTerms, ForwardTerms)
 
 OTHERS: Final = {"any": "any", "none": "listed"}
 """What `others` of a rule says, and `Rule.at_large` for it."""
@@ -120,7 +122,7 @@ class _Reading:
         protocol, text = _text(entry, "protocol", "/x/ssh"), _text(entry, "target", "127.0.0.1:22")
         target, any_loopback = _as(entry, "target", lambda: parse_target(text))
         values = {"any_loopback": any_loopback, **_terms(entry, ListenTerms)}
-        terms = terms_from_json(ListenTerms, values)
+        terms = _together(entry, ListenTerms, values)
         _as(entry, "target", lambda: Target(target, any_loopback=terms.any_loopback))
         _protocol(entry, protocol, custom=terms.custom_protocol, serving=True)
         peers: frozenset[PeerId] | None = None
@@ -136,7 +138,7 @@ class _Reading:
         _check_keys(entry, ("protocol", "listen", "peer"), ForwardTerms)
         protocol, text = _text(entry, "protocol", "/x/ssh"), _text(entry, "listen", "127.0.0.1:2222")
         listen = _as(entry, "listen", lambda: _fixed(parse_endpoint(text)))
-        terms = terms_from_json(ForwardTerms, _terms(entry, ForwardTerms))
+        terms = _together(entry, ForwardTerms, _terms(entry, ForwardTerms))
         _protocol(entry, protocol, custom=terms.custom_protocol, serving=False)
         peer, addrs = self._whom(entry)
         self._place(entry, "listen", SavedTunnel(FORWARD, protocol, listen, terms, peer, addrs))
@@ -240,11 +242,20 @@ def _terms(entry: Entry, kind: type[Any]) -> dict[str, Any]:
             value = float(value)
         try:
             terms_from_json(kind, {term.name: value})
-        except ValueError:
+        except ValueError as exc:
             shown = quoted(value) if isinstance(value, str) else repr(value)
-            raise entry.wrong(term.name, f"{shown} does not fit", wanted_of(kind, term.name)) from None
+            what = f"{shown} does not fit: {exc}"
+            raise entry.wrong(term.name, what, wanted_of(kind, term.name)) from None
         found[term.name] = value
     return found
+
+
+def _together(entry: Entry, kind: type[_T], values: Mapping[str, Any]) -> _T:
+    """The terms of these values, which are right each by itself."""
+    try:
+        return terms_from_json(kind, values)
+    except ValueError as exc:
+        raise entry.wrong(None, str(exc), "leave one of its keys out") from None
 
 
 def _text(entry: Entry, key: str, example: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.daemon import config, logs
-from p2pfwd.daemon.declared import Declared, read
+from p2pfwd.daemon.declared import Declared, read, read_all
 from p2pfwd.daemon.plan import State, plan
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.daemon.tables import FORWARD, LISTEN
@@ -78,7 +78,10 @@ class Reloading:
     # --- at the start -----------------------------------------------------------------------------
 
     def begin(self, loaded: config.Loaded) -> list[DeclaredTunnel]:
-        """Put names, rules and blocks in force; the tunnels that there should be. Raises InvalidConfig."""
+        """Put names, rules and blocks in force; the tunnels that there should be.
+
+        Raises InvalidConfig, ResourceLimitExceeded where it is more than there may be.
+        """
         found = loaded.config
         self._loaded, self._settings = loaded, found.settings
         declared, errors = read(found.tables, self._peering.names, self._own_id)
@@ -86,6 +89,7 @@ class Reloading:
             if entry.table not in (LISTEN, FORWARD):
                 raise error
             log.error("%s; hint: %s; it is left out", error.message, error.hint)
+        plan(State(), declared, prune=False)
         self._applying.declared = declared
         self._peering.declare(declared.names)
         self._access.declare(declared.all_rules(), declared.blocks, found.settings.access_default)
@@ -111,10 +115,7 @@ class Reloading:
             log.error("config.toml was not reloaded, nothing was changed: %s%s", exc.message, hint)
 
     async def _reload(self) -> ReloadResult:
-        found = await asyncio.to_thread(self._loaded.again, self._path)
-        declared, errors = read(found.tables, _Typed(self._peering), self._own_id)
-        for _, error in errors:
-            raise error
+        found, declared = await asyncio.to_thread(self._read)  # a long one takes seconds
         self._applying.check_names(declared)
         changes = plan(State.of(self._applying.declared), declared, prune=True)
         notes = [*self._held(declared), *self._closed(changes.tunnels.unchanged)]
@@ -126,6 +127,10 @@ class Reloading:
             log.warning("%s", note)
         log.info("config.toml was read again: %d changes", len(changes.changes()) + len(settings))
         return ReloadResult(changes.changes(), changes.unchanged, settings, restart, tuple(notes))
+
+    def _read(self) -> tuple[config.Config, Declared]:
+        found = self._loaded.again(self._path)
+        return found, read_all(found.tables, _Typed(self._peering), self._own_id)
 
     async def _put_in_force(self, declared: Declared, settings: Settings) -> None:
         """Access holds before what opens is open, and after what closes is closed."""

@@ -306,15 +306,19 @@ class Tunnels:
         if listener is None:
             await self._try_to_make(tunnel, lifetime)
             return
-        life = Life(lifetime, listener.created)
-        differs = (listener.terms, listener.lifetime) != (tunnel.terms, lifetime)
         if isinstance(listener, LocalListener) and isinstance(tunnel.terms, ForwardTerms):
             if not set(tunnel.peer_addrs) <= set(listener.addrs):
                 listener.know(tunnel.peer_addrs)
-            if differs:
-                listener.change(tunnel.terms, life)
-        elif isinstance(listener, RemoteListener) and isinstance(tunnel.terms, ListenTerms) and differs:
-            listener.change(tunnel.terms, life)
+            if listener.terms != tunnel.terms:
+                listener.set_terms(tunnel.terms)
+        elif (
+            isinstance(listener, RemoteListener)
+            and isinstance(tunnel.terms, ListenTerms)
+            and listener.terms != tunnel.terms
+        ):
+            listener.set_terms(tunnel.terms)
+        if listener.lifetime != lifetime:
+            listener.lives(lifetime)
 
     def _close_standing(self, key: Key) -> None:
         listener = self._forwarding.standing(*key)

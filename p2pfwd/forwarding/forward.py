@@ -122,11 +122,11 @@ class LocalListener(Listener):
         """One forward per bound address."""
         return ("forward", str(self._address))
 
-    def change(self, terms: ForwardTerms, life: Life) -> None:
+    def set_terms(self, terms: ForwardTerms) -> None:
         """Other terms from now on; streams that are there keep theirs."""
         self.terms = terms
         self._way = Way(terms.path, terms.limited_relay)
-        self.lives(life)
+        self._events.listener("changed", self.info)
 
     def know(self, addrs: Iterable[Multiaddr]) -> None:
         """Keep these addresses of the peer for the life of the forward, besides those it has."""

@@ -77,12 +77,12 @@ class RemoteListener(Listener):
         """One listen per protocol."""
         return ("listen", self.protocol)
 
-    def change(self, terms: ListenTerms, life: Life) -> None:
+    def set_terms(self, terms: ListenTerms) -> None:
         """Other terms from now on; streams that are there keep theirs."""
         if terms.any_loopback != self.terms.any_loopback:
             self.target = Target(self.target.address, any_loopback=terms.any_loopback)
         self.terms = terms
-        self.lives(life)
+        self._events.listener("changed", self.info)
 
     def serve(self, stream: DuplexStream) -> None:
         """Connect a negotiated inbound stream with the target, at once or in a task of its own."""

@@ -16,7 +16,7 @@ from collections.abc import Generator
 from typing import Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import ForwardTerms, Life, ListenTerms
+from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
@@ -107,9 +107,9 @@ class Listener(ABC):
     def left(self, party: Party | None, *, used: bool) -> None:
         """A stream of it is over, which counted for `party`; `used`: whether the peer made use of it."""
 
-    def lives(self, life: Life) -> None:
+    def lives(self, lifetime: Lifetime) -> None:
         """As long as this from now on."""
-        self.lifetime = life.lifetime
+        self.lifetime = lifetime
         self._events.listener("changed", self.info)
 
     def describe(self) -> str:

@@ -15,9 +15,17 @@ import pytest
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon import config
+from p2pfwd.daemon import plan as plan_module
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.node import Running
-from p2pfwd.errors import InvalidConfig, ListenerExists, NotFound, PeerExists, StorageFailed
+from p2pfwd.errors import (
+    InvalidConfig,
+    ListenerExists,
+    NotFound,
+    PeerExists,
+    ResourceLimitExceeded,
+    StorageFailed,
+)
 from p2pfwd.peers import access_rules
 from p2pfwd.peers import named as named_module
 from p2pfwd.peers.access_rules import AccessRules
@@ -537,6 +545,12 @@ def test_one_bad_tunnel_is_logged_and_the_others_come_up(
 def test_what_would_let_in_more_than_was_meant_stops_the_start(home: Path, bad: str) -> None:
     with pytest.raises(InvalidConfig, match=r"config\.toml"):
         asyncio.run(start(home / "a", SSH + bad))
+
+
+def test_more_than_there_may_be_stops_the_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "MAX_SAVED", 1)
+    with pytest.raises(ResourceLimitExceeded, match="2 tunnels, where 1 is the limit"):
+        asyncio.run(start(home / "a", SSH + WEB))
 
 
 def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(

@@ -11,6 +11,7 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN, ForwardTerms, ListenTerms, wanted_of
+from p2pfwd.daemon import declared as declared_module
 from p2pfwd.daemon.declared import Declared, read, read_all
 from p2pfwd.daemon.export import written
 from p2pfwd.daemon.tables import MAX_APPLIED_BYTES, parse, take
@@ -220,22 +221,40 @@ def other_value(kind: Any, term: Any) -> Any:
     return 7.5 if "float" in str(term.type) else None
 
 
-def with_all_terms(kind: Any) -> Any:
-    """A value for which every term differs from its default, where one is to be had."""
+def with_one_term_each(kind: Any) -> list[Any]:
+    """Values of which one term each differs from its default."""
     found = {term.name: other_value(kind, term) for term in fields(kind)}
-    return kind(**{name: value for name, value in found.items() if value is not None})
+    return [kind(**{name: value}) for name, value in found.items() if value is not None]
 
 
 def test_every_term_is_a_key_without_more_code() -> None:
-    listen = SavedTunnel(
-        "listen", "/x/a", Multiaddr.parse("/ip4/127.0.0.1/tcp/1"), with_all_terms(ListenTerms)
-    )
-    forward = SavedTunnel("forward", "/x/a", ADDRESS, with_all_terms(ForwardTerms), LAPTOP, (ADDRESS,))
-    text = written([listen, forward], (), {}, Blocks())
-    assert dict(declared(text).tunnels) == {it.key: it for it in (listen, forward)}
+    listens = [
+        SavedTunnel("listen", f"/x/{number}", Multiaddr.parse("/ip4/127.0.0.1/tcp/1"), terms)
+        for number, terms in enumerate(with_one_term_each(ListenTerms))
+    ]
+    forwards = [
+        SavedTunnel(
+            "forward", "/x/a", Multiaddr.parse(f"/ip4/127.0.0.1/tcp/{port}"), terms, LAPTOP, (ADDRESS,)
+        )
+        for port, terms in enumerate(with_one_term_each(ForwardTerms), start=1)
+    ]
+    assert len(listens) == len(fields(ListenTerms)) and len(forwards) == len(fields(ForwardTerms))
+    text = written([*listens, *forwards], (), {}, Blocks())
+    assert dict(declared(text).tunnels) == {it.key: it for it in (*listens, *forwards)}
     for term in fields(ListenTerms):
         assert wanted_of(ListenTerms, term.name)
     assert wanted_of(ListenTerms, "zebra") is None
+
+
+def test_terms_that_exclude_each_other_are_a_mistake_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exclude(kind: Any, found: Any) -> Any:
+        if len(found) > 1:
+            raise ValueError("they exclude each other")
+        return kind(**found)
+
+    monkeypatch.setattr(declared_module, "terms_from_json", exclude)
+    error = wrong(LISTEN + "report_peer_id = true")
+    assert error.message == "here, [[listen]] 1 (line 1): they exclude each other"
 
 
 # --- out and in again ------------------------------------------------------------------------------

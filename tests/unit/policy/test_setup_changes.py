@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import combinations, product
 
 import pytest
@@ -105,3 +106,8 @@ def test_what_the_file_shuts_no_command_opens_and_the_other_way_round() -> None:
             if shut:
                 assert allowed <= both.allowed
     assert joined(Rule("any"), NO_RULE).at_large == joined(NO_RULE, Rule("any")).at_large == "any"
+
+
+def test_whoever_gives_a_rule_more_to_say_looks_at_what_goes_through_here() -> None:
+    """A field that `joined`, `rules_on_the_way`, the export and the plan do not know would be lost there."""
+    assert [it.name for it in fields(Rule)] == ["at_large", "allowed", "denied"]
