@@ -120,7 +120,7 @@ class Reloading:
         changes = plan(State.of(self._applying.declared), declared, prune=True)
         notes = [*self._held(declared), *self._closed(changes.tunnels.unchanged)]
         keys = _changed(self._settings, found.settings)
-        await to_its_end(asyncio.create_task(self._put_in_force(declared, found.settings)))
+        notes += await to_its_end(asyncio.create_task(self._put_in_force(declared, found.settings)))
         settings, restart = self._set(keys, found.settings)
         notes += self._applying.not_well(list(declared.tunnels))
         for note in notes:
@@ -132,7 +132,7 @@ class Reloading:
         found = self._loaded.again(self._path)
         return found, read_all(found.tables, _Typed(self._peering), self._own_id)
 
-    async def _put_in_force(self, declared: Declared, settings: Settings) -> None:
+    async def _put_in_force(self, declared: Declared, settings: Settings) -> list[str]:
         """Access holds before what opens is open, and after what closes is closed."""
 
         async def between() -> None:
@@ -140,8 +140,9 @@ class Reloading:
                 self._peering.declare(declared.names)
                 self._access.declare(declared.all_rules(), declared.blocks, settings.access_default)
 
-        await self._tunnels.declare(self._places(declared), between)
+        said = await self._tunnels.declare(self._places(declared), between)
         self._applying.declared = declared
+        return said
 
     def _set(self, keys: Sequence[str], settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Which of the keys hold now, and which after a restart."""

@@ -71,8 +71,9 @@ class Tunnels:
         for key, tunnel in self._saved.items():
             if key not in self._declared:
                 await self._try_to_make(tunnel, "saved")
+        for said in self._who_wins(self._declared):
+            log.warning("%s", said)
         for it in self._declared.values():
-            self._tell_who_wins(it)
             await self._try_to_make(it.tunnel, "declared")
 
     async def _try_to_make(self, tunnel: SavedTunnel, lifetime: Lifetime) -> None:
@@ -84,9 +85,14 @@ class Tunnels:
             self._not_made[tunnel.key] = exc
             log.warning("the %s %s %s cannot be made: %s", lifetime, *tunnel.key, exc.message)
 
-    def _tell_who_wins(self, it: DeclaredTunnel) -> None:
-        if (saved := self._saved.get(it.tunnel.key)) is not None:
-            log.warning("%s", _who_wins(it, saved))
+    def _who_wins(self, declared: Mapping[Key, DeclaredTunnel]) -> list[str]:
+        """Of each that is now in the place of a saved one, in words."""
+        found = []
+        for key, it in declared.items():
+            listener = self._forwarding.standing(*key)
+            if key in self._saved and (listener is None or listener.lifetime != "declared"):
+                found.append(_who_wins(it, self._saved[key]))
+        return found
 
     async def close_file(self) -> None:
         """The last step of a stop. Idempotent."""
@@ -246,22 +252,21 @@ class Tunnels:
 
     async def declare(
         self, declared: Mapping[Key, DeclaredTunnel], between: Callable[[], Awaitable[object]]
-    ) -> None:
+    ) -> list[str]:
         """Put these in the place of what config.toml declared before, as `change` does; what stands stays.
 
-        One that a command in the foreground holds is left to it.
+        One that a command in the foreground holds is left to it. Says which of them are now in the place of
+        a saved one.
         """
-        await to_its_end(asyncio.create_task(self._declare(declared, between)))
+        return await to_its_end(asyncio.create_task(self._declare(declared, between)))
 
     async def _declare(
         self, declared: Mapping[Key, DeclaredTunnel], between: Callable[[], Awaitable[object]]
-    ) -> None:
+    ) -> list[str]:
         async with self._lock:
             gone = [key for key in self._declared if key not in declared]
-            before, self._declared = self._declared, dict(declared)
-            for key, it in declared.items():
-                if key not in before:
-                    self._tell_who_wins(it)
+            said = self._who_wins(declared)
+            self._declared = dict(declared)
             for key in gone:
                 self._not_made.pop(key, None)
             put = [replace(it.tunnel, created=self._made_at(key)) for key, it in declared.items()]
@@ -269,6 +274,7 @@ class Tunnels:
             wanted += [(tunnel, "declared") for tunnel in put if not self.held(tunnel.key)]
             wanted += [(self._saved[key], "saved") for key in gone if key in self._saved]
             await self._turn_into(wanted, [key for key in gone if key not in self._saved], between)
+            return said
 
     def _since(self, tunnel: SavedTunnel) -> SavedTunnel:
         old = self._saved.get(tunnel.key)

@@ -569,7 +569,9 @@ def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(
         assert lines(await node.reload("")) == ["removed listen /x/ssh"]
         listener = (await node.ls())["/x/ssh"]
         assert (listener.lifetime, listener.target_address) == ("saved", "/ip4/127.0.0.1/tcp/8")
-        await node.reload(SSH)
+        (said,) = (await node.reload(SSH)).notes
+        assert "declares listen /x/ssh, and so it is" in said
+        assert (await node.reload(SSH)).notes == ()
         await node.call("p2p.close", s.CloseParams(protocol="/x/ssh"))
         await node.reload("")
         assert await node.ls() == {}
