@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
@@ -226,6 +225,8 @@ def _check_keys(entry: Entry, keys: Sequence[str], kind: type[Any] | None = None
     known = [*keys, *(it.name for it in fields(kind))] if kind is not None else list(keys)
     for key in entry.values:
         if key not in known:
+            from difflib import get_close_matches
+
             near = get_close_matches(key, known, 1)
             right = f"did you mean {near[0]}?" if near else f"its keys are {', '.join(known)}"
             raise entry.wrong(key, "there is no such key", right)
