@@ -83,7 +83,7 @@ function __p2pfwd_complete
     $words[1] __complete $words[2..-1] 2>/dev/null
 end
 complete -c p2pfwd -f -a '(__p2pfwd_complete)'
-complete -c p2pfwd -n '__fish_seen_subcommand_from key' -F
+complete -c p2pfwd -n '__fish_seen_subcommand_from key apply' -F
 """
 
 SCRIPTS = {Shell.BASH: _BASH, Shell.ZSH: _ZSH, Shell.FISH: _FISH}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import ends_text, limits_text
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
@@ -90,6 +91,13 @@ def close(
         write_json(result)
     else:
         write(closed_sentence(result.closed))
+        for it in result.closed:
+            if it.declared_in is not None:
+                warn(
+                    f"{it.protocol} is closed only until the next reload or restart: "
+                    f"{it.declared_in}, declares it",
+                    "to close it for good, take it out there",
+                )
 
 
 def closed_sentence(closed: Sequence[Listener]) -> str:
@@ -192,8 +200,8 @@ def _print_listeners(env: Env, listeners: Sequence[Listener], *, headers: bool) 
             write(f"{name}: {counted(listener.waiting, 'local connection')} {wait} for the peer")
         if listener.warm is False and listener.id:
             write(f"{name}: {NOT_WARM}")
-        if not listener.saved:
-            write(f"{name}: {FOREGROUND if listener.foreground else EPHEMERAL}")
+        if (said := _life(listener)) is not None:
+            write(f"{name}: {said}")
         if listener.ends_at is not None:
             write(f"{name}: {ends_text(listener.ends_at)}")
         if listener.limits is not None and (limits := limits_text(listener.limits)):
@@ -208,6 +216,13 @@ def _since(listener: Listener) -> str:
     if not listener.check or listener.state_since is None:
         return ""
     return f", for {age(max(0.0, time.time() - listener.state_since))}"
+def _life(listener: Listener) -> str | None:
+    """How long it is there, where that is not until it is closed."""
+    if listener.lifetime == "declared":
+        return DECLARED.format(printable(listener.declared_in or "config.toml"))
+    if listener.saved:
+        return None
+    return FOREGROUND if listener.foreground else EPHEMERAL
 
 
 def _listener_row(listener: Listener) -> tuple[str, ...]:
@@ -228,6 +243,7 @@ def _was_wrong(problem: Problem) -> str:
     return f"last problem {ago} ago: {shorten_peers(problem.reason)}"
 
 
+DECLARED = "declared: {}"
 EPHEMERAL = "ephemeral: it ends with the daemon"
 FOREGROUND = "foreground: it ends with its command"
 """What `ls` says of those that are not saved."""

@@ -42,6 +42,8 @@ COMMANDS = {
     "limit": Entry("p2pfwd.cli.limits", "limit"),
     "ls": Entry("p2pfwd.cli.p2p", "ls"),
     "stream": Entry("p2pfwd.cli.p2p", "stream"),
+    "export": Entry("p2pfwd.cli.setup", "export"),
+    "apply": Entry("p2pfwd.cli.setup", "apply"),
     "id": Entry("p2pfwd.cli.daemon", "show_id"),
     "status": Entry("p2pfwd.cli.daemon", "status"),
     "events": Entry("p2pfwd.cli.events", "events"),
@@ -65,6 +67,7 @@ COMMANDS = {
     "service": Entry("p2pfwd.cli.service", "service"),
     "config": Entry("p2pfwd.cli.config", "config"),
     "completion": Entry("p2pfwd.cli.completion", "completion"),
+    "reload": Entry("p2pfwd.cli.setup", "reload"),
     "shutdown": Entry("p2pfwd.cli.daemon", "shutdown"),
 }
 

@@ -16,8 +16,8 @@ PathWish = Literal["any", "direct", "relay"]
 ProxyProtocol = Literal["none", "v2"]
 """Which PROXY protocol header the target of a listen gets first."""
 
-Lifetime = Literal["saved", "ephemeral", "foreground"]
-"""Until it is closed; at most as long as the daemon; at most as long as the command."""
+Lifetime = Literal["saved", "ephemeral", "foreground", "declared"]
+"""Until it is closed; at most as long as the daemon, or as the command; while config.toml says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +127,14 @@ def terms_from_json(kind: type[_T], found: object) -> _T:
     if (why := why_no_terms(terms)) is not None:
         raise ValueError(why)
     return terms
+
+
+def wanted_of(kind: type[ListenTerms] | type[ForwardTerms], name: str) -> str | None:
+    """What a value of this term is, for people; None where there is no such term."""
+    hint = next((str(field.type) for field in fields(kind) if field.name == name), None)
+    if hint is None:
+        return None
+    if name in _CHOICES:
+        return f"one of {', '.join(map(repr, _CHOICES[name]))}".replace("'", '"')
+    words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
+    return next((text for word, text in words.items() if word in hint), hint)

@@ -2,7 +2,8 @@
 
 Rules: a rule is about peers by their ID; a name of `peer add` is read once, when the rule is made. What is
 taken away ends the live streams that it let in, and a block the connections. With `access.default` named, a
-peer that loses its name loses what the name gave.
+peer that loses its name loses what the name gave. Rules and blocks of config.toml hold beside those that
+commands made, and whom either keeps out is out: a command never opens what the file shuts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -20,8 +22,8 @@ from p2pfwd.core.typed import parse_peer
 from p2pfwd.errors import InvalidPeerId, NotFound, UsageError
 from p2pfwd.forwarding.names import check_protocol
 from p2pfwd.peers.access_rules import AccessRules, AccessTable, Change
-from p2pfwd.peers.arguments import named_peer
-from p2pfwd.policy.access import NO_RULE, Access, Default, Rule
+from p2pfwd.peers.arguments import Names, named_peer
+from p2pfwd.policy.access import NO_RULE, Access, Default, Rule, joined
 from p2pfwd.policy.blocks import Blocks, Network, parse_network
 from p2pfwd.rpc import schema as s
 
@@ -65,12 +67,50 @@ class AccessControl:
         self.on_changed: Callable[[str | None, str], None] = lambda _protocol, _change: None
         """Told of which name the rule has changed (None: the block list), and how, in words."""
         self.ends_changed: Callable[[], None] = lambda: None
+        self._declared = AccessTable()
+        self._holds = 0
 
     def start(self) -> None:
         """Read the rules, and put them in force. Raises as `AccessRules.load`."""
         self.rules.load()
-        self._host.swarm.block(self.rules.table.blocks)
+        self._host.swarm.block(self.table.blocks)
         self._apply(keep_live=False)
+
+    @property
+    def table(self) -> AccessTable:
+        """What holds: the rules and blocks that commands made, with those of config.toml."""
+        typed, declared = self.rules.table, self._declared
+        rules = {name: joined(it, typed.rules.get(name, NO_RULE)) for name, it in declared.rules.items()}
+        blocks = Blocks(
+            declared.blocks.peers | typed.blocks.peers, declared.blocks.networks | typed.blocks.networks
+        )
+        return AccessTable({**typed.rules, **rules}, blocks)
+
+    @property
+    def declared(self) -> AccessTable:
+        """What config.toml says."""
+        return self._declared
+
+    def declare(self, rules: Mapping[str, Rule], blocks: Blocks, default: Default) -> None:
+        """Put this in the place of what config.toml said before."""
+        self._declared, self._default = AccessTable(rules, blocks), default
+        self.put_in_force()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What holds at its begin holds until its end, whatever is changed meanwhile: then all at once."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self.put_in_force()
+
+    def put_in_force(self) -> None:
+        """Let what is known by now hold, and end what it allows no more."""
+        if not self._holds:
+            self._host.swarm.block(self.table.blocks)
+            self._apply(keep_live=False)
 
     @property
     def default(self) -> Default:
@@ -78,8 +118,10 @@ class AccessControl:
         return "none" if self.rules.lost is not None else self._default
 
     def _apply(self, *, keep_live: bool) -> int:
+        if self._holds:
+            return 0
         named = {entry.peer_id: entry.name for entry in self._peering.names.all()}
-        rules = self.rules.table.ended(self._clock()).rules
+        rules = self.table.ended(self._clock()).rules
         access = Access(self.default, rules, named)
         return len(self._forwarding.set_access(access, keep_live=keep_live))
 
@@ -149,6 +191,8 @@ class AccessControl:
         def change(table: AccessTable) -> AccessTable:
             if protocol not in table.rules:
                 hint = "p2pfwd access ls shows the rules"
+                if protocol in self._declared.rules:
+                    hint = "config.toml declares it: take it out there, then p2pfwd reload"
                 raise NotFound(f"there is no access rule for {quoted(protocol)}", hint=hint)
             left = {name: rule for name, rule in table.rules.items() if name != protocol}
             return replace(table, rules=left)
@@ -203,7 +247,7 @@ class AccessControl:
         def apply() -> None:
             nonlocal ended, streams
             before = len(self._forwarding.streams())
-            ended = len(self._host.swarm.block(self.rules.table.blocks))
+            ended = len(self._host.swarm.block(self.table.blocks))
             streams = before - len(self._forwarding.streams())
             self._forwarding.access.requests.forget(lambda peer, _protocol: peer in peers)
 
@@ -218,18 +262,22 @@ class AccessControl:
         def change(table: AccessTable) -> AccessTable:
             old = table.blocks
             missing = [*map(str, peers - old.peers), *map(str, networks - old.networks)]
+            declared = self._declared.blocks
+            if peers & declared.peers or networks & declared.networks:
+                hint = "take it out there, then p2pfwd reload"
+                raise NotFound("config.toml declares the block", hint=hint)
             if missing:
                 hint = "p2pfwd block ls shows the list; a network is taken off as it was put on"
                 raise NotFound(f"{missing[0]} is not blocked", hint=hint)
             return replace(table, blocks=Blocks(old.peers - peers, old.networks - networks))
 
-        await self.rules.change(change, lambda: self._host.swarm.block(self.rules.table.blocks))
+        await self.rules.change(change, lambda: self._host.swarm.block(self.table.blocks))
         self.on_changed(None, f"{', '.join(map(str, (*peers, *networks)))} blocked no longer")
         return s.BlockLsResult(self._blocks(peers, networks))
 
     def blocked(self) -> s.BlockLsResult:
         """The block list: peers, then networks."""
-        blocks = self.rules.table.blocks
+        blocks = self.table.blocks
         return s.BlockLsResult(self._blocks(blocks.peers, blocks.networks))
 
     # --- arguments --------------------------------------------------------------------------------
@@ -240,51 +288,18 @@ class AccessControl:
         Raises InvalidPeerId, InvalidMultiaddr, UsageError.
         """
         _check_number(texts)
-        if ANY in texts:
-            if len(texts) > 1:
-                raise UsageError("any is every peer, and stands alone", hint="leave out the others, or any")
-            return None
-        return frozenset(map(self._peer, texts))
-
-    def _peer(self, text: str) -> PeerId:
-        named = named_peer(text, self._peering.names)
-        if named is not None:
-            return named.peer_id
-        peer_id, _ = parse_peer(text)
-        if peer_id is None:
-            raise InvalidPeerId(
-                f"{quoted(text)} has no peer ID in it, and access is given to an ID, not to an address",
-                hint="p2pfwd id on the other machine prints its peer ID",
-            )
-        return peer_id
+        return read_allowed(texts, self._peering.names)
 
     def _read_blocks(self, texts: Sequence[str]) -> tuple[frozenset[PeerId], frozenset[Network]]:
         _check_number(texts)
-        peers: set[PeerId] = set()
-        networks: set[Network] = set()
-        for text in texts:
-            try:
-                network = parse_network(text)
-            except ValueError as exc:
-                raise UsageError(
-                    f"{quoted(text)} has bits beyond its prefix", hint=f"the network is {exc}"
-                ) from None
-            if network is None and _WRITTEN_AS_NETWORK.match(text):
-                raise UsageError(
-                    f"{quoted(text)} is no network", hint="write it as 192.0.2.0/24 or 2001:db8::/32"
-                )
-            if network is None:
-                peers.add(self._peer(text))
-            else:
-                networks.add(network)
-        return frozenset(peers), frozenset(networks)
+        return read_blocks(texts, self._peering.names)
 
     # --- what is shown ----------------------------------------------------------------------------
 
     def listing(self) -> s.AccessLsResult:
         """Every rule, and what holds for the listens without one."""
         listens = [it.protocol for it in self._forwarding.listeners() if it.direction == "listen"]
-        names = sorted({*self.rules.table.rules, *listens})
+        names = sorted({*self.table.rules, *listens})
         lost = self.rules.lost
         return s.AccessLsResult(
             self.default, None if lost is None else str(lost), tuple(self._rule(name) for name in names)
@@ -328,7 +343,7 @@ class AccessControl:
         )
 
     def _rule(self, protocol: str) -> s.AccessRule:
-        saved = protocol in self.rules.table.rules
+        saved = protocol in self.table.rules
         return s.AccessRule(protocol, self.of(protocol), saved, self._forwarding.is_listening(protocol))
 
     def _blocks(self, peers: frozenset[PeerId], networks: frozenset[Network]) -> tuple[s.Block, ...]:
@@ -340,6 +355,50 @@ class AccessControl:
 
     def _names(self) -> dict[PeerId, str]:
         return {named.peer_id: named.name for named in self._peering.names.all()}
+
+
+def read_allowed(texts: Sequence[str], names: Names) -> frozenset[PeerId] | None:
+    """As `AccessControl.read`, of any number of texts."""
+    if ANY in texts:
+        if len(texts) > 1:
+            raise UsageError("any is every peer, and stands alone", hint="leave out the others, or any")
+        return None
+    return frozenset(_peer(text, names) for text in texts)
+
+
+def read_blocks(texts: Sequence[str], names: Names) -> tuple[frozenset[PeerId], frozenset[Network]]:
+    """The peers and networks that these mean. Raises UsageError and its kin."""
+    peers: set[PeerId] = set()
+    networks: set[Network] = set()
+    for text in texts:
+        try:
+            network = parse_network(text)
+        except ValueError as exc:
+            raise UsageError(
+                f"{quoted(text)} has bits beyond its prefix", hint=f"the network is {exc}"
+            ) from None
+        if network is None and _WRITTEN_AS_NETWORK.match(text):
+            raise UsageError(
+                f"{quoted(text)} is no network", hint="write it as 192.0.2.0/24 or 2001:db8::/32"
+            )
+        if network is None:
+            peers.add(_peer(text, names))
+        else:
+            networks.add(network)
+    return frozenset(peers), frozenset(networks)
+
+
+def _peer(text: str, names: Names) -> PeerId:
+    named = named_peer(text, names)
+    if named is not None:
+        return named.peer_id
+    peer_id, _ = parse_peer(text)
+    if peer_id is None:
+        raise InvalidPeerId(
+            f"{quoted(text)} has no peer ID in it, and access is given to an ID, not to an address",
+            hint="p2pfwd id on the other machine prints its peer ID",
+        )
+    return peer_id
 
 
 _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed": "those allowed"}

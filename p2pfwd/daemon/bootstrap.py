@@ -106,6 +106,7 @@ class Bootstrap:
         self._upkeep: Sequence[tuple[Dht, Upkeep]] = ()
         self._network = network
         self._configured: list[_Configured] = []
+        self._looking_up: list[asyncio.Task[None]] = []
         self._peers: dict[PeerId, list[Multiaddr]] = {}
         self._kept = False
         self._known: dict[PeerId, _Known] = {}
@@ -120,21 +121,36 @@ class Bootstrap:
         self._upkeep = upkeep
         for _, each in upkeep:
             each.on_answered = self.look
+        self._configure(self._network.bootstrap)
+        self._keep(True)
+        self._swarm.own_addresses.on_changed(self._addresses_changed)
+        self._swarm.spawn(self._run(), "bootstrap")
+
+    def change(self, addresses: Sequence[Multiaddr]) -> None:
+        """Other bootstrap peers from now on; connections with those before stay."""
+        for looking_up in self._looking_up:
+            looking_up.cancel()
+        self._looking_up.clear()
+        self._keep(False)
+        self._configured.clear()
+        self._peers.clear()
+        self._configure(addresses)
+        self._keep(self._is_thin())
+        self.look()
+
+    def _configure(self, addresses: Sequence[Multiaddr]) -> None:
         by_id: dict[PeerId, list[Multiaddr]] = {}
-        for address in self._network.bootstrap:
+        for address in addresses:
             peer_id = address.peer_id()
             if peer_id is None:
                 name = _Configured(True, set())
                 self._configured.append(name)
-                self._swarm.spawn(self._look_up(address, name), "bootstrap name")
+                self._looking_up.append(self._swarm.spawn(self._look_up(address, name), "bootstrap name"))
             elif peer_id != self._host.peer_id:
                 by_id.setdefault(peer_id, []).append(address.without_peer_id())
         for peer_id, addrs in by_id.items():
             self._configured.append(_Configured(all(map(has_name, addrs)), {peer_id}))
             self._peers[peer_id] = addrs
-        self._keep(True)
-        self._swarm.own_addresses.on_changed(self._addresses_changed)
-        self._swarm.spawn(self._run(), "bootstrap")
 
     def look(self) -> None:
         """Somebody may be there who was not, or gone who was."""

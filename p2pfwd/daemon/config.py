@@ -1,5 +1,7 @@
 """Reads the settings (`daemon.settings`) from config.toml, the environment and the command line.
 
+What config.toml declares beside them (`daemon.tables`) is only found here.
+
 Rules: the command line goes before the environment (`P2PFWD_SWARM_LISTEN` for `swarm.listen`), that before
 config.toml, that before the default. An unknown key or a value that does not fit is an error that names the
 key and the nearest key there is; nothing is ignored, except variables that begin with no section's name.
@@ -8,12 +10,14 @@ Imports no asyncio: the CLI shows settings without a daemon.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from p2pfwd.daemon.settings import Check, Settings
+from p2pfwd.daemon.tables import TABLES, Entry, take
 from p2pfwd.errors import InvalidConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -26,7 +30,7 @@ COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Setting:
     """One key with its effective value, for `config show`."""
 
     key: str
@@ -42,13 +46,27 @@ class Config:
 
     settings: Settings
     origins: Mapping[str, str]  # key -> origin, where it is not the default
+    tables: tuple[Entry, ...] = ()  # tunnels, names and rules that config.toml declares
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Setting]:
         """Every key, in the order of the table."""
         for f in fields(Settings):
             name = f.metadata["key"]
             origin: Any = self.origins.get(name, DEFAULT)
-            yield Entry(name, getattr(self.settings, f.name), f.default, origin, f.metadata["doc"])
+            yield Setting(name, getattr(self.settings, f.name), f.default, origin, f.metadata["doc"])
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and what it was read with, so that it can be read again."""
+
+    config: Config
+    env: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def again(self, path: Path) -> Config:
+        """As the file is now. Raises InvalidConfig."""
+        return load(path, self.env, self.overrides)
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -61,8 +79,9 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, Any] | None
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    from_file, tables = _from_file(path)
     for origin, found in (
-        (FILE, _from_file(path)),
+        (FILE, from_file),
         (ENVIRONMENT, _from_environment(env)),
         (COMMAND_LINE, _from_overrides(overrides or {})),
     ):
@@ -77,34 +96,44 @@ def load(path: Path, env: Mapping[str, str], overrides: Mapping[str, Any] | None
             f"({settings.high_water})",
             hint="set both, or limits.high_water alone",
         )
-    return Config(settings, origins)
+    return Config(settings, origins, tables)
 
 
 _TABLE: dict[str, Field[Any]] = {f.metadata["key"]: f for f in fields(Settings)}
 _SECTIONS = frozenset(key.partition(".")[0] for key in _TABLE if "." in key)
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     text = _read(path)
     if text is None:
-        return {}
+        return {}, ()
     import tomllib
 
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise InvalidConfig(f"config file {path}: {exc}", hint=_MEND, path=str(path)) from None
+        twice = _FORWARD_TABLE.search(text) and re.search(r"overwrite|'forward'", str(exc))
+        hint = _TWO_FORWARDS if twice else _MEND
+        raise InvalidConfig(f"config file {path}: {exc}", hint=hint, path=str(path)) from None
     except RecursionError:
         raise InvalidConfig(f"config file {path}: it is nested too deeply", hint=_MEND) from None
     values: dict[str, Any] = {}
     place = f"config file {path}"
+    tables = take(document, text, place)
     for key, value in _flatten(document):
         if key not in _TABLE:
             raise _unknown(place, key, "mend it, or move the file away to use the defaults")
+        if key in values:
+            raise InvalidConfig(f"{place}: {key} is set twice", hint=f"[forward] and [{FORWARDING}] are one")
         values[key] = _checked(place, key, value)
-    return values
+    return values, tables
 
 
+FORWARDING = "forwarding"
+"""What the section `forward` is called beside tables `[[forward]]`: TOML allows no name two meanings."""
+
+_FORWARD_TABLE = re.compile(r"^\s*\[\[\s*forward\s*\]\]", re.MULTILINE)
+_TWO_FORWARDS = f"beside [[forward]] the settings of [forward] are written in [{FORWARDING}]"
 _MEND = "mend it, or move it away to use the defaults"
 
 
@@ -127,7 +156,9 @@ def _read(path: Path) -> str | None:
 
 def _flatten(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, content in document.items():
-        if section in _SECTIONS and isinstance(content, dict):
+        if section == FORWARDING and isinstance(content, dict):
+            yield from ((f"forward.{name}", value) for name, value in content.items())
+        elif section in _SECTIONS and isinstance(content, dict):
             for name, value in content.items():
                 yield f"{section}.{name}", value
         else:
@@ -217,7 +248,7 @@ def _unknown(
         return InvalidConfig(f"{place}: {key} must be a table, [{key}]", key=key)
     near = [k for k in _TABLE if k.endswith("." + key)]
     if "." not in key:
-        near += get_close_matches(key, sorted(_SECTIONS), 1)
+        near += get_close_matches(key, [*sorted(_SECTIONS), *TABLES], 1)
     near += get_close_matches(key, _TABLE, 1)
     hint = f"did you mean {spell(near[0])}?" if near else f"p2pfwd-daemon(8) lists every key; {cure}"
     return InvalidConfig(f"{place}: unknown key {spell(key)}", hint=hint, key=key)

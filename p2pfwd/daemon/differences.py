@@ -60,6 +60,16 @@ def _option(name: str) -> str:
     return name.removesuffix("_s").replace("_", "-")
 
 
+def can_become(listener: Listener, wanted: SavedTunnel) -> bool:
+    """Whether terms alone differ, so that the tunnel can be changed where it stands."""
+    if isinstance(listener, LocalListener):
+        return listener.protocol == wanted.protocol and listener.peer_id == wanted.peer
+    if listener.target_address != wanted.address or not isinstance(wanted.terms, ListenTerms):
+        return False
+    has, wants = listener.terms, wanted.terms
+    return isinstance(has, ListenTerms) and (has.any_loopback, has.check) == (wants.any_loopback, wants.check)
+
+
 def how_to_change(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> str:
     """The command that makes the one that stands the one that is wanted."""
     if isinstance(listener, RemoteListener) and isinstance(wanted.terms, ListenTerms):
@@ -77,6 +87,8 @@ def _tells(report: bool) -> str:
 def _difference_of_life(listener: Listener, lifetime: Lifetime) -> list[str]:
     if listener.lifetime == "foreground":
         return ["it ends with the command that made it"]
+    if (listener.lifetime, lifetime) == ("declared", "saved"):
+        return []  # it is there tomorrow, which is what was wanted
     return [] if listener.lifetime == lifetime else [f"it is {listener.lifetime}, not {lifetime}"]
 
 

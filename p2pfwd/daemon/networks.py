@@ -91,7 +91,7 @@ def profile(settings: Settings, swarm_key: SwarmKey | None = None) -> NetworkPro
         raise InvalidConfig("the network is private, and there is no swarm key")
     return NetworkProfile(
         name=name,
-        bootstrap=_bootstrap(settings),
+        bootstrap=bootstrap_peers(settings),
         dhts=_dhts(settings),
         # A private node tells nobody that it is there: strangers on the segment could not speak to it.
         mdns=name != "private",
@@ -100,7 +100,8 @@ def profile(settings: Settings, swarm_key: SwarmKey | None = None) -> NetworkPro
     )
 
 
-def _bootstrap(settings: Settings) -> tuple[Multiaddr, ...]:
+def bootstrap_peers(settings: Settings) -> tuple[Multiaddr, ...]:
+    """Whom `bootstrap.peers` means in the network of the settings."""
     own_list = PUBLIC_BOOTSTRAP if settings.network == "public" else ()
     found: dict[Multiaddr, None] = {}
     for text in settings.bootstrap:

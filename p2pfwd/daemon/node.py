@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.daemon.access import AccessControl
+from p2pfwd.daemon.applying import Applying
+from p2pfwd.daemon.config import Config, Loaded
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.expiry import Expiry
 from p2pfwd.daemon.feed import Feed
@@ -31,11 +33,14 @@ from p2pfwd.daemon.methods.invites import InviteMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
 from p2pfwd.daemon.methods.process import ProcessMethods
 from p2pfwd.daemon.methods.relay import RelayMethods
+from p2pfwd.daemon.methods.setup import SetupMethods
 from p2pfwd.daemon.methods.swarm import SwarmMethods
 from p2pfwd.daemon.methods.tunnels import TunnelMethods
+from p2pfwd.daemon.networks import bootstrap_peers
 from p2pfwd.daemon.peering import Peering
 from p2pfwd.daemon.relaying import Relaying
 from p2pfwd.daemon.relays import Relays
+from p2pfwd.daemon.reloading import Live, Reloading
 from p2pfwd.daemon.settings import AUTO
 from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
@@ -45,7 +50,7 @@ from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import Listener
-from p2pfwd.rpc.server import RpcServer
+from p2pfwd.rpc.server import Handler, RpcServer
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
 
@@ -88,7 +93,7 @@ class Running:
         self.access = AccessControl(host, paths, self.forwarding, self.peering, settings.access_default)
         self.expiry = Expiry((self.tunnels, self.access))
         self.inviting = Inviting(host, paths, network, self.access, self.peering, self.forwarding)
-        joining = Joining(host, network, self.access, self.peering, self.tunnels)
+        self.joining = Joining(host, network, self.access, self.peering, self.tunnels)
         self.discovery = Discovery(host, network, settings.dht_mode)
         self.discovery.on_progress(self._lookup)
         self.relays = Relays(
@@ -108,20 +113,17 @@ class Running:
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
         self.near.on_found(self._found_near)
         self.mapping = _port_mapping(host) if mapping_enabled(settings, network) else None
-        methods = {
-            **ProcessMethods(self).table(),
-            **TunnelMethods(self).table(),
-            **SwarmMethods(self).table(),
-            **PeerMethods(self.peering).table(),
-            **AccessMethods(self.access).table(),
-            **InviteMethods(self, self.inviting, joining).table(),
-            **DoctorMethods(self).table(),
-            **DhtMethods(self.discovery, self.peering).table(),
-            **EventMethods(self.history, self.peering).table(),
-            **RelayMethods(self.relaying, self.peering).table(),
-            **self.near.table(),
-        }
-        self.server = RpcServer(paths.socket, methods)
+        self.applying = Applying(self.tunnels, self.access, self.peering, self.forwarding, host.peer_id)
+        self.reloading = Reloading(
+            paths.config_file,
+            self.applying,
+            self.tunnels,
+            self.access,
+            self.peering,
+            host.peer_id,
+            self._live(),
+        )
+        self.server = RpcServer(paths.socket, self._methods())
         self.server.hub.changed = self._subscribers_changed
         self._drain_timeout_s = settings.drain_timeout_s
         self._stop = asyncio.Event()
@@ -140,30 +142,33 @@ class Running:
         network: NetworkProfile,
         identity: PrivateKey,
         log_name: str | None = None,
+        loaded: Loaded | None = None,
     ) -> Running:
-        """Listen for peers, then for commands.
+        """Listen for peers, then for commands. `loaded`: where the settings come from, to be read again.
 
-        Raises as `Host.listen`, `AccessControl.start`, `Peering.start`, `Tunnels.load` and `RpcServer.start`,
-        nothing left.
+        Raises as `Host.listen`, `AccessControl.start`, `Peering.start`, `Reloading.begin`, `Tunnels.load` and
+        `RpcServer.start`, nothing left.
         """
         host = Host(identity, host_settings(settings, network))
         try:
             running = cls(paths, settings, network, host, log_name)
-            await running._begin([Multiaddr.parse(text) for text in settings.listen])
+            await running._begin(loaded or Loaded(Config(settings, {})))
         except BaseException:
             await host.close()
             raise
         return running
 
-    async def _begin(self, listen: list[Multiaddr]) -> None:
+    async def _begin(self, loaded: Loaded) -> None:
         try:
             self.feed.start(self.peering, self.access, self.relays)
             await self.tunnels.load()
             self.access.start()
             self.peering.start()
             self.inviting.start()
+            declared = self.reloading.begin(loaded)
+            listen = [Multiaddr.parse(text) for text in loaded.config.settings.listen]
             await self.host.listen(listen)  # in one turn of the loop with the next line
-            await self.tunnels.start()
+            await self.tunnels.start(declared)
             self.feed.tunnels_are_made(self.peering)
             self.expiry.start()
             self.forwarding.keep_warm()
@@ -188,6 +193,44 @@ class Running:
             await self.tunnels.close_file()
             await self.history.close()
             raise
+
+    def _methods(self) -> dict[str, Handler]:
+        return {
+            **ProcessMethods(self).table(),
+            **TunnelMethods(self).table(),
+            **SwarmMethods(self).table(),
+            **PeerMethods(self.peering).table(),
+            **AccessMethods(self.access).table(),
+            **InviteMethods(self, self.inviting, self.joining).table(),
+            **SetupMethods(self.applying, self.reloading).table(),
+            **DoctorMethods(self).table(),
+            **DhtMethods(self.discovery, self.peering).table(),
+            **EventMethods(self.history, self.peering).table(),
+            **RelayMethods(self.relaying, self.peering).table(),
+            **self.near.table(),
+        }
+
+    def _live(self) -> dict[str, Live]:
+        """What makes settings hold that can change while the daemon runs."""
+
+        def set_limits(settings: Settings) -> None:
+            self.forwarding.set_limits(forwarding_limits(settings))
+
+        def set_drain_timeout(settings: Settings) -> None:
+            self._drain_timeout_s = settings.drain_timeout_s
+
+        def set_bootstrap(settings: Settings) -> None:
+            here = replace(settings, network=self.network.name)  # another network takes a restart
+            self.discovery.bootstrap.change(bootstrap_peers(here))
+
+        limits = ("open_timeout_s", "target_timeout_s", "wait_s", "kubo_half_close", "kubo_hold_s")
+        return {
+            "reach.relays": lambda settings: self.relays.change(settings.relays),
+            "bootstrap.peers": set_bootstrap,
+            "daemon.drain_timeout_s": set_drain_timeout,
+            "limits.pending_opens": set_limits,
+            **{f"forward.{name}": set_limits for name in limits},
+        }
 
     def request_stop(self) -> None:
         """Begin to stop; asked again, stop waiting for live streams."""
@@ -244,9 +287,9 @@ class Running:
 
     def shown(self, info: ListenerInfo) -> Listener:
         """One row of `ls`."""
-        name = info.protocol if info.direction == "listen" else str(info.listen_address)
-        problem = self.history.digest.problem(info.direction, name, time.time())
-        return views.listener(info, self.access.of_listener(info), problem)
+        problem = self.history.digest.problem(*info.key, time.time())
+        where = self.tunnels.declared_in(info.key) if info.lifetime == "declared" else None
+        return views.listener(info, self.access.of_listener(info), problem, where)
 
     def _found_near(self, peer_id: PeerId) -> None:
         self.discovery.bootstrap.look()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -112,6 +112,18 @@ class Peering:
             finally:
                 self._apply()
             return name
+    async def put(self, wanted: Mapping[str, NamedPeer]) -> None:
+        """These names and no others, beside those declared. Raises as `NamedPeers.put`."""
+        try:
+            await self.names.put(wanted)
+        finally:
+            self._apply()
+
+    def declare(self, named: Mapping[str, NamedPeer]) -> None:
+        """Names of config.toml, in the place of those it had before."""
+        for given_way in self.names.declare(named):
+            log.warning("the name %s gives way to one that config.toml declares", given_way.name)
+        self._apply()
 
     def _apply(self) -> None:
         """Make pins and keeping agree with the table, whatever became of a change."""

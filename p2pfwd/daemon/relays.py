@@ -36,7 +36,9 @@ class Relays:
         """`texts`: of the settings; `read` says whom they mean. The others: see `RelayClient`."""
         self.client = RelayClient(host.swarm, strangers=strangers, is_public=is_public)
         self._host = host
-        self._texts = tuple(texts)
+        self._texts = tuple(dict.fromkeys(texts))
+        self._learning: dict[str, asyncio.Task[None]] = {}
+        self._meant: dict[str, PeerId] = {}  # text of the settings -> whom it meant
         self._read = read
         self._is_public = is_public
         self._named: dict[PeerId, tuple[Multiaddr, ...]] = {}
@@ -48,7 +50,7 @@ class Relays:
     def start(self) -> None:
         """Connect to the named relays, and hold places."""
         for text in self._texts:
-            self._host.swarm.spawn(self._learn(text), "relay of the settings")
+            self._begin(text)
         self._host.swarm.own_addresses.on_changed(self._addresses_changed)
         self.client.start()
 
@@ -58,6 +60,25 @@ class Relays:
             showing.cancel()
         await asyncio.gather(*self._shown.values(), return_exceptions=True)
         await self.client.close()
+
+    def _begin(self, text: str) -> None:
+        self._learning[text] = self._host.swarm.spawn(self._learn(text), "relay of the settings")
+
+    def change(self, texts: Sequence[str]) -> None:
+        """Other relays from now on; a place at one that is named no more is not renewed."""
+        for text in set(self._texts).difference(texts):
+            self._learning.pop(text).cancel()
+            relay = self._meant.pop(text, None)
+            if relay is not None:
+                self._named.pop(relay, None)
+                self._tokens.pop(relay, None)
+                self._host.keeper.release(relay, Priority.RELAY)
+                self.client.unname(relay)
+        before, self._texts = self._texts, tuple(dict.fromkeys(texts))
+        for text in self._texts:
+            if text not in before or self._meant.get(text) not in (None, *self._named):
+                self._learning.pop(text, None)
+                self._begin(text)
 
     async def _learn(self, text: str) -> None:
         address, _, token = text.partition("#")
@@ -74,6 +95,7 @@ class Relays:
         if relay == self._host.peer_id:
             log.warning("reach.relays: %s is this node itself", address)
             return
+        self._meant[text] = relay
         self._named[relay] = addrs
         if token:
             self._tokens[relay] = read_token(token)

@@ -1,7 +1,8 @@
 """The daemon's process: from the command to the last line. `main` is what `p2pfwd daemon` calls.
 
 Rules: stdout has the peer ID, the addresses and the socket's path, then "Daemon is ready"; talk and log go to
-stderr, or all to the log file in the background. SIGTERM, SIGINT and SIGHUP drain, a second one ends at once.
+stderr, or all to the log file in the background. SIGTERM and SIGINT drain, a second one ends at once; SIGHUP
+reads config.toml again, unless the terminal is gone: then it drains, too.
 This module is light, since the CLI imports it: asyncio and the node are imported when the daemon runs.
 """
 
@@ -23,6 +24,7 @@ from p2pfwd.rpc.paths import Paths
 if TYPE_CHECKING:
     import asyncio
 
+    from p2pfwd.daemon.config import Loaded
     from p2pfwd.daemon.home import Repo
     from p2pfwd.daemon.logs import LogHandler
     from p2pfwd.daemon.node import Running
@@ -55,14 +57,15 @@ def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> i
     from p2pfwd.daemon import config, logs
     from p2pfwd.daemon.home import Repo
 
-    settings = config.load(paths.config_file, env, overrides).settings
+    loaded = config.Loaded(config.load(paths.config_file, env, overrides), env, overrides)
+    settings = loaded.config.settings
     repo = Repo.open(paths)
     try:
         handler = _log_handler(paths, settings, env)
         logs.install(handler, settings.log_level)
         try:
             with _runner(settings) as runner:
-                return runner.run(_serve(repo, settings, handler, env))
+                return runner.run(_serve(repo, loaded, handler))
         finally:
             logs.uninstall(handler)
     finally:
@@ -109,7 +112,7 @@ def _runner(settings: Settings) -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mapping[str, str]) -> int:
+async def _serve(repo: Repo, loaded: Loaded, handler: LogHandler) -> int:
     import asyncio
 
     from p2pfwd.daemon import networks
@@ -119,11 +122,12 @@ async def _serve(repo: Repo, settings: Settings, handler: LogHandler, env: Mappi
     from p2pfwd.system.sd_notify import notify, watchdog_interval
 
     warn_of_the_clock(time.time())
-    settings = allot(settings, raise_limit())
+    env = loaded.env
+    settings = allot(loaded.config.settings, raise_limit())
     loop = asyncio.get_running_loop()
     log_name = str(repo.paths.log_file) if background(env) else None
     network = networks.load(repo.paths.home, settings, env)
-    running = await Running.start(repo.paths, settings, network, repo.identity, log_name)
+    running = await Running.start(repo.paths, settings, network, repo.identity, log_name, loaded)
     forget_signals = _handle_signals(loop, running)
     handler.publish_to(lambda data: running.server.publish("log", data), loop.call_soon_threadsafe)
     forget_watchdog = _tell_watchdog(loop, watchdog_interval(env), env)
@@ -182,17 +186,37 @@ def warn_of_the_clock(now: float) -> None:
 
 
 def _handle_signals(loop: asyncio.AbstractEventLoop, running: Running) -> Callable[[], None]:
-    wanted = [signal.SIGTERM, signal.SIGINT]
+    has_terminal = _terminal_is_there()
+
+    def hang_up() -> None:
+        if has_terminal and not _terminal_is_there():
+            running.request_stop()
+        else:
+            running.host.swarm.spawn(running.reloading.reload_by_signal(), "reload")
+
+    wanted: dict[int, Callable[[], object]] = {
+        signal.SIGTERM: running.request_stop,
+        signal.SIGINT: running.request_stop,
+    }
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        wanted.append(signal.SIGHUP)
-    for number in wanted:
-        loop.add_signal_handler(number, running.request_stop)
+        wanted[signal.SIGHUP] = hang_up
+    for number, handler in wanted.items():
+        loop.add_signal_handler(number, handler)
 
     def forget() -> None:
         for number in wanted:
             loop.remove_signal_handler(number)
 
     return forget
+
+
+def _terminal_is_there() -> bool:
+    """Whether this process has a terminal that can be opened: one that was closed cannot."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _announce(repo: Repo, running: Running) -> None:

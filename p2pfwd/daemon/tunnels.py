@@ -1,8 +1,10 @@
-"""The listens and forwards of a daemon, and the state file that remembers them: the two in step.
+"""The listens and forwards of a daemon, the state file that remembers them, and those of config.toml.
 
 Rules: what is answered with success is on the disk first, and a change that the disk does not take changes
 nothing. One change after the other, each to its end, so that memory and file agree. A stop of the daemon
-forgets nothing. What is saved and cannot be made at the start stays, is listed with why, and can be closed.
+forgets nothing. What is kept and cannot be made at the start stays, is listed with why, and can be closed.
+What config.toml declares goes before a saved one of its key, which stays in the state file and comes back
+when it is declared no more; closed it is until config.toml is read again.
 """
 
 from __future__ import annotations
@@ -10,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import Life, Lifetime, ListenTerms, limited, why_no_terms
-from p2pfwd.daemon.differences import differences, how_to_change
+from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
+from p2pfwd.daemon.differences import can_become, differences, how_to_change
 from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed, UsageError
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.health import state_of
@@ -38,6 +40,15 @@ NOT_MADE: Final = 0
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class DeclaredTunnel:
+    """One of config.toml."""
+
+    tunnel: SavedTunnel
+    where: str
+    """The file and the line, for people."""
+
+
 class Tunnels:
     """Of one daemon; `load` and `start` make again what is saved. Needs a running loop."""
 
@@ -54,6 +65,7 @@ class Tunnels:
         self._file = SavedTunnels(path)
         self._own = Multiaddr.parse(f"/p2p/{own_id}")
         self._saved: dict[Key, SavedTunnel] = {}
+        self._declared: dict[Key, DeclaredTunnel] = {}
         self._not_made: dict[Key, P2PForwardError] = {}
         self._lock = asyncio.Lock()
         self._clock = clock
@@ -62,18 +74,39 @@ class Tunnels:
         """Read what is saved. Raises StorageFailed."""
         self._saved = {tunnel.key: tunnel for tunnel in await self._file.load()}
 
-    async def start(self) -> None:
-        """Make what is saved, without a turn of the loop; a local address not to be had is waited for."""
+    async def start(self, declared: Iterable[DeclaredTunnel] = ()) -> None:
+        """Make what is saved and declared, without a turn of the loop.
+
+        A local address that is not to be had is waited for.
+        """
         now = self._clock()
-        for tunnel in tuple(self._saved.values()):
-            if 0 < tunnel.terms.ends_at <= now:
-                continue
-            try:
-                await self._listener(tunnel, "saved", may_wait=True)
-            except P2PForwardError as exc:
-                self._not_made[tunnel.key] = exc
-                log.warning("the saved %s %s cannot be made: %s", *tunnel.key, exc.message)
+        self._declared = {it.tunnel.key: it for it in declared}
+        for key, tunnel in self._saved.items():
+            if key not in self._declared and not 0 < tunnel.terms.ends_at <= now:
+                await self._try_to_make(tunnel, "saved")
+        for said in self._who_wins(self._declared):
+            log.warning("%s", said)
+        for it in self._declared.values():
+            await self._try_to_make(it.tunnel, "declared")
         await self.end_due(now)
+
+    async def _try_to_make(self, tunnel: SavedTunnel, lifetime: Lifetime) -> None:
+        """One that cannot be made is listed, with why."""
+        self._not_made.pop(tunnel.key, None)
+        try:
+            await self._listener(tunnel, lifetime, may_wait=True)
+        except P2PForwardError as exc:
+            self._not_made[tunnel.key] = exc
+            log.warning("the %s %s %s cannot be made: %s", lifetime, *tunnel.key, exc.message)
+
+    def _who_wins(self, declared: Mapping[Key, DeclaredTunnel]) -> list[str]:
+        """Of each that is now in the place of a saved one, in words."""
+        found = []
+        for key, it in declared.items():
+            listener = self._forwarding.standing(*key)
+            if key in self._saved and (listener is None or listener.lifetime != "declared"):
+                found.append(_who_wins(it, self._saved[key]))
+        return found
 
     async def close_file(self) -> None:
         """The last step of a stop. Idempotent."""
@@ -81,12 +114,28 @@ class Tunnels:
 
     def listeners(self) -> list[ListenerInfo]:
         """As `Forwarding.listeners`, and those that could not be made."""
-        return self._forwarding.listeners() + [self._info(self._saved[key]) for key in self._not_made]
+        kept = self.kept()
+        return self._forwarding.listeners() + [self._info(kept[key]) for key in self._not_made]
+
+    def kept(self) -> dict[Key, SavedTunnel]:
+        """Those that are there tomorrow: saved ones, and in their place declared ones."""
+        return self._saved | {key: it.tunnel for key, it in self._declared.items()}
+
+    def declared_in(self, key: Key) -> str | None:
+        """Where config.toml declares this one."""
+        it = self._declared.get(key)
+        return None if it is None else it.where
+
+    def held(self, key: Key) -> bool:
+        """Whether a command in the foreground has it."""
+        listener = self._forwarding.standing(*key)
+        return listener is not None and listener.lifetime == "foreground"
 
     def saved_forward(self, protocol: str, peer: PeerId) -> SavedTunnel | None:
         """The first saved forward of this name to this peer."""
         found = (it for it in self._saved.values() if it.peer == peer and it.protocol == protocol)
         return next(found, None)
+
     # --- ends -------------------------------------------------------------------------------------
 
     def next_end(self) -> float | None:
@@ -120,7 +169,7 @@ class Tunnels:
 
         Raises NotFound, UsageError, StorageFailed; then nothing has changed.
         """
-        return await _to_its_end(asyncio.create_task(self._limit(protocol, changes)))
+        return await to_its_end(asyncio.create_task(self._limit(protocol, changes)))
 
     async def _limit(self, protocol: str, changes: Mapping[str, int]) -> RemoteListener:
         async with self._lock:
@@ -144,7 +193,7 @@ class Tunnels:
         """
         making = asyncio.create_task(self._make(wanted, lifetime))
         try:
-            return await _to_its_end(making)
+            return await to_its_end(making)
         except asyncio.CancelledError:
             if not making.cancelled() and making.exception() is None:
                 await self.take_back(*making.result())
@@ -153,7 +202,7 @@ class Tunnels:
     async def take_back(self, listener: Listener, stood: bool) -> None:
         """Undo `make`, for whose answer nobody waits."""
         if not stood:
-            await _to_its_end(asyncio.create_task(self._take_back(listener)))
+            await to_its_end(asyncio.create_task(self._take_back(listener)))
 
     def close_now(self, listener: Listener) -> None:
         """Close exactly this one, if it is still there, in memory alone: its lease is over."""
@@ -195,9 +244,12 @@ class Tunnels:
         """The listener that stands in the way, if it is what is wanted. Raises ListenerExists."""
         listener = self._forwarding.listener(exc.details["listener"])
         if differing := differences(listener, wanted, lifetime):
+            where = self.declared_in(listener.key) if listener.lifetime == "declared" else None
+            reload = f"{where}, then p2pfwd reload"
+            how = how_to_change(listener, wanted, lifetime) if where is None else reload
             raise ListenerExists(
                 f"{exc.message}; {', and '.join(differing)}",
-                hint=f"to change it: {how_to_change(listener, wanted, lifetime)}",
+                hint=f"to change it: {how}",
                 listener=listener.id,
             )
         if (ends_at := wanted.terms.ends_at) and ends_at != listener.ends_at:
@@ -231,20 +283,148 @@ class Tunnels:
                 except StorageFailed as exc:
                     log.warning("%s comes back at the next start: %s", listener.describe(), exc.message)
 
+    # --- many at once -----------------------------------------------------------------------------
+
+    async def change(
+        self, put: Collection[SavedTunnel], drop: Collection[Key], between: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Forget and close `drop`, and save and make `put`, in the place of what has its keys.
+
+        A tunnel whose terms alone differ is changed where it stands; another is closed, and made anew after
+        `between`, to which access belongs. Streams stay. One that cannot be made stays listed, with why.
+        Raises StorageFailed, ResourceLimitExceeded, and what `between` raises: then all is as it was.
+        """
+        await to_its_end(asyncio.create_task(self._change(put, drop, between)))
+
+    async def _change(
+        self, put: Collection[SavedTunnel], drop: Collection[Key], between: Callable[[], Awaitable[object]]
+    ) -> None:
+        async with self._lock:
+            tunnels = [self._since(tunnel) for tunnel in put]
+            touched = (*drop, *(tunnel.key for tunnel in tunnels))
+            before = {key: self._saved[key] for key in touched if key in self._saved}
+            await self._file.change(tunnels, drop)
+            for key in drop:
+                self._saved.pop(key, None)
+                self._not_made.pop(key, None)
+            self._saved |= {tunnel.key: tunnel for tunnel in tunnels}
+            try:
+                await self._turn_into([(tunnel, "saved") for tunnel in tunnels], drop, between)
+            except P2PForwardError:
+                await self._turn_back(before, [key for key in touched if key not in before])
+                raise
+
+    async def _turn_back(self, before: Mapping[Key, SavedTunnel], added: Collection[Key]) -> None:
+        try:
+            await self._file.change(before.values(), added)
+        except P2PForwardError as exc:
+            log.error("the state file has what could not be done, for the next start: %s", exc.message)
+        for key in added:
+            self._saved.pop(key, None)
+        self._saved |= before
+        for tunnel in before.values():
+            await self._put(tunnel, "saved")
+
+    async def declare(
+        self, declared: Mapping[Key, DeclaredTunnel], between: Callable[[], Awaitable[object]]
+    ) -> list[str]:
+        """Put these in the place of what config.toml declared before, as `change` does; what stands stays.
+
+        One that a command in the foreground holds is left to it. Says which of them are now in the place of
+        a saved one.
+        """
+        return await to_its_end(asyncio.create_task(self._declare(declared, between)))
+
+    async def _declare(
+        self, declared: Mapping[Key, DeclaredTunnel], between: Callable[[], Awaitable[object]]
+    ) -> list[str]:
+        async with self._lock:
+            gone = [key for key in self._declared if key not in declared]
+            said = self._who_wins(declared)
+            self._declared = dict(declared)
+            for key in gone:
+                self._not_made.pop(key, None)
+            put = [replace(it.tunnel, created=self._made_at(key)) for key, it in declared.items()]
+            wanted: list[tuple[SavedTunnel, Lifetime]] = []
+            wanted += [(tunnel, "declared") for tunnel in put if not self.held(tunnel.key)]
+            wanted += [(self._saved[key], "saved") for key in gone if key in self._saved]
+            await self._turn_into(wanted, [key for key in gone if key not in self._saved], between)
+            return said
+
+    def _since(self, tunnel: SavedTunnel) -> SavedTunnel:
+        old = self._saved.get(tunnel.key)
+        addrs = () if old is None or old.peer != tunnel.peer else old.peer_addrs
+        made = time.time() if old is None else old.created
+        return _knowing(replace(tunnel, peer_addrs=addrs, created=made), tunnel.peer_addrs)
+
+    def _made_at(self, key: Key) -> float:
+        listener = self._forwarding.standing(*key)
+        return 0.0 if listener is None else listener.created
+
+    async def _turn_into(
+        self,
+        put: Collection[tuple[SavedTunnel, Lifetime]],
+        drop: Collection[Key],
+        between: Callable[[], Awaitable[object]],
+    ) -> None:
+        """In memory: close what goes, and what cannot be changed where it stands; then the rest."""
+        for key in drop:
+            self._close_standing(key)
+        for tunnel, _ in put:
+            listener = self._forwarding.standing(*tunnel.key)
+            if listener is not None and not can_become(listener, tunnel):
+                self.close_now(listener)
+        await between()
+        for tunnel, lifetime in put:
+            await self._put(tunnel, lifetime)
+        self.ends_changed()
+
+    async def _put(self, tunnel: SavedTunnel, lifetime: Lifetime) -> None:
+        """Have it as it is wanted: the one way in which a tunnel that stands is changed."""
+        listener = self._forwarding.standing(*tunnel.key)
+        if listener is not None and not can_become(listener, tunnel):
+            self.close_now(listener)
+            listener = None
+        if listener is None:
+            await self._try_to_make(tunnel, lifetime)
+            return
+        if isinstance(listener, LocalListener) and isinstance(tunnel.terms, ForwardTerms):
+            if not set(tunnel.peer_addrs) <= set(listener.addrs):
+                listener.know(tunnel.peer_addrs)
+            if listener.terms != tunnel.terms:
+                listener.set_terms(tunnel.terms)
+        elif (
+            isinstance(listener, RemoteListener)
+            and isinstance(tunnel.terms, ListenTerms)
+            and listener.terms != tunnel.terms
+        ):
+            listener.set_terms(tunnel.terms)
+        if listener.lifetime != lifetime:
+            listener.lives(lifetime)
+
+    def _close_standing(self, key: Key) -> None:
+        listener = self._forwarding.standing(*key)
+        if listener is not None and listener.lifetime in ("saved", "declared"):
+            self.close_now(listener)
+
     # --- closing ----------------------------------------------------------------------------------
 
     async def close(self, match: CloseMatch) -> list[ListenerInfo]:
         """Forget and close those that match; their streams stay. Raises StorageFailed: then all stand."""
-        return await _to_its_end(asyncio.create_task(self._close(match)))
+        return await to_its_end(asyncio.create_task(self._close(match)))
 
     async def _close(self, match: CloseMatch) -> list[ListenerInfo]:
         async with self._lock:
             saved = [tunnel for tunnel in self._saved.values() if match.matches(*self._three(tunnel))]
-            infos = {tunnel.key: self._info(tunnel) for tunnel in saved}
+            not_made = [it for it in self._not_made if match.matches(*self._three(self.kept()[it]))]
+            infos = {key: self._info(self.kept()[key]) for key in not_made}
+            infos |= {it.key: self._info(it) for it in saved if it.key not in self._declared}
             if saved:
-                await self._forget(list(infos))
+                await self._forget([tunnel.key for tunnel in saved])
+            for key in not_made:
+                self._not_made.pop(key, None)
             closed = self._forwarding.close(match)
-            live = {_key_of(info) for info in closed if info.saved}
+            live = {info.key for info in closed if info.lifetime in ("saved", "declared")}
             return closed + [info for key, info in infos.items() if key not in live]
 
     async def _forget(self, keys: list[Key]) -> None:
@@ -260,7 +440,7 @@ class Tunnels:
         return tunnel.protocol, tunnel.address, Multiaddr.parse(f"/p2p/{tunnel.peer}")
 
     def _info(self, tunnel: SavedTunnel) -> ListenerInfo:
-        """Of a saved tunnel that does not live."""
+        """Of one that is kept and does not live."""
         protocol, listen_address, target_address = self._three(tunnel)
         error = self._not_made.get(tunnel.key)
         return ListenerInfo(
@@ -277,14 +457,15 @@ class Tunnels:
             bytes_in=0,
             bytes_out=0,
             foreground=False,
-            saved=True,
+            saved=tunnel.key not in self._declared,
             created=tunnel.created,
+            lifetime="declared" if tunnel.key in self._declared else "saved",
             ends_at=tunnel.terms.ends_at or None,
             terms=tunnel.terms,
         )
 
 
-async def _to_its_end(task: asyncio.Task[T]) -> T:
+async def to_its_end(task: asyncio.Task[T]) -> T:
     """Its result; a caller that is cancelled waits for its end first: nothing is left half done."""
     try:
         return await asyncio.shield(task)
@@ -305,5 +486,9 @@ def _knowing(tunnel: SavedTunnel, addrs: tuple[Multiaddr, ...]) -> SavedTunnel:
     return replace(tunnel, peer_addrs=tuple(dict.fromkeys((*addrs, *tunnel.peer_addrs))))
 
 
-def _key_of(info: ListenerInfo) -> Key:
-    return info.direction, info.protocol if info.direction == "listen" else str(info.listen_address)
+def _who_wins(it: DeclaredTunnel, saved: SavedTunnel) -> str:
+    return (
+        f"{it.where} declares {saved.direction} {saved.key[1]}, and so it is: config.toml goes before what "
+        f"commands saved. The saved one, {saved.protocol} with {saved.address}, comes back when it is "
+        "declared no more"
+    )

@@ -16,6 +16,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import (
     AddressClass,
     Multiaddr,
+    TcpEndpoint,
     address_class,
     from_sockaddr,
     tcp_endpoint,
@@ -59,7 +60,6 @@ class BoundSocket:
         except OSError as exc:
             log.warning("cannot remove the socket file %s: %s", self.unix.path, exc.strerror)
 
-
     def address_is_gone(self) -> bool:
         """Whether no interface of this machine has its address any more."""
         endpoint = tcp_endpoint(self.address)
@@ -76,13 +76,10 @@ class BoundSocket:
         return False
 
 
-async def numeric(address: Multiaddr) -> Multiaddr:
-    """The address to bind for `address`: the same, or the first one of its name.
-
-    Raises InvalidMultiaddr, BindFailed (the name has none).
-    """
+def check_local(address: Multiaddr) -> TcpEndpoint | None:
+    """Host and port to listen on; None of a Unix socket. Raises InvalidMultiaddr for what is neither."""
     if unix_path(address) is not None:
-        return address
+        return None
     endpoint = tcp_endpoint(address)
     if address.has("p2p"):
         raise InvalidMultiaddr(
@@ -94,7 +91,16 @@ async def numeric(address: Multiaddr) -> Multiaddr:
             f"cannot listen on {address}: address does not contain tcp or unix protocol alone",
             hint="use a form like /ip4/127.0.0.1/tcp/2222 or /unix/run/user/1000/ssh.sock",
         )
-    if endpoint.family not in FAMILY_OF:
+    return endpoint
+
+
+async def numeric(address: Multiaddr) -> Multiaddr:
+    """The address to bind for `address`: the same, or the first one of its name.
+
+    Raises InvalidMultiaddr, BindFailed (the name has none).
+    """
+    endpoint = check_local(address)
+    if endpoint is None or endpoint.family not in FAMILY_OF:
         return address
     try:
         found = await SYSTEM_NAMES.find(endpoint.host, FAMILY_OF[endpoint.family])

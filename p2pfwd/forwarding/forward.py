@@ -78,6 +78,7 @@ class LocalListener(Listener):
     """One forward. Made by `Forwarding.forward`."""
 
     direction: ClassVar[Direction] = "forward"
+    terms: ForwardTerms
 
     def __init__(
         self,
@@ -104,8 +105,8 @@ class LocalListener(Listener):
         self._target = Multiaddr.parse(f"/p2p/{peer_id}")
         self._swarm = swarm
         self._streams = streams
-        self._limits = limits
         self._warm = warm
+        self.limits = limits
         self._protocols = (protocol,)
         self.terms: ForwardTerms = terms
         self._way = Way(terms.path, terms.limited_relay)
@@ -113,7 +114,7 @@ class LocalListener(Listener):
         self._stopped = False
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
-        self._openings = Openings(self, limits, self._loop)
+        self._openings = Openings(self, self._loop)
         self.used_at = self._loop.time()
         """When a program connected last, by the loop's clock; before the first, when it was made."""
         self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service
@@ -149,6 +150,11 @@ class LocalListener(Listener):
     def waiting(self) -> int:
         """Local connections that wait for the peer."""
         return self._openings.waiting
+    def set_terms(self, terms: ForwardTerms) -> None:
+        """Other terms from now on; streams that are there keep theirs."""
+        self.terms = terms
+        self._way = Way(terms.path, terms.limited_relay)
+        self._events.listener("changed", self.info)
 
     def know(self, addrs: Iterable[Multiaddr]) -> None:
         """Keep these addresses of the peer for the life of the forward, besides those it has."""
@@ -359,7 +365,7 @@ class LocalListener(Listener):
     async def open_stream(self) -> DuplexStream:
         """One try to open a stream. Raises as `Swarm.open_stream`."""
         return await self._swarm.open_stream(
-            self.peer_id, self._protocols, timeout_s=self._limits.open_timeout_s, way=self._way
+            self.peer_id, self._protocols, timeout_s=self.limits.open_timeout_s, way=self._way
         )
 
     def is_worth_waiting(self, error: P2PForwardError) -> bool:

@@ -46,6 +46,7 @@ class RemoteListener(Listener):
     """One listen. Made by `Forwarding.listen`."""
 
     direction: ClassVar[Direction] = "listen"
+    terms: ListenTerms
 
     def __init__(
         self,
@@ -67,10 +68,10 @@ class RemoteListener(Listener):
         self._listen_address = Multiaddr.parse(f"/p2p/{own_id}")
         self._streams = streams
         self._admission = admission
-        self._limits = limits
-        self._greeting = _greeting(terms, own_id)
-        self._target_wait = TargetWait(target, limits.target_timeout_s)
+        self._greeting = _greeting(terms, self._listen_address)
+        self._target_wait = TargetWait(target)
         self._tasks: set[asyncio.Task[None]] = set()  # dials, and the watch
+        self.limits = limits
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._glanced_at = float("-inf")
@@ -83,8 +84,12 @@ class RemoteListener(Listener):
     # --- its limits -------------------------------------------------------------------------------
 
     def set_terms(self, terms: ListenTerms) -> None:
-        """Other limits, from now on, for its live streams too; more of these than it may have go on."""
+        """Other terms from now on, of the same target and check; limits for its live streams, too.
+
+        More of these than it may have go on.
+        """
         self.terms = terms
+        self._greeting = _greeting(terms, self._listen_address)
         self._limit()
         if self._pacing is not None:
             for splice, stream in self._streams.splices(self):
@@ -225,14 +230,16 @@ class RemoteListener(Listener):
     async def _reach(self, sock: socket.socket | None, error: P2PForwardError | None) -> socket.socket:
         if error is None:
             try:
-                return await self.target.finish(sock, self._limits.target_timeout_s)
+                return await self.target.finish(sock, self.limits.target_timeout_s)
             except TargetRefused as exc:
                 if not self._is_waited_for(exc):
                     raise
                 error = exc
         assert isinstance(error, TargetRefused)
         self.failed(error)  # the owner sees it while the stream waits
-        return await self._target_wait.connect(error, self.terms.wait_target_s)
+        return await self._target_wait.connect(
+            error, self.terms.wait_target_s, self.limits.target_timeout_s
+        )
 
     def _is_waited_for(self, error: P2PForwardError) -> bool:
         return isinstance(error, TargetRefused) and self.terms.wait_target_s > 0
@@ -341,8 +348,9 @@ class RemoteListener(Listener):
             self.closed.set()
 
 
-def _greeting(terms: ListenTerms, own_id: PeerId) -> bytes:
+def _greeting(terms: ListenTerms, own: Multiaddr) -> bytes:
     """What this node says to the target first where it looks for itself whether all is well."""
+    own_id = own.peer_id()
     if terms.report_peer_id:
         return f"{own_id}\n".encode()
     return proxy_protocol.encode(None, None, str(own_id)) if terms.proxy_protocol == "v2" else b""

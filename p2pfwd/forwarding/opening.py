@@ -40,6 +40,10 @@ LOOK_S: Final = 1.0
 class Opens(Protocol):
     """What is needed of the forward."""
 
+    @property
+    def limits(self) -> ForwardingLimits:
+        """Those that hold now."""
+
     def describe(self) -> str:
         """For log lines."""
 
@@ -62,9 +66,8 @@ class Opens(Protocol):
 class Openings:
     """Of one forward."""
 
-    def __init__(self, owner: Opens, limits: ForwardingLimits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Opens, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
-        self._limits = limits
         self._loop = loop
         self._tasks: dict[socket.socket, asyncio.Task[None]] = {}
         self._news: asyncio.Future[None] | None = None
@@ -75,7 +78,7 @@ class Openings:
     def open(self, sock: socket.socket, origin: Sockaddr) -> None:
         """Open a stream for a connection, in a task that ends when it is there."""
         self._tasks[sock] = self._loop.create_task(self._open(sock, origin))
-        if len(self._tasks) >= self._limits.max_pending_opens:
+        if len(self._tasks) >= self._owner.limits.max_pending_opens:
             self._owner.has_room(False)
         if self._look is None:
             self._look = self._loop.call_later(LOOK_S, self._look_at_programs)
@@ -112,7 +115,7 @@ class Openings:
             self._ended(sock)
 
     async def _stream(self) -> DuplexStream:
-        until = self._loop.time() + self._limits.wait_s
+        until = self._loop.time() + self._owner.limits.wait_s
         try:
             return await self._owner.open_stream()
         except P2PForwardError as exc:
@@ -152,7 +155,7 @@ class Openings:
 
     def _ended(self, sock: socket.socket) -> None:
         del self._tasks[sock]
-        if len(self._tasks) < self._limits.max_pending_opens:
+        if len(self._tasks) < self._owner.limits.max_pending_opens:
             self._owner.has_room(True)
         if not self._tasks and self._look is not None:
             self._look.cancel()

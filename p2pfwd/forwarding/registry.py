@@ -17,11 +17,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import ForwardTerms, Life, ListenTerms
+from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms
 from p2pfwd.errors import ListenerExists, NotFound, P2PForwardError
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health import Health
-from p2pfwd.forwarding.values import CloseMatch, Direction, ListenerInfo
+from p2pfwd.forwarding.values import CloseMatch, Direction, ForwardingLimits, ListenerInfo
 from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Listener(ABC):
 
     direction: ClassVar[Direction]
     terms: ListenTerms | ForwardTerms
+    limits: ForwardingLimits
 
     def __init__(
         self,
@@ -133,6 +134,10 @@ class Listener(ABC):
     def waiting(self) -> int:
         """Local connections of a forward that wait for its peer."""
         return 0
+    def lives(self, lifetime: Lifetime) -> None:
+        """As long as this from now on."""
+        self.lifetime = lifetime
+        self._events.listener("changed", self.info)
 
     def describe(self) -> str:
         """For log lines."""
@@ -184,6 +189,7 @@ class Listener(ABC):
             waiting=self.waiting,
             warm=self.is_warm,
             terms=self.terms,
+            lifetime=self.lifetime,
         )
 
 

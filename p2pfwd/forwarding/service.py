@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -44,6 +45,7 @@ from p2pfwd.forwarding.values import (
     READY,
     CheckOutcome,
     CloseMatch,
+    Direction,
     ForwardingLimits,
     ListenerInfo,
     StreamInfo,
@@ -153,15 +155,18 @@ class Forwarding:
         """The target of a listen that could be made now. Raises as `listen`, and changes nothing."""
         self._refuse_when_closing()
         checked = Target(target, any_loopback=terms.any_loopback)
+        self.check_name(protocol, terms)
+        self._listeners.refuse_duplicate(("listen", protocol))
+        return checked
+
+    def check_name(self, protocol: str, terms: ListenTerms) -> None:
+        """Whether a listen may have this name and these terms here. Raises InvalidProtocol, UsageError."""
         check_wait(terms.wait_target_s)
         if terms.check:
             read_check(terms.check)
         check_protocol(protocol, allow_custom=terms.custom_protocol, serving=True)
-        services = self._swarm.services
-        if services.is_reserved(protocol):
+        if self._swarm.services.is_reserved(protocol):
             raise belongs_to_the_node(protocol)
-        self._listeners.refuse_duplicate(("listen", protocol))
-        return checked
 
     def _serves(self, peer: PeerId, protocol: str) -> bool:
         """A name that this peer is denied is as one that is not there; the owner hears of it later."""
@@ -313,6 +318,24 @@ class Forwarding:
     def listener(self, listener_id: int) -> Listener:
         """Raises NotFound."""
         return self._listeners.get(listener_id)
+
+    def standing(self, direction: Direction, key: str) -> Listener | None:
+        """The listen of this protocol, or the forward at this address."""
+        return self._listeners.find(direction, key)
+
+    def set_limits(self, limits: ForwardingLimits) -> None:
+        """Other limits from now on, of those that are asked each time: times, half-close, waiting opens."""
+        self.limits = self._streams.limits = replace(
+            self.limits,
+            max_pending_opens=limits.max_pending_opens,
+            open_timeout_s=limits.open_timeout_s,
+            target_timeout_s=limits.target_timeout_s,
+            wait_s=limits.wait_s,
+            kubo_half_close=limits.kubo_half_close,
+            kubo_hold_s=limits.kubo_hold_s,
+        )
+        for listener in self._listeners.all():
+            listener.limits = self.limits
 
     def find(self, listener: Listener) -> Listener | None:
         """The listener itself, if it is still there."""

@@ -159,7 +159,7 @@ class StreamRegistry:
         self._swarm = swarm
         self._loop = loop
         self._events = events
-        self._limits = limits
+        self.limits = limits
         self._make_splice = make_splice
         self._entries: dict[int, StreamEntry] = {}
         self._per_peer: dict[PeerId, int] = {}
@@ -183,7 +183,7 @@ class StreamRegistry:
         The shares of a listen's peers are `admission`'s; here strangers leave the last eighth to the
         owner's forwards.
         """
-        limits = self._limits
+        limits = self.limits
         most, is_listen = limits.max_streams, listener.direction == "listen"
         if len(self._entries) >= most - (most // 8 if is_listen else 0):
             raise ResourceLimitExceeded(f"the limit of {most} streams is reached")
@@ -236,7 +236,7 @@ class StreamRegistry:
         kubo = self._is_kubo(entry)
         # Only a forward's FIN is held: it would cut the reply off. A listen's FIN is the reply's end, and
         # the client behind a Kubo waits for it.
-        hold_s = self._limits.kubo_hold_s if kubo and entry.listener.direction == "forward" else None
+        hold_s = self.limits.kubo_hold_s if kubo and entry.listener.direction == "forward" else None
         entry.splice = splice = self._make_splice(
             entry.listener.carry(entry.stream),
             sock,
@@ -252,7 +252,7 @@ class StreamRegistry:
 
     def _is_kubo(self, entry: StreamEntry) -> bool:
         """Whether to treat the remote as a Kubo, whose pipe ends both ways at the first FIN."""
-        mode = self._limits.kubo_half_close
+        mode = self.limits.kubo_half_close
         if mode != "auto":
             return mode == "on"
         if not entry.listener.protocol.startswith(PREFIX):

@@ -22,16 +22,14 @@ MOST_S: Final = 1.0
 class TargetWait:
     """Of one listen."""
 
-    def __init__(self, target: Target, timeout_s: float) -> None:
-        """`timeout_s`: for one dial."""
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._timeout_s = timeout_s
         self._turn = asyncio.Lock()
         self._came = 0  # how often a dial got through
         self._pause_s = FIRST_S
 
-    async def connect(self, error: TargetRefused, wait_s: float) -> socket.socket:
-        """A connected socket, of a target that has just failed with `error`.
+    async def connect(self, error: TargetRefused, wait_s: float, timeout_s: float) -> socket.socket:
+        """A connected socket, of a target that has just failed with `error`; `timeout_s`: for one dial.
 
         Raises the latest error when `wait_s` are over, and ResourceLimitExceeded.
         """
@@ -39,20 +37,20 @@ class TargetWait:
             async with asyncio.timeout(wait_s):
                 while True:
                     try:
-                        return await self._try()
+                        return await self._try(timeout_s)
                     except TargetRefused as exc:
                         error = exc
         except TimeoutError:
             raise error from None
 
-    async def _try(self) -> socket.socket:
+    async def _try(self, timeout_s: float) -> socket.socket:
         came = self._came
         async with self._turn:
             if self._came == came:
                 await asyncio.sleep(self._pause_s)
                 self._pause_s = min(self._pause_s * 2, MOST_S)
-                sock = await self._target.connect(self._timeout_s)
+                sock = await self._target.connect(timeout_s)
                 self._came += 1
                 self._pause_s = FIRST_S
                 return sock
-        return await self._target.connect(self._timeout_s)
+        return await self._target.connect(timeout_s)

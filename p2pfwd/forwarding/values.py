@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.core.terms import ForwardTerms, ListenTerms
+from p2pfwd.core.terms import ForwardTerms, Lifetime, ListenTerms
 from p2pfwd.errors import UsageError
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.wire.circuit import Limit
@@ -83,13 +83,19 @@ class ListenerInfo:
     bytes_in: int  # from the remote peer, over all streams so far
     bytes_out: int
     foreground: bool
-    saved: bool  # it outlives the daemon
+    saved: bool  # it is in the state file
     created: float
     terms: ListenTerms | ForwardTerms
     ends_at: float | None = None  # None: when it is closed
     busiest: int = 0  # of a listen: streams of the peer that has most
     waiting: int = 0  # local connections of a forward that wait for its peer
     warm: bool = False  # the peer of a saved forward is kept connected for it
+    lifetime: Lifetime = "ephemeral"
+
+    @property
+    def key(self) -> tuple[Direction, str]:
+        """What no second one may have."""
+        return self.direction, self.protocol if self.direction == "listen" else str(self.listen_address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class AccessRules:
         """
         async with self._lock:
             after = change(self.table)
-            _check_bounds(after)
+            check_bounds(after)
             write = asyncio.to_thread(write_atomically, self._path, _to_json(after), _WHAT)
             writing = asyncio.create_task(write)
             try:
@@ -145,7 +145,8 @@ class AccessRules:
             )
 
 
-def _check_bounds(table: AccessTable) -> None:
+def check_bounds(table: AccessTable) -> None:
+    """Raises ResourceLimitExceeded for more than the file holds."""
     if len(table.rules) > MAX_RULES:
         hint = "p2pfwd access rm takes one away"
         raise ResourceLimitExceeded(f"there are {MAX_RULES} access rules, which is the limit", hint=hint)
@@ -217,7 +218,7 @@ def _from_json(data: bytes, path: Path) -> AccessTable:
     if None in networks:
         raise ValueError("a network is none")
     table = AccessTable(rules, Blocks(_peers(blocked["peers"]), (it for it in networks if it is not None)))
-    _check_bounds(table)
+    check_bounds(table)
     return table
 
 

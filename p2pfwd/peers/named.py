@@ -69,15 +69,40 @@ class NamedPeers:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._peers: Mapping[str, NamedPeer] = {}
+        self._declared: Mapping[str, NamedPeer] = {}
         self._lock = asyncio.Lock()
+
+    @property
+    def typed(self) -> Mapping[str, NamedPeer]:
+        """Those of the file, that commands gave a name."""
+        return self._peers
+
+    @property
+    def declared(self) -> Mapping[str, NamedPeer]:
+        """Those of config.toml."""
+        return self._declared
+
+    def declare(self, named: Mapping[str, NamedPeer]) -> list[NamedPeer]:
+        """Put these in the place of what config.toml named before; those that give way to them."""
+        self._declared = dict(named)
+        return [it for it in self._peers.values() if it not in self._in_force().values()]
+
+    def _in_force(self) -> dict[str, NamedPeer]:
+        taken = {it.peer_id for it in self._declared.values()}
+        return {name: it for name, it in self._peers.items() if it.peer_id not in taken} | {**self._declared}
 
     def all(self) -> list[NamedPeer]:
         """Every entry, by name."""
-        return sorted(self._peers.values(), key=lambda named: named.name)
+        return sorted(self._in_force().values(), key=lambda named: named.name)
 
     def find(self, text: str) -> NamedPeer | None:
         """The peer of this name, in any case; None if there is none."""
-        return self._peers.get(text.lower())
+        if (named := self._declared.get(text.lower())) is not None:
+            return named
+        named = self._peers.get(text.lower())
+        if named is not None and any(it.peer_id == named.peer_id for it in self._declared.values()):
+            return None  # that peer has the name that config.toml gives it
+        return named
 
     async def add(self, named: NamedPeer) -> NamedPeer | None:
         """Enter a peer, or enter it anew; what it replaces, if anything.
@@ -90,6 +115,7 @@ class NamedPeers:
         def change(peers: dict[str, NamedPeer]) -> None:
             nonlocal replaced
             replaced = peers.get(named.name)
+            self._refuse_declared(named.name, named.peer_id)
             _check_free(peers, named)
             peers[named.name] = named
 
@@ -101,6 +127,8 @@ class NamedPeers:
         removed: list[NamedPeer] = []
 
         def change(peers: dict[str, NamedPeer]) -> None:
+            if text.lower() not in peers:
+                self._refuse_declared(text.lower())
             found = peers.pop(text.lower(), None)
             if found is None:
                 raise NotFound(f"no peer is named {quoted(text)}", hint="p2pfwd peer ls shows the names")
@@ -108,6 +136,25 @@ class NamedPeers:
 
         await self._update(change)
         return removed[0]
+
+    async def put(self, wanted: Mapping[str, NamedPeer]) -> None:
+        """These names and no others in the file. Raises PeerExists, ResourceLimitExceeded, StorageFailed."""
+
+        def change(peers: dict[str, NamedPeer]) -> None:
+            peers.clear()
+            for named in wanted.values():
+                _check_free(peers, named)
+                peers[named.name] = named
+
+        await self._update(change)
+
+    def _refuse_declared(self, name: str, peer_id: PeerId | None = None) -> None:
+        for it in self._declared.values():
+            if it.name == name or it.peer_id == peer_id:
+                raise PeerExists(
+                    f"config.toml declares {it.name} as the name of {it.peer_id}",
+                    hint="change it there, then p2pfwd reload",
+                )
 
     async def _update(self, change: Callable[[dict[str, NamedPeer]], None]) -> None:
         async with self._lock:

@@ -89,6 +89,14 @@ class Rule:
 NO_RULE = Rule()
 
 
+def joined(declared: Rule, typed: Rule) -> Rule:
+    """Of config.toml's rule and the one that commands made, for one name: whom either keeps out is out."""
+    at_large = declared.at_large if typed.at_large is None else typed.at_large
+    if "listed" in (declared.at_large, typed.at_large):
+        at_large = "listed"
+    return Rule(at_large, declared.allowed | typed.allowed, declared.denied | typed.denied)
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """All of one node."""

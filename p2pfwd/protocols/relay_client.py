@@ -139,6 +139,13 @@ class RelayClient:
         self._named.add(relay)
         self._news.set()
 
+    def unname(self, relay: PeerId) -> None:
+        """The owner wants it no more; what was reserved there runs out."""
+        self._named.discard(relay)
+        if relay in self._places:
+            self._lost(relay)
+        self._news.set()
+
     def look_again(self) -> None:
         """Whether this node is public may have changed, or the network has."""
         self._rests.clear()

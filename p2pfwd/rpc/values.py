@@ -154,7 +154,7 @@ class Listener(Message):
     bytes_out: int  # to the remote peer
     foreground: bool
     created: float  # unix seconds
-    saved: bool = False  # it outlives the daemon
+    saved: bool = False  # it is in the state file
     access: Access | None = None  # of a listen
     last_problem: Problem | None = None
     limits: Limits | None = None  # of a listen
@@ -165,6 +165,8 @@ class Listener(Message):
     check: str = ""  # of a listen: how its target is watched
     waiting: int = 0  # local connections of a forward that wait for its peer
     warm: bool | None = None  # of a saved forward: whether its peer is kept connected; null: not to be kept
+    lifetime: Literal["saved", "ephemeral", "foreground", "declared"] = "saved"
+    declared_in: str | None = None  # config.toml, and the line of its table
 
 
 @message

@@ -23,7 +23,7 @@ Value = str | Sequence[str]
 MAX_BYTES: Final = 1 << 20
 """As `daemon.config`."""
 
-_HEADER: Final = re.compile(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]\s*(#.*)?")
+_HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]\]?\s*(#.*)?")
 _KEY: Final = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=")
 
 
@@ -104,6 +104,8 @@ def _set(lines: list[str], key: str, value: Value) -> None:
         lines.insert(at, f"{name} = {_toml(value)}")
     elif not table or any(one.key.startswith(f"{table}.") for one in found):  # written without a table
         at = _last(found, "", 0, before=min(tables.values(), default=None))
+        if at + 1 in tables.values():
+            at = _above_remarks(lines, at)
         lines.insert(at, f"{key} = {_toml(value)}")
     else:
         lines += [*([""] if lines and lines[-1].strip() else []), f"[{table}]", f"{name} = {_toml(value)}"]
@@ -117,7 +119,8 @@ def _scan(lines: Sequence[str]) -> tuple[list[_Found], dict[str, int]]:
     while at < len(lines):
         line = lines[at]
         if (header := _HEADER.fullmatch(line)) is not None:
-            table = header[1]
+            # No key is set in one of several tables, so theirs are named as no key is.
+            table = header[2] if header[1] == "[" else f"[[{header[2]}]]"
             tables[table] = at + 1
         elif (named := _KEY.match(line)) is not None:
             end = _end(lines, at)
@@ -144,6 +147,13 @@ def _last(found: Sequence[_Found], table: str, first: int, before: int | None = 
         inside = [end for end in inside if end < before]
         return max(inside, default=max(0, before - 1))
     return max(inside, default=first)
+
+
+def _above_remarks(lines: Sequence[str], at: int) -> int:
+    """What is said right above a table is about it."""
+    while at > 0 and lines[at - 1].lstrip().startswith("#"):
+        at -= 1
+    return at
 
 
 def _comment(line: str) -> str:

@@ -34,8 +34,12 @@ class SavedTunnels:
 
     async def forget(self, keys: Iterable[Key]) -> None:
         """Forget those with these keys. Raises StorageFailed: then all of them are still saved."""
-        dropped = list(keys)
-        await self._thread.submit(lambda: self._file.change(drop=dropped))
+        await self.change((), keys)
+
+    async def change(self, put: Iterable[SavedTunnel], drop: Iterable[Key]) -> None:
+        """Both at once, or neither. Raises as `save`."""
+        saved, dropped = list(put), list(drop)
+        await self._thread.submit(lambda: self._file.change(put=saved, drop=dropped))
 
     async def close(self) -> None:
         """End the thread; gives up on a disk that hangs. Idempotent."""

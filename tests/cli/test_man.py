@@ -152,6 +152,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
     [
         schema.Listener,
         schema.Limits,
+        schema.SetupChange,
         schema.Stream,
         schema.Peer,
         schema.Access,

@@ -158,6 +158,20 @@ async def test_a_node_that_strangers_reach_holds_no_place() -> None:
 
 
 @on_loop
+async def test_a_relay_that_is_named_no_more_gives_no_place_again() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        it.client.unname(it.relay.host.peer_id)
+        assert it.client.places() == []
+        assert not any(addr.has("p2p-circuit") for addr in it.target.swarm.listen_addrs())
+        it.client.look_again()
+        await it.target.swarm.connect(it.relay.host.peer_id)
+        assert it.client.places() == []
+        it.client.name(it.relay.host.peer_id)
+        await until(it.client.places)
+
+
+@on_loop
 async def test_a_place_is_renewed_before_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2pfwd.protocols.relay_client.SHORTEST_S", 0.2)
 

@@ -47,9 +47,15 @@ def port_mapping(mapped: MappedPort) -> schema.PortMapping:
 
 
 def listener(
-    info: ListenerInfo, access: schema.Access | None = None, problem: Problem | None = None
+    info: ListenerInfo,
+    access: schema.Access | None = None,
+    problem: Problem | None = None,
+    declared_in: str | None = None,
 ) -> schema.Listener:
-    """One row of `ls`; `access`: whom a listen lets in, `problem`: what was last wrong with it."""
+    """One row of `ls`; `access`: whom a listen lets in, `problem`: what was last wrong with it.
+
+    `declared_in`: a place in config.toml.
+    """
     terms = info.terms if isinstance(info.terms, ListenTerms) else PLAIN_LISTEN
     limits = schema.Limits(*(getattr(terms, name) for name in LIMITS))
     return schema.Listener(
@@ -76,6 +82,8 @@ def listener(
         check=terms.check,
         waiting=info.waiting,
         warm=info.warm if info.saved and info.direction == "forward" else None,
+        lifetime=info.lifetime,
+        declared_in=declared_in,
     )
 
 

@@ -214,3 +214,44 @@ def test_a_high_water_alone_brings_its_low_water(tmp_path: Path, text: str, low:
 
 def test_the_environment_of_this_process_has_no_stray_settings() -> None:
     assert not [name for name in map(config.variable_of, config._TABLE) if name in os.environ]
+
+
+# --- what it declares beside the settings ----------------------------------------------------------
+
+
+def test_tables_are_no_settings(tmp_path: Path) -> None:
+    text = '[log]\nlevel = "error"\n\n[[listen]]\nprotocol = "/x/a"\n[[listen]]\nzebra = 1\n'
+    found = load(tmp_path, text)
+    assert (found.settings, found.origins) == (Settings(log_level="error"), {"log.level": "config.toml"})
+    assert [(it.table, it.number, it.line) for it in found.tables] == [("listen", 1, 4), ("listen", 2, 6)]
+    assert found.tables[1].where == f"config file {tmp_path / 'config.toml'}, [[listen]] 2 (line 6)"
+
+
+def test_the_settings_of_forward_have_another_name_beside_its_tables(tmp_path: Path) -> None:
+    text = "[forwarding]\nopen_timeout_s = 5\n\n[[forward]]\nprotocol = '/x/a'\n"
+    found = load(tmp_path, text)
+    assert found.settings.open_timeout_s == 5
+    assert [it.table for it in found.tables] == ["forward"]
+    assert load(tmp_path, "[forward]\nopen_timeout_s = 5\n").settings == found.settings
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("[forward]\nopen_timeout_s = 5\n[[forward]]\n", "written in [forwarding]"),
+        ("forward.open_timeout_s = 5\n[[forward]]\n", "written in [forwarding]"),
+        ("[[forward]]\n[forward]\nopen_timeout_s = 5\n", "written in [forwarding]"),
+        ("[[forward]]\nlisten = \n", "mend it, or move it away"),
+        (
+            "[forward]\nopen_timeout_s = 5\n[forwarding]\nopen_timeout_s = 5\n",
+            "[forward] and [forwarding] are one",
+        ),
+        ("[forwarding]\nopen_timeout = 5\n", "did you mean forward.open_timeout_s?"),
+        ("[[listens]]\n", "did you mean listen?"),
+        ("[listen]\nprotocol = '/x/a'\n", "write [[listen]] above each"),
+    ],
+)
+def test_what_is_wrong_with_the_tables_has_its_cure(tmp_path: Path, text: str, hint: str) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path, text)
+    assert hint in (caught.value.hint or "")

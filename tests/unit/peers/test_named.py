@@ -206,3 +206,36 @@ def test_a_file_that_cannot_be_read_is_an_error(home: Path) -> None:
     (home / "peers.json").mkdir()
     with pytest.raises(StorageFailed, match="Is a directory"):
         reread(home)
+
+
+def test_a_declared_name_goes_before_one_of_the_file_and_is_not_written(home: Path) -> None:
+    async def main() -> None:
+        names = table(home)
+        await names.add(NAS)
+        await names.add(PHONE)
+        declared = NamedPeer("mobile", TWO, ADDRS, True)
+        assert names.declare({"mobile": declared}) == [PHONE]
+        assert (names.all(), names.find("Mobile"), names.find("phone")) == ([declared, NAS], declared, None)
+        with pytest.raises(PeerExists, match="declares mobile as the name"):
+            await names.add(NamedPeer("other", TWO, (), False))
+        with pytest.raises(PeerExists, match="declares mobile as the name"):
+            await names.remove("mobile")
+        assert names.declare({}) == []
+        assert names.all() == [NAS, PHONE]
+
+    asyncio.run(main())
+    assert reread(home) == [NAS, PHONE]
+
+
+def test_all_names_are_put_at_once_or_none(home: Path) -> None:
+    async def main() -> None:
+        names = table(home)
+        await names.add(NAS)
+        twice = {"a": NamedPeer("a", TWO, (), False), "b": NamedPeer("b", TWO, (), False)}
+        with pytest.raises(PeerExists):
+            await names.put(twice)
+        assert names.all() == [NAS]
+        await names.put({"phone": PHONE})
+
+    asyncio.run(main())
+    assert reread(home) == [PHONE]

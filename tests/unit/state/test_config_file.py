@@ -84,6 +84,51 @@ def test_what_is_wanted_comes_out(text: str) -> None:
         assert after[key] == before[key]
 
 
+DECLARED = """\
+# tunnels of the office
+[[listen]]  # ssh
+protocol = "/x/[dht]"
+target = "22"
+mode = "x"
+
+[access."x"]
+default = "any"
+
+[[forward]]
+protocol = "/x/web"
+peer = [
+  "/a",
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            DECLARED,
+            'network = "private"\n'
+            + DECLARED
+            + '\n[bootstrap]\npeers = ["/a", "/b"]\n\n[dht]\nmode = "server"\n',
+        ),
+        (
+            DECLARED + "[dht]\nmode = 'auto'\n",
+            'network = "private"\n'
+            + DECLARED
+            + '[dht]\nmode = "server"\n\n[bootstrap]\npeers = ["/a", "/b"]\n',
+        ),
+        (
+            "[dht]\nprefix = '/x'\n" + DECLARED,
+            'network = "private"\n[dht]\nprefix = \'/x\'\nmode = "server"\n'
+            + DECLARED
+            + '\n[bootstrap]\npeers = ["/a", "/b"]\n',
+        ),
+    ],
+)
+def test_tables_of_tunnels_and_their_comments_stay_as_they_are(before: str, after: str) -> None:
+    assert edited(before, CHANGES) == after
+
+
 def test_a_value_of_several_lines_stays_as_a_comment() -> None:
     text = '[bootstrap]\npeers = [\n  "/a",  # the first\n]\n'
     assert edited(text, {"bootstrap.peers": ["/b"]}) == (
