@@ -314,6 +314,7 @@ def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> No
             "foreground": False,
             "ephemeral": False,
             "allow": [],
+            "tell_denied": [],
         }
     ]
 
