@@ -35,6 +35,15 @@ AllowOption = Annotated[
     ),
 ]
 
+TellOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tell-denied",
+        metavar="PEER[,PEER...]",
+        help="Tell these, when they are denied, that they are; or any. To others the name is not there.",
+    ),
+]
+
 
 def listen(
     ctx: typer.Context,
@@ -56,14 +65,7 @@ def listen(
     ] = False,
     ephemeral: Ephemeral = False,
     allow: AllowOption = None,
-    tell_denied: Annotated[
-        str | None,
-        typer.Option(
-            "--tell-denied",
-            metavar="PEER[,PEER...]",
-            help="Tell these, when they are denied, that they are; or any. To others the name is not there.",
-        ),
-    ] = None,
+    tell_denied: TellOption = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,
