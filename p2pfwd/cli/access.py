@@ -187,7 +187,7 @@ def requests(ctx: typer.Context, headers: Headers = False, as_json: AsJson = Fal
         write("Nobody was denied anything since the daemon started.")
     else:
         write_table(_REQUESTS, list(map(_request_row, result.requests)), limit=env.columns, colour=env.colour)
-        write("To let them in:")
+        write("To let them in, or with deny in place of allow to hear of them no more:")
         for it in result.requests:
             write(f"  {printable(it.command)}")
 

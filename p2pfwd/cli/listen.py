@@ -61,8 +61,7 @@ AllowOption = Annotated[
     ),
 ]
 
-
-TellDeniedOption = Annotated[
+TellOption = Annotated[
     str | None,
     typer.Option(
         "--tell-denied",
@@ -70,6 +69,7 @@ TellDeniedOption = Annotated[
         help="Tell these, when they are denied, that they are; or any. To others the name is not there.",
     ),
 ]
+
 
 Target = Annotated[
     str,
@@ -129,7 +129,7 @@ def listen(
     rate: RateOption = None,
     rate_per_peer: RatePerPeer = None,
     idle_timeout: IdleTimeout = None,
-    tell_denied: TellDeniedOption = None,
+    tell_denied: TellOption = None,
     foreground: Foreground = False,
     no_start: NoStart = False,
     as_json: AsJson = False,

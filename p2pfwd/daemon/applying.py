@@ -21,6 +21,7 @@ from p2pfwd.daemon.tunnels import to_its_end
 from p2pfwd.errors import InvalidProtocol, P2PForwardError
 from p2pfwd.forwarding.values import READY, UNKNOWN
 from p2pfwd.peers.access_rules import AccessTable, Change
+from p2pfwd.policy.access import NO_RULE
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.setup_changes import names_on_the_way, rules_on_the_way
 from p2pfwd.rpc.setup_values import ApplyResult, ExportResult
@@ -105,7 +106,10 @@ class Applying:
     def _state(self) -> State:
         table = self._access.table
         names = {it.name: it for it in self._peering.names.all()}
-        return State(self._tunnels.kept(), names, table.rules, table.blocks)
+        # A rule of nothing but rights that end by themselves is none here.
+        lasting = {name: (rule, rule.lasting) for name, rule in table.rules.items()}
+        rules = {name: it for name, (rule, it) in lasting.items() if it != NO_RULE or not rule.ends}
+        return State(self._tunnels.kept(), names, rules, table.blocks)
 
     def _refuse_held(self, found: Plan, wanted: Declared) -> None:
         for key in (*found.tunnels.changed, *found.tunnels.added):

@@ -7,8 +7,8 @@ names the file, the table's number, the key, what is wrong and what would be rig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
@@ -24,7 +24,7 @@ from p2pfwd.forwarding.names import PREFIX, check_protocol
 from p2pfwd.forwarding.target import Target
 from p2pfwd.peers.arguments import Names, read_known_peer
 from p2pfwd.peers.named import NamedPeer, read_name
-from p2pfwd.policy.access import Rule
+from p2pfwd.policy.access import NO_RULE, Rule
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.state.tunnel_file import Key, SavedTunnel
 from p2pfwd.system.host_names import FAMILY_OF
@@ -56,11 +56,11 @@ class Declared:
 Errors = list[tuple[Entry, InvalidConfig]]
 
 
-def only_rule(peers: frozenset[PeerId] | None, denied: Collection[PeerId] = ()) -> Rule:
+def only_rule(peers: frozenset[PeerId] | None, before: Rule = NO_RULE) -> Rule:
     """The rule that `allow` of a listen makes, beside those denied before."""
     if peers is None:
-        return Rule("any", frozenset(), frozenset(denied))
-    return Rule("listed", peers, frozenset(denied) - peers)
+        return replace(before, at_large="any", allowed=frozenset(), ends={})
+    return before.only(peers)
 
 
 def read(entries: Sequence[Entry], names: Names, own_id: PeerId) -> tuple[Declared, Errors]:
@@ -180,7 +180,7 @@ class _Reading:
         return peer, addrs
 
     def _rule(self, entry: Entry) -> None:
-        _check_keys(entry, ("protocol", "allow", "deny", "others"))
+        _check_keys(entry, ("protocol", "allow", "deny", "others", "tell", "tell_any"))
         protocol = _text(entry, "protocol", "/x/ssh")
         _protocol(entry, protocol, custom=True, serving=True)
         others = entry.values.get("others")
@@ -195,14 +195,19 @@ class _Reading:
                 "protocol", f"whom {quoted(protocol)} lets in is said already, {_short(other)}", "keep one"
             )
         at_large: Any = None if others is None else OTHERS[others]
-        self._rules[protocol] = Rule(at_large, allowed, denied)
+        tells_any = entry.values.get("tell_any", False)
+        if not isinstance(tells_any, bool):
+            raise entry.wrong("tell_any", f"{tells_any!r} is neither true nor false", "true or false")
+        told = self._listed(entry, "tell")
+        self._rules[protocol] = Rule(at_large, allowed, denied, told=told, tells_any=tells_any)
         self._places[RULE, protocol] = entry
 
     def _listed(self, entry: Entry, key: str) -> frozenset[PeerId]:
         texts = _texts(entry, key) if key in entry.values else []
         found: frozenset[PeerId] | None = _as(entry, key, lambda: read_allowed(texts, self))
         if found is None:
-            raise entry.wrong(key, f"{ANY} is no peer", 'others = "any" lets in everybody')
+            right = "tell_any = true tells everybody" if key == "tell" else 'others = "any" lets in everybody'
+            raise entry.wrong(key, f"{ANY} is no peer", right)
         return found
 
     def _block(self, entry: Entry) -> None:

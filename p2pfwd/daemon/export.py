@@ -1,7 +1,7 @@
 """Tunnels, names and rules as the TOML that `daemon.declared` reads: the text of `p2pfwd export`. Pure.
 
 Rules: the same state gives the same text, whatever order it came in. What has its default is left out. No
-secret is in it: tunnels, names and rules have none.
+secret is in it: tunnels, names and rules have none. Nor is a right that ends by itself: it would last.
 """
 
 from __future__ import annotations
@@ -90,9 +90,11 @@ def _terms(tunnel: SavedTunnel) -> Iterable[str]:
 def _rule(protocol: str, rule: Rule, names: Mapping[PeerId, str]) -> list[str]:
     shown = {str(peer): name for peer, name in names.items()}
     lines = [_pair("protocol", protocol)]
-    for key, peers in (("allow", rule.allowed), ("deny", rule.denied)):
+    for key, peers in (("allow", rule.allowed), ("deny", rule.denied), ("tell", rule.told)):
         if peers:
             lines.append(_list(key, sorted(map(str, peers)), shown))
+    if rule.tells_any:
+        lines.append(_pair("tell_any", True))
     others = {meant: word for word, meant in OTHERS.items()}
     return lines if rule.at_large is None else [*lines, _pair("others", others[rule.at_large])]
 

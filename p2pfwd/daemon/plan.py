@@ -79,7 +79,7 @@ def plan(before: State, wanted: Declared, *, prune: bool, fixed: Declared | None
     fixed = Declared() if fixed is None else fixed
     rules = {**wanted.rules}
     for protocol, peers in wanted.only.items():
-        rules[protocol] = only_rule(peers, before.rules.get(protocol, NO_RULE).denied)
+        rules[protocol] = only_rule(peers, before.rules.get(protocol, NO_RULE))
     notes: list[str] = []
 
     def kept(
@@ -229,4 +229,6 @@ def _rule(rule: Rule) -> list[str]:
     others = {"any": "others any", "listed": "others none", None: "others by access.default"}
     words = [f"allow {peer}" for peer in sorted(map(str, rule.allowed))]
     words += [f"deny {peer}" for peer in sorted(map(str, rule.denied))]
+    words += [f"tell {peer}" for peer in sorted(map(str, rule.told))]
+    words += ["tell everybody"] if rule.tells_any else []
     return [*words, others[rule.at_large]]

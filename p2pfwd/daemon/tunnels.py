@@ -79,20 +79,21 @@ class Tunnels:
 
         A local address that is not to be had is waited for.
         """
-        now = self._clock()
         self._declared = {it.tunnel.key: it for it in declared}
         for key, tunnel in self._saved.items():
-            if key not in self._declared and not 0 < tunnel.terms.ends_at <= now:
+            if key not in self._declared:
                 await self._try_to_make(tunnel, "saved")
         for said in self._who_wins(self._declared):
             log.warning("%s", said)
         for it in self._declared.values():
             await self._try_to_make(it.tunnel, "declared")
-        await self.end_due(now)
+        await self.end_due(self._clock())
 
     async def _try_to_make(self, tunnel: SavedTunnel, lifetime: Lifetime) -> None:
-        """One that cannot be made is listed, with why."""
+        """One that cannot be made is listed, with why; one that has ended is not made."""
         self._not_made.pop(tunnel.key, None)
+        if 0 < tunnel.terms.ends_at <= self._clock():
+            return
         try:
             await self._listener(tunnel, lifetime, may_wait=True)
         except P2PForwardError as exc:

@@ -77,6 +77,12 @@ class Rule:
     def _ends_without(self, whom: Collection[PeerId | None]) -> dict[PeerId | None, float]:
         return {one: end for one, end in self.ends.items() if one not in whom}
 
+    @property
+    def lasting(self) -> Rule:
+        """Without those that are let in until some time only."""
+        at_large: AtLarge | None = "listed" if None in self.ends else self.at_large
+        return replace(self, at_large=at_large, allowed=self.allowed - self.ends.keys(), ends={})
+
     def ended(self, now: float) -> Rule:
         """Without those whose time is over; after any peer, those that it lists are let in."""
         over = {one for one, end in self.ends.items() if end <= now}
@@ -94,7 +100,20 @@ def joined(declared: Rule, typed: Rule) -> Rule:
     at_large = declared.at_large if typed.at_large is None else typed.at_large
     if "listed" in (declared.at_large, typed.at_large):
         at_large = "listed"
-    return Rule(at_large, declared.allowed | typed.allowed, declared.denied | typed.denied)
+    allowed = declared.allowed | typed.allowed
+    return Rule(
+        at_large,
+        allowed,
+        declared.denied | typed.denied,
+        # What config.toml gives lasts; an end of any peer is the commands' word, while theirs is any peer.
+        {
+            whom: end
+            for whom, end in typed.ends.items()
+            if (at_large == "any" != declared.at_large if whom is None else whom not in declared.allowed)
+        },
+        declared.told | typed.told,
+        declared.tells_any or typed.tells_any,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,8 +64,14 @@ def rules_on_the_way(before: Mapping[str, Rule], after: Mapping[str, Rule]) -> d
         if old == new:
             found[protocol] = old
             continue
-        at_large: AtLarge = "any" if old.at_large == new.at_large == "any" else "listed"
-        found[protocol] = Rule(at_large, old.allowed & new.allowed, old.denied | new.denied)
+        at_large: AtLarge = "any" if old.lasting.at_large == new.lasting.at_large == "any" else "listed"
+        found[protocol] = Rule(
+            at_large,
+            old.lasting.allowed & new.lasting.allowed,
+            old.denied | new.denied,
+            told=old.told & new.told,
+            tells_any=old.tells_any and new.tells_any,
+        )
     return found
 
 

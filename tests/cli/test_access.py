@@ -182,7 +182,7 @@ def test_access_requests(fake: FakeDaemon, run: Run, on_terminal: OnTerminal) ->
     assert on_terminal("access", "requests") == (
         "PEER         PROTOCOL  FROM            ASKED  LAST\n"
         "12D3…wvuTHr  /x/a b    192.0.2.7:4101      3   12s\n"
-        "To let them in:\n"
+        "To let them in, or with deny in place of allow to hear of them no more:\n"
         f"  {command}\n"
     )
     assert json.loads(run("access", "requests", "--json").out)["Requests"][0]["Command"] == command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import combinations, product
 
 import pytest
@@ -110,4 +110,24 @@ def test_what_the_file_shuts_no_command_opens_and_the_other_way_round() -> None:
 
 def test_whoever_gives_a_rule_more_to_say_looks_at_what_goes_through_here() -> None:
     """A field that `joined`, `rules_on_the_way`, the export and the plan do not know would be lost there."""
-    assert [it.name for it in fields(Rule)] == ["at_large", "allowed", "denied"]
+    assert [it.name for it in fields(Rule)] == ["at_large", "allowed", "denied", "ends", "told", "tells_any"]
+
+
+def test_a_right_that_ends_by_itself_neither_lasts_nor_comes_on_the_way() -> None:
+    one, other = peer(1), peer(2)
+    rule = Rule("listed", frozenset({one, other}), ends={one: 100.0})
+    assert rule.lasting == Rule("listed", frozenset({other}))
+    assert Rule("any", ends={None: 100.0}).lasting == Rule("listed")
+    way = rules_on_the_way({"/x/a": rule}, {"/x/a": replace(rule, tells_any=True)})["/x/a"]
+    assert (way.allowed, way.ends, way.tells_any) == (frozenset({other}), {}, False)
+
+
+def test_what_config_toml_gives_has_no_end() -> None:
+    one, other = peer(1), peer(2)
+    typed = Rule("any", frozenset({one, other}), ends={None: 100.0, one: 100.0, other: 200.0})
+    assert joined(Rule(None, frozenset({one})), typed).ends == {None: 100.0, other: 200.0}
+    assert joined(Rule("any"), typed).ends == {one: 100.0, other: 200.0}
+    shut = joined(Rule("listed"), typed)
+    assert (shut.at_large, shut.ends) == ("listed", {one: 100.0, other: 200.0})
+    both = joined(Rule(told=frozenset({one})), Rule(told=frozenset({other}), tells_any=True))
+    assert both.told == {one, other} and both.tells_any
