@@ -14,6 +14,7 @@ import pytest
 
 from p2pfwd.errors import AddressInUse, ListenerExists, NotFound
 from p2pfwd.policy.paths import PathCode
+from p2pfwd.rpc.codec import params_to_json
 from p2pfwd.rpc.schema import (
     AddrsResult,
     CloseResult,
@@ -22,6 +23,7 @@ from p2pfwd.rpc.schema import (
     DoctorResult,
     Finding,
     IdResult,
+    ListenParams,
     LogLevelResult,
     LsResult,
     Notice,
@@ -305,17 +307,8 @@ def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> No
     assert document["Listener"]["Protocol"] == "/x/web"
     assert document["TargetCheck"]["Ok"] is True
     assert document["Command"].startswith("p2pfwd forward /x/web 127.0.0.1:18000 /ip4/192.0.2.7/")
-    assert fake.called("p2p.listen") == [
-        {
-            "protocol": "/x/web",
-            "target": "8000",
-            "allow_custom_protocol": False,
-            "report_peer_id": True,
-            "foreground": False,
-            "ephemeral": False,
-            "allow": [],
-        }
-    ]
+    expected = ListenParams(protocol="/x/web", target="8000", report_peer_id=True)
+    assert fake.called("p2p.listen") == [params_to_json(expected)]
 
 
 def test_what_stood_before_is_said_to_stand_already(fake: FakeDaemon, run: Run) -> None:
