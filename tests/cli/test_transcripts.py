@@ -15,6 +15,7 @@ import pytest
 
 from p2pfwd.errors import AddressInUse, ListenerExists, NotFound
 from p2pfwd.policy.paths import PathCode
+from p2pfwd.rpc.codec import params_to_json
 from p2pfwd.rpc.schema import (
     AddrsResult,
     CloseResult,
@@ -23,6 +24,7 @@ from p2pfwd.rpc.schema import (
     DoctorResult,
     Finding,
     IdResult,
+    ListenParams,
     LogLevelResult,
     LsResult,
     Notice,
@@ -335,9 +337,8 @@ def test_listen_json_has_the_line_to_paste_too(fake: FakeDaemon, run: Run) -> No
     assert document["Listener"]["Protocol"] == "/x/web"
     assert document["TargetCheck"]["Ok"] is True
     assert document["Command"].startswith("p2pfwd forward /x/web 127.0.0.1:18000 /ip4/192.0.2.7/")
-    (asked,) = fake.called("p2p.listen")
-    said = {name: value for name, value in asked.items() if value}
-    assert said == {"protocol": "/x/web", "target": "8000", "report_peer_id": True, "proxy_protocol": "none"}
+    expected = ListenParams(protocol="/x/web", target="8000", report_peer_id=True)
+    assert fake.called("p2p.listen") == [params_to_json(expected)]
 
 
 def test_what_stood_before_is_said_to_stand_already(fake: FakeDaemon, run: Run) -> None:
