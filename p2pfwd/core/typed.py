@@ -82,7 +82,7 @@ def parse_target(text: str) -> tuple[Multiaddr, bool]:
 
 
 def _visible(text: str, addr: Multiaddr) -> Multiaddr:
-    """Nobody can see, or type again, a socket's path that ends in a space: one is left by a slash behind it."""
+    """Nobody can see, or type again, a path that ends in a space: one is left by a slash behind it."""
     if str(addr) != str(addr).strip():
         raise _invalid(text, "its path ends in a space", "leave out the space, and the slash behind it")
     return addr
