@@ -64,9 +64,9 @@ def parse_target(text: str) -> tuple[Multiaddr, bool]:
     """As `parse_endpoint`, and whether any loopback was meant: then ::1 is as good as 127.0.0.1."""
     text = text.strip()
     if text.startswith("/"):
-        return _multiaddr(text), False
+        return _visible(text, _multiaddr(text)), False
     if text.lower().startswith("unix:"):
-        return _unix(text), False
+        return _visible(text, _unix(text)), False
     if (url := _URL.fullmatch(text)) is not None:
         return _host_port(_from_url(text, *url.groups()), text)
     if (found := _SSH_FORWARD.fullmatch(text)) is not None:
@@ -79,6 +79,13 @@ def parse_target(text: str) -> tuple[Multiaddr, bool]:
     if slash and path and ":" in head:
         raise _invalid(text, "a path cannot be part of it", f"leave it out: {head}")
     return _host_port(head if slash and not path else text, text)
+
+
+def _visible(text: str, addr: Multiaddr) -> Multiaddr:
+    """Nobody can see, or type again, a path that ends in a space: one is left by a slash behind it."""
+    if str(addr) != str(addr).strip():
+        raise _invalid(text, "its path ends in a space", "leave out the space, and the slash behind it")
+    return addr
 
 
 def _multiaddr(text: str) -> Multiaddr:

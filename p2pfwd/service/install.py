@@ -21,7 +21,8 @@ from p2pfwd.service.values import Definition, Program, content, is_ours, refuse_
 from p2pfwd.state.home_lock import holder
 from p2pfwd.system.private_files import storage_failed, write_atomically
 
-RUNS = {"active", "activating", "reloading"}
+READY = {"active", "reloading"}
+RUNS = {*READY, "activating"}
 
 
 @dataclass(slots=True)
@@ -142,7 +143,7 @@ def state(definition: Definition, environ: Mapping[str, str]) -> State:
     return State(
         enabled=enabled,
         at_boot=enabled and manager.lingers(),
-        active=active in RUNS,
+        active=active in READY,
         state=f"{active} ({found.get('SubState', '')})",
         since=_unix_time(int(entered)),
         pid=int(found.get("MainPID") or 0) or None,

@@ -69,6 +69,17 @@ def installed(container: SystemdContainer) -> Iterator[SystemdContainer]:
     container.run("sh", "-c", f"rm -rf {HOME}/*")
 
 
+@pytest.fixture
+def alice(container: SystemdContainer) -> Iterator[str]:
+    """A user without a service, a home or a manager; so again afterwards."""
+    yield "alice"
+    container.p2pfwd("service", "uninstall", user="alice")
+    container.p2pfwd("shutdown", user="alice")
+    container.finished("loginctl", "disable-linger", "alice")
+    container.finished("systemctl", "stop", f"user@{container.run('id', '-u', 'alice')}.service")
+    container.run("rm", "-rf", "/home/alice/.local", "/home/alice/.config")
+
+
 def told(container: SystemdContainer, *words: str, user: str | None = None) -> str:
     """What a command that succeeds prints."""
     done = container.p2pfwd(*words, user=user)
@@ -241,9 +252,9 @@ def masked(text: str) -> str:
 
 
 def test_a_service_of_a_user_is_his_own_and_the_readme_says_what_is_printed(
-    container: SystemdContainer,
+    container: SystemdContainer, alice: str
 ) -> None:
-    done = container.p2pfwd("service", "install", user="alice")
+    done = container.p2pfwd("service", "install", user=alice)
     assert done.returncode == 1 and "sudo loginctl enable-linger alice" in done.stderr
     assert container.finished("test", "-e", "/home/alice/.config/systemd").returncode != 0
     linger(container)
@@ -254,36 +265,36 @@ def test_a_service_of_a_user_is_his_own_and_the_readme_says_what_is_printed(
             if words[1] == "reboot":
                 container.shut_down()
                 container.boot()
-                until(lambda: container.p2pfwd("service", "status", user="alice").returncode == 0)
+                until(lambda: container.p2pfwd("service", "status", user=alice).returncode == 0)
             continue
-        assert masked(told(container, *words[1:], user="alice")) == masked(printed), command
+        assert masked(told(container, *words[1:], user=alice)) == masked(printed), command
         if words[1:] == ["service", "install"]:
-            told(container, "listen", "/x/mine", "22", user="alice")
+            told(container, "listen", "/x/mine", "22", user=alice)
 
 
-def test_a_service_of_a_user_starts_at_boot_with_linger(container: SystemdContainer) -> None:
+def test_a_service_of_a_user_starts_at_boot_with_linger(container: SystemdContainer, alice: str) -> None:
     linger(container)
-    told(container, "service", "install", user="alice")
-    told(container, "listen", "/x/mine", "22", user="alice")
+    told(container, "service", "install", user=alice)
+    told(container, "listen", "/x/mine", "22", user=alice)
     container.shut_down()
     container.boot()
-    until(lambda: container.p2pfwd("service", "status", user="alice").returncode == 0)
-    assert "/x/mine" in told(container, "ls", user="alice")
-    assert "Daemon is ready" in told(container, "service", "logs", user="alice")
-    told(container, "service", "uninstall", user="alice")
-    assert container.p2pfwd("service", "status", user="alice").returncode == 4
+    until(lambda: container.p2pfwd("service", "status", user=alice).returncode == 0)
+    assert "/x/mine" in told(container, "ls", user=alice)
+    assert "Daemon is ready" in told(container, "service", "logs", user=alice)
+    told(container, "service", "uninstall", user=alice)
+    assert container.p2pfwd("service", "status", user=alice).returncode == 4
     assert container.finished("test", "-e", "/home/alice/.local/share/p2pfwd/state.db").returncode == 0
 
 
-def test_a_daemon_that_runs_already_is_not_fought_with(container: SystemdContainer) -> None:
+def test_a_daemon_that_runs_already_is_not_fought_with(container: SystemdContainer, alice: str) -> None:
     linger(container)
-    told(container, "listen", "/x/early", "22", user="alice")
-    done = container.p2pfwd("service", "install", user="alice")
+    told(container, "listen", "/x/early", "22", user=alice)
+    done = container.p2pfwd("service", "install", user=alice)
     assert done.returncode == 1 and "p2pfwd shutdown, then p2pfwd service install again" in done.stderr
-    told(container, "shutdown", user="alice")
-    told(container, "service", "install", user="alice")
-    assert "/x/early" in told(container, "ls", user="alice")
-    told(container, "service", "uninstall", user="alice")
+    told(container, "shutdown", user=alice)
+    told(container, "service", "install", user=alice)
+    assert "/x/early" in told(container, "ls", user=alice)
+    told(container, "service", "uninstall", user=alice)
 
 
 def test_what_the_manual_says_of_ports_and_sockets_holds(installed: SystemdContainer) -> None:

@@ -40,6 +40,8 @@ def test_shorthand_for_endpoints(text: str, expected: str) -> None:
     ("text", "reason"),
     [
         ("", "must begin with /"),
+        ("unix:/run/a.sock /", "its path ends in a space"),
+        ("/unix/run/a.sock /", "its path ends in a space"),
         ("foo", "the port is missing"),
         ("127.0.0.1", "the port is missing"),
         ("[::1]", "the port is missing"),
