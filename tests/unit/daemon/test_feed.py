@@ -298,8 +298,10 @@ def test_access_and_refusals(parts: Parts) -> None:
     parts.access.on_changed("/x/a", "any peer")
     parts.access.on_changed(None, "192.0.2.0/24 blocked")
     parts.swarm.refusals.on_noted("dht-opens", 7)
+    parts.swarm.refusals.on_noted("dht-opens", 2)
     parts.swarm.refusals.on_noted("tunnel-denied", 1)
-    assert parts.events[-1] == ("refused", {"stranger": True, "times": 7, "cause": "dht-opens"})
+    parts.feed._flush_sums()
+    assert parts.events[-1] == ("refused", {"stranger": True, "times": 9, "cause": "dht-opens"})
     assert all(fields["stranger"] is party for _, fields in parts.events[:2])
     assert parts.told() == [
         "access-requested",
