@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd import __version__
@@ -65,7 +66,7 @@ IN_BETWEEN: Final = (PathCode.RELAYED, PathCode.PUNCHING)
 """Ways that are about to be found out of: no news."""
 
 SUMMED_S: Final = 0.4
-"""How long streams are summed before their sum is recorded."""
+"""How long streams and refusals are summed before their sum is recorded."""
 
 COUNTED_ELSEWHERE: Final = "tunnel-denied"
 """The refusal that is an event of its own."""
@@ -85,6 +86,7 @@ class Feed:
         self._flush: asyncio.TimerHandle | None = None
         self._is_on = False
         self._tells_tunnels = False
+        self._refusals: Counter[str] = Counter()
         self._users: set[PeerId] = set()  # connected strangers that have used a listen
         self._paths: dict[PeerId, PathCode] = {}  # of connected peers that are told
         self._silent: set[PeerId] = set()
@@ -124,7 +126,7 @@ class Feed:
         """The daemon has stopped. Idempotent."""
         if self._flush is not None:
             self._flush.cancel()
-            self._flush_streams()
+            self._flush_sums()
         if self._is_on:
             self._record("daemon-stopped")
         self._is_on = False
@@ -231,8 +233,7 @@ class Feed:
             if splice is not None:
                 found.bytes_in += splice.bytes_in
                 found.bytes_out += splice.bytes_out
-        if self._flush is None:
-            self._flush = self._loop.call_later(SUMMED_S, self._flush_streams)
+        self._flush_later()
 
     def _ended(self, entry: StreamEntry, key: tuple[str, str]) -> None:
         splice, broken = entry.splice, None
@@ -250,9 +251,17 @@ class Feed:
             broken=broken,
         )
 
-    def _flush_streams(self) -> None:
+    def _flush_later(self) -> None:
+        if self._flush is None:
+            self._flush = self._loop.call_later(SUMMED_S, self._flush_sums)
+
+    def _flush_sums(self) -> None:
+        """Record what was summed up: streams and refusals."""
         self._flush = None
         self._streams.flush()
+        for cause, times in self._refusals.items():
+            self._record("refused", stranger=True, times=times, cause=cause)
+        self._refusals.clear()
 
     def _party(self, entry: StreamEntry) -> Party | None:
         """Whom a stream counts for, if he is a stranger."""
@@ -304,8 +313,10 @@ class Feed:
             self._record(code, protocol=protocol, change=change)
 
     def _refused(self, cause: str, times: int) -> None:
+        """As cheap as it can be: refusing a flood is."""
         if self._is_on and cause != COUNTED_ELSEWHERE:
-            self._record("refused", stranger=True, times=times, cause=cause)
+            self._refusals[cause] += times
+            self._flush_later()
 
     # --- how others get here ----------------------------------------------------------------------
 

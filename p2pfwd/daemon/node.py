@@ -181,6 +181,7 @@ class Running:
                 self.mapping.start()
             self.history.start()
         except BaseException:
+            self.feed.stop()
             self.near.close()
             await self.relays.close()
             self.relaying.close()

@@ -80,11 +80,13 @@ class History:
         self._writing: asyncio.Task[None] | None = None
         self._written_at = float("-inf")
         self._callbacks: list[Told] = []
+        self._has_begun = False
         self._is_loaded = False
         self._closed = False
 
     def start(self) -> None:
         """Read in the background what the file has."""
+        self._has_begun = True
         self._loading = self._loop.create_task(self._load())
 
     def on_event(self, callback: Told) -> None:
@@ -148,7 +150,7 @@ class History:
             async with asyncio.timeout(CLOSE_S):
                 if tasks:
                     await asyncio.wait(tasks)
-                if self._waiting and self._is_loaded:
+                if self._waiting and self._has_begun:
                     await self._write()
         except TimeoutError:
             log.warning("the last events were not written: the disk did not answer")
@@ -161,11 +163,11 @@ class History:
 
     async def _load(self) -> None:
         try:
-            loaded = await self._undamaged(partial(self._file.load, self._wall()))
+            self._take_over(await self._undamaged(partial(self._file.load, self._wall())))
         except StorageFailed as exc:
             self._failed(exc)
-            loaded = Loaded()
-        self._take_over(loaded)
+        self._loading = None
+        self._set_timer()
 
     def _take_over(self, loaded: Loaded) -> None:
         """What was recorded meanwhile comes after what there is."""
@@ -182,9 +184,7 @@ class History:
             self.digest = loaded.digest
             for event in since:
                 self.digest.note(event, event.count, event.until)
-        self._loading = None
         self._is_loaded = True
-        self._set_timer()
 
     async def _loaded(self) -> None:
         if self._loading is not None:
@@ -201,8 +201,8 @@ class History:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        idle = not self._waiting or not self._is_loaded or self._writing is not None
-        if self._timer is not None or idle or self._closed:
+        busy = self._loading is not None or self._writing is not None
+        if self._timer is not None or busy or not self._waiting or not self._has_begun or self._closed:
             return
         pause_s = EVERY_S if self.failure is None else RETRY_S
         delay_s = max(FIRST_S, self._written_at + pause_s - self._clock())
@@ -220,23 +220,35 @@ class History:
         self._set_timer()
 
     async def _write(self) -> None:
-        """Write what waits; what the disk does not take goes on waiting."""
+        """Write what waits; what the disk does not take goes on waiting.
+
+        What could not be read is read first: the file's events have ids that no other may get.
+        """
+        try:
+            if not self._is_loaded:
+                self._take_over(await self._undamaged(partial(self._file.load, self._wall())))
+            await self._write_waiting()
+        except StorageFailed as exc:
+            self._failed(exc)
+        else:
+            self._mended()
+        finally:
+            self._written_at = self._clock()
+
+    async def _write_waiting(self) -> None:
         batch = self._in_flight = self._waiting
         self._waiting = {}
         self._tell_counts()
         copies = [replace(event, data=dict(event.data)) for event in batch.values()]
         try:
             await self._undamaged(partial(self._file.save, copies))
-        except StorageFailed as exc:
-            self._failed(exc)
+        except StorageFailed:
             newer, self._waiting = self._waiting, batch
             for event in newer.values():
                 self._wait(event)
-        else:
-            self._mended()
+            raise
         finally:
             self._in_flight = {}
-            self._written_at = self._clock()
 
     async def _undamaged(self, work: Callable[[], T]) -> T:
         """The result of `work` on the file; on a new one, if the old one turns out to be damaged."""

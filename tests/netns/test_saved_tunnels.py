@@ -174,6 +174,9 @@ def _fill(place: Path, ballast: Path) -> None:
         daemon.wait()
     with Daemon(place) as daemon:  # it starts on the full disk, too
         assert [it["Protocol"] for it in daemon.json("ls")["Listeners"]] == ["/x/before"]
+        told = run_cli(place, "events")
+        assert "the daemon started" in told.stdout, "from memory, and so are the next ones"
+        assert f"Warning: history {place / 'events.db'}: " in told.stderr
         ballast.unlink()
         daemon.ok("close", "-a")
     with Daemon(place) as daemon:

@@ -14,7 +14,7 @@ import pytest
 
 from p2pfwd.errors import StorageFailed
 from p2pfwd.history import history as module
-from p2pfwd.history.file import HistoryFile, Query
+from p2pfwd.history.file import HistoryFile, Loaded, Query
 from p2pfwd.history.folding import Event
 from p2pfwd.history.history import History
 from tests.support.loops import on_loop, until
@@ -129,6 +129,29 @@ async def test_a_full_disk_loses_events_only_and_is_said_once(
         assert "is written again" in caplog.text
 
     await life(home, full)
+
+
+@on_loop
+async def test_what_could_not_be_read_at_the_start_is_not_overwritten(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await life(home, nothing_but_a_start)
+    load, tries = HistoryFile.load, []
+
+    def sick(file: HistoryFile, now: float) -> Loaded:
+        tries.append(now)
+        if len(tries) < 3:
+            raise StorageFailed("history: the disk does not work")
+        return load(file, now)
+
+    monkeypatch.setattr(HistoryFile, "load", sick)
+
+    async def later(history: History) -> None:
+        history.record("peer-up", peer="A", path="direct", address="-")
+        await until(lambda: history.failure is None and not history._waiting and not history._in_flight)
+        assert await shown(history) == [(1, "daemon-started"), (2, "daemon-lost"), (3, "peer-up")]
+
+    await life(home, later)
 
 
 @on_loop
