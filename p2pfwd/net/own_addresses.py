@@ -40,8 +40,6 @@ _RANK: Final = {
 }
 
 
-_ALWAYS_THERE: Final = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED)
-
 OBSERVERS: Final = 2
 """Networks that have to see us at an address, where none of the owner's peers does."""
 
@@ -103,6 +101,8 @@ class OwnAddresses:
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._sockets: list[Multiaddr] = []
+        self._had: set[Multiaddr] = set()
+        """Of these, those of one address that an interface had when they were bound."""
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
         """Whose word alone is enough for an observed address."""
         self.nat = NatKind.UNKNOWN
@@ -157,12 +157,15 @@ class OwnAddresses:
     def bind(self, addr: Multiaddr) -> None:
         """A socket listens here from now on."""
         self._sockets.append(addr)
+        if self._is_here(addr):
+            self._had.add(addr)
         self._listed_of = None
         self._known = self.bound()
 
     def unbind(self, addr: Multiaddr) -> None:
         """One that did does no more."""
         self._sockets.remove(addr)
+        self._had.discard(addr)
         self._listed_of = None
         self._known = self.bound()
 
@@ -180,10 +183,11 @@ class OwnAddresses:
         return [addr for addr in self._sockets if self._is_absent(addr)]
 
     def _is_absent(self, addr: Multiaddr) -> bool:
+        return addr in self._had and self.interfaces.is_complete and not self._is_here(addr)
+
+    def _is_here(self, addr: Multiaddr) -> bool:
         endpoint = tcp_endpoint(addr)
-        if endpoint is None or address_class(addr) in _ALWAYS_THERE or not self.interfaces.is_complete:
-            return False
-        return endpoint.host.partition("%")[0] not in self.interfaces.hosts()
+        return endpoint is not None and endpoint.host.partition("%")[0] in self.interfaces.hosts()
 
     def bound(self) -> tuple[Multiaddr, ...]:
         """What our sockets listen on, an unspecified host as the interfaces' addresses."""

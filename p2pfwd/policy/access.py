@@ -84,12 +84,18 @@ class Rule:
         return replace(self, at_large=at_large, allowed=self.allowed - self.ends.keys(), ends={})
 
     def ended(self, now: float) -> Rule:
-        """Without those whose time is over; after any peer, those that it lists are let in."""
+        """Without those whose time is over, who are told so; after any peer, those that it lists are let in."""
         over = {one for one, end in self.ends.items() if end <= now}
         if not over:
             return self
         at_large: AtLarge | None = "listed" if None in over else self.at_large
-        return replace(self, at_large=at_large, allowed=self.allowed - over, ends=self._ends_without(over))
+        return replace(
+            self,
+            at_large=at_large,
+            allowed=self.allowed - over,
+            ends=self._ends_without(over),
+            told=self.told.union(self.allowed & over),
+        )
 
 
 NO_RULE = Rule()

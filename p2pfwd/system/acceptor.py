@@ -59,7 +59,7 @@ def bind_failure(exc: OSError, where: str) -> AddressInUse | BindFailed:
         return BindFailed(told, hint=hint, absent=True)
     if exc.errno == errno.ENODEV and exc.strerror:  # a zone that is none: `sockaddrs` says which
         hint = "`ip link` shows the interfaces of this machine"
-        return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint, absent=True)
+        return BindFailed(f"cannot listen on {where}: {exc.strerror}", hint=hint)
     return BindFailed(f"cannot listen on {where}: {reason(exc.errno) if exc.errno else exc}")
 
 

@@ -311,7 +311,7 @@ async def test_a_stream_reset_while_its_target_is_dialed_gives_its_place_back_at
         for n in range(100):
             await peer.frame(f.WINDOW_UPDATE, f.RST, 1 + 2 * n)
         await until(lambda: not service.streams() and not service._admission.dials.total)
-        assert not listener._dials  # type: ignore[union-attr]
+        assert not listener._tasks  # type: ignore[union-attr]
 
 
 # --- what they stand on ---------------------------------------------------------------------------

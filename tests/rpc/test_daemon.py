@@ -259,12 +259,21 @@ def test_a_listen_whose_client_went_is_undone(home: Path, monkeypatch: pytest.Mo
 
         monkeypatch.setattr(running.forwarding, "check", hang)
 
-        def interrupted() -> None:
-            with Client.connect(running.paths.socket) as client, pytest.raises(errors.TimedOut):
-                client.call("p2p.listen", s.ListenParams("/x/a", "22"), timeout_s=0.1)
+        def give_up(client: Client) -> None:
+            with client, pytest.raises(KeyboardInterrupt):
+                client.call("p2p.listen", s.ListenParams("/x/a", "22"))
 
-        await asyncio.to_thread(interrupted)
-        assert checking.is_set()
+        interrupted, interrupt = os.pipe()
+        try:
+            client = await asyncio.to_thread(Client.connect, running.paths.socket)
+            client.interrupt_on(interrupted)
+            asking = asyncio.create_task(asyncio.to_thread(give_up, client))
+            await checking.wait()
+            os.write(interrupt, b"!")
+            await asking
+        finally:
+            os.close(interrupted)
+            os.close(interrupt)
         while len(running.server.connections):
             await next(iter(running.server.connections)).ended
         await asyncio.sleep(0)

@@ -96,9 +96,9 @@ def test_security_md_has_the_bounds() -> None:
 def test_a_right_may_have_an_end_which_the_last_word_replaces() -> None:
     rule = Rule("listed").allow([peer(1)], 10.0)
     assert rule.ended(9.9) is rule
-    assert rule.ended(10.0) == Rule("listed")
+    assert rule.ended(10.0) == Rule("listed", told=frozenset([peer(1)]))
     assert rule.allow([peer(1)]) == Rule("listed", frozenset([peer(1)])), "for good"
-    assert rule.deny([peer(1)]) == Rule("listed", denied=frozenset([peer(1)]))
+    assert rule.deny([peer(1)]) == Rule("listed", denied=frozenset([peer(1)]), told=frozenset([peer(1)]))
     assert rule.allow([peer(1)], 20.0).ended(10.0).allowed == {peer(1)}
 
 
