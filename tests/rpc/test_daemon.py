@@ -261,7 +261,7 @@ def test_a_listen_whose_client_went_is_undone(home: Path, monkeypatch: pytest.Mo
 
         def interrupted() -> None:
             with Client.connect(running.paths.socket) as client, pytest.raises(errors.TimedOut):
-                client.call("p2p.listen", s.ListenParams("/x/a", "22"), timeout_s=0.1)
+                client.call("p2p.listen", s.ListenParams("/x/a", "22"), timeout_s=0.5)
 
         await asyncio.to_thread(interrupted)
         assert checking.is_set()
