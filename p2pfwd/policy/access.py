@@ -84,7 +84,7 @@ class Rule:
         return replace(self, at_large=at_large, allowed=self.allowed - self.ends.keys(), ends={})
 
     def ended(self, now: float) -> Rule:
-        """Without those whose time is over, who are told so; after any peer, those that it lists are let in."""
+        """Without those whose time is over, who are told so; after any peer those listed are let in."""
         over = {one for one, end in self.ends.items() if end <= now}
         if not over:
             return self

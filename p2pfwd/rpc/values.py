@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, FrozenInstanceError, dataclass, field, fields
-from typing import Any, ClassVar, Literal, Never, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, TypeVar, dataclass_transform
 
 Way = Literal["inbound", "outbound"]
 Path = Literal["direct", "relayed"]
@@ -41,8 +41,9 @@ class Message:
     start (`python -X importtime -c 'import p2pfwd.rpc.schema'`).
     """
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-    __match_args__: ClassVar[tuple[str, ...]] = ()
+    if TYPE_CHECKING:  # `dataclass` sets them; else they would be evaluated anew for each value's reader
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+        __match_args__: ClassVar[tuple[str, ...]]
 
     def __init__(self, *given: Any, **named: Any) -> None:
         """As the dataclass's: fields in order, or by name; raises TypeError for one too few or too many."""

@@ -84,7 +84,7 @@ class FakeConnMgr:
     def to_let_go(self, _conns: object, _now: float) -> list[Any]:
         return []
 
-    def to_replace(self, _conns: object, _newcomer: object) -> None:
+    def to_replace(self, _conns: object, _newcomer: object, _now: float) -> None:
         return None
 
     def is_urgent(self, _peer: object) -> bool:
