@@ -40,7 +40,7 @@ SETTLED_S: Final = 45.0
 """The relayed connection is kept for a while after the direct one stands."""
 
 LAN_S: Final = 10.0
-POLL_S: Final = 0.5
+POLL_S: Final = 1.0
 """A command line costs a tenth of a second of the processor, which other labs want, too."""
 
 
