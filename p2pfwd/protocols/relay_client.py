@@ -1,8 +1,8 @@
 """Places at relays, so that others reach this node where they cannot dial it (libp2p spec: circuit relay v2).
 
 While this node is not known to be public it holds `WANTED` reservations at connected peers that relay: those
-the owner has named first, then peers of his own, then (in the public network) strangers, the fastest first. Those
-named are asked though others were sooner, and have given places: `WANTED` of them are held besides.
+the owner has named first, then peers of his own, then (in the public network) strangers, the fastest first.
+Those named are asked though others were sooner, and have given places: `WANTED` of them are held besides.
 
     one relay     IDLE ──wanted──▶ ASKING ──OK──▶ HELD ──RENEW_AT of its time──▶ ASKING (and still held)
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE

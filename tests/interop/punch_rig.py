@@ -1,4 +1,4 @@
-"""Two peers behind routers of their own and a relay outside, one of them or both foreign: do they get direct?
+"""Two peers behind routers of their own, a relay outside, some of them foreign: do they get direct?
 
 B has a place at the relay, A dials it there. Four go-libp2p daemons outside tell everybody where it is seen: a
 Kubo punches no hole before four do. No machine has a route that leads out of the lab.
@@ -156,8 +156,10 @@ class Foreign:
 class Rig:
     """A relay of one kind and the observers; a context manager. Raises Unavailable, PeerMissing."""
 
-    def __init__(self, directory: Path, relay: str) -> None:
+    def __init__(self, directory: Path, relay: str, delay_s: float = 0.0) -> None:
+        """`delay_s`: one way, on the line of each router."""
         self._directory = directory
+        self._delay_s = delay_s
         self._stack = ExitStack()
         self._observers: list[str] = []
         try:
@@ -200,6 +202,8 @@ class Rig:
         """A peer behind a router of its own, that has or wants a place at the relay."""
         router = Router(self._segment, nat)
         machine = router.host()
+        if self._delay_s:
+            self._segment.delay(self._stack, router.machine, self._delay_s, 0.0)
         machine.run("ip", "route", "add", "11.0.0.0/8", "via", router.gateway, "dev", "eth0", "onlink")
         machine.run("ip", "route", "delete", "default")
         if kind == "p2pfwd":

@@ -123,6 +123,20 @@ async def test_relayed_first_direct_afterwards_and_an_open_stream_goes_on(no_pla
         assert it.codes[-1] is PathCode.PUNCHED and PathCode.PUNCHING in it.codes
 
 
+@pytest.mark.parametrize(("a_proposes", "times"), [(True, 0), (False, 1), (None, 1)])
+@on_loop
+async def test_what_an_old_go_will_propose_is_loaded_while_it_measures_the_round_trip(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch, a_proposes: bool | None, times: int
+) -> None:
+    loaded: list[None] = []
+    monkeypatch.setattr(hole_punch, "a_proposes", lambda _agent: a_proposes)
+    monkeypatch.setattr(hole_punch, "load_tls", lambda: loaded.append(None))
+    async with rig() as it:
+        await it.reach()
+        await direct(it.a, it.b)
+        assert len(loaded) == times
+
+
 @on_loop
 async def test_who_is_public_is_dialed_without_a_hole() -> None:
     async with rig() as it:

@@ -14,9 +14,9 @@ listens there, has mDNS on, and starts only where no route leads out of its netw
 
 Its local DHT is always a server, its public one with `--public` only, or where it finds out that it is
 reachable. With `--autonat` it tells others whether they are, with `--via RELAY` it has a place there and
-punches holes, with `--relay --public` it is one. The library makes RSA-2048 identities; `--peer-id` and `--key`
-(base64 of the PrivateKey protobuf) bring another. It prefixes protocol names with `/x/` where that is missing,
-and never reports peer IDs (`-r`).
+punches holes, with `--relay --public` it is one. The library makes RSA-2048 identities; `--peer-id` and
+`--key` (base64 of the PrivateKey protobuf) bring another. It prefixes protocol names with `/x/` where that is
+missing, and never reports peer IDs (`-r`).
 """
 
 from __future__ import annotations
@@ -120,6 +120,7 @@ class Kubo:
 def configure(path: Path, options: argparse.Namespace) -> None:
     """TCP only, nothing that would look for other nodes; on loopback, or on a segment with mDNS."""
     security, segment, via = options.security, options.segment, options.via
+    circuits = via is not None or options.relay
     weights = {"TLS": 100 if security != "noise" else False, "Noise": 200 if security != "tls" else False}
     config = json.loads(path.read_text(encoding="utf-8"))
     if options.key:
@@ -143,7 +144,7 @@ def configure(path: Path, options: argparse.Namespace) -> None:
         RelayService={"Enabled": options.relay},
         ResourceMgr={"Enabled": False},
         Transports={
-            "Network": {"QUIC": False, "Websocket": False, "WebTransport": False, "Relay": via is not None or options.relay},
+            "Network": {"QUIC": False, "Websocket": False, "WebTransport": False, "Relay": circuits},
             "Security": weights,
             "Multiplexers": {"Yamux": 100, "Mplex": False},
         },
