@@ -1,7 +1,7 @@
 """Two peers behind routers of their own, a relay outside, some of them foreign: do they get direct?
 
-B has a place at the relay, A dials it there. Four go-libp2p daemons outside tell everybody where it is seen: a
-Kubo punches no hole before four do. No machine has a route that leads out of the lab.
+B has a place at the relay, A dials it there. Four go-libp2p daemons outside tell everybody where it is seen:
+a Kubo punches no hole before four do. No machine has a route that leads out of the lab.
 """
 
 from __future__ import annotations
