@@ -13,7 +13,7 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns matrix recovery durable fuzz fuzz-nightly hostile bench idle kad proto demo clean
+.PHONY: help venv lint test peers interop netns matrix punches foreign recovery durable fuzz fuzz-nightly hostile bench idle kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,12 @@ netns: venv ## NAT and fault topologies in network namespaces (root)
 
 matrix: venv ## what a tunnel goes over, and why, for every pair of routers, as a table (root; minutes)
 	$(PY) -m tests.netns.matrix $(ARGS)
+
+punches: venv ## how often and how soon a bare peer ID becomes a direct tunnel, as a table (root; minutes; ARGS="--tries 20")
+	$(PY) -m tests.netns.punches $(ARGS)
+
+foreign: peers ## how often and how soon a Kubo and a p2pfwd behind routers get direct, over four relays (root; minutes)
+	$(PY) -m tests.interop.punches $(ARGS)
 
 recovery: venv ## how long a forward needs after each fault, as a table (root; minutes; ARGS="--tries 20")
 	$(PY) -m tests.netns.recovery $(ARGS)

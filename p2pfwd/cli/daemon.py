@@ -127,6 +127,7 @@ def status(
         ("network", _network(result)),
         *_bootstrap(result.bootstrap),
         *([("reachable", _reachable(result))] if result.network != "lan" else []),
+        *([("needed", _NEEDS[result.needs])] if result.needs in _NEEDS else []),
         ("peer ID", result.id),
         *(("addresses" if not index else "", address) for index, address in enumerate(result.addresses)),
         *(("relays" if not index else "", _relay(relay)) for index, relay in enumerate(result.relays)),
@@ -178,6 +179,14 @@ _STANDINGS: dict[str, str] = {
     "hidden": "not by strangers: peers could not dial back; which kind of NAT it is, is not known yet",
     "unknown": "not known yet: no peer has tried to dial back",
 }
+
+_NEEDS: dict[str, str] = {
+    "id": "nothing but the peer ID: the DHT tells where this node is",
+    "same-network": "the peer ID, by a peer on the same local network",
+    "address": "the line that `p2pfwd listen` prints: no DHT tells where this node is",
+    "relay": "a relay that a tunnel can go over, and none has a place here: see `p2pfwd hub`",
+}
+"""What a peer needs to reach this node; the other standings say it themselves."""
 
 _FIREWALL = "behind a firewall that can be punched: strangers' dials do not get in"
 

@@ -387,7 +387,9 @@ class Forwarding:
             if not listener.is_bound and not try_to_bind(listener):
                 health = listener.health
                 return CheckOutcome(False, health.state, health.reason, health.hint)
-            outcome = await check_peer(self._swarm, listener.peer_id, listener.protocol, timeout_s)
+            outcome = await check_peer(
+                self._swarm, listener.peer_id, listener.protocol, timeout_s, listener.way.wish
+            )
         else:
             assert isinstance(listener, RemoteListener)
             outcome = await listener.look(min(timeout_s, self.limits.target_timeout_s))

@@ -19,6 +19,7 @@ from p2pfwd.errors import NoDirectPath, P2PForwardError, TimedOut
 from p2pfwd.net.connections import Connections
 from p2pfwd.net.link.contract import Carrier, Link
 from p2pfwd.net.transport.contract import Gate, HoldsMeetings, Meeting, Transport
+from p2pfwd.policy import punching
 from p2pfwd.policy.paths import PathCode
 
 log = logging.getLogger("p2pfwd.net")
@@ -67,6 +68,14 @@ class Paths:
     def circuits(self, peer_id: PeerId) -> list[Link]:
         """The connections over relays."""
         return [conn for conn in self._connections.of(peer_id) if conn.is_relayed and conn.can_open]
+
+    def is_by_a_hole(self, conn: Carrier) -> bool:
+        """Of one that comes up now: whether a dial of this node alone would not have made it.
+
+        Its address is not to be dialed plainly, either: that opens this node's router for the peer's SYN of
+        the next hole, which then finds a listener instead of a dial (`policy.punching.lead_s`).
+        """
+        return conn.remote_peer in self._meeting and punching.is_public(conn.remote_addr)
 
     def note(self, peer_id: PeerId, code: PathCode, *, settled: bool = False) -> None:
         """Why the peer's connections over relays are not replaced; `settled`: and will not be soon."""

@@ -8,7 +8,7 @@ Rules:
 - A peer that was lost is waited for in the same way for `LOST_S`, where its line was lost for `SILENT_S`,
   instead of refusing what comes meanwhile.
 - One connection that falls silent may be a router's doing, which has forgotten all: kept peers that said
-  nothing for `QUIET_S` are asked at once whether they are there.
+  nothing for `QUIET_S` are asked at once whether they are there, before it is certain.
 - A second connection that was not needed after all is closed when it is idle.
 """
 
@@ -145,6 +145,7 @@ class Recovery:
         if endpoint is not None and endpoint.host in self._interfaces.hosts():
             self._local[conn] = endpoint.host
         conn.liveness.on_doubt = partial(self._doubted, conn)
+        conn.liveness.on_suspicion = partial(self._ask_kept, conn)
         for older in self._connections.of(peer_id):
             if older is not conn:  # why should there be another, if this one worked?
                 if older.liveness.doubtful:
@@ -167,18 +168,22 @@ class Recovery:
             self._wake(peer_id)
             return
         log.info("%s is silent at %s for %.1f s", peer_id, conn.remote_addr, conn.liveness.silent_s)
-        self._ask_kept()
+        self._ask_kept(conn)
         if self._connections.usable(peer_id) is not None:
             conn.liveness.replaced()
         elif self._is_wanted(peer_id):
             self._search(peer_id)
 
-    def _ask_kept(self) -> None:
-        """Over a connection that no router knows any more nobody reaches this node: by a relay, say."""
+    def _ask_kept(self, silent: Link) -> None:
+        """Over a connection that no router knows any more nobody reaches this node: by a relay, say.
+
+        Asked where `silent` is suspect, and again where it is doubtful.
+        """
         for conn in self._connections.all():
-            is_asked = conn.liveness.silent_s > QUIET_S and not conn.liveness.doubtful
-            if is_asked and not conn.is_relayed and self._is_kept(conn.remote_peer):
-                conn.liveness.challenge()
+            life = conn.liveness
+            is_known = conn is silent or conn.is_relayed or life.doubtful or life.is_challenged
+            if not is_known and life.silent_s > QUIET_S and self._is_kept(conn.remote_peer):
+                life.challenge()
 
     def _disconnected(self, conn: Link) -> None:
         peer_id = conn.remote_peer

@@ -263,7 +263,8 @@ class Swarm:
 
     def _connected(self, conn: Link) -> None:
         self.own_addresses.note_connected(conn)
-        self.peerstore.connected(conn.remote_peer, conn.remote_addr if conn.direction == "outbound" else None)
+        dialed = conn.direction == "outbound" and not self.paths.is_by_a_hole(conn)
+        self.peerstore.connected(conn.remote_peer, conn.remote_addr if dialed else None)
 
     def _disconnected(self, conn: Link) -> None:
         self.own_addresses.forget_connection(conn)

@@ -18,6 +18,9 @@ The limit is four round trips and at least `DOUBT_S`; after a change of network 
 passed as the cut had lasted, at the latest, though the other direction works before. A kernel that
 acknowledges while its process does not answer is no sign of a cut: that costs doubt, and no more before
 `IDLE_S + PONG_S`.
+
+Before doubt there is suspicion, after the limit of a changed network: it costs this connection nothing, but
+others are asked whether they are there.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ IDLE_S: Final = 20.0
 SELDOM_S: Final = 120.0
 """The same where nobody would wait for the peer: what keeps a router's mapping, and no more."""
 
-BUSY_IDLE_S: Final = 2.0
+BUSY_IDLE_S: Final = 1.0
 """The same while an answer may be on its way: streams are open and we spoke within `BUSY_S`."""
 
 BUSY_S: Final = 60.0
@@ -96,6 +99,12 @@ def limit_s(line: Line) -> float:
     return 0.0 if line.address_gone else max(CHALLENGED_S, 3 * rtt_s)
 
 
+def is_suspect(line: Line) -> bool:
+    """Whether something waits for so long that it is worth to know how others do."""
+    rtt_s = line.rtt_s if line.rtt_s is not None else UNKNOWN_RTT_S
+    return line.waiting_s is not None and line.waiting_s >= max(CHALLENGED_S, 3 * rtt_s)
+
+
 def judge(line: Line) -> Standing:
     """See the table above."""
     waiting_s, limit = line.waiting_s, limit_s(line)
@@ -141,4 +150,6 @@ def next_look_s(line: Line) -> float:
     """When to judge again, if nothing happens before."""
     if line.waiting_s is not None or line.pinged_s is not None:
         return LOOK_WAITING_S
+    if line.streams and line.spoke_s < BUSY_S:  # not long before a ping is due
+        return min(LOOK_BUSY_S, max(LOOK_WAITING_S, BUSY_IDLE_S - line.silent_s))
     return LOOK_BUSY_S if line.streams else LOOK_IDLE_S

@@ -68,3 +68,17 @@ class Way:
         if not is_relayed:
             return self.wish != "relay"
         return self.wish != "direct" and (self.limited or not is_limited)
+
+
+BETTER_MOST_S: Final = 2.0
+BETTER_LEAST_S: Final = 0.5
+_ROUND_TRIPS: Final = 12
+"""Of the relay: for both sides to know each other, agree, dial and prove it, with a libp2p of any kind."""
+
+
+def worth_waiting_s(age_s: float, rtt_s: float) -> float:
+    """How long a direct connection may yet be waited for by who only wants to know which way it will be.
+
+    `age_s`, `rtt_s`: of the connection over a relay that there is. Nothing that carries bytes waits for this.
+    """
+    return min(BETTER_MOST_S, max(BETTER_LEAST_S, _ROUND_TRIPS * rtt_s)) - age_s

@@ -42,7 +42,8 @@ from p2pfwd.policy.service_bounds import DCUTR, MAX_PUNCHED, PUNCHES
 from p2pfwd.policy.shares import Paced, Party
 from p2pfwd.wire import dcutr as wire
 from p2pfwd.wire.dcutr import Kind
-from p2pfwd.wire.role_search import listens_s
+from p2pfwd.wire.role_search import a_proposes, listens_s
+from p2pfwd.wire.tls.engine import load as load_tls
 
 log = logging.getLogger("p2pfwd.punch")
 
@@ -205,6 +206,8 @@ class HolePunch:
             near = punching.near(own, told, self._swarm.own_addresses.bound())
             begin = self._loop.time()
             await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
+            if plan.tries and not a_proposes(self._swarm.peerstore.agent(peer_id)):
+                load_tls()  # for what the peer will propose, as a rule; SYNC takes a round trip to come
             if not plan.tries:
                 self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
             else:
@@ -322,7 +325,9 @@ class _Effort:
         own, nat = self._punch.offer(), self._swarm.own_addresses.nat
         if not own:
             return PathCode.NO_ADDRESS_HERE, 0
-        stream = await circuit.open_stream([wire.PROTOCOL], ANSWER_S)
+        # What identify told need not be asked for: a round trip over the relay less.
+        known = wire.PROTOCOL in self._swarm.peerstore.protocols(self.peer_id)
+        stream = await circuit.open_stream([wire.PROTOCOL], ANSWER_S, known=known)
         try:
             told, rtt_s = await self._ask(stream, own)
             plan = punching.plan(nat, told, own)

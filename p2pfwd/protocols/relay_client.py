@@ -2,6 +2,7 @@
 
 While this node is not known to be public it holds `WANTED` reservations at connected peers that relay: those
 the owner has named first, then peers of his own, then (in the public network) strangers, the fastest first.
+Those named are asked though others were sooner, and have given places: `WANTED` of them are held besides.
 
     one relay     IDLE ──wanted──▶ ASKING ──OK──▶ HELD ──RENEW_AT of its time──▶ ASKING (and still held)
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE
@@ -190,9 +191,12 @@ class RelayClient:
         """Renew what is due; then ask for what is missing, all at once."""
         now = time.monotonic()
         due = [relay for relay, place in self._places.items() if now >= place.renew_at]
-        missing = WANTED - len(self._places)
         links = [link for relay in due if (link := self._link(relay)) is not None]
-        links += self._candidates(now)[: max(0, missing)]
+        candidates = self._candidates(now)  # the named ones first
+        named = sum(link.remote_peer in self._named for link in candidates)
+        named_missing = WANTED - sum(relay in self._named for relay in self._places)
+        missing = max(0, WANTED - len(self._places), min(named, named_missing))
+        links += candidates[:missing]
         await asyncio.gather(*(self._ask(link) for link in links))
 
     def _link(self, relay: PeerId) -> Link | None:

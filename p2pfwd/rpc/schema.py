@@ -97,6 +97,7 @@ from p2pfwd.rpc.values import (  # noqa: F401 - the whole RPC under one name
     NamedPeer,
     Nat,
     NearPeer,
+    Needs,
     Network,
     Notice,
     Path,
@@ -320,6 +321,7 @@ class StatusResult(Message):
     swarm_key_fingerprint: str | None = None  # of a private network, as Kubo shows it
     reachability: Reachability = "unknown"
     standing: Standing = "unknown"
+    needs: Needs = "unknown"
     nat: Nat = "unknown"
     announced: tuple[OwnAddress, ...] = ()  # what others are told, bound or proved
     refused: dict[str, int] = field(default_factory=dict)  # to strangers since the start: cause -> how often

@@ -14,6 +14,8 @@ Reachability = Literal["unknown", "public", "private"]
 """By strangers."""
 Standing = Literal["offline", "public", "mapped", "punchable", "unpunchable", "hidden", "unknown"]
 """How others can get here."""
+Needs = Literal["id", "same-network", "address", "relay", "network", "unknown"]
+"""What a peer needs to reach this node."""
 Nat = Literal["unknown", "none", "endpoint-independent", "symmetric", "sequential"]
 """How connections from the listening port are translated."""
 

@@ -37,6 +37,7 @@ StartLimitIntervalSec={interval}
 Type=notify
 NotifyAccess=main
 ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
 {environment}Restart=on-failure
 RestartSec={restart}
 RestartPreventExitStatus={usage}

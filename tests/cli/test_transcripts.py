@@ -797,6 +797,21 @@ def test_status_says_where_the_node_stands(
     assert (told["Standing"], told["NAT"]) == (standing, nat)
 
 
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [
+        ("id", "nothing but the peer ID"),
+        ("same-network", "the peer ID, by a peer on the same local network"),
+        ("address", "the line that `p2pfwd listen` prints"),
+        ("relay", "a relay that a tunnel can go over"),
+    ],
+)
+def test_status_says_what_a_peer_needs(fake: FakeDaemon, run: Run, needs: Any, words: str) -> None:
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0, needs=needs)
+    assert f"needed     {words}" in run("status").out
+    assert json.loads(run("status", "--json").out)["Needs"] == needs
+
+
 def test_status_tells_since_when_an_address_is_proved_and_by_whom(fake: FakeDaemon, run: Run) -> None:
     home, router = "/ip4/10.0.0.2/tcp/4011", "/ip4/192.0.2.7/tcp/4011"
     own = (OwnAddress(router, "proved", (OTHER,), 60.0, 2640.0, 3725.0), OwnAddress(home, "bound"))

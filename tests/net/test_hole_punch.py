@@ -12,6 +12,7 @@ import pytest
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import NoDirectPath, P2PForwardError
+from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
 from p2pfwd.net.link.contract import Link
@@ -20,6 +21,7 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
 from p2pfwd.policy import punching
 from p2pfwd.policy.paths import PathCode, Way
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols import hole_punch
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.wire import dcutr
@@ -121,6 +123,20 @@ async def test_relayed_first_direct_afterwards_and_an_open_stream_goes_on(no_pla
         assert it.codes[-1] is PathCode.PUNCHED and PathCode.PUNCHING in it.codes
 
 
+@pytest.mark.parametrize(("a_proposes", "times"), [(True, 0), (False, 1), (None, 1)])
+@on_loop
+async def test_what_an_old_go_will_propose_is_loaded_while_it_measures_the_round_trip(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch, a_proposes: bool | None, times: int
+) -> None:
+    loaded: list[None] = []
+    monkeypatch.setattr(hole_punch, "a_proposes", lambda _agent: a_proposes)
+    monkeypatch.setattr(hole_punch, "load_tls", lambda: loaded.append(None))
+    async with rig() as it:
+        await it.reach()
+        await direct(it.a, it.b)
+        assert len(loaded) == times
+
+
 @on_loop
 async def test_who_is_public_is_dialed_without_a_hole() -> None:
     async with rig() as it:
@@ -157,6 +173,22 @@ async def test_a_lost_direct_connection_is_made_again_from_the_relayed_one(no_pl
 
 
 @on_loop
+async def test_an_address_that_took_a_hole_is_no_proved_one(no_plain_dial: None) -> None:
+    """A dial of it alone would only spoil the next hole; a dial that worked alone proves its address."""
+    async with rig() as it:
+        await it.reach()
+        for node, other in ((it.a, it.b), (it.b, it.a)):
+            await direct(node, other)
+            found = [known.provenance for known in node.swarm.peerstore.known(other.peer_id)]
+            assert found and Provenance.PROVED not in found[1:], "the circuit alone"
+            assert (found[0] is Provenance.PROVED) is (node is it.a)
+    async with rig() as it:
+        await it.a.swarm.connect(it.b.peer_id, it.b.swarm.listen_addrs()[:1], only=True)
+        (first, *_) = it.a.swarm.peerstore.known(it.b.peer_id)
+        assert first.provenance is Provenance.PROVED
+
+
+@on_loop
 async def test_over_a_limited_relay_a_tunnel_waits_for_the_direct_connection(no_plain_dial: None) -> None:
     async with rig(LIMIT) as it:
         circuit = await it.reach()
@@ -178,6 +210,20 @@ def deaf(it: Rig) -> None:
     it.b.swarm.services.withdraw(dcutr.PROTOCOL)
     assert it.b.hole_punch is not None
     it.b.hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
+
+
+@on_loop
+async def test_a_check_tells_the_way_that_the_next_stream_has(no_plain_dial: None) -> None:
+    """While a hole is being punched it waits a moment; not with `--path relay`, and where none can be."""
+    async with rig() as it:
+        await it.reach()
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0)).path == "direct"
+    async with rig() as it:
+        deaf(it)
+        await it.reach()
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0)).path == "relayed"
+        it.a.swarm.paths.wait_direct = None  # type: ignore[assignment,method-assign]
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, "relay")).path == "relayed"
 
 
 @on_loop

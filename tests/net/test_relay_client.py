@@ -136,6 +136,24 @@ async def test_the_address_is_told_while_the_place_is_held() -> None:
 
 
 @on_loop
+async def test_a_named_relay_is_asked_though_others_were_sooner() -> None:
+    """Others are told the address over it: it is the one that the owner has chosen."""
+    async with host() as one, host() as two, host() as named, host() as third, host() as target:
+        relays = [MiniRelay(each) for each in (one, two, named, third)]
+        client = RelayClient(target.swarm, strangers=False, is_public=lambda: False)
+        client.start()
+        client.name(named.peer_id)
+        for each in (one, two):
+            await target.swarm.connect(each.peer_id, each.swarm.listen_addrs())
+        await until(lambda: len(client.places()) == 2)
+        for each in (third, named):
+            await target.swarm.connect(each.peer_id, each.swarm.listen_addrs())
+        await until(lambda: len(client.places()) == 3)
+        assert [relay.reserved.get(target.peer_id) for relay in relays] == [1, 1, 1, None]
+        await client.close()
+
+
+@on_loop
 async def test_a_place_is_asked_for_anew_when_its_connection_is_over_and_another_is_there() -> None:
     async with rig() as it:
         await until(it.client.places)

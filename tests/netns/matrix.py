@@ -1,6 +1,6 @@
 """What a tunnel between two people goes over, for every pair of routers, as a table: `make matrix` (root).
 
-    python -m tests.netns.matrix [--only A:B ...] [--limited] [--jobs N]
+    python -m tests.netns.matrix [--only A:B ...] [--limited] [--no-udp] [--jobs N]
 
 A forwards to B, who has a place at a p2pfwd relay. "first" is the time to the first answer and what it went
 over, "direct" the time until new connections went without the relay. A pair fails where a byte is wrong, or
@@ -19,11 +19,11 @@ from tests.netns.punch_lab import KINDS, Outcome, World, works_directly
 from tests.netns.two_machines import Unavailable
 
 
-def attempt(a: str, b: str, limited: bool) -> Outcome | str:
+def attempt(a: str, b: str, limited: bool, udp: bool) -> Outcome | str:
     """One pair in a lab of its own. A text says what went wrong."""
     with tempfile.TemporaryDirectory(prefix="p2pfwd-matrix-") as home:
         try:
-            with World(Path(home), a, b, limited=limited) as world:
+            with World(Path(home), a, b, limited=limited, udp=udp) as world:
                 return world.run()
         except Unavailable:
             raise
@@ -47,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="+", metavar="A:B", help="these pairs")
     parser.add_argument("--limited", action="store_true", help="the relay knows neither: 128 KiB, 2 minutes")
+    parser.add_argument("--no-udp", dest="udp", action="store_false", help="the routers drop all datagrams")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     pairs = [(a, b) for a in KINDS for b in KINDS]
@@ -56,7 +57,7 @@ def main() -> int:
     bad = 0
     try:
         with ThreadPoolExecutor(options.jobs) as pool:
-            outcomes = pool.map(lambda pair: attempt(*pair, options.limited), pairs)
+            outcomes = pool.map(lambda pair: attempt(*pair, options.limited, options.udp), pairs)
             for (a, b), outcome in zip(pairs, outcomes, strict=True):
                 line, good = row(a, b, outcome)
                 bad += not good

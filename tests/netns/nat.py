@@ -47,12 +47,16 @@ _ADMITTED: Final = {"full-cone": "", "address-restricted": "meta l4proto . th dp
 
 
 class Router:
-    """One router, its outside on a segment or behind another router; `host` adds machines behind it."""
+    """One router, its outside on a segment or behind another router; `host` adds machines behind it.
 
-    def __init__(self, outside: Segment | Router, kind: str) -> None:
+    Without `udp` it lets no datagram through, as some companies' do.
+    """
+
+    def __init__(self, outside: Segment | Router, kind: str, *, udp: bool = True) -> None:
         if shutil.which("nft") is None:
             raise Unavailable("the kinds of NAT need the tool nft (package nftables)")
         self.kind = kind
+        self._udp = udp
         self.segment: Segment = outside if isinstance(outside, Segment) else outside.segment
         self.machine = self.segment.add() if isinstance(outside, Segment) else outside.host()
         self._number = len(self.segment.machines) + len(self.segment.routers)
@@ -160,6 +164,7 @@ class Router:
                 chain forward {{
                     type filter hook forward priority 0; policy drop;
                     iifname lan oifname lan accept
+                    {"" if self._udp else "meta l4proto udp drop"}
                     ct state invalid drop
                     ct state established,related accept
                     iifname lan oifname eth0 accept

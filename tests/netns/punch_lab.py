@@ -38,7 +38,9 @@ KINDS: Final = (
     "nat-behind-nat",
 )
 NAME: Final = "/x/echo"
-READY_S: Final = 15.0
+READY_S: Final = 30.0
+"""A relay that has refused a place, as it did not know its peer yet, is asked again after 5 and 10 s."""
+
 DIRECT_S: Final = 25.0
 PAYLOAD_BYTES: Final = 300_000
 
@@ -66,8 +68,9 @@ class Outcome:
 class World:
     """One lab; a context manager. Raises Unavailable."""
 
-    def __init__(self, home: Path, a: str, b: str, *, limited: bool = False) -> None:
+    def __init__(self, home: Path, a: str, b: str, *, limited: bool = False, udp: bool = True) -> None:
         self._home = home
+        self._udp = udp
         self._stack = ExitStack()
         self._count = 0
         self.observers: list[str] = []
@@ -79,7 +82,7 @@ class World:
             other = self.daemon(self.segment.machines[1], {**public, "P2PFWD_RELAY_SERVE": "off"})
             self.observers.append(self.full_address(other, self.segment.machines[1]))
             self.at_a, self.at_b = self._machine(a), self._machine(b)
-            relays = {"P2PFWD_REACH_RELAYS": self.observers[0], "P2PFWD_LOG": "p2pfwd=debug"}
+            relays = {"P2PFWD_REACH_RELAYS": self.observers[0], "P2PFWD_LOG_LEVEL": "debug"}
             self.a, self.b = self.daemon(self.at_a, relays), self.daemon(self.at_b, relays)
             if not limited:
                 for name, node in (("a", self.a), ("b", self.b)):
@@ -93,8 +96,8 @@ class World:
         if kind == "public":
             return self.segment.add()
         if kind == "nat-behind-nat":
-            return Router(Router(self.segment, "cone"), "cone").host()
-        return Router(self.segment, kind).host()
+            return Router(Router(self.segment, "cone"), "cone", udp=self._udp).host()
+        return Router(self.segment, kind, udp=self._udp).host()
 
     def daemon(self, machine: Machine, more: dict[str, str]) -> Daemon:
         """One on this machine; it knows of the observers so far."""

@@ -106,10 +106,12 @@ def main(words: list[str]) -> int:
     try:
         with ThreadPoolExecutor(args.labs) as pool:
             for job, outcome in zip(jobs, pool.map(lambda job: _try(*job), jobs), strict=True):
+                name = job[0].name if job[0] else BAD_LINE
+                told = outcome
                 if isinstance(outcome, Outcome):
                     found[job].append(outcome)
-                else:
-                    sys.stderr.write(f"{job[0].name if job[0] else BAD_LINE}: {outcome}\n")
+                    told = f"{_seconds(outcome.answered_s)} s"
+                sys.stderr.write(f"{name}: {told}\n")  # the table is long in coming
     except Unavailable as exc:
         sys.stderr.write(f"{exc}\n")
         return 2

@@ -48,6 +48,8 @@ class Liveness:
         """Whether streams are better opened elsewhere."""
         self.on_doubt: Callable[[bool], None] = lambda _doubtful: None
         """Told when `doubtful` changes."""
+        self.on_suspicion: Callable[[], None] = lambda: None
+        """Told, some time before a doubt, when something waits for longer than it should."""
         self.is_urgent: Callable[[], bool] = lambda: True
         """Whether the loss of the peer must be noticed soon; set by the table of connections."""
         self.address_gone = False
@@ -65,6 +67,7 @@ class Liveness:
         self._waited_s, self._waited_until = 0.0, 0.0
         self._settled_at = now  # the peer had acknowledged all; what is stuck in TCP is no older
         self._is_hurried = False
+        self._is_suspect = False
         self._pinged_at: float | None = None
         self._pong: asyncio.Future[float] | None = None
         self._ended = False
@@ -112,6 +115,11 @@ class Liveness:
         self.ping()
         self._flush()
         self._look_soon(0.0 if self.address_gone else doubt.LOOK_WAITING_S)
+
+    @property
+    def is_challenged(self) -> bool:
+        """Whether it was, and has not answered yet: again would only give it more time."""
+        return self._challenged
 
     async def prove(self) -> bool:
         """Whether the peer answers a ping in little time."""
@@ -170,6 +178,9 @@ class Liveness:
             self._dead(TimedOut(self._epitaph(line)))
             return
         self._hurry(line)
+        was_suspect, self._is_suspect = self._is_suspect, doubt.is_suspect(line)
+        if self._is_suspect and not was_suspect:
+            self.on_suspicion()
         if doubt.wants_ping(line):
             self.ping()
             self._flush()

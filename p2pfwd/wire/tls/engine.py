@@ -11,8 +11,8 @@ Rules:
 - One certificate and one context per handshake: nothing links two connections, and no session can be
   resumed: OpenSSL's tickets, which pyOpenSSL cannot turn off in TLS 1.3, die with the context that
   could open them. The client offers no name (SNI).
-- OpenSSL is loaded by the first handshake, not by this module: a node that only speaks Noise never
-  pays its 5 MB.
+- OpenSSL is loaded by the first handshake, or by `load`, not by this module: a node that only speaks Noise
+  never pays its 5 MB.
 """
 
 from __future__ import annotations
@@ -48,6 +48,15 @@ OpenSSL's own bound on the certificate alone is 100 KiB."""
 
 RECORD_OVERHEAD: Final = 32
 """Bytes a record adds to its plaintext, rounded up: header 5, content type 1, tag 16."""
+
+
+def load() -> None:
+    """Load OpenSSL now, so that the first handshake need not: that is 30 ms of work."""
+    from OpenSSL import SSL
+
+    from p2pfwd.wire.tls import certificate
+
+    assert SSL is not None and certificate is not None
 
 
 class TlsHandshake(Handshake):

@@ -9,13 +9,14 @@ listens there, has mDNS on, and starts only where no route leads out of its netw
     close   [proto] [listen] [target] [all]
     ls                              ipfs p2p ls
     connect addr                    ipfs swarm connect
-    peers                           ids of connected peers
+    peers                           ids of connected peers, and conns: {id, addr} of each connection
     findpeer peer [timeout]         ipfs routing findpeer, in whole seconds -> addrs
 
 Its local DHT is always a server, its public one with `--public` only, or where it finds out that it is
-reachable. With `--autonat` it tells others whether they are, with `--via RELAY` it has a place there. The
-library makes RSA-2048 identities; `--peer-id` and `--key` (base64 of the PrivateKey protobuf) bring another.
-It prefixes protocol names with `/x/` where that is missing, and never reports peer IDs (`-r`).
+reachable. With `--autonat` it tells others whether they are, with `--via RELAY` it has a place there and
+punches holes, with `--relay --public` it is one. The library makes RSA-2048 identities; `--peer-id` and
+`--key` (base64 of the PrivateKey protobuf) bring another. It prefixes protocol names with `/x/` where that is
+missing, and never reports peer IDs (`-r`).
 """
 
 from __future__ import annotations
@@ -59,18 +60,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 class Kubo:
     """One running node; methods named `cmd_*` are the commands."""
 
-    def __init__(
-        self,
-        library: Path,
-        repo: Path,
-        port: int,
-        identity: tuple[str, str] | None,
-        security: str = "both",
-        segment: str | None = None,
-        public: bool = False,
-        autonat: bool = False,
-        via: str | None = None,
-    ) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
+        library, repo = options.lib.resolve(), options.repo.resolve()
         repo.mkdir(parents=True, exist_ok=True)
         os.chdir(repo)  # the library writes kubo.log into the current directory
         self._lib = ctypes.CDLL(str(library))
@@ -80,7 +71,7 @@ class Kubo:
         self._repo = str(repo).encode()
         if self._lib.CreateRepo(self._repo) < 0:
             sys.exit(f"CreateRepo failed; see {repo}/kubo.log")
-        configure(repo / "config", port, identity, security, segment, public, autonat, via)
+        configure(repo / "config", options)
         if self._lib.RunNode(self._repo) != 1:
             sys.exit(f"RunNode failed; see {repo}/kubo.log")
         self.id = self._lib.GetNodeID(self._repo).decode()
@@ -114,7 +105,9 @@ class Kubo:
         self._call("ConnectToPeer", addr, good=0)
 
     def cmd_peers(self) -> Message:
-        return {"peers": json.loads(self._lib.ListPeers(self._repo))}
+        lines: list[str] = json.loads(self._lib.ListPeers(self._repo)) or []
+        conns = [{"id": peer, "addr": addr} for addr, _, peer in (line.rpartition("/") for line in lines)]
+        return {"peers": lines, "conns": conns}
 
     def cmd_findpeer(self, peer: str, timeout: int = 10) -> Message:
         return {"addrs": json.loads(self._lib.FindPeer(self._repo, peer.encode(), timeout) or b"[]")}
@@ -124,40 +117,34 @@ class Kubo:
         self._lib.CleanupNode(self._repo)
 
 
-def configure(
-    path: Path,
-    port: int,
-    identity: tuple[str, str] | None,
-    security: str,
-    segment: str | None,
-    public: bool,
-    autonat: bool,
-    via: str | None,
-) -> None:
+def configure(path: Path, options: argparse.Namespace) -> None:
     """TCP only, nothing that would look for other nodes; on loopback, or on a segment with mDNS."""
+    security, segment, via = options.security, options.segment, options.via
+    circuits = via is not None or options.relay
     weights = {"TLS": 100 if security != "noise" else False, "Noise": 200 if security != "tls" else False}
     config = json.loads(path.read_text(encoding="utf-8"))
-    if identity is not None:
-        config["Identity"] = {"PeerID": identity[0], "PrivKey": identity[1]}
-    config["Addresses"].update(Swarm=[f"/ip4/{segment or '127.0.0.1'}/tcp/{port}"], API=[], Gateway=[])
+    if options.key:
+        config["Identity"] = {"PeerID": options.peer_id, "PrivKey": options.key}
+    listen = f"/ip4/{segment or '127.0.0.1'}/tcp/{options.port}"
+    config["Addresses"].update(Swarm=[listen], API=[], Gateway=[])
     config["Bootstrap"] = []
     config["Discovery"]["MDNS"]["Enabled"] = segment is not None
     config["Experimental"]["Libp2pStreamMounting"] = True
-    if public:  # it would not find out by itself here
+    if options.public:  # it would not find out by itself here
         config["Internal"]["Libp2pForceReachability"] = "public"
     elif via is not None:
         config["Internal"]["Libp2pForceReachability"] = "private"
     config["Reprovider"] = {"Interval": "0"}
-    config["AutoNAT"] = {"ServiceMode": "enabled" if autonat else "disabled"}
+    config["AutoNAT"] = {"ServiceMode": "enabled" if options.autonat else "disabled"}
     config["Swarm"].update(
         DisableNatPortMap=True,
         AddrFilters=None,
-        EnableHolePunching=False,
+        EnableHolePunching=via is not None,
         RelayClient={"Enabled": via is not None, "StaticRelays": [via] if via is not None else []},
-        RelayService={"Enabled": False},
+        RelayService={"Enabled": options.relay},
         ResourceMgr={"Enabled": False},
         Transports={
-            "Network": {"QUIC": False, "Websocket": False, "WebTransport": False, "Relay": via is not None},
+            "Network": {"QUIC": False, "Websocket": False, "WebTransport": False, "Relay": circuits},
             "Security": weights,
             "Multiplexers": {"Yamux": 100, "Mplex": False},
         },
@@ -178,22 +165,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--public", action="store_true")
     parser.add_argument("--autonat", action="store_true")
     parser.add_argument("--via", metavar="RELAY")
+    parser.add_argument("--relay", action="store_true")
     options = parser.parse_args(argv)
     refuse_routes() if options.segment is None else refuse_a_way_out()
     out = claim_stdout()
-    identity = (options.peer_id, options.key) if options.key else None
-    library, repo = options.lib.resolve(), options.repo.resolve()
-    node = Kubo(
-        library,
-        repo,
-        options.port,
-        identity,
-        options.security,
-        options.segment,
-        options.public,
-        options.autonat,
-        options.via,
-    )
+    node = Kubo(options)
     write_line(out, {"id": node.id, "addrs": node.addresses()})
     for line in sys.stdin:
         try:

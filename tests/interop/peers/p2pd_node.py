@@ -2,7 +2,8 @@
 
 The daemon's control protocol is length-prefixed protobuf on Unix sockets: one request per connection; after
 STREAM_OPEN that connection is the stream; for a handled protocol the daemon dials a socket of ours, with one
-StreamInfo message first. It starts only in a loopback-only namespace. Commands (see jsonl):
+StreamInfo message first. It starts only in a loopback-only namespace, with `--segment ADDRESS` only where no
+route leads out of its network, and listens there. Commands (see jsonl):
 
     connect addr                    dial /ip4/127.0.0.1/tcp/N/p2p/ID
     handle  proto [target]          serve PROTO: echo, or copy to TCP /ip4/127.0.0.1/tcp/N
@@ -33,6 +34,7 @@ from tests.interop.peers.jsonl import (
     claim_stdout,
     failure,
     read_command,
+    refuse_a_way_out,
     refuse_routes,
     write_line,
 )
@@ -247,8 +249,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dht", choices=("client", "server"))
     parser.add_argument("--relay", action="store_true")
     parser.add_argument("--via", metavar="RELAY", help="have a place there")
+    parser.add_argument("--segment", metavar="ADDRESS")
+    parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args(argv)
-    refuse_routes()
+    refuse_routes() if options.segment is None else refuse_a_way_out()
     out = claim_stdout()
     node = P2pd(options.directory)
     command = [options.p2pd, "-id", options.key, "-listen", f"/unix{node.control}"]
@@ -259,9 +263,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command += ["-relayService=true", "-forceReachabilityPublic"] if options.relay else ["-relay=false"]
     if options.dht is not None:
         command += ["-dhtServer" if options.dht == "server" else "-dhtClient"]
-    with subprocess.Popen(
-        [*command, "-hostAddrs", "/ip4/127.0.0.1/tcp/0"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    ) as daemon:
+    command += ["-hostAddrs", f"/ip4/{options.segment or '127.0.0.1'}/tcp/{options.port}"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as daemon:
         try:
             assert daemon.stdout is not None
             daemon.stdout.readline()  # "Control socket: ...", printed when it listens

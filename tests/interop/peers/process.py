@@ -98,9 +98,14 @@ class Peer:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    @property
+    def log(self) -> str:
+        """What it has written to stderr so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
     def log_tail(self) -> str:
         """The last lines it wrote to stderr, for messages."""
-        return self._log.read_text(encoding="utf-8", errors="replace")[-1000:]
+        return self.log[-1000:]
 
     def close(self) -> None:
         """End it: close its stdin, kill it if that is not enough."""
@@ -145,13 +150,15 @@ def kubo(
     return Peer("kubo", [*command, *options], directory, within)
 
 
-def p2pd(directory: Path, key_type: KeyType, options: Sequence[str] = ()) -> Peer:
-    """The go-libp2p daemon. Raises PeerMissing."""
+def p2pd(
+    directory: Path, key_type: KeyType, within: Sequence[str] = (), options: Sequence[str] = ()
+) -> Peer:
+    """The go-libp2p daemon; `within` as for `kubo`. Raises PeerMissing."""
     key = directory / "p2pd.key"
     key.write_bytes(PrivateKey.generate(key_type).to_protobuf())
     command: list[str | Path] = [sys.executable, "-m", "tests.interop.peers.p2pd_node"]
     command += ["--p2pd", locate("p2pd"), "--directory", directory, "--key", key]
-    return Peer("p2pd", [*command, *options], directory)
+    return Peer("p2pd", [*command, *options], directory, within)
 
 
 def js(

@@ -27,6 +27,8 @@ class FakeLiveness:
     def __init__(self) -> None:
         self.doubtful = False
         self.on_doubt: Callable[[bool], None] = lambda _doubtful: None
+        self.on_suspicion: Callable[[], None] = lambda: None
+        self.is_challenged = False
         self.address_gone = False
         self.silent_s = 1.0
         self.challenges = 0
@@ -34,6 +36,7 @@ class FakeLiveness:
 
     def challenge(self) -> None:
         self.challenges += 1
+        self.is_challenged = True
 
     def replaced(self) -> None:
         self.was_replaced = True
@@ -379,8 +382,15 @@ async def test_when_one_falls_silent_the_kept_ones_are_asked_and_nobody_else() -
         )
         rig.kept |= {relay.remote_peer, heard.remote_peer}
         relay.liveness.silent_s, heard.liveness.silent_s, other.liveness.silent_s = 15.0, 0.2, 15.0
-        silent.liveness.doubt()
+        relay.liveness.on_suspicion()
+        assert not relay.liveness.challenges, "it is the one that is silent"
+        silent.liveness.on_suspicion()
         assert [conn.liveness.challenges for conn in (relay, heard, other)] == [1, 0, 0]
+        silent.liveness.doubt()
+        assert relay.liveness.challenges == 1, "it has not answered yet; again would give it more time"
+        relay.liveness.is_challenged = False
+        silent.liveness.doubt()
+        assert [conn.liveness.challenges for conn in (relay, heard, other)] == [2, 0, 0]
 
 
 @in_virtual_time

@@ -20,6 +20,7 @@ from p2pfwd.policy.doubt import (
     STALL_S,
     Line,
     Standing,
+    is_suspect,
     judge,
     next_look_s,
     wants_ping,
@@ -130,12 +131,30 @@ def test_when_the_peer_is_asked(state: Line, wanted: bool) -> None:
     [
         (line(streams=False), LOOK_IDLE_S),
         (line(), LOOK_BUSY_S),
+        (line(spoke_s=5), BUSY_IDLE_S),
+        (line(spoke_s=5, silent_s=0.4), BUSY_IDLE_S - 0.4),
+        (line(spoke_s=5, silent_s=0.9), LOOK_WAITING_S),
+        (line(spoke_s=61, silent_s=0.4), LOOK_BUSY_S),
         (line(waiting_s=0.1), LOOK_WAITING_S),
         (line(pinged_s=0.1, streams=False), LOOK_WAITING_S),
     ],
 )
 def test_when_to_look_again(state: Line, look_s: float) -> None:
     assert next_look_s(state) == look_s
+
+
+@pytest.mark.parametrize(
+    ("state", "suspect"),
+    [
+        (line(), False),
+        (line(waiting_s=CHALLENGED_S - 0.1), False),
+        (line(waiting_s=CHALLENGED_S), True),
+        (line(waiting_s=0.8, rtt_s=0.3), False),
+        (line(waiting_s=0.9, rtt_s=0.3), True),
+    ],
+)
+def test_when_others_are_asked_too(state: Line, suspect: bool) -> None:
+    assert is_suspect(state) is suspect
 
 
 @pytest.mark.parametrize(

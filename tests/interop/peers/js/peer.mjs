@@ -1,8 +1,8 @@
 // A js-libp2p node behind JSON lines (see ../jsonl.py): node peer.mjs --key FILE (a PrivateKey protobuf).
 // Listens on 127.0.0.1, a free port. No bootstrap list, no UPnP: neither is even installed.
-// --segment ADDRESS: listens there, with mDNS on.
+// --segment ADDRESS [--port N]: listens there, with mDNS on.
 // --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
-// --autonat: AutoNAT v2, as client and server. --via: circuits over relays, and places there.
+// --autonat: AutoNAT v2, as client and server. --via: circuits over relays, and places there. --relay: is one.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
 //           open proto peer data | ping peer | protocols peer | peers | findpeer peer
 //           discovered peer (once mDNS has found it) | verified (own addresses that AutoNAT has proved)
@@ -26,7 +26,8 @@ import readline from 'node:readline'
 import { parseArgs } from 'node:util'
 
 const text = { type: 'string' }
-const known = { key: text, segment: text, dht: text, 'dht-proto': text, autonat: { type: 'boolean' }, via: { type: 'boolean' } }
+const flag = { type: 'boolean' }
+const known = { key: text, segment: text, port: text, dht: text, 'dht-proto': text, autonat: flag, via: flag, relay: flag }
 const { values: options } = parseArgs({ options: known })
 const discovery = options.segment == null ? [] : [(await import('@libp2p/mdns')).mdns()]
 const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
@@ -38,11 +39,12 @@ if (options.dht != null) {
   services.dht = kadDHT({ protocol, clientMode: options.dht === 'client', ...here })
 }
 if (options.autonat) services.autonat = (await import('@libp2p/autonat-v2')).autoNATv2({ startupDelay: 0 })
+if (options.relay) services.relay = (await import('@libp2p/circuit-relay-v2')).circuitRelayServer()
 const circuits = options.via ? [(await import('@libp2p/circuit-relay-v2')).circuitRelayTransport()] : []
 const node = await createLibp2p({
   privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
   services,
-  addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/0`] },
+  addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/${options.port ?? 0}`] },
   peerDiscovery: discovery,
   transports: [tcp(), ...circuits],
   // The default drops more than 5 connections a second from one host: here everybody is one host.
@@ -151,7 +153,7 @@ const commands = {
   },
   peers: async () => ({
     peers: node.getConnections().map(conn => ({
-      id: `${conn.remotePeer}`, direction: conn.direction, security: conn.encryption, muxer: conn.multiplexer
+      id: `${conn.remotePeer}`, addr: `${conn.remoteAddr}`, direction: conn.direction, security: conn.encryption, muxer: conn.multiplexer
     }))
   })
 }

@@ -36,7 +36,9 @@ class Line:
         self.liveness = Liveness(
             self.session, cast("Any", self), PEER, self.loop, self._flush, self._dead, self.now
         )
+        self.suspicions: list[float] = []
         self.liveness.on_doubt = self.doubts.append
+        self.liveness.on_suspicion = lambda: self.suspicions.append(self.now())
 
     def now(self) -> float:
         return self.loop.time() + self.stopped_s
@@ -112,6 +114,26 @@ async def test_a_cut_with_traffic_is_doubted_in_a_second_and_over_when_it_heals(
     assert line.doubts == [True, False] and not line.died
     await asyncio.sleep(60)
     assert line.retries[-1] is None, "TCP is left alone again"
+    line.liveness.end(ConnectionLost("over"))
+
+
+@in_virtual_time
+async def test_a_silence_in_the_middle_of_a_conversation_is_suspect_two_seconds_after_the_last_word() -> None:
+    """The far end, whose router has forgotten all: it hears nothing, and has nothing to send."""
+    line = Line()
+    line.speak()
+    line.hear()
+    line.cut()
+    began = line.now()
+    await asyncio.sleep(10)
+    assert line.pings[0] - began <= doubt.BUSY_IDLE_S + doubt.LOOK_WAITING_S
+    (suspected_at,) = line.suspicions
+    assert suspected_at - began <= 2.0 and line.doubts == [True]
+    line.heal()
+    await asyncio.sleep(doubt.LOOK_WAITING_S)
+    line.cut()
+    await asyncio.sleep(10)
+    assert len(line.suspicions) == 2
     line.liveness.end(ConnectionLost("over"))
 
 
