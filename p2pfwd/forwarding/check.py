@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import PathWish
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.forwarding.health_check import failure
 from p2pfwd.forwarding.probe import probe
 from p2pfwd.forwarding.values import READY, UNKNOWN, CheckOutcome
-from p2pfwd.policy.paths import PathWish, worth_waiting_s
+from p2pfwd.policy.paths import worth_waiting_s
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.contract import Carrier
