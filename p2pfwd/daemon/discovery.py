@@ -89,6 +89,10 @@ class Discovery:
         """Whether strangers are known to reach this node; not known counts as not."""
         return self.autonat.reachability is Reachability.PUBLIC
 
+    def is_hidden(self) -> bool:
+        """Whether strangers are known not to reach this node."""
+        return self.autonat.reachability is Reachability.PRIVATE
+
     def is_reachable(self) -> bool:
         """As `is_public`; not known counts by our own addresses."""
         return self._is_reachable(Scope.WAN)

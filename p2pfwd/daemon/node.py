@@ -106,7 +106,8 @@ class Running:
         self.discovery.autonat.on_change(self.relays.reachability_changed)
         self.history = History(paths.events_file)
         self.feed = Feed(self.history, host, self.forwarding, self.discovery)
-        self.relaying = Relaying(host, paths, settings, network, self.discovery.is_reachable)
+        reached, hidden = self.discovery.is_reachable, self.discovery.is_hidden
+        self.relaying = Relaying(host, paths, settings, network, reached, hidden)
         self.discovery.autonat.on_change(self.relaying.look_again)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         bootstrap = self.discovery.bootstrap

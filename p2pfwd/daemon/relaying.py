@@ -2,8 +2,9 @@
 
 Rules: it relays only where others can reach it: in the public network once AutoNAT says so, or by an address
 of its own that is public, or on the owner's word (`dht.mode` is `server`); in `lan` and `private`, where
-nobody can tell, at once. The owner's peers are those he named, keeps or forwards to, those with a token, and
-all of a private network: they alone have its key.
+often nobody can tell, at once, and until AutoNAT finds that strangers do not get in: a place at such a relay
+would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those with a
+token, and all of a private network: they alone have its key.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ class Relaying:
         settings: Settings,
         network: NetworkProfile,
         is_reachable: Callable[[], bool],
+        is_hidden: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`is_reachable`: whether strangers are thought to reach this node."""
+        """`is_reachable`: whether strangers are thought to reach this node; `is_hidden`: known not to."""
         self.service = RelayService(host.swarm)
         self.tokens = RelayTokens(paths.relay_tokens_file)
         self._host = host
         self._wanted: Serve = settings.relay_serve
-        self._at_once = not network.is_public or settings.dht_mode == "server"
+        self._is_told_to = settings.dht_mode == "server"
+        self._is_at_once = not network.is_public
         self._is_reachable = is_reachable
+        self._is_hidden = is_hidden
         self._token_service = RelayTokenService(host.swarm, self._claim)
         self._started = False
         if network.name == "private":
@@ -83,7 +87,8 @@ class Relaying:
         """Whether others reach this node may have changed."""
         if not self._started:
             return
-        serves = self._wanted if self._at_once or self._is_reachable() else "off"
+        may = self._is_told_to or (not self._is_hidden() if self._is_at_once else self._is_reachable())
+        serves = self._wanted if may else "off"
         self._token_service.serve(serves != "off")
         if self.service.serve(serves):
             log.info("relaying for %s", {"off": "nobody", "peers": "own peers"}.get(serves, serves))

@@ -2,7 +2,7 @@
 
     python -m tests.interop.punches [--tries N] [--delay MS] [--only RELAY] [--labs N]
 
-Milliseconds from the connection over the relay to the direct one, as A sees it; beside them what two Kubos
+Milliseconds from A's dial over the relay to the direct connection, as A sees it; beside them what two Kubos
 need in the same lab. `--delay` is one way, on each router's line: without it processors are compared, not
 protocols. Then 300 kB go through `ipfs p2p` there and back, both ways round.
 """

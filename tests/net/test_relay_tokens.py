@@ -64,6 +64,31 @@ async def test_who_shows_a_token_gets_a_place_without_limits(tmp_path: Path) -> 
         assert made.host.swarm.peerstore.is_own(client.peer_id)
 
 
+@pytest.mark.parametrize("mode", ["auto", "server"])
+@on_loop
+async def test_in_a_network_of_ones_own_it_relays_until_it_is_known_that_nobody_gets_in(
+    tmp_path: Path, mode: str
+) -> None:
+    """A node behind a router would be a relay for nobody, and its places would be announced."""
+    hidden: list[bool] = []
+    made = Settings(network="lan", dht_mode=mode)  # type: ignore[arg-type]
+    host = await Host.start(PrivateKey.generate(), [ANY_PORT])
+    paths = Paths.resolve(str(tmp_path), {})
+    relaying = Relaying(host, paths, made, profile(made), lambda: False, lambda: bool(hidden))
+    try:
+        relaying.start()
+        assert relaying.service.serves == "peers"
+        hidden.append(True)
+        relaying.look_again()
+        assert relaying.service.serves == ("peers" if mode == "server" else "off")
+        hidden.clear()
+        relaying.look_again()
+        assert relaying.service.serves == "peers"
+    finally:
+        relaying.close()
+        await host.close()
+
+
 @on_loop
 async def test_a_member_is_one_after_a_restart(tmp_path: Path) -> None:
     async with swarm() as client:

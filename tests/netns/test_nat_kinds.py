@@ -17,6 +17,9 @@ from tests.support.daemon import Daemon
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(120)]
 
 KNOWN_S = 6.0
+MOVED_S = 30.0
+"""For the servers to be found anew first."""
+
 PORT = 4011
 
 Place = Callable[[Machine], Daemon]
@@ -56,11 +59,17 @@ def found_out(daemon: Daemon) -> tuple[str, str, str]:
     """(reachability, standing, kind of NAT), once it is known what strangers can do; within `KNOWN_S`."""
     begin = time.monotonic()
     while True:
-        status = daemon.json("status")
-        if status["Standing"] != "unknown":
-            return status["Reachability"], status["Standing"], status["NAT"]
-        assert time.monotonic() - begin < KNOWN_S, status
+        found = verdict(daemon)
+        if found[1] != "unknown":
+            return found
+        assert time.monotonic() - begin < KNOWN_S, found
         time.sleep(0.1)
+
+
+def verdict(daemon: Daemon) -> tuple[str, str, str]:
+    """As it is known at this moment."""
+    status = daemon.json("status")
+    return status["Reachability"], status["Standing"], status["NAT"]
 
 
 def inside(segment: Segment, kind: str) -> Machine:
@@ -92,6 +101,26 @@ def test_the_right_verdict_in_seconds(
         daemon(machine)
     node = daemon(inside(segment, kind))
     assert found_out(node) == found
+
+
+def test_the_verdict_follows_a_machine_that_moves(segment: Segment, daemon: Place) -> None:
+    """From one router to the next, as a laptop does; what was known of the last one is of no use."""
+    for machine in tuple(segment.machines):
+        daemon(machine)
+    routers = {kind: Router(segment, kind) for kind in ("cone", "full-cone", "symmetric")}
+    machine = routers["cone"].host()
+    node = daemon(machine)
+    assert found_out(node) == ("private", "punchable", "endpoint-independent")
+    for kind, found in (
+        ("full-cone", ("public", "public", "endpoint-independent")),
+        ("symmetric", ("private", "unpunchable", "symmetric")),
+        ("cone", ("private", "punchable", "endpoint-independent")),
+    ):
+        routers[kind].plug(machine)
+        begin = time.monotonic()
+        while (told := verdict(node)) != found:
+            assert time.monotonic() - begin < MOVED_S, (kind, told)
+            time.sleep(0.2)
 
 
 def test_a_forwarded_port_is_public_though_the_router_lets_in_nobody_else(
