@@ -28,7 +28,7 @@ USAGE_ERRORS = [
     (("stream", "close", "-a", "3"), "can't combine --all with a stream ID", "leave out one of the two"),
     (("forward", "/x/a", "2222"), "Missing argument 'PEER...'", "see 'p2pfwd forward --help'"),
     (("completion",), "Missing argument 'SHELL'. Choose from: bash, zsh, fish", ...),
-    (("listn",), "No such command 'listn'. Did you mean 'listen'?", "see 'p2pfwd --help'"),
+    (("forwrd",), "No such command 'forwrd'. Did you mean 'forward'?", "see 'p2pfwd --help'"),
     (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
     (("ping", "-n", "0", OTHER), "Invalid value for '-n' / '--count': 0 is not in the range x>=1", ...),
 ]

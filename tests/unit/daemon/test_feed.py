@@ -11,6 +11,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN
 from p2pfwd.daemon.feed import OVER, PROBLEM_OF_STATE, Feed
 from p2pfwd.errors import PeerBlocked, TimedOut
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, ForwardingEvent, ListenerInfo
@@ -116,6 +117,7 @@ class Parts:
             foreground=False,
             saved=True,
             created=0.0,
+            terms=PLAIN_FORWARD if direction == "forward" else PLAIN_LISTEN,
         )
         self.forwarding.tell("on_listener_event", ForwardingEvent(change, listener=info))
 

@@ -201,10 +201,10 @@ def test_a_right_with_an_end_comes_back_with_it_and_goes_for_good(
         assert again.table.rules == {"/x/a": rule}
         assert again.table.next_end() == 1000.0
         await again.end_due(1500.0, lambda: applied.append(again.table.rules["/x/a"]))
-        assert applied == [Rule("any", frozenset([TWO]), ends={None: 2000.0})]
+        assert applied == [Rule("any", frozenset([TWO]), ends={None: 2000.0}, told=frozenset([ONE]))]
         assert table(tmp_path).table.rules == {"/x/a": applied[0]}, "on the disk, too"
         await again.end_due(2000.0, lambda: None)
-        assert again.table.rules == {"/x/a": Rule("listed", frozenset([TWO]))}
+        assert again.table.rules == {"/x/a": Rule("listed", frozenset([TWO]), told=frozenset([ONE]))}
         assert again.table.next_end() is None
 
     asyncio.run(main())
