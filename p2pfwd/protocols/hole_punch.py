@@ -50,6 +50,9 @@ log = logging.getLogger("p2pfwd.punch")
 ANSWER_S: Final = 10.0
 """For A's CONNECT."""
 
+ANSWERED_S: Final = 0.01
+"""For A's CONNECT to be on its way."""
+
 GRACE_S: Final = 15.0
 """Before a relayed connection without streams is closed, once there is a direct one."""
 
@@ -207,7 +210,8 @@ class HolePunch:
             begin = self._loop.time()
             await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
             if plan.tries and not a_proposes(self._swarm.peerstore.agent(peer_id)):
-                load_tls()  # for what the peer will propose, as a rule; SYNC takes a round trip to come
+                # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
+                self._loop.call_later(ANSWERED_S, load_tls)
             if not plan.tries:
                 self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
             else:

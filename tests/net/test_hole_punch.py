@@ -134,6 +134,7 @@ async def test_what_an_old_go_will_propose_is_loaded_while_it_measures_the_round
     async with rig() as it:
         await it.reach()
         await direct(it.a, it.b)
+        await asyncio.sleep(2 * hole_punch.ANSWERED_S)
         assert len(loaded) == times
 
 
