@@ -81,6 +81,14 @@ def read_all(entries: Sequence[Entry], names: Names, own_id: PeerId) -> Declared
     return declared
 
 
+def without_ended(declared: Declared, now: float) -> tuple[Declared, tuple[str, ...]]:
+    """Without the tunnels whose end is over at `now`, unix seconds; and those in words."""
+    over = [key for key, it in declared.tunnels.items() if 0 < it.terms.ends_at <= now]
+    left = {key: it for key, it in declared.tunnels.items() if key not in over}
+    words = (f"{key[0]} {key[1]}: its end, ends_at, is over; it is left out" for key in over)
+    return replace(declared, tunnels=left), tuple(words)
+
+
 class _Reading:
     def __init__(self, names: Names, own_id: PeerId) -> None:
         self.errors: Errors = []
