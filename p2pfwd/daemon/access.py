@@ -438,7 +438,8 @@ def _in_words(access: s.Access) -> str:
     for what, peers in (("allowed", access.allowed), ("denied", access.denied)):
         if peers:
             words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"
-    return words
+    told = ["any"] if access.tells_any else [it.name or it.peer for it in access.told]
+    return f"{words}; told so if not: {', '.join(told)}" if told else words
 
 
 def _peers(

@@ -19,7 +19,7 @@ from p2pfwd.daemon.export import written
 from p2pfwd.daemon.plan import Plan, State, plan, told
 from p2pfwd.daemon.tables import parse
 from p2pfwd.daemon.tunnels import to_its_end
-from p2pfwd.errors import InvalidProtocol, P2PForwardError
+from p2pfwd.errors import InvalidConfig, InvalidProtocol, P2PForwardError
 from p2pfwd.forwarding.values import READY, UNKNOWN
 from p2pfwd.peers.access_rules import AccessTable, Change
 from p2pfwd.policy.access import NO_RULE
@@ -77,6 +77,11 @@ class Applying:
         async with self.lock:
             wanted = await asyncio.to_thread(self._read, text, name)  # a long one takes seconds
             self.check_names(wanted)
+            if prune and wanted.is_empty:
+                raise InvalidConfig(
+                    f"{name}: there is nothing in it, and with --prune all tunnels, names and rules would go",
+                    hint="is it the right file? p2pfwd close -a closes all tunnels",
+                )
             wanted, over = without_ended(wanted, time.time())
             async with self._access.changing, self._peering.changing:
                 found = plan(self._state(), wanted, prune=prune, fixed=self.declared)

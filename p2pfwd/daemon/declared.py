@@ -48,6 +48,11 @@ class Declared:
     places: Mapping[Any, Entry] = field(default_factory=dict)
     """Of tunnels by key, of names, of rules and `only` by protocol (`RULE`, protocol)."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing in it."""
+        return not (self.tunnels or self.names or self.all_rules() or len(self.blocks))
+
     def all_rules(self) -> dict[str, Rule]:
         """The rules, and those that `allow` makes."""
         return {**self.rules, **{name: only_rule(peers) for name, peers in self.only.items()}}

@@ -125,9 +125,11 @@ class Inviting:
 
     async def revoke(self, invite: str) -> Invite:
         """Let nobody take it any more; who has taken it keeps its right. Raises NotFound, StorageFailed."""
+        before = self.invites.find(invite)
         revoked = await self.invites.revoke(invite)
-        log.info("invite %s was revoked", revoked.id)
-        self.on_changed(revoked, "revoked", None)
+        if before is None or not before.revoked:
+            log.info("invite %s was revoked", revoked.id)
+            self.on_changed(revoked, "revoked", None)
         return revoked
 
     # --- the desk of `protocols.invite` -----------------------------------------------------------------
@@ -151,7 +153,7 @@ class Inviting:
 
     async def claim(self, invite: bytes, peer: PeerId) -> InviteStatus:
         """It takes it: on OK the use is written down, and the right is given."""
-        status = self.judge(invite, peer).status
+        status, before = self.judge(invite, peer).status, self.invites.find(id_text(invite))
         if status is InviteStatus.OK:
             status = await self.invites.claim(id_text(invite), peer)
         found = self.invites.find(id_text(invite))
@@ -165,8 +167,9 @@ class Inviting:
         except P2PForwardError as exc:
             log.error("invite %s was taken by %s, and its right not given: %s", found.id, peer, exc.message)
             return InviteStatus.BUSY
-        log.info("invite %s was taken by %s: it may use %s", found.id, peer, found.protocol)
-        self.on_changed(found, "taken", peer)
+        if before is None or peer not in before.peers:  # it may have come again for its answer
+            log.info("invite %s was taken by %s: it may use %s", found.id, peer, found.protocol)
+            self.on_changed(found, "taken", peer)
         return status
 
     def refused(self, party: Party, cause: str) -> None:
