@@ -435,6 +435,8 @@ _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed
 
 def _in_words(access: s.Access) -> str:
     words = _LETS_IN[access.lets_in]
+    if access.lets_in == "listed" and not access.allowed:
+        words = "nobody"
     for what, peers in (("allowed", access.allowed), ("denied", access.denied)):
         if peers:
             words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"

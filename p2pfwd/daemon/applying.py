@@ -19,7 +19,7 @@ from p2pfwd.daemon.export import written
 from p2pfwd.daemon.plan import Plan, State, plan, told
 from p2pfwd.daemon.tables import parse
 from p2pfwd.daemon.tunnels import to_its_end
-from p2pfwd.errors import InvalidConfig, InvalidProtocol, P2PForwardError
+from p2pfwd.errors import InvalidConfig, InvalidProtocol, P2PForwardError, UsageError
 from p2pfwd.forwarding.values import READY, UNKNOWN
 from p2pfwd.peers.access_rules import AccessTable, Change
 from p2pfwd.policy.access import NO_RULE
@@ -103,8 +103,9 @@ class Applying:
             if isinstance(tunnel.terms, ListenTerms):
                 try:
                     self._forwarding.check_name(tunnel.protocol, tunnel.terms)
-                except InvalidProtocol as exc:
-                    raise wanted.places[key].wrong("protocol", exc.message, exc.hint) from exc
+                except UsageError as exc:
+                    at = "protocol" if isinstance(exc, InvalidProtocol) else None
+                    raise wanted.places[key].wrong(at, exc.message, exc.hint) from exc
 
     def not_well(self, keys: Collection[Key]) -> tuple[str, ...]:
         """Why those of them that are made do not work yet."""
