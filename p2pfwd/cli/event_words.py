@@ -58,6 +58,8 @@ def _what(event: HistoryEvent) -> str:
         return " ".join(filter(None, (event.code, event.peer, event.protocol, fields)))
     texts = {name: shorten_peers(it) if isinstance(it, str) else it for name, it in event.data.items()}
     peer = event.name or (short_peer(event.peer) if event.peer else "an unknown peer")
+    if "name" in event.data and event.peer:
+        peer = short_peer(event.peer)  # it is about the name
     values = {**texts, "peer": peer, "protocol": event.protocol or "a listen", "count": event.count}
     return _Words().format(kind.words, **values)
 

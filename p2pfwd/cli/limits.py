@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.exits import warn
 from p2pfwd.cli.options import AsJson, Protocol
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import counted, printable, size
@@ -126,6 +127,13 @@ def limit(
             f"{size(result.rate_in)}/s in and {size(result.rate_out)}/s out"
         )
     write(f"{now}.")
+    changes = (max_streams, max_streams_per_peer, rate, rate_per_peer, idle_timeout)
+    if result.listener.declared_in is not None and any(it is not None for it in changes):
+        warn(
+            f"these limits of {protocol} hold only until the next reload or restart: "
+            f"{result.listener.declared_in}, declares it",
+            "to change them for good, change them there",
+        )
 
 
 def limits_text(limits: Limits) -> str:

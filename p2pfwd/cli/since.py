@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, time, timedelta
 from typing import Final
 
-from p2pfwd.core.durations import parse_duration
+from p2pfwd.core.durations import parse_any_duration
 from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import UsageError
 
@@ -32,7 +32,7 @@ def parse_since(text: str, now: float) -> float:
 
 def _parsed(text: str, now: float) -> float | None:
     with suppress(ValueError):
-        return now - parse_duration(text)
+        return now - parse_any_duration(text)
     if _UNIX.fullmatch(text):
         return float(text)
     today = datetime.combine(datetime.fromtimestamp(now), time())

@@ -153,9 +153,18 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = root_command().main(checked_arguments(arguments), prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
-        command = getattr(getattr(error, "ctx", None), "command_path", PROGRAM)
+        command = _typed(getattr(error, "ctx", None))
         return report_usage(error.format_message(), command, as_json=wants_json(arguments))
     return status if isinstance(status, int) else int(ExitStatus.OK)
+
+
+def _typed(context: Any) -> str:
+    """The command as it is typed; its own `command_path` has the arguments of groups in it."""
+    words: list[str] = []
+    while context is not None:
+        words.insert(0, context.info_name)
+        context = context.parent
+    return " ".join(words) or PROGRAM
 
 
 def _complete(words: Sequence[str]) -> int:

@@ -18,19 +18,24 @@ MAX_S: Final = 100 * 365 * 86_400
 
 
 def parse_duration(text: str) -> int:
-    """Seconds, above 0. Raises ValueError, with a sentence for people, for what is no duration.
+    """Seconds, above 0 and at most `MAX_S`; otherwise as `parse_any_duration`."""
+    seconds = parse_any_duration(text)
+    if not seconds:
+        raise ValueError(f"{quoted(text)} is no time at all")
+    if seconds > MAX_S:
+        raise ValueError(f"{quoted(text)} is longer than 100 years")
+    return seconds
+
+
+def parse_any_duration(text: str) -> int:
+    """Seconds. Raises ValueError, with a sentence for people, for what is no duration.
 
     Whole numbers with units, the largest first, each once: w, d, h, m, s.
     """
     found = _WRITTEN.fullmatch(text.strip())
     if found is None or not any(found.groups()):
         raise ValueError(f"{quoted(text)} is no duration: write it as 90s, 30m, 2h or 1d12h")
-    seconds = sum(int(n) * size for n, size in zip(found.groups("0"), _SECONDS.values(), strict=True))
-    if not seconds:
-        raise ValueError(f"{quoted(text)} is no time at all")
-    if seconds > MAX_S:
-        raise ValueError(f"{quoted(text)} is longer than 100 years")
-    return seconds
+    return sum(int(n) * size for n, size in zip(found.groups("0"), _SECONDS.values(), strict=True))
 
 
 def duration_text(seconds: float) -> str:

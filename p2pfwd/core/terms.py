@@ -136,5 +136,7 @@ def wanted_of(kind: type[ListenTerms] | type[ForwardTerms], name: str) -> str | 
         return None
     if name in _CHOICES:
         return f"one of {', '.join(map(repr, _CHOICES[name]))}".replace("'", '"')
+    if name == "ends_at":
+        return "a date and time with its zone, as 2026-12-01T18:00:00Z, or unix seconds"
     words = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text"}
     return next((text for word, text in words.items() if word in hint), hint)

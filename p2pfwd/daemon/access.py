@@ -8,12 +8,14 @@ commands made, and whom either keeps out is out: a command never opens what the 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
@@ -67,7 +69,10 @@ class AccessControl:
         self.on_changed: Callable[[str | None, str], None] = lambda _protocol, _change: None
         """Told of which name the rule has changed (None: the block list), and how, in words."""
         self.ends_changed: Callable[[], None] = lambda: None
+        self.changing = asyncio.Lock()
+        """Held from the look at the rules to the change: what is answered in between is not undone."""
         self._declared = AccessTable()
+        self._told = AccessTable()
         self._holds = 0
 
     def start(self) -> None:
@@ -75,6 +80,7 @@ class AccessControl:
         self.rules.load()
         self._host.swarm.block(self.table.blocks)
         self._apply(keep_live=False)
+        self._told = self.table
 
     @property
     def table(self) -> AccessTable:
@@ -111,6 +117,20 @@ class AccessControl:
         if not self._holds:
             self._host.swarm.block(self.table.blocks)
             self._apply(keep_live=False)
+            self._tell()
+
+    def _tell(self, why: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Tell which rules and blocks are others than were told last; `why`: by protocol."""
+        before, now = self._told, self.table
+        self._told = now
+        for name in {**before.rules, **now.rules}:
+            if before.rules.get(name) != now.rules.get(name):
+                self.on_changed(name, _in_words(self.of(name)) + why.get(name, ""))
+        for words, one, other in (("blocked", before, now), ("blocked no longer", now, before)):
+            peers, networks = one.blocks.peers, one.blocks.networks
+            more = (*(other.blocks.peers - peers), *(other.blocks.networks - networks))
+            if more:
+                self.on_changed(None, f"{', '.join(sorted(map(str, more)))} {words}")
 
     @property
     def default(self) -> Default:
@@ -149,14 +169,14 @@ class AccessControl:
         """As `allow`, for who has taken an invite; False where its ID is denied. Raises as `_change`."""
 
         def change(rule: Rule) -> Rule:
-            return rule if peer in rule.denied else rule.allow({peer})
+            return rule if self.is_denied(protocol, peer) else rule.allow({peer})
 
         await self._change(protocol, change, keep_live=True)
         return not self.is_denied(protocol, peer)
 
     def is_denied(self, protocol: str, peer: PeerId) -> bool:
-        """Whether the owner keeps this peer out by its ID."""
-        return peer in self.rules.table.rules.get(protocol, NO_RULE).denied
+        """Whether the owner keeps this peer out by its ID, config.toml included."""
+        return peer in self.table.rules.get(protocol, NO_RULE).denied
 
     async def deny(self, protocol: str, texts: Sequence[str], *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Keep these out; `any`: all that the rule does not allow. As `allow`."""
@@ -218,8 +238,9 @@ class AccessControl:
             nonlocal streams
             streams = self._apply(keep_live=keep_live)
 
-        await self.rules.change(change, apply)
-        self.on_changed(protocol, _in_words(self.of(protocol)))
+        async with self.changing:
+            await self.rules.change(change, apply)
+        self._tell()
         return self._rule(protocol), streams
 
     def next_end(self) -> float | None:
@@ -228,7 +249,13 @@ class AccessControl:
 
     async def end_due(self, now: float) -> None:
         """Those whose time is over are let in no more; their live streams are reset."""
+        names, why = self._names(), {}
+        for protocol, rule in self.rules.table.rules.items():
+            over = [peer for peer, end in rule.ends.items() if end <= now]
+            whom = ["any peer" if peer is None else names.get(peer, str(peer)) for peer in over]
+            why[protocol] = f"; the time of {', '.join(whom)} is over" if whom else ""
         await self.rules.end_due(now, lambda: self._apply(keep_live=False))
+        self._tell(why)
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -251,8 +278,9 @@ class AccessControl:
             streams = before - len(self._forwarding.streams())
             self._forwarding.access.requests.forget(lambda peer, _protocol: peer in peers)
 
-        await self.rules.change(change, apply)
-        self.on_changed(None, f"{', '.join(map(str, (*peers, *networks)))} blocked")
+        async with self.changing:
+            await self.rules.change(change, apply)
+        self._tell()
         return s.BlockResult(self._blocks(peers, networks), ended, streams)
 
     async def unblock(self, texts: Sequence[str]) -> s.BlockLsResult:
@@ -271,8 +299,9 @@ class AccessControl:
                 raise NotFound(f"{missing[0]} is not blocked", hint=hint)
             return replace(table, blocks=Blocks(old.peers - peers, old.networks - networks))
 
-        await self.rules.change(change, lambda: self._host.swarm.block(self.table.blocks))
-        self.on_changed(None, f"{', '.join(map(str, (*peers, *networks)))} blocked no longer")
+        async with self.changing:
+            await self.rules.change(change, lambda: self._host.swarm.block(self.table.blocks))
+        self._tell()
         return s.BlockLsResult(self._blocks(peers, networks))
 
     def blocked(self) -> s.BlockLsResult:
@@ -406,10 +435,13 @@ _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed
 
 def _in_words(access: s.Access) -> str:
     words = _LETS_IN[access.lets_in]
+    if access.lets_in == "listed" and not access.allowed:
+        words = "nobody"
     for what, peers in (("allowed", access.allowed), ("denied", access.denied)):
         if peers:
             words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"
-    return words
+    told = ["any"] if access.tells_any else [it.name or it.peer for it in access.told]
+    return f"{words}; told so if not: {', '.join(told)}" if told else words
 
 
 def _peers(

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from p2pfwd.core.terms import ListenTerms
-from p2pfwd.daemon.declared import Declared, read_all
+from p2pfwd.daemon.declared import Declared, read_all, without_ended
 from p2pfwd.daemon.export import written
-from p2pfwd.daemon.plan import Plan, State, plan
+from p2pfwd.daemon.plan import Plan, State, plan, told
 from p2pfwd.daemon.tables import parse
 from p2pfwd.daemon.tunnels import to_its_end
-from p2pfwd.errors import InvalidProtocol, P2PForwardError
+from p2pfwd.errors import InvalidConfig, InvalidProtocol, P2PForwardError, UsageError
 from p2pfwd.forwarding.values import READY, UNKNOWN
 from p2pfwd.peers.access_rules import AccessTable, Change
 from p2pfwd.policy.access import NO_RULE
@@ -27,7 +28,7 @@ from p2pfwd.policy.setup_changes import names_on_the_way, rules_on_the_way
 from p2pfwd.rpc.setup_values import ApplyResult, ExportResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.access import AccessControl
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.peers.named import NamedPeer
+    from p2pfwd.policy.access import Rule
     from p2pfwd.state.tunnel_file import Key
 
 log = logging.getLogger("p2pfwd.daemon")
@@ -55,6 +57,8 @@ class Applying:
         """What config.toml declares, as it was read last."""
         self.lock = asyncio.Lock()
         """One setup after the other."""
+        self.on_changed: Callable[[str, list[str]], None] = lambda _what, _changes: None
+        """Told of what was read and what it changed, in words."""
         self._tunnels = tunnels
         self._access = access
         self._peering = peering
@@ -73,12 +77,21 @@ class Applying:
         async with self.lock:
             wanted = await asyncio.to_thread(self._read, text, name)  # a long one takes seconds
             self.check_names(wanted)
-            found = plan(self._state(), wanted, prune=prune, fixed=self.declared)
-            self._refuse_held(found, wanted)
-            notes = found.notes
+            if prune and wanted.is_empty:
+                raise InvalidConfig(
+                    f"{name}: there is nothing in it, and with --prune all tunnels, names and rules would go",
+                    hint="is it the right file? p2pfwd close -a closes all tunnels",
+                )
+            wanted, over = without_ended(wanted, time.time())
+            async with self._access.changing, self._peering.changing:
+                found = plan(self._state(), wanted, prune=prune, fixed=self.declared)
+                self._refuse_held(found, wanted)
+                if not dry_run:
+                    await to_its_end(asyncio.create_task(self._carry_out(found)))
+            notes = (*found.notes, *over)
             if not dry_run:
-                await to_its_end(asyncio.create_task(self._carry_out(found)))
                 notes += self.not_well((*found.tunnels.changed, *found.tunnels.added))
+                self.on_changed(f"{name} was applied", told(found.changes()))
             return ApplyResult(found.changes(), found.unchanged, notes, dry_run)
 
     def _read(self, text: str, name: str) -> Declared:
@@ -90,8 +103,9 @@ class Applying:
             if isinstance(tunnel.terms, ListenTerms):
                 try:
                     self._forwarding.check_name(tunnel.protocol, tunnel.terms)
-                except InvalidProtocol as exc:
-                    raise wanted.places[key].wrong("protocol", exc.message, exc.hint) from exc
+                except UsageError as exc:
+                    at = "protocol" if isinstance(exc, InvalidProtocol) else None
+                    raise wanted.places[key].wrong(at, exc.message, exc.hint) from exc
 
     def not_well(self, keys: Collection[Key]) -> tuple[str, ...]:
         """Why those of them that are made do not work yet."""
@@ -109,7 +123,9 @@ class Applying:
         # A rule of nothing but rights that end by themselves is none here.
         lasting = {name: (rule, rule.lasting) for name, rule in table.rules.items()}
         rules = {name: it for name, (rule, it) in lasting.items() if it != NO_RULE or not rule.ends}
-        return State(self._tunnels.kept(), names, rules, table.blocks)
+        now, kept = time.time(), self._tunnels.kept()
+        tunnels = {key: it for key, it in kept.items() if not 0 < it.terms.ends_at <= now}
+        return State(tunnels, names, rules, table.blocks)
 
     def _refuse_held(self, found: Plan, wanted: Declared) -> None:
         for key in (*found.tunnels.changed, *found.tunnels.added):
@@ -172,13 +188,14 @@ def _on_the_way(table: AccessTable, found: Plan) -> AccessTable:
     changed = (*found.rules.removed, *found.rules.changed, *found.rules.added)
     old = {name: rule for name, rule in found.before.rules.items() if name in changed}
     new = {name: rule for name, rule in found.after.rules.items() if name in changed}
-    return AccessTable({**table.rules, **rules_on_the_way(old, new)}, _more(table.blocks, found))
+    rules = _with_ends(table, rules_on_the_way(old, new))
+    return AccessTable({**table.rules, **rules}, _more(table.blocks, found))
 
 
 def _after(table: AccessTable, found: Plan) -> AccessTable:
     changed = (*found.rules.changed, *found.rules.added)
     rules = {name: rule for name, rule in table.rules.items() if name not in found.rules.removed}
-    rules |= {name: found.after.rules[name] for name in changed}
+    rules |= _with_ends(table, {name: found.after.rules[name] for name in changed})
     gone = set(found.blocks.removed)
     blocks = _more(table.blocks, found)
     return AccessTable(
@@ -188,6 +205,11 @@ def _after(table: AccessTable, found: Plan) -> AccessTable:
             (it for it in blocks.networks if str(it) not in gone),
         ),
     )
+
+
+def _with_ends(table: AccessTable, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    """What ends by itself is in no file, and stays."""
+    return {name: rule.keeping_ends(table.rules.get(name, NO_RULE)) for name, rule in rules.items()}
 
 
 def _more(blocks: Blocks, found: Plan) -> Blocks:

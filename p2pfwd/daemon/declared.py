@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
+from p2pfwd.core.target_check import check_wait, read_check
 from p2pfwd.core.terms import ForwardTerms, ListenTerms, terms_from_json, wanted_of
 from p2pfwd.core.typed import parse_endpoint, parse_target
 from p2pfwd.daemon.access import ANY, read_allowed, read_blocks
@@ -48,6 +50,11 @@ class Declared:
     places: Mapping[Any, Entry] = field(default_factory=dict)
     """Of tunnels by key, of names, of rules and `only` by protocol (`RULE`, protocol)."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing in it."""
+        return not (self.tunnels or self.names or self.all_rules() or len(self.blocks))
+
     def all_rules(self) -> dict[str, Rule]:
         """The rules, and those that `allow` makes."""
         return {**self.rules, **{name: only_rule(peers) for name, peers in self.only.items()}}
@@ -79,6 +86,14 @@ def read_all(entries: Sequence[Entry], names: Names, own_id: PeerId) -> Declared
     for _, error in errors:
         raise error
     return declared
+
+
+def without_ended(declared: Declared, now: float) -> tuple[Declared, tuple[str, ...]]:
+    """Without the tunnels whose end is over at `now`, unix seconds; and those in words."""
+    over = [key for key, it in declared.tunnels.items() if 0 < it.terms.ends_at <= now]
+    left = {key: it for key, it in declared.tunnels.items() if key not in over}
+    words = (f"{key[0]} {key[1]}: its end, ends_at, is over; it is left out" for key in over)
+    return replace(declared, tunnels=left), tuple(words)
 
 
 class _Reading:
@@ -123,6 +138,8 @@ class _Reading:
         values = {"any_loopback": any_loopback, **_terms(entry, ListenTerms)}
         terms = _together(entry, ListenTerms, values)
         _as(entry, "target", lambda: Target(target, any_loopback=terms.any_loopback))
+        _as(entry, "check", lambda: terms.check and read_check(terms.check))
+        _as(entry, "wait_target_s", lambda: check_wait(terms.wait_target_s))
         _protocol(entry, protocol, custom=terms.custom_protocol, serving=True)
         peers: frozenset[PeerId] | None = None
         if "allow" in entry.values:
@@ -246,14 +263,23 @@ def _terms(entry: Entry, kind: type[Any]) -> dict[str, Any]:
         value = entry.values[term.name]
         if isinstance(term.default, float) and type(value) is int:
             value = float(value)
+        if term.name == "ends_at" and isinstance(value, datetime) and value.tzinfo is not None:
+            value = value.timestamp()
         try:
             terms_from_json(kind, {term.name: value})
         except ValueError as exc:
-            shown = quoted(value) if isinstance(value, str) else repr(value)
-            what = f"{shown} does not fit: {exc}"
+            is_number = type(value) is type(term.default) and not isinstance(value, str)
+            what = f"{_shown(value)} does not fit" + (f": {exc}" if is_number else "")
             raise entry.wrong(term.name, what, wanted_of(kind, term.name)) from None
         found[term.name] = value
     return found
+
+
+def _shown(value: object) -> str:
+    """As it is written in the file."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return quoted(value) if isinstance(value, str) else str(value)
 
 
 def _together(entry: Entry, kind: type[_T], values: Mapping[str, Any]) -> _T:

@@ -32,7 +32,7 @@ def differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> 
         if listener.terms.check != wanted.terms.check:
             found.append(f"its check is {listener.terms.check or 'none'}, not {wanted.terms.check or 'none'}")
         found += [
-            f"its {_option(name)} is {getattr(listener.terms, name) or 'none'}, not {limit}"
+            f"its {option(name)} is {getattr(listener.terms, name) or 'none'}, not {limit}"
             for name, limit in _other_limits(listener.terms, wanted.terms).items()
         ]
     elif isinstance(listener, LocalListener) and isinstance(wanted.terms, ForwardTerms):
@@ -56,7 +56,8 @@ def _other_limits(terms: ListenTerms, wanted: ListenTerms) -> dict[str, int]:
     return {name: limit for name, limit in asked.items() if limit and limit != getattr(terms, name)}
 
 
-def _option(name: str) -> str:
+def option(name: str) -> str:
+    """What the command line calls one of `terms.LIMITS`."""
     return name.removesuffix("_s").replace("_", "-")
 
 
@@ -75,7 +76,7 @@ def how_to_change(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -
     if isinstance(listener, RemoteListener) and isinstance(wanted.terms, ListenTerms):
         limits = _other_limits(listener.terms, wanted.terms)
         if len(differences(listener, wanted, lifetime)) == len(limits):
-            options = [word for name, limit in limits.items() for word in (f"--{_option(name)}", str(limit))]
+            options = [word for name, limit in limits.items() for word in (f"--{option(name)}", str(limit))]
             return shlex.join(["p2pfwd", "limit", listener.protocol, *options])
     return f"{_close_command(listener)}, then the same command again"
 

@@ -13,10 +13,11 @@ import asyncio
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd import __version__
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon.differences import option
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
@@ -33,15 +34,22 @@ from p2pfwd.policy.paths import PathCode
 from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from p2pfwd.daemon.access import AccessControl
+    from p2pfwd.daemon.applying import Applying
     from p2pfwd.daemon.discovery import Discovery
+    from p2pfwd.daemon.inviting import InviteChange, Inviting
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.daemon.relays import Relays
+    from p2pfwd.daemon.reloading import Reloading
+    from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.forwarding.streams import StreamEntry
     from p2pfwd.history.history import History
     from p2pfwd.host.host import Host
     from p2pfwd.net.link.contract import Link
+    from p2pfwd.peers.invites import Invite
 
 PROBLEM_OF_STATE: Final = {
     AddressInUse.code: "tunnel-port-taken",
@@ -68,8 +76,20 @@ IN_BETWEEN: Final = (PathCode.RELAYED, PathCode.PUNCHING)
 SUMMED_S: Final = 0.4
 """How long streams and refusals are summed before their sum is recorded."""
 
-COUNTED_ELSEWHERE: Final = "tunnel-denied"
-"""The refusal that is an event of its own."""
+COUNTED_ELSEWHERE: Final = ("tunnel-denied", "invite-refused")
+"""Refusals that are events of their own."""
+
+
+class Parts(Protocol):
+    """What it follows beside the host and the forwarding."""
+
+    peering: Peering
+    access: AccessControl
+    relays: Relays
+    tunnels: Tunnels
+    applying: Applying
+    reloading: Reloading
+    inviting: Inviting
 
 
 class Feed:
@@ -97,8 +117,9 @@ class Feed:
         self._standing = discovery.standing()
         self._addresses = ""
 
-    def start(self, peering: Peering, access: AccessControl, relays: Relays) -> None:
+    def start(self, parts: Parts) -> None:
         """Follow the parts, before any of them begins."""
+        peering, relays = parts.peering, parts.relays
         self._is_on = True
         self._record("daemon-started", version=__version__, pid=os.getpid())
         self._standing, self._addresses = self._discovery.standing(), self._own_addresses()
@@ -113,7 +134,13 @@ class Feed:
         self._forwarding.on_listener_event(self._tunnel)
         self._forwarding.watch_streams(self)
         self._forwarding.access.on_denied = self._denied
-        access.on_changed = self._access
+        parts.access.on_changed = self._access
+        parts.tunnels.on_ended = self._ended_by_itself
+        parts.tunnels.on_limited = self._limited
+        parts.applying.on_changed = self._setup
+        parts.reloading.on_refused = self._not_read
+        parts.inviting.on_changed = self._invite
+        parts.inviting.on_refused = self._invite_refused
         peering.on_names_changed(lambda: self._named(peering))
         relays.client.on_change(lambda: self._relays(relays))
 
@@ -276,6 +303,8 @@ class Feed:
             return
         if event.change == "removed":
             self._problems.pop(info.id, None)
+            if 0 < (info.ends_at or 0) <= time.time():
+                return  # `ended` tells
         if event.change != "changed":
             if self._tells_tunnels:
                 self._of_tunnel("tunnel-made" if event.change == "added" else "tunnel-closed", info)
@@ -287,6 +316,15 @@ class Feed:
         elif before is not None and (info.state == READY or before in ENDS_WHEN_UNKNOWN) and now is None:
             del self._problems[info.id]
             self._of_tunnel(OVER[before], info)
+
+    def _ended_by_itself(self, info: ListenerInfo) -> None:
+        if self._is_on:
+            self._of_tunnel("tunnel-ended", info)
+
+    def _limited(self, info: ListenerInfo, changes: Mapping[str, int]) -> None:
+        if self._is_on and changes:
+            change = ", ".join(f"{option(name)} {limit or 'none'}" for name, limit in changes.items())
+            self._record("tunnel-limits", protocol=info.protocol, direction=info.direction, change=change)
 
     def _of_tunnel(self, code: str, info: ListenerInfo) -> None:
         is_listen = info.direction == "listen"
@@ -308,13 +346,36 @@ class Feed:
             self._record(code, peer=str(party.peer), protocol=protocol, stranger=party)
 
     def _access(self, protocol: str | None, change: str) -> None:
-        if self._is_on:
+        if self._is_on and self._tells_tunnels:
             code = "blocks-changed" if protocol is None else "access-changed"
             self._record(code, protocol=protocol, change=change)
 
+    def _setup(self, what: str, changes: Sequence[str]) -> None:
+        if self._is_on and changes:
+            self._record("config-changed", what=what, change=", ".join(changes))
+
+    def _not_read(self, reason: str) -> None:
+        if self._is_on:
+            self._record("config-refused", reason=reason)
+
+    def _invite(self, invite: Invite, what: InviteChange, peer: PeerId | None) -> None:
+        if self._is_on:
+            uses = "one machine" if invite.uses == 1 else f"{invite.uses} machines"
+            self._record(
+                f"invite-{what}",
+                peer=None if peer is None else str(peer),
+                protocol=invite.protocol,
+                invite=invite.id,
+                uses=uses,
+            )
+
+    def _invite_refused(self, party: Party, cause: str) -> None:
+        if self._is_on:
+            self._record("invite-refused", peer=str(party.peer), stranger=party, cause=cause)
+
     def _refused(self, cause: str, times: int) -> None:
         """As cheap as it can be: refusing a flood is."""
-        if self._is_on and cause != COUNTED_ELSEWHERE:
+        if self._is_on and cause not in COUNTED_ELSEWHERE:
             self._refusals[cause] += times
             self._flush_later()
 

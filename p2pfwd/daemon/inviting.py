@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.core.invite_token import KEY_MARK_BYTES, InviteToken
 from p2pfwd.core.multiaddrs import AddressClass, address_class
@@ -23,12 +23,15 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.wire.invite import InviteStatus, Offer, Verdict, Verifier, id_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.access import AccessControl
     from p2pfwd.daemon.networks import NetworkProfile
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.forwarding.service import Forwarding
     from p2pfwd.host.host import Host
+    from p2pfwd.policy.shares import Party
     from p2pfwd.rpc.paths import Paths
 
 log = logging.getLogger("p2pfwd.invites")
@@ -38,6 +41,9 @@ OPEN: Final = "open"
 NAMES_OPEN: Final = "names-open"
 UNREACHABLE: Final = "unreachable"
 """Codes of notices."""
+
+
+InviteChange = Literal["made", "taken", "revoked"]
 
 
 class Inviting:
@@ -58,6 +64,10 @@ class Inviting:
         self._access = access
         self._peering = peering
         self._forwarding = forwarding
+        self.on_changed: Callable[[Invite, InviteChange, PeerId | None], None] = lambda *_: None
+        """Told of an invite that was made, revoked, or taken by this peer."""
+        self.on_refused: Callable[[Party, str], None] = lambda *_: None
+        """Told who tried one in vain, and why."""
         self._service = InviteService(host.swarm, self)
 
     def start(self) -> None:
@@ -81,6 +91,7 @@ class Inviting:
         invite, secret = await self.invites.make(protocol, life_s=life_s, uses=uses, name=wish)
         self._serve()
         log.info("invite %s was made, for %s", invite.id, protocol)
+        self.on_changed(invite, "made", None)
         key = self._network.fingerprint
         token = InviteToken(
             self._host.peer_id,
@@ -114,8 +125,11 @@ class Inviting:
 
     async def revoke(self, invite: str) -> Invite:
         """Let nobody take it any more; who has taken it keeps its right. Raises NotFound, StorageFailed."""
+        before = self.invites.find(invite)
         revoked = await self.invites.revoke(invite)
-        log.info("invite %s was revoked", revoked.id)
+        if before is None or not before.revoked:
+            log.info("invite %s was revoked", revoked.id)
+            self.on_changed(revoked, "revoked", None)
         return revoked
 
     # --- the desk of `protocols.invite` -----------------------------------------------------------------
@@ -139,7 +153,7 @@ class Inviting:
 
     async def claim(self, invite: bytes, peer: PeerId) -> InviteStatus:
         """It takes it: on OK the use is written down, and the right is given."""
-        status = self.judge(invite, peer).status
+        status, before = self.judge(invite, peer).status, self.invites.find(id_text(invite))
         if status is InviteStatus.OK:
             status = await self.invites.claim(id_text(invite), peer)
         found = self.invites.find(id_text(invite))
@@ -153,5 +167,11 @@ class Inviting:
         except P2PForwardError as exc:
             log.error("invite %s was taken by %s, and its right not given: %s", found.id, peer, exc.message)
             return InviteStatus.BUSY
-        log.info("invite %s was taken by %s: it may use %s", found.id, peer, found.protocol)
+        if before is None or peer not in before.peers:  # it may have come again for its answer
+            log.info("invite %s was taken by %s: it may use %s", found.id, peer, found.protocol)
+            self.on_changed(found, "taken", peer)
         return status
+
+    def refused(self, party: Party, cause: str) -> None:
+        """Somebody tried an invite in vain."""
+        self.on_refused(party, cause)

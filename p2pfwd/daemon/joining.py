@@ -137,9 +137,9 @@ class Joining:
     ) -> tuple[Listener, bool]:
         """The forward, and whether it stood already. Raises as `Tunnels.make`."""
         protocol = check_protocol(offer.protocol, allow_custom=True, serving=False)
-        saved = self._tunnels.saved_forward(protocol, token.peer) if listen is None else None
-        if saved is not None:
-            wanted = replace(saved, peer_addrs=token.addrs)
+        kept = self._tunnels.kept_forward(protocol, token.peer) if listen is None else None
+        if kept is not None:
+            wanted = replace(kept, peer_addrs=token.addrs)
         else:
             wanted = SavedTunnel(
                 "forward",

@@ -161,7 +161,7 @@ class Running:
 
     async def _begin(self, loaded: Loaded) -> None:
         try:
-            self.feed.start(self.peering, self.access, self.relays)
+            self.feed.start(self)
             await self.tunnels.load()
             self.access.start()
             self.peering.start()

@@ -45,6 +45,8 @@ class Peering:
         self._resolve = resolve
         self._applied: dict[PeerId, NamedPeer] = {}
         self._names_changed: list[Callable[[], None]] = []
+        self.changing = asyncio.Lock()
+        """Held from the look at the names to the change: what is answered in between is not undone."""
 
     def start(self) -> None:
         """Begin to read the address book, and to keep whom to keep. Raises StorageFailed."""
@@ -74,22 +76,25 @@ class Peering:
         if peer_id == self.swarm.peer_id:
             raise SelfDial("the peer is this node itself", hint="use the peer ID of the other machine")
         named = NamedPeer(name, peer_id, addrs, keep)
-        try:
-            replaced = await self.names.add(named)
-        finally:
-            self._apply()
+        async with self.changing:
+            try:
+                replaced = await self.names.add(named)
+            finally:
+                self._apply()
         return named, replaced
 
     async def remove(self, name: str) -> NamedPeer:
         """Take a name away; connections stay. Raises as `NamedPeers.remove`."""
-        try:
-            return await self.names.remove(name)
-        finally:
-            self._apply()
+        async with self.changing:
+            try:
+                return await self.names.remove(name)
+            finally:
+                self._apply()
 
     def names_by_id(self) -> dict[str, str]:
         """The names of peers, by the text of their ID."""
         return {str(named.peer_id): named.name for named in self.names.all()}
+
     async def name_if_free(self, wish: str, peer_id: PeerId, addrs: Sequence[Multiaddr] = ()) -> str:
         """The name of a peer: the one it has, else a new one; no other peer's is taken away.
 
@@ -106,14 +111,19 @@ class Peering:
             if self.names.find(name) is not None:
                 continue
             try:
-                await self.names.add(NamedPeer(name, peer_id, tuple(addrs), keep=False))
+                async with self.changing:
+                    await self.names.add(NamedPeer(name, peer_id, tuple(addrs), keep=False))
             except PeerExists:
                 continue  # somebody was quicker
             finally:
                 self._apply()
             return name
+
     async def put(self, wanted: Mapping[str, NamedPeer]) -> None:
-        """These names and no others, beside those declared. Raises as `NamedPeers.put`."""
+        """These names and no others, beside those declared; the caller is `changing`.
+
+        Raises as `NamedPeers.put`.
+        """
         try:
             await self.names.put(wanted)
         finally:

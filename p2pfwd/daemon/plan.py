@@ -181,6 +181,12 @@ def _blocks(whom: Collection[Any]) -> Blocks:
 
 # --- in words -------------------------------------------------------------------------------------
 
+
+def told(changes: Collection[SetupChange]) -> list[str]:
+    """Each in a few words."""
+    return [f"{it.kind} {it.name} {it.action}" for it in changes]
+
+
 _MANY: Final = frozenset(("allow", "deny", "address"))
 """Words of which one thing may have several."""
 

@@ -16,11 +16,12 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.daemon import config, logs
-from p2pfwd.daemon.declared import Declared, read, read_all
-from p2pfwd.daemon.plan import State, plan
+from p2pfwd.daemon.declared import Declared, read, read_all, without_ended
+from p2pfwd.daemon.kept import DeclaredTunnel
+from p2pfwd.daemon.plan import State, plan, told
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.daemon.tables import FORWARD, LISTEN
-from p2pfwd.daemon.tunnels import DeclaredTunnel, to_its_end
+from p2pfwd.daemon.tunnels import to_its_end
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.rpc.setup_values import ReloadResult
 from p2pfwd.system.sd_notify import notify
@@ -74,6 +75,8 @@ class Reloading:
         }
         self._loaded = config.Loaded(config.Config(Settings(), {}))
         self._settings = Settings()
+        self.on_refused: Callable[[str], None] = lambda _why: None
+        """Told why config.toml was not read again, where nobody waits for the answer."""
 
     # --- at the start -----------------------------------------------------------------------------
 
@@ -89,6 +92,9 @@ class Reloading:
             if entry.table not in (LISTEN, FORWARD):
                 raise error
             log.error("%s; hint: %s; it is left out", error.message, error.hint)
+        declared, over = without_ended(declared, time.time())
+        for note in over:
+            log.warning("%s", note)
         plan(State(), declared, prune=False)
         self._applying.declared = declared
         self._peering.declare(declared.names)
@@ -113,12 +119,14 @@ class Reloading:
         except P2PForwardError as exc:
             hint = f"; hint: {exc.hint}" if exc.hint else ""
             log.error("config.toml was not reloaded, nothing was changed: %s%s", exc.message, hint)
+            self.on_refused(exc.message)
 
     async def _reload(self) -> ReloadResult:
         found, declared = await asyncio.to_thread(self._read)  # a long one takes seconds
         self._applying.check_names(declared)
+        declared, over = without_ended(declared, time.time())
         changes = plan(State.of(self._applying.declared), declared, prune=True)
-        notes = [*self._held(declared), *self._closed(changes.tunnels.unchanged)]
+        notes = [*over, *self._held(declared), *self._put_back(declared, changes.tunnels.unchanged)]
         keys = _changed(self._settings, found.settings)
         notes += await to_its_end(asyncio.create_task(self._put_in_force(declared, found.settings)))
         settings, restart = self._set(keys, found.settings)
@@ -126,6 +134,8 @@ class Reloading:
         for note in notes:
             log.warning("%s", note)
         log.info("config.toml was read again: %d changes", len(changes.changes()) + len(settings))
+        what = [f"{key} changed" for key in settings] + [f"{key} waits for a restart" for key in restart]
+        self._applying.on_changed("config.toml was read again", told(changes.changes()) + what)
         return ReloadResult(changes.changes(), changes.unchanged, settings, restart, tuple(notes))
 
     def _read(self) -> tuple[config.Config, Declared]:
@@ -166,10 +176,14 @@ class Reloading:
                     "end it, then p2pfwd reload, for what config.toml declares"
                 )
 
-    def _closed(self, keys: Iterable[Key]) -> Iterable[str]:
-        """Declared ones that a command closed."""
-        standing = {info.key for info in self._tunnels.listeners()}
-        return [f"{key[0]} {key[1]} was closed, and is there again" for key in keys if key not in standing]
+    def _put_back(self, declared: Declared, keys: Iterable[Key]) -> Iterable[str]:
+        """Declared ones that a command closed, or gave other limits."""
+        standing = {info.key: info for info in self._tunnels.listeners()}
+        for key in keys:
+            if (info := standing.get(key)) is None:
+                yield f"{key[0]} {key[1]} was closed, and is there again"
+            elif info.lifetime == "declared" and info.terms != declared.tunnels[key].terms:
+                yield f"{key[0]} {key[1]} was changed by a command, and is as config.toml says again"
 
     def _places(self, declared: Declared) -> dict[Key, DeclaredTunnel]:
         return {

@@ -60,9 +60,9 @@ def take(document: dict[str, Any], text: str, place: str) -> tuple[Entry, ...]:
             continue  # [forward] has settings
         found = document.pop(name)
         if not isinstance(found, list) or not all(isinstance(it, dict) for it in found):
-            raise InvalidConfig(
-                f"{place}: {name} must be tables", hint=f"write [[{name}]] above each", key=name
-            )
+            other = "; addresses of this node are `listen` under [swarm]" if name == LISTEN else ""
+            hint = f"write [[{name}]] above each{other}"
+            raise InvalidConfig(f"{place}: {name} must be tables", hint=hint, key=name)
         lines = _lines(text, name)
         for index, values in enumerate(found):
             line = lines[index] if len(lines) == len(found) else None

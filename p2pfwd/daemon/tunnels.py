@@ -13,40 +13,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
 from p2pfwd.daemon.differences import can_become, differences, how_to_change
+from p2pfwd.daemon.kept import DeclaredTunnel, as_made, info_of, knowing, three, who_wins
 from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed, UsageError
 from p2pfwd.forwarding.forward import LocalListener
-from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.rebind import try_to_bind
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.service import Forwarding
-from p2pfwd.forwarding.values import UNKNOWN, CloseMatch, ListenerInfo
+from p2pfwd.forwarding.values import CloseMatch, ListenerInfo
 from p2pfwd.state.tunnel_file import Key, SavedTunnel
 from p2pfwd.state.tunnels import SavedTunnels
 
 log = logging.getLogger("p2pfwd.state")
 
-NOT_MADE: Final = 0
-"""The id of a saved tunnel that could not be made."""
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class DeclaredTunnel:
-    """One of config.toml."""
-
-    tunnel: SavedTunnel
-    where: str
-    """The file and the line, for people."""
 
 
 class Tunnels:
@@ -61,6 +49,10 @@ class Tunnels:
     ) -> None:
         self.ends_changed: Callable[[], None] = lambda: None
         """Called when something ends at another time than before."""
+        self.on_ended: Callable[[ListenerInfo], None] = lambda _info: None
+        """Told of each that has ended by itself."""
+        self.on_limited: Callable[[ListenerInfo, Mapping[str, int]], None] = lambda _info, _changes: None
+        """Told of a listen whose limits a command has changed, and of those."""
         self._forwarding = forwarding
         self._file = SavedTunnels(path)
         self._own = Multiaddr.parse(f"/p2p/{own_id}")
@@ -106,7 +98,7 @@ class Tunnels:
         for key, it in declared.items():
             listener = self._forwarding.standing(*key)
             if key in self._saved and (listener is None or listener.lifetime != "declared"):
-                found.append(_who_wins(it, self._saved[key]))
+                found.append(who_wins(it, self._saved[key]))
         return found
 
     async def close_file(self) -> None:
@@ -115,8 +107,7 @@ class Tunnels:
 
     def listeners(self) -> list[ListenerInfo]:
         """As `Forwarding.listeners`, and those that could not be made."""
-        kept = self.kept()
-        return self._forwarding.listeners() + [self._info(kept[key]) for key in self._not_made]
+        return self._forwarding.listeners() + [self._info(key) for key in self._not_made]
 
     def kept(self) -> dict[Key, SavedTunnel]:
         """Those that are there tomorrow: saved ones, and in their place declared ones."""
@@ -132,9 +123,9 @@ class Tunnels:
         listener = self._forwarding.standing(*key)
         return listener is not None and listener.lifetime == "foreground"
 
-    def saved_forward(self, protocol: str, peer: PeerId) -> SavedTunnel | None:
-        """The first saved forward of this name to this peer."""
-        found = (it for it in self._saved.values() if it.peer == peer and it.protocol == protocol)
+    def kept_forward(self, protocol: str, peer: PeerId) -> SavedTunnel | None:
+        """The first forward of this name to this peer that is saved or declared."""
+        found = (it for it in self.kept().values() if it.peer == peer and it.protocol == protocol)
         return next(found, None)
 
     # --- ends -------------------------------------------------------------------------------------
@@ -149,11 +140,14 @@ class Tunnels:
         """Close and forget what has ended; what the disk keeps now is forgotten at the next start."""
         async with self._lock:
             over = [listener for listener in self._forwarding.ending() if listener.ends_at <= now]
+            due = [key for key, tunnel in self._saved.items() if 0 < tunnel.terms.ends_at <= now]
+            ended = {key: info_of(self._saved[key], self._own) for key in due}
+            ended |= {listener.key: listener.info() for listener in over}
             for listener in over:
                 self.close_now(listener)
-            due = [key for key, tunnel in self._saved.items() if 0 < tunnel.terms.ends_at <= now]
-            for key in dict.fromkeys([listener.key for listener in over] + due):
+            for key, info in ended.items():
                 log.info("the %s %s has ended: it was made with --expires", *key)
+                self.on_ended(info)
             if due:
                 try:
                     await self._file.forget(due)
@@ -182,6 +176,7 @@ class Tunnels:
                 if listener.lifetime == "saved":
                     await self._save(replace(self._saved[listener.key], terms=terms))
                 listener.set_terms(terms)
+                self.on_limited(listener.info(), changes)
             return listener
 
     # --- making -----------------------------------------------------------------------------------
@@ -224,7 +219,7 @@ class Tunnels:
                 return await self._standing(wanted, lifetime, exc), True
             if lifetime == "saved":
                 try:
-                    await self._save(_as_made(wanted, listener))
+                    await self._save(as_made(wanted, listener))
                 except P2PForwardError:
                     self.close_now(listener)
                     raise
@@ -262,7 +257,7 @@ class Tunnels:
         if isinstance(listener, LocalListener):
             if not set(wanted.peer_addrs) <= set(listener.addrs):
                 if listener.lifetime == "saved":
-                    await self._save(_knowing(self._saved[listener.key], wanted.peer_addrs))
+                    await self._save(knowing(self._saved[listener.key], wanted.peer_addrs))
                 listener.know(wanted.peer_addrs)
             if not listener.is_bound:
                 try_to_bind(listener)
@@ -356,7 +351,7 @@ class Tunnels:
         old = self._saved.get(tunnel.key)
         addrs = () if old is None or old.peer != tunnel.peer else old.peer_addrs
         made = time.time() if old is None else old.created
-        return _knowing(replace(tunnel, peer_addrs=addrs, created=made), tunnel.peer_addrs)
+        return knowing(replace(tunnel, peer_addrs=addrs, created=made), tunnel.peer_addrs)
 
     def _made_at(self, key: Key) -> float:
         listener = self._forwarding.standing(*key)
@@ -416,10 +411,10 @@ class Tunnels:
 
     async def _close(self, match: CloseMatch) -> list[ListenerInfo]:
         async with self._lock:
-            saved = [tunnel for tunnel in self._saved.values() if match.matches(*self._three(tunnel))]
-            not_made = [it for it in self._not_made if match.matches(*self._three(self.kept()[it]))]
-            infos = {key: self._info(self.kept()[key]) for key in not_made}
-            infos |= {it.key: self._info(it) for it in saved if it.key not in self._declared}
+            saved = [tunnel for tunnel in self._saved.values() if match.matches(*three(tunnel, self._own))]
+            not_made = [it for it in self._not_made if match.matches(*three(self.kept()[it], self._own))]
+            infos = {key: self._info(key) for key in not_made}
+            infos |= {it.key: self._info(it.key) for it in saved if it.key not in self._declared}
             if saved:
                 await self._forget([tunnel.key for tunnel in saved])
             for key in not_made:
@@ -434,36 +429,10 @@ class Tunnels:
             self._saved.pop(key, None)
             self._not_made.pop(key, None)
 
-    def _three(self, tunnel: SavedTunnel) -> tuple[str, Multiaddr, Multiaddr]:
-        """Protocol, listen address and target address."""
-        if tunnel.peer is None:
-            return tunnel.protocol, self._own, tunnel.address
-        return tunnel.protocol, tunnel.address, Multiaddr.parse(f"/p2p/{tunnel.peer}")
-
-    def _info(self, tunnel: SavedTunnel) -> ListenerInfo:
+    def _info(self, key: Key) -> ListenerInfo:
         """Of one that is kept and does not live."""
-        protocol, listen_address, target_address = self._three(tunnel)
-        error = self._not_made.get(tunnel.key)
-        return ListenerInfo(
-            id=NOT_MADE,
-            direction=tunnel.direction,
-            protocol=protocol,
-            listen_address=listen_address,
-            target_address=target_address,
-            state=UNKNOWN if error is None else state_of(error),
-            reason=None if error is None else error.message,
-            hint=None if error is None else error.hint,
-            state_since=tunnel.created,
-            streams=0,
-            bytes_in=0,
-            bytes_out=0,
-            foreground=False,
-            saved=tunnel.key not in self._declared,
-            created=tunnel.created,
-            lifetime="declared" if tunnel.key in self._declared else "saved",
-            ends_at=tunnel.terms.ends_at or None,
-            terms=tunnel.terms,
-        )
+        is_declared = key in self._declared
+        return info_of(self.kept()[key], self._own, self._not_made.get(key), is_declared=is_declared)
 
 
 async def to_its_end(task: asyncio.Task[T]) -> T:
@@ -475,21 +444,3 @@ async def to_its_end(task: asyncio.Task[T]) -> T:
         if not task.cancelled():
             task.exception()  # it was asked for: the caller has none to raise it to
         raise
-
-
-def _as_made(wanted: SavedTunnel, listener: Listener) -> SavedTunnel:
-    """With the port that a forward got for port 0."""
-    address = wanted.address if wanted.peer is None else listener.listen_address
-    return replace(wanted, address=address, created=listener.created)
-
-
-def _knowing(tunnel: SavedTunnel, addrs: tuple[Multiaddr, ...]) -> SavedTunnel:
-    return replace(tunnel, peer_addrs=tuple(dict.fromkeys((*addrs, *tunnel.peer_addrs))))
-
-
-def _who_wins(it: DeclaredTunnel, saved: SavedTunnel) -> str:
-    return (
-        f"{it.where} declares {saved.direction} {saved.key[1]}, and so it is: config.toml goes before what "
-        f"commands saved. The saved one, {saved.protocol} with {saved.address}, comes back when it is "
-        "declared no more"
-    )

@@ -58,15 +58,21 @@ _TABLE: Final = (
     Kind("stream-ended", "stream", f"{_STREAM} ended {_AFTER}", "never", "streams"),
     Kind("stream-broken", "stream", f"{_STREAM} broke off {_AFTER}: {{reason}}", "never", "streams"),
     Kind("streams-summed", "stream", _SUMMED, "always", "streams", ("failed", "bytes_in", "bytes_out")),
-    # --- who may use a listen. Fields: change (in words); address
+    # --- who may use a listen. Fields: change (in words); invite (its ID), uses (in words), cause
     Kind("access-denied", "access", "{peer} was denied {protocol}", fold="always"),
     Kind("access-requested", "access", "{peer} asks for {protocol}, and is not let in", fold="always"),
     Kind("access-changed", "access", "who may use {protocol} was changed, it lets in {change}"),
     Kind("blocks-changed", "access", "the block list was changed: {change}"),
+    Kind("invite-made", "access", "{protocol}: invite {invite} was made, for {uses}"),
+    Kind("invite-taken", "access", "{protocol}: {peer} took invite {invite}, and may use it"),
+    Kind("invite-revoked", "access", "{protocol}: invite {invite} was revoked"),
+    Kind("invite-refused", "access", "{peer} tried an invite, and was refused: {cause}", fold="always"),
     Kind("refused", "access", "strangers were refused something: {cause}", fold="always"),
-    # --- tunnels. Fields: direction, address (of a forward: the local one), reason
+    # --- tunnels. Fields: direction, address (of a forward: the local one), reason, change (in words)
     Kind("tunnel-made", "tunnel", "{protocol}: the {direction} was made, {address}"),
     Kind("tunnel-closed", "tunnel", "{protocol}: the {direction} was closed"),
+    Kind("tunnel-ended", "tunnel", "{protocol}: the {direction} ended by itself: its time was over"),
+    Kind("tunnel-limits", "tunnel", "{protocol}: the limits were changed: {change}"),
     Kind("tunnel-port-taken", "tunnel", "{protocol}: {address} cannot be bound: {reason}"),
     Kind("tunnel-port-bound", "tunnel", "{protocol}: listening on {address} again"),
     Kind("tunnel-peer-away", "tunnel", "{protocol}: {peer} cannot be reached: {reason}"),
@@ -82,8 +88,9 @@ _TABLE: Final = (
     # --- how others get here. Fields: standing, before; addresses
     Kind("reachability", "network", "how others reach this node: {standing}, before: {before}"),
     Kind("network-changed", "network", "the network changed; this node is at {addresses}"),
-    # --- the configuration. Fields: change (in words), name
-    Kind("config-changed", "config", "the configuration was changed: {change}"),
+    # --- the configuration. Fields: what (was read), change (in words), reason, name
+    Kind("config-changed", "config", "{what}: {change}"),
+    Kind("config-refused", "config", "config.toml was not read again, nothing was changed: {reason}"),
     Kind("peer-named", "config", "{peer} was named {name}"),
     Kind("peer-unnamed", "config", "{peer} is named {name} no longer"),
 )

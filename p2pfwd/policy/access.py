@@ -98,6 +98,17 @@ class Rule:
         )
 
 
+    def keeping_ends(self, before: Rule) -> Rule:
+        """With whom `before` lets in until some time, but those this one denies, or lets in for good."""
+        rule = self
+        for whom, end in before.ends.items():
+            if whom is None:
+                rule = rule.let_in("any", end) if rule.at_large == "listed" else rule
+            elif whom not in rule.denied | rule.allowed:
+                rule = rule.allow({whom}, end)
+        return rule
+
+
 NO_RULE = Rule()
 
 

@@ -28,6 +28,7 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.service_bounds import INVITE, Bounds
+from p2pfwd.policy.shares import Party
 from p2pfwd.wire import invite as wire
 from p2pfwd.wire.invite import Hello, InviteStatus, Offer, Verdict, Verifier
 
@@ -139,6 +140,9 @@ class Desk(Protocol):
     async def claim(self, invite: bytes, peer: PeerId) -> InviteStatus:
         """It takes it: on OK the use is written down, and the right is given."""
 
+    def refused(self, party: Party, cause: str) -> None:
+        """Somebody tried one in vain."""
+
 
 class InviteService:
     """The inviter's side; `serve` begins and ends it."""
@@ -178,7 +182,7 @@ class InviteService:
         verifier = self._desk.verifier(hello.invite)
         is_right = (verifier or self._decoy).verifies(proof, transcript)
         if verifier is None or not is_right:
-            self._refused(peer, InviteStatus.UNKNOWN)
+            self._refused(visit.party, InviteStatus.UNKNOWN)
             await self._wait()
             await visit.answer(wire.encode_verdict(Verdict(InviteStatus.UNKNOWN), None, transcript))
         else:
@@ -200,17 +204,18 @@ class InviteService:
         verdict = self._desk.judge(invite, peer)
         await visit.answer(wire.encode_verdict(verdict, verifier, transcript))
         if verdict.status is not InviteStatus.OK:
-            self._refused(peer, verdict.status)
+            self._refused(visit.party, verdict.status)
             return
         wire.decode_take(await _next(visit))
         status = await self._desk.claim(invite, peer)
         if status is not InviteStatus.OK:
-            self._refused(peer, status)
+            self._refused(visit.party, status)
         await visit.answer(wire.encode_receipt(status))
 
-    def _refused(self, peer: PeerId, status: InviteStatus) -> None:
+    def _refused(self, party: Party, status: InviteStatus) -> None:
         words = status.name.lower().replace("_", " ")
-        self._swarm.refusals.note("invite-refused", peer, f"invite: it was not let in ({words})")
+        self._swarm.refusals.note("invite-refused", party.peer, f"invite: it was not let in ({words})")
+        self._desk.refused(party, words)
 
 
 async def _next(visit: Visit) -> bytes:

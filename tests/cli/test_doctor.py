@@ -33,7 +33,21 @@ def test_a_node_on_loopback_is_no_use_to_strangers_and_is_told_so(pair: Pair) ->
     assert any(f"sockets bad: {words}" in squeezed(result.stdout) for words in said)
     checks = [finding["Check"] for finding in json.loads(one.cli("doctor", "--json").stdout)["Findings"]]
     assert checks[:6] == ["sockets", "clock", "DNS", "bootstrap", "NAT", "IPv6"]
-    assert checks[6:] == ["dial back", "port mapping", "relay"]
+    assert checks[6:] == ["dial back", "port mapping", "relay", "access"]
+
+
+def test_whom_the_listens_let_in_is_told_without_their_names(pair: Pair) -> None:
+    one, _ = pair
+    assert "access left out: access.default is any; there is no listen" in squeezed(one.cli("doctor").stdout)
+    one.ok("listen", "/x/secret", "9")
+    said = "access note: access.default is any; 1 of 1 listens let in any peer that knows the name"
+    found = squeezed(one.cli("doctor").stdout)
+    assert said in found and "/x/secret" not in found
+    one.ok("deny", "/x/secret", "any")
+    said = "access good: access.default is any; none of 1 listens lets in any peer"
+    assert said in squeezed(one.cli("doctor").stdout)
+    one.ok("close", "-a")
+    one.ok("access", "rm", "/x/secret")
 
 
 def test_the_way_to_a_peer_and_its_services(pair: Pair) -> None:

@@ -260,7 +260,9 @@ def test_a_follower_goes_on_after_a_restart_and_the_next_daemon_knows_of_a_kill(
         follower = Program(home, ["events", "-f", "--kind", "daemon"])
         try:
             follower.wait_for("the daemon started")
-            time.sleep(0)
+            files = (home / "events.db", home / "events.db-wal")
+            while not any(b"daemon-started" in it.read_bytes() for it in files if it.exists()):
+                time.sleep(0.02)  # what a killed daemon has not written is lost
             os.kill(first.process.pid, signal.SIGKILL)
             first.process.wait(10)
             with Daemon(home):

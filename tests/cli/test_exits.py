@@ -26,9 +26,10 @@ USAGE_ERRORS = [
     (("close", "-a", "-l", "1"), "can't combine --all with other matching options", LEAVE_OUT),
     (("stream", "close"), "no id specified", "give a stream ID (see 'p2pfwd stream ls') or -a"),
     (("stream", "close", "-a", "3"), "can't combine --all with a stream ID", "leave out one of the two"),
+    (("invite", "revoke"), "Missing argument 'ID'", "see 'p2pfwd invite revoke --help'"),
     (("forward", "/x/a", "2222"), "Missing argument 'PEER...'", "see 'p2pfwd forward --help'"),
     (("completion",), "Missing argument 'SHELL'. Choose from: bash, zsh, fish", ...),
-    (("forwrd",), "No such command 'forwrd'. Did you mean 'forward'?", "see 'p2pfwd --help'"),
+    (("listn",), "No such command 'listn'. Did you mean 'listen', 'limit'?", "see 'p2pfwd --help'"),
     (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
     (("ping", "-n", "0", OTHER), "Invalid value for '-n' / '--count': 0 is not in the range x>=1", ...),
 ]

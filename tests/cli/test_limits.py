@@ -81,6 +81,12 @@ def test_limit_shows_and_changes(fake: FakeDaemon, run: Run) -> None:
     assert (sent["rate"], sent["idle_timeout_s"], sent["max_streams"]) == (0, 90, None)
     fake.answers["p2p.limit"] = LimitResult(replace(listener, limits=Limits(), streams=0), 0, 0.0, 0.0)
     assert run("limit", "/x/web").out == "/x/web: no limits.\n0 streams now.\n"
+    declared = replace(listener, lifetime="declared", declared_in="c.toml, line 6")
+    fake.answers["p2p.limit"] = LimitResult(declared, 2, 0.0, 0.0)
+    said = "these limits of /x/web hold only until the next reload or restart: c.toml, line 6, declares it"
+    assert said in run("limit", "/x/web", "--max-streams", "7").err
+    assert run("limit", "/x/web").err == ""
+    fake.answers["p2p.limit"] = LimitResult(replace(listener, limits=Limits(), streams=0), 0, 0.0, 0.0)
     document = json.loads(run("limit", "/x/web", "--json").out)
     assert document["Listener"]["Limits"]["MaxStreams"] == 0 and document["BusiestPeerStreams"] == 0
 

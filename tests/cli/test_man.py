@@ -21,7 +21,8 @@ import pytest
 
 from p2pfwd import errors
 from p2pfwd.cli.tree import root_command
-from p2pfwd.daemon import networks
+from p2pfwd.core.terms import ForwardTerms, ListenTerms
+from p2pfwd.daemon import inviting, networks
 from p2pfwd.daemon.config import Config
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.history import file as history_file
@@ -319,3 +320,17 @@ def test_the_codes_of_paths() -> None:
     text = (MAN / "p2pfwd-rpc.7").read_text(encoding="utf-8")
     section = text.partition(".Sh PATHS\n")[2].partition(".Sh ")[0]
     assert re.findall(r"^\.It Li (\S+)$", section, re.MULTILINE) == [code.value for code in PathCode]
+
+
+@pytest.mark.parametrize(("table", "terms"), [("[[listen]]", ListenTerms), ("[[forward]]", ForwardTerms)])
+def test_every_key_of_a_declared_tunnel_is_in_the_page(table: str, terms: type[Any]) -> None:
+    text = (MAN / "p2pfwd-daemon.8").read_text(encoding="utf-8")
+    described = text.partition(f".It Li {table}\n")[2].partition(".It Li")[0]
+    assert [it.name for it in fields(terms) if f".Va {it.name}" not in described] == []
+
+
+def test_every_notice_of_the_daemon_is_in_the_page() -> None:
+    lines = " ".join(sections("p2pfwd-rpc.7", "Ss")["Notice"])
+    codes = ["exposed", "undialable"]
+    codes += [inviting.NOT_LISTENING, inviting.OPEN, inviting.NAMES_OPEN, inviting.UNREACHABLE]
+    assert [code for code in codes if code not in lines] == []

@@ -17,7 +17,7 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.peers.invites import Invite, Invites
 from p2pfwd.policy.service_bounds import INVITE, Bounds
-from p2pfwd.policy.shares import Most
+from p2pfwd.policy.shares import Most, Party
 from p2pfwd.protocols import invite as module
 from p2pfwd.protocols.invite import InviteService, take_up
 from p2pfwd.wire import invite as wire
@@ -36,6 +36,7 @@ class Desk:
     def __init__(self, invites: Invites) -> None:
         self.invites = invites
         self.let_in: list[PeerId] = []
+        self.refusals: list[tuple[PeerId, str]] = []
 
     def _find(self, invite: bytes) -> Invite | None:
         return self.invites.find(wire.id_text(invite))
@@ -55,6 +56,9 @@ class Desk:
         if status is InviteStatus.OK:
             self.let_in.append(peer)
         return status
+
+    def refused(self, party: Party, cause: str) -> None:
+        self.refusals.append((party.peer, cause))
 
 
 class Inviter:

@@ -188,7 +188,7 @@ def test_a_right_with_an_end_is_lost_then_with_its_live_streams(home: Path) -> N
         port, listener = await forward(owner, asker)
         async with tunnel(port) as (reader, _):
             assert await is_reset(reader)
-        assert await state(asker, listener) == "not-allowed"
+        assert await state(asker, listener) == "not-allowed"  # who was allowed once is told so
         (rule,) = (await owner.call("access.ls")).rules
         assert rule.access == s.Access("listed", told=(s.AccessPeer(asker.peer, None),))
 

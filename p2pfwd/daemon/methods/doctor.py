@@ -85,6 +85,7 @@ class Doctor:
             _finding("dial back", self._dial_back()),
             _finding("port mapping", self._mapping()),
             _finding("relay", self._relays()),
+            _finding("access", self._access()),
         ]
         if peer is not None:
             return await self._with_peer(findings, peer, addrs, timeout_s)
@@ -210,6 +211,22 @@ class Doctor:
             return "bad", f"none has a place for this node: {said}", _OWN_RELAY
         return "note", "none is known that could have a place for this node", _OWN_RELAY
 
+    def _access(self) -> Check:
+        """Whom the listens let in, without their names."""
+        access = self._node.access
+        if access.rules.lost is not None:
+            hint = f"mend {access.rules.lost} and move it back, or remove it; then restart"
+            return "bad", "the access rules were damaged: nobody is let in without a rule", hint
+        listens = [it for it in self._node.tunnels.listeners() if it.direction == "listen"]
+        is_open = sum(access.of(it.protocol).lets_in == "any" for it in listens)
+        default = f"access.default is {access.default}"
+        if not listens:
+            return "left out", f"{default}; there is no listen", None
+        if is_open:
+            what = f"{default}; {is_open} of {len(listens)} listens let in any peer that knows the name"
+            return "note", what, _WHO
+        return "good", f"{default}; none of {len(listens)} listens lets in any peer", None
+
     def _verdict(self) -> tuple[bool, str]:
         places = self._node.relays.client.places()
         if self._node.discovery.is_public():
@@ -280,6 +297,7 @@ class Doctor:
         return found
 
 
+_WHO: Final = "p2pfwd access ls shows which; p2pfwd deny PROTOCOL any lets in only whom you allow"
 _FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"

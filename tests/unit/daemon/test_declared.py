@@ -142,6 +142,11 @@ FORWARD = f'[[forward]]\nprotocol = "/x/a"\nlisten = "1"\npeer = "{LAPTOP}"\n'
         (LISTEN.replace('"1"', '"22:80"'), "target: ", "p2pfwd listen"),
         (LISTEN.replace("/x/a", "/y/a"), 'protocol: "/y/a" is not within /x/', "custom_protocol = true"),
         (LISTEN.replace("/x/a", "/ipfs/a") + "custom_protocol = true", "belongs to the node itself", None),
+        (LISTEN + "max_streams = -1", "max_streams: -1 does not fit: max_streams is not from 0 to", "number"),
+        (LISTEN + 'rate = "2M"', 'rate: "2M" does not fit', "a whole number"),
+        (LISTEN + 'check = "smtp"', 'check: "smtp" is no check of a target', "tcp asks whether"),
+        (LISTEN + "wait_target_s = 601", "wait_target_s: 601 s is no time to wait", "give 0 to 600 seconds"),
+        (LISTEN + "ends_at = 2026-12-01T18:00:00", "ends_at: 2026-12-01 18:00:00 does not fit", "its zone"),
         (FORWARD + 'path = "fast"', 'path: "fast" does not fit', 'one of "any", "direct", "relay"'),
         (FORWARD.replace('"1"', '"0"'), "listen: port 0 is another port at each start", "127.0.0.1:2222"),
         (FORWARD.replace('"1"', '"host.example:80"'), "listen: host.example is a name", "an IP address"),
@@ -177,7 +182,7 @@ FORWARD = f'[[forward]]\nprotocol = "/x/a"\nlisten = "1"\npeer = "{LAPTOP}"\n'
         ('[[block]]\nwhom = ["192.0.2.1/24"]', "whom: ", "the network is 192.0.2.0/24"),
         (f'[[block]]\nwhom = ["{OWN}"]', "whom: this node itself is in it", None),
         ("[listen]\nprotocol = 1", "here: listen must be tables", "write [[listen]] above each"),
-        ("listen = 3", "here: listen must be tables", None),
+        ("listen = 3", "here: listen must be tables", "of this node are `listen` under [swarm]"),
         ("[log]\nlevel = 'info'", "here: log is not what apply takes", "config.toml"),
         ("[[listen]", "here: ", "mend it first"),
         ("# " + "a" * MAX_APPLIED_BYTES, f"longer than {MAX_APPLIED_BYTES} bytes", "several files"),
@@ -189,6 +194,12 @@ def test_a_mistake_names_its_place_and_what_would_be_right(text: str, said: str,
     assert error.message.startswith("here")
     assert said in error.message
     assert right is None or right in (error.hint or "")
+
+
+def test_an_end_may_be_written_as_a_time() -> None:
+    found, errors = read(parse(LISTEN + "ends_at = 2026-12-01T18:00:00Z", "here"), Names(), OWN)
+    assert not errors
+    assert [it.terms.ends_at for it in found.tunnels.values()] == [1796148000.0]
 
 
 def test_one_bad_tunnel_leaves_the_others() -> None:

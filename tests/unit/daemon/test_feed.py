@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,8 +73,12 @@ class Parts:
             client=Callbacks(places=lambda: self.places, refusals=lambda: dict(self.refusing)),
         )
         self.access: Any = SimpleNamespace()
+        self.tunnels: Any = SimpleNamespace()
+        self.applying: Any = SimpleNamespace()
+        self.reloading: Any = SimpleNamespace()
+        self.inviting: Any = SimpleNamespace()
         self.feed = Feed(history, host, self.forwarding, self.discovery)
-        self.feed.start(self.peering, self.access, self.relays)
+        self.feed.start(self)
 
     def record(self, code: str, **fields: Any) -> None:
         self.events.append((code, fields))
@@ -100,8 +105,12 @@ class Parts:
     def tunnel(
         self, state: str, change: Any = "changed", direction: Any = "forward", number: int = 1
     ) -> None:
+        event = ForwardingEvent(change, listener=self.info(state, direction, number))
+        self.forwarding.tell("on_listener_event", event)
+
+    def info(self, state: str, direction: Any = "forward", number: int = 1) -> ListenerInfo:
         to_peer = Multiaddr.parse(f"/p2p/{LAPTOP}")
-        info = ListenerInfo(
+        return ListenerInfo(
             id=number,
             direction=direction,
             protocol="/x/a",
@@ -117,9 +126,8 @@ class Parts:
             foreground=False,
             saved=True,
             created=0.0,
-            terms=PLAIN_FORWARD if direction == "forward" else PLAIN_LISTEN,
+            terms=PLAIN_LISTEN if direction == "listen" else PLAIN_FORWARD,
         )
-        self.forwarding.tell("on_listener_event", ForwardingEvent(change, listener=info))
 
 
 @pytest.fixture
@@ -294,6 +302,7 @@ def test_how_others_get_here_and_where_this_node_is(parts: Parts) -> None:
 
 
 def test_access_and_refusals(parts: Parts) -> None:
+    parts.feed.tunnels_are_made(parts.peering)
     party = Party(STRANGER)
     parts.forwarding.access.on_denied(party, "/x/a", True)
     parts.forwarding.access.on_denied(party, "/x/a", False)
@@ -302,6 +311,7 @@ def test_access_and_refusals(parts: Parts) -> None:
     parts.swarm.refusals.on_noted("dht-opens", 7)
     parts.swarm.refusals.on_noted("dht-opens", 2)
     parts.swarm.refusals.on_noted("tunnel-denied", 1)
+    parts.swarm.refusals.on_noted("invite-refused", 1)
     parts.feed._flush_sums()
     assert parts.events[-1] == ("refused", {"stranger": True, "times": 9, "cause": "dht-opens"})
     assert all(fields["stranger"] is party for _, fields in parts.events[:2])
@@ -311,6 +321,49 @@ def test_access_and_refusals(parts: Parts) -> None:
         "access-changed",
         "blocks-changed",
         "refused",
+    ]
+
+
+def test_rules_that_a_start_puts_in_force_are_no_news(parts: Parts) -> None:
+    parts.access.on_changed("/x/a", "any peer")
+    parts.access.on_changed(None, "192.0.2.0/24 blocked")
+    assert parts.told() == []
+
+
+def test_invites(parts: Parts) -> None:
+    parts.told()
+    invite = SimpleNamespace(id="slt4r7de", protocol="/x/a", uses=3)
+    for what, whom in (("made", None), ("taken", LAPTOP), ("revoked", None)):
+        parts.inviting.on_changed(invite, what, whom)
+    party = Party(STRANGER)
+    parts.inviting.on_refused(party, "used up")
+    codes = [code.removeprefix("invite-") for code, _ in parts.events]
+    assert codes == ["made", "taken", "revoked", "refused"]
+    assert parts.events[1][1]["peer"] == str(LAPTOP)
+    assert parts.events[3][1] == {"peer": str(STRANGER), "stranger": party, "cause": "used up"}
+
+
+def test_what_ends_by_itself_is_told_once(parts: Parts) -> None:
+    parts.feed.tunnels_are_made(parts.peering)
+    parts.told()
+    parts.tunnel(READY, "added")
+    over = replace(parts.info(READY), ends_at=1.0)
+    parts.forwarding.tell("on_listener_event", ForwardingEvent("removed", listener=over))
+    parts.tunnels.on_ended(over)
+    assert parts.told() == ["tunnel-made", "tunnel-ended"]
+
+
+def test_changed_limits_and_what_is_read_again(parts: Parts) -> None:
+    parts.told()
+    parts.tunnels.on_limited(parts.info(READY), {"rate": 2000, "idle_timeout_s": 0})
+    parts.tunnels.on_limited(parts.info(READY), {})
+    parts.applying.on_changed("a.toml was applied", ["listen /x/a added", "rule /x/a added"])
+    parts.applying.on_changed("a.toml was applied", [])
+    parts.reloading.on_refused("it is no TOML")
+    assert [(code, fields.get("change", fields.get("reason"))) for code, fields in parts.events] == [
+        ("tunnel-limits", "rate 2000, idle-timeout none"),
+        ("config-changed", "listen /x/a added, rule /x/a added"),
+        ("config-refused", "it is no TOML"),
     ]
 
 
