@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from p2pfwd.core.terms import ListenTerms
 from p2pfwd.daemon.declared import Declared, read_all
@@ -23,11 +23,11 @@ from p2pfwd.forwarding.values import READY, UNKNOWN
 from p2pfwd.peers.access_rules import AccessTable, Change
 from p2pfwd.policy.access import NO_RULE
 from p2pfwd.policy.blocks import Blocks
-from p2pfwd.policy.setup_changes import names_on_the_way, rules_on_the_way
+from p2pfwd.policy.setup_changes import Difference, names_on_the_way, rules_on_the_way
 from p2pfwd.rpc.setup_values import ApplyResult, ExportResult
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping, Set
 
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.access import AccessControl
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from p2pfwd.state.tunnel_file import Key
 
 log = logging.getLogger("p2pfwd.daemon")
+
+V = TypeVar("V")
+W = TypeVar("W")
 
 
 class Applying:
@@ -123,13 +126,17 @@ class Applying:
         tunnels, names = found.tunnels, found.names
         rights = bool(found.rules or found.blocks)
         before = self._access.rules.table, dict(self._peering.names.typed)
+
+        def wanted(typed: Mapping[str, NamedPeer]) -> dict[str, NamedPeer]:
+            return _names_after(typed, found)
+
         put = [found.after.tunnels[key] for key in (*tunnels.changed, *tunnels.added)]
         with ExitStack() as held:
             held.enter_context(self._access.held())
 
             async def between() -> None:
                 if names:
-                    await self._peering.put(self._typed_names(found))
+                    await self._peering.put(wanted)
                 if rights:
                     await self._write(lambda table: _after(table, found))
                 held.close()
@@ -138,33 +145,53 @@ class Applying:
                 if rights and (tunnels or names):
                     await self._write(lambda table: _on_the_way(table, found))
                 if names.removed or names.changed:
-                    await self._peering.put(names_on_the_way(before[1], self._typed_names(found)))
+                    await self._peering.put(lambda typed: names_on_the_way(typed, wanted(typed)))
                 if tunnels:
                     await self._tunnels.change(put, tunnels.removed, between)
                 else:
                     await between()
             except P2PForwardError:
-                await self._take_back(*before)
+                await self._take_back(found, *before)
                 raise
-
-    def _typed_names(self, found: Plan) -> dict[str, NamedPeer]:
-        """The names of the file peers.json afterwards."""
-        changed = (*found.names.changed, *found.names.added)
-        kept = {k: it for k, it in self._peering.names.typed.items() if k not in found.names.removed}
-        return kept | {name: found.after.names[name] for name in changed}
 
     async def _write(self, change: Change) -> None:
         await self._access.rules.change(change, lambda: None)
 
-    async def _take_back(self, table: AccessTable, names: dict[str, NamedPeer]) -> None:
-        """After a failure: rules and names as they were."""
+    async def _take_back(self, found: Plan, table: AccessTable, names: Mapping[str, NamedPeer]) -> None:
+        """After a failure: those rules and names as they were. What others have changed meanwhile stays."""
         try:
             if self._access.rules.table is not table:
-                await self._write(lambda _: table)
+                await self._write(lambda now: _rights_back(now, table, found))
             if self._peering.names.typed != names:
-                await self._peering.put(names)
+                await self._peering.put(lambda typed: _put_back(typed, names, found.names))
         except P2PForwardError as exc:
             log.error("apply: rules and names could not be put back, and let in fewer: %s", exc.message)
+
+
+def _names_after(typed: Mapping[str, NamedPeer], found: Plan) -> dict[str, NamedPeer]:
+    """The names of the file peers.json afterwards."""
+    changed = (*found.names.changed, *found.names.added)
+    kept = {name: it for name, it in typed.items() if name not in found.names.removed}
+    return kept | {name: found.after.names[name] for name in changed}
+
+
+def _put_back(now: Mapping[str, V], before: Mapping[str, V], found: Difference[str]) -> dict[str, V]:
+    """What the difference touches as it was before; all else as it is now."""
+    touched = {*found.removed, *found.changed, *found.added}
+    others = {key: value for key, value in now.items() if key not in touched}
+    return others | {key: before[key] for key in touched if key in before}
+
+
+def _rights_back(now: AccessTable, before: AccessTable, found: Plan) -> AccessTable:
+    touched = {*found.blocks.removed, *found.blocks.added}
+
+    def back(late: Set[W], early: Set[W]) -> Set[W]:
+        return {it for it in late if str(it) not in touched} | {it for it in early if str(it) in touched}
+
+    blocks = Blocks(
+        back(now.blocks.peers, before.blocks.peers), back(now.blocks.networks, before.blocks.networks)
+    )
+    return AccessTable(_put_back(now.rules, before.rules, found.rules), blocks)
 
 
 def _on_the_way(table: AccessTable, found: Plan) -> AccessTable:

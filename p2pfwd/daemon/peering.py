@@ -19,7 +19,7 @@ from p2pfwd.core.typed import parse_peer
 from p2pfwd.errors import InvalidPeerId, PeerExists, SelfDial
 from p2pfwd.peers.arguments import Resolve, named_peer, read_filter, read_peers
 from p2pfwd.peers.book import AddressBook
-from p2pfwd.peers.named import MAX_NAME_CHARS, NamedPeer, NamedPeers, read_name
+from p2pfwd.peers.named import MAX_NAME_CHARS, Change, NamedPeer, NamedPeers, read_name
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
@@ -112,10 +112,10 @@ class Peering:
             finally:
                 self._apply()
             return name
-    async def put(self, wanted: Mapping[str, NamedPeer]) -> None:
-        """These names and no others, beside those declared. Raises as `NamedPeers.put`."""
+    async def put(self, change: Change) -> None:
+        """Change several names at once, beside those declared. Raises as `NamedPeers.put`."""
         try:
-            await self.names.put(wanted)
+            await self.names.put(change)
         finally:
             self._apply()
 

@@ -63,6 +63,9 @@ def read_name(text: str) -> str:
     return text.lower()
 
 
+Change = Callable[[Mapping[str, NamedPeer]], Mapping[str, NamedPeer]]
+
+
 class NamedPeers:
     """The table; `load` fills it from the file."""
 
@@ -137,16 +140,20 @@ class NamedPeers:
         await self._update(change)
         return removed[0]
 
-    async def put(self, wanted: Mapping[str, NamedPeer]) -> None:
-        """These names and no others in the file. Raises PeerExists, ResourceLimitExceeded, StorageFailed."""
+    async def put(self, change: Change) -> None:
+        """What `change` makes of the names of the file, as they are when the changes before it are done.
 
-        def change(peers: dict[str, NamedPeer]) -> None:
+        Raises PeerExists, ResourceLimitExceeded, StorageFailed; then nothing has changed.
+        """
+
+        def put(peers: dict[str, NamedPeer]) -> None:
+            wanted = change(dict(peers))
             peers.clear()
             for named in wanted.values():
                 _check_free(peers, named)
                 peers[named.name] = named
 
-        await self._update(change)
+        await self._update(put)
 
     def _refuse_declared(self, name: str, peer_id: PeerId | None = None) -> None:
         for it in self._declared.values():

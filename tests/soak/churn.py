@@ -38,6 +38,7 @@ class Faults:
         """Until the lab is stopping."""
         while not self._lab.stopping.wait(self._drawn.uniform(*FAULT_PAUSE_S)):
             (kind,) = self._drawn.choices(list(self._kinds), self._weights)
+            self._lab.tally.note(kind)
             self._kinds[kind]()
             self.happened[kind] += 1
 
@@ -49,6 +50,7 @@ class Faults:
 
     def _stop(self) -> None:
         name = self._drawn.choice(KILLED)
+        self._lab.tally.note(name)
         self._lab.daemons[name].signal(signal.SIGTERM)
         self._lab.end(name)
         self._lab.start(name)
@@ -109,6 +111,7 @@ class Owner:
         while not self._lab.stopping.wait(self._drawn.uniform(*COMMAND_PAUSE_S)):
             self._number += 1
             kind = self._drawn.choice(list(self._kinds))
+            self._lab.tally.note(kind)
             self._kinds[kind]()
             self.happened[kind] += 1
 
@@ -202,7 +205,9 @@ class Owner:
         self._lab.ask("far", "block.rm", params)
 
     def _close_streams(self) -> None:
-        self._lab.ask(self._drawn.choice(NAMES), "p2p.stream.close", s.StreamCloseParams(all=True))
+        name = self._drawn.choice(NAMES)
+        self._lab.tally.note(name)
+        self._lab.ask(name, "p2p.stream.close", s.StreamCloseParams(all=True))
 
     def _questions(self) -> None:
         name = self._drawn.choice(NAMES)

@@ -145,7 +145,7 @@ class Lab:
             daemon.stop()
 
     def _service(self, name: str) -> TcpServer:
-        handler = serve(self.tally, self.was_killed(name))
+        handler = serve(name, self.tally, self.was_killed(name))
         return self._stack.enter_context(self.machines[name].call(lambda: TcpServer(handler)))
 
     def _share(self) -> None:
@@ -176,7 +176,7 @@ class Lab:
 
     def transfer(self, name: str, port: int, drawn: random.Random) -> str:
         """One transfer by a program on this machine; to be called in a thread that is on it."""
-        return transfer(port, self.tally, self.was_killed(name), drawn)
+        return transfer(f"{name}:{port}", port, self.tally, self.was_killed(name), drawn)
 
     # --- the programs that use it -----------------------------------------------------------------
 

@@ -12,9 +12,10 @@ import hashlib
 import random
 import socket
 import struct
+import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -51,10 +52,13 @@ class Tally:
 
     def __init__(self) -> None:
         self.begun = 0
+        self._began_at = time.monotonic()
         self.ends: Counter[str] = Counter()
         self.far_ends: Counter[str] = Counter()
         self.bytes = 0
         self.wrong: list[str] = []
+        self.happened: deque[str] = deque(maxlen=8)
+        """What was done last, the newest last: told with a fault."""
         self._lock = threading.Lock()
 
     def begin(self) -> int:
@@ -72,7 +76,13 @@ class Tally:
     def fault(self, text: str) -> None:
         """Something that must not be."""
         with self._lock:
-            self.wrong.append(text)
+            self.wrong.append(f"{text}; before it: {', '.join(self.happened)}")
+            print(f"WRONG: {self.wrong[-1]}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """Something is done to the lab."""
+        with self._lock:
+            self.happened.append(f"{time.monotonic() - self._began_at:.1f} s {text}")
 
 
 class _Sender(threading.Thread):
@@ -105,7 +115,7 @@ def _read(conn: socket.socket) -> tuple[int, bytes, bytes]:
     return size, digest.digest(), tail
 
 
-def serve(tally: Tally, was_killed: WasKilled) -> sockets.Handler:
+def serve(where: str, tally: Tally, was_killed: WasKilled) -> sockets.Handler:
     """The handler of the server's end."""
 
     def handler(conn: socket.socket) -> None:
@@ -120,7 +130,7 @@ def serve(tally: Tally, was_killed: WasKilled) -> sockets.Handler:
         if how in ("short", "wrong") and was_killed(began_at):
             how = "own daemon killed"
         if how in ("short", "wrong"):
-            tally.fault(f"transfer {transfer.number}: the server saw an end and {how} data")
+            tally.fault(f"transfer {transfer.number} at {where}: the server saw an end and {how} data")
         tally.end(how, far=True)
         if how != "clean":
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -152,7 +162,7 @@ def _serve(conn: socket.socket, transfer: Transfer) -> str:
         sender.join()
 
 
-def transfer(port: int, tally: Tally, was_killed: WasKilled, drawn: random.Random) -> str:
+def transfer(where: str, port: int, tally: Tally, was_killed: WasKilled, drawn: random.Random) -> str:
     """One transfer through the forward at a port of this machine's loopback; what came of it.
 
     `clean`, `reset`, `refused` (nobody listens: the daemon is down), `stuck`, `own daemon killed`, or, in the
@@ -166,30 +176,33 @@ def transfer(port: int, tally: Tally, was_killed: WasKilled, drawn: random.Rando
         tally.end("refused")
         return "refused"
     with conn:
-        how = _ask(conn, it)
+        how, got = _ask(conn, it)
         if how != "clean":
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     if how in ("short", "wrong") and was_killed(began_at):
         how = "own daemon killed"
     if how in ("short", "wrong"):
-        tally.fault(f"transfer {it.number}: the client saw an end and {how} data")
+        took_s = time.monotonic() - began_at
+        sizes = f"{got} of {down} bytes down, {up} up, after {took_s:.1f} s"
+        tally.fault(f"transfer {it.number} by {where}: the client saw an end and {how} data, {sizes}")
     tally.end(how, up + down if how == "clean" else 0)
     return how
 
 
-def _ask(conn: socket.socket, it: Transfer) -> str:
+def _ask(conn: socket.socket, it: Transfer) -> tuple[str, int]:
+    """What came of it, and how many bytes came."""
     sender = _Sender(conn, it.up, end=True)
     try:
         conn.sendall(_HEAD.pack(it.number, it.up.size, it.down.size))
         sender.start()
         size, digest, tail = _read(conn)
     except TimeoutError:
-        return "stuck"
+        return "stuck", 0
     except OSError:
-        return "reset"
+        return "reset", 0
     finally:
         if sender.ident is not None:
             sender.join()
     if size < it.down.size + 32:
-        return "short"
-    return "clean" if (digest, tail) == (it.down.digest(), it.up.digest()) else "wrong"
+        return "short", size
+    return ("clean" if (digest, tail) == (it.down.digest(), it.up.digest()) else "wrong"), size

@@ -233,9 +233,9 @@ def test_all_names_are_put_at_once_or_none(home: Path) -> None:
         await names.add(NAS)
         twice = {"a": NamedPeer("a", TWO, (), False), "b": NamedPeer("b", TWO, (), False)}
         with pytest.raises(PeerExists):
-            await names.put(twice)
+            await names.put(lambda _: twice)
         assert names.all() == [NAS]
-        await names.put({"phone": PHONE})
+        await names.put(lambda _: {"phone": PHONE})
 
     asyncio.run(main())
     assert reread(home) == [PHONE]
