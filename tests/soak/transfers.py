@@ -8,6 +8,7 @@ so what a program saw of its own machine's daemon while that was killed is not j
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import socket
@@ -86,12 +87,15 @@ class Tally:
 
 
 class _Sender(threading.Thread):
-    """Sends one payload, and its end unless more is to come."""
+    """Sends one payload, and its end unless more is to come.
+
+    The kernel tells of a reset once: where the sender was told, the reader sees an end.
+    """
 
     def __init__(self, conn: socket.socket, payload: Payload, *, end: bool) -> None:
         super().__init__(name="sender")
         self._conn, self._payload, self._end = conn, payload, end
-        self.failed = False
+        self.failed = self.was_reset = False
 
     def run(self) -> None:
         try:
@@ -99,8 +103,8 @@ class _Sender(threading.Thread):
                 self._conn.sendall(part)
             if self._end:
                 self._conn.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.failed = True
+        except OSError as exc:  # EPIPE: the other end had ended before
+            self.failed, self.was_reset = True, exc.errno == errno.ECONNRESET
 
 
 def _read(conn: socket.socket) -> tuple[int, bytes, bytes]:
@@ -147,7 +151,8 @@ def _serve(conn: socket.socket, transfer: Transfer) -> str:
             size += len(data)
             digest.update(data)
         if size < transfer.up.size:
-            return "short"
+            sender.join()
+            return "reset" if sender.was_reset else "short"
         if digest.digest() != transfer.up.digest():
             return "wrong"
         sender.join()
@@ -204,5 +209,5 @@ def _ask(conn: socket.socket, it: Transfer) -> tuple[str, int]:
         if sender.ident is not None:
             sender.join()
     if size < it.down.size + 32:
-        return "short", size
+        return ("reset" if sender.was_reset else "short"), size
     return ("clean" if (digest, tail) == (it.down.digest(), it.up.digest()) else "wrong"), size
