@@ -13,7 +13,7 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns matrix punches foreign recovery durable fuzz fuzz-nightly hostile bench idle kad proto demo clean
+.PHONY: help venv lint test peers interop netns matrix punches foreign recovery soak durable fuzz fuzz-nightly hostile bench idle kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ foreign: peers ## how often and how soon a Kubo and a p2pfwd behind routers get 
 
 recovery: venv ## how long a forward needs after each fault, as a table (root; minutes; ARGS="--tries 20")
 	$(PY) -m tests.netns.recovery $(ARGS)
+
+soak: venv ## half an hour of transfers, faults and commands between four daemons, as a table (root; ARGS="--minutes 30")
+	$(PY) -m tests.soak $(ARGS)
 
 durable: venv ## kill a daemon at random instants: no answer may be lost (10 minutes; ARGS="--tries 500")
 	$(HERMETIC) $(PY) -m tests.rpc.durability $(ARGS)

@@ -111,7 +111,7 @@ def _still_stopping() -> TimedOut:
 def status(
     ctx: typer.Context,
     verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Also what was refused to strangers, by cause.")
+        bool, typer.Option("-v", "--verbose", help="Also what it holds, and what was refused to strangers.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -143,7 +143,7 @@ def status(
         ("socket", result.socket),
         ("log", result.log or "stderr"),
     ]
-    write_pairs(pairs + _refused(result) if verbose else pairs)
+    write_pairs([*pairs, _held(result), *_refused(result)] if verbose else pairs)
 
 
 def _not_as_wished(status: StatusResult) -> list[tuple[str, str]]:
@@ -157,6 +157,12 @@ def _bootstrap(found: Bootstrap | None) -> list[tuple[str, str]]:
     if found is None:
         return []
     return [("DHT", found.message), *([("", found.hint)] if found.state == "alone" and found.hint else [])]
+
+
+def _held(status: StatusResult) -> tuple[str, str]:
+    """What would grow if something were not let go of."""
+    streams, tasks = counted(status.swarm_streams, "swarm stream"), counted(status.tasks, "task")
+    return "held", f"{streams}, {tasks}, {counted(status.descriptors, 'descriptor')}"
 
 
 def _refused(status: StatusResult) -> list[tuple[str, str]]:

@@ -2,19 +2,32 @@
 
 Rule: at no moment, and after no crash, is a listen open to more than the state before or the one after
 allows. So on the way a rule that differs lets in only whom both let in at large or list, and a name that
-differs is nobody's. (`daemon.applying` writes first what holds on the way, then the tunnels, then the rest.)
+means another peer is nobody's. (`daemon.applying` writes first what holds on the way, then the tunnels, then
+the rest.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.access import NO_RULE, AtLarge, Rule
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class Named(Protocol):
+    """What has a name: a peer."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who it is, wherever it is."""
+
+
+N = TypeVar("N", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,7 @@ def rules_on_the_way(before: Mapping[str, Rule], after: Mapping[str, Rule]) -> d
     return found
 
 
-def names_on_the_way(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The names that mean the same in both states."""
-    return {name: value for name, value in before.items() if after.get(name) == value}
+def names_on_the_way(before: Mapping[str, N], after: Mapping[str, N]) -> dict[str, N]:
+    """The names that mean the same peer in both states, wherever it is: killed now, they would stay so."""
+    both = ((name, value) for name, value in before.items() if name in after)
+    return {name: value for name, value in both if after[name].peer_id == value.peer_id}

@@ -331,6 +331,9 @@ class StatusResult(Message):
     port_mappings: tuple[PortMapping, ...] = ()  # none where port mapping is off
     history: HistoryDigest | None = None
     absent_addresses: tuple[str, ...] = ()  # to listen on, and not this machine's at the moment
+    swarm_streams: int = 0  # of all connections, those of tunnels among them
+    tasks: int = 0  # of the event loop
+    descriptors: int = 0  # open files and sockets
 
 
 @message

@@ -820,12 +820,20 @@ def test_status_tells_since_when_an_address_is_proved_and_by_whom(fake: FakeDaem
     assert json.loads(run("status", "--json").out)["Announced"][0]["SinceS"] == 3725.0
 
 
-def test_status_tells_what_was_refused_the_most_frequent_first(fake: FakeDaemon, run: Run) -> None:
+def test_status_tells_what_is_held_and_what_was_refused_most(fake: FakeDaemon, run: Run) -> None:
     fake.answers["daemon.status"] = StatusResult(
-        "0.1.0", 42, PEER, 1.0, refused={"dht-requests": 3, "ping-streams": 12, "a-b": 3}
+        "0.1.0",
+        42,
+        PEER,
+        1.0,
+        refused={"dht-requests": 3, "ping-streams": 12, "a-b": 3},
+        swarm_streams=3,
+        tasks=1,
+        descriptors=21,
     )
     plain, told = run("status").out, run("status", "-v").out
     assert told.removeprefix(plain) == (
+        "held       3 swarm streams, 1 task, 21 descriptors\n"
         "refused    12 ping-streams\n"
         "           3 a-b\n"
         "           3 dht-requests\n"

@@ -5,6 +5,7 @@ What the other rooms of methods need of the running daemon (`Node`) stands here 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from p2pfwd.daemon.methods import views
 from p2pfwd.policy.standing import Place, needs
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
+from p2pfwd.system import descriptors
 from p2pfwd.system.memory import rss_bytes
 
 if TYPE_CHECKING:
@@ -121,6 +123,9 @@ class ProcessMethods:
             relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(bootstrap),
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
+            swarm_streams=sum(len(conn.streams) for conn in conns),
+            tasks=len(asyncio.all_tasks()),
+            descriptors=descriptors.in_use(),
             history=views.digest(node.history.digest, node.peering.names_by_id(), time.time(), failure),
         )
 

@@ -7,6 +7,7 @@ from itertools import combinations, product
 
 import pytest
 
+from p2pfwd.peers.named import NamedPeer
 from p2pfwd.policy.access import NO_RULE, Access, AtLarge, Default, Rule, joined
 from p2pfwd.policy.setup_changes import (
     Difference,
@@ -91,8 +92,12 @@ def test_a_rule_that_comes_or_goes_is_one_from_or_to_none() -> None:
     assert rules_on_the_way({"/x/a": NO_RULE}, {}) == {"/x/a": NO_RULE}
 
 
-def test_on_the_way_a_name_that_changes_is_nobodys() -> None:
-    assert names_on_the_way({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 0, "d": 4}) == {"a": 1}
+def test_on_the_way_a_name_of_another_peer_is_nobodys_and_one_of_the_same_stays() -> None:
+    here, there = NamedPeer("a", ONE, (), keep=False), NamedPeer("a", ONE, (), keep=True)
+    other = NamedPeer("a", TWO, (), keep=False)
+    before = {"same": here, "moved": here, "gone": here, "another": here}
+    after = {"same": here, "moved": there, "another": other, "new": here}
+    assert names_on_the_way(before, after) == {"same": here, "moved": here}
 
 
 def test_what_the_file_shuts_no_command_opens_and_the_other_way_round() -> None:

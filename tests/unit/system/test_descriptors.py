@@ -13,7 +13,7 @@ import pytest
 from p2pfwd.cli import exits
 from p2pfwd.net.upgrader import describe
 from p2pfwd.system.acceptor import bind_failure
-from p2pfwd.system.descriptors import CURE, Spare, cure, raise_limit, reason, shortage
+from p2pfwd.system.descriptors import CURE, Spare, cure, in_use, raise_limit, reason, shortage
 
 OURS = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL]
 
@@ -87,3 +87,10 @@ def test_the_spare_is_given_once_and_taken_again(limits: tuple[int, int]) -> Non
     spare.keep()
     assert spare.give()
     spare.close()
+
+
+def test_it_tells_how_many_are_open() -> None:
+    before = in_use()
+    with open(os.devnull, "rb"), open(os.devnull, "rb"):
+        assert in_use() == before + 2
+    assert in_use() == before
