@@ -586,8 +586,8 @@ def test_apply_leaves_what_is_declared(home: Path) -> None:
         assert (lines(result), result.unchanged) == (["added listen /x/web"], 1)
         with pytest.raises(InvalidConfig, match="declares it otherwise"):
             await node.apply(SSH.replace(":9", ":8"))
-        result = await node.apply("", prune=True)
-        assert lines(result) == ["removed listen /x/web"]
+        result = await node.apply('[[block]]\nwhom = ["10.9.0.0/16"]\n', prune=True)
+        assert lines(result) == ["removed listen /x/web", "added block 10.9.0.0/16"]
         assert result.notes == ("listen /x/ssh stays: config.toml declares it",)
         assert (await node.ls())["/x/ssh"].lifetime == "declared"
 
