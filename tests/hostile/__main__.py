@@ -115,7 +115,7 @@ class Runner:
 
     def _try(self, kind: Kind, spread: str, work: Path) -> Measurement:
         with _segment() if kind.segment else nullcontext():
-            rig = Rig(work, public=kind.public, segment=kind.segment, files=kind.files)
+            rig = Rig(work, public=kind.public, segment=kind.segment, files=kind.files, disk=kind.disk)
             measurement = Measurement(kind, spread, rig, self._times)
             try:
                 measurement.run()

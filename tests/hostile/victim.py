@@ -1,6 +1,6 @@
 """The victim, the honest daemons around it, and what /proc says of the victim.
 
-A `Rig` is one victim with four listens, a second daemon whose forward carries the bulk stream, and a third
+A `Rig` is one victim with five listens, a second daemon whose forward carries the bulk stream, and a third
 whose forward carries the echoes: the two do not share a connection. Each kind of attack gets a fresh one.
 """
 
@@ -22,8 +22,9 @@ from typing import Any, Final, NamedTuple, Self
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.rpc.client import Client
-from p2pfwd.rpc.schema import ForwardParams, InviteNewParams, ListenParams
+from p2pfwd.rpc.schema import AccessChangeParams, ForwardParams, InviteNewParams, ListenParams
 from tests.hostile import ground
+from tests.hostile.disk import Disk, VictimsDisk
 from tests.support.daemon import Daemon
 from tests.support.sockets import free_port
 
@@ -32,8 +33,9 @@ TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 BULK: Final = "/x/bulk"
 ECHO: Final = "/x/echo"
 SINK: Final = "/x/sink"
+GUARDED: Final = "/x/guarded"
 DEAD: Final = "/x/dead"
-"""The listens: `services.py` says what is behind each."""
+"""The listens: `services.py` says what is behind each; GUARDED lets nobody in."""
 
 CONFIG: Final = "[bootstrap]\npeers = []\n"
 """Nobody but who is here: nothing else could be reached anyway."""
@@ -166,12 +168,22 @@ class Rig:
     `public`: the victim is in the public network (without bootstrap peers). `files`: its RLIMIT_NOFILE.
     """
 
-    def __init__(self, work: Path, *, public: bool = False, segment: bool = False, files: int = 0) -> None:
+    def __init__(
+        self,
+        work: Path,
+        *,
+        public: bool = False,
+        segment: bool = False,
+        files: int = 0,
+        disk: Disk = "well",
+    ) -> None:
         self._stack = ExitStack()
         self.work = work
         work.mkdir(parents=True)
         try:
+            self._disk = self._stack.enter_context(VictimsDisk(work / "victim", disk))
             self._start(public, segment, files)
+            self._disk.spoil()
         except BaseException:
             self._stack.close()
             raise
@@ -186,21 +198,25 @@ class Rig:
         if not public and ground.has_ipv6():
             swarm.append(f"/ip6/{ground.VICTIM6}/tcp/{port}")
         env = {"P2PFWD_NETWORK": "public" if public else "lan", "P2PFWD_RELAY_SERVE": "anyone"}
+        env_victim = {**env, **self._disk.env}
         within = ["prlimit", f"--nofile={files}:{files}"] if files else []
-        self.victim = self._daemon("victim", *swarm, env=env, within=within)
+        self.victim = self._daemon("victim", *swarm, env=env_victim, within=within)
         self.addr = Multiaddr.parse(f"{swarm[0]}")
         self.addr6 = Multiaddr.parse(swarm[1]) if len(swarm) > 1 else None
         self._call(self.victim, "p2p.listen", *(
             ListenParams(protocol=name, target=f"127.0.0.1:{ports[key]}")
-            for name, key in ((BULK, "bulk"), (ECHO, "echo"), (SINK, "sink"), (DEAD, "dead"))
+            for name, key in (
+                (BULK, "bulk"), (ECHO, "echo"), (SINK, "sink"), (DEAD, "dead"), (GUARDED, "echo")
+            )
         ))  # fmt: skip
+        self._call(self.victim, "access.deny", AccessChangeParams(GUARDED, ("any",)))
         self._call(self.victim, "invite.new", InviteNewParams(ECHO))
         self.bulk = self._honest("bulk", BULK, env)
         self.echo = self._honest("echo", ECHO, env)
 
     def _daemon(self, name: str, *swarm: str, env: Env, within: list[str]) -> Daemon:
         home = self.work / name
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         (home / "config.toml").write_text(CONFIG, encoding="utf-8")
         return self._stack.enter_context(Daemon(home, swarm=swarm, env=env, within=within))
 

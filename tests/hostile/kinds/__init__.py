@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tests.hostile.disk import Disk
 from tests.hostile.stage import ADDRESS, NET24, NET48, ONE, Stage
 
 MODULES: Final = (
@@ -18,6 +19,7 @@ MODULES: Final = (
     "doors",
     "holders",
     "services",
+    "access",
     "relays",
     "local",
 )
@@ -44,6 +46,8 @@ class Kind:
     """It needs multicast."""
     files: int
     """The victim's limit of descriptors; 0: as it is."""
+    disk: Disk
+    """What becomes of the victim's disk once everything is in its place."""
 
 
 KINDS: Final[dict[str, Kind]] = {}
@@ -61,12 +65,13 @@ def whole(
     public: bool = False,
     segment: bool = False,
     files: int = 0,
+    disk: Disk = "well",
 ) -> Callable[[Run], Run]:
     """A kind that arranges its connections itself."""
 
     def add(run: Run) -> Run:
         assert name not in KINDS
-        KINDS[name] = Kind(name, what, run, fault, spreads, public, segment, files)
+        KINDS[name] = Kind(name, what, run, fault, spreads, public, segment, files, disk)
         return run
 
     return add
