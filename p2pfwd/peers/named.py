@@ -72,11 +72,6 @@ class NamedPeers:
         """Those of the file, that commands gave a name."""
         return self._file.table
 
-    @property
-    def declared(self) -> Mapping[str, NamedPeer]:
-        """Those of config.toml."""
-        return self._declared
-
     def declare(self, named: Mapping[str, NamedPeer]) -> list[NamedPeer]:
         """Put these in the place of what config.toml named before; those that give way to them."""
         self._declared = dict(named)
