@@ -1,8 +1,8 @@
 """`--foreground`: the listener lives as long as the command.
 
 Kubo's words: `…, waiting for interrupt...` when it stands, `Received interrupt, removing listener for
-<proto>` when it goes, whether by Ctrl-C, SIGTERM or a `close` from elsewhere; that its time is over (`--expires`)
-is said in ours. The daemon holds the listener under a lease of this connection, so that it goes even when this
+<proto>` when it goes, whether by Ctrl-C, SIGTERM or a `close` from elsewhere; ours when its time is over
+(`--expires`). The daemon holds the listener under a lease of this connection, so that it goes even when this
 process is killed outright.
 """
 
