@@ -21,6 +21,7 @@ from p2pfwd.daemon.settings import Settings
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
+from tests.support.loops import until
 
 SETTINGS = Settings(network="lan", listen=("/ip4/127.0.0.1/tcp/0",), drain_timeout_s=5.0)
 
@@ -276,8 +277,7 @@ def test_a_listen_whose_client_went_is_undone(home: Path, monkeypatch: pytest.Mo
             os.close(interrupt)
         while len(running.server.connections):
             await next(iter(running.server.connections)).ended
-        await asyncio.sleep(0)
-        assert running.forwarding.listeners() == []
+        await until(lambda: running.forwarding.listeners() == [])
 
     in_loop(home, script)
 
