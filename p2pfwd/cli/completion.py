@@ -343,6 +343,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "subsystem": ("all",),
     "network": NETWORKS,
     "path": ("any", "direct", "relay"),
-    "proxy_protocol": ("v2",),
+    "proxy_protocol": ("v2", "none"),
+    "check": ("tcp", "http:/"),
     "shell": tuple(Shell),
 }

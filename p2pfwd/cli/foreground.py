@@ -1,14 +1,16 @@
 """`--foreground`: the listener lives as long as the command.
 
 Kubo's words: `…, waiting for interrupt...` when it stands, `Received interrupt, removing listener for
-<proto>` when it goes, whether by Ctrl-C, SIGTERM or a `close` from elsewhere. The daemon holds the listener
-under a lease of this connection, so that it goes even when this process is killed outright.
+<proto>` when it goes, whether by Ctrl-C, SIGTERM or a `close` from elsewhere; ours when its time is over
+(`--expires`). The daemon holds the listener under a lease of this connection, so that it goes even when this
+process is killed outright.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -107,13 +109,16 @@ def _some_stand(client: Client, standing: list[Listener], *, as_json: bool) -> b
         raise ShuttingDown("the daemon is stopping")
     for listener in gone:
         standing.remove(listener)  # before it is said: who reads it may interrupt at once
-        _say_closing(listener, "closed", as_json=as_json)
+        has_ended = 0 < (listener.ends_at or 0) <= time.time()
+        _say_closing(listener, "ended" if has_ended else "closed", as_json=as_json)
     return bool(standing)
 
 
 def _say_closing(listener: Listener, reason: str, *, as_json: bool) -> None:
     if as_json:
         write_json({**_status("closing", listener), "Reason": reason}, line=True)
+    elif reason == "ended":
+        write(f"The time of the {listener.direction} {printable(listener.protocol)} is over: it has ended")
     else:
         write(f"Received interrupt, removing {_NOUNS[listener.direction]} for {printable(listener.protocol)}")
 

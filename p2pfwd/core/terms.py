@@ -56,16 +56,6 @@ class Life:
     created: float | None = None
     """Unix seconds; None: now."""
 
-    @property
-    def is_saved(self) -> bool:
-        """Whether it outlives the daemon."""
-        return self.lifetime == "saved"
-
-    @property
-    def is_foreground(self) -> bool:
-        """Whether it ends with a command."""
-        return self.lifetime == "foreground"
-
 
 PLAIN_LISTEN: Final = ListenTerms()
 PLAIN_FORWARD: Final = ForwardTerms()

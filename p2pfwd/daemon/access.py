@@ -92,11 +92,6 @@ class AccessControl:
         )
         return AccessTable({**typed.rules, **rules}, blocks)
 
-    @property
-    def declared(self) -> AccessTable:
-        """What config.toml says."""
-        return self._declared
-
     def declare(self, rules: Mapping[str, Rule], blocks: Blocks, default: Default) -> None:
         """Put this in the place of what config.toml said before."""
         self._declared, self._default = AccessTable(rules, blocks), default
@@ -254,7 +249,8 @@ class AccessControl:
             over = [peer for peer, end in rule.ends.items() if end <= now]
             whom = ["any peer" if peer is None else names.get(peer, str(peer)) for peer in over]
             why[protocol] = f"; the time of {', '.join(whom)} is over" if whom else ""
-        await self.rules.end_due(now, lambda: self._apply(keep_live=False))
+        async with self.changing:
+            await self.rules.end_due(now, lambda: self._apply(keep_live=False))
         self._tell(why)
 
     # --- blocks -----------------------------------------------------------------------------------
@@ -441,7 +437,7 @@ def _in_words(access: s.Access) -> str:
         if peers:
             words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"
     told = ["any"] if access.tells_any else [it.name or it.peer for it in access.told]
-    return f"{words}; told so if not: {', '.join(told)}" if told else words
+    return f"{words}; told when denied: {', '.join(told)}" if told else words
 
 
 def _peers(

@@ -8,10 +8,7 @@ nobody is let in without a new rule: what it kept closed must not open by its lo
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -19,10 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import InvalidConfig, InvalidPeerId, ResourceLimitExceeded, StorageFailed
+from p2pfwd.errors import ResourceLimitExceeded, StorageFailed
 from p2pfwd.policy.access import AtLarge, Rule
 from p2pfwd.policy.blocks import Blocks, parse_network
-from p2pfwd.system.private_files import storage_failed, sweep, write_atomically
+from p2pfwd.state.json_file import JsonFile
 
 log = logging.getLogger("p2pfwd.access")
 
@@ -39,7 +36,6 @@ MAX_FILE_BYTES: Final = 8 << 20
 """Longest file read; full of everything, each peer with an end, it takes 5 MB."""
 
 _ANY: Final = "any"
-_VERSION: Final = 1
 _WHAT: Final = "access rules"
 
 
@@ -49,7 +45,6 @@ class AccessTable:
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
-
 
     def next_end(self) -> float | None:
         """When the first right ends, unix seconds; None where none does."""
@@ -67,81 +62,51 @@ class AccessRules:
     """The table; `load` fills it from the file."""
 
     def __init__(self, path: Path) -> None:
-        self.table = AccessTable()
         self.lost: Path | None = None
         """A damaged file that lies aside: what the owner said is not known."""
-        self._path = path
-        self._lock = asyncio.Lock()
+        self._file = JsonFile(path, _WHAT, AccessTable(), encode=_to_json, log=log)
+
+    @property
+    def table(self) -> AccessTable:
+        """What holds."""
+        return self._file.table
 
     async def change(self, change: Change, apply: Callable[[], object]) -> None:
-        """Put what `change` makes of the table into the file, then into `table`, and call `apply`.
+        """As `JsonFile.change`; raises ResourceLimitExceeded, too."""
 
-        That is done also where the caller is gone by then. Raises what `change` raises,
-        ResourceLimitExceeded, StorageFailed; then nothing has changed.
-        """
-        async with self._lock:
-            after = change(self.table)
+        def checked(table: AccessTable) -> AccessTable:
+            after = change(table)
             check_bounds(after)
-            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), _WHAT)
-            writing = asyncio.create_task(write)
-            try:
-                await asyncio.shield(writing)
-            finally:
-                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
-                if not writing.cancelled() and writing.exception() is None:
-                    self.table = after
-                    apply()
+            return after
+
+        await self._file.change(checked, apply)
 
     async def end_due(self, now: float, apply: Callable[[], object]) -> None:
         """Take away what has ended, and call `apply`; it ends also where that cannot be written down then."""
-        async with self._lock:
-            before, self.table = self.table, self.table.ended(now)
-            for name, rule in before.rules.items():
-                for peer, end in rule.ends.items():
-                    if end <= now:
-                        log.info("%s: what let in %s has ended (--expires)", name, peer or "any peer")
-            apply()
-            write = asyncio.to_thread(write_atomically, self._path, _to_json(self.table), _WHAT)
-            writing = asyncio.create_task(write)
-            try:
-                await asyncio.shield(writing)
-            except StorageFailed as exc:
-                log.warning("rights that have ended are still written down: %s", exc.message)
-            finally:
-                await asyncio.wait([writing])
+        for name, rule in self.table.rules.items():
+            for peer, end in rule.ends.items():
+                if end <= now:
+                    log.info("%s: what let in %s has ended (--expires)", name, peer or "any peer")
+        try:
+            await self._file.change_at_once(lambda table: table.ended(now), apply)
+        except StorageFailed as exc:
+            log.warning("rights that have ended are still written down: %s", exc.message)
 
     def load(self) -> None:
         """Read the file, if there is one.
 
         Raises InvalidConfig where another version of p2pfwd made it, StorageFailed where it cannot be read.
         """
-        try:
-            sweep(self._path)
-        except OSError as exc:
-            raise storage_failed(_WHAT, self._path, exc) from exc
-        aside = self._path.with_name(self._path.name + ".damaged")
-        try:
-            with self._path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except FileNotFoundError:
-            data = None
-        except OSError as exc:
-            raise storage_failed(_WHAT, self._path, exc) from exc
-        if data is not None:
-            try:
-                self.table = _from_json(data, self._path)
-            except (ValueError, KeyError, TypeError, InvalidPeerId, ResourceLimitExceeded) as exc:
-                try:
-                    os.replace(self._path, aside)
-                except OSError as failure:
-                    raise storage_failed(_WHAT, self._path, failure) from failure
-                log.error("%s %s: %s; the file was moved to %s", _WHAT, self._path, exc, aside)
-        if aside.exists():
-            self.lost = aside
+        without = "no rule is known, and nobody is blocked"
+        why = self._file.load(_from_json, max_bytes=MAX_FILE_BYTES, without=without)
+        if why is not None:
+            self._file.set_aside(why)
+        if self._file.aside.exists():
+            self.lost = self._file.aside
             log.error(
                 "%s lies there: as long as it does, nobody is let in without a rule. Mend it and move it "
                 "back, or remove it, and start the daemon again",
-                aside,
+                self.lost,
             )
 
 
@@ -160,7 +125,7 @@ def check_bounds(table: AccessTable) -> None:
         raise ResourceLimitExceeded(f"the block list has {MAX_BLOCKS} entries, which is the limit", hint=hint)
 
 
-def _to_json(table: AccessTable) -> bytes:
+def _to_json(table: AccessTable) -> dict[str, Any]:
     rules = [
         {
             "protocol": protocol,
@@ -177,32 +142,11 @@ def _to_json(table: AccessTable) -> bytes:
         "peers": sorted(map(str, table.blocks.peers)),
         "networks": sorted(map(str, table.blocks.networks)),
     }
-    document = {"version": _VERSION, "rules": rules, "blocked": blocked}
-    return (json.dumps(document, indent=1) + "\n").encode()
+    return {"rules": rules, "blocked": blocked}
 
 
-def _from_json(data: bytes, path: Path) -> AccessTable:
-    """The table of a file.
-
-    Raises ValueError and its like for what cannot be understood, InvalidConfig for another version's.
-    """
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"it is longer than {MAX_FILE_BYTES} bytes")
-    try:
-        document: Any = json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ValueError("it is no object")
-    version = document["version"]
-    if isinstance(version, int) and version > _VERSION:
-        raise InvalidConfig(
-            f"{_WHAT} {path}: it has the form {version}, of a newer version of p2pfwd",
-            hint="use that version; or move the file away: then no rule is known, and nobody is blocked",
-            path=str(path),
-        )
-    if version != _VERSION:
-        raise ValueError(f"it is not of the form {_VERSION}")
+def _from_json(document: dict[str, Any]) -> AccessTable:
+    """The table of a file. Raises ValueError and its like for what cannot be understood."""
     rules: dict[str, Rule] = {}
     for entry in document["rules"]:
         protocol = entry["protocol"]

@@ -13,10 +13,7 @@ start.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -28,14 +25,12 @@ from p2pfwd.core.invite_token import SECRET_BYTES
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import (
-    InvalidConfig,
-    InvalidPeerId,
     NotFound,
     ResourceLimitExceeded,
     StorageFailed,
     UsageError,
 )
-from p2pfwd.system.private_files import read_secret, storage_failed, sweep, write_atomically
+from p2pfwd.state.json_file import JsonFile, on_copy
 from p2pfwd.wire.invite import ID_BYTES, PROOF_BYTES, InviteStatus, Verifier, id_text, invite_id
 
 log = logging.getLogger("p2pfwd.invites")
@@ -51,9 +46,8 @@ KEPT_S: Final = 7 * 86_400
 MAX_FILE_BYTES: Final = 32 << 20
 """Longest file read; 256 invites, each taken by 1024 peers, take 20 MB, everyday ones a few KB."""
 
-_VERSION: Final = 1
 _WHAT: Final = "invites"
-_RESTORE: Final = "mend it, or move it away: then no invite is known, and new ones have to be made"
+_WITHOUT: Final = "no invite is known, and new ones have to be made"
 
 State = Literal["open", "used-up", "expired", "revoked"]
 
@@ -104,17 +98,16 @@ class Invites:
 
     def __init__(self, path: Path, unix_time: Callable[[], float] = time.time) -> None:
         self.unix_time = unix_time
-        self._path = path
-        self._invites: dict[str, Invite] = {}
-        self._lock = asyncio.Lock()
+        empty: dict[str, Invite] = {}
+        self._file = JsonFile(path, _WHAT, empty, encode=_to_json, log=log)
 
     def all(self) -> list[Invite]:
         """Every entry, the oldest first."""
-        return sorted(self._invites.values(), key=lambda it: (it.made, it.id))
+        return sorted(self._file.table.values(), key=lambda it: (it.made, it.id))
 
     def find(self, invite: str) -> Invite | None:
         """The one with this ID."""
-        return self._invites.get(invite.lower())
+        return self._file.table.get(invite.lower())
 
     async def make(
         self, protocol: str, *, life_s: float, uses: int = 1, name: str | None = None
@@ -125,7 +118,7 @@ class Invites:
         """
         _check(life_s, uses)
         secret = secrets.token_bytes(SECRET_BYTES)
-        while id_text(invite_id(secret)) in self._invites:
+        while id_text(invite_id(secret)) in self._file.table:
             secret = secrets.token_bytes(SECRET_BYTES)
         now = self.unix_time()
         made = Invite(
@@ -136,7 +129,7 @@ class Invites:
             self._make_room(invites)
             invites[made.id] = made
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
         return made, secret
 
     async def claim(self, invite: str, peer: PeerId) -> InviteStatus:
@@ -153,7 +146,7 @@ class Invites:
                 invites[invite] = replace(found, peers=(*found.peers, peer))
 
         try:
-            await self._update(change)
+            await self._file.change(on_copy(change))
         except StorageFailed as exc:
             log.error("an invite was not taken: %s", exc.message)
             return InviteStatus.BUSY
@@ -170,7 +163,7 @@ class Invites:
             invites[found.id] = replace(found, revoked=True)
             revoked.append(invites[found.id])
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
         return revoked[0]
 
     def _make_room(self, invites: dict[str, Invite]) -> None:
@@ -188,44 +181,14 @@ class Invites:
             )
         del invites[min(ended, key=lambda it: it.made).id]
 
-    async def _update(self, change: Callable[[dict[str, Invite]], None]) -> None:
-        async with self._lock:
-            after = dict(self._invites)
-            change(after)
-            if after == self._invites:
-                return
-            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), _WHAT)
-            writing = asyncio.create_task(write)
-            try:
-                await asyncio.shield(writing)
-            finally:
-                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
-                if not writing.cancelled() and writing.exception() is None:
-                    self._invites = after
-
     def load(self) -> None:
         """Read the file, if there is one.
 
         Raises InvalidConfig where a newer p2pfwd made it, InvalidKey where others can read it, StorageFailed.
         """
-        try:
-            sweep(self._path)
-            data = read_secret(self._path, _WHAT, MAX_FILE_BYTES, _RESTORE)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise storage_failed(_WHAT, self._path, exc) from exc
-        try:
-            self._invites = _from_json(data, self._path)
-        except (ValueError, KeyError, TypeError, RecursionError, InvalidPeerId, UsageError) as exc:
-            if isinstance(exc, InvalidConfig):
-                raise
-            aside = self._path.with_name(self._path.name + ".damaged")
-            try:
-                os.replace(self._path, aside)
-            except OSError as failure:
-                raise storage_failed(_WHAT, self._path, failure) from failure
-            log.error("%s %s: %s; the file was moved to %s", _WHAT, self._path, exc, aside)
+        why = self._file.load(_from_json, max_bytes=MAX_FILE_BYTES, without=_WITHOUT, secret=True)
+        if why is not None:
+            self._file.set_aside(why)
 
 
 def _check(life_s: float, uses: int) -> None:
@@ -235,7 +198,7 @@ def _check(life_s: float, uses: int) -> None:
         raise UsageError(f"an invite is for 1 to {MAX_USES} machines", hint="as in --uses 3")
 
 
-def _to_json(invites: dict[str, Invite]) -> bytes:
+def _to_json(invites: dict[str, Invite]) -> dict[str, Any]:
     entries = [
         {
             "id": it.id,
@@ -251,22 +214,10 @@ def _to_json(invites: dict[str, Invite]) -> bytes:
         }
         for it in invites.values()
     ]
-    return (json.dumps({"version": _VERSION, "invites": entries}, indent=1) + "\n").encode()
+    return {"invites": entries}
 
 
-def _from_json(data: bytes, path: Path) -> dict[str, Invite]:
-    document: Any = json.loads(data)
-    if not isinstance(document, dict):
-        raise ValueError("it is no object")
-    version = document["version"]
-    if isinstance(version, int) and version > _VERSION:
-        raise InvalidConfig(
-            f"{_WHAT} {path}: it has the form {version}, of a newer version of p2pfwd",
-            hint="use that version; or move the file away: then no invite is known",
-            path=str(path),
-        )
-    if version != _VERSION:
-        raise ValueError(f"it is not of the form {_VERSION}")
+def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
     found = {}
     for entry in document["invites"]:
         verifier = Verifier(bytes.fromhex(entry["stored_key"]), bytes.fromhex(entry["inviter_key"]))

@@ -8,12 +8,9 @@ understood is moved aside with a warning: its owner may mend it.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +19,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import InvalidPeerId, NotFound, PeerExists, ResourceLimitExceeded, UsageError
-from p2pfwd.system.private_files import storage_failed, write_atomically
+from p2pfwd.state.json_file import JsonFile, on_copy
 
 log = logging.getLogger("p2pfwd.peers")
 
@@ -33,7 +30,6 @@ MAX_NAMED: Final = 1024
 MAX_FILE_BYTES: Final = 8 << 20
 """Longest file read; 1024 peers with 32 addresses of 128 characters each take 5 MB."""
 
-_VERSION: Final = 1
 _NAME: Final = re.compile(rf"[a-z](?:[a-z0-9._-]{{0,{MAX_NAME_CHARS - 2}}}[a-z0-9])?")
 _RULE: Final = (
     f"a name has up to {MAX_NAME_CHARS} letters, digits, '.', '-' and '_'; "
@@ -67,29 +63,23 @@ class NamedPeers:
     """The table; `load` fills it from the file."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._peers: Mapping[str, NamedPeer] = {}
+        empty: dict[str, NamedPeer] = {}
+        self._file = JsonFile(path, "named peers", empty, encode=_to_json, log=log)
         self._declared: Mapping[str, NamedPeer] = {}
-        self._lock = asyncio.Lock()
 
     @property
     def typed(self) -> Mapping[str, NamedPeer]:
         """Those of the file, that commands gave a name."""
-        return self._peers
-
-    @property
-    def declared(self) -> Mapping[str, NamedPeer]:
-        """Those of config.toml."""
-        return self._declared
+        return self._file.table
 
     def declare(self, named: Mapping[str, NamedPeer]) -> list[NamedPeer]:
         """Put these in the place of what config.toml named before; those that give way to them."""
         self._declared = dict(named)
-        return [it for it in self._peers.values() if it not in self._in_force().values()]
+        return [it for it in self.typed.values() if it not in self._in_force().values()]
 
     def _in_force(self) -> dict[str, NamedPeer]:
         taken = {it.peer_id for it in self._declared.values()}
-        return {name: it for name, it in self._peers.items() if it.peer_id not in taken} | {**self._declared}
+        return {name: it for name, it in self.typed.items() if it.peer_id not in taken} | {**self._declared}
 
     def all(self) -> list[NamedPeer]:
         """Every entry, by name."""
@@ -99,7 +89,7 @@ class NamedPeers:
         """The peer of this name, in any case; None if there is none."""
         if (named := self._declared.get(text.lower())) is not None:
             return named
-        named = self._peers.get(text.lower())
+        named = self.typed.get(text.lower())
         if named is not None and any(it.peer_id == named.peer_id for it in self._declared.values()):
             return None  # that peer has the name that config.toml gives it
         return named
@@ -119,7 +109,7 @@ class NamedPeers:
             _check_free(peers, named)
             peers[named.name] = named
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
         return replaced
 
     async def remove(self, text: str) -> NamedPeer:
@@ -134,7 +124,7 @@ class NamedPeers:
                 raise NotFound(f"no peer is named {quoted(text)}", hint="p2pfwd peer ls shows the names")
             removed.append(found)
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
         return removed[0]
 
     async def put(self, wanted: Mapping[str, NamedPeer]) -> None:
@@ -146,7 +136,7 @@ class NamedPeers:
                 _check_free(peers, named)
                 peers[named.name] = named
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
 
     def _refuse_declared(self, name: str, peer_id: PeerId | None = None) -> None:
         for it in self._declared.values():
@@ -156,38 +146,14 @@ class NamedPeers:
                     hint="change it there, then p2pfwd reload",
                 )
 
-    async def _update(self, change: Callable[[dict[str, NamedPeer]], None]) -> None:
-        async with self._lock:
-            before, after = self._peers, dict(self._peers)
-            change(after)
-            self._peers = after
-            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), "named peers")
-            writing = asyncio.create_task(write)
-            try:
-                await asyncio.shield(writing)
-            finally:
-                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
-                if writing.cancelled() or writing.exception() is not None:
-                    self._peers = before
-
     def load(self) -> None:
-        """Read the file, if there is one. Raises StorageFailed when it cannot be read at all."""
-        try:
-            with self._path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES + 1)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise storage_failed("named peers", self._path, exc) from exc
-        try:
-            self._peers = _from_json(data)
-        except (ValueError, UsageError, PeerExists, ResourceLimitExceeded) as exc:
-            aside = self._path.with_name(self._path.name + ".damaged")
-            try:
-                os.replace(self._path, aside)
-            except OSError as failure:
-                raise storage_failed("named peers", self._path, failure) from failure
-            log.warning("named peers %s: %s; the file was moved to %s", self._path, exc, aside)
+        """Read the file, if there is one.
+
+        Raises InvalidConfig where a newer p2pfwd made it, StorageFailed when it cannot be read at all.
+        """
+        why = self._file.load(_from_json, max_bytes=MAX_FILE_BYTES, without="no peer has a name")
+        if why is not None:
+            self._file.set_aside(why)
 
 
 def _check_free(peers: Mapping[str, NamedPeer], named: NamedPeer) -> None:
@@ -203,7 +169,7 @@ def _check_free(peers: Mapping[str, NamedPeer], named: NamedPeer) -> None:
         raise ResourceLimitExceeded(f"there are {MAX_NAMED} named peers, which is the limit")
 
 
-def _to_json(peers: Mapping[str, NamedPeer]) -> bytes:
+def _to_json(peers: Mapping[str, NamedPeer]) -> dict[str, Any]:
     entries = [
         {
             "name": named.name,
@@ -213,19 +179,11 @@ def _to_json(peers: Mapping[str, NamedPeer]) -> bytes:
         }
         for named in sorted(peers.values(), key=lambda named: named.name)
     ]
-    return (json.dumps({"version": _VERSION, "peers": entries}, indent=1) + "\n").encode()
+    return {"peers": entries}
 
 
-def _from_json(data: bytes) -> dict[str, NamedPeer]:
+def _from_json(document: dict[str, Any]) -> dict[str, NamedPeer]:
     """The table of a file. Raises ValueError, UsageError, PeerExists, ResourceLimitExceeded."""
-    if len(data) > MAX_FILE_BYTES:
-        raise ValueError(f"it is longer than {MAX_FILE_BYTES} bytes")
-    try:
-        document: Any = json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(document, dict) or document.get("version") != _VERSION:
-        raise ValueError(f"it is not of the form {_VERSION}")
     peers: dict[str, NamedPeer] = {}
     for entry in _list(document.get("peers")):
         if not isinstance(entry, dict):

@@ -8,8 +8,7 @@ understood stops the start: to go on without it would let nobody in, and its own
 
 from __future__ import annotations
 
-import asyncio
-import json
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -22,15 +21,16 @@ from p2pfwd.core.quoting import quoted
 from p2pfwd.core.relay_token import SECRET_BYTES, digest, to_text
 from p2pfwd.errors import (
     InvalidConfig,
-    InvalidPeerId,
     NotFound,
     PeerExists,
     ResourceLimitExceeded,
     StorageFailed,
 )
 from p2pfwd.peers.named import read_name
-from p2pfwd.system.private_files import read_secret, write_atomically
+from p2pfwd.state.json_file import JsonFile, on_copy
 from p2pfwd.wire.relay_token import TokenStatus
+
+log = logging.getLogger("p2pfwd.relay")
 
 MAX_TOKENS: Final = 256
 MAX_PEERS: Final = 1024
@@ -39,9 +39,8 @@ MAX_PEERS: Final = 1024
 MAX_FILE_BYTES: Final = 32 << 20
 """Longest file read; 256 full invitations take 20 MB, one of 60 members 5 KB."""
 
-_VERSION: Final = 1
 _WHAT: Final = "relay tokens"
-_RESTORE: Final = "mend it, or move it away: then no token is known, and new ones have to be made"
+_WITHOUT: Final = "no token is known, and new ones have to be made"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +61,17 @@ class RelayTokens:
     """The table; `load` fills it from the file."""
 
     def __init__(self, path: Path, unix_time: Callable[[], float] = time.time) -> None:
-        self._path = path
         self._unix_time = unix_time
-        self._tokens: dict[str, RelayToken] = {}
-        self._lock = asyncio.Lock()
+        empty: dict[str, RelayToken] = {}
+        self._file = JsonFile(path, _WHAT, empty, encode=_to_json, log=log)
 
     def all(self) -> list[RelayToken]:
         """Every entry, by name."""
-        return sorted(self._tokens.values(), key=lambda token: token.name)
+        return sorted(self._file.table.values(), key=lambda token: token.name)
 
     def peers(self) -> set[PeerId]:
         """Who has been let in."""
-        return {peer for token in self._tokens.values() for peer in token.peers}
+        return {peer for token in self._file.table.values() for peer in token.peers}
 
     async def make(self, name: str | None, *, many: bool = False) -> tuple[RelayToken, str]:
         """A new token: its entry, and its text, which is kept nowhere.
@@ -93,7 +91,7 @@ class RelayTokens:
             tokens[chosen] = RelayToken(chosen, digest(text), many, int(self._unix_time()))
             made.append(tokens[chosen])
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
         return made[0], text
 
     async def claim(self, text: str, peer: PeerId) -> TokenStatus:
@@ -117,7 +115,7 @@ class RelayTokens:
                 return
 
         try:
-            await self._update(change)
+            await self._file.change(on_copy(change))
         except StorageFailed:
             return TokenStatus.BUSY
         return verdict
@@ -133,24 +131,8 @@ class RelayTokens:
                 raise NotFound(f"no relay token is named {quoted(name)}", hint=hint)
             removed.append(found)
 
-        await self._update(change)
+        await self._file.change(on_copy(change))
         return removed[0]
-
-    async def _update(self, change: Callable[[dict[str, RelayToken]], None]) -> None:
-        async with self._lock:
-            before, after = self._tokens, dict(self._tokens)
-            change(after)
-            if after == before:
-                return
-            self._tokens = after
-            write = asyncio.to_thread(write_atomically, self._path, _to_json(after), _WHAT)
-            writing = asyncio.create_task(write)
-            try:
-                await asyncio.shield(writing)
-            finally:
-                await asyncio.wait([writing])  # the caller may be cancelled: table and file agree even so
-                if writing.cancelled() or writing.exception() is not None:
-                    self._tokens = before
 
     def load(self) -> None:
         """Read the file, if there is one.
@@ -158,14 +140,10 @@ class RelayTokens:
         Raises InvalidConfig where it cannot be understood, InvalidKey where others can read it, and
         StorageFailed.
         """
-        try:
-            data = read_secret(self._path, _WHAT, MAX_FILE_BYTES, _RESTORE)
-        except FileNotFoundError:
-            return
-        try:
-            self._tokens = _from_json(data)
-        except (ValueError, KeyError, TypeError, RecursionError, InvalidPeerId) as exc:
-            raise InvalidConfig(f"{_WHAT} {self._path}: {exc}", hint=_RESTORE, path=str(self._path)) from exc
+        why = self._file.load(_from_json, max_bytes=MAX_FILE_BYTES, without=_WITHOUT, secret=True)
+        if why is not None:
+            hint = f"mend it, or move it away: then {_WITHOUT}"
+            raise InvalidConfig(f"{_WHAT} {self._file.path}: {why}", hint=hint, path=str(self._file.path))
 
 
 def _free_name(tokens: dict[str, RelayToken], many: bool) -> str:
@@ -173,7 +151,7 @@ def _free_name(tokens: dict[str, RelayToken], many: bool) -> str:
     return next(name for n in range(1, MAX_TOKENS + 2) if (name := f"{base}-{n}") not in tokens)
 
 
-def _to_json(tokens: dict[str, RelayToken]) -> bytes:
+def _to_json(tokens: dict[str, RelayToken]) -> dict[str, Any]:
     entries = [
         {
             "name": token.name,
@@ -184,13 +162,10 @@ def _to_json(tokens: dict[str, RelayToken]) -> bytes:
         }
         for token in sorted(tokens.values(), key=lambda token: token.name)
     ]
-    return (json.dumps({"version": _VERSION, "tokens": entries}, indent=1) + "\n").encode()
+    return {"tokens": entries}
 
 
-def _from_json(data: bytes) -> dict[str, RelayToken]:
-    document: Any = json.loads(data)
-    if not isinstance(document, dict) or document.get("version") != _VERSION:
-        raise ValueError(f"it is not of the form {_VERSION}")
+def _from_json(document: dict[str, Any]) -> dict[str, RelayToken]:
     tokens: dict[str, RelayToken] = {}
     for entry in document["tokens"]:
         peers = tuple(PeerId.parse(text) for text in entry["peers"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +103,15 @@ def test_a_listener_closed_before_the_first_look_is_not_waited_for(holding: Fake
     result = run("listen", "-f", "/x/web", "8000")
     assert result.status == 0
     assert result.out.endswith("Received interrupt, removing listener for /x/web\n")
+
+
+def test_one_that_ended_by_itself_is_said_to_have(holding: FakeDaemon, run: Run) -> None:
+    made = holding.answers["p2p.listen"]
+    holding.answers["p2p.listen"] = replace(made, listener=replace(made.listener, ends_at=time.time()))
+    holding.answers["p2p.ls"] = LsResult(())
+    result = run("listen", "-f", "/x/web", "8000", "--expires", "1s")
+    said = "The time of the listen /x/web is over: it has ended"
+    assert (result.status, result.out.splitlines()[-1]) == (0, said)
 
 
 def test_a_daemon_that_stops_ends_it(holding: FakeDaemon, home: Path) -> None:

@@ -275,7 +275,9 @@ def test_a_listen_whose_client_went_is_undone(home: Path, monkeypatch: pytest.Mo
         finally:
             os.close(interrupted)
             os.close(interrupt)
-        await until(lambda: not running.forwarding.listeners())  # the state file forgets it, too
+        while len(running.server.connections):
+            await next(iter(running.server.connections)).ended
+        await until(lambda: running.forwarding.listeners() == [])
 
     in_loop(home, script)
 

@@ -162,7 +162,7 @@ def test_who_is_denied_is_told_once_with_his_number(home: Path) -> None:
         await listen(owner, server.port)
         await owner.call("access.deny", s.AccessChangeParams(NAME, ("any",)))
         changed = await until_told(owner, "access-changed")
-        assert changed.data["change"] == "those allowed"
+        assert changed.data["change"] == "nobody"
         port = await forward(asker, owner)
         requests = owner.running.forwarding.access.requests
         for _ in range(3):

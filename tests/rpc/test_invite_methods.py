@@ -201,9 +201,9 @@ def test_a_refusal_says_why_and_changes_nothing(
             await owner.call("access.deny", s.AccessChangeParams(NAME, (joiner.peer,)))
         elif end == "forgotten":
             await owner.invite()
-            del invites._invites[made.invite.id]
+            del invites._file.table[made.invite.id]
         else:
-            del invites._invites[made.invite.id]
+            del invites._file.table[made.invite.id]
             owner.running.inviting._serve()
         refused = await joiner.refused(made.token)
         assert refused.code == "invite-refused" and words in refused.message and refused.hint

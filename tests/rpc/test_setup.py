@@ -26,14 +26,13 @@ from p2pfwd.errors import (
     ResourceLimitExceeded,
     StorageFailed,
 )
-from p2pfwd.peers import access_rules
-from p2pfwd.peers import named as named_module
 from p2pfwd.peers.access_rules import AccessRules
 from p2pfwd.peers.named import NamedPeers
 from p2pfwd.policy.access import Access
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
+from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import TunnelFile
 from tests.rpc.node import Node
 from tests.support.loops import until
@@ -391,8 +390,8 @@ def test_no_listen_is_open_to_more_than_either_state_allows(
         def after_write(*args: Any, **more: Any) -> None:
             on_disk.append(open_on_disk(node.running))
 
-        for module in (access_rules, named_module):
-            monkeypatch.setattr(module, "write_atomically", followed(module.write_atomically, after_write))
+        write = followed(json_file.write_atomically, after_write)
+        monkeypatch.setattr(json_file, "write_atomically", write)
         monkeypatch.setattr(TunnelFile, "change", followed(TunnelFile.change, after_write))
         node.running.forwarding.on_event(lambda event: in_memory.append(open_now(node.running)))
         set_access = node.running.forwarding.set_access
@@ -434,8 +433,8 @@ def test_a_disk_that_is_full_changes_nothing(
             if writes == failing:
                 raise StorageFailed("the disk is full")
 
-        for module in (access_rules, named_module):
-            monkeypatch.setattr(module, "write_atomically", preceded(full, module.write_atomically))
+        write = preceded(full, json_file.write_atomically)
+        monkeypatch.setattr(json_file, "write_atomically", write)
         monkeypatch.setattr(TunnelFile, "change", preceded(full, TunnelFile.change))
         with pytest.raises(StorageFailed):
             await node.apply(AFTER, prune=True)
@@ -586,8 +585,8 @@ def test_apply_leaves_what_is_declared(home: Path) -> None:
         assert (lines(result), result.unchanged) == (["added listen /x/web"], 1)
         with pytest.raises(InvalidConfig, match="declares it otherwise"):
             await node.apply(SSH.replace(":9", ":8"))
-        result = await node.apply('[[block]]\nwhom = ["10.9.0.0/16"]\n', prune=True)
-        assert lines(result) == ["removed listen /x/web", "added block 10.9.0.0/16"]
+        result = await node.apply('[[block]]\nwhom = ["192.0.2.0/24"]\n', prune=True)
+        assert lines(result) == ["removed listen /x/web", "added block 192.0.2.0/24"]
         assert result.notes == ("listen /x/ssh stays: config.toml declares it",)
         assert (await node.ls())["/x/ssh"].lifetime == "declared"
 

@@ -277,7 +277,7 @@ def test_a_right_that_has_ended_is_in_the_history(home: Path) -> None:
         found: tuple[s.HistoryEvent, ...] = ()
         while len(found) < 2:
             found = (await node.call("events.ls", s.EventsParams(kinds=("access",)))).events
-        assert found[-1].data["change"] == f"any peer; told so if not: {PHONE}; the time of {PHONE} is over"
+        assert found[-1].data["change"] == f"any peer; told when denied: {PHONE}; the time of {PHONE} is over"
 
     run(home, script)
 

@@ -20,6 +20,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.peers import invites as module
 from p2pfwd.peers.invites import KEPT_S, Invite, Invites
+from p2pfwd.state import json_file
 from p2pfwd.wire.invite import InviteStatus, Verifier, id_text, invite_id
 
 ONE = PeerId.parse("12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg")
@@ -171,7 +172,7 @@ def test_a_use_that_is_not_on_the_disk_is_none(tmp_path: Path, monkeypatch: pyte
         invites = table(tmp_path)
         invite, _ = await invites.make("/x/ssh", life_s=HOUR)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "write_atomically", fail)
+            patch.setattr(json_file, "write_atomically", fail)
             assert await invites.claim(invite.id, ONE) is InviteStatus.BUSY
         assert invites.all()[0].peers == () == table(tmp_path).all()[0].peers
         assert await invites.claim(invite.id, TWO) is InviteStatus.OK

@@ -14,7 +14,14 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import NotFound, PeerExists, ResourceLimitExceeded, StorageFailed, UsageError
+from p2pfwd.errors import (
+    InvalidConfig,
+    NotFound,
+    PeerExists,
+    ResourceLimitExceeded,
+    StorageFailed,
+    UsageError,
+)
 from p2pfwd.peers import named as module
 from p2pfwd.peers.named import MAX_NAME_CHARS, NamedPeer, NamedPeers, is_name, read_name
 
@@ -166,7 +173,7 @@ DAMAGED: list[Any] = [
     b"[" * 100_000,
     b"x" * 100,
     [],
-    {"version": 2, "peers": []},
+    {"version": 0, "peers": []},
     {"version": 1},
     {"version": 1, "peers": ["x"]},
     {"version": 1, "peers": [{"name": "nas", "peer": 7, "addresses": [], "keep": False}]},
@@ -178,13 +185,13 @@ DAMAGED: list[Any] = [
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_file_that_makes_no_sense_is_moved_aside_with_a_warning(
+def test_a_file_that_makes_no_sense_is_moved_aside_and_named(
     home: Path, content: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = content if isinstance(content, bytes) else json.dumps(content).encode()
     (home / "peers.json").write_bytes(data)
     assert add(home, NAS) == [NAS]
-    (record,) = [it for it in caplog.records if it.levelname == "WARNING"]
+    (record,) = [it for it in caplog.records if it.levelname == "ERROR"]
     assert record.getMessage().endswith(f"the file was moved to {home}/peers.json.damaged")
     assert (home / "peers.json.damaged").read_bytes() == data
 
@@ -239,3 +246,18 @@ def test_all_names_are_put_at_once_or_none(home: Path) -> None:
 
     asyncio.run(main())
     assert reread(home) == [PHONE]
+
+
+def test_a_file_of_a_newer_version_stops_the_start_and_stays(home: Path) -> None:
+    path = home / "peers.json"
+    path.write_text('{"version": 2, "peers": []}')
+    with pytest.raises(InvalidConfig, match="of a newer version of p2pfwd") as caught:
+        NamedPeers(path).load()
+    assert caught.value.hint == "use that version; or move the file away: then no peer has a name"
+    assert path.exists()
+
+
+def test_what_a_killed_writer_left_is_removed(home: Path) -> None:
+    (home / ".peers.json.abc.tmp").write_text("{")
+    NamedPeers(home / "peers.json").load()
+    assert not list(home.iterdir())
