@@ -81,7 +81,7 @@ def test_invite_prints_the_word_and_says_what_to_do_with_it(fake: FakeDaemon, ru
 def test_a_slip_is_told_before_anything_is_done(fake: FakeDaemon, run: Run) -> None:
     done = run("invite", "/x/ssh", "--expires", "soon")
     assert (done.status, done.out) == (2, "")
-    assert done.err.startswith('Error: "soon" is no duration: write it as 90s')
+    assert done.err.startswith('Error: "soon" is no duration: write it as 90s, 30m')
     assert run("invite").status == 2
     assert not fake.called("invite.new")
 

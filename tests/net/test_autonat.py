@@ -106,10 +106,8 @@ async def test_several_servers_make_it_sure_and_another_network_makes_it_unknown
         await until(lambda: client._first.verdict.is_sure)
         assert changes == [Reachability.PUBLIC]
         own = near.swarm.own_addresses
-        own.interfaces._walk = lambda: (
-            Interface("lo", 1, frozenset({"127.0.0.1"})),
-            Interface("eth0", 2, frozenset({"8.8.4.4"})),
-        )
+        lo, eth0 = Interface("lo", 1, frozenset({"127.0.0.1"})), Interface("eth0", 2, frozenset({"8.8.4.4"}))
+        own.interfaces._walk = lambda: (lo, eth0)
         own._sockets = [Multiaddr.parse("/ip4/0.0.0.0/tcp/4011"), *own._sockets]
         own.network_changed()
         await until(lambda: len(changes) > 1)
