@@ -1,4 +1,4 @@
-"""Commands that are answered while a whole file is applied are not undone by it, whatever becomes of it."""
+"""Commands beside each other: a file that is applied undoes none, and a write that hangs holds up few."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from p2pfwd.errors import StorageFailed
+from p2pfwd.peers import access_rules
+from p2pfwd.peers import invites as invites_module
 from p2pfwd.peers import named as named_module
 from p2pfwd.rpc import schema as s
 from p2pfwd.state.tunnel_file import TunnelFile
@@ -88,6 +90,45 @@ def test_what_was_answered_meanwhile_is_not_taken_back_with_a_file_that_failed(
             ("/x/web", [PHONE])
         ]
         assert [it.what for it in (await node.call("block.ls")).blocked] == ["10.8.0.0/16"]
+
+    try:
+        run(home, script)
+    finally:
+        gate.set()
+
+
+COMMANDS: dict[str, tuple[Any, str, object]] = {
+    "p2p.listen": (TunnelFile, "change", s.ListenParams("/x/web", "9")),
+    "access.allow": (access_rules, "write_atomically", s.AccessAllowParams("/x/web", (PHONE,))),
+    "peer.add": (named_module, "write_atomically", added("phone", PHONE)),
+    "invite.new": (invites_module, "write_atomically", s.InviteNewParams("/x/web")),
+}
+
+
+@pytest.mark.parametrize("hanging", COMMANDS)
+def test_a_write_that_hangs_keeps_only_those_waiting_who_need_its_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, hanging: str
+) -> None:
+    where, name, params = COMMANDS[hanging]
+    work, gate, waits = getattr(where, name), threading.Event(), threading.Event()
+
+    def hang(*args: Any, **more: Any) -> Any:
+        waits.set()
+        gate.wait()
+        return work(*args, **more)
+
+    async def script(node: Home) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, hang)
+            slow = asyncio.create_task(node.call(hanging, params))
+            await until(waits.is_set)
+            for method, (_, _, others) in COMMANDS.items():
+                if method != hanging:
+                    await node.call(method, others)
+            await node.call("p2p.ls")
+            assert not slow.done()
+            gate.set()
+            await slow
 
     try:
         run(home, script)
