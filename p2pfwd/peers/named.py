@@ -22,7 +22,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.errors import InvalidPeerId, NotFound, PeerExists, ResourceLimitExceeded, UsageError
-from p2pfwd.system.private_files import storage_failed, write_atomically
+from p2pfwd.system.private_files import storage_failed, sweep, write_atomically
 
 log = logging.getLogger("p2pfwd.peers")
 
@@ -180,6 +180,7 @@ class NamedPeers:
     def load(self) -> None:
         """Read the file, if there is one. Raises StorageFailed when it cannot be read at all."""
         try:
+            sweep(self._path)
             with self._path.open("rb") as file:
                 data = file.read(MAX_FILE_BYTES + 1)
         except FileNotFoundError:

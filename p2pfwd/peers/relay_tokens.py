@@ -29,7 +29,7 @@ from p2pfwd.errors import (
     StorageFailed,
 )
 from p2pfwd.peers.named import read_name
-from p2pfwd.system.private_files import read_secret, write_atomically
+from p2pfwd.system.private_files import read_secret, storage_failed, sweep, write_atomically
 from p2pfwd.wire.relay_token import TokenStatus
 
 MAX_TOKENS: Final = 256
@@ -159,9 +159,12 @@ class RelayTokens:
         StorageFailed.
         """
         try:
+            sweep(self._path)
             data = read_secret(self._path, _WHAT, MAX_FILE_BYTES, _RESTORE)
         except FileNotFoundError:
             return
+        except OSError as exc:
+            raise storage_failed(_WHAT, self._path, exc) from exc
         try:
             self._tokens = _from_json(data)
         except (ValueError, KeyError, TypeError, RecursionError, InvalidPeerId) as exc:
