@@ -78,6 +78,7 @@ def run(tries: int, seed: int, say: bool = False) -> Result:
                 print(told, file=sys.stderr, flush=True)
         with QuickDaemon(base / "home") as daemon:
             _compare(daemon, owned, result)
+            result.lost += [f"{left.name} was left" for left in (base / "home").glob(".*.tmp")]
     finally:
         shutil.rmtree(base)
     return result

@@ -1,0 +1,63 @@
+"""A disk that hangs in one file holds up only the commands that need that file."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from p2pfwd.rpc import schema as s
+from p2pfwd.state import json_file
+from p2pfwd.state.tunnel_file import TunnelFile
+from tests.rpc.test_setup import PHONE, Home, run
+from tests.support.loops import until
+
+COMMANDS: dict[str, tuple[str, object]] = {
+    "p2p.listen": ("state.db", s.ListenParams("/x/web", "9")),
+    "access.allow": ("access.json", s.AccessAllowParams("/x/web", (PHONE,))),
+    "peer.add": ("peers.json", s.PeerAddParams("phone", (f"/ip4/10.1.2.3/tcp/1/p2p/{PHONE}",))),
+    "invite.new": ("invites.json", s.InviteNewParams("/x/web")),
+}
+
+
+@pytest.mark.parametrize("hanging", COMMANDS)
+def test_a_write_that_hangs_holds_up_only_who_needs_its_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, hanging: str
+) -> None:
+    file, params = COMMANDS[hanging]
+    gate, waits = threading.Event(), threading.Event()
+    write, change = json_file.write_atomically, TunnelFile.change
+
+    def hang(path: Path) -> None:
+        if path.name == file:
+            waits.set()
+            gate.wait()
+
+    def slow_write(path: Path, *args: Any) -> None:
+        hang(path)
+        write(path, *args)
+
+    def slow_change(self: TunnelFile, *args: Any, **more: Any) -> None:
+        hang(self.path)
+        change(self, *args, **more)
+
+    async def script(node: Home) -> None:
+        monkeypatch.setattr(json_file, "write_atomically", slow_write)
+        monkeypatch.setattr(TunnelFile, "change", slow_change)
+        slow = asyncio.create_task(node.call(hanging, params))
+        await until(waits.is_set)
+        for method, (_, others) in COMMANDS.items():
+            if method != hanging:
+                await node.call(method, others)
+        await node.call("p2p.ls")
+        assert not slow.done()
+        gate.set()
+        await slow
+
+    try:
+        run(home, script)
+    finally:
+        gate.set()
