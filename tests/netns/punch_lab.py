@@ -11,9 +11,9 @@ import json
 import os
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -147,14 +147,14 @@ class World:
         return int(made["Listener"]["ListenAddress"].rsplit("/", 1)[1])
 
     def echoed(self, sock: socket.socket, size: int) -> bool:
-        """Whether `size` random bytes come back as they were sent."""
+        """Whether `size` random bytes come back as they were sent. Raises what either way raises."""
         data, got = os.urandom(size), bytearray()
         sock.settimeout(40.0)
-        sender = threading.Thread(target=sock.sendall, args=(data,))
-        sender.start()
-        while len(got) < size and (part := sock.recv(1 << 16)):
-            got += part
-        sender.join()
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(sock.sendall, data)
+            while len(got) < size and (part := sock.recv(1 << 16)):
+                got += part
+            sending.result()  # a reset is told once: to the sender, where it comes first
         return hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
 
     def path(self) -> tuple[str, str, str]:
