@@ -353,6 +353,7 @@ print("all parts work")
 
 def test_every_library_works_where_the_unit_confines_it(installed: SystemdContainer) -> None:
     """Ciphers, keys, TLS, the event loop, and the process that speaks to a router, which bounds itself."""
+    pytest.importorskip("miniupnpc")
     unit = installed.run("cat", "/etc/systemd/system/p2pfwd.service")
     unit = re.sub(r"(?m)^ExecStart=.*$", f"ExecStart={PYTHON} -P /etc/parts.py", unit)
     unit = unit.replace("Type=notify", "Type=oneshot").replace("Restart=on-failure", "Restart=no")
