@@ -1,7 +1,7 @@
 """Any bytes, to either side of a Noise handshake: HandshakeFailed or a wait, never done without proof.
 
 Bytes are taken as the framed answer to message 1, as message 1 itself, as the decrypted payload of
-message 2, and as a transport message. In every chunking the outcome is the same.
+message 2, and as a transport message of either cipher. In every chunking the outcome is the same.
 """
 
 from __future__ import annotations
@@ -10,16 +10,33 @@ import json
 from pathlib import Path
 
 from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from p2pfwd.errors import HandshakeFailed, RemoteProtocolError
-from p2pfwd.wire.noise.cipher import OpenCipher
-from p2pfwd.wire.noise.handshake import NoiseHandshake
+from p2pfwd.wire.noise.cipher import AES, CHACHA, TAG, OpenCipher
+from p2pfwd.wire.noise.handshake import AES_CIPHER, MAX_CIPHER_NAME, MAX_CIPHERS, NoiseHandshake
 from p2pfwd.wire.noise.xx import NoiseXX
 
 VECTORS = Path(__file__).parents[1] / "vectors/noise_libp2p_transcript.json"
 VECTOR = json.loads(VECTORS.read_text())["transcripts"][0]
 FRAMES = [bytes.fromhex(frame["frame_hex"]) for frame in VECTOR["frames"]]
 PAYLOAD = bytes.fromhex(VECTOR["frames"][1]["payload_hex"])
-SEEDS = [FRAMES[0], FRAMES[1], FRAMES[1] + FRAMES[3], PAYLOAD, FRAMES[3][2:]]
+AES_VECTOR = json.loads(VECTORS.with_name("noise_aes.json").read_text())["transcripts"][0]
+FROM_INIT = AES_VECTOR["from_init"]
+FIRSTS = (
+    (CHACHA, VECTOR["init_send_key_hex"], VECTOR["frames"][3]["frame_hex"]),
+    (AES, FROM_INIT["keys_hex"][0], FROM_INIT["messages"][0]["frame_hex"]),
+)
+"""Of each cipher a key, and the one frame that it opens first."""
+
+LISTED = NoiseExtensions(ciphers=["p2pfwd/other/1", AES_CIPHER]).SerializeToString()
+SEEDS = [
+    FRAMES[0],
+    FRAMES[1],
+    FRAMES[1] + FRAMES[3],
+    PAYLOAD,
+    PAYLOAD + b"\x22" + bytes((len(LISTED),)) + LISTED,
+    *(bytes.fromhex(frame)[2:] for _, _, frame in FIRSTS),
+]
 YAMUX = "/yamux/1.0.0"
 KEYS = {
     role: PrivateKey.from_protobuf(bytes.fromhex(VECTOR[f"{role}_identity_private_pb_hex"]))
@@ -27,13 +44,14 @@ KEYS = {
 }
 
 
-def side(role: str) -> NoiseHandshake:
+def side(role: str, *, aes: bool = False) -> NoiseHandshake:
     return NoiseHandshake(
         initiator=role == "init",
         identity=KEYS[role],
         expected_peer=None,
         muxers=[YAMUX],
         entropy=bytes.fromhex(VECTOR[f"{role}_static_hex"] + VECTOR[f"{role}_ephemeral_hex"]),
+        aes=aes,
     )
 
 
@@ -57,7 +75,7 @@ def outcome(role: str, data: bytes, step: int) -> object:
 
 
 def payload(data: bytes) -> None:
-    init = side("init")
+    init = side("init", aes=True)
     xx = NoiseXX(
         initiator=False,
         entropy=bytes.fromhex(VECTOR["resp_static_hex"] + VECTOR["resp_ephemeral_hex"]),
@@ -71,6 +89,9 @@ def payload(data: bytes) -> None:
     else:
         assert init.remote_key == KEYS["resp"].public_key
         assert init.muxer in (YAMUX, None)
+        names = NoiseHandshakePayload.FromString(data).extensions.ciphers
+        counts = len(names) <= MAX_CIPHERS and all(len(name) <= MAX_CIPHER_NAME for name in names)
+        assert init.seal.suite is init.open.suite is (AES if counts and AES_CIPHER in names else CHACHA)
 
 
 def one(data: bytes) -> None:
@@ -78,14 +99,14 @@ def one(data: bytes) -> None:
     for role in ("init", "resp"):
         assert outcome(role, data, len(data) + 1) == outcome(role, data, 1)
     payload(data)
-    buffer = bytearray(len(data))
-    try:
-        n = OpenCipher(bytes.fromhex(VECTOR["init_send_key_hex"])).open_into(
-            memoryview(data), memoryview(buffer)
-        )
-    except RemoteProtocolError:
-        return
-    assert (data, n) == (FRAMES[3][2:], len(FRAMES[3]) - 18)
+    for suite, key, frame in FIRSTS:
+        buffer = bytearray(len(data))
+        opener = OpenCipher(bytes.fromhex(key), suite=suite)
+        try:
+            n = opener.open_into(memoryview(data), memoryview(buffer))
+        except RemoteProtocolError:
+            continue
+        assert (data, n) == (bytes.fromhex(frame)[2:], len(data) - TAG)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Hypothesis over the wire engines: chunking never matters, and both roles always agree."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from p2pfwd.errors import ProtocolNotSupported, RemoteProtocolError
 from p2pfwd.wire import identify
 from p2pfwd.wire.identify import IdentifyMessage
 from p2pfwd.wire.multistream import HEADER, DialerNegotiation, ListenerNegotiation, encode_token
-from p2pfwd.wire.noise.cipher import TAG, OpenCipher, SealCipher
+from p2pfwd.wire.noise.cipher import AES, CHACHA, TAG, OpenCipher, SealCipher, Suite
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 
 A = PrivateKey.from_protobuf(
@@ -77,15 +78,16 @@ def test_a_listener_does_the_same_with_hostile_bytes_in_any_chunking(data: bytes
 
 
 @settings(max_examples=30)
-@given(cuts, cuts, st.binary(max_size=40))
+@given(cuts, cuts, st.binary(max_size=40), st.tuples(st.booleans(), st.booleans()))
 def test_a_handshake_in_any_chunking_ends_with_the_same_keys_and_keeps_what_follows(
-    to_responder: list[int], to_initiator: list[int], early: bytes
+    to_responder: list[int], to_initiator: list[int], early: bytes, aes: tuple[bool, bool]
 ) -> None:
+    entropy = bytes(range(128))
     init = NoiseHandshake(
-        initiator=True, identity=A, expected_peer=PEER_A, muxers=["/m"], entropy=bytes(range(64))
+        initiator=True, identity=A, expected_peer=PEER_A, muxers=["/m"], entropy=entropy[:64], aes=aes[0]
     )
     resp = NoiseHandshake(
-        initiator=False, identity=A, expected_peer=None, muxers=["/m"], entropy=bytes(range(64, 128))
+        initiator=False, identity=A, expected_peer=None, muxers=["/m"], entropy=entropy[64:], aes=aes[1]
     )
     resp.start()
     answer = b"".join(resp.receive(part) for part in chunked(init.start(), to_responder))
@@ -97,6 +99,7 @@ def test_a_handshake_in_any_chunking_ends_with_the_same_keys_and_keeps_what_foll
     assert init.done and resp.done
     assert init.handshake_hash == resp.handshake_hash
     assert init.muxer == resp.muxer == "/m"
+    assert init.seal.suite is resp.seal.suite is (AES if all(aes) else CHACHA)
     rest = resp.leftover()
     assert rest == out
     plain = bytearray(len(early))
@@ -104,9 +107,15 @@ def test_a_handshake_in_any_chunking_ends_with_the_same_keys_and_keeps_what_foll
     assert plain == early
 
 
-@given(st.binary(min_size=32, max_size=32), st.lists(st.binary(max_size=200), max_size=5))
-def test_what_is_sealed_in_order_opens_in_order_and_only_so(key: bytes, messages: list[bytes]) -> None:
-    sealer, opener = SealCipher(key), OpenCipher(key)
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.lists(st.binary(max_size=200), max_size=5),
+    st.sampled_from([CHACHA, AES, replace(AES, rekey_every=1), replace(AES, rekey_every=2)]),
+)
+def test_what_is_sealed_in_order_opens_in_order_and_only_so(
+    key: bytes, messages: list[bytes], suite: Suite
+) -> None:
+    sealer, opener = SealCipher(key, suite=suite), OpenCipher(key, suite=suite)
     frames = []
     for message in messages:
         frame = bytearray(len(message) + TAG + 2)
@@ -115,7 +124,7 @@ def test_what_is_sealed_in_order_opens_in_order_and_only_so(key: bytes, messages
     buffer = bytearray(200)
     if len(frames) > 1:
         with pytest.raises(RemoteProtocolError):
-            OpenCipher(key).open_into(frames[1], memoryview(buffer))
+            OpenCipher(key, suite=suite).open_into(frames[1], memoryview(buffer))
     for message, frame in zip(messages, frames, strict=True):
         n = opener.open_into(frame, memoryview(buffer))
         assert buffer[:n] == message

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ap2pfwd/core/pb/noise.proto\x12\x0cp2pfwd.noise\"I\n\x0fNoiseExtensions\x12\x1f\n\x17webtransport_certhashes\x18\x01 \x03(\x0c\x12\x15\n\rstream_muxers\x18\x02 \x03(\t\"v\n\x15NoiseHandshakePayload\x12\x14\n\x0cidentity_key\x18\x01 \x01(\x0c\x12\x14\n\x0cidentity_sig\x18\x02 \x01(\x0c\x12\x31\n\nextensions\x18\x04 \x01(\x0b\x32\x1d.p2pfwd.noise.NoiseExtensions')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ap2pfwd/core/pb/noise.proto\x12\x0cp2pfwd.noise\"[\n\x0fNoiseExtensions\x12\x1f\n\x17webtransport_certhashes\x18\x01 \x03(\x0c\x12\x15\n\rstream_muxers\x18\x02 \x03(\t\x12\x10\n\x07\x63iphers\x18\x81\x08 \x03(\t\"v\n\x15NoiseHandshakePayload\x12\x14\n\x0cidentity_key\x18\x01 \x01(\x0c\x12\x14\n\x0cidentity_sig\x18\x02 \x01(\x0c\x12\x31\n\nextensions\x18\x04 \x01(\x0b\x32\x1d.p2pfwd.noise.NoiseExtensions')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'p2pfwd.core.pb.noise_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NOISEEXTENSIONS']._serialized_start=44
-  _globals['_NOISEEXTENSIONS']._serialized_end=117
-  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_start=119
-  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=237
+  _globals['_NOISEEXTENSIONS']._serialized_end=135
+  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_start=137
+  _globals['_NOISEHANDSHAKEPAYLOAD']._serialized_end=255
 # @@protoc_insertion_point(module_scope)

@@ -1,18 +1,24 @@
 """The transport phase of Noise: frames of 2-byte length, ciphertext and tag (libp2p spec: noise).
 
-One cipher per direction. Nonce: 4 zero bytes and a 64-bit little-endian counter from 0; empty
-associated data; no rekeying. This is the hot path: both calls work on buffers of the caller and
-allocate nothing that grows with the data. A plaintext that already lies at `out[2:]` is sealed in
-place, a ciphertext may be opened into its own buffer; any other overlap is the caller's defect.
+One cipher per direction, of a suite that both sides know: ChaCha20-Poly1305, or between two p2pfwd
+AES-256-GCM (`wire.noise.handshake`). Nonce: 4 zero bytes and a 64-bit counter from 0, little-endian with
+ChaCha and big-endian with AES (Noise specification, 12.3 and 12.4); empty associated data. A suite may bound
+what one key seals: then both sides rekey at the same count, as Noise says (4.2), and the counter goes on.
+
+This is the hot path: both calls work on buffers of the caller and allocate nothing that grows with the
+data. A plaintext that already lies at `out[2:]` is sealed in place, a ciphertext may be opened into its
+own buffer; any other overlap is the caller's defect.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from p2pfwd.errors import LocalProtocolError, RemoteProtocolError
 
@@ -20,7 +26,7 @@ LENGTH_BYTES: Final = 2
 """Big-endian length in front of every Noise message; it counts the tag, not itself."""
 
 TAG: Final = 16
-"""Bytes of a Poly1305 tag."""
+"""Bytes of a tag, of either suite."""
 
 MAX_MESSAGE: Final = 0xFFFF
 """Longest Noise message: what the length field can say, and Noise's own limit."""
@@ -29,20 +35,83 @@ MAX_PLAINTEXT: Final = MAX_MESSAGE - TAG
 """Plaintext bytes that fit one message: 65519."""
 
 NONCE_END: Final = 0xFFFF_FFFF_FFFF_FFFF
-"""Noise reserves the last counter value; a direction that reaches it is over."""
+"""Noise reserves the last counter value, for rekeying; a direction that reaches it is over."""
+
+KEY_BYTES: Final = 32
+"""Bytes of a key, of either suite."""
+
+REKEY_MESSAGES: Final = 1 << 20
+"""Messages that one AES-256-GCM key seals: 64 GiB, where TLS 1.3 takes 2^24.5 records of 16 KiB for a safe
+margin (RFC 8446, 5.5), 0.4 TB."""
 
 _LENGTH: Final = struct.Struct(">H")
-_NONCE: Final = struct.Struct("<4xQ")
 
 
-class SealCipher:
+class Aead(Protocol):
+    """What is used of `cryptography`'s ciphers."""
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: None) -> bytes: ...
+    def encrypt_into(
+        self, nonce: bytes, data: memoryview, associated_data: None, buf: memoryview
+    ) -> int: ...
+    def decrypt_into(
+        self, nonce: bytes, data: memoryview, associated_data: None, buf: memoryview
+    ) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A cipher, its nonces, and how long a key of its lasts."""
+
+    name: str
+    """As it is shown and set."""
+    aead: Callable[[bytes], Aead]
+    pack_nonce: Callable[[int], bytes]
+    rekey_every: int
+    """Messages of one direction under one key."""
+
+
+CHACHA: Final = Suite("chacha20-poly1305", ChaCha20Poly1305, struct.Struct("<4xQ").pack, NONCE_END)
+AES: Final = Suite("aes-256-gcm", AESGCM, struct.Struct(">4xQ").pack, REKEY_MESSAGES)
+
+
+class _Cipher:
+    """One direction: the key and the count of its messages."""
+
+    __slots__ = ("_aead", "_nonce", "_pack_nonce", "_until", "suite")
+
+    def __init__(self, key32: bytes, nonce: int = 0, suite: Suite = CHACHA) -> None:
+        self.suite = suite
+        self._pack_nonce = suite.pack_nonce
+        self._nonce = nonce
+        self._use(suite.aead(key32))
+
+    def _use(self, aead: Aead) -> None:
+        """Go on with this key, up to the next multiple of the suite's bound."""
+        every = self.suite.rekey_every
+        self._aead = aead
+        self._until = min((self._nonce // every + 1) * every, NONCE_END)
+
+    def _renew(self) -> bool:
+        """Noise's REKEY(k): the next key is what this one makes of 32 zero bytes under the last nonce.
+
+        False when the counter is used up.
+        """
+        if self._nonce >= NONCE_END:
+            return False
+        sealed = self._aead.encrypt(self._pack_nonce(NONCE_END), bytes(KEY_BYTES), None)
+        self._use(self.suite.aead(sealed[:KEY_BYTES]))
+        return True
+
+
+class SealCipher(_Cipher):
     """Encrypts one direction. `nonce` other than 0 is for tests."""
 
-    __slots__ = ("_encrypt_into", "_nonce")
+    __slots__ = ("_encrypt_into",)
 
-    def __init__(self, key32: bytes, nonce: int = 0) -> None:
-        self._encrypt_into = ChaCha20Poly1305(key32).encrypt_into
-        self._nonce = nonce
+    def _use(self, aead: Aead) -> None:
+        super()._use(aead)
+        self._encrypt_into = aead.encrypt_into
 
     def seal_into(self, plain: memoryview, out: memoryview) -> int:
         """Writes length, ciphertext and tag of one frame to the start of `out`; returns the bytes written.
@@ -56,22 +125,22 @@ class SealCipher:
         nonce = self._nonce
         if size > MAX_MESSAGE or end > len(out):
             raise LocalProtocolError(f"noise: {len(plain)} bytes do not fit a frame in {len(out)} bytes")
-        if nonce >= NONCE_END:
+        if nonce >= self._until and not self._renew():
             raise LocalProtocolError("noise: the nonces of this connection are used up")
         self._nonce = nonce + 1
         _LENGTH.pack_into(out, 0, size)
-        self._encrypt_into(_NONCE.pack(nonce), plain, None, out[LENGTH_BYTES:end])
+        self._encrypt_into(self._pack_nonce(nonce), plain, None, out[LENGTH_BYTES:end])
         return end
 
 
-class OpenCipher:
+class OpenCipher(_Cipher):
     """Decrypts one direction. `nonce` other than 0 is for tests."""
 
-    __slots__ = ("_decrypt_into", "_nonce")
+    __slots__ = ("_decrypt_into",)
 
-    def __init__(self, key32: bytes, nonce: int = 0) -> None:
-        self._decrypt_into = ChaCha20Poly1305(key32).decrypt_into
-        self._nonce = nonce
+    def _use(self, aead: Aead) -> None:
+        super()._use(aead)
+        self._decrypt_into = aead.decrypt_into
 
     def open_into(self, ciphertext: memoryview, out: memoryview) -> int:
         """Decrypts one message (without its length prefix) to the start of `out`; returns plaintext bytes.
@@ -86,10 +155,10 @@ class OpenCipher:
             raise RemoteProtocolError(f"noise: a message of {len(ciphertext)} bytes is shorter than its tag")
         if size > len(out):
             raise LocalProtocolError(f"noise: {size} bytes do not fit a buffer of {len(out)}")
-        if nonce >= NONCE_END:
+        if nonce >= self._until and not self._renew():
             raise RemoteProtocolError("noise: the peer used up its nonces")
         try:
-            self._decrypt_into(_NONCE.pack(nonce), ciphertext, None, out[:size])
+            self._decrypt_into(self._pack_nonce(nonce), ciphertext, None, out[:size])
         except InvalidTag:
             raise RemoteProtocolError("noise: a message was altered or is out of order") from None
         self._nonce = nonce + 1

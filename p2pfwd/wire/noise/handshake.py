@@ -1,13 +1,16 @@
 """The libp2p Noise handshake: XX, and in it each side's identity (libp2p spec: noise).
 
 Messages 2 and 3 carry a NoiseHandshakePayload: the identity's public key, its signature over the
-sender's static Noise key, and the muxers the sender speaks. Bytes in, bytes out; both roles.
+sender's static Noise key, the muxers the sender speaks, and from a p2pfwd the ciphers it wants the transport
+phase to be keyed with. Bytes in, bytes out; both roles.
 
 Rules:
 - The peer ID is compared before the signature is verified, as in go: a wrong peer costs no RSA.
 - Message 1 carries nothing (rust refuses it otherwise); what a peer puts there is ignored.
 - The muxer is the first of the initiator's list that the responder lists too. None in common means
   None here: multistream-select then runs inside the channel, as go falls back.
+- AES-256-GCM keys the transport phase when both sides list it; else ChaCha20-Poly1305, which every libp2p
+  node speaks and nobody lists. Both lists are part of the transcript that the messages authenticate.
 - After a failure nothing is sent to the peer and the object is not used again.
 """
 
@@ -23,8 +26,8 @@ from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError
 from p2pfwd.wire.handshake import Handshake
-from p2pfwd.wire.noise.cipher import LENGTH_BYTES, OpenCipher, SealCipher
-from p2pfwd.wire.noise.xx import NoiseXX
+from p2pfwd.wire.noise.cipher import AES, CHACHA, LENGTH_BYTES, OpenCipher, SealCipher
+from p2pfwd.wire.noise.xx import NoiseXX, hkdf2
 
 SIGNATURE_PREFIX: Final = b"noise-libp2p-static-key:"
 
@@ -35,12 +38,25 @@ muxer names 3 KiB more; the 64 KiB that the length field allows would only serve
 MAX_MUXERS: Final = 100
 """A longer stream_muxers list is ignored, as go does: the list is searched once per own muxer."""
 
+AES_CIPHER: Final = "p2pfwd/aes-256-gcm/1"
+"""In the list of ciphers."""
+
+AES_INFO: Final = b"p2pfwd noise transport aes-256-gcm"
+"""What tells its keys from all others derived of the same secrets."""
+
+MAX_CIPHERS: Final = 16
+"""A longer list counts as empty, for who sends it as well: of all lists it is known what they lead to."""
+
+MAX_CIPHER_NAME: Final = 64
+"""Characters. A list with a longer name counts as empty."""
+
 
 class NoiseHandshake(Handshake):
     """One side of one handshake.
 
     expected_peer: the identity the peer must prove; None takes any (listeners).
-    muxers: what to offer, in order of preference; empty sends no extension.
+    muxers: what to offer, in order of preference.
+    aes: offer AES-256-GCM. With neither no extension is sent.
     entropy: `xx.ENTROPY_BYTES` random bytes, never used before.
     """
 
@@ -54,9 +70,12 @@ class NoiseHandshake(Handshake):
         expected_peer: PeerId | None,
         muxers: Sequence[str],
         entropy: bytes,
+        aes: bool = False,
     ) -> None:
         super().__init__(initiator=initiator, expected_peer=expected_peer, muxers=muxers)
         self._identity = identity
+        self._aes = aes
+        self._aes_agreed = False
         self._xx = NoiseXX(initiator=initiator, entropy=entropy)
         self.remote_muxers: tuple[str, ...] = ()
         """What the peer listed, once `done`; nothing where it left the choice to multistream-select."""
@@ -122,8 +141,9 @@ class NoiseHandshake(Handshake):
             identity_key=self._identity.public_key.to_protobuf(),
             identity_sig=self._identity.sign(SIGNATURE_PREFIX + self._xx.local_static),
         )
-        if self._muxers:
-            message.extensions.CopyFrom(NoiseExtensions(stream_muxers=self._muxers))
+        ciphers = (AES_CIPHER,) if self._aes else ()
+        if self._muxers or ciphers:
+            message.extensions.CopyFrom(NoiseExtensions(stream_muxers=self._muxers, ciphers=ciphers))
         return message.SerializeToString()
 
     def _check_payload(self, payload: bytes) -> None:
@@ -141,6 +161,7 @@ class NoiseHandshake(Handshake):
             raise HandshakeFailed("noise: the peer's identity signature is wrong", peer=str(peer))
         self._remote = (key, peer)
         self._muxer = self._agree(message.extensions.stream_muxers)
+        self._aes_agreed = self._aes and _lists_aes(message.extensions.ciphers)
 
     def _agree(self, remote: Sequence[str]) -> str | None:
         if len(remote) > MAX_MUXERS:
@@ -150,16 +171,22 @@ class NoiseHandshake(Handshake):
         return next((name for name in ours if name in theirs), None)
 
     def _finish(self) -> None:
-        from_initiator, from_responder = self._xx.split()
-        if self._initiator:
-            self._ciphers = (SealCipher(from_initiator), OpenCipher(from_responder))
-        else:
-            self._ciphers = (SealCipher(from_responder), OpenCipher(from_initiator))
+        suite, keys = CHACHA, self._xx.split()
+        if self._aes_agreed:
+            suite, keys = AES, hkdf2(self.handshake_hash, b"".join(keys), AES_INFO)
+        ours, theirs = keys if self._initiator else reversed(keys)
+        self._ciphers = (SealCipher(ours, suite=suite), OpenCipher(theirs, suite=suite))
 
     def _ready(self) -> tuple[SealCipher, OpenCipher]:
         if self._ciphers is None:
             raise LocalProtocolError("noise: the handshake is not done")
         return self._ciphers
+
+
+def _lists_aes(names: Sequence[str]) -> bool:
+    if len(names) > MAX_CIPHERS or any(len(name) > MAX_CIPHER_NAME for name in names):
+        return False
+    return AES_CIPHER in names
 
 
 def _frame(message: bytes) -> bytes:

@@ -37,9 +37,9 @@ _SEALED_KEY: Final = KEY_BYTES + _TAG
 _NONCE: Final = struct.Struct("<4xQ")
 
 
-def _hkdf2(salt: bytes, secret: bytes) -> tuple[bytes, bytes]:
-    """Noise's HKDF with two outputs: RFC 5869 with empty info and 64 bytes."""
-    okm = HKDF(algorithm=SHA256(), length=2 * KEY_BYTES, salt=salt, info=b"").derive(secret)
+def hkdf2(salt: bytes, secret: bytes, info: bytes = b"") -> tuple[bytes, bytes]:
+    """RFC 5869 with SHA-256 and 64 bytes, as two keys; Noise's HKDF with two outputs has no info."""
+    okm = HKDF(algorithm=SHA256(), length=2 * KEY_BYTES, salt=salt, info=info).derive(secret)
     return okm[:KEY_BYTES], okm[KEY_BYTES:]
 
 
@@ -59,7 +59,7 @@ class _Symmetric:
         self.h = hashlib.sha256(self.h + data).digest()
 
     def mix_key(self, secret: bytes) -> None:
-        self._ck, key = _hkdf2(self._ck, secret)
+        self._ck, key = hkdf2(self._ck, secret)
         self._cipher = ChaCha20Poly1305(key)
         self._nonce = 0
 
@@ -80,7 +80,7 @@ class _Symmetric:
         return out
 
     def split(self) -> tuple[bytes, bytes]:
-        return _hkdf2(self._ck, b"")
+        return hkdf2(self._ck, b"")
 
     def _next_nonce(self) -> bytes:
         nonce = _NONCE.pack(self._nonce)
