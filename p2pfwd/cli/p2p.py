@@ -10,7 +10,7 @@ import typer
 
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import ends_text, limits_text
-from p2pfwd.cli.options import AsJson, Headers, new_group
+from p2pfwd.cli.options import AsJson, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
 from p2pfwd.cli.who import is_open, who
@@ -55,6 +55,16 @@ _STREAM_COLUMNS = (
     Column("PATH", right=True),
     Column("RTT", right=True),
 )
+
+_CIPHER_COLUMN = Column("CIPHER")
+"""With `-v`: most connections have the same."""
+
+StreamHeaders = Annotated[
+    bool,
+    typer.Option(
+        "-v", "--headers", help="A header above the plain lines too; in the table of streams what seals each."
+    ),
+]
 
 stream = new_group("List and end live streams.")
 
@@ -117,7 +127,7 @@ def closed_sentence(closed: Sequence[Listener]) -> str:
 def ls(
     ctx: typer.Context,
     streams: Annotated[bool, typer.Option("--streams", help="Also the live streams.")] = False,
-    headers: Headers = False,
+    headers: StreamHeaders = False,
     as_json: AsJson = False,
 ) -> None:
     """List listens and forwards.
@@ -139,7 +149,7 @@ def ls(
 
 
 @stream.command("ls", help="List live streams.")
-def stream_ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) -> None:
+def stream_ls(ctx: typer.Context, headers: StreamHeaders = False, as_json: AsJson = False) -> None:
     """On a terminal a table; elsewhere one plain line each: ID, protocol, origin, target."""
     env: Env = ctx.obj
     result = env.ask("p2p.stream.ls", Empty(), StreamLsResult)
@@ -262,9 +272,9 @@ def _print_streams(env: Env, streams: Sequence[Stream], *, headers: bool) -> Non
     if not streams:
         write("No live streams.")
         return
-    write_table(
-        _STREAM_COLUMNS, [_stream_row(stream) for stream in streams], limit=env.columns, colour=env.colour
-    )
+    columns = (*_STREAM_COLUMNS, _CIPHER_COLUMN) if headers else _STREAM_COLUMNS
+    cells = [(*_stream_row(stream), stream.cipher)[: len(columns)] for stream in streams]
+    write_table(columns, cells, limit=env.columns, colour=env.colour)
     for stream in streams:
         if stream.holds_end:
             write(f"{stream.handler_id}: {HELD_END}")

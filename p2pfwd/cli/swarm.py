@@ -261,12 +261,17 @@ def _full(peer: Peer) -> str:
     return peer.addr if peer.addr.endswith(f"/p2p/{peer.peer}") else f"{peer.addr}/p2p/{peer.peer}"
 
 
+def _sealed_by(peer: Peer) -> str:
+    """Such as noise/aes; the whole name is in the JSON."""
+    return "/".join(filter(None, (peer.security.split("/")[1], peer.cipher.partition("-")[0])))
+
+
 def _peer_row(peer: Peer) -> tuple[str, ...]:
     return (
         short_peer(peer.peer),
         short_address(peer.addr),
         peer.direction.removesuffix("bound"),
-        peer.security.split("/")[1],
+        _sealed_by(peer),
         str(peer.streams),
         age(peer.age_s),
         milliseconds(peer.rtt_ms),

@@ -41,7 +41,7 @@ from p2pfwd.daemon.peering import Peering
 from p2pfwd.daemon.relaying import Relaying
 from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.reloading import Live, Reloading
-from p2pfwd.daemon.settings import AUTO
+from p2pfwd.daemon.settings import AES, AUTO
 from p2pfwd.daemon.tunnels import Tunnels
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, ListenerInfo
@@ -363,6 +363,7 @@ def host_settings(settings: Settings, network: NetworkProfile) -> HostSettings:
         psk=network.psk,
         local_only=network.local_only,
         security=tuple(_SECURITY[name] for name in settings.security),
+        aes=None if settings.ciphers == (AUTO,) else AES in settings.ciphers,
     )
     return HostSettings(swarm=swarm, fall_back_to_free_port=True)
 

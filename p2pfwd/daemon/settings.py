@@ -116,6 +116,19 @@ def _prefix(value: str) -> str | None:
     return f'"{AUTO}" or a path such as /office'
 
 
+CHACHA = "chacha20-poly1305"
+AES = "aes-256-gcm"
+
+
+def _ciphers(value: tuple[str, ...]) -> str | None:
+    if value in ((AUTO,), (CHACHA,), (AES, CHACHA)):
+        return None
+    return (
+        f'["{AUTO}"], ["{CHACHA}"] or ["{AES}", "{CHACHA}"]; {CHACHA} is all that other programs speak, '
+        "so it cannot be left out, and comes last"
+    )
+
+
 # --- the table --------------------------------------------------------------------------------------
 
 
@@ -210,6 +223,14 @@ class Settings:
         ("noise", "tls"),
         "Security protocols offered, the preferred first.",
         _orders("noise", "tls"),
+    )
+    ciphers: tuple[str, ...] = _key(
+        "swarm.ciphers",
+        (AUTO,),
+        "What seals connections by noise: chacha20-poly1305 alone, or before it aes-256-gcm, with those "
+        "p2pfwd that want it too; auto: aes-256-gcm where the processor does it in hardware, which is "
+        "measured.",
+        _ciphers,
     )
     dial_timeout_s: float = _key(
         "swarm.dial_timeout_s", 30.0, "Budget for trying all addresses of one peer.", _at_least(0.1)

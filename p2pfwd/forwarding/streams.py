@@ -116,6 +116,7 @@ class StreamEntry:
             code=self._registry.code(conn),
             limit_left=conn.limit_left,
             remote_address=str(conn.remote_addr),
+            cipher=conn.cipher,
             rtt_s=conn.rtt_s,
             dialing_target=splice is None,
             holds_end=splice is not None and splice.holds_fin,

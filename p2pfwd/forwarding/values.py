@@ -118,6 +118,7 @@ class StreamInfo:
     code: PathCode  # why it is this path
     limit_left: Limit | None  # of a limited relay
     remote_address: str
+    cipher: str  # what seals that connection
     rtt_s: float | None
     dialing_target: bool  # listen: the local service has not answered yet
     holds_end: bool  # forward to a Kubo: the client's end of data waits for the end of the reply

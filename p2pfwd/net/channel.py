@@ -47,6 +47,7 @@ class Channel(ABC):
     """What Noise and TLS channels share: the conduit below, the owner above, and ending."""
 
     security: str
+    cipher: str
     max_plaintext = MAX_PLAINTEXT
     """Largest `n` for `send_staged`."""
 
@@ -146,6 +147,7 @@ class NoiseChannel(Channel):
         super().__init__(conduit, pool, remote_peer)
         if conduit.segment_bytes is not None:
             self.max_plaintext = conduit.segment_bytes - OVERHEAD_BYTES
+        self.cipher = seal.suite.name
         self._seal_into: Callable[[memoryview, memoryview], int] = seal.seal_into
         self._open_into: Callable[[memoryview, memoryview], int] = opener.open_into
 
@@ -182,6 +184,7 @@ class TlsChannel(Channel):
     def __init__(self, conduit: Conduit, pool: BufferPool, remote_peer: PeerId, tls: TlsHandshake) -> None:
         super().__init__(conduit, pool, remote_peer)
         self._tls = tls
+        self.cipher = tls.cipher
         self._opened: deque[bytes] = deque()
         """Records opened and not handed over: the engine opens all that one read brings."""
         self._kept = 0

@@ -14,6 +14,8 @@ class SwarmSettings:
 
     security: tuple[str, ...] = (NOISE, TLS)
     """In order of preference; Noise is as fast in place and needs one library less."""
+    aes: bool | None = None
+    """Offer AES-256-GCM inside Noise, as other p2pfwd do; None: where `net.aes_speed` finds it fast."""
     psk: bytes | None = field(default=None, repr=False)
     """Pre-shared key of a private network, 32 secret bytes: only those who have it can be spoken to."""
     local_only: bool = False

@@ -130,6 +130,7 @@ class Swarm:
             accepts=self.services.accepts,
             on_stream=self._on_stream,
             security=settings.security,
+            aes=settings.aes,
             early_muxer=settings.early_muxer,
             max_inbound_streams=settings.max_streams_per_connection,
             psk=settings.psk,

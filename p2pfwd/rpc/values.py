@@ -195,6 +195,7 @@ class Stream(Message):
     path_reason: str = "direct"  # the same in words
     limit_bytes_left: int | None = None  # each way, of a limited relay
     limit_seconds_left: int | None = None
+    cipher: str = ""  # what seals the connection underneath: see Peer.cipher
 
 
 @message
@@ -213,6 +214,7 @@ class Peer(Message):
     path: Path = "direct"
     path_code: str = "direct"  # why it is this path: see Stream.path_code
     path_reason: str = "direct"
+    cipher: str = ""  # what seals its bytes: aes-256-gcm, chacha20-poly1305, aes-128-gcm
 
 
 @message

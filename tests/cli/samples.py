@@ -54,6 +54,7 @@ STREAM = Stream(
     path="direct",
     remote_address="/ip4/192.0.2.7/tcp/4101",
     rtt_ms=24.2,
+    cipher="aes-256-gcm",
 )
 
 INBOUND = replace(
@@ -115,4 +116,5 @@ CONNECTION = Peer(
     streams=1,
     age_s=61.0,
     rtt_ms=0.42,
+    cipher="chacha20-poly1305",
 )

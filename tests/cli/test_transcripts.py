@@ -129,6 +129,13 @@ def test_ls_on_a_terminal_fits_80_cells(filled: FakeDaemon, on_terminal: OnTermi
     )
 
 
+def test_ls_says_what_seals_each_stream_when_asked(filled: FakeDaemon, on_terminal: OnTerminal) -> None:
+    for command in (("ls", "--streams"), ("stream", "ls")):
+        head, first, *_ = on_terminal(*command, "-v", columns=120).splitlines()[-3:]
+        assert head.endswith("RTT  CIPHER") and first.endswith("24ms  aes-256-gcm")
+        assert "CIPHER" not in on_terminal(*command, columns=120)
+
+
 def test_ls_says_which_stream_holds_its_clients_end_of_data(
     fake: FakeDaemon, on_terminal: OnTerminal
 ) -> None:
@@ -608,8 +615,8 @@ def test_swarm_peers(filled: FakeDaemon, run: Run, on_terminal: OnTerminal) -> N
     assert json.loads(run("swarm", "peers", "--json").out)["Peers"][0]["Peer"] == OTHER
     # The agent's escape sequence, a stranger's words, does not reach the terminal.
     assert on_terminal("swarm", "peers", columns=100) == (
-        "PEER         ADDRESS         DIR  SECURITY  LIVE    AGE     RTT  AGENT\n"
-        "12D3…wvuTHr  192.0.2.7:4101  out  noise        1  1m01s  0.42ms  kubo/0.22.0/\\x1b[31m\n"
+        "PEER         ADDRESS         DIR  SECURITY        LIVE    AGE     RTT  AGENT\n"
+        "12D3…wvuTHr  192.0.2.7:4101  out  noise/chacha20     1  1m01s  0.42ms  kubo/0.22.0/\\x1b[31m\n"
     )
 
 

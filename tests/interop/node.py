@@ -35,8 +35,8 @@ class Cell:
 
 @asynccontextmanager
 async def host(cell: Cell) -> AsyncIterator[Host]:
-    """A host that offers and accepts nothing but what the cell says."""
-    swarm = SwarmSettings(security=(cell.security,), early_muxer=cell.early_muxer)
+    """A host that offers and accepts nothing but what the cell says; of ciphers, to each peer, AES too."""
+    swarm = SwarmSettings(security=(cell.security,), aes=True, early_muxer=cell.early_muxer)
     node = await Host.start(PrivateKey.generate(cell.key_type), [LOOPBACK], HostSettings(swarm=swarm))
     try:
         yield node

@@ -79,6 +79,7 @@ def test_connect_identify_ping(
             conn = await meet(node, other, direction)
             assert (conn.remote_peer, conn.direction) == (other.id, direction)
             assert (conn.security, conn.muxer) == (cell.security, "/yamux/1.0.0")
+            assert cell.security == TLS or conn.cipher == "chacha20-poly1305"
             assert (muxer_negotiations == []) is cell.early_muxer
             store = node.swarm.peerstore
             assert (store.agent(other.id) or "").startswith(AGENTS[cell.kind])

@@ -14,6 +14,7 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached, ConnectionLost, DialFailed, P2PForwardError
 from p2pfwd.host.host import Host
+from p2pfwd.net import upgrader
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.protocols.relay_client import RelayClient
@@ -89,6 +90,20 @@ async def test_a_peer_is_reached_over_a_relay_end_to_end_and_all_bytes_are_right
         data = os.urandom(3_000_000)
         assert hashlib.sha256(await ask(conn, data)).digest() == hashlib.sha256(data).digest()
         assert it.relay.bytes > 2 * len(data)
+
+
+@on_loop
+async def test_a_circuit_is_sealed_end_to_end_by_what_its_ends_agree_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for fast, cipher in ((True, "aes-256-gcm"), (False, "chacha20-poly1305")):
+        monkeypatch.setattr(upgrader, "has_fast_aes", lambda fast=fast: fast)
+        async with rig() as it:
+            await until(it.client.places)
+            arrived = next_conn(it.target.swarm)
+            conn = await it.connect()
+            assert conn.is_relayed and conn.cipher == (await arrived).cipher == cipher
+            assert await ask(conn, bytes(300_000)) == bytes(300_000)
 
 
 @on_loop

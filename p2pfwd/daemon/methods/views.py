@@ -141,6 +141,7 @@ def stream(info: StreamInfo) -> schema.Stream:
         path_reason=info.code.words,
         limit_bytes_left=(info.limit_left.data_bytes or None) if info.limit_left else None,
         limit_seconds_left=(info.limit_left.duration_s or None) if info.limit_left else None,
+        cipher=info.cipher,
     )
 
 
@@ -174,6 +175,7 @@ def peer(conn: Link, agent: str | None, now: float, code: PathCode) -> schema.Pe
         path=path(conn),
         path_code=code.value,
         path_reason=code.words,
+        cipher=conn.cipher,
     )
 
 

@@ -84,6 +84,7 @@ class Conn:
         self.local_addr: Multiaddr = channel.conduit.local_addr
         self.networks = networks(self.remote_addr)
         self.security = channel.security
+        self.cipher = channel.cipher
         self.muxer = YAMUX
         self.is_relayed = is_relayed(self.remote_addr)
         self.limit = channel.conduit.limit

@@ -38,6 +38,8 @@ class Carrier(Protocol):
     limit: Limit | None
     """What a relay lets it carry; None: it has no bound."""
     security: str
+    cipher: str
+    """What seals the bytes: `aes-256-gcm`, `chacha20-poly1305`, `aes-128-gcm`."""
 
     @property
     def limit_left(self) -> Limit | None:

@@ -112,6 +112,13 @@ class TlsHandshake(Handshake):
         """The peer's identity is proved and data may be written; see the module on a client's doubt."""
         return self._done
 
+    @property
+    def cipher(self) -> str:
+        """What seals the records, once `done`: of `TLS_AES_128_GCM_SHA256` the middle, `aes-128-gcm`."""
+        self._check_done()
+        name: str = self._connection.get_cipher_name()
+        return name.removeprefix("TLS_").rpartition("_")[0].replace("_", "-").lower()
+
     def last_words(self) -> bytes:
         """What is worth sending before the socket is closed: the alert of a failure, or close_notify."""
         if self._done and self._failure is None:

@@ -75,6 +75,11 @@ def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
         ("[swarm]\ndial_timeout_s = inf\n", "must be a number", None),
         ("swarm.security = ['ssl']\n", ": swarm.security must be some of noise, tls", None),
         ("[swarm]\nsecurity = ['tls', 'tls']\n", "each once", None),
+        ("[swarm]\nciphers = ['aes-256-gcm']\n", "chacha20-poly1305 is all that other programs speak", None),
+        ("[swarm]\nciphers = ['chacha20-poly1305', 'aes-256-gcm']\n", "and comes last", None),
+        ("[swarm]\nciphers = ['auto', 'aes-256-gcm']\n", ": swarm.ciphers must be", None),
+        ("[swarm]\nciphers = []\n", ": swarm.ciphers must be", None),
+        ("[swarm]\nciphers = ['aes-128-gcm']\n", ": swarm.ciphers must be", None),
         ("[swarm]\nlisten = []\n", "at least one address", None),
         ("[swarm]\ndns_servers = ['not-an-ip']\n", ": swarm.dns_servers must be addresses", "IP:PORT"),
         ("[swarm]\ndns_servers = ['1.1.1.1', 'ns.example:53']\n", '"ns.example:53" is no IP address', None),
@@ -173,6 +178,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
         "mdns",
         "port_mapping",
         "swarm_key",
+        "ciphers",
         "listen",
         "drain_timeout_s",
         "event_loop",
@@ -182,6 +188,22 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
     for f in fields(Settings):
         if f.name in parts and f.name != "security":  # there it is protocol names
             assert f.default == parts[f.name].default, f.name
+
+
+@pytest.mark.parametrize(
+    ("line", "aes"),
+    [
+        ("", None),
+        ("ciphers = ['auto']", None),
+        ("ciphers = ['chacha20-poly1305']", False),
+        ("ciphers = ['aes-256-gcm', 'chacha20-poly1305']", True),
+    ],
+)
+def test_the_ciphers_say_whether_aes_is_offered_or_the_processor_is_asked(
+    tmp_path: Path, line: str, aes: bool | None
+) -> None:
+    settings = load(tmp_path, f"[swarm]\n{line}\n").settings
+    assert node.host_settings(settings, networks.load(tmp_path, settings, {})).swarm.aes is aes
 
 
 def test_what_is_set_reaches_the_part(tmp_path: Path) -> None:

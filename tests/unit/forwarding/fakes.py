@@ -36,6 +36,7 @@ class FakeConn:
         self.limit_left = None
         self.rtt_s: float | None = 0.002
         self.security = "/noise"
+        self.cipher = "aes-256-gcm"
         self.identified: asyncio.Future[None] | None = None
 
     async def measure_rtt(self, timeout_s: float) -> float:

@@ -31,7 +31,7 @@ class Owner:
 def made(*records: bytes) -> tuple[TlsChannel, BufferPool, Owner]:
     """A channel to which one read has brought these records."""
     conduit = SimpleNamespace(kept_bytes=0, pause=lambda: None, resume=lambda: None, start=lambda *_: None)
-    engine, pool = SimpleNamespace(read=lambda _data: list(records)), BufferPool()
+    engine, pool = SimpleNamespace(cipher="aes-128-gcm", read=lambda _data: list(records)), BufferPool()
     channel = TlsChannel(cast("Any", conduit), pool, peer(1), cast("Any", engine))
     owner = Owner(channel)
     channel.start(owner, b"")
