@@ -1,8 +1,11 @@
 """Yamux flow control, the receiving side: how much credit to grant, and when.
 
-A window starts at 256 KiB and is topped up when the application has consumed half of it. When two
-top-ups fall within four round trips the window was the bottleneck, so it doubles, up to 16 MiB and
-within the session's budget and the node's: at 63 ms a fixed 256 KiB is 33 Mb/s, 16 MiB is 2.1 Gb/s.
+A window starts at 256 KiB and doubles, up to 32 MiB, each time half of it was consumed within four round
+trips: then it was the bottleneck. At 63 ms a fixed 256 KiB is 33 Mb/s, 32 MiB is 4.2 Gb/s. Growth is
+within a budget of the session and one of the node; who has more than his share of it gives half back.
+
+Credit is granted in smaller steps than halves where the window is large (`credit_step`): a sender that
+waits for a credit of half the window keeps half of the line empty.
 """
 
 from __future__ import annotations
@@ -11,8 +14,18 @@ from typing import Final
 
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 
-MAX_WINDOW_BYTES: Final = 16 << 20
-"""Largest window of one stream, as go and js: the bandwidth-delay product of 2 Gb/s at 63 ms."""
+MAX_WINDOW_BYTES: Final = 32 << 20
+"""Largest window of one stream: the bandwidth-delay product of 4 Gb/s at 63 ms. go, rust and js grant no more
+than 16 MiB themselves, but take any credit that fits in 32 bits."""
+
+COMMON_WINDOW_BYTES: Final = 16 << 20
+"""A larger one is lent: while so much of the node's growth is left for others, who may have this much."""
+
+CREDIT_PARTS: Final = 8
+"""A large window's credit comes back in eighths: seven are with the sender while one is on its way."""
+
+CREDIT_BYTES: Final = 512 * 1024
+"""Least credit of a window that has grown: each is a message, which both ends seal or open."""
 
 SESSION_BUDGET_BYTES: Final = 32 << 20
 """Growth over the initial windows that one session may hold: bounds what one peer can make us buffer."""
@@ -25,7 +38,6 @@ NODE_BYTES: Final = 48 << 20
 """Bytes that wait to be consumed in all sessions of a node, and what else its connections hold."""
 
 GROWTH_ROUND_TRIPS: Final = 4
-
 
 SHRINK_ROUND_TRIPS: Final = 2 * GROWTH_ROUND_TRIPS
 """A circuit's window that has taken longer than this to be used is halved: what the window holds beyond need
@@ -89,12 +101,20 @@ class WindowBudget:
         share = self.total // (self.growers + 1 if first else self.growers)
         if not growth or size + growth > share or growth > self.left:
             return 0
-        if growth > self.ledger.growth_left or self.ledger.is_tight:
+        spare = COMMON_WINDOW_BYTES if size + growth > COMMON_WINDOW_BYTES else 0
+        if growth + spare > self.ledger.growth_left or self.ledger.is_tight:
             return 0
         self.left -= growth
         self.ledger.growth_left -= growth
         self.growers += first
         return growth
+
+    def is_excessive(self, size: int) -> bool:
+        """Whether a window of `size` must give half of it back, for others came later."""
+        if size == INITIAL_WINDOW_BYTES:
+            return False
+        lent = size > COMMON_WINDOW_BYTES and self.ledger.growth_left < COMMON_WINDOW_BYTES
+        return lent or size * self.growers > self.total
 
     def shrink(self, size: int, by: int) -> None:
         """A window of `size` has become smaller."""
@@ -109,10 +129,15 @@ class WindowBudget:
         self.growers -= size > INITIAL_WINDOW_BYTES
 
 
+def credit_step(size: int) -> int:
+    """Bytes to be consumed before a window of `size` gets credit: half of a small one, less of a large."""
+    return max(size // CREDIT_PARTS, min(size // 2, CREDIT_BYTES))
+
+
 class ReceiveWindow:
     """The credit one stream has given its peer."""
 
-    __slots__ = ("consumed", "credit", "least_rtt_s", "size", "topped_up_at")
+    __slots__ = ("consumed", "credit", "due_at", "least_rtt_s", "marked_at", "size", "spent")
 
     def __init__(self) -> None:
         self.size = INITIAL_WINDOW_BYTES
@@ -120,7 +145,11 @@ class ReceiveWindow:
         """Bytes the peer may still send."""
         self.consumed = 0
         """Bytes the application has taken since the last top-up."""
-        self.topped_up_at = -1.0e9
+        self.due_at = credit_step(INITIAL_WINDOW_BYTES)
+        """How many of them make a top-up due; half a window where one is to shrink."""
+        self.spent = 0
+        """Bytes topped up since the last mark; with half a window comes the next, at which it may change."""
+        self.marked_at = -1.0e9
         self.least_rtt_s = 0.0
 
     @property
@@ -131,30 +160,43 @@ class ReceiveWindow:
     def due(self, nbytes: int) -> bool:
         """Count `nbytes` as consumed; True when a top-up is due."""
         self.consumed += nbytes
-        return self.consumed * 2 >= self.size
+        return self.consumed >= self.due_at
 
     def top_up(self, now: float, rtt_s: float | None, budget: WindowBudget) -> int:
         """The delta to grant at `now` (seconds, monotonic): what was consumed, and more where it grows.
 
-        Less, down to nothing, where a circuit's window shrinks.
+        Less, down to nothing, where it shrinks.
         """
-        delta = self.consumed
-        if rtt_s is not None:
-            round_trips = (now - self.topped_up_at) / max(rtt_s, self.least_rtt_s, 1e-9)
-            if round_trips < GROWTH_ROUND_TRIPS:
-                growth = budget.grow(self.size)
-                self.size += growth
-                delta += growth
-            elif self.least_rtt_s and round_trips > SHRINK_ROUND_TRIPS and self.size > INITIAL_WINDOW_BYTES:
-                half = self.size // 2
+        self.spent += self.consumed
+        half = self.size // 2
+        if self.spent >= half:
+            change = self._change(now - self.marked_at, rtt_s, budget)
+            self.marked_at, self.spent = now, 0
+            if change < 0:
+                if self.consumed < half:  # the peer may still send what is to be taken back
+                    self.due_at = half
+                    return 0
                 budget.shrink(self.size, half)
-                self.size -= half
-                delta -= half
-        self.consumed = 0
+            self.size += change
+            self.consumed += change
+            self.due_at = credit_step(self.size)
+        delta, self.consumed = self.consumed, 0
         self.credit += delta
-        self.topped_up_at = now
         assert self.credit <= self.size
         return delta
+
+    def _change(self, since_s: float, rtt_s: float | None, budget: WindowBudget) -> int:
+        """By how many bytes it should grow or shrink, `since_s` seconds after the mark before."""
+        half = self.size // 2
+        if budget.is_excessive(self.size):
+            return -half
+        if rtt_s is None:
+            return 0
+        round_trips = since_s / max(rtt_s, self.least_rtt_s, 1e-9)
+        if round_trips < GROWTH_ROUND_TRIPS:
+            return budget.grow(self.size)
+        too_large = self.least_rtt_s and round_trips > SHRINK_ROUND_TRIPS and self.size > INITIAL_WINDOW_BYTES
+        return -half if too_large else 0
 
     def release(self, budget: WindowBudget) -> None:
         """Give the growth back to the session; the stream is over."""

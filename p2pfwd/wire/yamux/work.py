@@ -51,4 +51,4 @@ CRUMB_BYTES: Final = 4096
 """Credit of less is a crumb. go, rust and js grant at least half an initial window (128 KiB) at once."""
 
 WIDE_WINDOW_BYTES: Final = 64 << 20
-"""Credit beyond this is of no use: nobody's receive window is larger (go, js: 16 MiB)."""
+"""Credit beyond this is of no use: nobody's receive window is larger (ours: 32 MiB, go and js: 16 MiB)."""

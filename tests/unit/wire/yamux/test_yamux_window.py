@@ -7,13 +7,17 @@ import pytest
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from p2pfwd.wire.yamux.window import (
     CIRCUIT_RTT_S,
+    COMMON_WINDOW_BYTES,
+    CREDIT_BYTES,
     GROWTH_ROUND_TRIPS,
     MAX_WINDOW_BYTES,
     NODE_GROWTH_BYTES,
     SESSION_BUDGET_BYTES,
     SHRINK_ROUND_TRIPS,
+    Ledger,
     ReceiveWindow,
     WindowBudget,
+    credit_step,
 )
 
 RTT_S = 0.05
@@ -33,6 +37,37 @@ def test_credit_is_granted_at_half_the_window_and_not_before() -> None:
     assert consume(window, half - 1, 0.0, budget) == 0
     assert consume(window, 1, 0.0, budget) == half
     assert window.credit == window.size == INITIAL_WINDOW_BYTES
+
+
+@pytest.mark.parametrize(
+    ("window_kib", "step_kib"),
+    [(256, 128), (512, 256), (1024, 512), (2048, 512), (4096, 512), (8192, 1024), (32768, 4096)],
+)
+def test_a_large_windows_credit_comes_in_eighths_but_never_in_crumbs(window_kib: int, step_kib: int) -> None:
+    assert credit_step(window_kib << 10) == step_kib << 10
+    assert CREDIT_BYTES == 512 << 10
+
+
+def test_a_window_that_has_grown_is_topped_up_each_eighth_and_grows_by_halves() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    grow_to(8 << 20, window, budget)
+    eighth = 1 << 20
+    for turn in range(3):
+        assert consume(window, eighth - 1, 1.0, budget) == 0
+        assert consume(window, 1, 1.0, budget) == eighth, f"credit for eighth {turn}, and no growth"
+        assert window.size == window.credit == 8 << 20
+    assert consume(window, eighth, 1.0, budget) == eighth + (8 << 20)
+    assert window.size == window.credit == 16 << 20
+
+
+def test_eighths_that_come_fast_are_no_reason_to_grow_when_half_the_window_takes_long() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    grow_to(8 << 20, window, budget)
+    now = 1.0
+    for _ in range(16):
+        now += 0.3 * SLOW_S
+        assert consume(window, 1 << 20, now, budget) == 1 << 20
+    assert window.size == 8 << 20
 
 
 @pytest.mark.parametrize(
@@ -110,10 +145,15 @@ def grow(window: ReceiveWindow, budget: WindowBudget) -> None:
         consume(window, window.size // 2, turn * 0.001, budget)
 
 
-def test_a_window_stops_growing_at_sixteen_mebibytes() -> None:
+def grow_to(size: int, window: ReceiveWindow, budget: WindowBudget) -> None:
+    while window.size < size:
+        consume(window, window.size // 2, 1.0, budget)
+
+
+def test_a_window_stops_growing_at_thirty_two_mebibytes() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
     grow(window, budget)
-    assert window.size == MAX_WINDOW_BYTES == 16 << 20
+    assert window.size == MAX_WINDOW_BYTES == 32 << 20
     assert budget.left == SESSION_BUDGET_BYTES - MAX_WINDOW_BYTES + INITIAL_WINDOW_BYTES
 
 
@@ -138,6 +178,57 @@ def test_streams_that_come_when_the_budget_is_taken_keep_the_initial_window() ->
     late = ReceiveWindow()
     for turn in range(3):
         assert consume(late, late.size // 2, turn * 0.001, budget) >= INITIAL_WINDOW_BYTES // 2
+
+
+@pytest.mark.parametrize("late", [1, 3, 15, 40])
+def test_streams_that_come_late_get_their_share_of_what_a_large_window_holds(late: int) -> None:
+    budget = WindowBudget()
+    windows = [ReceiveWindow()]
+    grow(windows[0], budget)
+    windows += [ReceiveWindow() for _ in range(late)]
+    for turn in range(60):
+        for window in windows:
+            consume(window, window.size // 2, turn * 0.001, budget)
+    sizes = [window.size for window in windows]
+    assert max(sizes) <= 2 * min(sizes)
+    assert sum(sizes) - len(sizes) * INITIAL_WINDOW_BYTES + budget.left == SESSION_BUDGET_BYTES
+    assert budget.ledger.growth_left == NODE_GROWTH_BYTES - SESSION_BUDGET_BYTES + budget.left
+
+
+def test_a_large_window_shrinks_when_the_peer_has_spent_the_credit_that_is_taken_back() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    grow(window, budget)
+    budget.growers += 1  # somebody else came
+    eighth, left, seen = window.size // 8, budget.left, []
+    for _ in range(9):
+        seen.append((consume(window, eighth, 1.0, budget) // eighth, window.size >> 20))
+        assert window.unconsumed == 0 and window.credit <= window.size
+        assert budget.left - left == (32 << 20) - window.size, "given back when it is free, and not before"
+    assert seen == [(1, 32)] * 3 + [(0, 32)] * 3 + [(0, 16)] + [(1, 16)] * 2
+
+
+def test_a_window_that_need_not_shrink_after_all_gets_what_was_withheld() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    grow(window, budget)
+    budget.growers += 1
+    eighth = window.size // 8
+    assert [consume(window, eighth, 1.0, budget) // eighth for _ in range(6)] == [1, 1, 1, 0, 0, 0]
+    budget.growers -= 1
+    assert consume(window, eighth, 9.0, budget) == 4 * eighth
+    assert window.size == window.credit == 32 << 20
+
+
+def test_beyond_sixteen_mebibytes_a_window_is_lent_while_the_node_has_as_much_for_others() -> None:
+    ledger = Ledger()
+    first, second, third, fourth = ((ReceiveWindow(), WindowBudget(ledger=ledger)) for _ in range(4))
+    for window, budget in (first, second):
+        grow(window, budget)
+    assert [window.size for window, _ in (first, second)] == [MAX_WINDOW_BYTES, COMMON_WINDOW_BYTES]
+    for turn in range(40):
+        for window, budget in (first, second, third, fourth):
+            consume(window, window.size // 2, turn * 0.001, budget)
+    assert [w.size for w, _ in (first, second, third, fourth)] == [COMMON_WINDOW_BYTES] * 4
+    assert ledger.growth_left == NODE_GROWTH_BYTES - 4 * (COMMON_WINDOW_BYTES - INITIAL_WINDOW_BYTES)
 
 
 def test_release_gives_the_growth_back_once() -> None:
