@@ -114,7 +114,7 @@ class LocalListener(Listener):
         self._stopped = False
         self._acceptor: Acceptor | None = None
         self._loop = asyncio.get_running_loop()
-        self._openings = Openings(self, self._loop)
+        self._openings = Openings(self, self._loop, streams.looks.diag)
         self.used_at = self._loop.time()
         """When a program connected last, by the loop's clock; before the first, when it was made."""
         self._doubt_id = -1  # the newest stream that says nothing against the doubt about the service

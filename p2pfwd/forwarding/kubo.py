@@ -34,16 +34,16 @@ from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.errors import StreamReset
+from p2pfwd.forwarding.looks import TICK_S, Look, Looks
 from p2pfwd.forwarding.splice import Splice, State
 from p2pfwd.net.link.contract import SplicedStream
 from p2pfwd.system.poller import Readiness
-from p2pfwd.system.sock_diag import has_closed
 
 log = logging.getLogger("p2pfwd.forwarding")
 
 AGENTS: Final = ("kubo/", "go-ipfs/")
 
-FIRST_LOOK_S: Final = 0.05
+FIRST_LOOK_S: Final = TICK_S
 MAX_LOOK_S: Final = 8.0
 """How often a client whose FIN is held is looked at: twice as late each time, up to this."""
 
@@ -75,10 +75,11 @@ def make_splice(
     *,
     kubo: bool,
     hold_s: float | None,
+    looks: Looks,
 ) -> Splice:
     """The splice for a peer: `kubo` if it is one; `hold_s`: see `KuboSplice`."""
     if kubo:
-        return KuboSplice(stream, sock, poller, loop, on_closed, hold_s=hold_s)
+        return KuboSplice(stream, sock, poller, loop, on_closed, hold_s=hold_s, looks=looks)
     return Splice(stream, sock, poller, on_closed)
 
 
@@ -91,6 +92,7 @@ class KuboSplice(Splice):
         "_held_at",
         "_hold_s",
         "_look_s",
+        "_looks",
         "_loop",
         "_progressed_at",
         "_timer",
@@ -108,13 +110,15 @@ class KuboSplice(Splice):
         on_closed: Callable[[Splice], None],
         *,
         hold_s: float | None,
+        looks: Looks,
     ) -> None:
         """`hold_s`: the longest silence for which our FIN is held, 0 for ever; None: it is not held."""
         super().__init__(stream, sock, poller, on_closed)
         self._loop = loop
         self._hold_s = None if hold_s is None else hold_s or math.inf
+        self._looks = looks
         self._wait = Wait.PLAIN
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | Look | None = None
         self._look_s = FIRST_LOOK_S
         self._heard = 0
         self._held_at = 0.0
@@ -143,7 +147,7 @@ class KuboSplice(Splice):
             return
         self._waits(Wait.HOLDING)
         self._held_at = self._progressed_at = self._loop.time()
-        self._timer = self._loop.call_later(self._look_s, self._look)
+        self._timer = self._looks.later(self._look_s, self._look)
 
     def _look(self) -> None:
         """Send the held FIN if nothing speaks for holding it any more; look again later otherwise."""
@@ -151,7 +155,7 @@ class KuboSplice(Splice):
         now = self._loop.time()
         if self._pending is not None or self.bytes_in != self._heard:
             self._heard, self._progressed_at = self.bytes_in, now
-        gone, silent_s = has_closed(self._sock), now - self._progressed_at
+        gone, silent_s = self._looks.diag.has_closed(self._sock), now - self._progressed_at
         most_s = self._hold_s if gone is not None else min(QUIET_S, self._hold_s)
         if gone or silent_s >= most_s:
             if not gone and self._told:
@@ -166,7 +170,7 @@ class KuboSplice(Splice):
                 "reply off (forward.kubo_hold_s)",
                 self._name(),
             )
-        self._timer = self._loop.call_later(min(self._look_s, most_s - silent_s), self._look)
+        self._timer = self._looks.later(min(self._look_s, most_s - silent_s), self._look)
         self._look_s = min(2 * self._look_s, MAX_LOOK_S)
 
     def _name(self) -> str:

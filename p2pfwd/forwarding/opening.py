@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.forwarding.splice import close_with_reset
 from p2pfwd.system.acceptor import Sockaddr
-from p2pfwd.system.sock_diag import has_gone
+from p2pfwd.system.sock_diag import SockDiag
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.values import ForwardingLimits
@@ -66,8 +66,9 @@ class Opens(Protocol):
 class Openings:
     """Of one forward."""
 
-    def __init__(self, owner: Opens, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Opens, loop: asyncio.AbstractEventLoop, diag: SockDiag) -> None:
         self._owner = owner
+        self._diag = diag
         self._loop = loop
         self._tasks: dict[socket.socket, asyncio.Task[None]] = {}
         self._news: asyncio.Future[None] | None = None
@@ -150,7 +151,7 @@ class Openings:
     def _look_at_programs(self) -> None:
         self._look = self._loop.call_later(LOOK_S, self._look_at_programs)
         for sock, task in tuple(self._tasks.items()):
-            if has_gone(sock):
+            if self._diag.has_gone(sock):
                 task.cancel()
 
     def _ended(self, sock: socket.socket) -> None:

@@ -450,6 +450,7 @@ class Forwarding:
         await self._streams.wait_empty()
         self._streams.sockets.close()
         self._streams.idle.close()
+        self._streams.looks.close()
         self.access.close()
 
     def _refuse_when_closing(self) -> None:

@@ -20,6 +20,7 @@ from p2pfwd.forwarding import kubo as kubo_pipe
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.idle import IdleWatch
 from p2pfwd.forwarding.local_sockets import LocalSockets
+from p2pfwd.forwarding.looks import Looks
 from p2pfwd.forwarding.names import PREFIX
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import ForwardingLimits, StreamInfo
@@ -168,6 +169,7 @@ class StreamRegistry:
         self._empty = asyncio.Event()
         self._empty.set()
         self.idle = IdleWatch(loop, self._entries.values)
+        self.looks = Looks(loop)
         self.sockets = LocalSockets(loop, self._entries.values, swarm.limits.is_own, swarm.refusals)
 
     def __len__(self) -> int:
@@ -246,6 +248,7 @@ class StreamRegistry:
             entry.ended,
             kubo=kubo,
             hold_s=hold_s,
+            looks=self.looks,
         )
         if entry.listener.idle_timeout_s:
             self.idle.watch(entry.listener.idle_timeout_s)

@@ -16,7 +16,9 @@ import pytest
 from p2pfwd.errors import ConnectionLost, StreamReset
 from p2pfwd.forwarding import kubo
 from p2pfwd.forwarding.kubo import KuboSplice, make_splice
+from p2pfwd.forwarding.looks import Looks
 from p2pfwd.forwarding.splice import Splice, close_with_reset
+from p2pfwd.system.sock_diag import SockDiag
 from tests.net.swarm_rig import stranger
 
 BY_PEER = StreamReset("the peer reset the stream", by="remote")
@@ -115,6 +117,7 @@ class Rig:
             self.loop,  # type: ignore[arg-type]
             self.ended.append,
             hold_s=hold_s,
+            looks=Looks(self.loop),  # type: ignore[arg-type]
         )
         self.splice.start()
 
@@ -144,7 +147,7 @@ def rig(*, hold_s: float | None = 0) -> Iterator[Rig]:
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[bool | None]:
     """What is known of the client from now on: its last entry."""
     known: list[bool | None] = [False]
-    monkeypatch.setattr(kubo, "has_closed", lambda _sock: known[-1])
+    monkeypatch.setattr(SockDiag, "has_closed", lambda _self, _sock: known[-1])
     return known
 
 
@@ -154,7 +157,16 @@ def test_the_kind_of_splice_is_the_peers() -> None:
     pair = socket.socketpair()
     try:
         for is_kubo, kind in ((True, KuboSplice), (False, Splice)):
-            made = make_splice(Stream(), pair[0], loop, loop, print, kubo=is_kubo, hold_s=None)  # type: ignore[arg-type]
+            made = make_splice(
+                Stream(),  # type: ignore[arg-type]
+                pair[0],
+                loop,
+                loop,
+                print,
+                kubo=is_kubo,
+                hold_s=None,
+                looks=Looks(loop),
+            )
             assert type(made) is kind
     finally:
         loop.close()

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.system import proc_net
-from p2pfwd.system.sock_diag import has_closed, has_gone, listening_at
+from p2pfwd.system import proc_net, sock_diag
+from p2pfwd.system.sock_diag import SockDiag, listening_at
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="no socket diagnosis here")
+
+
+@pytest.fixture
+def diag() -> Iterator[SockDiag]:
+    """Closed at the end."""
+    made = SockDiag()
+    yield made
+    made.close()
 
 
 def ends(address: object, listening: socket.AddressFamily, calling: socket.AddressFamily, to: str | None):  # type: ignore[no-untyped-def]
@@ -36,7 +45,11 @@ def ends(address: object, listening: socket.AddressFamily, calling: socket.Addre
     ],
 )
 def test_half_closed_and_closed(
-    home: Path, listening: socket.AddressFamily, calling: socket.AddressFamily, to: str | None
+    home: Path,
+    diag: SockDiag,
+    listening: socket.AddressFamily,
+    calling: socket.AddressFamily,
+    to: str | None,
 ) -> None:
     host = "::1" if listening == socket.AF_INET6 else "127.0.0.1"
     address = str(home / "s") if listening == socket.AF_UNIX else (host, 0)
@@ -45,36 +58,36 @@ def test_half_closed_and_closed(
     except OSError as exc:
         pytest.skip(f"no such connection here: {exc}")
     with client, accepted:
-        assert has_closed(accepted) is False and not has_gone(accepted)
+        assert diag.has_closed(accepted) is False and not diag.has_gone(accepted)
         client.shutdown(socket.SHUT_WR)
         assert accepted.recv(1) == b""
-        assert has_closed(accepted) is False and not has_gone(accepted)
+        assert diag.has_closed(accepted) is False and not diag.has_gone(accepted)
         client.close()
-        assert has_closed(accepted) is True and has_gone(accepted)
+        assert diag.has_closed(accepted) is True and diag.has_gone(accepted)
 
 
 @pytest.mark.parametrize("by_reset", [False, True])
-def test_who_has_gone_is_known_before_what_he_sent_is_read(by_reset: bool) -> None:
+def test_who_has_gone_is_known_before_what_he_sent_is_read(diag: SockDiag, by_reset: bool) -> None:
     client, accepted = ends(("127.0.0.1", 0), socket.AF_INET, socket.AF_INET, None)
     with accepted:
         client.sendall(b"GET / HTTP/1.1")
-        assert not has_gone(accepted)
+        assert not diag.has_gone(accepted)
         if by_reset:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        assert has_gone(accepted)
+        assert diag.has_gone(accepted)
 
 
-def test_who_closed_first_is_gone_whatever_is_left_of_it() -> None:
+def test_who_closed_first_is_gone_whatever_is_left_of_it(diag: SockDiag) -> None:
     client, accepted = ends(("127.0.0.1", 0), socket.AF_INET, socket.AF_INET, None)
     with accepted:
         client.close()
         accepted.recv(1)
         accepted.shutdown(socket.SHUT_WR)  # the client's end is in TIME_WAIT now
-        assert has_closed(accepted) is True
+        assert diag.has_closed(accepted) is True
 
 
-def test_a_client_on_another_machine_is_not_known_of() -> None:
+def test_a_client_on_another_machine_is_not_known_of(diag: SockDiag) -> None:
     class Ends:
         family = socket.AF_INET
 
@@ -84,7 +97,52 @@ def test_a_client_on_another_machine_is_not_known_of() -> None:
         def getpeername(self) -> tuple[str, int]:
             return "192.0.2.2", 50000
 
-    assert has_closed(Ends()) is None  # type: ignore[arg-type]
+    assert diag.has_closed(Ends()) is None  # type: ignore[arg-type]
+
+
+def test_the_socket_is_kept_and_another_one_opened_when_it_fails(
+    diag: SockDiag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that fails later, or has an answer left that nobody waited for, gives no wrong one."""
+    client, accepted = ends(("127.0.0.1", 0), socket.AF_INET, socket.AF_INET, None)
+    opened: list[socket.socket] = []
+    real = sock_diag._open
+    monkeypatch.setattr(sock_diag, "_open", lambda: opened.append(real()) or opened[-1])  # type: ignore[func-returns-value]
+    with client, accepted:
+        assert diag.has_closed(accepted) is False and diag.has_closed(accepted) is False
+        assert len(opened) == 1
+        opened[0].close()
+        assert diag.has_closed(accepted) is False and len(opened) == 2
+        opened[1].send(sock_diag._question(socket.AF_INET, 1, bytes(36), 0, 0))  # a stale answer is there now
+        assert diag.has_closed(accepted) is False and len(opened) == 2
+        for _ in range(2 * sock_diag._MAX_STALE):
+            opened[1].send(sock_diag._question(socket.AF_INET, 1, bytes(36), 0, 0))
+        assert diag.has_closed(accepted) is False and len(opened) == 3
+
+
+@pytest.mark.parametrize("refused", ["opening", "asking", "answering"])
+def test_where_the_kernel_may_not_be_asked_nothing_is_known(
+    diag: SockDiag, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """And it is asked again the next time."""
+
+    class Silent(socket.socket):
+        def send(self, *_: object) -> int:
+            if refused == "asking":
+                raise PermissionError
+            return 0
+
+    def open_() -> socket.socket:
+        if refused == "opening":
+            raise PermissionError
+        return Silent(socket.AF_NETLINK, socket.SOCK_RAW, sock_diag._NETLINK_SOCK_DIAG)
+
+    client, accepted = ends(("127.0.0.1", 0), socket.AF_INET, socket.AF_INET, None)
+    with client, accepted:
+        with monkeypatch.context() as patched:
+            patched.setattr(sock_diag, "_open", open_)
+            assert diag.has_closed(accepted) is None
+        assert diag.has_closed(accepted) is False
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ class FakeSplice:
         *,
         kubo: bool,
         hold_s: float | None,
+        looks: object,
     ) -> None:
         self.stream, self.sock, self.kubo, self.hold_s = stream, sock, kubo, hold_s
         self.holds_fin = False

@@ -24,6 +24,7 @@ from p2pfwd.errors import (
 from p2pfwd.forwarding import forward, opening
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.system.sock_diag import SockDiag
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import (
@@ -45,7 +46,7 @@ AWAY = DialFailed("cannot reach it: refused")
 def gone(monkeypatch: pytest.MonkeyPatch) -> set[FakeSocket]:
     """The sockets whose programs have gone."""
     found: set[FakeSocket] = set()
-    monkeypatch.setattr(opening, "has_gone", lambda sock: sock in found)
+    monkeypatch.setattr(SockDiag, "has_gone", lambda _self, sock: sock in found)
     return found
 
 
