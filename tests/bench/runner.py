@@ -19,7 +19,7 @@ from tests.bench import phases
 from tests.bench.client import Client, ClientError
 from tests.bench.floor import aead_s_per_gb
 from tests.bench.phases import Phase, Sizes
-from tests.bench.procs import Others, machine_busy_s
+from tests.bench.procs import Others, aes_in_hardware, machine_busy_s
 from tests.bench.results import Results
 from tests.bench.tunnels import SETUPS, Lab, Missing, Tunnel
 from tests.interop.peers.process import PeerFailed
@@ -35,26 +35,52 @@ WAIT_S = 2.0
 TRIES = 2
 """How often a measurement is taken while other processes are busy; the quieter one counts."""
 
-PHASES: Mapping[str, tuple[Phase, frozenset[str]]] = {
-    "rtt": (phases.round_trip, frozenset(SETUPS)),
-    "open": (phases.opening, frozenset(SETUPS)),
-    "bulk": (phases.bulk, frozenset(SETUPS)),
-    "burst": (phases.burst, frozenset(SETUPS)),
-    "many": (phases.many, frozenset({"relay", "ssh", "kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
-    "circuits": (phases.circuits, frozenset({"p2pfwd-relayed"})),
-    "paced": (phases.paced, frozenset({"p2pfwd-noise"})),
-    "ls": (phases.commands, frozenset({"p2pfwd-noise"})),
-}
-"""Measurements in their order, and the tunnels they are taken on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Measurements in their order, each with the tunnels it is taken on."""
+
+    phases: Mapping[str, tuple[Phase, frozenset[str]]]
+    alone: bool = False
+    """One tunnel after the other, each with fresh daemons; else all are up, and each measurement goes
+    through all of them."""
+    repeats: int | None = None
+    """At most so often: the slow ones."""
+
+
+LONG = frozenset({"long-direct", "long-ssh", "long-kubo", "long-p2pfwd"})
+CROWD = frozenset({"p2pfwd-crowd"})
+BULK_ONLY = frozenset({"p2pfwd-no-aes"})
+NEAR = frozenset(SETUPS) - LONG - CROWD - BULK_ONLY
+
+STAGES: Sequence[Stage] = [
+    Stage({
+        "rtt": (phases.round_trip, NEAR),
+        "open": (phases.opening, NEAR),
+        "bulk": (phases.bulk, NEAR | BULK_ONLY),
+        "burst": (phases.burst, NEAR),
+        "many": (phases.many, frozenset({"relay", "ssh", "kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
+        "circuits": (phases.circuits, frozenset({"p2pfwd-relayed"})),
+        "paced": (phases.paced, frozenset({"p2pfwd-noise"})),
+        "ls": (phases.commands, frozenset({"p2pfwd-noise"})),
+    }),
+    Stage({"long": (phases.long, LONG)}, repeats=2),
+    Stage({
+        name: (phase, frozenset({"kubo-noise", "p2pfwd-noise", "p2pfwd-tls"}))
+        for name, phase in (("idle", phases.idle), ("streams", phases.streams))
+    }, alone=True),
+    Stage({
+        "scale": (phases.scale, frozenset({"kubo-noise", "p2pfwd-noise"})),
+    }, alone=True, repeats=2),
+    Stage({"crowd": (phases.crowd, CROWD)}, alone=True, repeats=2),
+]  # fmt: skip
+
+PHASES: Sequence[str] = [name for stage in STAGES for name in stage.phases]
 
 ROUNDS: Mapping[str, int] = {"rtt": 5, "open": 5, "many": 2}
 """How often within a repeat some go round the tunnels: a machine's wake-up time changes from
 second to second, by more than what is compared. Each round is a sample of its own."""
-
-FRESH: Mapping[str, Phase] = {"idle": phases.idle, "streams": phases.streams}
-"""Those that want daemons nothing has gone through yet."""
-
-FRESH_TUNNELS = frozenset({"kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})
 
 FAILURES = (ClientError, PeerFailed, AssertionError, OSError, RuntimeError)
 """How a tunnel or a measurement fails; a failed one is reported, the run goes on."""
@@ -85,61 +111,55 @@ class Runner:
             "python": platform.python_version(),
             "kernel": platform.release(),
             "processors": os.cpu_count(),
+            "aes": aes_in_hardware(),
             "repeats": plan.repeats,
         }
 
     def run(self) -> Results:
         for repeat in range(self.plan.repeats):
             self.results.add("aead", repeat, aead_s_per_gb(self.plan.sizes.aead_s))
-            self._together(repeat, self.plan.tunnels)
-            self._fresh(repeat, self.plan.tunnels)
+            for stage in STAGES:
+                if stage.repeats is None or repeat < stage.repeats:
+                    self._stage(repeat, stage)
         return self.results
 
-    def _together(self, repeat: int, names: Sequence[str]) -> None:
-        """All tunnels up, one measurement after the other through all of them."""
-        wanted = [name for name in PHASES if name in self.plan.phases]
-        if not wanted:
-            return
-        with ExitStack() as stack:
-            self._say(repeat, "starting")
-            server = self.client.serve(stack, self.log)
-            up = {name: self._start(stack, name, server) for name in names}
-            for phase in wanted:
-                self._say(repeat, phase)
-                rounds = ROUNDS.get(phase, 1)
-                for sample in range(repeat * rounds, (repeat + 1) * rounds):
-                    self._round(sample, names if sample % 2 == 0 else names[::-1], up, phase)
+    def _stage(self, repeat: int, stage: Stage) -> None:
+        """Take those of its measurements that are wanted, on those of its tunnels that are."""
+        wanted = {name: phase for name, phase in stage.phases.items() if name in self.plan.phases}
+        needed = frozenset[str]().union(*(tunnels for _, tunnels in wanted.values()))
+        names = [name for name in self.plan.tunnels if name in needed]
+        for group in ([name] for name in names) if stage.alone else [names]:
+            if not group:
+                continue
+            self._say(repeat, f"starting {group[0] if stage.alone else 'tunnels'}")
+            with ExitStack() as stack:
+                server = self.client.serve(stack, self.log)
+                up = {name: self._start(stack, name, server) for name in group}
+                for name, (measure, tunnels) in wanted.items():
+                    self._say(repeat, name)
+                    rounds = ROUNDS.get(name, 1)
+                    taken_on = [each for each in group if each in tunnels]
+                    for sample in range(repeat * rounds, (repeat + 1) * rounds):
+                        order = taken_on if sample % 2 == 0 else taken_on[::-1]
+                        self._round(sample, order, up, name, measure)
 
     def _round(
-        self, sample: int, names: Sequence[str], up: dict[str, Tunnel | None], phase: str
+        self, sample: int, names: Sequence[str], up: dict[str, Tunnel | None], phase: str, measure: Phase
     ) -> None:
         """One measurement of every tunnel that is up; one that fails is up no more."""
-        measure, tunnels = PHASES[phase]
         for name in names:
             tunnel = up[name]
-            if tunnel is None or name not in tunnels:
-                continue
-            if not self._measure(sample, name, tunnel, phase, measure):
+            if tunnel is not None and not self._measure(sample, name, tunnel, phase, measure):
                 up[name] = None
-
-    def _fresh(self, repeat: int, names: Sequence[str]) -> None:
-        """One tunnel after the other, alone."""
-        wanted = [name for name in FRESH if name in self.plan.phases]
-        for name in names:
-            if not wanted or name not in FRESH_TUNNELS:
-                continue
-            self._say(repeat, f"memory of {name}")
-            with ExitStack() as stack:
-                tunnel = self._start(stack, name, self.client.serve(stack, self.log))
-                for phase in wanted:
-                    if tunnel is not None:
-                        self._measure(repeat, name, tunnel, phase, FRESH[phase])
 
     def _start(self, stack: ExitStack, name: str, server: int) -> Tunnel | None:
         if name in self.results.skipped:
             return None
         try:
-            return SETUPS[name](Lab(stack, self.work, self.log), server)
+            tunnel = SETUPS[name](Lab(stack, self.work, self.log), server)
+            if tunnel.cipher is not None:
+                self.results.ciphers[name] = tunnel.cipher
+            return tunnel
         except Missing as exc:
             self.results.skipped[name] = str(exc)
         except FAILURES as exc:
