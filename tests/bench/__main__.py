@@ -28,11 +28,13 @@ QUICK_TUNNELS = (
     "direct", "relay", "ssh-gcm", "kubo-noise", "p2pfwd-noise",
     "long-direct", "long-ssh", "long-p2pfwd",
 )  # fmt: skip
+SLOW_PHASES = ("paced", "scale", "crowd")
+"""What the quick run leaves out."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one repeat, fewer tunnels; under a minute")
+    parser.add_argument("--quick", action="store_true", help="one repeat, less of everything; 90 s")
     parser.add_argument("--only", action="append", choices=SETUPS, metavar="TUNNEL", help=", ".join(SETUPS))
     parser.add_argument("--phase", action="append", choices=PHASES, help="only these measurements")
     parser.add_argument("--repeats", type=int, help="how often everything is measured (3; quick: 1)")
@@ -50,7 +52,7 @@ def plan_for(options: argparse.Namespace) -> Plan:
     patience = options.patience if options.patience is not None else 5.0 if quick else 60.0
     return Plan(
         tunnels=options.only or (QUICK_TUNNELS if quick else tuple(SETUPS)),
-        phases=options.phase or PHASES,
+        phases=options.phase or [name for name in PHASES if not quick or name not in SLOW_PHASES],
         repeats=options.repeats or (1 if quick else 3),
         sizes=QUICK if quick else Sizes(),
         patience_s=patience,

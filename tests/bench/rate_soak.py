@@ -62,11 +62,11 @@ class Variant:
 SECURITIES, WAYS, IDLE = ("noise", "tls"), ("up", "down"), (0, 1, 20)
 
 
-def variants() -> Iterator[Variant]:
+def variants(securities: Sequence[str] = SECURITIES) -> Iterator[Variant]:
     """All, those with the same streams beside them in a row."""
-    for security, idle, way in product(SECURITIES, IDLE, WAYS):
+    for security, idle, way in product(securities, IDLE, WAYS):
         yield Variant(security, way, idle)
-    for security, way in product(SECURITIES, WAYS):
+    for security, way in product(securities, WAYS):
         yield Variant(security, way, 0, at_once=2)
 
 
@@ -154,7 +154,7 @@ class Ends:
 
 
 class Soak:
-    """Transfers for as long or as many as asked, into `done` and `faults`."""
+    """Transfers, for so many minutes or until there are so many, into `done` and `faults`."""
 
     def __init__(self, client: Client, work: Path, ends: Ends) -> None:
         self.client, self.work, self.ends = client, work, ends
@@ -165,15 +165,15 @@ class Soak:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._start
 
-    def pair(self, minutes: float, transfers: int, rounds: int) -> None:
-        """One pair of daemons for each security, `rounds` times through all variants."""
+    def pair(self, securities: Sequence[str], rounds: int, minutes: float, transfers: int) -> None:
+        """A pair of daemons for each security, `rounds` times through all variants; see Soak for the end."""
         with ExitStack() as stack:
             server = stack.enter_context(TcpServer(self.ends.serve))
             lab = Lab(stack, self.work, self.work / "log")
-            tunnels = {name: p2pfwd_pair(name)(lab, server.port) for name in SECURITIES}
-            counts = dict.fromkeys(SECURITIES, 0)
+            tunnels = {name: p2pfwd_pair(name)(lab, server.port) for name in securities}
+            counts = dict.fromkeys(securities, 0)
             for _ in range(rounds):
-                for variant in variants():
+                for variant in variants(securities):
                     if self.elapsed_s() > minutes * 60 or len(self.done) >= transfers:
                         return
                     counts[variant.security] += variant.at_once
@@ -258,6 +258,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.rate_soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after so long (30)")
     parser.add_argument("--transfers", type=int, default=10_000, help="or after so many (10,000)")
+    parser.add_argument("--only", action="append", choices=SECURITIES, help="transfers of this protocol")
     parser.add_argument("--rounds", type=int, default=10, help="new daemons every so many rounds (10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every transfer there as well")
     return parser.parse_args(argv)
@@ -273,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         soak = Soak(find_client(Path(name)), Path(name), Ends(seed=1))
         try:
             while soak.elapsed_s() < options.minutes * 60 and len(soak.done) < options.transfers:
-                soak.pair(options.minutes, options.transfers, options.rounds)
+                soak.pair(options.only or SECURITIES, options.rounds, options.minutes, options.transfers)
                 print(f"{soak.elapsed_s():.0f} s: {len(soak.done)} transfers", file=sys.stderr, flush=True)
         except (KeyboardInterrupt, SystemExit):
             print("interrupted: what follows is what was done", file=sys.stderr)

@@ -38,42 +38,48 @@ TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Measurements in their order, each with the tunnels it is taken on."""
+class Taken:
+    """A measurement, the tunnels it is taken on, and the repeats it is left at, where it is a slow one."""
 
-    phases: Mapping[str, tuple[Phase, frozenset[str]]]
-    alone: bool = False
-    """One tunnel after the other, each with fresh daemons; else all are up, and each measurement goes
-    through all of them."""
+    measure: Phase
+    tunnels: frozenset[str]
     repeats: int | None = None
-    """At most so often: the slow ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Measurements in their order: all tunnels are up, and each measurement goes through all of them; or,
+    `alone`, one tunnel after the other, whose daemons are fresh and so measured once only."""
+
+    phases: Mapping[str, Taken]
+    alone: bool = False
 
 
 LONG = frozenset({"long-direct", "long-ssh", "long-kubo", "long-p2pfwd"})
 CROWD = frozenset({"p2pfwd-crowd"})
 BULK_ONLY = frozenset({"p2pfwd-no-aes"})
 NEAR = frozenset(SETUPS) - LONG - CROWD - BULK_ONLY
+OURS = frozenset({"p2pfwd-noise"})
+NOISE = frozenset({"kubo-noise", "p2pfwd-noise"})
 
 STAGES: Sequence[Stage] = [
     Stage({
-        "rtt": (phases.round_trip, NEAR),
-        "open": (phases.opening, NEAR),
-        "bulk": (phases.bulk, NEAR | BULK_ONLY),
-        "burst": (phases.burst, NEAR),
-        "many": (phases.many, frozenset({"relay", "ssh", "kubo-noise", "p2pfwd-noise", "p2pfwd-tls"})),
-        "circuits": (phases.circuits, frozenset({"p2pfwd-relayed"})),
-        "paced": (phases.paced, frozenset({"p2pfwd-noise"})),
-        "ls": (phases.commands, frozenset({"p2pfwd-noise"})),
+        "rtt": Taken(phases.round_trip, NEAR),
+        "open": Taken(phases.opening, NEAR),
+        "bulk": Taken(phases.bulk, NEAR | BULK_ONLY),
+        "burst": Taken(phases.burst, NEAR),
+        "many": Taken(phases.many, NOISE | {"ssh"}),
+        "circuits": Taken(phases.circuits, frozenset({"p2pfwd-relayed"})),
+        "paced": Taken(phases.paced, OURS, repeats=2),
+        "ls": Taken(phases.commands, OURS),
     }),
-    Stage({"long": (phases.long, LONG)}, repeats=2),
+    Stage({"long": Taken(phases.long, LONG, repeats=2)}),
     Stage({
-        name: (phase, frozenset({"kubo-noise", "p2pfwd-noise", "p2pfwd-tls"}))
-        for name, phase in (("idle", phases.idle), ("streams", phases.streams))
+        "idle": Taken(phases.idle, NOISE | {"p2pfwd-tls"}),
+        "streams": Taken(phases.streams, NOISE | {"p2pfwd-tls"}),
     }, alone=True),
-    Stage({
-        "scale": (phases.scale, frozenset({"kubo-noise", "p2pfwd-noise"})),
-    }, alone=True, repeats=2),
-    Stage({"crowd": (phases.crowd, CROWD)}, alone=True, repeats=2),
+    Stage({"scale": Taken(phases.scale, NOISE, repeats=1)}, alone=True),
+    Stage({"crowd": Taken(phases.crowd, CROWD, repeats=1)}, alone=True),
 ]  # fmt: skip
 
 PHASES: Sequence[str] = [name for stage in STAGES for name in stage.phases]
@@ -119,14 +125,17 @@ class Runner:
         for repeat in range(self.plan.repeats):
             self.results.add("aead", repeat, aead_s_per_gb(self.plan.sizes.aead_s))
             for stage in STAGES:
-                if stage.repeats is None or repeat < stage.repeats:
-                    self._stage(repeat, stage)
+                self._stage(repeat, stage)
         return self.results
 
     def _stage(self, repeat: int, stage: Stage) -> None:
         """Take those of its measurements that are wanted, on those of its tunnels that are."""
-        wanted = {name: phase for name, phase in stage.phases.items() if name in self.plan.phases}
-        needed = frozenset[str]().union(*(tunnels for _, tunnels in wanted.values()))
+        wanted = {
+            name: taken
+            for name, taken in stage.phases.items()
+            if name in self.plan.phases and (taken.repeats is None or repeat < taken.repeats)
+        }
+        needed = frozenset[str]().union(*(taken.tunnels for taken in wanted.values()))
         names = [name for name in self.plan.tunnels if name in needed]
         for group in ([name] for name in names) if stage.alone else [names]:
             if not group:
@@ -135,21 +144,20 @@ class Runner:
             with ExitStack() as stack:
                 server = self.client.serve(stack, self.log)
                 up = {name: self._start(stack, name, server) for name in group}
-                for name, (measure, tunnels) in wanted.items():
+                for name, taken in wanted.items():
                     self._say(repeat, name)
                     rounds = ROUNDS.get(name, 1)
-                    taken_on = [each for each in group if each in tunnels]
                     for sample in range(repeat * rounds, (repeat + 1) * rounds):
-                        order = taken_on if sample % 2 == 0 else taken_on[::-1]
-                        self._round(sample, order, up, name, measure)
+                        self._round(sample, up, name, taken, 1 if stage.alone else TRIES)
 
     def _round(
-        self, sample: int, names: Sequence[str], up: dict[str, Tunnel | None], phase: str, measure: Phase
+        self, sample: int, up: dict[str, Tunnel | None], phase: str, taken: Taken, tries: int
     ) -> None:
         """One measurement of every tunnel that is up; one that fails is up no more."""
-        for name in names:
+        names = [name for name in up if name in taken.tunnels]
+        for name in names if sample % 2 == 0 else names[::-1]:
             tunnel = up[name]
-            if tunnel is not None and not self._measure(sample, name, tunnel, phase, measure):
+            if tunnel is not None and not self._measure(sample, name, tunnel, phase, taken.measure, tries):
                 up[name] = None
 
     def _start(self, stack: ExitStack, name: str, server: int) -> Tunnel | None:
@@ -166,10 +174,12 @@ class Runner:
             self._failed(name, "start", exc)
         return None
 
-    def _measure(self, sample: int, name: str, tunnel: Tunnel, phase: str, measure: Phase) -> bool:
+    def _measure(
+        self, sample: int, name: str, tunnel: Tunnel, phase: str, measure: Phase, tries: int
+    ) -> bool:
         """Whether the measurement came to its end; the figures of the quietest try are in the results."""
         quietest = float("inf")
-        for attempt in range(TRIES):
+        for attempt in range(tries):
             start = time.monotonic()
             wait_quiet(min(WAIT_S, self._patience_s))
             if not attempt:
@@ -184,9 +194,10 @@ class Runner:
             if cores < quietest:
                 quietest = cores
                 self.results.add(name, sample, figures)
+            took_s = time.monotonic() - start
             if attempt:
-                self._patience_s -= time.monotonic() - start
-            if cores < QUIET_CORES or self._patience_s <= 0:
+                self._patience_s -= took_s
+            if cores < QUIET_CORES or self._patience_s < took_s:  # another try would not fit
                 break
         self.results.others_cores.append(quietest)
         return True

@@ -146,7 +146,7 @@ def test_every_goal_names_tunnels_and_measurements_that_exist() -> None:
     """A tunnel that is spelled otherwise would never be judged, and nobody would see it."""
     known = {*SETUPS, "aead"}
     assert not [goal for goal in GOALS for tunnel, _ in goal.parts if tunnel not in known]
-    taken = {tunnel for stage in STAGES for _, tunnels in stage.phases.values() for tunnel in tunnels}
+    taken = {tunnel for stage in STAGES for each in stage.phases.values() for tunnel in each.tunnels}
     assert taken == set(SETUPS)
     assert len(set(PHASES)) == len(PHASES)
 
@@ -161,8 +161,11 @@ def test_the_runner_starts_only_the_tunnels_that_a_measurement_wants(monkeypatch
             started.append((server, name))
             return Tunnel(server)
 
-        def _measure(self, sample: int, name: str, tunnel: Tunnel, phase: str, measure: Phase) -> bool:
+        def _measure(
+            self, sample: int, name: str, tunnel: Tunnel, phase: str, measure: Phase, tries: int
+        ) -> bool:
             taken.append((sample, phase, name))
+            assert tries == (1 if phase == "idle" else 2)
             return True
 
     class Servers(Client):

@@ -41,4 +41,5 @@ def test_the_variants_are_all_of_them() -> None:
     """Both protocols, both ways, with 0, 1 and 20 idle streams beside, and two at once."""
     made = list(variants())
     assert len(made) == len(set(made)) == 2 * 2 * 4
+    assert {each.security for each in variants(["noise"])} == {"noise"}
     assert str(made[-1]) == "tls down, two at once"
