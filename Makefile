@@ -13,7 +13,7 @@ HERMETIC := $(PY) -m tests.support.netns --
 TIERS  ?= $(wildcard tests/unit tests/property tests/net tests/rpc tests/cli tests/fuzz tests/hostile tests/interop)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test peers interop netns matrix punches foreign recovery soak durable fuzz fuzz-nightly hostile bench idle kad proto demo clean
+.PHONY: help venv lint test peers interop netns matrix punches foreign recovery soak durable fuzz fuzz-nightly hostile bench rates idle kad proto demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ hostile: venv ## every kind of attack on a real daemon, as a table (root)
 
 bench: venv ## figures against Kubo, ssh and the floor, as ratios of one run
 	$(HERMETIC) $(PY) -m tests.bench $(ARGS)
+
+rates: venv ## is a transfer ever slow? Thousands of 64 MB, their bytes compared, as a table (ARGS="--minutes 30")
+	$(HERMETIC) $(PY) -m tests.bench.rate_soak $(ARGS)
 
 idle: venv ## what an idle node holds and sends: 200 servers for an hour of virtual time (20 minutes)
 	$(PY) -m tests.bench.idle_network $(ARGS)

@@ -19,20 +19,27 @@ from typing import NoReturn
 from tests.bench.client import find_client
 from tests.bench.phases import QUICK, Sizes
 from tests.bench.report import render, verdicts
-from tests.bench.runner import FRESH, PHASES, Plan, Runner
+from tests.bench.results import Results
+from tests.bench.runner import PHASES, Plan, Runner
 from tests.bench.tunnels import SETUPS
 from tests.support.netns import enter, is_loopback_only
 
-QUICK_TUNNELS = ("direct", "relay", "kubo-noise", "p2pfwd-noise")
+QUICK_TUNNELS = (
+    "direct", "relay", "ssh-gcm", "kubo-noise", "p2pfwd-noise",
+    "long-direct", "long-ssh", "long-p2pfwd",
+)  # fmt: skip
+SLOW_PHASES = ("paced", "scale", "crowd")
+"""What the quick run leaves out."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one repeat, fewer tunnels; under a minute")
+    parser.add_argument("--quick", action="store_true", help="one repeat, less of everything; 90 s")
     parser.add_argument("--only", action="append", choices=SETUPS, metavar="TUNNEL", help=", ".join(SETUPS))
-    parser.add_argument("--phase", action="append", choices=[*PHASES, *FRESH], help="only these measurements")
+    parser.add_argument("--phase", action="append", choices=PHASES, help="only these measurements")
     parser.add_argument("--repeats", type=int, help="how often everything is measured (3; quick: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with an earlier run's --json")
     parser.add_argument("--python-client", action="store_true", help="the client in Python, not in C")
     parser.add_argument(
         "--patience", type=float, metavar="SECONDS", help="time spent because others are busy (60; quick: 5)"
@@ -45,7 +52,7 @@ def plan_for(options: argparse.Namespace) -> Plan:
     patience = options.patience if options.patience is not None else 5.0 if quick else 60.0
     return Plan(
         tunnels=options.only or (QUICK_TUNNELS if quick else tuple(SETUPS)),
-        phases=options.phase or (*PHASES, *FRESH),
+        phases=options.phase or [name for name in PHASES if not quick or name not in SLOW_PHASES],
         repeats=options.repeats or (1 if quick else 3),
         sizes=QUICK if quick else Sizes(),
         patience_s=patience,
@@ -75,6 +82,9 @@ def stop(number: int, frame: object) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, print the report; exit status."""
     options = parse(argv)
+    earlier = None
+    if options.against:
+        earlier = Results.of_document(json.loads(options.against.read_text(encoding="utf-8")))
     compileall.compile_dir("p2pfwd", quiet=1)  # as where it is installed, whatever the environment forbids
     isolate()
     raise_file_limit()
@@ -88,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, SystemExit):
             print("interrupted: what follows is what was measured", file=sys.stderr)
     results = runner.results
-    print(render(results))
+    print(render(results, earlier))
     if options.json:
-        document = results.document() | {"verdicts": verdicts(results)}
+        document = results.document() | {"verdicts": verdicts(results, earlier)}
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return 0 if any(results.has(tunnel) for tunnel in SETUPS) else 1
 

@@ -1,12 +1,14 @@
 """The measurements: each takes a running tunnel and returns its figures.
 
 Names of figures (and units): `up`/`down` (MB/s, 10^6 bytes), `up_cpu`/`down_cpu` (CPU seconds per GB of
-both ends; `_user` and `_sys` are its parts), `rtt_cpu` (CPU microseconds a round), `rtt_*` and `open_*`
-and `burst_*` (microseconds), `many_*` (20 bulk streams: total MB/s, and that of one stream measured in the
-same way just before, slowest through fastest, microseconds of the echo beside them), `circuits_*` (the
+both ends; `_user` and `_sys` are its parts), `rtt_cpu`, `open_cpu` (CPU microseconds of one), `rtt_*` and
+`open_*` and `burst_*` (microseconds), `many_*` (20 bulk streams: total MB/s, and that of one stream measured
+in the same way just before, slowest through fastest, microseconds of the echo beside them), `circuits_*` (the
 same over circuits of a relay, one stream each; the echo's worst of them), `*_relay_cpu` (the relay alone),
 `paced_*` (a listen with a rate: its error and the daemons' CPU, %; another stream's speed, to that alone),
-`idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms).
+`idle_*`/`with_400_*` (bytes, one daemon), `per_stream` (bytes, both daemons), `ls` and `python` (ms),
+`long_first` (microseconds of an open over the long line), `long_up_16` and so on (MB/s of so many MiB).
+Scale has names of its own, see `beside`.
 """
 
 from __future__ import annotations
@@ -16,18 +18,23 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from tests.bench.client import Client, ClientError
-from tests.bench.procs import Cpu, Memory
-from tests.bench.tunnels import RATE, Tunnel
+from tests.bench.crowd import Crowd
+from tests.bench.procs import Cpu, Memory, run_s
+from tests.bench.tunnels import LONG_RTT_S, RATE, Tunnel
 
 MANY = 20
 PACED_S = 10
 BURST = 400
 HELD = 400
 IDLE = 2000
+LONG_OPENS = 3
+COUNTED = 100
+"""So many streams or peers, and more, are worth dividing a daemon's growth by."""
 LEAST_RELAY_CPU = 0.2
 """Seconds a GB: opening and sealing alone take more."""
 
@@ -46,9 +53,17 @@ class Sizes:
     many_ways: tuple[str, ...] = ("down", "up")
     commands: int = 7
     aead_s: float = 0.3
+    long_mib: tuple[int, ...] = (16, 128, 512)
+    levels: tuple[int, ...] = (1, 10, 100, 1000)
+    """Of scale: so many idle streams, or connected peers."""
+    idle_s: float = 4.0
+    """How long a daemon's idle CPU is looked at."""
 
 
-QUICK = Sizes(bulk_s=0.8, rounds=500, opens=50, many_s=1.5, many_ways=("down",), commands=3, aead_s=0.2)
+QUICK = Sizes(
+    bulk_s=0.8, rounds=500, opens=50, many_s=1.5, many_ways=("down",), commands=3, aead_s=0.2,
+    long_mib=(16, 64), levels=(1000,), idle_s=1.5,
+)  # fmt: skip
 
 Phase = Callable[[Client, Tunnel, Sizes], dict[str, float]]
 
@@ -85,7 +100,12 @@ def round_trip(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]
 
 
 def opening(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
-    return _quantiles("open", client.run("ttfb", tunnel.port, sizes.opens)["us"], "p50", "p99")
+    before = Cpu.of(tunnel.pids)
+    figures = _quantiles("open", client.run("ttfb", tunnel.port, sizes.opens)["us"], "p50", "p99")
+    used = Cpu.of(tunnel.pids) - before
+    if tunnel.pids:
+        figures["open_cpu"] = used.total_s / sizes.opens * 1e6
+    return figures
 
 
 def burst(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
@@ -182,6 +202,71 @@ def _memory(tunnel: Tunnel, figures: dict[str, float], name: str) -> Memory:
     figures[f"{name}_rss"] = total.rss / len(each)
     figures[f"{name}_pss"] = total.pss / len(each)
     return total
+
+
+def long(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """One stream over a long line, new for each size: how soon its windows fill the line."""
+    figures = {"long_first": float(client.run("ttfb", tunnel.port, LONG_OPENS)["us"]["p50"])}
+    if figures["long_first"] < LONG_RTT_S * 1e6:
+        raise ClientError("the bytes did not go over the long line")
+    for mib in sizes.long_mib:
+        for way in ("up", "down"):
+            figures[f"long_{way}_{mib}"] = client.run(way, tunnel.port, mib)["MBps"]
+    return figures
+
+
+def scale(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """Fresh daemons with more and more idle streams: what each costs, and what else does beside them."""
+    figures: dict[str, float] = {}
+    before, held = sum((Memory.of(pid) for pid in tunnel.pids), Memory()), 0
+    with ExitStack() as stack:
+        for level in sizes.levels:
+            stack.enter_context(client.holding(tunnel.port, level - held))
+            held = level
+            figures |= beside("streams", level, tunnel.pids, before, client, tunnel, sizes)
+    return figures
+
+
+def crowd(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:
+    """A fresh daemon with more and more connected peers: the same, and the CPU of a new connection (ms)."""
+    if tunnel.crowd is None:
+        return {}
+    figures: dict[str, float] = {}
+    pids = tunnel.pids[:1]
+    with ExitStack() as stack:
+        peers = Crowd(stack, tunnel.crowd)
+        before = Memory.of(*pids)  # the crowd's process shares pages with it
+        for level in sizes.levels:
+            new, spent = level - peers.count, run_s(pids)
+            peers.grow(level)
+            figures[f"peers_{level}_connect"] = (run_s(pids) - spent) / new * 1e3
+            figures |= beside("peers", level, pids, before, client, tunnel, sizes)
+        if len(tunnel.crowd.json("swarm", "peers")["Peers"]) <= peers.count:
+            raise ClientError("not all peers are connected any more")
+    return figures
+
+
+def beside(
+    what: str, level: int, pids: tuple[int, ...], before: Memory, client: Client, tunnel: Tunnel, sizes: Sizes
+) -> dict[str, float]:
+    """With `level` of `what` held: of a daemon of `pids`, bytes in all (`_rss`) and for each (`_each`) since
+    `before`, and CPU milliseconds a second at rest (`_idle`); of the tunnel, a round trip's p50 (`_rtt`, µs)
+    and CPU (`_rtt_cpu`, µs), and a bulk stream's CPU seconds per GB (`_bulk`)."""
+    name = f"{what}_{level}"
+    time.sleep(SETTLE_S)
+    held = sum((Memory.of(pid) for pid in pids), Memory())
+    spent, since = run_s(pids), time.monotonic()
+    time.sleep(sizes.idle_s)
+    at_rest = (run_s(pids) - spent) / (time.monotonic() - since)
+    trip, moved = round_trip(client, tunnel, sizes), bulk(client, tunnel, sizes)
+    each = {f"{name}_each": (held.pss - before.pss) / level / len(pids)} if level >= COUNTED else {}
+    return each | {
+        f"{name}_rss": held.rss / len(pids),
+        f"{name}_idle": at_rest / len(pids) * 1e3,
+        f"{name}_rtt": trip["rtt_p50"],
+        f"{name}_rtt_cpu": trip["rtt_cpu"],
+        f"{name}_bulk": (moved["up_cpu"] + moved["down_cpu"]) / 2,
+    }
 
 
 def commands(client: Client, tunnel: Tunnel, sizes: Sizes) -> dict[str, float]:

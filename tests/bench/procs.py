@@ -114,6 +114,37 @@ class Cpu:
         return cls(user * TICK_S, system * TICK_S)
 
 
+def run_s(roots: Iterable[int]) -> float:
+    """CPU seconds of living processes, exact where `Cpu` counts ticks. What has ended is not in it."""
+    total_ns = 0
+    for root in roots:
+        for pid in tree(root):
+            for task in _listed(f"/proc/{pid}/task"):
+                try:
+                    stat = Path(f"/proc/{pid}/task/{task}/schedstat").read_text(encoding="ascii")
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                total_ns += int(stat.split()[0])
+    return total_ns * 1e-9
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:  # ended meanwhile
+        return []
+
+
+def aes_in_hardware() -> str:
+    """ "yes", "no", or "unknown" where the kernel does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return "unknown"
+    told = [line.split(":", 1)[1].split() for line in lines if line.lower().startswith(("flags", "features"))]
+    return ("yes" if "aes" in told[0] else "no") if told else "unknown"
+
+
 def machine_busy_s() -> float:
     """CPU seconds all processors have spent on anything since boot."""
     with open("/proc/stat", encoding="ascii") as stat:

@@ -7,11 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests.bench.floor import CIPHERS
 from tests.bench.goals import GOALS, Goal, floor_parts, over_floor
 from tests.bench.results import Results, Spread
 from tests.bench.tunnels import SETUPS
 
 Cell = Callable[[Results, str], str]
+
+LEVELS = (1, 10, 100, 1000)
+LEVEL_COLUMNS = [
+    ("MB", "rss", 1e-6), ("KB each", "each", 1e-3), ("idle, CPU ms/s", "idle", 1),
+    ("round trip, µs", "rtt", 1), ("its CPU", "rtt_cpu", 1), ("bulk, CPU s/GB", "bulk", 1),
+    ("a new one, CPU ms", "connect", 1),
+]  # fmt: skip
+"""Headings, names as `phases.beside` gives them, and scales."""
+
+LEAST_LINE_MBPS = 400
+"""Below, the rig that makes the line long is what is measured over it."""
 
 
 def number(value: float) -> str:
@@ -50,7 +62,7 @@ def against(heading: str, name: str, other: Callable[[str], str]) -> Column:
     def cell(results: Results, tunnel: str) -> str:
         base = other(tunnel)
         if base == tunnel:
-            return "1"
+            return "1" if results.values(tunnel, name) else "-"
         return spread(results.ratio((tunnel, name), (base, name)))
 
     return Column(heading, cell)
@@ -81,15 +93,19 @@ def parts(way: str) -> Column:
     return Column("user + kernel", cell)
 
 
-def above_floor(way: str) -> Column:
+def above_floor(way: str, cipher: str) -> Column:
     """CPU against two relays, a sealing and an opening."""
 
     def cell(results: Results, tunnel: str) -> str:
-        if tunnel == "relay" or tunnel.endswith("tls"):
+        if tunnel == "relay":
             return "-"
-        return spread(results.combined([(tunnel, f"{way}_cpu"), *floor_parts(way)], over_floor))
+        return spread(results.combined([(tunnel, f"{way}_cpu"), *floor_parts(way, cipher)], over_floor))
 
-    return Column("/ floor", cell)
+    return Column(f"/ {cipher} floor", cell)
+
+
+def ssh_there(tunnel: str) -> str:
+    return "long-ssh"
 
 
 TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
@@ -101,14 +117,16 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
             figure("down", "down"), against("/ Kubo", "down", kubo_of), against("/ relay", "down", relays),
         ],
     ),
-    (
-        "CPU seconds per GB, both ends; floor: two plain relays, one sealing, one opening",
-        "up_cpu",
-        [
-            figure("up", "up_cpu"), parts("up"), against("/ Kubo", "up_cpu", kubo_of), above_floor("up"),
-            figure("down", "down_cpu"), parts("down"), against("/ Kubo", "down_cpu", kubo_of),
-            above_floor("down"),
-        ],
+    *(
+        (
+            f"CPU seconds per GB {way}, both ends; a floor: two plain relays, one sealing, one opening",
+            f"{way}_cpu",
+            [
+                figure(way, f"{way}_cpu"), parts(way), against("/ Kubo", f"{way}_cpu", kubo_of),
+                above_floor(way, "chacha"), above_floor(way, "aes"),
+            ],
+        )
+        for way in ("up", "down")
     ),
     (
         "1 byte there and back over one connection, µs",
@@ -123,7 +141,7 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
         "open_p50",
         [
             figure("p50", "open_p50"), figure("p99", "open_p99"), against("p50 / Kubo", "open_p50", kubo_of),
-            against("p50 / relay", "open_p50", relays),
+            against("p50 / relay", "open_p50", relays), figure("CPU of both ends", "open_cpu"),
         ],
     ),
     (
@@ -173,6 +191,22 @@ TABLES: Sequence[tuple[str, str, Sequence[Column]]] = [
             for heading, name in (("{way}", "error"), ("beside", "beside"), ("CPU", "cpu"))
         ],
     ),
+    *(
+        (
+            f"One stream {way} over a line of 60 ms, MB/s, by its MiB; ms to an open's first byte",
+            f"long_{way}_16",
+            [
+                *(
+                    column
+                    for mib in (16, 64, 128, 512)
+                    for name in [f"long_{way}_{mib}"]
+                    for column in (figure(f"{mib}", name), against("/ ssh", name, ssh_there))
+                ),
+                figure("first byte", "long_first", 1e-3),
+            ],
+        )
+        for way in ("up", "down")
+    ),
     (
         "Memory of one daemon, MB (RSS; PSS), and KB per idle stream over both",
         "idle_rss",
@@ -208,8 +242,38 @@ def table(results: Results, columns: Sequence[Column], needs: str) -> Iterator[s
         if results.values(tunnel, needs):
             rows.append([tunnel, *(column.cell(results, tunnel) for column in columns)])
     if len(rows) > 1:
-        kept = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
-        yield from grid([[row[i] for i in kept] for row in rows])
+        yield from grid(_without_empty(rows))
+
+
+def levels(results: Results, what: str) -> Iterator[str]:
+    """What idle streams or connected peers cost (`phases.beside`): a row for each number of them."""
+    rows = [[what, *(heading for heading, _, _ in LEVEL_COLUMNS)]]
+    for tunnel in SETUPS:
+        for level in LEVELS:
+            cells = [
+                spread(results.spread(tunnel, f"{what}_{level}_{name}"), scale)
+                for _, name, scale in LEVEL_COLUMNS
+            ]
+            if any(cell != "-" for cell in cells):
+                rows.append([f"{tunnel}, {level:,}", *cells])
+    if len(rows) > 1:
+        yield from grid(_without_empty(rows))
+
+
+def _without_empty(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """The columns in which something stands."""
+    kept = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
+    return [[row[i] for i in kept] for row in rows]
+
+
+def line_note(results: Results) -> Iterator[str]:
+    """What the long line itself carries, and whether that bounds what is measured over it."""
+    for way in ("up", "down"):
+        found = [results.spread("long-direct", f"long_{way}_{mib}") for mib in (512, 64)]
+        alone = next((each for each in found if each is not None), None)
+        if alone is not None:
+            text = f"The line of 60 ms alone carries {spread(alone)} MB/s {way}"
+            yield text + ("." if alone.median >= LEAST_LINE_MBPS else ", which bounds what goes over it.")
 
 
 def bound(goal: Goal, value: float | None) -> str:
@@ -218,11 +282,11 @@ def bound(goal: Goal, value: float | None) -> str:
     return f"{'≥' if goal.more_is_better else '≤'} {value:g} {goal.unit}"
 
 
-def verdicts(results: Results) -> list[dict[str, Any]]:
+def verdicts(results: Results, earlier: Results | None = None) -> list[dict[str, Any]]:
     """One document per goal that could be judged."""
     found = []
     for goal in GOALS:
-        value = goal.value(results)
+        value = goal.value(results, earlier)
         if value is not None:
             found.append({
                 "figure": goal.label, "against": goal.against, "unit": goal.unit,
@@ -232,10 +296,10 @@ def verdicts(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def verdict_table(results: Results) -> Iterator[str]:
+def verdict_table(results: Results, earlier: Results | None = None) -> Iterator[str]:
     rows = [["figure", "against", "measured", "must", "aim", "verdict"]]
     for goal in GOALS:
-        value = goal.value(results)
+        value = goal.value(results, earlier)
         if value is not None:
             measured = f"{spread(value)} {goal.unit}"
             limits = [bound(goal, goal.must), bound(goal, goal.aim)]
@@ -244,22 +308,32 @@ def verdict_table(results: Results) -> Iterator[str]:
         yield from grid(rows)
 
 
-def render(results: Results) -> str:
-    """The whole report."""
+def render(results: Results, earlier: Results | None = None) -> str:
+    """The whole report; `earlier`: a run that goals may compare this one with."""
     about = results.about
     lines = [
         f"{about['processors']} processors, Linux {about['kernel']}, Python {about['python']}, "
         f"client: {about['client']}. Daemons, client and server share the processors.",
+        f"AES in hardware: {about['aes']}.",
         f"Medians of {about['repeats']} interleaved repeats (least–greatest).",
     ]
     for title, needs, columns in TABLES:
         body = list(table(results, columns, needs))
         if body:
             lines += ["", title, "", *body]
-    seal, opened = results.spread("aead", "aead_seal"), results.spread("aead", "aead_open")
-    if seal and opened:
-        lines += ["", f"ChaCha20-Poly1305 at 64 KiB, s/GB: sealing {spread(seal)}, opening {spread(opened)}"]
-    judged = list(verdict_table(results))
+    for what in ("streams", "peers"):
+        body = list(levels(results, what))
+        if body:
+            lines += ["", f"With so many idle {what}: a daemon's memory, and other work beside", "", *body]
+    lines += ["", *line_note(results)]
+    for short, (name, _) in CIPHERS.items():
+        seal, opened = results.spread("aead", f"{short}_seal"), results.spread("aead", f"{short}_open")
+        if seal and opened:
+            lines.append(f"{name} at 64 KiB, s/GB: sealing {spread(seal)}, opening {spread(opened)}.")
+    if results.ciphers:
+        told = (f"{tunnel}: {name}" for tunnel, name in results.ciphers.items())
+        lines.append("Sealed by: " + "; ".join(told))
+    judged = list(verdict_table(results, earlier))
     if judged:
         lines += ["", "Against the goals (information, not a pass or a failure)", "", *judged]
     if results.others_cores:

@@ -27,6 +27,16 @@ class Spread:
         known = list(values)
         return cls(statistics.median(known), min(known), max(known)) if known else None
 
+    def over(self, base: float) -> Spread:
+        """As a ratio to `base`."""
+        return Spread(self.median / base, self.least / base, self.greatest / base)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that `percent` of all (not none) are below, the nearest there is; 0: the least."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
 
 @dataclass(slots=True)
 class Results:
@@ -37,6 +47,8 @@ class Results:
     )
     skipped: dict[str, str] = field(default_factory=dict)
     """Tunnel → why it was not measured."""
+    ciphers: dict[str, str] = field(default_factory=dict)
+    """Tunnel → what seals its bytes, of those that tell."""
     failures: list[str] = field(default_factory=list)
     """Measurements that did not come to their end."""
     others_cores: list[float] = field(default_factory=list)
@@ -79,7 +91,18 @@ class Results:
                 tunnel: {name: [by_repeat[r] for r in sorted(by_repeat)] for name, by_repeat in named.items()}
                 for tunnel, named in self.figures.items()
             },
+            "ciphers": self.ciphers,
             "skipped": self.skipped,
             "failures": self.failures,
             "others_cores": [round(value, 2) for value in self.others_cores],
         }
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> Results:
+        """What `document` made into JSON, figures and machine alone."""
+        results = cls(about=document["about"], ciphers=document.get("ciphers", {}))
+        for tunnel, named in document["figures"].items():
+            for name, values in named.items():
+                for repeat, value in enumerate(values):
+                    results.add(tunnel, repeat, {name: value})
+        return results

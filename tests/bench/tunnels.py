@@ -31,6 +31,20 @@ PACED = "/x/bench-paced"
 RATE = 4_000_000
 """Bytes a second of the paced listen."""
 
+LONG_RTT_S = 0.06
+"""Round trip of the long line: across an ocean."""
+
+GCM = "aes128-gcm@openssh.com"
+"""ssh's cheapest cipher where the processor does AES."""
+
+NO_AES = {"OPENSSL_ia32cap": "~0x200000200000000:~0x0"}
+"""Has OpenSSL believe that an x86 processor does neither AES nor carry-less multiplication. The second word
+takes nothing away: without it the wide vectors are gone, too, and ChaCha20 takes twice as long."""
+
+NO_BOUND = 1_000_000
+RAISED = {name: NO_BOUND for name in ("connections", "connections_per_ip", "high_water")}
+"""A daemon's limits where a thousand peers of one address are to be connected with it."""
+
 
 class Missing(Exception):
     """A tunnel that cannot be set up here; the message is the reason."""
@@ -52,6 +66,10 @@ class Tunnel:
     """Ports, each over a circuit of its own."""
     paced: Callable[[], int] | None = None
     """Makes a second listen, of `RATE`, beside the first; the port that leads to it."""
+    cipher: str | None = None
+    """What seals its bytes, where the daemons tell."""
+    crowd: Daemon | None = None
+    """The daemon that peers can be added to: the forwarding one, its limits raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +112,37 @@ def relay(lab: Lab, server: int) -> Tunnel:
     return Tunnel(near, tuple(reversed(pids)))
 
 
-def ssh(lab: Lab, server: int) -> Tunnel:
-    """`ssh -L` to an sshd of its own, with its default cipher."""
+def line(lab: Lab, target: int) -> int:
+    """A line of `LONG_RTT_S` to `target`; the port it begins at."""
+    port = free_port()
+    words = [sys.executable, "-m", "tests.bench.delay", str(port), str(target), str(LONG_RTT_S)]
+    wait_listening(port, spawn(lab.stack, words, lab.log))
+    return port
+
+
+def over_line(address: str, lab: Lab) -> str:
+    """`address` (/ip4/127.0.0.1/tcp/PORT/...) with a long line in front of it."""
+    head, port, *rest = address.removeprefix("/ip4/127.0.0.1/").split("/")
+    assert head == "tcp", address
+    return "/".join([tcp(line(lab, int(port))), *rest])
+
+
+def long_direct(lab: Lab, server: int) -> Tunnel:
+    """The long line and no tunnel: what the line itself carries."""
+    return Tunnel(line(lab, server))
+
+
+def ssh(cipher: str | None = None, *, long: bool = False) -> Setup:
+    """`ssh -L` with `cipher`, or its default; `long`: over a long line."""
+
+    def setup(lab: Lab, server: int) -> Tunnel:
+        return _ssh(lab, server, cipher, long)
+
+    return setup
+
+
+def _ssh(lab: Lab, server: int, cipher: str | None, long: bool) -> Tunnel:
+    """To an sshd of its own."""
     sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if sshd is None or shutil.which("ssh") is None:
         raise Missing("no sshd or no ssh here")
@@ -115,12 +162,18 @@ def ssh(lab: Lab, server: int) -> Tunnel:
     listener = spawn(lab.stack, [sshd, "-D", "-e", "-f", str(home / "sshd_config")], lab.log)
     wait_listening(far, listener)
     options = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": home / "known", "IdentitiesOnly": "yes"}
-    words: list[str | Path] = ["ssh", "-F", "none", "-N", "-i", home / "user", "-p", str(far)]
+    entry = line(lab, far) if long else far
+    words: list[str | Path] = ["ssh", "-F", "none", "-N", "-i", home / "user", "-p", str(entry)]
+    if cipher is not None:
+        offered = subprocess.run(["ssh", "-Q", "cipher"], capture_output=True, text=True, check=True).stdout
+        if cipher not in offered.split():
+            raise Missing(f"this ssh has no {cipher}")
+        words += ["-c", cipher]
     words += [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     forward = f"127.0.0.1:{near}:127.0.0.1:{server}"
     client = spawn(lab.stack, [*words, "-L", forward, "root@127.0.0.1"], lab.log)
     wait_listening(near, client)
-    return Tunnel(near, (client.pid, listener.pid))
+    return Tunnel(near, (client.pid, listener.pid), cipher=cipher)
 
 
 # --- nodes ----------------------------------------------------------------------------------------
@@ -156,10 +209,15 @@ def kubo_host_bytes() -> int:
     return size
 
 
-def p2pfwd_node(lab: Lab, security: str, env: Mapping[str, str] | None = None) -> Daemon:
+def p2pfwd_node(
+    lab: Lab, security: str, env: Mapping[str, str] | None = None, limits: Mapping[str, int] | None = None
+) -> Daemon:
     """A p2pfwd daemon that speaks only `security`; `env` is added to its environment."""
     home = lab.directory("p2pfwd")
-    (home / "config.toml").write_text(f'[swarm]\nsecurity = ["{security}"]\n', encoding="utf-8")
+    lines = ["[swarm]", f'security = ["{security}"]']
+    if limits:
+        lines += ["[limits]", *(f"{name} = {value}" for name, value in limits.items())]
+    (home / "config.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     daemon = Daemon(home, env=env)
     lab.stack.callback(daemon.stop)
     return daemon
@@ -168,24 +226,29 @@ def p2pfwd_node(lab: Lab, security: str, env: Mapping[str, str] | None = None) -
 # --- pairs ----------------------------------------------------------------------------------------
 
 
-def kubo_pair(security: str) -> Setup:
+def kubo_pair(security: str, *, long: bool = False) -> Setup:
     def setup(lab: Lab, server: int) -> Tunnel:
         far, near = kubo_node(lab, security), kubo_node(lab, security)
         port = free_port()
         far("listen", proto=PROTOCOL, target=tcp(server))
-        near("connect", addr=far.addrs[0])
+        near("connect", addr=over_line(far.addrs[0], lab) if long else far.addrs[0])
         near("forward", proto=PROTOCOL, listen=tcp(port), peer=str(far.id))
         return Tunnel(port, (near.pid, far.pid), host_bytes=2 * kubo_host_bytes())
 
     return setup
 
 
-def p2pfwd_pair(security: str) -> Setup:
+def p2pfwd_pair(
+    security: str, *, long: bool = False, env: Mapping[str, str] | None = None, crowd: bool = False
+) -> Setup:
+    """`env` is added to the forwarding side's environment; `crowd`: it takes a thousand peers more."""
+
     def setup(lab: Lab, server: int) -> Tunnel:
-        far, near = p2pfwd_node(lab, security), p2pfwd_node(lab, security)
+        far = p2pfwd_node(lab, security)
+        near = p2pfwd_node(lab, security, env, RAISED if crowd else None)
         far.ok("listen", PROTOCOL, tcp(server))
         port = free_port()
-        near.ok("forward", PROTOCOL, tcp(port), far.address)
+        near.ok("forward", PROTOCOL, tcp(port), over_line(far.address, lab) if long else far.address)
         pids = near.process.pid, far.process.pid
 
         def paced() -> int:
@@ -194,9 +257,18 @@ def p2pfwd_pair(security: str) -> Setup:
             near.ok("forward", PACED, tcp(port), far.address)
             return port
 
-        return Tunnel(port, pids, ls=lambda: near.ok("ls"), paced=paced)
+        return Tunnel(
+            port, pids, ls=lambda: near.ok("ls"), paced=paced, cipher=cipher_of(near, far.peer_id),
+            crowd=near if crowd else None,
+        )  # fmt: skip
 
     return setup
+
+
+def cipher_of(daemon: Daemon, peer: str) -> str | None:
+    """What seals the daemon's connection with `peer`; None where it does not tell."""
+    found = daemon.json("swarm", "peers")["Peers"]
+    return next((conn.get("Cipher") for conn in found if conn["Peer"] == peer), None)
 
 
 CIRCUITS = 8
@@ -242,7 +314,7 @@ def p2pfwd_to_kubo(lab: Lab, server: int) -> Tunnel:
     port = free_port()
     far("listen", proto=PROTOCOL, target=tcp(server))
     near.ok("forward", PROTOCOL, tcp(port), far.addrs[0])
-    return Tunnel(port, (near.process.pid, far.pid))
+    return Tunnel(port, (near.process.pid, far.pid), cipher=cipher_of(near, str(far.id)))
 
 
 def kubo_to_p2pfwd(lab: Lab, server: int) -> Tunnel:
@@ -252,13 +324,14 @@ def kubo_to_p2pfwd(lab: Lab, server: int) -> Tunnel:
     far.ok("listen", PROTOCOL, tcp(server))
     near("connect", addr=far.address)
     near("forward", proto=PROTOCOL, listen=tcp(port), peer=far.peer_id)
-    return Tunnel(port, (near.pid, far.process.pid))
+    return Tunnel(port, (near.pid, far.process.pid), cipher=cipher_of(far, str(near.id)))
 
 
 SETUPS: Mapping[str, Setup] = {
     "direct": direct,
     "relay": relay,
-    "ssh": ssh,
+    "ssh": ssh(),
+    "ssh-gcm": ssh(GCM),
     "kubo-noise": kubo_pair("noise"),
     "p2pfwd-noise": p2pfwd_pair("noise"),
     "kubo-tls": kubo_pair("tls"),
@@ -266,4 +339,10 @@ SETUPS: Mapping[str, Setup] = {
     "p2pfwd-relayed": p2pfwd_relayed,
     "p2pfwd-kubo": p2pfwd_to_kubo,
     "kubo-p2pfwd": kubo_to_p2pfwd,
+    "p2pfwd-no-aes": p2pfwd_pair("noise", env=NO_AES),
+    "long-direct": long_direct,
+    "long-ssh": ssh(GCM, long=True),
+    "long-kubo": kubo_pair("noise", long=True),
+    "long-p2pfwd": p2pfwd_pair("noise", long=True),
+    "p2pfwd-crowd": p2pfwd_pair("noise", crowd=True),
 }
