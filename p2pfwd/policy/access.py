@@ -74,6 +74,10 @@ class Rule:
         ends = self._ends_without((None,)) | ({None: ends_at} if ends_at else {})
         return replace(self, at_large=at_large, ends=ends)
 
+    def tell(self, peers: Collection[PeerId] | None) -> Rule:
+        """With these told when they are denied; None: everybody."""
+        return replace(self, tells_any=True) if peers is None else replace(self, told=self.told.union(peers))
+
     def _ends_without(self, whom: Collection[PeerId | None]) -> dict[PeerId | None, float]:
         return {one: end for one, end in self.ends.items() if one not in whom}
 
@@ -96,7 +100,6 @@ class Rule:
             ends=self._ends_without(over),
             told=self.told.union(self.allowed & over),
         )
-
 
     def keeping_ends(self, before: Rule) -> Rule:
         """With whom `before` lets in until some time, but those this one denies, or lets in for good."""
