@@ -533,6 +533,29 @@ def test_one_bad_tunnel_is_logged_and_the_others_come_up(
 
 
 @pytest.mark.parametrize(
+    "bad", [f'target = "x y"\nallow = ["{LAPTOP}"]\n', 'target = "127.0.0.1:9"\nallow = ["nobody"]\n']
+)
+def test_a_bad_listen_does_not_leave_a_saved_one_of_its_name_open(
+    home: Path, caplog: pytest.LogCaptureFixture, bad: str
+) -> None:
+    async def script() -> None:
+        key = PrivateKey.generate()
+        node = await start(home / "a", "", key)
+        await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:9"))
+        await node.running.stop()
+        node = await start(home / "a", f'[[listen]]\nprotocol = "/x/ssh"\n{bad}', key)
+        try:
+            (access,) = [it.access for it in (await node.ls()).values()]
+            assert access is not None and (access.lets_in, access.allowed) == ("listed", ())
+        finally:
+            await node.running.stop()
+
+    asyncio.run(asyncio.wait_for(script(), 40))
+    (record,) = [it for it in caplog.records if it.levelno >= logging.ERROR]
+    assert record.getMessage().endswith("it is left out, and its name lets in only whom commands allow")
+
+
+@pytest.mark.parametrize(
     "bad",
     [
         '[[rule]]\nprotocol = "/x/ssh"\nallow = ["nobody"]\n',
