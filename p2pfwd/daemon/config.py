@@ -111,7 +111,7 @@ def _from_file(path: Path) -> tuple[dict[str, Any], tuple[Entry, ...]]:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:  # TOMLDecodeError among them; a number of thousands of digits is another
         twice = _FORWARD_TABLE.search(text) and re.search(r"overwrite|'forward'", str(exc))
         hint = _TWO_FORWARDS if twice else _MEND
         raise InvalidConfig(f"config file {path}: {exc}", hint=hint, path=str(path)) from None

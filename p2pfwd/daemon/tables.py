@@ -80,7 +80,7 @@ def parse(text: str, place: str) -> tuple[Entry, ...]:
         )
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:  # TOMLDecodeError among them; a number of thousands of digits is another
         raise InvalidConfig(f"{place}: {exc}", hint="nothing was changed: mend it first") from None
     except RecursionError:
         raise InvalidConfig(f"{place}: it is nested too deeply", hint="nothing was changed") from None
