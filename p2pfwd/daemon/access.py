@@ -269,7 +269,11 @@ class AccessControl:
         return self.rules.table.next_end()
 
     async def end_due(self, now: float) -> None:
-        """Those whose time is over are let in no more; their live streams are reset."""
+        """Those whose time is over are let in no more; their live streams are reset.
+
+        At once: a command that waits for the disk holds up what is written down alone.
+        """
+        self._apply(keep_live=False)
         names, why = self._names(), {}
         for protocol, rule in self.rules.table.rules.items():
             over = [peer for peer, end in rule.ends.items() if end <= now]

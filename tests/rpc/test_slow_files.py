@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.system import private_files
 from tests.rpc.test_setup import PHONE, Home, run
 from tests.support.loops import until
 
@@ -21,6 +23,37 @@ COMMANDS: dict[str, tuple[str, object]] = {
     "peer.add": ("peers.json", s.PeerAddParams("phone", (f"/ip4/10.1.2.3/tcp/1/p2p/{PHONE}",))),
     "invite.new": ("invites.json", s.InviteNewParams("/x/web")),
 }
+
+
+def test_a_right_ends_at_its_time_though_the_disk_hangs_in_its_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, waits = threading.Event(), threading.Event()
+    write = private_files.write_atomically
+
+    def hang(path: Path, *args: Any) -> None:
+        if path.name == "access.json":
+            waits.set()
+            gate.wait()
+        write(path, *args)
+
+    async def script(node: Home) -> None:
+        await node.call("access.deny", s.AccessChangeParams("/x/web", ("any",)))
+        await node.call("access.allow", s.AccessAllowParams("/x/web", (PHONE,), expires_s=0.5))
+        rules = node.running.forwarding.access
+        assert rules.rules.admits(PeerId.parse(PHONE), "/x/web")
+        monkeypatch.setattr(json_file, "write_atomically", hang)
+        slow = asyncio.create_task(node.call("access.allow", s.AccessAllowParams("/x/ssh", (PHONE,))))
+        await until(waits.is_set)
+        await until(lambda: not rules.rules.admits(PeerId.parse(PHONE), "/x/web"))
+        assert not slow.done()
+        gate.set()
+        await slow
+
+    try:
+        run(home, script)
+    finally:
+        gate.set()
 
 
 @pytest.mark.parametrize("hanging", COMMANDS)
