@@ -18,6 +18,9 @@ ProxyProtocol = Literal["none", "v2"]
 Lifetime = Literal["saved", "ephemeral", "foreground", "declared"]
 """Until it is closed; at most as long as the daemon, or as the command; while config.toml says so."""
 
+KEPT: Final[tuple[Lifetime, ...]] = ("saved", "declared")
+"""Those of tunnels that are there tomorrow."""
+
 
 @dataclass(frozen=True, slots=True)
 class ListenTerms:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
+from p2pfwd.core.terms import KEPT, ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
 from p2pfwd.daemon.differences import can_become, differences, how_to_change
 from p2pfwd.daemon.kept import DeclaredTunnel, as_made, info_of, knowing, three, who_wins
 from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed, UsageError
@@ -400,7 +400,7 @@ class Tunnels:
 
     def _close_standing(self, key: Key) -> None:
         listener = self._forwarding.standing(*key)
-        if listener is not None and listener.lifetime in ("saved", "declared"):
+        if listener is not None and listener.lifetime in KEPT:
             self.close_now(listener)
 
     # --- closing ----------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ class Tunnels:
             for key in not_made:
                 self._not_made.pop(key, None)
             closed = self._forwarding.close(match)
-            live = {info.key for info in closed if info.lifetime in ("saved", "declared")}
+            live = {info.key for info in closed if info.lifetime in KEPT}
             return closed + [info for key, info in infos.items() if key not in live]
 
     async def _forget(self, keys: list[Key]) -> None:
