@@ -146,16 +146,16 @@ class Tunnels:
             for listener in over:
                 self.close_now(listener)
             for key, info in ended.items():
-                log.info("the %s %s has ended: it was made with --expires", *key)
-                self.on_ended(info)
+                if self._forwarding.standing(*key) is None:  # else it had given way to another
+                    log.info("the %s %s has ended: it was made with --expires", *key)
+                    self.on_ended(info)
             if due:
                 try:
                     await self._file.forget(due)
                 except StorageFailed as exc:
                     log.warning("what has ended is still in the state file: %s", exc.message)
                 for key in due:
-                    self._saved.pop(key, None)
-                    self._not_made.pop(key, None)
+                    self._drop(key)
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -301,8 +301,7 @@ class Tunnels:
             before = {key: self._saved[key] for key in touched if key in self._saved}
             await self._file.change(tunnels, drop)
             for key in drop:
-                self._saved.pop(key, None)
-                self._not_made.pop(key, None)
+                self._drop(key)
             self._saved |= {tunnel.key: tunnel for tunnel in tunnels}
             try:
                 await self._turn_into([(tunnel, "saved") for tunnel in tunnels], drop, between)
@@ -426,7 +425,12 @@ class Tunnels:
     async def _forget(self, keys: list[Key]) -> None:
         await self._file.forget(keys)
         for key in keys:
-            self._saved.pop(key, None)
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        """It is saved no more; a declared one of its key that could not be made stays listed."""
+        self._saved.pop(key, None)
+        if key not in self._declared:
             self._not_made.pop(key, None)
 
     def _info(self, key: Key) -> ListenerInfo:

@@ -602,6 +602,17 @@ def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(
     asyncio.run(asyncio.wait_for(main(), 40))
 
 
+def test_the_end_of_a_saved_tunnel_is_none_of_the_declared_one_in_its_place(home: Path) -> None:
+    async def script(node: Home) -> None:
+        await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:8", expires_s=1.0))
+        await node.reload(SSH)
+        await until(lambda: not node.running.tunnels._saved)
+        assert (await node.ls())["/x/ssh"].lifetime == "declared"
+        assert not (await node.call("events.ls", s.EventsParams(kinds=("tunnel-ended",)))).events
+
+    run(home, script)
+
+
 def test_apply_leaves_what_is_declared(home: Path) -> None:
     async def script(node: Home) -> None:
         result = await node.apply(SSH + WEB)
