@@ -33,7 +33,7 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.state import json_file
-from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.state.tunnel_file import MAX_SAVED_ADDRESSES, TunnelFile
 from tests.rpc.node import Node
 from tests.support.loops import until
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly
@@ -600,6 +600,21 @@ def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(
         await node.running.stop()
 
     asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_a_forward_whose_peer_moves_often_is_exported_as_it_can_be_applied(home: Path) -> None:
+    """Of its addresses the latest are known, as many as a file can name."""
+
+    async def script(node: Home) -> None:
+        port = str(free_port())
+        for number in range(40):
+            address = f"/ip4/192.0.2.{number}/tcp/1/p2p/{LAPTOP}"
+            await node.call("p2p.forward", s.ForwardParams("/x/ssh", port, (address,)))
+        text = await node.export()
+        assert text.count("/ip4/192.0.2.") == MAX_SAVED_ADDRESSES and "192.0.2.39/" in text
+        assert (await node.apply(text)).changes == ()
+
+    run(home, script)
 
 
 def test_the_end_of_a_saved_tunnel_is_none_of_the_declared_one_in_its_place(home: Path) -> None:
