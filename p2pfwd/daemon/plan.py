@@ -187,7 +187,7 @@ def told(changes: Collection[SetupChange]) -> list[str]:
     return [f"{it.kind} {it.name} {it.action}" for it in changes]
 
 
-_MANY: Final = frozenset(("allow", "deny", "address"))
+_MANY: Final = frozenset(("allow", "deny", "tell", "address"))
 """Words of which one thing may have several."""
 
 

@@ -120,16 +120,20 @@ def joined(declared: Rule, typed: Rule) -> Rule:
     at_large = declared.at_large if typed.at_large is None else typed.at_large
     if "listed" in (declared.at_large, typed.at_large):
         at_large = "listed"
-    allowed = declared.allowed | typed.allowed
+    denied = declared.denied | typed.denied
     return Rule(
         at_large,
-        allowed,
-        declared.denied | typed.denied,
+        (declared.allowed | typed.allowed) - denied,
+        denied,
         # What config.toml gives lasts; an end of any peer is the commands' word, while theirs is any peer.
         {
             whom: end
             for whom, end in typed.ends.items()
-            if (at_large == "any" != declared.at_large if whom is None else whom not in declared.allowed)
+            if (
+                at_large == "any" != declared.at_large
+                if whom is None
+                else whom not in declared.allowed | denied
+            )
         },
         declared.told | typed.told,
         declared.tells_any or typed.tells_any,

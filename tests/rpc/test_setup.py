@@ -503,6 +503,14 @@ def test_a_command_shuts_what_is_declared_open_and_never_the_other_way_round(hom
         laptop, phone = s.AccessPeer(LAPTOP, None), s.AccessPeer(PHONE, None)
         assert (await change("allow", PHONE)).allowed == (phone, laptop)
         assert (await change("deny", LAPTOP)).denied == (laptop,)
+        assert (await change("allow", LAPTOP)).denied == ()
+        text = '[[rule]]\nprotocol = "/x/ssh"\ndeny = ["%s"]\n'
+        await node.reload(SSH + text.replace("%s", LAPTOP))
+        shut = await change("allow", LAPTOP, PHONE)
+        assert (shut.allowed, shut.denied) == ((phone,), (laptop,))
+        assert (await node.apply(await node.export())).changes == (), "nobody is in it both ways"
+        await node.reload(SSH + f'allow = ["{LAPTOP}"]\n')
+        assert (await change("deny", LAPTOP)).denied == (laptop,)
         assert (await change("allow", "any")).lets_in == "listed"
         await node.call("daemon.reload")
 
