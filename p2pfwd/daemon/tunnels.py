@@ -288,7 +288,8 @@ class Tunnels:
 
         A tunnel whose terms alone differ is changed where it stands; another is closed, and made anew after
         `between`, to which access belongs. Streams stay. One that cannot be made stays listed, with why.
-        Raises StorageFailed, ResourceLimitExceeded, and what `between` raises: then all is as it was.
+        Raises StorageFailed, ResourceLimitExceeded, ListenerExists (a command in the foreground has one), and
+        what `between` raises: then all is as it was.
         """
         await to_its_end(asyncio.create_task(self._change(put, drop, between)))
 
@@ -296,6 +297,9 @@ class Tunnels:
         self, put: Collection[SavedTunnel], drop: Collection[Key], between: Callable[[], Awaitable[object]]
     ) -> None:
         async with self._lock:
+            if held := [tunnel for tunnel in put if self.held(tunnel.key)]:
+                what = "a command in the foreground has {} {}".format(*held[0].key)
+                raise ListenerExists(what, hint="end that command first")
             tunnels = [self._since(tunnel) for tunnel in put]
             touched = (*drop, *(tunnel.key for tunnel in tunnels))
             before = {key: self._saved[key] for key in touched if key in self._saved}

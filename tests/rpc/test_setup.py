@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.daemon import config
 from p2pfwd.daemon import plan as plan_module
 from p2pfwd.daemon.networks import profile
@@ -33,7 +35,7 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.state import json_file
-from p2pfwd.state.tunnel_file import MAX_SAVED_ADDRESSES, TunnelFile
+from p2pfwd.state.tunnel_file import MAX_SAVED_ADDRESSES, SavedTunnel, TunnelFile
 from tests.rpc.node import Node
 from tests.support.loops import until
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly
@@ -101,6 +103,10 @@ def run(home: Path, script: Callable[[Home], Awaitable[None]], text: str = "") -
             await node.running.stop()
 
     asyncio.run(asyncio.wait_for(main(), 40))
+
+
+async def nothing() -> None:
+    """There is no access to change."""
 
 
 def lines(result: Any) -> list[str]:
@@ -204,6 +210,9 @@ def test_what_a_command_in_the_foreground_has_is_left_to_it(home: Path) -> None:
             await asyncio.to_thread(client.call, "p2p.listen", params)
             with pytest.raises(InvalidConfig, match="a command in the foreground has listen /x/ssh"):
                 await node.apply(SSH)
+            saved = SavedTunnel("listen", "/x/ssh", Multiaddr.parse("/ip4/127.0.0.1/tcp/9"), ListenTerms())
+            with pytest.raises(ListenerExists, match="a command in the foreground has listen /x/ssh"):
+                await node.running.tunnels.change([saved], (), nothing)  # it came after the look
             result = await node.reload(SSH)
             assert "a command in the foreground has listen /x/ssh" in result.notes[0]
             assert (await node.ls())["/x/ssh"].lifetime == "foreground"

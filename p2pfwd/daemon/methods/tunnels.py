@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -71,7 +72,8 @@ class TunnelMethods:
         async def say() -> Callable[[], Awaitable[None]]:
             return await node.access.say(params.protocol, only, tell)
 
-        async with self._listening:  # between the check and the listen a rule is written
+        # Between the check and the listen a rule is written; who writes none waits for nobody's.
+        async with self._listening if only or tell else nullcontext():
             if node.forwarding.is_listening(params.protocol):
                 listener, stood = await make()
                 undo = await _or(say(), lambda: node.tunnels.take_back(listener, stood))
