@@ -14,6 +14,7 @@ from p2pfwd.cli.render import Column, write, write_json, write_lines, write_tabl
 from p2pfwd.cli.text import age, counted, joined, printable, short_address, short_peer
 from p2pfwd.cli.who import peers, restrict_command, who
 from p2pfwd.rpc.schema import (
+    Access,
     AccessAllowParams,
     AccessChangeParams,
     AccessChangeResult,
@@ -49,6 +50,8 @@ _REQUESTS = (
 )
 _DEFAULTS = {"any": "any peer", "named": "peers with a name here", "none": "nobody"}
 
+_CONFIG_CURE = "change it there, then p2pfwd reload"
+
 access = new_group("Who may use which listen.")
 
 Askers = Annotated[
@@ -82,8 +85,19 @@ def allow(
         write_json(result)
         return
     _print_change(result)
+    _warn_of_config(result.rule.access, asker)
     if result.rule.access.lets_in == "any" and ANY not in asker:
         write(f"To let in only whom you allow: {restrict_command(protocol)}")
+
+
+def _warn_of_config(access: Access, asked: Sequence[str]) -> None:
+    """Who was allowed and is kept out all the same is kept out by config.toml, which goes before."""
+    texts = {text.rpartition("/p2p/")[2].lower() for text in asked}
+    out = [it for it in access.denied if texts & {it.peer.lower(), it.name}]
+    if out:
+        warn(f"config.toml denies {joined(peers(out))}, and goes before", _CONFIG_CURE)
+    if ANY in asked and access.lets_in != "any":
+        warn("config.toml lets in only whom it or a command allows, and goes before", _CONFIG_CURE)
 
 
 def deny(

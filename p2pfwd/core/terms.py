@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from math import isfinite
 from typing import Any, Final, Literal, TypeVar, get_args
 
 PathWish = Literal["any", "direct", "relay"]
@@ -18,6 +17,9 @@ ProxyProtocol = Literal["none", "v2"]
 
 Lifetime = Literal["saved", "ephemeral", "foreground", "declared"]
 """Until it is closed; at most as long as the daemon, or as the command; while config.toml says so."""
+
+KEPT: Final[tuple[Lifetime, ...]] = ("saved", "declared")
+"""Those of tunnels that are there tomorrow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ LIMITS: Final = ("max_streams", "max_streams_per_peer", "rate", "rate_per_peer",
 
 MAX_LIMIT: Final = 1 << 40
 
+MAX_END: Final = 253_402_300_799.0
+"""The last second of the year 9999, which a date of TOML can say."""
+
 _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
     "path": get_args(PathWish),
     "proxy_protocol": get_args(ProxyProtocol),
@@ -81,7 +86,7 @@ def limited(terms: ListenTerms, changes: Mapping[str, int]) -> ListenTerms:
 
 def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
     """What is wrong with these together, in a sentence; None where nothing is."""
-    if not (isfinite(terms.ends_at) and terms.ends_at >= 0):
+    if not 0 <= terms.ends_at <= MAX_END:
         return "it ends at no time"
     if isinstance(terms, ForwardTerms):
         return None
@@ -109,7 +114,7 @@ def terms_from_json(kind: type[_T], found: object) -> _T:
         default = known.get(name, MISSING)
         if default is MISSING:
             raise ValueError(f"there is no term {name}")
-        values[name] = float(value) if type(default) is float and type(value) is int else value
+        values[name] = _as_float(value) if type(default) is float and type(value) is int else value
         fits = value in _CHOICES[name] if name in _CHOICES else type(values[name]) is type(default)
         if not fits:
             raise ValueError(f"{value!r} is no {name}")
@@ -117,6 +122,13 @@ def terms_from_json(kind: type[_T], found: object) -> _T:
     if (why := why_no_terms(terms)) is not None:
         raise ValueError(why)
     return terms
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("it is too large") from None
 
 
 def wanted_of(kind: type[ListenTerms] | type[ForwardTerms], name: str) -> str | None:

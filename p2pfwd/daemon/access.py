@@ -9,10 +9,11 @@ commands made, and whom either keeps out is out: a command never opens what the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.core.typed import parse_peer
-from p2pfwd.errors import InvalidPeerId, NotFound, UsageError
+from p2pfwd.errors import InvalidPeerId, NotFound, StorageFailed, UsageError
 from p2pfwd.forwarding.names import check_protocol
 from p2pfwd.peers.access_rules import AccessRules, AccessTable, Change
 from p2pfwd.peers.arguments import Names, named_peer
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from p2pfwd.host.host import Host
     from p2pfwd.rpc.paths import Paths
 
+log = logging.getLogger("p2pfwd.access")
+
 ANY: Final = "any"
 """In place of a peer: every peer."""
 
 MAX_ARGUMENTS: Final = 256
 """Peers or networks of one command."""
-
 
 _WRITTEN_AS_NETWORK: Final = re.compile(r"[^/]+[/:]|[0-9]+\.")
 """What no peer's name or ID has, and no multiaddr begins with."""
@@ -180,25 +182,49 @@ class AccessControl:
             return await self._change(protocol, lambda rule: rule.let_in("listed"), keep_live)
         return await self._change(protocol, lambda rule: rule.deny(peers), keep_live)
 
-    async def only(self, protocol: str, peers: frozenset[PeerId] | None) -> None:
-        """Let in these alone, or everybody not denied, in place of what held before. Raises as `_change`."""
+    async def say(
+        self,
+        protocol: str,
+        only: Sequence[frozenset[PeerId] | None],
+        tell: Sequence[frozenset[PeerId] | None],
+    ) -> Callable[[], Awaitable[None]]:
+        """What a `listen` says of its name, in one change; gives what undoes it. Raises as `_change`.
+
+        `only`: let in these alone in place of what held before; `tell`: tell these when they are denied.
+        Each is one set of peers, None for any, or empty where nothing is said.
+        """
+        if not only and not tell:
+            return _nothing
+        before = self.rules.table.rules.get(protocol)
+        after = NO_RULE
 
         def change(rule: Rule) -> Rule:
-            if peers is None:
-                return rule.let_in("any")
-            return rule.only(peers)
+            nonlocal before, after
+            before, after = self.rules.table.rules.get(protocol), rule
+            for peers in only:
+                after = after.let_in("any") if peers is None else after.only(peers)
+            for peers in tell:
+                after = after.tell(peers)
+            return after
 
-        await self._change(protocol, change, keep_live=False)
+        async def undo() -> None:
+            def back(table: AccessTable) -> AccessTable:
+                if table.rules.get(protocol) is not after:
+                    return table  # somebody has changed it since
+                rules = {name: rule for name, rule in table.rules.items() if name != protocol}
+                return replace(table, rules=rules if before is None else {**table.rules, protocol: before})
 
-    async def tell(self, protocol: str, peers: frozenset[PeerId] | None) -> None:
-        """Tell these, or everybody, when they are denied the name. Raises as `_change`."""
+            try:
+                await self._in_force(protocol, back, keep_live=True)
+            except StorageFailed as exc:
+                log.error("the rule of %s stays, and its listen does not: %s", protocol, exc.message)
 
-        def change(rule: Rule) -> Rule:
-            if peers is None:
-                return replace(rule, tells_any=True)
-            return replace(rule, told=rule.told | peers)
-
-        await self._change(protocol, change, keep_live=True)
+        try:
+            await self._change(protocol, change, keep_live=False)
+        except asyncio.CancelledError:
+            await undo()  # it was written all the same
+            raise
+        return undo
 
     async def remove(self, protocol: str, *, keep_live: bool) -> tuple[s.AccessRule, int]:
         """Forget a rule: the default holds. Raises NotFound, StorageFailed."""
@@ -243,7 +269,11 @@ class AccessControl:
         return self.rules.table.next_end()
 
     async def end_due(self, now: float) -> None:
-        """Those whose time is over are let in no more; their live streams are reset."""
+        """Those whose time is over are let in no more; their live streams are reset.
+
+        At once: a command that waits for the disk holds up what is written down alone.
+        """
+        self._apply(keep_live=False)
         names, why = self._names(), {}
         for protocol, rule in self.rules.table.rules.items():
             over = [peer for peer, end in rule.ends.items() if end <= now]
@@ -424,6 +454,10 @@ def _peer(text: str, names: Names) -> PeerId:
             hint="p2pfwd id on the other machine prints its peer ID",
         )
     return peer_id
+
+
+async def _nothing() -> None:
+    """Nothing was said, and nothing is to be undone."""
 
 
 _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed": "those allowed"}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from p2pfwd.daemon.settings import Check, Settings
-from p2pfwd.daemon.tables import TABLES, Entry, take
+from p2pfwd.daemon.tables import TABLES, Entry, take, wrong
 from p2pfwd.errors import InvalidConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -111,10 +111,10 @@ def _from_file(path: Path) -> tuple[dict[str, Any], tuple[Entry, ...]]:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except ValueError as exc:
         twice = _FORWARD_TABLE.search(text) and re.search(r"overwrite|'forward'", str(exc))
         hint = _TWO_FORWARDS if twice else _MEND
-        raise InvalidConfig(f"config file {path}: {exc}", hint=hint, path=str(path)) from None
+        raise InvalidConfig(f"config file {path}: {wrong(exc)}", hint=hint, path=str(path)) from None
     except RecursionError:
         raise InvalidConfig(f"config file {path}: it is nested too deeply", hint=_MEND) from None
     values: dict[str, Any] = {}

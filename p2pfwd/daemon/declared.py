@@ -71,7 +71,10 @@ def only_rule(peers: frozenset[PeerId] | None, before: Rule = NO_RULE) -> Rule:
 
 
 def read(entries: Sequence[Entry], names: Names, own_id: PeerId) -> tuple[Declared, Errors]:
-    """What is right of them, and each table that is not; a name of the file goes before one of `names`."""
+    """What is right of them, and each table that is not; a name of the file goes before one of `names`.
+
+    A listen that is wrong is left out; whom it lets in is not: `is_shut`.
+    """
     reading = _Reading(names, own_id)
     for table in (PEER, LISTEN, FORWARD, RULE, BLOCK):
         for entry in entries:
@@ -86,6 +89,11 @@ def read_all(entries: Sequence[Entry], names: Names, own_id: PeerId) -> Declared
     for _, error in errors:
         raise error
     return declared
+
+
+def is_shut(entry: Entry) -> bool:
+    """Whether the name of this table, which is wrong, lets in nobody but whom commands allow."""
+    return entry.table == LISTEN and "allow" in entry.values
 
 
 def without_ended(declared: Declared, now: float) -> tuple[Declared, tuple[str, ...]]:
@@ -128,6 +136,14 @@ class _Reading:
             read[entry.table](entry)
         except InvalidConfig as exc:
             self.errors.append((entry, exc))
+            self._shut(entry)
+
+    def _shut(self, entry: Entry) -> None:
+        """A listen that is wrong and says whom it lets in: a saved one of its name lets in nobody more."""
+        protocol = entry.values.get("protocol")
+        if is_shut(entry) and isinstance(protocol, str) and (RULE, protocol) not in self._places:
+            self._only[protocol] = frozenset()
+            self._places[RULE, protocol] = entry
 
     # --- tunnels ----------------------------------------------------------------------------------
 
@@ -261,14 +277,12 @@ def _terms(entry: Entry, kind: type[Any]) -> dict[str, Any]:
         if term.name not in entry.values:
             continue
         value = entry.values[term.name]
-        if isinstance(term.default, float) and type(value) is int:
-            value = float(value)
         if term.name == "ends_at" and isinstance(value, datetime) and value.tzinfo is not None:
             value = value.timestamp()
         try:
             terms_from_json(kind, {term.name: value})
         except ValueError as exc:
-            is_number = type(value) is type(term.default) and not isinstance(value, str)
+            is_number = type(value) in (type(term.default), int) and isinstance(term.default, int | float)
             what = f"{_shown(value)} does not fit" + (f": {exc}" if is_number else "")
             raise entry.wrong(term.name, what, wanted_of(kind, term.name)) from None
         found[term.name] = value

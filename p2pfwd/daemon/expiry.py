@@ -1,8 +1,9 @@
 """What ends by itself: tunnels and rights made with `--expires`, at the time that the wall clock shows.
 
-Rules: one task waits for the earliest end of all. It looks at the clock again every `LOOK_S`, so a clock that
-is set forward, or a machine that slept, ends things within that time; one that is set back lets them last
-longer. What has ended does so in memory, whether or not the disk takes it; it is dropped at a start, too.
+Rules: for each kind one task waits for its earliest end, so that none waits for the disk of another. It looks
+at the clock again every `LOOK_S`, so a clock that is set forward, or a machine that slept, ends things within
+that time; one that is set back lets them last longer. What has ended does so in memory, whether or not the
+disk takes it; it is dropped at a start, too.
 """
 
 from __future__ import annotations
@@ -38,45 +39,46 @@ class Expiry:
     """Of one daemon."""
 
     def __init__(self, kinds: Sequence[Ending], clock: Callable[[], float] = time.time) -> None:
-        self._kinds = kinds
+        self._kinds = {kind: asyncio.Event() for kind in kinds}
+        """With what tells that its ends have changed."""
         self._clock = clock
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        for kind in kinds:
-            kind.ends_changed = self._changed.set
+        self._tasks: list[asyncio.Task[None]] = []
+        for kind, changed in self._kinds.items():
+            kind.ends_changed = changed.set
 
     def start(self) -> None:
         """From now on things end."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run(*one)) for one in self._kinds.items()]
 
     async def close(self) -> None:
         """Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
-    async def _run(self) -> None:
+    async def _run(self, kind: Ending, changed: asyncio.Event) -> None:
         while True:
-            self._changed.clear()
-            ends = [end for kind in self._kinds if (end := kind.next_end()) is not None]
-            wait_s = min(LOOK_S, max(0.0, min(ends) - self._clock())) if ends else None
+            changed.clear()
+            end = kind.next_end()
+            wait_s = None if end is None else min(LOOK_S, max(0.0, end - self._clock()))
             try:
                 async with asyncio.timeout(wait_s):
-                    await self._changed.wait()
+                    await changed.wait()
             except TimeoutError:
-                await self._end_due()
+                await self._end_due(kind)
 
-    async def _end_due(self) -> None:
-        for kind in self._kinds:
-            now, end = self._clock(), kind.next_end()
-            if end is None or end > now:
-                continue
-            try:
-                await kind.end_due(now)
-            except Exception:
-                log.exception("a defect here kept what has expired")
-                await asyncio.sleep(LOOK_S)
+    async def _end_due(self, kind: Ending) -> None:
+        now, end = self._clock(), kind.next_end()
+        if end is None or end > now:
+            return
+        try:
+            await kind.end_due(now)
+        except Exception:
+            log.exception("a defect here kept what has expired")
+            await asyncio.sleep(LOOK_S)
 
 
 def end_after(expires_s: float | None, clock: Callable[[], float] = time.time) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.core.invite_token import KEY_MARK_BYTES, InviteToken
 from p2pfwd.core.multiaddrs import AddressClass, address_class
-from p2pfwd.errors import P2PForwardError
+from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
 from p2pfwd.forwarding.names import check_protocol
 from p2pfwd.peers.invites import Invite, Invites
 from p2pfwd.peers.named import read_name
@@ -163,7 +163,7 @@ class Inviting:
             if not await self._access.let_in(found.protocol, peer):
                 return InviteStatus.DENIED  # the owner was quicker
             if found.name is not None:
-                await self._peering.name_if_free(found.name, peer)
+                await self._name(found.name, peer)
         except P2PForwardError as exc:
             log.error("invite %s was taken by %s, and its right not given: %s", found.id, peer, exc.message)
             return InviteStatus.BUSY
@@ -171,6 +171,13 @@ class Inviting:
             log.info("invite %s was taken by %s: it may use %s", found.id, peer, found.protocol)
             self.on_changed(found, "taken", peer)
         return status
+
+    async def _name(self, name: str, peer: PeerId) -> None:
+        """Call it that, if there is room for one more name: the right does not hang on it."""
+        try:
+            await self._peering.name_if_free(name, peer)
+        except ResourceLimitExceeded as exc:
+            log.warning("%s, which was invited as %s, has no name: %s", peer, name, exc.message)
 
     def refused(self, party: Party, cause: str) -> None:
         """Somebody tried an invite in vain."""

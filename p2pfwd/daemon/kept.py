@@ -10,7 +10,7 @@ from p2pfwd.errors import P2PForwardError
 from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import UNKNOWN, ListenerInfo
-from p2pfwd.state.tunnel_file import SavedTunnel
+from p2pfwd.state.tunnel_file import MAX_SAVED_ADDRESSES, SavedTunnel
 
 NOT_MADE: Final = 0
 """The id of a tunnel that does not live."""
@@ -66,8 +66,9 @@ def as_made(wanted: SavedTunnel, listener: Listener) -> SavedTunnel:
 
 
 def knowing(tunnel: SavedTunnel, addrs: tuple[Multiaddr, ...]) -> SavedTunnel:
-    """With these addresses of its peer, before those it has."""
-    return replace(tunnel, peer_addrs=tuple(dict.fromkeys((*addrs, *tunnel.peer_addrs))))
+    """With these addresses of its peer, before those it has; the last of too many are forgotten."""
+    known = dict.fromkeys((*addrs, *tunnel.peer_addrs))
+    return replace(tunnel, peer_addrs=tuple(known)[:MAX_SAVED_ADDRESSES])
 
 
 def who_wins(it: DeclaredTunnel, saved: SavedTunnel) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from p2pfwd.core.terms import terms_to_json
 from p2pfwd.daemon.declared import Declared, only_rule
+from p2pfwd.daemon.kept import knowing
 from p2pfwd.daemon.tables import RULE, Entry
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.peers.access_rules import AccessTable, check_bounds
@@ -143,8 +144,7 @@ def _knowing(
     for key, tunnel in wanted.items():
         old = before.get(key)
         if old is not None and old.peer == tunnel.peer:
-            addrs = tuple(dict.fromkeys((*tunnel.peer_addrs, *old.peer_addrs)))
-            found[key] = replace(tunnel, peer_addrs=addrs)
+            found[key] = knowing(replace(tunnel, peer_addrs=old.peer_addrs), tunnel.peer_addrs)
     return found
 
 
@@ -187,7 +187,7 @@ def told(changes: Collection[SetupChange]) -> list[str]:
     return [f"{it.kind} {it.name} {it.action}" for it in changes]
 
 
-_MANY: Final = frozenset(("allow", "deny", "address"))
+_MANY: Final = frozenset(("allow", "deny", "tell", "address"))
 """Words of which one thing may have several."""
 
 

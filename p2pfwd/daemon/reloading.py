@@ -2,8 +2,8 @@
 
 Rules: a file that is bad in any place changes nothing. What it declares is changed as `apply` changes it; a
 setting that the parts take live holds at once, another is named with its cure. At the start one bad tunnel
-does not keep the others from coming up; a bad name, rule or block, by which more might be let in than was
-meant, stops the start. systemd is told before and after.
+does not keep the others from coming up, and lets in nobody; a bad name, rule or block, by which more might be
+let in than was meant, stops the start. systemd is told before and after.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.daemon import config, logs
-from p2pfwd.daemon.declared import Declared, read, read_all, without_ended
+from p2pfwd.daemon.declared import Declared, is_shut, read, read_all, without_ended
 from p2pfwd.daemon.kept import DeclaredTunnel
 from p2pfwd.daemon.plan import State, plan, told
 from p2pfwd.daemon.settings import Settings
@@ -91,7 +91,8 @@ class Reloading:
         for entry, error in errors:
             if entry.table not in (LISTEN, FORWARD):
                 raise error
-            log.error("%s; hint: %s; it is left out", error.message, error.hint)
+            shut = ", and its name lets in only whom commands allow" if is_shut(entry) else ""
+            log.error("%s; hint: %s; it is left out%s", error.message, error.hint, shut)
         declared, over = without_ended(declared, time.time())
         for note in over:
             log.warning("%s", note)

@@ -80,8 +80,8 @@ def parse(text: str, place: str) -> tuple[Entry, ...]:
         )
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise InvalidConfig(f"{place}: {exc}", hint="nothing was changed: mend it first") from None
+    except ValueError as exc:
+        raise InvalidConfig(f"{place}: {wrong(exc)}", hint="nothing was changed: mend it first") from None
     except RecursionError:
         raise InvalidConfig(f"{place}: it is nested too deeply", hint="nothing was changed") from None
     entries = take(document, text, place)
@@ -93,6 +93,13 @@ def parse(text: str, place: str) -> tuple[Entry, ...]:
             key=next(iter(document)),
         )
     return entries
+
+
+def wrong(exc: ValueError) -> str:
+    """What is wrong with a text that is no TOML."""
+    import tomllib
+
+    return str(exc) if isinstance(exc, tomllib.TOMLDecodeError) else "a number in it has thousands of digits"
 
 
 def _lines(text: str, table: str) -> list[int]:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
+from p2pfwd.core.terms import KEPT, ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
 from p2pfwd.daemon.differences import can_become, differences, how_to_change
 from p2pfwd.daemon.kept import DeclaredTunnel, as_made, info_of, knowing, three, who_wins
 from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed, UsageError
@@ -146,16 +146,16 @@ class Tunnels:
             for listener in over:
                 self.close_now(listener)
             for key, info in ended.items():
-                log.info("the %s %s has ended: it was made with --expires", *key)
-                self.on_ended(info)
+                if self._forwarding.standing(*key) is None:  # else it had given way to another
+                    log.info("the %s %s has ended: it was made with --expires", *key)
+                    self.on_ended(info)
             if due:
                 try:
                     await self._file.forget(due)
                 except StorageFailed as exc:
                     log.warning("what has ended is still in the state file: %s", exc.message)
                 for key in due:
-                    self._saved.pop(key, None)
-                    self._not_made.pop(key, None)
+                    self._drop(key)
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -288,7 +288,8 @@ class Tunnels:
 
         A tunnel whose terms alone differ is changed where it stands; another is closed, and made anew after
         `between`, to which access belongs. Streams stay. One that cannot be made stays listed, with why.
-        Raises StorageFailed, ResourceLimitExceeded, and what `between` raises: then all is as it was.
+        Raises StorageFailed, ResourceLimitExceeded, ListenerExists (a command in the foreground has one), and
+        what `between` raises: then all is as it was.
         """
         await to_its_end(asyncio.create_task(self._change(put, drop, between)))
 
@@ -296,13 +297,15 @@ class Tunnels:
         self, put: Collection[SavedTunnel], drop: Collection[Key], between: Callable[[], Awaitable[object]]
     ) -> None:
         async with self._lock:
+            if held := [tunnel for tunnel in put if self.held(tunnel.key)]:
+                what = "a command in the foreground has {} {}".format(*held[0].key)
+                raise ListenerExists(what, hint="end that command first")
             tunnels = [self._since(tunnel) for tunnel in put]
             touched = (*drop, *(tunnel.key for tunnel in tunnels))
             before = {key: self._saved[key] for key in touched if key in self._saved}
             await self._file.change(tunnels, drop)
             for key in drop:
-                self._saved.pop(key, None)
-                self._not_made.pop(key, None)
+                self._drop(key)
             self._saved |= {tunnel.key: tunnel for tunnel in tunnels}
             try:
                 await self._turn_into([(tunnel, "saved") for tunnel in tunnels], drop, between)
@@ -400,7 +403,7 @@ class Tunnels:
 
     def _close_standing(self, key: Key) -> None:
         listener = self._forwarding.standing(*key)
-        if listener is not None and listener.lifetime in ("saved", "declared"):
+        if listener is not None and listener.lifetime in KEPT:
             self.close_now(listener)
 
     # --- closing ----------------------------------------------------------------------------------
@@ -420,13 +423,18 @@ class Tunnels:
             for key in not_made:
                 self._not_made.pop(key, None)
             closed = self._forwarding.close(match)
-            live = {info.key for info in closed if info.lifetime in ("saved", "declared")}
+            live = {info.key for info in closed if info.lifetime in KEPT}
             return closed + [info for key, info in infos.items() if key not in live]
 
     async def _forget(self, keys: list[Key]) -> None:
         await self._file.forget(keys)
         for key in keys:
-            self._saved.pop(key, None)
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        """It is saved no more; a declared one of its key that could not be made stays listed."""
+        self._saved.pop(key, None)
+        if key not in self._declared:
             self._not_made.pop(key, None)
 
     def _info(self, key: Key) -> ListenerInfo:

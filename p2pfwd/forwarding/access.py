@@ -18,6 +18,7 @@ from p2pfwd.policy.access import Access
 from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
+    from p2pfwd.net.link.contract import Link
     from p2pfwd.net.swarm import Swarm
 
 LATER_S: Final = 0.05
@@ -36,6 +37,7 @@ class ListenAccess:
         self._swarm = swarm
         self._loop = loop
         self._denied: dict[tuple[PeerId, str], None] = {}
+        self._left: dict[PeerId, Link] = {}  # of the peers in it those that are gone, by the last connection
         self._uncounted = 0
         self._timer: asyncio.TimerHandle | None = None
         self.on_denied: Callable[[Party, str, bool], None] = lambda _party, _protocol, _asks: None
@@ -53,15 +55,21 @@ class ListenAccess:
             self._timer = self._loop.call_later(LATER_S, self._write_down)
         return False
 
+    def disconnected(self, conn: Link) -> None:
+        """Who leaves before his denials are written down counts for his network all the same."""
+        if any(peer == conn.remote_peer for peer, _ in self._denied):
+            self._left[conn.remote_peer] = conn
+
     def _write_down(self) -> None:
         self._timer = None
         denied, self._denied = self._denied, {}
+        left, self._left = self._left, {}
         more, self._uncounted = self._uncounted, 0
         refusals = self._swarm.refusals
         for peer, protocol in denied:
             line = shlex.join(("p2pfwd", "allow", protocol, str(peer)))
             refusals.note("tunnel-denied", peer, f"denied {protocol}; to let it in: {line}")
-            conn = next(iter(self._swarm.conns(peer)), None)
+            conn = next(iter(self._swarm.conns(peer)), None) or left.get(peer)
             party = Party(peer) if conn is None else self._swarm.services.party(conn)
             asks = not self.rules.is_denied(peer, protocol)
             if conn is not None and asks:

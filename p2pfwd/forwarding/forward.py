@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeGuard
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, unix_path
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import ForwardTerms, Life
+from p2pfwd.core.terms import ForwardTerms, Life, Lifetime
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
@@ -150,6 +150,12 @@ class LocalListener(Listener):
     def waiting(self) -> int:
         """Local connections that wait for the peer."""
         return self._openings.waiting
+
+    def lives(self, lifetime: Lifetime) -> None:
+        """As long as this from now on; so is its peer kept."""
+        super().lives(lifetime)
+        self._warm.look()
+
     def set_terms(self, terms: ForwardTerms) -> None:
         """Other terms from now on; streams that are there keep theirs."""
         self.terms = terms

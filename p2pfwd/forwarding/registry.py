@@ -125,6 +125,7 @@ class Listener(ABC):
         """Another end from now on."""
         self.terms = replace(self.terms, ends_at=ends_at)
         self._events.listener("changed", self.info)
+
     @property
     def is_warm(self) -> bool:
         """Whether the peer of a forward is kept connected for it."""
@@ -134,6 +135,7 @@ class Listener(ABC):
     def waiting(self) -> int:
         """Local connections of a forward that wait for its peer."""
         return 0
+
     def lives(self, lifetime: Lifetime) -> None:
         """As long as this from now on."""
         self.lifetime = lifetime

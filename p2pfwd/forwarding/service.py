@@ -299,6 +299,7 @@ class Forwarding:
                 listener.peer_silent(error)
 
     def _disconnected(self, conn: Link) -> None:
+        self.access.disconnected(conn)
         if not self._swarm.conns(conn.remote_peer):
             for listener in self._forwards_to(conn.remote_peer):
                 listener.peer_disconnected()

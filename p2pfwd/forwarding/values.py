@@ -89,7 +89,7 @@ class ListenerInfo:
     ends_at: float | None = None  # None: when it is closed
     busiest: int = 0  # of a listen: streams of the peer that has most
     waiting: int = 0  # local connections of a forward that wait for its peer
-    warm: bool = False  # the peer of a saved forward is kept connected for it
+    warm: bool = False  # the peer of a saved or declared forward is kept connected
     lifetime: Lifetime = "ephemeral"
 
     @property

@@ -1,4 +1,5 @@
-"""Saved forwards keep their peers connected, as `peer add --keep` does: who is kept is told to the keeper.
+"""Saved and declared forwards keep their peers connected, as `peer add --keep` does: who is kept is told to
+the keeper.
 
 Rules: nobody is kept before `start`, nor after the forward's end. Beyond `policy.warm.MOST_WARM` peers those
 are kept whose forwards were used last; using another one changes that. Ephemeral and foreground forwards keep
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import Lifetime
+from p2pfwd.core.terms import KEPT, Lifetime
 from p2pfwd.policy import warm
 from p2pfwd.policy.dial_schedule import Priority
 
@@ -43,10 +44,10 @@ class WarmPeers:
         self.look()
 
     def look(self) -> None:
-        """A forward has come or gone."""
+        """A forward has come or gone, or lives longer or shorter."""
         if not self._has_started:
             return
-        used = ((it.peer_id, it.used_at) for it in self._forwards() if it.lifetime == "saved")
+        used = ((it.peer_id, it.used_at) for it in self._forwards() if it.lifetime in KEPT)
         wanted = warm.warm_peers(used, warm.MOST_WARM)
         before, self._kept = self._kept, wanted
         for peer_id in before - wanted:
@@ -56,9 +57,9 @@ class WarmPeers:
 
     def used(self, forward: Warmed) -> None:
         """A program has connected."""
-        if self._has_started and forward.lifetime == "saved" and forward.peer_id not in self._kept:
+        if self._has_started and forward.lifetime in KEPT and forward.peer_id not in self._kept:
             self.look()
 
     def is_warm(self, forward: Warmed) -> bool:
         """Whether its peer is kept connected for it."""
-        return forward.lifetime == "saved" and forward.peer_id in self._kept
+        return forward.lifetime in KEPT and forward.peer_id in self._kept

@@ -33,7 +33,7 @@ MAX_BLOCKS: Final = 4096
 """Peers and networks on the block list together."""
 
 MAX_FILE_BYTES: Final = 8 << 20
-"""Longest file read; full of everything, each peer with an end, it takes 5 MB."""
+"""Longest file read; full of everything, each peer told, too, and with an end, it takes 5 MB."""
 
 _ANY: Final = "any"
 _WHAT: Final = "access rules"

@@ -39,8 +39,8 @@ class Rule:
 
     @property
     def size(self) -> int:
-        """Peers that it lists."""
-        return len(self.allowed) + len(self.denied) + len(self.told)
+        """Peers that it lists, each counted once: whom it denies instead of allowing is no more."""
+        return len(self.allowed | self.denied | self.told)
 
     def allow(self, peers: Collection[PeerId], ends_at: float = 0.0) -> Rule:
         """With these let in, for good or until then."""
@@ -74,6 +74,10 @@ class Rule:
         ends = self._ends_without((None,)) | ({None: ends_at} if ends_at else {})
         return replace(self, at_large=at_large, ends=ends)
 
+    def tell(self, peers: Collection[PeerId] | None) -> Rule:
+        """With these told when they are denied; None: everybody."""
+        return replace(self, tells_any=True) if peers is None else replace(self, told=self.told.union(peers))
+
     def _ends_without(self, whom: Collection[PeerId | None]) -> dict[PeerId | None, float]:
         return {one: end for one, end in self.ends.items() if one not in whom}
 
@@ -97,7 +101,6 @@ class Rule:
             told=self.told.union(self.allowed & over),
         )
 
-
     def keeping_ends(self, before: Rule) -> Rule:
         """With whom `before` lets in until some time, but those this one denies, or lets in for good."""
         rule = self
@@ -117,16 +120,20 @@ def joined(declared: Rule, typed: Rule) -> Rule:
     at_large = declared.at_large if typed.at_large is None else typed.at_large
     if "listed" in (declared.at_large, typed.at_large):
         at_large = "listed"
-    allowed = declared.allowed | typed.allowed
+    denied = declared.denied | typed.denied
     return Rule(
         at_large,
-        allowed,
-        declared.denied | typed.denied,
+        (declared.allowed | typed.allowed) - denied,
+        denied,
         # What config.toml gives lasts; an end of any peer is the commands' word, while theirs is any peer.
         {
             whom: end
             for whom, end in typed.ends.items()
-            if (at_large == "any" != declared.at_large if whom is None else whom not in declared.allowed)
+            if (
+                at_large == "any" != declared.at_large
+                if whom is None
+                else whom not in declared.allowed | denied
+            )
         },
         declared.told | typed.told,
         declared.tells_any or typed.tells_any,

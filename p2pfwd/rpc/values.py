@@ -167,7 +167,7 @@ class Listener(Message):
     wait_target_s: float = named("WaitTargetSeconds", default=0.0)  # of a listen: for a target that is down
     check: str = ""  # of a listen: how its target is watched
     waiting: int = 0  # local connections of a forward that wait for its peer
-    warm: bool | None = None  # of a saved forward: whether its peer is kept connected; null: not to be kept
+    warm: bool | None = None  # of a saved or declared forward: its peer is kept connected for it
     lifetime: Literal["saved", "ephemeral", "foreground", "declared"] = "saved"
     declared_in: str | None = None  # config.toml, and the line of its table
 

@@ -58,7 +58,7 @@ def edited(text: str, changes: Mapping[str, Value], path: Path | str = "config.t
     )
     try:
         wanted = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidConfig(f"config file {path}: {exc}", hint="mend it first", path=str(path)) from None
     lines = text.splitlines()
     for key, value in changes.items():
@@ -68,7 +68,7 @@ def edited(text: str, changes: Mapping[str, Value], path: Path | str = "config.t
     try:
         if tomllib.loads(new) == wanted:
             return new
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         pass  # said below
     raise cannot
 
@@ -168,7 +168,7 @@ def _comment(line: str) -> str:
 def _parsed(text: str) -> Any:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return None
 
 

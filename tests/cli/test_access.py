@@ -137,6 +137,18 @@ def test_to_allow_one_where_all_are_let_in_says_how_to_let_in_no_others(fake: Fa
     assert run("allow", "/x/web", "any").out == "/x/web lets in any peer.\n"
 
 
+def test_to_allow_whom_config_toml_keeps_out_says_so(fake: FakeDaemon, run: Run) -> None:
+    shut = replace(RULE, access=Access("listed", (STRANGER,), (NAS,)))
+    fake.answers["access.allow"] = AccessChangeResult(shut, 0)
+    cure = "hint: change it there, then p2pfwd reload\n"
+    for asked in ("nas", OTHER, f"/ip4/192.0.2.1/tcp/1/p2p/{OTHER}"):
+        err = run("allow", "/x/web", asked).err
+        assert err == f"Warning: config.toml denies nas, and goes before\n{cure}"
+    assert run("allow", "/x/web", PEER).err == ""
+    err = run("allow", "/x/web", "any").err
+    assert err == f"Warning: config.toml lets in only whom it or a command allows, and goes before\n{cure}"
+
+
 # --- access -----------------------------------------------------------------------------------------
 
 

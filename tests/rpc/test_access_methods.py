@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,12 @@ import pytest
 
 from p2pfwd import errors
 from p2pfwd.core.keys import PrivateKey
+from p2pfwd.daemon.methods.tunnels import TunnelMethods
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.rpc import schema as s
+from p2pfwd.state import json_file
+from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.system import private_files
 from tests.rpc import node
 from tests.rpc.node import STRANGER
 from tests.support.loops import until
@@ -166,6 +171,81 @@ def test_who_is_told_that_it_is_denied_sees_the_line_that_lets_it_in(home: Path,
             assert (await listener_of(asker)).state == "ready"
 
     run(home, script)
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+@pytest.mark.parametrize("stands", [False, True])
+def test_a_listen_whose_word_of_access_cannot_be_written_is_not_there(
+    home: Path, monkeypatch: pytest.MonkeyPatch, foreground: bool, stands: bool
+) -> None:
+    """Least of all one in the foreground, which nobody would end."""
+
+    def full(path: Path, data: bytes, what: str) -> None:
+        raise errors.StorageFailed(f"{what} {path}: no space left")
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        if stands:
+            await listen(owner, server)
+        monkeypatch.setattr(json_file, "write_atomically", full)
+        goes = foreground and not stands
+        params = s.ListenParams(NAME, server.address, tell_denied=("any",), foreground=goes)
+        with pytest.raises(errors.StorageFailed):
+            await owner.call("p2p.listen", params)
+        monkeypatch.undo()
+        assert len((await owner.call("p2p.ls")).listeners) == (1 if stands else 0)
+
+    run(home, script)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_listen_that_cannot_be_saved_leaves_the_rule_as_it_was(
+    home: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    def full(self: TunnelFile, *args: Any, **more: Any) -> None:
+        raise errors.StorageFailed(f"state file {self.path}: no space left")
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        if before:
+            await owner.change("allow", STRANGER)
+        rules = owner.running.access.rules.table.rules
+        monkeypatch.setattr(TunnelFile, "change", full)
+        params = s.ListenParams(NAME, server.address, allow=(asker.peer,), tell_denied=("any",))
+        with pytest.raises(errors.StorageFailed):
+            await owner.call("p2p.listen", params)
+        monkeypatch.undo()
+        assert owner.running.access.rules.table.rules == rules
+        assert not (await owner.call("p2p.ls")).listeners
+
+    run(home, script)
+
+
+def test_a_listen_whose_client_is_gone_leaves_no_rule(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes while the rule is being written."""
+    gate, waits = threading.Event(), threading.Event()
+    write = private_files.write_atomically
+
+    def slow(path: Path, data: bytes, what: str) -> None:
+        waits.set()
+        gate.wait(10)
+        write(path, data, what)
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        monkeypatch.setattr(json_file, "write_atomically", slow)
+        params = s.ListenParams(NAME, server.address, allow=(asker.peer,))
+        methods: Any = TunnelMethods(owner.running).table()
+        calling = asyncio.create_task(methods["p2p.listen"](None, params))
+        await until(waits.is_set)
+        calling.cancel()
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert not owner.running.access.rules.table.rules
+        assert not owner.running.forwarding.listeners()
+
+    try:
+        run(home, script)
+    finally:
+        gate.set()
 
 
 async def listener_of(asker: Node) -> s.Listener:

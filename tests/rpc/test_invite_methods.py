@@ -18,6 +18,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.host import routing
+from p2pfwd.peers import named
 from p2pfwd.protocols import invite as protocol_module
 from p2pfwd.rpc import schema as s
 from p2pfwd.wire.invite import InviteStatus
@@ -246,6 +247,20 @@ def test_a_forward_whose_invite_is_not_granted_is_taken_back(tmp_path: Path) -> 
         assert "could not write it down" in refused.message
         inviting.claim = claim  # type: ignore[method-assign]
         await joiner.join(made.token)
+
+    run(tmp_path, script, CLOSED)
+
+
+def test_where_there_is_no_room_for_a_name_the_right_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(owner: Node, joiner: Node, other: Node) -> None:
+        made = await owner.invite(name="laptop")
+        monkeypatch.setattr(named, "MAX_NAMED", 0)
+        with pytest.raises(errors.ResourceLimitExceeded):
+            await owner.running.peering.name_if_free("phone", other.running.host.peer_id)
+        await joiner.join(made.token)
+        assert await owner.allowed() == {joiner.peer} and await owner.names() == {}
 
     run(tmp_path, script, CLOSED)
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.daemon import config
 from p2pfwd.daemon import plan as plan_module
 from p2pfwd.daemon.networks import profile
@@ -33,7 +35,7 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.state import json_file
-from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.state.tunnel_file import MAX_SAVED_ADDRESSES, SavedTunnel, TunnelFile
 from tests.rpc.node import Node
 from tests.support.loops import until
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly
@@ -101,6 +103,10 @@ def run(home: Path, script: Callable[[Home], Awaitable[None]], text: str = "") -
             await node.running.stop()
 
     asyncio.run(asyncio.wait_for(main(), 40))
+
+
+async def nothing() -> None:
+    """There is no access to change."""
 
 
 def lines(result: Any) -> list[str]:
@@ -204,6 +210,9 @@ def test_what_a_command_in_the_foreground_has_is_left_to_it(home: Path) -> None:
             await asyncio.to_thread(client.call, "p2p.listen", params)
             with pytest.raises(InvalidConfig, match="a command in the foreground has listen /x/ssh"):
                 await node.apply(SSH)
+            saved = SavedTunnel("listen", "/x/ssh", Multiaddr.parse("/ip4/127.0.0.1/tcp/9"), ListenTerms())
+            with pytest.raises(ListenerExists, match="a command in the foreground has listen /x/ssh"):
+                await node.running.tunnels.change([saved], (), nothing)  # it came after the look
             result = await node.reload(SSH)
             assert "a command in the foreground has listen /x/ssh" in result.notes[0]
             assert (await node.ls())["/x/ssh"].lifetime == "foreground"
@@ -503,6 +512,14 @@ def test_a_command_shuts_what_is_declared_open_and_never_the_other_way_round(hom
         laptop, phone = s.AccessPeer(LAPTOP, None), s.AccessPeer(PHONE, None)
         assert (await change("allow", PHONE)).allowed == (phone, laptop)
         assert (await change("deny", LAPTOP)).denied == (laptop,)
+        assert (await change("allow", LAPTOP)).denied == ()
+        text = '[[rule]]\nprotocol = "/x/ssh"\ndeny = ["%s"]\n'
+        await node.reload(SSH + text.replace("%s", LAPTOP))
+        shut = await change("allow", LAPTOP, PHONE)
+        assert (shut.allowed, shut.denied) == ((phone,), (laptop,))
+        assert (await node.apply(await node.export())).changes == (), "nobody is in it both ways"
+        await node.reload(SSH + f'allow = ["{LAPTOP}"]\n')
+        assert (await change("deny", LAPTOP)).denied == (laptop,)
         assert (await change("allow", "any")).lets_in == "listed"
         await node.call("daemon.reload")
 
@@ -530,6 +547,29 @@ def test_one_bad_tunnel_is_logged_and_the_others_come_up(
     (record,) = [it for it in caplog.records if it.levelno >= logging.ERROR]
     assert "config.toml, [[listen]] 2 (line 4): target: " in record.getMessage()
     assert record.getMessage().endswith("; it is left out")
+
+
+@pytest.mark.parametrize(
+    "bad", [f'target = "x y"\nallow = ["{LAPTOP}"]\n', 'target = "127.0.0.1:9"\nallow = ["nobody"]\n']
+)
+def test_a_bad_listen_does_not_leave_a_saved_one_of_its_name_open(
+    home: Path, caplog: pytest.LogCaptureFixture, bad: str
+) -> None:
+    async def script() -> None:
+        key = PrivateKey.generate()
+        node = await start(home / "a", "", key)
+        await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:9"))
+        await node.running.stop()
+        node = await start(home / "a", f'[[listen]]\nprotocol = "/x/ssh"\n{bad}', key)
+        try:
+            (access,) = [it.access for it in (await node.ls()).values()]
+            assert access is not None and (access.lets_in, access.allowed) == ("listed", ())
+        finally:
+            await node.running.stop()
+
+    asyncio.run(asyncio.wait_for(script(), 40))
+    (record,) = [it for it in caplog.records if it.levelno >= logging.ERROR]
+    assert record.getMessage().endswith("it is left out, and its name lets in only whom commands allow")
 
 
 @pytest.mark.parametrize(
@@ -577,6 +617,32 @@ def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(
         await node.running.stop()
 
     asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_a_forward_whose_peer_moves_often_is_exported_as_it_can_be_applied(home: Path) -> None:
+    """Of its addresses the latest are known, as many as a file can name."""
+
+    async def script(node: Home) -> None:
+        port = str(free_port())
+        for number in range(40):
+            address = f"/ip4/192.0.2.{number}/tcp/1/p2p/{LAPTOP}"
+            await node.call("p2p.forward", s.ForwardParams("/x/ssh", port, (address,)))
+        text = await node.export()
+        assert text.count("/ip4/192.0.2.") == MAX_SAVED_ADDRESSES and "192.0.2.39/" in text
+        assert (await node.apply(text)).changes == ()
+
+    run(home, script)
+
+
+def test_the_end_of_a_saved_tunnel_is_none_of_the_declared_one_in_its_place(home: Path) -> None:
+    async def script(node: Home) -> None:
+        await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:8", expires_s=1.0))
+        await node.reload(SSH)
+        await until(lambda: not node.running.tunnels._saved)
+        assert (await node.ls())["/x/ssh"].lifetime == "declared"
+        assert not (await node.call("events.ls", s.EventsParams(kinds=("tunnel-ended",)))).events
+
+    run(home, script)
 
 
 def test_apply_leaves_what_is_declared(home: Path) -> None:

@@ -9,18 +9,52 @@ from typing import Any
 
 import pytest
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.system import private_files
 from tests.rpc.test_setup import PHONE, Home, run
 from tests.support.loops import until
 
 COMMANDS: dict[str, tuple[str, object]] = {
     "p2p.listen": ("state.db", s.ListenParams("/x/web", "9")),
+    "p2p.listen --allow": ("access.json", s.ListenParams("/x/mine", "9", allow=(PHONE,))),
     "access.allow": ("access.json", s.AccessAllowParams("/x/web", (PHONE,))),
     "peer.add": ("peers.json", s.PeerAddParams("phone", (f"/ip4/10.1.2.3/tcp/1/p2p/{PHONE}",))),
     "invite.new": ("invites.json", s.InviteNewParams("/x/web")),
 }
+
+
+def test_a_right_ends_at_its_time_though_the_disk_hangs_in_its_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, waits = threading.Event(), threading.Event()
+    write = private_files.write_atomically
+
+    def hang(path: Path, *args: Any) -> None:
+        if path.name == "access.json":
+            waits.set()
+            gate.wait()
+        write(path, *args)
+
+    async def script(node: Home) -> None:
+        await node.call("access.deny", s.AccessChangeParams("/x/web", ("any",)))
+        await node.call("access.allow", s.AccessAllowParams("/x/web", (PHONE,), expires_s=0.5))
+        rules = node.running.forwarding.access
+        assert rules.rules.admits(PeerId.parse(PHONE), "/x/web")
+        monkeypatch.setattr(json_file, "write_atomically", hang)
+        slow = asyncio.create_task(node.call("access.allow", s.AccessAllowParams("/x/ssh", (PHONE,))))
+        await until(waits.is_set)
+        await until(lambda: not rules.rules.admits(PeerId.parse(PHONE), "/x/web"))
+        assert not slow.done()
+        gate.set()
+        await slow
+
+    try:
+        run(home, script)
+    finally:
+        gate.set()
 
 
 @pytest.mark.parametrize("hanging", COMMANDS)
@@ -47,11 +81,11 @@ def test_a_write_that_hangs_holds_up_only_who_needs_its_file(
     async def script(node: Home) -> None:
         monkeypatch.setattr(json_file, "write_atomically", slow_write)
         monkeypatch.setattr(TunnelFile, "change", slow_change)
-        slow = asyncio.create_task(node.call(hanging, params))
+        slow = asyncio.create_task(node.call(hanging.split()[0], params))
         await until(waits.is_set)
-        for method, (_, others) in COMMANDS.items():
-            if method != hanging:
-                await node.call(method, others)
+        for method, (needs, others) in COMMANDS.items():
+            if needs != file and not (file == "state.db" and "listen" in method):
+                await node.call(method.split()[0], others)
         await node.call("p2p.ls")
         assert not slow.done()
         gate.set()

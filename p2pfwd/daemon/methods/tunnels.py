@@ -8,7 +8,9 @@ client's connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.terms import LIMITS, ForwardTerms, Lifetime, ListenTerms, why_no_terms
@@ -17,13 +19,16 @@ from p2pfwd.core.word_order import check_forward, check_listen
 from p2pfwd.daemon.expiry import end_after
 from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
-from p2pfwd.errors import UsageError
+from p2pfwd.errors import P2PForwardError, UsageError
 from p2pfwd.forwarding.bind import numeric
+from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
 from p2pfwd.state.tunnel_file import SavedTunnel
+
+T = TypeVar("T")
 
 TARGET_CHECK_S = 3.0
 """How long `listen` looks whether its target answers before it returns; a target may also come later."""
@@ -58,25 +63,33 @@ class TunnelMethods:
         target, any_loopback = parse_target(params.target)
         terms = _listen_terms(params, any_loopback)
         wanted = SavedTunnel("listen", params.protocol, target, terms)
-        allowed = node.access.read(params.allow) if params.allow else None
-        told = node.access.read(params.tell_denied) if params.tell_denied else None
-        async with self._listening:  # between the check and the listen a rule is written
-            stands = node.forwarding.is_listening(params.protocol)
-            if params.allow and not stands:
+        only = [node.access.read(params.allow)] if params.allow else []
+        tell = [node.access.read(params.tell_denied)] if params.tell_denied else []
+
+        async def make() -> tuple[Listener, bool]:
+            return await node.tunnels.make(wanted, _lifetime(params))
+
+        async def say() -> Callable[[], Awaitable[None]]:
+            return await node.access.say(params.protocol, only, tell)
+
+        # Between the check and the listen a rule is written; who writes none waits for nobody's.
+        async with self._listening if only or tell else nullcontext():
+            if node.forwarding.is_listening(params.protocol):
+                listener, stood = await make()
+                undo = await _or(say(), lambda: node.tunnels.take_back(listener, stood))
+            else:
                 node.forwarding.check_listen(params.protocol, target, terms)
-                await node.access.only(params.protocol, allowed)
-            listener, stood = await node.tunnels.make(wanted, _lifetime(params))
-            if params.allow and stands:
-                await node.access.only(params.protocol, allowed)
-            if params.tell_denied:
-                await node.access.tell(params.protocol, told)
+                undo = await say()
+                listener, stood = await _or(make(), undo)
         if params.foreground:
             context.on_disconnect(lambda: node.tunnels.close_now(listener))
-        try:
-            outcome = await node.forwarding.check(listener.id, TARGET_CHECK_S)
-        except asyncio.CancelledError:
+
+        async def take_back() -> None:
             await node.tunnels.take_back(listener, stood)
-            raise
+            if not stood:
+                await undo()
+
+        outcome = await _or(node.forwarding.check(listener.id, TARGET_CHECK_S), take_back)
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
             listener=node.shown(listener.info()),
@@ -174,6 +187,15 @@ class TunnelMethods:
                 f"stream id {params.id!r} is not a number", hint="p2pfwd stream ls shows the ids"
             )
         return s.StreamCloseResult((views.stream(forwarding.close_stream(int(params.id[:20]))),))
+
+
+async def _or(work: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[None]]) -> T:
+    """Its result; where it fails, or nobody waits for it any more, what came before is undone."""
+    try:
+        return await work
+    except (P2PForwardError, asyncio.CancelledError):
+        await undo()
+        raise
 
 
 def _listen_terms(params: s.ListenParams, any_loopback: bool) -> ListenTerms:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import LIMITS, PLAIN_LISTEN, ListenTerms
+from p2pfwd.core.terms import KEPT, LIMITS, PLAIN_LISTEN, ListenTerms
 from p2pfwd.history.kinds import KINDS
 from p2pfwd.policy.bootstrap import Outcome
 from p2pfwd.rpc import schema
@@ -81,7 +81,7 @@ def listener(
         wait_target_s=terms.wait_target_s,
         check=terms.check,
         waiting=info.waiting,
-        warm=info.warm if info.saved and info.direction == "forward" else None,
+        warm=info.warm if info.lifetime in KEPT and info.direction == "forward" else None,
         lifetime=info.lifetime,
         declared_in=declared_in,
     )

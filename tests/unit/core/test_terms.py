@@ -72,6 +72,8 @@ def test_what_does_not_fit_is_refused(found: object, reason: str) -> None:
         ({"proxy_protocol": "v2", "report_peer_id": True}, "exclude each other"),
         ({"ends_at": float("nan")}, "it ends at no time"),
         ({"ends_at": -1.0}, "it ends at no time"),
+        ({"ends_at": 1e12}, "it ends at no time"),
+        ({"ends_at": 10**400}, "it is too large"),
     ],
 )
 def test_limits_and_ends_that_make_no_sense_are_refused(found: object, reason: str) -> None:

@@ -111,6 +111,7 @@ def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
         ("[swarm\n", "line 1", "mend it"),
         ("[log]\nlevel = 'info'\nlevel = 'info'\n", "line 3", "mend it"),
         ("a = " + "[" * 5000, "nested too deeply", "mend it"),
+        (f"a = 1{'0' * 5000}", "thousands of digits", "mend it"),
         (b"[log]\nlevel = '\xff'\n", "line 2: it is not UTF-8", "mend it"),
         (b"\x00\x01", "line 1", "mend it"),
         (b"#" * (config.MAX_FILE_BYTES + 1), "longer than", "mend it"),

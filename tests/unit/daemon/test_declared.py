@@ -187,6 +187,10 @@ FORWARD = f'[[forward]]\nprotocol = "/x/a"\nlisten = "1"\npeer = "{LAPTOP}"\n'
         ("[[listen]", "here: ", "mend it first"),
         ("# " + "a" * MAX_APPLIED_BYTES, f"longer than {MAX_APPLIED_BYTES} bytes", "several files"),
         ("a = " + "[" * 5000, "nested too deeply", "nothing was changed"),
+        (LISTEN + f"rate = 1{'0' * 5000}", "here: a number in it has thousands of digits", "mend it first"),
+        (LISTEN + f"ends_at = 1{'0' * 400}", "does not fit: it is too large", "a date and time"),
+        (LISTEN + "ends_at = 1e300", "ends_at: 1e+300 does not fit: it ends at no time", "a date and time"),
+        (LISTEN + "ends_at = -5", "ends_at: -5 does not fit: it ends at no time", "a date and time"),
     ],
 )
 def test_a_mistake_names_its_place_and_what_would_be_right(text: str, said: str, right: str | None) -> None:

@@ -38,6 +38,8 @@ class Kind:
         self.ended: list[tuple[float, float]] = []
         self.asked = 0
         self.broken = False
+        self.disk = asyncio.Event()
+        self.disk.set()
 
     def next_end(self) -> float | None:
         self.asked += 1
@@ -46,6 +48,7 @@ class Kind:
     async def end_due(self, now: float) -> None:
         if self.broken:
             raise RuntimeError("a defect")
+        await self.disk.wait()
         for end in [end for end in self.ends if end <= now]:
             self.ends.remove(end)
             self.ended.append((end - NOON, asyncio.get_running_loop().time()))
@@ -122,6 +125,20 @@ async def test_a_defect_neither_spins_nor_ends_the_rest(caplog: pytest.LogCaptur
     assert bad.asked < 40
     assert "a defect here" in caplog.text
     caplog.clear()
+    await expiry.close()
+
+
+@in_virtual_time
+async def test_a_kind_that_waits_for_its_disk_keeps_no_other_from_ending() -> None:
+    slow, other = Kind(NOON + 1), Kind(NOON + 2)
+    slow.disk.clear()
+    expiry = Expiry((slow, other), Wall())
+    expiry.start()
+    await asyncio.sleep(3)
+    assert [end for end, _ in other.ended] == [2]
+    slow.disk.set()
+    await asyncio.sleep(0.1)
+    assert [end for end, _ in slow.ended] == [1]
     await expiry.close()
 
 

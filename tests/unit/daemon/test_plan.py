@@ -113,6 +113,13 @@ AT = f"/ip4/192.0.2.1/tcp/4011/p2p/{LAPTOP}"
             0,
         ),
         (
+            RULE + f'tell = ["{LAPTOP}", "{PHONE}"]',
+            RULE + f'tell = ["{PHONE}"]',
+            False,
+            [f"changed rule /x/a: no more tell {LAPTOP}"],
+            0,
+        ),
+        (
             '[[block]]\nwhom = ["192.0.2.0/24", "192.0.3.0/24"]',
             '[[block]]\nwhom = ["192.0.3.0/24", "192.0.4.0/24"]',
             True,

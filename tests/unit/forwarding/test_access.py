@@ -16,6 +16,7 @@ from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.access import LATER_S
 from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.policy.access import NO_RULE, Access, Rule
+from p2pfwd.policy.shares import Party
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.forwarding.conftest import MakeForwarding
 from tests.unit.forwarding.fakes import ALICE, BOB, FakeConn, FakeHost, FakeStream
@@ -125,6 +126,26 @@ async def test_the_owner_hears_of_a_denial_a_moment_later_and_once(
     services.accepts(ALICE, "/x/a")
     await asyncio.sleep(LATER_S)
     assert [it.count for it in access.requests.all()] == [2]
+    await service.aclose()
+
+
+@in_virtual_time
+async def test_who_asks_and_leaves_counts_for_his_network(
+    forwarding: MakeForwarding, host: FakeHost, connected: list[PeerId]
+) -> None:
+    """Under ever new names he would have the shares of all others."""
+    service = await listening(forwarding, ONLY_BOB)
+    told: list[Party] = []
+    service.access.on_denied = lambda party, _protocol, _asks: told.append(party)
+    host.swarm.services.accepts(ALICE, "/x/a")
+    connected.remove(ALICE)
+    service._disconnected(FakeConn(ALICE))  # type: ignore[arg-type]
+    await asyncio.sleep(LATER_S)
+    (party,), (request,) = told, service.access.requests.all()
+    assert party.peer == ALICE and party.networks
+    assert request.address == "/ip4/192.0.2.7/tcp/4002"
+    service._disconnected(FakeConn(BOB))  # type: ignore[arg-type]
+    assert not service.access._left
     await service.aclose()
 
 

@@ -60,6 +60,19 @@ async def test_not_for_ephemeral_and_foreground_ones(forwarding: MakeForwarding,
 
 
 @in_virtual_time
+async def test_declared_ones_too_and_one_that_becomes_so(forwarding: MakeForwarding, host: FakeHost) -> None:
+    made = forwarding()
+    made.keep_warm()
+    await forward(made, 1, ALICE, Life("declared"))
+    assert host.keeper.kept == {ALICE} and warmth(made) == [True]
+    await forward(made, 2, BOB, Life("ephemeral"))
+    for lifetime, kept in (("declared", {ALICE, BOB}), ("saved", {ALICE, BOB}), ("ephemeral", {ALICE})):
+        made.listener(2).lives(lifetime)
+        assert host.keeper.kept == kept
+    await made.aclose()
+
+
+@in_virtual_time
 async def test_beyond_the_bound_those_used_last(
     forwarding: MakeForwarding, host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

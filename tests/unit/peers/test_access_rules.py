@@ -180,11 +180,30 @@ def test_the_table_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     asyncio.run(refused(lambda old: replace(old, blocks=Blocks(three))))
 
 
+def test_a_right_can_be_taken_away_where_no_more_can_be_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was allowed is told from then on, which is no second place in the bound."""
+    monkeypatch.setattr(module, "MAX_RULED_PEERS", 2)
+
+    async def main() -> None:
+        rules = table(tmp_path)
+        await rules.change(ruled("/x/a", Rule("listed").allow([ONE, TWO])), lambda: None)
+        await rules.change(ruled("/x/a", rules.table.rules["/x/a"].deny([ONE])), lambda: None)
+        await rules.change(ruled("/x/a", rules.table.rules["/x/a"].allow([ONE])), lambda: None)
+        with pytest.raises(ResourceLimitExceeded):
+            await rules.change(ruled("/x/b", NO_RULE.allow([peer(3)])), lambda: None)
+
+    asyncio.run(main())
+    assert table(tmp_path).lost is None
+
+
 def test_a_full_file_is_within_what_is_read() -> None:
     peers = [peer(n) for n in range(module.MAX_RULED_PEERS)]
     names = [f"/x/{'n' * 900}{n}" for n in range(module.MAX_RULES)]
     share = module.MAX_RULED_PEERS // module.MAX_RULES
-    rules = {name: NO_RULE.allow(peers[n * share : (n + 1) * share]) for n, name in enumerate(names)}
+    shares = {name: peers[n * share : (n + 1) * share] for n, name in enumerate(names)}
+    rules = {name: NO_RULE.allow(its, 1.7e9 + 0.123456).tell(its) for name, its in shares.items()}
     data = json.dumps(module._to_json(AccessTable(rules, Blocks(peers[: module.MAX_BLOCKS]))), indent=1)
     assert len(data) < module.MAX_FILE_BYTES
 
