@@ -67,6 +67,7 @@ class FakeChannel(Channel):
     """Keeps what is sent; `room` messages are taken, then it is congested."""
 
     security = "/fake"
+    cipher = "fake"
 
     def __init__(self, room: int = 1 << 30) -> None:
         self.fake = FakeConduit()
