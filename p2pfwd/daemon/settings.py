@@ -350,13 +350,13 @@ class Settings:
         "Event loop: asyncio, uvloop, or auto: uvloop where it is installed.",
         _one_of("auto", "asyncio", "uvloop"),
     )
-    busy_poll_us: int = _key(
-        "daemon.busy_poll_us",
-        500,
-        "Microseconds for which the daemon stays awake for the next message where small ones follow each "
-        "other closely: a third of the round-trip time on a virtual machine, for more processor time while "
-        "it lasts. 0: never.",
-        _between(0, 10_000),
+    busy_poll: Literal["auto", "on", "off"] = _key(
+        "daemon.busy_poll",
+        AUTO,
+        "Stay awake for the next message, half a millisecond at most, where small ones follow each other "
+        "closely: on, off, or auto: where that was found to shorten round trips, as on most virtual "
+        "machines, and never on battery. It takes a processor meanwhile, and yields it to whoever wants it.",
+        _one_of("auto", "on", "off"),
     )
     log_level: str = _key("log.level", "info", f"Least level logged: {', '.join(LEVELS)}.", _one_of(*LEVELS))
     log_max_bytes: int = _key(

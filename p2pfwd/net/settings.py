@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from p2pfwd.policy.waking import Mode
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
 
@@ -47,7 +48,7 @@ class SwarmSettings:
     """A connection that this node opened and nobody needs is let go after this time."""
     grace_s: float = 20.0
     """A connection younger than this is not trimmed."""
-    busy_poll_us: int = 500
-    """How long the loop stays awake in a lively exchange of messages; 0: never (`system.busy_poll`)."""
+    busy_poll: Mode = "auto"
+    """Whether the loop stays awake in a lively exchange of messages: on mains power, where it pays."""
     dns_servers: tuple[str, ...] = ()
     """Name servers `ip` or `ip:port`; empty: the system's."""

@@ -7,6 +7,7 @@ we are, `peerstore` whom we know. One shared connection per peer serves everythi
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -48,9 +49,11 @@ from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.paths import Way
+from p2pfwd.policy.waking import RUN_MESSAGES, Waking
 from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.system.memory import MemoryKeeper
+from p2pfwd.system.power import on_battery
 
 IDENTIFY_WAIT_S = 5.0
 
@@ -80,7 +83,8 @@ class Swarm:
         self.resolver = Resolver(self.settings.dns_servers, local_only=self.settings.local_only)
         loop = asyncio.get_running_loop()
         self._loop = loop
-        self.io = LoopIo.of(loop, self.settings.busy_poll_us)
+        waking = Waking(self.settings.busy_poll, on_battery, random.random)
+        self.io = LoopIo.of(loop, waking, RUN_MESSAGES)
         self._tasks = Tasks(loop)
         self.refusals = Refusals()
         busy_poll, pool = self.io.busy_poll, self.io.pool

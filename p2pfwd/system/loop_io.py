@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from p2pfwd.system.buffers import BufferPool
-from p2pfwd.system.busy_poll import BusyPoll
+from p2pfwd.system.busy_poll import BusyPoll, Judge
 from p2pfwd.system.poller import LoopPoller, Poller, make_poller
 
 
@@ -20,10 +20,12 @@ class LoopIo:
     busy_poll: BusyPoll
 
     @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop, busy_poll_us: int) -> LoopIo:
-        """`busy_poll_us`: see `busy_poll`; 0: never."""
+    def of(
+        cls, loop: asyncio.AbstractEventLoop, judge: Judge | None = None, run_messages: int = 1
+    ) -> LoopIo:
+        """`judge`, `run_messages`: see `busy_poll`; without one the loop always sleeps."""
         poller = make_poller(loop)
-        return cls(loop, poller, BufferPool(), BusyPoll(loop, busy_poll_us * 1e-6, poller.run_ready))
+        return cls(loop, poller, BufferPool(), BusyPoll(loop, judge, run_messages, poller.run_ready))
 
     def close(self) -> None:
         """Watch nothing any more. Idempotent."""

@@ -70,7 +70,7 @@ async def test_a_node_that_dials_its_own_port_meets_its_listener_and_not_itself(
 async def test_a_plain_connect_has_not_crossed_and_one_to_itself_has() -> None:
     async with pair() as (near, far):
         assert near.local_addr == far.remote_addr
-    io = LoopIo.of(asyncio.get_running_loop(), busy_poll_us=0)
+    io = LoopIo.of(asyncio.get_running_loop())
     with tcp_socket.listen("127.0.0.1", 0, "here") as sock, RawListener() as listener:
         tcp_socket.share_port(sock)
         port = sock.getsockname()[1]

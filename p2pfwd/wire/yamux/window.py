@@ -1,8 +1,9 @@
 """Yamux flow control, the receiving side: how much credit to grant, and when.
 
 A window starts at 256 KiB and doubles, up to 32 MiB, each time half of it was consumed within four round
-trips: then it was the bottleneck. At 63 ms a fixed 256 KiB is 33 Mb/s, 32 MiB is 4.2 Gb/s. Growth is
-within a budget of the session and one of the node; who has more than his share of it gives half back.
+trips, and twice at once within two: then it was the bottleneck. At 63 ms a fixed 256 KiB is 33 Mb/s, 32 MiB
+is 4.2 Gb/s. Growth is within a budget of the session and one of the node; who has more than his share of it
+gives half back.
 
 Credit is granted in smaller steps than halves where the window is large (`credit_step`): a sender that
 waits for a credit of half the window keeps half of the line empty.
@@ -194,7 +195,10 @@ class ReceiveWindow:
             return 0
         round_trips = since_s / max(rtt_s, self.least_rtt_s, 1e-9)
         if round_trips < GROWTH_ROUND_TRIPS:
-            return budget.grow(self.size)
+            growth = budget.grow(self.size)
+            if growth and round_trips * 2 < GROWTH_ROUND_TRIPS and not self.least_rtt_s:
+                growth += budget.grow(self.size + growth)  # the next mark would say so, a round trip later
+            return growth
         too_large = self.least_rtt_s and round_trips > SHRINK_ROUND_TRIPS and self.size > INITIAL_WINDOW_BYTES
         return -half if too_large else 0
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from p2pfwd.system.busy_poll import SMALL_BYTES, STREAK, BusyPoll
+from p2pfwd.system.busy_poll import SMALL_BYTES, STREAK, WINDOW_S, BusyPoll
 
-WINDOW_S = 0.5
+RUN = 5
 
 
 class Loop:
     """Turns of an event loop, run by hand; a turn takes `turn_s` of the clock."""
 
-    turn_s = 0.01
+    turn_s = WINDOW_S / 50
 
     def __init__(self) -> None:
-        self.now = 100.0
+        self.now = 0.0
         self.yields = self.asked = 0
         self._ready: list[Callable[[], None]] = []
 
@@ -49,14 +49,33 @@ class Loop:
         self.asked += 1
 
 
-def made(window_s: float = WINDOW_S) -> tuple[Loop, BusyPoll]:
+class Judge:
+    """Polls through each run as `plan` says, the last word for all that follow; notes what it is told."""
+
+    def __init__(self, *plan: bool) -> None:
+        self.plan = list(plan)
+        self.asked: list[float] = []
+        self.told: list[tuple[float, bool]] = []
+
+    def polls(self, now: float) -> bool:
+        self.asked.append(now)
+        return self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
+
+    def ran(self, now: float, took_s: float, *, polled: bool) -> None:
+        self.told.append((took_s, polled))
+
+
+def made(judge: Judge | None = None) -> tuple[Loop, BusyPoll]:
     loop = Loop()
     return loop, BusyPoll(
-        cast("Any", loop), window_s, loop.run_ready, loop.clock, loop.yield_processor
+        cast("Any", loop), judge or Judge(True), RUN, loop.run_ready, loop.clock, loop.yield_processor
     )
 
 
-def messages(loop: Loop, poll: BusyPoll, count: int, gap_s: float = 0.1, nbytes: int = 40) -> None:
+GAP_S = WINDOW_S / 5
+
+
+def messages(loop: Loop, poll: BusyPoll, count: int, gap_s: float = GAP_S, nbytes: int = 40) -> None:
     for _ in range(count):
         loop.now += gap_s
         poll.moved(nbytes)
@@ -111,13 +130,50 @@ def test_bulk_ends_it_and_never_begins_it() -> None:
     assert not loop.turn()
 
 
-def test_a_window_of_zero_turns_it_off() -> None:
-    loop, poll = made(0.0)
+def test_without_a_judge_and_once_closed_it_never_polls() -> None:
+    loop = Loop()
+    poll = BusyPoll(cast("Any", loop), None, RUN, loop.run_ready, loop.clock, loop.yield_processor)
     messages(loop, poll, 10 * STREAK, gap_s=0.0)
     assert not loop.turn()
+    judge = Judge(True)
+    loop, poll = made(judge)
+    poll.close()
+    messages(loop, poll, 10 * STREAK, gap_s=0.0)
+    assert not loop.turn() and not judge.asked
+
+
+def test_a_judge_is_asked_before_each_run_and_told_how_long_it_took() -> None:
+    judge = Judge(False, True, False)
+    loop, poll = made(judge)
+    awake = []
+    for _ in range(STREAK + 1 + 3 * RUN):
+        messages(loop, poll, 1)
+        awake.append(loop.turn())
+    assert awake == [False] * (STREAK + RUN) + [True] * RUN + [True] + [False] * RUN, "one turn to end it"
+    assert len(judge.asked) == 4
+    assert [polled for _, polled in judge.told] == [False, True, False]
+    assert all(RUN * GAP_S <= took_s < RUN * (GAP_S + 2 * Loop.turn_s) for took_s, _ in judge.told)
+
+
+def test_a_run_that_a_pause_or_bulk_cuts_short_is_not_told_of() -> None:
+    judge = Judge(False)
+    loop, poll = made(judge)
+    messages(loop, poll, STREAK + RUN)
+    messages(loop, poll, 1, gap_s=2 * WINDOW_S)
+    messages(loop, poll, STREAK + RUN - 1)
+    messages(loop, poll, 1, nbytes=SMALL_BYTES)
+    messages(loop, poll, STREAK + RUN - 1)
+    assert len(judge.asked) == 3 and not judge.told
+
+
+def test_who_says_no_is_asked_no_more_than_once_a_run_and_the_loop_sleeps() -> None:
+    judge = Judge(False)
+    loop, poll = made(judge)
+    messages(loop, poll, STREAK + 1 + 100 * RUN)
+    assert not loop.turn() and len(judge.asked) == 101
 
 
 def test_only_one_call_is_in_the_loop_at_a_time() -> None:
     loop, poll = made()
-    messages(loop, poll, 10 * STREAK, gap_s=0.001)
+    messages(loop, poll, 10 * STREAK, gap_s=WINDOW_S / 500)
     assert len(loop._ready) == 1

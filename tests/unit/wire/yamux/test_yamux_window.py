@@ -50,20 +50,19 @@ def test_a_large_windows_credit_comes_in_eighths_but_never_in_crumbs(window_kib:
 
 def test_a_window_that_has_grown_is_topped_up_each_eighth_and_grows_by_halves() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    grow_to(8 << 20, window, budget)
+    now = grow_to(8 << 20, window, budget) + FAST_S
     eighth = 1 << 20
     for turn in range(3):
-        assert consume(window, eighth - 1, 1.0, budget) == 0
-        assert consume(window, 1, 1.0, budget) == eighth, f"credit for eighth {turn}, and no growth"
+        assert consume(window, eighth - 1, now, budget) == 0
+        assert consume(window, 1, now, budget) == eighth, f"credit for eighth {turn}, and no growth"
         assert window.size == window.credit == 8 << 20
-    assert consume(window, eighth, 1.0, budget) == eighth + (8 << 20)
+    assert consume(window, eighth, now, budget) == eighth + (8 << 20)
     assert window.size == window.credit == 16 << 20
 
 
 def test_eighths_that_come_fast_are_no_reason_to_grow_when_half_the_window_takes_long() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    grow_to(8 << 20, window, budget)
-    now = 1.0
+    now = grow_to(8 << 20, window, budget)
     for _ in range(16):
         now += 0.3 * SLOW_S
         assert consume(window, 1 << 20, now, budget) == 1 << 20
@@ -79,7 +78,7 @@ def test_the_window_doubles_when_two_top_ups_fall_within_four_round_trips(
 ) -> None:
     window, budget = ReceiveWindow(), WindowBudget()
     half = INITIAL_WINDOW_BYTES // 2
-    deltas = []
+    deltas: list[int] = []
     for now in (100.0, 100.0 + between_s):
         window.credit -= half
         assert window.due(half)
@@ -87,6 +86,23 @@ def test_the_window_doubles_when_two_top_ups_fall_within_four_round_trips(
     assert deltas[0] == half, "nothing is known before the second"
     assert deltas[1] == half + (INITIAL_WINDOW_BYTES if grows else 0)
     assert window.size == INITIAL_WINDOW_BYTES * (2 if grows else 1) == window.credit
+
+
+@pytest.mark.parametrize(
+    ("round_trips", "least_rtt_s", "times"),
+    [(1.99, 0.0, 4), (0.0, 0.0, 4), (2.01, 0.0, 2), (0.0, CIRCUIT_RTT_S, 2)],
+)
+def test_a_window_doubles_twice_where_two_round_trips_used_half_of_it_but_a_circuits_does_not(
+    round_trips: float, least_rtt_s: float, times: int
+) -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    window.least_rtt_s = least_rtt_s
+    half = INITIAL_WINDOW_BYTES // 2
+    consume(window, half, 100.0, budget)
+    granted = consume(window, half, 100.0 + round_trips * RTT_S, budget)
+    assert window.size == window.credit == times * INITIAL_WINDOW_BYTES
+    assert granted == half + (times - 1) * INITIAL_WINDOW_BYTES
+    assert (budget.left, budget.growers) == (SESSION_BUDGET_BYTES - window.size + INITIAL_WINDOW_BYTES, 1)
 
 
 @pytest.mark.parametrize(("least_rtt_s", "grows"), [(0.0, False), (CIRCUIT_RTT_S, True)])
@@ -105,7 +121,7 @@ def test_a_circuits_window_counts_with_a_round_trip_that_programs_make(
 
 def test_a_circuits_window_that_takes_long_to_use_is_halved_and_gives_its_growth_back() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    window.least_rtt_s = CIRCUIT_RTT_S
+    window.least_rtt_s = CIRCUIT_RTT_S  # one doubling a mark, however soon it comes
     now, long_s = 100.0, 1.001 * SHRINK_ROUND_TRIPS * RTT_S
     for _ in range(4):
         consume(window, window.size // 2, now, budget)
@@ -145,9 +161,13 @@ def grow(window: ReceiveWindow, budget: WindowBudget) -> None:
         consume(window, window.size // 2, turn * 0.001, budget)
 
 
-def grow_to(size: int, window: ReceiveWindow, budget: WindowBudget) -> None:
+def grow_to(size: int, window: ReceiveWindow, budget: WindowBudget) -> float:
+    """Doubling by doubling; the time of the last mark."""
+    now = 0.0
     while window.size < size:
-        consume(window, window.size // 2, 1.0, budget)
+        now += FAST_S
+        consume(window, window.size // 2, now, budget)
+    return now
 
 
 def test_a_window_stops_growing_at_thirty_two_mebibytes() -> None:
