@@ -41,6 +41,8 @@ CHUNK_BYTES: Final = 64 * 1024
 class State(Enum):
     """How it stands with one direction; the picture is at the head of the file."""
 
+    __hash__ = object.__hash__  # Enum's own is Python, and four look-ups of TRANSITIONS make eight of them
+
     READING = auto()
     """The socket is read as soon as it has something."""
     PARKED = auto()
@@ -56,6 +58,8 @@ class State(Enum):
 
 class Input(Enum):
     """What changes a direction's state."""
+
+    __hash__ = object.__hash__
 
     NO_CREDIT = auto()
     CREDIT = auto()
@@ -88,8 +92,10 @@ def reset_by_default(sock: socket.socket) -> None:
 
     What ends as it should is closed with `close_cleanly`.
     """
-    with suppress(OSError):  # already disconnected: nobody is left to be told
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    except OSError:  # already disconnected: nobody is left to be told
+        return
 
 
 def close_with_reset(sock: socket.socket) -> None:
@@ -131,8 +137,7 @@ class Splice:
         poller: Readiness,
         on_closed: Callable[[Splice], None],
     ) -> None:
-        """Takes over `sock`, connected and non-blocking."""
-        reset_by_default(sock)
+        """Takes over `sock`, connected, non-blocking and reset by default (`reset_by_default`)."""
         self.stream = stream
         self.bytes_in = 0
         """From the peer, taken by the socket."""

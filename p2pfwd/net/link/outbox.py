@@ -116,6 +116,9 @@ class Outbox:
             self._pool.staging[:offset] = session.control
             session.control.clear()
             self._patient_bytes = 0
+            if self._patience is not None:  # or it wakes the loop for nothing, and cuts the next one's short
+                self._patience.cancel()
+                self._patience = None
         session.write_data_header(core, n, self._pool.staging, offset)
         self._speech.spoke_at = time.monotonic()
         self._channel.send_staged(offset + HEADER_BYTES + n)
