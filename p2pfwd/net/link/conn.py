@@ -267,7 +267,7 @@ class Conn:
         """Send FIN on a stream."""
         self._session.finish(core)
         self._forget_if_over(core)
-        self._outbox.schedule_flush()
+        self._outbox.schedule_end()
 
     def reset_stream(self, stream: Stream, code: int) -> None:
         """Send RST on a stream, if it is still there."""

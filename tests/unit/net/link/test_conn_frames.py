@@ -238,6 +238,32 @@ async def test_an_answer_nobody_waits_for_shares_a_message_with_the_services_ans
 
 
 @on_loop
+async def test_a_fin_waits_with_an_answer_that_waits_and_not_for_itself() -> None:
+    """The end of one stream falls into the opening of the next: both go with the service's answer."""
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b""))
+    conn.turn_ended()
+    channel.frames()
+    served[0].close_write()
+    await turns()
+    assert [frame[:2] for frame in channel.frames()] == [(f.WINDOW_UPDATE, f.FIN)]
+
+    for stream_id in (3, 5):
+        conn.plaintext_received(proposed(stream_id, b"question" if stream_id == 5 else b""))
+        conn.turn_ended()
+    channel.frames()
+    served[1].close_write()
+    await turns()
+    assert channel.messages == []
+    await served[2].write(b"answer")
+    assert len(channel.messages) == 1
+    assert [frame[:3] for frame in channel.frames()][-2:] == [(f.WINDOW_UPDATE, f.FIN, 3), (f.DATA, 0, 5)]
+    assert conn._outbox._patience is None
+    conn.abort()
+
+
+@on_loop
 async def test_an_answer_nobody_waits_for_goes_soon_when_the_service_is_slow() -> None:
     channel, served = FakeChannel(), list[Stream]()
     conn = serving(channel, served)
