@@ -14,8 +14,8 @@
 Rules:
 - Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out when they are due.
 - Streams that wait take turns of one frame; after `FRAMES_PER_TURN` the event loop has its own.
-- Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with them, not
-  for itself.
+- Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with
+  them, not for itself.
 - A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into
   it, `end_frame` seals and sends. Nothing else may be sent between the two.
 """
