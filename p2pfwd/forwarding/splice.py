@@ -27,7 +27,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
@@ -92,10 +91,7 @@ def reset_by_default(sock: socket.socket) -> None:
 
     What ends as it should is closed with `close_cleanly`.
     """
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    except OSError:  # already disconnected: nobody is left to be told
-        return
+    _linger(sock, _RESET_ON_CLOSE)
 
 
 def close_with_reset(sock: socket.socket) -> None:
@@ -106,9 +102,15 @@ def close_with_reset(sock: socket.socket) -> None:
 
 def close_cleanly(sock: socket.socket) -> None:
     """Close a TCP socket after both FINs; the system delivers what is still in its buffer."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FLUSH_ON_CLOSE)
+    _linger(sock, _FLUSH_ON_CLOSE)
     sock.close()
+
+
+def _linger(sock: socket.socket, how: bytes) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+    except OSError:  # already disconnected: nobody is left to be told
+        return
 
 
 class Splice:
