@@ -349,22 +349,25 @@ class LocalListener(Listener):
             return
         stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self._way)
         if stream is not None:
-            self.opened(sock, origin, stream)
-            return
-        self._openings.open(sock, origin)
+            self._connect(sock, origin, stream)
+        else:
+            self._openings.open(sock, origin)
 
     def opened(self, sock: socket.socket, origin: Sockaddr, stream: DuplexStream) -> None:
-        """Connect a client with its stream."""
+        """Connect a client that has waited for its stream."""
         try:
-            entry = self._streams.add(self, stream, origin)
+            self._streams.admit(self, self.peer_id)
         except ResourceLimitExceeded as exc:
             stream.reset()
             close_with_reset(sock)
             self.not_opened(exc)
         else:
-            self._streams.splice(entry, sock)
-            if not self.doubts_service:
-                self.worked()
+            self._connect(sock, origin, stream)
+
+    def _connect(self, sock: socket.socket, origin: Sockaddr, stream: DuplexStream) -> None:
+        self._streams.splice(self._streams.add(self, stream, origin), sock)
+        if not self.doubts_service:
+            self.worked()
 
     # --- what `opening` asks of it
 

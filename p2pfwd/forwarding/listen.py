@@ -27,6 +27,7 @@ from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.health_check import check_health, check_target
 from p2pfwd.forwarding.pacing import Pacing
 from p2pfwd.forwarding.registry import Listener
+from p2pfwd.forwarding.splice import reset_by_default
 from p2pfwd.forwarding.streams import StreamEntry, StreamRegistry
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.target_wait import TargetWait
@@ -144,12 +145,13 @@ class RemoteListener(Listener):
             stream.reset(RESOURCE_LIMIT_EXCEEDED)
             return
         try:
-            entry = self._streams.add(self, stream, None, party)
+            self._streams.admit(self, stream.remote_peer)
         except P2PForwardError as exc:
             self._admission.leave(party, used=True)
             stream.reset()
             self.failed(exc)
             return
+        entry = self._streams.add(self, stream, None, party)
         sockets = self._streams.sockets
 
         def connect() -> None:
@@ -269,6 +271,7 @@ class RemoteListener(Listener):
                 what = "peer ID line" if self.terms.report_peer_id else "PROXY header"
                 self._refuse(entry, TargetRefused(f"the target did not take the {what}: {why}"))
                 return
+        reset_by_default(sock)
         self._streams.splice(entry, sock)
         self.worked()
 

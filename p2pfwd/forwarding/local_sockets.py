@@ -145,6 +145,8 @@ class LocalSockets:
         """A socket is to serve a tunnel, one of so many of its peer, and in all; False: refuse it."""
         if self._penalties and self._is_out(tunnel):
             return False
+        if in_all <= FEW and of_peer <= MANY:  # the rest is slow, and for few
+            return True
         if sock.family == socket.AF_UNIX:
             return True
         with suppress(OSError):  # it has failed already: its splice will find out

@@ -27,7 +27,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
@@ -40,6 +39,8 @@ CHUNK_BYTES: Final = 64 * 1024
 
 class State(Enum):
     """How it stands with one direction; the picture is at the head of the file."""
+
+    __hash__ = object.__hash__  # Enum's own is Python, and four look-ups of TRANSITIONS make eight of them
 
     READING = auto()
     """The socket is read as soon as it has something."""
@@ -56,6 +57,8 @@ class State(Enum):
 
 class Input(Enum):
     """What changes a direction's state."""
+
+    __hash__ = object.__hash__
 
     NO_CREDIT = auto()
     CREDIT = auto()
@@ -88,8 +91,7 @@ def reset_by_default(sock: socket.socket) -> None:
 
     What ends as it should is closed with `close_cleanly`.
     """
-    with suppress(OSError):  # already disconnected: nobody is left to be told
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    _linger(sock, _RESET_ON_CLOSE)
 
 
 def close_with_reset(sock: socket.socket) -> None:
@@ -100,9 +102,15 @@ def close_with_reset(sock: socket.socket) -> None:
 
 def close_cleanly(sock: socket.socket) -> None:
     """Close a TCP socket after both FINs; the system delivers what is still in its buffer."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FLUSH_ON_CLOSE)
+    _linger(sock, _FLUSH_ON_CLOSE)
     sock.close()
+
+
+def _linger(sock: socket.socket, how: bytes) -> None:
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+    except OSError:  # already disconnected: nobody is left to be told
+        return
 
 
 class Splice:
@@ -131,8 +139,7 @@ class Splice:
         poller: Readiness,
         on_closed: Callable[[Splice], None],
     ) -> None:
-        """Takes over `sock`, connected and non-blocking."""
-        reset_by_default(sock)
+        """Takes over `sock`, connected, non-blocking and reset by default (`reset_by_default`)."""
         self.stream = stream
         self.bytes_in = 0
         """From the peer, taken by the socket."""

@@ -204,12 +204,11 @@ class StreamRegistry:
     def add(
         self, listener: Listener, stream: DuplexStream, origin: Origin, party: Party | None = None
     ) -> StreamEntry:
-        """Register a stream that `splice` will connect; `party`: whom a listen's stream counts for.
+        """Register a stream that `admit` has let in, for `splice` to connect.
 
-        Raises ResourceLimitExceeded (see `admit`).
+        `party`: whom a listen's stream counts for.
         """
         peer = stream.remote_peer
-        self.admit(listener, peer)
         entry = StreamEntry(self, self._next_id, listener, stream, origin, time.monotonic(), party)
         self._next_id += 1
         self._entries[entry.id] = entry

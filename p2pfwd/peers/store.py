@@ -196,15 +196,17 @@ class Peerstore:
 
     def note_forwarded(self, peer_id: PeerId) -> None:
         """A connection of the owner's programs has gone to this peer."""
+        if self.standing(peer_id) is Standing.OWN:
+            return
         if self._rise(peer_id, self._entry(peer_id), Standing.OWN):
             self._changed(peer_id)
 
     def note_served(self, peer_id: PeerId) -> None:
         """The peer has used a service of the owner's."""
         now = self.clock()
-        if self._enter_served(peer_id, now, now) and self._rise(
-            peer_id, self._entry(peer_id), Standing.SERVED
-        ):
+        if not self._enter_served(peer_id, now, now) or self.standing(peer_id) >= Standing.SERVED:
+            return
+        if self._rise(peer_id, self._entry(peer_id), Standing.SERVED):
             self._changed(peer_id)
 
     def _enter_served(self, peer_id: PeerId, first: float, now: float) -> bool:
@@ -235,6 +237,9 @@ class Peerstore:
 
     def remember_served(self, peer_id: PeerId, protocol: str, served: bool) -> None:
         """The peer accepted, or refused, a stream of `protocol`."""
+        entry = self._peers.get(peer_id)
+        if served and entry is not None and protocol in entry.served:
+            return  # nearly always
         entry = self._entry(peer_id)
         if not served:
             entry.served.discard(protocol)

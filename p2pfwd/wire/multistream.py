@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from p2pfwd.core import varint
@@ -46,6 +47,15 @@ def encode_token(name: str) -> bytes:
 
 HEADER: Final = encode_token(MULTISTREAM)
 _NA: Final = encode_token("na")
+
+KEPT_OPENINGS: Final = 128
+"""Names whose bytes are kept: the owner's tunnels, most of the time."""
+
+
+@lru_cache(maxsize=KEPT_OPENINGS)
+def opening(name: str) -> bytes:
+    """Header and token of a name: what proposes it, and what takes it at once. Raises as `encode_token`."""
+    return HEADER + encode_token(name)
 
 
 class _Tokens:
@@ -191,6 +201,56 @@ class DialerNegotiation(_Negotiation):
         return self._tokens_out[self._index]
 
 
+class SoleProposal:
+    """As `DialerNegotiation` of one name, of which nearly every answer is known beforehand.
+
+    What comes is compared with it; at the first difference the negotiation is made, and goes on.
+    """
+
+    __slots__ = ("_came", "_full", "_leftover", "_name", "_opening", "selected")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._opening = opening(name)
+        self._came = 0  # bytes of the answer, as expected
+        self._full: DialerNegotiation | None = None
+        self._leftover = b""
+        self.selected: str | None = None
+        """The agreed protocol, or None until there is one."""
+
+    def start(self) -> bytes:
+        """See `DialerNegotiation`."""
+        return self._opening
+
+    def receive(self, data: bytes | bytearray | memoryview) -> bytes:
+        """See `DialerNegotiation`. Call it no more once `selected` is set."""
+        if self._full is None:
+            came = bytes(data)
+            rest = self._opening[self._came :]
+            if came.startswith(rest):
+                self.selected = self._name
+                self._leftover = came[len(rest) :]
+                return b""
+            if rest.startswith(came):
+                self._came += len(came)
+                return b""
+            self._full = DialerNegotiation((self._name,))
+            data = self._opening[: self._came] + came
+        answer = self._full.receive(data)
+        self.selected = self._full.selected
+        if self.selected is not None:
+            self._leftover = self._full.leftover()
+        return answer
+
+    def leftover(self) -> bytes:
+        """Bytes that followed the selection."""
+        return self._leftover
+
+    def last_words(self) -> bytes:
+        """See `DialerNegotiation`."""
+        return self._full.last_words() if self._full is not None else b""
+
+
 class ListenerNegotiation(_Negotiation):
     """The side that answers: echoes the first name `supported` accepts, `na` to all before it."""
 
@@ -202,6 +262,18 @@ class ListenerNegotiation(_Negotiation):
     def start(self) -> bytes:
         """The header; it may be sent before anything is read."""
         return HEADER
+
+    def receive(self, data: bytes | bytearray | memoryview) -> bytes:
+        """See `DialerNegotiation`. A dialer's whole opening, which mostly comes in one, goes a short way."""
+        if not self._header_seen and not self._tokens.peek(1):
+            data = bytes(data)
+            start = len(HEADER) + 1
+            stop = start + data[start - 1] if data.startswith(HEADER) and len(data) >= start else 0
+            if start < stop <= len(data) and stop < start + 0x80 and data[stop - 1] == 0x0A:
+                self._header_seen = True
+                self._out += self._on_token(data[start : stop - 1])
+                data = data[stop:]
+        return super().receive(data)
 
     def _on_token(self, token: bytes) -> bytes:
         self._proposals_seen += 1
@@ -217,4 +289,4 @@ class ListenerNegotiation(_Negotiation):
         if not self._supported(name):
             return _NA
         self._selected = name
-        return encode_token(name)
+        return opening(name)[len(HEADER) :]

@@ -5,8 +5,16 @@ Further: a selection is a name the role could agree to, and what followed it is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from p2pfwd.errors import ProtocolNotSupported, RemoteProtocolError
-from p2pfwd.wire.multistream import HEADER, DialerNegotiation, ListenerNegotiation, encode_token
+from p2pfwd.wire.multistream import (
+    HEADER,
+    DialerNegotiation,
+    ListenerNegotiation,
+    SoleProposal,
+    encode_token,
+)
 
 NAMES = ("/noise", "/x/web")
 NA = encode_token("na")
@@ -17,16 +25,35 @@ SEEDS = [
     HEADER + encode_token("ls") + encode_token("/" + "n" * 1000),
     HEADER * 2,
 ]
+Kind = Callable[[], DialerNegotiation | ListenerNegotiation | SoleProposal]
 
 
-def outcome(role: type[DialerNegotiation] | type[ListenerNegotiation], data: bytes, step: int) -> object:
-    negotiation = (
-        DialerNegotiation(NAMES) if role is DialerNegotiation else ListenerNegotiation(NAMES.__contains__)
-    )
-    out = b""
+def dialer() -> DialerNegotiation:
+    return DialerNegotiation(NAMES)
+
+
+def listener() -> ListenerNegotiation:
+    return ListenerNegotiation(NAMES.__contains__)
+
+
+def quick() -> SoleProposal:
+    return SoleProposal(NAMES[0])
+
+
+def slow() -> DialerNegotiation:
+    return DialerNegotiation(NAMES[:1])
+
+
+def outcome(make: Kind, data: bytes, step: int) -> object:
+    negotiation = make()
+    out, behind = b"", b""
     try:
         for start in range(0, len(data), step):
-            out += negotiation.receive(data[start : start + step])
+            piece = data[start : start + step]
+            if negotiation.selected is None:
+                out += negotiation.receive(piece)
+            else:
+                behind += piece
     except (RemoteProtocolError, ProtocolNotSupported) as exc:
         assert exc.message.isprintable()
         return isinstance(exc, RemoteProtocolError)
@@ -34,16 +61,20 @@ def outcome(role: type[DialerNegotiation] | type[ListenerNegotiation], data: byt
     assert len(out) <= max(len(data), 64)
     if negotiation.selected is None:
         return out, None
-    rest = negotiation.leftover()
+    rest = negotiation.leftover() + behind
     assert negotiation.selected in NAMES
     assert data.endswith(encode_token(negotiation.selected) + rest)
     return out, negotiation.selected, rest
 
 
 def one(data: bytes) -> None:
-    """Feed `data` to both roles, whole and in pieces, and check the invariant."""
-    for role in (DialerNegotiation, ListenerNegotiation):
-        assert outcome(role, data, len(data) + 1) == outcome(role, data, 1) == outcome(role, data, 5)
+    """Feed `data` to both roles, whole and in pieces, and check the invariant.
+
+    Who compares with the expected answer comes to what the full negotiation does.
+    """
+    for make in (dialer, listener, slow, quick):
+        assert outcome(make, data, len(data) + 1) == outcome(make, data, 1) == outcome(make, data, 5)
+    assert outcome(quick, data, len(data) + 1) == outcome(slow, data, len(data) + 1)
 
 
 if __name__ == "__main__":

@@ -184,6 +184,20 @@ def test_unix_paths_that_cannot_be_say_why(path: str, words: str) -> None:
         bound(f"/unix{path}")
 
 
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"])
+def test_an_accepted_connection_is_reset_by_default(address: str) -> None:
+    """It inherits that, so nothing is asked of the kernel for each: a killed daemon's clients see a RST."""
+    try:
+        made = bind(Multiaddr.parse(address))
+    except BindFailed:
+        pytest.skip("no such address here")
+    with made.sock, socket.create_connection(made.sock.getsockname()[:2], 20) as client:
+        accepted, _ = made.sock.accept()
+        accepted.close()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
 def test_a_paused_acceptor_leaves_connections_in_the_backlog(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -32,7 +32,7 @@ from p2pfwd.net.link.outbox import Outbox
 from p2pfwd.net.link.stream import Stream, lost
 from p2pfwd.policy.networks import networks
 from p2pfwd.wire.circuit import Limit
-from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation, SoleProposal
 from p2pfwd.wire.yamux import YAMUX, reset_codes
 from p2pfwd.wire.yamux.frame import GoAwayCode
 from p2pfwd.wire.yamux.session import (
@@ -207,11 +207,14 @@ class Conn:
         return self._opened((protocol,), settled)
 
     def _opened(self, protocols: Sequence[str], settled: Callable[[DuplexStream], None]) -> Stream:
-        core = self._session.open()
+        one = len(protocols) == 1
+        negotiation = SoleProposal(protocols[0]) if one else DialerNegotiation(protocols)
+        core = self._session.open(negotiation.start())
         self.useful_at = time.monotonic()
         self.liveness.opening()
         stream = self.streams[core.id] = Stream(self, core, "outbound")
-        stream.negotiate(DialerNegotiation(protocols), settled)
+        stream.proposed(negotiation, settled)
+        self._outbox.schedule_flush()
         return stream
 
     async def _slot(self) -> None:
@@ -257,7 +260,7 @@ class Conn:
             if stream.error is None and self._on_stream is not None:
                 self._on_stream(stream)
 
-        stream.negotiate(ListenerNegotiation(partial(self._accepts, self.remote_peer)), negotiated)
+        stream.answer(ListenerNegotiation(partial(self._accepts, self.remote_peer)), negotiated)
         if stream.negotiating:  # mostly all of it came with the SYN
             deadline = self.loop.call_later(INBOUND_NEGOTIATION_S, stream.reset)
 
@@ -265,7 +268,7 @@ class Conn:
         """Send FIN on a stream."""
         self._session.finish(core)
         self._forget_if_over(core)
-        self._outbox.schedule_flush()
+        self._outbox.schedule_end()
 
     def reset_stream(self, stream: Stream, code: int) -> None:
         """Send RST on a stream, if it is still there."""

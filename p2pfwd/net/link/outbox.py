@@ -14,7 +14,8 @@
 Rules:
 - Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out when they are due.
 - Streams that wait take turns of one frame; after `FRAMES_PER_TURN` the event loop has its own.
-- Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company.
+- Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with
+  them, not for itself.
 - A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into
   it, `end_frame` seals and sends. Nothing else may be sent between the two.
 """
@@ -115,7 +116,7 @@ class Outbox:
         if offset:
             self._pool.staging[:offset] = session.control
             session.control.clear()
-            self._patient_bytes = 0
+            self._forget_patience()
         session.write_data_header(core, n, self._pool.staging, offset)
         self._speech.spoke_at = time.monotonic()
         self._channel.send_staged(offset + HEADER_BYTES + n)
@@ -146,9 +147,16 @@ class Outbox:
         if self._session.control:
             self._make_due(Due.FLUSH)
 
+    def schedule_end(self) -> None:
+        """The same of a FIN; with the answers that wait for company, where there are some."""
+        if self._patience is not None:
+            self._patient_bytes += HEADER_BYTES
+        else:
+            self.schedule_flush()
+
     def flush(self, *, last: bool = False) -> None:
         """Send what control frames there are; `last`: even behind what the conduit still has to send."""
-        self._patient_bytes = 0
+        self._forget_patience()
         control = self._session.control
         while control and (last or not self._channel.congested) and not self._ended:
             n = min(len(control), self._channel.max_plaintext)
@@ -218,11 +226,16 @@ class Outbox:
         self._phase = Phase.OPEN
 
     def _end_patience(self) -> None:
-        self._patience = None
         self.flush()
+
+    def _forget_patience(self) -> None:
+        """All goes out now. A timer that is left wakes the loop for nothing, and cuts the next one's time."""
+        self._patient_bytes = 0
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
     def end(self) -> None:
         """The connection is over: nothing is sent any more."""
         self._ended = True
-        if self._patience is not None:
-            self._patience.cancel()
+        self._forget_patience()

@@ -28,10 +28,12 @@ from p2pfwd.errors import (
 )
 from p2pfwd.net.conduit.contract import StreamSink
 from p2pfwd.net.link.contract import Carrier, Direction
-from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation, SoleProposal
 from p2pfwd.wire.yamux.reset_codes import NO_REASON
 from p2pfwd.wire.yamux.stream import StreamCore
 from p2pfwd.wire.yamux.window import CIRCUIT_RTT_S
+
+Negotiation = DialerNegotiation | SoleProposal | ListenerNegotiation
 
 LINGER_S: Final = 15.0
 """How long `close()` lets the remote take to send its FIN before the stream is reset."""
@@ -88,7 +90,7 @@ class Stream:
         self._read_waiter: asyncio.Future[None] | None = None
         self._write_waiter: asyncio.Future[None] | None = None
         self._waiting_to_send = False
-        self._negotiation: DialerNegotiation | ListenerNegotiation | None = None
+        self._negotiation: Negotiation | None = None
         self._on_negotiated: Callable[[Stream], None] | None = None
         self._when_over: list[Callable[[], object]] | None = None
         core.sink = self._received
@@ -107,15 +109,18 @@ class Stream:
 
     # --- negotiation ------------------------------------------------------------------------------
 
-    def negotiate(
-        self,
-        negotiation: DialerNegotiation | ListenerNegotiation,
-        on_negotiated: Callable[[Stream], None] | None,
+    def proposed(
+        self, negotiation: DialerNegotiation | SoleProposal, on_negotiated: Callable[[Stream], None]
     ) -> None:
-        """Run multistream-select on this stream in callbacks; `on_negotiated` once `protocol` is known.
+        """Run multistream-select in callbacks; its start has been sent with the stream's SYN.
 
-        A failure ends the stream: see `error`.
+        `on_negotiated`: once `protocol` is known, or the stream has failed (see `error`).
         """
+        self._negotiation = negotiation
+        self._on_negotiated = on_negotiated
+
+    def answer(self, negotiation: ListenerNegotiation, on_negotiated: Callable[[Stream], None]) -> None:
+        """Run multistream-select in callbacks, on what has come first; see `proposed`."""
         self._negotiation = negotiation
         self._on_negotiated = on_negotiated
         opening = negotiation.start()

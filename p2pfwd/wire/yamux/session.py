@@ -357,14 +357,22 @@ class Session:
         """Whether a stream may be opened now."""
         return self.free_slots > 0
 
-    def open(self) -> StreamCore:
-        """Open a stream; its SYN is queued. Raises ResourceLimitExceeded when `can_open` is False."""
-        if not self.can_open or self._next_id > 0xFFFF_FFFF:
+    def open(self, first: bytes = b"") -> StreamCore:
+        """Open a stream; its SYN, and its `first` bytes, which are few, are queued.
+
+        Raises ResourceLimitExceeded when `can_open` is False.
+        """
+        stream_id = self._next_id
+        if not self.can_open or stream_id > 0xFFFF_FFFF:
             raise ResourceLimitExceeded("yamux: the peer takes no more streams on this connection")
-        stream = self.streams[self._next_id] = StreamCore(self._next_id)
+        stream = self.streams[stream_id] = StreamCore(stream_id)
         self._next_id += 2
         self._unacked += 1
-        self._queue(f.WINDOW_UPDATE, f.SYN, stream.id, 0)
+        self._queue(f.WINDOW_UPDATE, f.SYN, stream_id, 0)
+        if first:
+            stream.send_window -= len(first)
+            self._queue(f.DATA, 0, stream_id, len(first))
+            self.control += first
         return stream
 
     def write_data_header(self, stream: StreamCore, nbytes: int, buffer: memoryview, offset: int) -> None:

@@ -22,6 +22,8 @@ from p2pfwd.wire.yamux.window import ReceiveWindow
 class State(Enum):
     """Which halves are still open."""
 
+    __hash__ = object.__hash__  # Enum's own is Python, and every stream looks up TRANSITIONS
+
     OPEN = auto()
     LOCAL_CLOSED = auto()
     REMOTE_CLOSED = auto()
@@ -31,6 +33,8 @@ class State(Enum):
 
 class Input(Enum):
     """What changes a state."""
+
+    __hash__ = object.__hash__
 
     FIN_SENT = auto()
     FIN_RECEIVED = auto()

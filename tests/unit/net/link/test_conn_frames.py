@@ -12,7 +12,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost, StreamReset
+from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.outbox import FRAMES_PER_TURN
@@ -164,7 +164,32 @@ async def test_the_first_message_is_a_ping_and_an_open_is_one_message_with_its_p
         (f.WINDOW_UPDATE, f.SYN, 1, b""),
         (f.DATA, 0, 1, HEADER + encode_token("/p")),
     ]
+    core = conn._session.streams[1]
+    assert core.send_window == f.INITIAL_WINDOW_BYTES - len(HEADER + encode_token("/p"))
     conn.abort()
+
+
+@on_loop
+async def test_an_answer_that_differs_from_the_expected_is_negotiated() -> None:
+    """In pieces, with data behind it, and a refusal: as with any number of proposals."""
+    for pieces, selected, rest in (
+        ((HEADER + encode_token("/p") + b"data",), "/p", b"data"),
+        ((HEADER, encode_token("/p")[:2], encode_token("/p")[2:] + b"data"), "/p", b"data"),
+        ((HEADER, encode_token("na")), None, b""),
+        ((HEADER + encode_token("na") + encode_token("na"),), None, b""),
+    ):
+        channel = FakeChannel()
+        conn = made(channel)
+        stream = await conn.open_stream(["/p"], known=True)
+        for piece in pieces:
+            head = f.encode_header(f.DATA, 0, 1, len(piece))
+            conn.plaintext_received(memoryview(head + piece))
+            conn.turn_ended()
+        assert stream.protocol == selected and not stream.negotiating
+        assert isinstance(stream.error, ProtocolNotSupported) == (selected is None)
+        if rest:
+            assert await stream.read() == rest
+        conn.abort()
 
 
 PROPOSAL = HEADER + encode_token("/p")
@@ -209,6 +234,33 @@ async def test_an_answer_nobody_waits_for_shares_a_message_with_the_services_ans
     await served[0].write(b"answer")
     assert len(channel.messages) == 1
     assert [frame[3] for frame in channel.frames()] == [b"", PROPOSAL, b"answer"]
+    assert conn._outbox._patience is None, "nobody is woken for nothing, and the next has all of its time"
+    conn.abort()
+
+
+@on_loop
+async def test_a_fin_waits_with_an_answer_that_waits_and_not_for_itself() -> None:
+    """The end of one stream falls into the opening of the next: both go with the service's answer."""
+    channel, served = FakeChannel(), list[Stream]()
+    conn = serving(channel, served)
+    conn.plaintext_received(proposed(1, b""))
+    conn.turn_ended()
+    channel.frames()
+    served[0].close_write()
+    await turns()
+    assert [frame[:2] for frame in channel.frames()] == [(f.WINDOW_UPDATE, f.FIN)]
+
+    for stream_id in (3, 5):
+        conn.plaintext_received(proposed(stream_id, b"question" if stream_id == 5 else b""))
+        conn.turn_ended()
+    channel.frames()
+    served[1].close_write()
+    await turns()
+    assert channel.messages == []
+    await served[2].write(b"answer")
+    assert len(channel.messages) == 1
+    assert [frame[:3] for frame in channel.frames()][-2:] == [(f.WINDOW_UPDATE, f.FIN, 3), (f.DATA, 0, 5)]
+    assert conn._outbox._patience is None
     conn.abort()
 
 
