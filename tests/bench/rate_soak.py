@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tests.bench.__main__ import isolate, raise_file_limit, stop
 from tests.bench.client import Client, find_client
-from tests.bench.procs import Others, run_s
+from tests.bench.procs import TICK_S, machine_busy_s, run_s
 from tests.bench.report import grid, number, spread
 from tests.bench.results import Spread, percentile
 from tests.bench.tunnels import Lab, Tunnel, p2pfwd_pair
@@ -80,10 +80,12 @@ class Transfer:
     mbps: float
     load: float
     """Of the machine, over the last minute."""
-    others: float
-    """Processors that processes not of the soak used meanwhile."""
     ours: float
-    """Processors that its two daemons used: little beside idle others is a wait of our own making."""
+    """Processors that its two daemons had meanwhile."""
+    idle: float
+    """Processors that nobody used: a slow transfer beside idle ones waited for something of its own."""
+    per_cpu_s: float
+    """MB for each CPU second of the two daemons: what a busy machine hardly changes."""
     nth: int
     """Of this pair of daemons, counted from 1."""
 
@@ -183,8 +185,8 @@ class Soak:
         with ExitStack() as stack:
             if variant.idle:
                 stack.enter_context(self.client.holding(tunnel.port, variant.idle))
-            at_s, others, rates = self.elapsed_s(), Others(), list[float]()
-            used_s, since = run_s(tunnel.pids), time.monotonic()
+            at_s, rates = self.elapsed_s(), list[float]()
+            used_s, busy_s, since = run_s(tunnel.pids), machine_busy_s(), time.monotonic()
 
             def run() -> None:
                 try:
@@ -197,9 +199,17 @@ class Soak:
                 thread.start()
             for thread in threads:
                 thread.join()
-            ours = (run_s(tunnel.pids) - used_s) / (time.monotonic() - since)
-            load, cores = os.getloadavg()[0], others.cores()
-        self.done += [Transfer(at_s, str(variant), rate, load, cores, ours, nth) for rate in rates]
+            took_s = time.monotonic() - since
+            used_s, busy_s = run_s(tunnel.pids) - used_s, machine_busy_s() - busy_s
+        if not rates:
+            return
+        about = {
+            "load": os.getloadavg()[0],
+            "ours": used_s / took_s,
+            "idle": max(0.0, (os.cpu_count() or 1) - busy_s / took_s),
+            "per_cpu_s": BYTES * len(rates) / max(used_s, TICK_S) / 1e6,
+        }
+        self.done += [Transfer(at_s, str(variant), rate, nth=nth, **about) for rate in rates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +233,15 @@ def render(done: Sequence[Transfer], faults: Sequence[str]) -> str:
     by_variant: dict[str, list[Transfer]] = {}
     for transfer in done:
         by_variant.setdefault(transfer.variant, []).append(transfer)
-    rows = [["64 MB at a time, MB/s", "transfers", "least", "p1", "p50", "below half of p1"]]
+    rows = [[
+        "64 MB at a time, MB/s", "transfers", "least", "p1", "p50", "below half of p1",
+        "MB a CPU-s, least", "p1", "p50",
+    ]]  # fmt: skip
     for name, some in [*by_variant.items(), ("all", list(done))]:
         if some:
-            tail = Tail.of([transfer.mbps for transfer in some])
-            rates = [number(rate) for rate in (tail.p0, tail.p1, tail.p50)]
-            rows.append([name, f"{tail.count:,}", *rates, str(tail.slow)])
+            tail, cost = (Tail.of([getattr(each, what) for each in some]) for what in ("mbps", "per_cpu_s"))
+            rates, costs = ([number(rate) for rate in (each.p0, each.p1, each.p50)] for each in (tail, cost))
+            rows.append([name, f"{tail.count:,}", *rates, str(tail.slow), *costs])
     lines = list(grid(rows)) if len(rows) > 1 else []
     slow = sorted(slow_ones(by_variant), key=lambda transfer: transfer.mbps)
     if slow:
@@ -236,13 +249,16 @@ def render(done: Sequence[Transfer], faults: Sequence[str]) -> str:
     for each in slow[:SHOWN]:
         lines.append(
             f"  {each.at_s:6.0f} s  {number(each.mbps):>6} MB/s  {each.variant}; transfer {each.nth} of its "
-            f"daemons, load {each.load:.1f}; processors: daemons {each.ours:.2f}, others {each.others:.2f}"
+            f"daemons, load {each.load:.1f}; processors: daemons {each.ours:.2f}, idle {each.idle:.2f}; "
+            f"{number(each.per_cpu_s)} MB a CPU-s"
         )
     if len(slow) > SHOWN:
         lines.append(f"  and {len(slow) - SHOWN} more")
     if done:
-        load, ours = (Spread.of(getattr(each, name) for each in done) for name in ("load", "ours"))
-        lines += ["", f"Load of the machine: {spread(load)}; processors of the two daemons: {spread(ours)}."]
+        load, ours, idle = (
+            spread(Spread.of(getattr(each, name) for each in done)) for name in ("load", "ours", "idle")
+        )
+        lines += ["", f"Load of the machine: {load}; processors of the two daemons: {ours}, idle: {idle}."]
     lines.append(f"Faults: {len(faults) or 'none'}.")
     return "\n".join([*lines, *(f"  {fault}" for fault in faults[:SHOWN])])
 

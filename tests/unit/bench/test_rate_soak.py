@@ -6,7 +6,8 @@ from tests.bench.rate_soak import Tail, Transfer, render, variants
 
 
 def transfers(variant: str, *rates: float) -> list[Transfer]:
-    return [Transfer(float(i), variant, rate, 1.0, 0.1, 1.5, i + 1) for i, rate in enumerate(rates)]
+    about = {"load": 1.0, "ours": 0.2, "idle": 1.5, "per_cpu_s": 400.0}
+    return [Transfer(float(i), variant, rate, nth=i + 1, **about) for i, rate in enumerate(rates)]
 
 
 def test_the_tail_of_rates() -> None:
@@ -21,7 +22,7 @@ def test_a_slow_transfer_is_listed_with_its_circumstances() -> None:
     slow = [line for line in text.splitlines() if line.startswith("  ")]
     assert slow == [
         "     199 s    50.0 MB/s  noise up; transfer 200 of its daemons, load 1.0; "
-        "processors: daemons 1.50, others 0.10"
+        "processors: daemons 0.20, idle 1.50; 400 MB a CPU-s"
     ]
     assert "all" in text and "Faults: none." in text
 
