@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
@@ -116,13 +115,14 @@ class AccessControl:
             self._apply(keep_live=False)
             self._tell()
 
-    def _tell(self, why: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Tell which rules and blocks are others than were told last; `why`: by protocol."""
+    def _tell(self) -> None:
+        """Tell which rules and blocks are others than were told last."""
         before, now = self._told, self.table
         self._told = now
         for name in {**before.rules, **now.rules}:
             if before.rules.get(name) != now.rules.get(name):
-                self.on_changed(name, _in_words(self.of(name)) + why.get(name, ""))
+                old, new = before.rules.get(name, NO_RULE), now.rules.get(name, NO_RULE)
+                self.on_changed(name, self._in_words(name, old, new))
         for words, one, other in (("blocked", before, now), ("blocked no longer", now, before)):
             peers, networks = one.blocks.peers, one.blocks.networks
             more = (*(other.blocks.peers - peers), *(other.blocks.networks - networks))
@@ -274,14 +274,9 @@ class AccessControl:
         At once: a command that waits for the disk holds up what is written down alone.
         """
         self._apply(keep_live=False)
-        names, why = self._names(), {}
-        for protocol, rule in self.rules.table.rules.items():
-            over = [peer for peer, end in rule.ends.items() if end <= now]
-            whom = ["any peer" if peer is None else names.get(peer, str(peer)) for peer in over]
-            why[protocol] = f"; the time of {', '.join(whom)} is over" if whom else ""
         async with self.changing:
             await self.rules.end_due(now, lambda: self._apply(keep_live=False))
-        self._tell(why)
+        self._tell()
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -401,6 +396,27 @@ class AccessControl:
         saved = protocol in self.table.rules
         return s.AccessRule(protocol, self.of(protocol), saved, self._forwarding.is_listening(protocol))
 
+    def _in_words(self, protocol: str, before: Rule, now: Rule) -> str:
+        """Whom it lets in at large, and what else is another than before: an event has room for few peers."""
+        access, names = self.of(protocol), self._names()
+        over = {whom for whom, end in before.ends.items() if end <= self._clock()} - now.ends.keys()
+        words = [_LETS_IN[access.lets_in] if access.lets_in != "listed" or access.allowed else "nobody"]
+        if over:
+            whom = ("any peer" if it is None else names.get(it, str(it)) for it in over)
+            words.append(f"the time of {', '.join(sorted(whom))} is over")
+        for what, had, has in (
+            ("allowed", before.allowed, now.allowed),
+            ("denied", before.denied, now.denied),
+            ("told when denied", before.told, now.told),
+        ):
+            for when, peers in (("now", has - had), ("no longer", had - has)):
+                if others := peers - over:
+                    listed = ", ".join(sorted(names.get(it, str(it)) for it in others))
+                    words.append(f"{when} {what}: {listed}")
+        if now.tells_any != before.tells_any:
+            words.append(f"{'now' if now.tells_any else 'no longer'} told when denied: any")
+        return "; ".join(words)
+
     def _blocks(self, peers: frozenset[PeerId], networks: frozenset[Network]) -> tuple[s.Block, ...]:
         found = [s.Block("peer", it.peer, it.name) for it in _peers(peers, self._names())]
         found += [
@@ -461,17 +477,6 @@ async def _nothing() -> None:
 
 
 _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed": "those allowed"}
-
-
-def _in_words(access: s.Access) -> str:
-    words = _LETS_IN[access.lets_in]
-    if access.lets_in == "listed" and not access.allowed:
-        words = "nobody"
-    for what, peers in (("allowed", access.allowed), ("denied", access.denied)):
-        if peers:
-            words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"
-    told = ["any"] if access.tells_any else [it.name or it.peer for it in access.told]
-    return f"{words}; told when denied: {', '.join(told)}" if told else words
 
 
 def _peers(
