@@ -75,6 +75,7 @@ class AccessControl:
         self._declared = AccessTable()
         self._told = AccessTable()
         self._holds = 0
+        self._named: Mapping[PeerId, str] | None = None  # until a name is changed
 
     def start(self) -> None:
         """Read the rules, and put them in force. Raises as `AccessRules.load`."""
@@ -137,12 +138,12 @@ class AccessControl:
     def _apply(self, *, keep_live: bool) -> int:
         if self._holds:
             return 0
-        named = {entry.peer_id: entry.name for entry in self._peering.names.all()}
         rules = self.table.ended(self._clock()).rules
-        access = Access(self.default, rules, named)
+        access = Access(self.default, rules, self._names())
         return len(self._forwarding.set_access(access, keep_live=keep_live))
 
     def _names_changed(self) -> None:
+        self._named = None
         self._apply(keep_live=False)
 
     # --- rules ------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ class AccessControl:
         async with self.changing:
             await self.rules.change(change, apply)
         self._tell()
-        return self._rule(protocol), streams
+        return self._rule(protocol, self.table.rules), streams
 
     def next_end(self) -> float | None:
         """See `expiry.Ending`."""
@@ -349,11 +350,11 @@ class AccessControl:
     def listing(self) -> s.AccessLsResult:
         """Every rule, and what holds for the listens without one."""
         listens = [it.protocol for it in self._forwarding.listeners() if it.direction == "listen"]
-        names = sorted({*self.table.rules, *listens})
+        ruled = self.table.rules
+        names = sorted({*ruled, *listens})
         lost = self.rules.lost
-        return s.AccessLsResult(
-            self.default, None if lost is None else str(lost), tuple(self._rule(name) for name in names)
-        )
+        rows = tuple(self._rule(name, ruled) for name in names)
+        return s.AccessLsResult(self.default, None if lost is None else str(lost), rows)
 
     def requests(self) -> s.AccessRequestsResult:
         """Who was denied what, the one who asked last first."""
@@ -392,9 +393,9 @@ class AccessControl:
             rule.tells_any,
         )
 
-    def _rule(self, protocol: str) -> s.AccessRule:
-        saved = protocol in self.table.rules
-        return s.AccessRule(protocol, self.of(protocol), saved, self._forwarding.is_listening(protocol))
+    def _rule(self, protocol: str, ruled: Mapping[str, Rule]) -> s.AccessRule:
+        is_ruled, listens = protocol in ruled, self._forwarding.is_listening(protocol)
+        return s.AccessRule(protocol, self.of(protocol), is_ruled, listens)
 
     def _in_words(self, protocol: str, before: Rule, now: Rule) -> str:
         """Whom it lets in at large, and what else is another than before: an event has room for few peers."""
@@ -424,8 +425,11 @@ class AccessControl:
         ]
         return tuple(found)
 
-    def _names(self) -> dict[PeerId, str]:
-        return {named.peer_id: named.name for named in self._peering.names.all()}
+    def _names(self) -> Mapping[PeerId, str]:
+        """By peer; made once for all rows of a list."""
+        if self._named is None:
+            self._named = {named.peer_id: named.name for named in self._peering.names.all()}
+        return self._named
 
 
 def read_allowed(texts: Sequence[str], names: Names) -> frozenset[PeerId] | None:
@@ -480,7 +484,7 @@ _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed
 
 
 def _peers(
-    peers: frozenset[PeerId], names: dict[PeerId, str], ends: Mapping[PeerId | None, float] = NO_RULE.ends
+    peers: frozenset[PeerId], names: Mapping[PeerId, str], ends: Mapping[PeerId | None, float] = NO_RULE.ends
 ) -> tuple[s.AccessPeer, ...]:
     """Those with a name first."""
     shown = [s.AccessPeer(str(peer), names.get(peer), ends.get(peer)) for peer in peers]
