@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise UsageError(f"'{printable(text)}' is no number of streams", hint="give 0 for no limit")
+        raise UsageError(
+            f"'{printable(text)}' is no number of streams", hint="give 1 to 999999999, or 0 for no limit"
+        )
     return int(text)
 
 
@@ -150,7 +152,9 @@ def limits_text(limits: Limits) -> str:
     if limits.rate_per_peer:
         parts.append(f"{size(limits.rate_per_peer)}/s each way for each peer")
     if limits.idle_timeout_s:
-        parts.append(f"idle for at most {duration_text(limits.idle_timeout_s)}")
+        whole_s = limits.idle_timeout_s
+        is_exact = whole_s < 60 or whole_s % (60 if whole_s < 86_400 else 3600) == 0
+        parts.append(f"idle for at most {duration_text(whole_s) if is_exact else f'{whole_s} s'}")
     return ", ".join(parts)
 
 

@@ -54,5 +54,5 @@ def duration_text(seconds: float) -> str:
 
 
 def time_left_text(seconds: float) -> str:
-    """What is left, as `duration_text`; a minute that has begun counts, so that 2 hours begin as `2 h`."""
-    return duration_text(ceil(seconds / 60) * 60 if seconds > 60 else seconds)
+    """What is left, as `duration_text`; what has begun counts, so that 2 hours begin as `2 h`."""
+    return duration_text(ceil(seconds / 60) * 60 if seconds > 60 else ceil(seconds))

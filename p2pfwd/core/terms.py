@@ -7,7 +7,7 @@ field here and a line where it is asked for. A field whose value is the default 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeVar, get_args
 
 PathWish = Literal["any", "direct", "relay"]
@@ -81,7 +81,7 @@ _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
 
 def limited(terms: ListenTerms, changes: Mapping[str, int]) -> ListenTerms:
     """With these of `LIMITS` in place of its own."""
-    return ListenTerms(**{**asdict(terms), **changes})
+    return replace(terms, **changes)
 
 
 def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
@@ -100,8 +100,8 @@ def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
 
 def terms_to_json(terms: ListenTerms | ForwardTerms) -> dict[str, Any]:
     """The fields whose values are not the defaults."""
-    defaults = asdict(type(terms)())
-    return {name: value for name, value in asdict(terms).items() if value != defaults[name]}
+    found = ((it.name, getattr(terms, it.name), it.default) for it in fields(terms))
+    return {name: value for name, value, default in found if value != default}
 
 
 def terms_from_json(kind: type[_T], found: object) -> _T:

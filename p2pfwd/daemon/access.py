@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
@@ -76,6 +75,7 @@ class AccessControl:
         self._declared = AccessTable()
         self._told = AccessTable()
         self._holds = 0
+        self._named: Mapping[PeerId, str] | None = None  # until a name is changed
 
     def start(self) -> None:
         """Read the rules, and put them in force. Raises as `AccessRules.load`."""
@@ -116,13 +116,14 @@ class AccessControl:
             self._apply(keep_live=False)
             self._tell()
 
-    def _tell(self, why: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Tell which rules and blocks are others than were told last; `why`: by protocol."""
+    def _tell(self) -> None:
+        """Tell which rules and blocks are others than were told last."""
         before, now = self._told, self.table
         self._told = now
         for name in {**before.rules, **now.rules}:
             if before.rules.get(name) != now.rules.get(name):
-                self.on_changed(name, _in_words(self.of(name)) + why.get(name, ""))
+                old, new = before.rules.get(name, NO_RULE), now.rules.get(name, NO_RULE)
+                self.on_changed(name, self._in_words(name, old, new))
         for words, one, other in (("blocked", before, now), ("blocked no longer", now, before)):
             peers, networks = one.blocks.peers, one.blocks.networks
             more = (*(other.blocks.peers - peers), *(other.blocks.networks - networks))
@@ -137,12 +138,12 @@ class AccessControl:
     def _apply(self, *, keep_live: bool) -> int:
         if self._holds:
             return 0
-        named = {entry.peer_id: entry.name for entry in self._peering.names.all()}
         rules = self.table.ended(self._clock()).rules
-        access = Access(self.default, rules, named)
+        access = Access(self.default, rules, self._names())
         return len(self._forwarding.set_access(access, keep_live=keep_live))
 
     def _names_changed(self) -> None:
+        self._named = None
         self._apply(keep_live=False)
 
     # --- rules ------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ class AccessControl:
         async with self.changing:
             await self.rules.change(change, apply)
         self._tell()
-        return self._rule(protocol), streams
+        return self._rule(protocol, self.table.rules), streams
 
     def next_end(self) -> float | None:
         """See `expiry.Ending`."""
@@ -274,14 +275,9 @@ class AccessControl:
         At once: a command that waits for the disk holds up what is written down alone.
         """
         self._apply(keep_live=False)
-        names, why = self._names(), {}
-        for protocol, rule in self.rules.table.rules.items():
-            over = [peer for peer, end in rule.ends.items() if end <= now]
-            whom = ["any peer" if peer is None else names.get(peer, str(peer)) for peer in over]
-            why[protocol] = f"; the time of {', '.join(whom)} is over" if whom else ""
         async with self.changing:
             await self.rules.end_due(now, lambda: self._apply(keep_live=False))
-        self._tell(why)
+        self._tell()
 
     # --- blocks -----------------------------------------------------------------------------------
 
@@ -354,11 +350,11 @@ class AccessControl:
     def listing(self) -> s.AccessLsResult:
         """Every rule, and what holds for the listens without one."""
         listens = [it.protocol for it in self._forwarding.listeners() if it.direction == "listen"]
-        names = sorted({*self.table.rules, *listens})
+        ruled = self.table.rules
+        names = sorted({*ruled, *listens})
         lost = self.rules.lost
-        return s.AccessLsResult(
-            self.default, None if lost is None else str(lost), tuple(self._rule(name) for name in names)
-        )
+        rows = tuple(self._rule(name, ruled) for name in names)
+        return s.AccessLsResult(self.default, None if lost is None else str(lost), rows)
 
     def requests(self) -> s.AccessRequestsResult:
         """Who was denied what, the one who asked last first."""
@@ -397,9 +393,30 @@ class AccessControl:
             rule.tells_any,
         )
 
-    def _rule(self, protocol: str) -> s.AccessRule:
-        saved = protocol in self.table.rules
-        return s.AccessRule(protocol, self.of(protocol), saved, self._forwarding.is_listening(protocol))
+    def _rule(self, protocol: str, ruled: Mapping[str, Rule]) -> s.AccessRule:
+        is_ruled, listens = protocol in ruled, self._forwarding.is_listening(protocol)
+        return s.AccessRule(protocol, self.of(protocol), is_ruled, listens)
+
+    def _in_words(self, protocol: str, before: Rule, now: Rule) -> str:
+        """Whom it lets in at large, and what else is another than before: an event has room for few peers."""
+        access, names = self.of(protocol), self._names()
+        over = {whom for whom, end in before.ends.items() if end <= self._clock()} - now.ends.keys()
+        words = [_LETS_IN[access.lets_in] if access.lets_in != "listed" or access.allowed else "nobody"]
+        if over:
+            whom = ("any peer" if it is None else names.get(it, str(it)) for it in over)
+            words.append(f"the time of {', '.join(sorted(whom))} is over")
+        for what, had, has in (
+            ("allowed", before.allowed, now.allowed),
+            ("denied", before.denied, now.denied),
+            ("told when denied", before.told, now.told),
+        ):
+            for when, peers in (("now", has - had), ("no longer", had - has)):
+                if others := peers - over:
+                    listed = ", ".join(sorted(names.get(it, str(it)) for it in others))
+                    words.append(f"{when} {what}: {listed}")
+        if now.tells_any != before.tells_any:
+            words.append(f"{'now' if now.tells_any else 'no longer'} told when denied: any")
+        return "; ".join(words)
 
     def _blocks(self, peers: frozenset[PeerId], networks: frozenset[Network]) -> tuple[s.Block, ...]:
         found = [s.Block("peer", it.peer, it.name) for it in _peers(peers, self._names())]
@@ -408,8 +425,11 @@ class AccessControl:
         ]
         return tuple(found)
 
-    def _names(self) -> dict[PeerId, str]:
-        return {named.peer_id: named.name for named in self._peering.names.all()}
+    def _names(self) -> Mapping[PeerId, str]:
+        """By peer; made once for all rows of a list."""
+        if self._named is None:
+            self._named = {named.peer_id: named.name for named in self._peering.names.all()}
+        return self._named
 
 
 def read_allowed(texts: Sequence[str], names: Names) -> frozenset[PeerId] | None:
@@ -463,19 +483,8 @@ async def _nothing() -> None:
 _LETS_IN: Final = {"any": "any peer", "named": "peers with a name here", "listed": "those allowed"}
 
 
-def _in_words(access: s.Access) -> str:
-    words = _LETS_IN[access.lets_in]
-    if access.lets_in == "listed" and not access.allowed:
-        words = "nobody"
-    for what, peers in (("allowed", access.allowed), ("denied", access.denied)):
-        if peers:
-            words += f"; {what}: {', '.join(it.name or it.peer for it in peers)}"
-    told = ["any"] if access.tells_any else [it.name or it.peer for it in access.told]
-    return f"{words}; told when denied: {', '.join(told)}" if told else words
-
-
 def _peers(
-    peers: frozenset[PeerId], names: dict[PeerId, str], ends: Mapping[PeerId | None, float] = NO_RULE.ends
+    peers: frozenset[PeerId], names: Mapping[PeerId, str], ends: Mapping[PeerId | None, float] = NO_RULE.ends
 ) -> tuple[s.AccessPeer, ...]:
     """Those with a name first."""
     shown = [s.AccessPeer(str(peer), names.get(peer), ends.get(peer)) for peer in peers]

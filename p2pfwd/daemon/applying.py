@@ -88,11 +88,11 @@ class Applying:
                 self._refuse_held(found, wanted)
                 if not dry_run:
                     await to_its_end(asyncio.create_task(self._carry_out(found)))
-            notes = (*found.notes, *over)
+            notes, changes = (*found.notes, *over), found.changes()
             if not dry_run:
                 notes += self.not_well((*found.tunnels.changed, *found.tunnels.added))
-                self.on_changed(f"{name} was applied", told(found.changes()))
-            return ApplyResult(found.changes(), found.unchanged, notes, dry_run)
+                self.on_changed(f"{name} was applied", told(changes))
+            return ApplyResult(changes, found.unchanged, notes, dry_run)
 
     def _read(self, text: str, name: str) -> Declared:
         return read_all(parse(text, name), self._peering.names, self._own_id)

@@ -42,6 +42,7 @@ def written(
 ) -> str:
     """The whole text."""
     known = {it.peer_id: it.name for it in names}
+    shown = {str(peer): name for peer, name in known.items()}
     listens = sorted((it for it in tunnels if it.peer is None), key=lambda it: it.key)
     forwards = sorted((it for it in tunnels if it.peer is not None), key=lambda it: it.key)
     whom = [*sorted(map(str, blocks.peers))]
@@ -50,8 +51,8 @@ def written(
         (PEER, [_peer(it) for it in sorted(names, key=lambda it: it.name)]),
         (LISTEN, [_listen(it) for it in listens]),
         (FORWARD, [_forward(it, known) for it in forwards]),
-        (RULE, [_rule(protocol, rules[protocol], known) for protocol in sorted(rules)]),
-        (BLOCK, [[_list("whom", whom, {str(peer): name for peer, name in known.items()})]] if whom else []),
+        (RULE, [_rule(protocol, rules[protocol], shown) for protocol in sorted(rules)]),
+        (BLOCK, [[_list("whom", whom, shown)]] if whom else []),
     ]
     lines = [*HEAD]
     for table, entries in parts:
@@ -87,8 +88,7 @@ def _terms(tunnel: SavedTunnel) -> Iterable[str]:
     return (_pair(name, value) for name, value in terms_to_json(tunnel.terms).items())
 
 
-def _rule(protocol: str, rule: Rule, names: Mapping[PeerId, str]) -> list[str]:
-    shown = {str(peer): name for peer, name in names.items()}
+def _rule(protocol: str, rule: Rule, shown: Mapping[str, str]) -> list[str]:
     lines = [_pair("protocol", protocol)]
     for key, peers in (("allow", rule.allowed), ("deny", rule.denied), ("tell", rule.told)):
         if peers:

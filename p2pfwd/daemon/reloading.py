@@ -134,10 +134,11 @@ class Reloading:
         notes += self._applying.not_well(list(declared.tunnels))
         for note in notes:
             log.warning("%s", note)
-        log.info("config.toml was read again: %d changes", len(changes.changes()) + len(settings))
+        said = changes.changes()
+        log.info("config.toml was read again: %d changes", len(said) + len(settings))
         what = [f"{key} changed" for key in settings] + [f"{key} waits for a restart" for key in restart]
-        self._applying.on_changed("config.toml was read again", told(changes.changes()) + what)
-        return ReloadResult(changes.changes(), changes.unchanged, settings, restart, tuple(notes))
+        self._applying.on_changed("config.toml was read again", told(said) + what)
+        return ReloadResult(said, changes.unchanged, settings, restart, tuple(notes))
 
     def _read(self) -> tuple[config.Config, Declared]:
         found = self._loaded.again(self._path)

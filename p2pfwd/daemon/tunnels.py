@@ -191,7 +191,8 @@ class Tunnels:
         try:
             return await to_its_end(making)
         except asyncio.CancelledError:
-            if not making.cancelled() and making.exception() is None:
+            # Not done, where the daemon ends, too, and does not wait for a disk that hangs.
+            if making.done() and not making.cancelled() and making.exception() is None:
                 await self.take_back(*making.result())
             raise
 
@@ -444,7 +445,10 @@ class Tunnels:
 
 
 async def to_its_end(task: asyncio.Task[T]) -> T:
-    """Its result; a caller that is cancelled waits for its end first: nothing is left half done."""
+    """Its result; a caller that is cancelled waits for its end first: nothing is left half done.
+
+    One that is cancelled again waits no longer.
+    """
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

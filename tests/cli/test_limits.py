@@ -36,7 +36,9 @@ FULL = Limits(5, 2, 1 << 20, 500_000, 600)
         (Limits(), ""),
         (Limits(max_streams=1), "at most 1 stream"),
         (Limits(rate=2_000_000), "2.0MB/s each way"),
-        (Limits(idle_timeout_s=90), "idle for at most 1 min"),
+        (Limits(idle_timeout_s=90), "idle for at most 90 s"),
+        (Limits(idle_timeout_s=5400), "idle for at most 1 h 30 min"),
+        (Limits(idle_timeout_s=90_000), "idle for at most 1 d 1 h"),
         (
             FULL,
             "at most 5 streams, at most 2 of one peer, 1.0MB/s each way, 500kB/s each way for each peer, "

@@ -309,6 +309,33 @@ def test_names_let_in_where_that_is_the_default_and_a_lost_name_ends_it(home: Pa
     run(home, script, replace(SETTINGS, access_default="named"))
 
 
+def test_names_are_looked_through_once_for_a_list_and_again_when_one_changes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand rows of a thousand names each would hold up every stream."""
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        for number in range(5):
+            await owner.call("p2p.listen", s.ListenParams(f"/x/{number}", server.address, allow=(STRANGER,)))
+        names, looks = owner.running.peering.names, 0
+        all_names = names.all
+
+        def looked() -> Any:
+            nonlocal looks
+            looks += 1
+            return all_names()
+
+        monkeypatch.setattr(names, "all", looked)
+        await owner.call("p2p.ls")
+        await owner.call("access.ls")
+        assert looks <= 1
+        await owner.call("peer.add", s.PeerAddParams("friend", (STRANGER,)))
+        rows = (await owner.call("access.ls")).rules
+        assert {it.name for row in rows for it in row.access.allowed} == {"friend"}
+
+    run(home, script)
+
+
 def test_rules_and_blocks_are_there_after_a_restart(home: Path) -> None:
     async def main() -> None:
         with TcpServer(echo) as server:

@@ -174,7 +174,9 @@ def test_who_is_denied_is_told_once_with_his_number(home: Path) -> None:
         (asked,) = await told(owner, kinds=("access-requested",))
         found = (asked.peer, asked.protocol, asked.count, asked.stranger)
         assert found == (asker.peer, NAME, request.count, True)
-        assert (await owner.call("daemon.status")).history.denied == request.count
+        at_least = request.count  # the forward goes on asking
+        denied = (await owner.call("daemon.status")).history.denied
+        assert at_least <= denied <= request.count
         await owner.call("block.add", s.BlockParams((asker.peer,)))
         blocked = await until_told(owner, "blocks-changed")
         assert blocked.data["change"] == f"{asker.peer} blocked"

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.core.terms import ListenTerms
 from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
-from p2pfwd.state.tunnel_file import TunnelFile
+from p2pfwd.state.tunnel_file import SavedTunnel, TunnelFile
 from p2pfwd.system import private_files
 from tests.rpc.test_setup import PHONE, Home, run
 from tests.support.loops import until
@@ -24,6 +26,36 @@ COMMANDS: dict[str, tuple[str, object]] = {
     "peer.add": ("peers.json", s.PeerAddParams("phone", (f"/ip4/10.1.2.3/tcp/1/p2p/{PHONE}",))),
     "invite.new": ("invites.json", s.InviteNewParams("/x/web")),
 }
+
+
+def test_a_stop_does_not_wait_for_a_disk_that_hangs_under_a_command(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its call is cancelled again, which is no defect."""
+    gate, waits = threading.Event(), threading.Event()
+    change = TunnelFile.change
+
+    def hang(self: TunnelFile, *args: Any, **more: Any) -> None:
+        waits.set()
+        gate.wait()
+        change(self, *args, **more)
+
+    async def script(node: Home) -> None:
+        monkeypatch.setattr(TunnelFile, "change", hang)
+        wanted = SavedTunnel("listen", "/x/web", Multiaddr.parse("/ip4/127.0.0.1/tcp/9"), ListenTerms())
+        making = asyncio.create_task(node.running.tunnels.make(wanted, "saved"))
+        await until(waits.is_set)
+        for _ in range(2):
+            making.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        gate.set()
+
+    try:
+        run(home, script)
+    finally:
+        gate.set()
 
 
 def test_a_right_ends_at_its_time_though_the_disk_hangs_in_its_file(

@@ -271,13 +271,30 @@ def test_what_ends_while_the_daemon_is_down_is_in_the_history(home: Path) -> Non
     asyncio.run(asyncio.wait_for(main(), 40))
 
 
+def test_a_change_of_a_rule_is_in_the_history_and_not_the_whole_of_it(home: Path) -> None:
+    async def script(node: Home) -> None:
+        async def change(what: str, *peers: str) -> str:
+            await node.call(f"access.{what}", s.AccessChangeParams("/x/ssh", peers))
+            found = (await node.call("events.ls", s.EventsParams(kinds=("access",)))).events
+            return str(found[-1].data["change"])
+
+        assert await change("deny", "any") == "nobody"
+        assert await change("allow", PHONE) == f"those allowed; now allowed: {PHONE}"
+        assert await change("allow", LAPTOP) == f"those allowed; now allowed: {LAPTOP}"
+        text = f"; no longer allowed: {PHONE}; now denied: {PHONE}"
+        assert (await change("deny", PHONE)).startswith(f"those allowed{text}; now told")
+        assert await change("allow", "any") == "any peer"
+
+    run(home, script)
+
+
 def test_a_right_that_has_ended_is_in_the_history(home: Path) -> None:
     async def script(node: Home) -> None:
         await node.call("access.allow", s.AccessAllowParams("/x/ssh", (PHONE,), expires_s=0.3))
         found: tuple[s.HistoryEvent, ...] = ()
         while len(found) < 2:
             found = (await node.call("events.ls", s.EventsParams(kinds=("access",)))).events
-        assert found[-1].data["change"] == f"any peer; told when denied: {PHONE}; the time of {PHONE} is over"
+        assert found[-1].data["change"] == f"any peer; the time of {PHONE} is over"
 
     run(home, script)
 

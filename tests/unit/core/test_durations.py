@@ -78,6 +78,9 @@ def test_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
         (61, "2 min"),
         (60, "1 min"),
         (59, "59 s"),
+        (5.9, "6 s"),
+        (0.1, "1 s"),
+        (0, "0 s"),
     ],
 )
 def test_what_is_left_counts_the_minute_that_has_begun(seconds: float, text: str) -> None:
