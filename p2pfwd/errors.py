@@ -299,6 +299,12 @@ class RelayRefused(P2PForwardError):
     exit_status = ExitStatus.REFUSED
 
 
+class NotAtRelay(RelayRefused):
+    """The peer that a relay was asked for has no place there: it is gone, or not back yet."""
+
+    code = "not-at-relay"
+
+
 class InviteRefused(P2PForwardError):
     """Who made an invite does not do what it says; `details["status"]` is its word for why."""
 

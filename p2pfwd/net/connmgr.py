@@ -31,7 +31,8 @@ than a tunnel's, for strangers may have places, too."""
 CIRCUIT_TAG: Final = "relay-circuit"
 """The same for both ends of a circuit through this relay."""
 
-_STRANGERS: Final = {TUNNEL_TAG, RELAY_TAG, CIRCUIT_TAG}
+_RELAYED_FOR: Final = {RELAY_TAG, CIRCUIT_TAG}
+_STRANGERS: Final = {TUNNEL_TAG, *_RELAYED_FOR}
 
 FOUND_BY: Final = "found by "
 """Begin of the tags of servers by which this node is found: kept, and asked seldom whether they live."""
@@ -81,6 +82,10 @@ class ConnMgr:
     def is_protected(self, peer_id: PeerId) -> bool:
         """Whether any tag is there."""
         return peer_id in self._protected
+
+    def is_wanted(self, peer_id: PeerId) -> bool:
+        """Whether this node would reach the peer again: who only uses it as a relay comes by itself."""
+        return bool(self._protected.get(peer_id, set()) - _RELAYED_FOR)
 
     def is_urgent(self, peer_id: PeerId) -> bool:
         """Whether the loss of the peer must be noticed soon: a person's programs would wait for it."""

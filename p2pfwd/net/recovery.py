@@ -3,7 +3,8 @@
 Rules:
 - A doubtful connection keeps its streams and gets no new ones. Where somebody waits for the peer, has opened
   a stream to it, or keeps it, another connection is dialed beside it at once, again every `REDIAL_S` and when
-  an address, a network or a relay comes; whoever may know where the peer is, is asked too.
+  an address, a network or a relay comes; whoever may know where the peer is, is asked too. A relay where the
+  peer has no place yet is asked again after `AT_RELAY_S`: both ends lost it together, and one is back first.
 - Whichever answers serves: the new one, or the old one after all. Who waited is served by that one.
 - A peer that was lost is waited for in the same way for `LOST_S`, where its line was lost for `SILENT_S`,
   instead of refusing what comes meanwhile.
@@ -22,16 +23,24 @@ from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, TimedOut
+from p2pfwd.errors import NotAtRelay, P2PForwardError, TimedOut
 from p2pfwd.net.connections import Connections
+from p2pfwd.net.dialer import attempts_of
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.tasks import Tasks
+from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.system.interfaces import Interfaces
 
 log = logging.getLogger("p2pfwd.net")
 
 REDIAL_S: Final = 1.5
 """Between two dials beside a doubtful connection: TCP alone would knock after 1, 3 and 7 s."""
+
+AT_RELAY_S: Final = 0.25
+"""Before a relay is asked again that has no place for the peer, ..."""
+
+AT_RELAY: Final = Rate(2.0, 12)
+"""... for all peers together: a relay takes no more than so many requests (`policy.service_bounds.HOP`)."""
 
 MAX_DIALS: Final = 3
 """Of them under way for one peer; each ends by itself after the time a connect may take."""
@@ -85,6 +94,7 @@ class Recovery:
         self._seconds: set[Link] = set()
         self._tidying: asyncio.TimerHandle | None = None
         self._silent: list[Silent] = []
+        self._at_relay = Pace(AT_RELAY, self._loop.time())
         connections.on_connected(self._connected)
         connections.on_disconnected(self._disconnected)
 
@@ -231,6 +241,10 @@ class Recovery:
         """One more dial."""
         return self._dial(peer_id)
 
+    def may_ask_relay(self) -> bool:
+        """Whether a relay may be asked again at once where a peer is not yet; it is counted."""
+        return self._at_relay.take(self._loop.time())
+
     def ask_where(self, peer_id: PeerId, failure: P2PForwardError) -> Coroutine[Any, Any, None]:
         """Ask whoever may know, and connect."""
         return self._route(peer_id, failure)
@@ -280,11 +294,10 @@ class _Search:
         self._recovery = recovery
         self._peer_id = peer_id
         self._loop = asyncio.get_running_loop()
-        self._began_at = self._loop.time()
+        self._dial_at = self._ask_at = self._loop.time()
         self._news = asyncio.Event()
         self._dials: set[asyncio.Task[object]] = set()
         self._asking: asyncio.Task[None] | None = None
-        self._ask_at = self._began_at
         self._told = False
 
     def hurry(self) -> None:
@@ -294,15 +307,14 @@ class _Search:
     async def run(self) -> None:
         """Until there is a connection that answers, or nobody wants one."""
         try:
-            dial_at = self._loop.time()
             while self._recovery.still_wanted(self._peer_id):
                 now = self._loop.time()
-                if (now >= dial_at or self._news.is_set()) and len(self._dials) < MAX_DIALS:
+                if (now >= self._dial_at or self._news.is_set()) and len(self._dials) < MAX_DIALS:
                     self._news.clear()
-                    dial_at = now + REDIAL_S
+                    self._dial_at = now + REDIAL_S
                     self._dials.add(self._loop.create_task(self._recovery.attempt(self._peer_id)))
                 full = len(self._dials) >= MAX_DIALS
-                await self._wait(REDIAL_S if full else max(0.05, dial_at - self._loop.time()))
+                await self._wait(REDIAL_S if full else max(0.05, self._dial_at - self._loop.time()))
                 self._reap()
         finally:
             left = [*self._dials, *([self._asking] if self._asking is not None else [])]
@@ -342,6 +354,9 @@ class _Search:
 
     def _failed(self, failure: P2PForwardError) -> None:
         now = self._loop.time()
+        is_not_there = any(one.code == NotAtRelay.code for one in attempts_of(failure))
+        if is_not_there and self._recovery.may_ask_relay():
+            self._dial_at = min(self._dial_at, now + AT_RELAY_S)
         if self._asking is None and now >= self._ask_at:
             self._ask_at = now + ROUTE_S
             self._asking = self._loop.create_task(self._recovery.ask_where(self._peer_id, failure))

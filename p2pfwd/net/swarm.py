@@ -117,7 +117,7 @@ class Swarm:
             self.own_addresses.interfaces,
             self.dials.beside,
             self.dials.ask_where,
-            self.connmgr.is_protected,
+            self.connmgr.is_wanted,
         )
         self.peerstore.on_change(self.recovery.address_learned)
         self.paths = Paths(self.connections, self._transports, self)

@@ -68,8 +68,8 @@ class DialLimits:
     """Before an address is dialed again."""
     backoff_first_s: float = 1.0
     backoff_most_s: float = 60.0
-    relay_s: float = 2.0
-    relay_tries: int = 300
+    relay_s: float = 1.0
+    relay_tries: int = 600
     """... which is ten minutes; then as any other."""
     away_tries: int = 60
     """Failures in a row, an hour of them, after which the peer of a forward is away for long."""

@@ -22,7 +22,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -108,8 +108,12 @@ class HolePunch:
             return
         if wire.PROTOCOL not in self._swarm.peerstore.protocols(peer_id):
             paths.note(peer_id, PathCode.NOT_SPOKEN, settled=True)
-        elif paths.code(ours[0]) is PathCode.NOT_SPOKEN:
+            return
+        if paths.code(ours[0]) is PathCode.NOT_SPOKEN:
             paths.note(peer_id, PathCode.RELAYED)
+        if not a_proposes(self._swarm.peerstore.agent(peer_id)):
+            # What the peer will propose, as a rule. CONNECT and SYNC take it longer than this takes here.
+            self._loop.call_later(ANSWERED_S, load_tls)
 
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.STIRRED | Change.SEEN):
@@ -198,8 +202,7 @@ class HolePunch:
     async def _follow(self, visit: Visit) -> None:
         """Answer the leader, once for each of its tries."""
         stream, peer_id = visit.stream, visit.stream.remote_peer
-        circuits = self._swarm.paths.circuits(peer_id)
-        if not any(one is stream.conn and one.direction == "outbound" for one in circuits):
+        if not stream.conn.is_relayed or stream.conn.direction != "outbound":
             log.debug("%s wants to be dialed, on a connection that is none of ours over a relay", peer_id)
             stream.reset()
             return
@@ -209,9 +212,6 @@ class HolePunch:
             near = punching.near(own, told, self._swarm.own_addresses.bound())
             begin = self._loop.time()
             await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
-            if plan.tries and not a_proposes(self._swarm.peerstore.agent(peer_id)):
-                # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
-                self._loop.call_later(ANSWERED_S, load_tls)
             if not plan.tries:
                 self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
             else:
@@ -255,8 +255,22 @@ class HolePunch:
             self._tidy_later()
 
 
+class _Answer(NamedTuple):
+    """To a CONNECT."""
+
+    stream: DuplexStream
+    """For the SYNC."""
+    own: tuple[Multiaddr, ...]
+    """What was named to the peer."""
+    told: tuple[Multiaddr, ...]
+    rtt_s: float
+
+
 class _Effort:
-    """B's, for one peer."""
+    """B's, for one peer.
+
+    The first CONNECT goes out beside identify's question, whose answer says who proposes: a round trip less.
+    """
 
     def __init__(self, punch: HolePunch, swarm: Swarm, peer_id: PeerId) -> None:
         self.peer_id = peer_id
@@ -265,19 +279,31 @@ class _Effort:
         self._punch = punch
         self._swarm = swarm
         self._loop = asyncio.get_running_loop()
+        self._early: asyncio.Task[_Answer | None] | None = None
 
     async def run(self) -> None:
         """Until there is a direct connection, or none over a relay any more."""
         failures = 0
-        while (circuit := self._circuit()) is not None:
-            await asyncio.wait([circuit.identified], timeout=ANSWER_S)
-            self.news.clear()
-            if self._swarm.paths.direct(self.peer_id) is not None:
-                return
-            if await self._round(circuit):
-                return
+        while (circuit := self._circuit()) is not None and self._swarm.paths.direct(self.peer_id) is None:
+            self._early = self._loop.create_task(self._ask(circuit))
+            try:
+                await asyncio.wait([circuit.identified], timeout=ANSWER_S)
+                self.news.clear()
+                if self._swarm.paths.direct(self.peer_id) is not None or await self._round(circuit):
+                    return
+            finally:
+                await self._forget_early()
             failures += 1
             await self._rest(circuit, punching.again_s(failures))
+
+    async def _forget_early(self) -> None:
+        """Where it was not needed."""
+        if self._early is not None:
+            self._early.cancel()
+            (answer,) = await asyncio.gather(self._early, return_exceptions=True)
+            if isinstance(answer, _Answer):
+                answer.stream.reset()
+            self._early = None
 
     def _circuit(self) -> Link | None:
         circuits = self._swarm.paths.circuits(self.peer_id)
@@ -301,7 +327,9 @@ class _Effort:
         while done < most:
             paths.note(self.peer_id, PathCode.PUNCHING)
             try:
-                code, most = await self._try(circuit, is_first=not done)
+                early, self._early = self._early, None
+                answer = await (early or self._ask(circuit))
+                code, most = await self._try(answer, is_first=not done)
             except ProtocolNotSupported:
                 code, most = PathCode.NOT_SPOKEN, 0
             except (P2PForwardError, TimeoutError) as exc:
@@ -324,17 +352,13 @@ class _Effort:
             return False
         return await self._punch.dial(self.peer_id, addrs, punching.direct_limit_s(circuit.rtt_s))
 
-    async def _try(self, circuit: Link, *, is_first: bool) -> tuple[PathCode, int]:
-        """One CONNECT and SYNC, and the dials: (what to say if it is in vain, tries in all)."""
-        own, nat = self._punch.offer(), self._swarm.own_addresses.nat
-        if not own:
+    async def _try(self, answer: _Answer | None, *, is_first: bool) -> tuple[PathCode, int]:
+        """The SYNC after a CONNECT, and the dials: (what to say if it is in vain, tries in all)."""
+        if answer is None:
             return PathCode.NO_ADDRESS_HERE, 0
-        # What identify told need not be asked for: a round trip over the relay less.
-        known = wire.PROTOCOL in self._swarm.peerstore.protocols(self.peer_id)
-        stream = await circuit.open_stream([wire.PROTOCOL], ANSWER_S, known=known)
+        stream, own, told, rtt_s = answer
         try:
-            told, rtt_s = await self._ask(stream, own)
-            plan = punching.plan(nat, told, own)
+            plan = punching.plan(self._swarm.own_addresses.nat, told, own)
             addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(self.peer_id))
             if not plan.tries or not addrs:
                 await stream.close()
@@ -379,12 +403,18 @@ class _Effort:
             is_known=any(punching.is_public(addr) for addr in own),
         )
 
-    async def _ask(
-        self, stream: DuplexStream, own: tuple[Multiaddr, ...]
-    ) -> tuple[tuple[Multiaddr, ...], float]:
-        """(the peer's addresses, seconds of the round trip)."""
-        begin = self._loop.time()
-        async with asyncio.timeout(ANSWER_S):
-            await stream.write_delimited(wire.encode(wire.HolePunch(Kind.CONNECT, own)))
-            answer = await stream.read_delimited(wire.MAX_MESSAGE_BYTES)
-        return wire.decode(answer, Kind.CONNECT).addrs, self._loop.time() - begin
+    async def _ask(self, circuit: Link) -> _Answer | None:
+        """A CONNECT and what comes back; None where this node has no address to name."""
+        own = self._punch.offer()
+        if not own:
+            return None
+        stream = await circuit.open_stream([wire.PROTOCOL], ANSWER_S, known=True)  # or it fails at the answer
+        try:
+            begin = self._loop.time()
+            async with asyncio.timeout(ANSWER_S):
+                await stream.write_delimited(wire.encode(wire.HolePunch(Kind.CONNECT, own)))
+                answer = await stream.read_delimited(wire.MAX_MESSAGE_BYTES)
+            return _Answer(stream, own, wire.decode(answer, Kind.CONNECT).addrs, self._loop.time() - begin)
+        except BaseException:
+            stream.reset()
+            raise

@@ -16,7 +16,7 @@ from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.policy.service_bounds import DIAL_BACK
 from p2pfwd.protocols.autonat.service import AutoNat, AutoNatSettings
-from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient
+from p2pfwd.protocols.autonat.v2 import BUSY_S, Outcome, SecondClient
 from p2pfwd.wire import autonat as v1
 from p2pfwd.wire import autonat2 as wire
 from p2pfwd.wire.autonat2 import DataRequest, DialStatus, Request, Response, Status
@@ -323,6 +323,34 @@ async def test_servers_that_say_nothing_are_not_asked_one_after_the_other() -> N
         await until(lambda: len(asked) == 2)
         await turns(200)
         assert len(asked) == 2 and client.reachability is Reachability.UNKNOWN
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("how", "within_s"), [("rejected", BUSY_S), ("reset", BUSY_S), ("lost", 0.0), ("refused", None)]
+)
+@on_loop
+async def test_who_moves_often_need_not_wait_for_the_servers(how: str, within_s: float | None) -> None:
+    """They have dialed enough for now, and say so or reset the stream; or the old network took them along."""
+    status = {"rejected": Status.REJECTED, "refused": Status.REFUSED}.get(how, Status.OK)
+    async with host() as far, host() as near:
+
+        def act(_request: Request, stream: Stream) -> None:
+            if how == "reset":
+                stream.reset()
+            elif how == "lost":
+                stream.conn.abort()
+
+        Server(far, act, Response(status))
+        client = AutoNat(near.swarm)
+        tests = note_tests(client)
+        await join(near, far)
+        client.start()
+        await until(lambda: bool(tests))
+        (candidate,) = client._candidates.values()
+        await until(lambda: candidate.unanswered == 1)
+        wait_s = candidate.ready.get(far.peer_id, 0.0) - time.monotonic()
+        assert wait_s <= within_s if within_s is not None else wait_s > BUSY_S
         await client.close()
 
 

@@ -15,14 +15,17 @@ from p2pfwd.errors import NoDirectPath, P2PForwardError
 from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
+from p2pfwd.net.visits import Visit
 from p2pfwd.policy import punching
 from p2pfwd.policy.paths import PathCode, Way
 from p2pfwd.policy.provenance import Provenance
-from p2pfwd.protocols import hole_punch
+from p2pfwd.protocols import hole_punch, identify
+from p2pfwd.protocols.identify import Identify
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.wire import dcutr
 from p2pfwd.wire.circuit import Limit
@@ -136,6 +139,52 @@ async def test_what_an_old_go_will_propose_is_loaded_while_it_measures_the_round
         await direct(it.a, it.b)
         await asyncio.sleep(2 * hole_punch.ANSWERED_S)
         assert len(loaded) == times
+
+
+@on_loop
+async def test_the_first_connect_does_not_wait_for_identify(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A says who she is only when she has been asked for her addresses."""
+    asked = asyncio.Event()
+    answer, follow = Identify._answer, hole_punch.HolePunch._follow
+
+    async def answers(self: Identify, visit: Visit) -> None:
+        if visit.stream.conn.is_relayed and visit.stream.conn.direction == "outbound":
+            await asked.wait()
+        await answer(self, visit)
+
+    async def follows(self: hole_punch.HolePunch, visit: Visit) -> None:
+        asked.set()
+        await follow(self, visit)
+
+    monkeypatch.setattr(identify, "TIMEOUT_S", 60.0)
+    monkeypatch.setattr(hole_punch, "ANSWER_S", 60.0)
+    monkeypatch.setattr(Identify, "_answer", answers)
+    monkeypatch.setattr(hole_punch.HolePunch, "_follow", follows)
+    async with rig() as it:
+        await it.reach()
+        assert await direct(it.b, it.a)
+
+
+@on_loop
+async def test_who_had_an_answer_in_the_handshake_asks_for_no_other(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listener has; the dialer does not know whether its last word arrived."""
+    asking: list[Conn] = []
+    measure = Conn.measure_rtt
+
+    async def measured(self: Conn, timeout_s: float) -> float:
+        asking.append(self)
+        return await measure(self, timeout_s)
+
+    monkeypatch.setattr(Conn, "measure_rtt", measured)
+    async with rig() as it:
+        await it.reach()
+        for node, other in ((it.a, it.b), (it.b, it.a)):
+            await direct(node, other)
+        assert asking and {conn.direction for conn in asking if not conn.is_relayed} == {"outbound"}
 
 
 @on_loop

@@ -73,6 +73,23 @@ async def test_a_place_dies_with_its_connection_and_is_one_however_often_it_is_a
 
 
 @on_loop
+async def test_who_only_has_a_place_here_is_not_dialed_when_it_falls_silent() -> None:
+    """It comes back by itself; a relay that dials all its peers, by other relays, too, is in their way."""
+    async with swarm() as client, relay("anyone") as made:
+        await reserve(await made.link(client))
+        (conn,) = made.swarm.conns(client.peer_id)
+        searches = made.swarm.recovery._searches
+        for is_kept in (False, True):
+            if is_kept:
+                made.swarm.connmgr.protect(client.peer_id, "static")
+            conn.liveness.doubtful = True
+            conn.liveness.on_doubt(True)
+            assert (client.peer_id in searches) is is_kept
+            conn.liveness.doubtful = False
+            conn.liveness.on_doubt(False)
+
+
+@on_loop
 async def test_a_place_lasts_while_its_peer_has_another_connection() -> None:
     async with swarm() as client, swarm() as dialer, relay("anyone") as made:
         taking = Target(client)

@@ -12,7 +12,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, split_circuit
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import BindFailed, InvalidMultiaddr, ProtocolNotSupported, RelayRefused
+from p2pfwd.errors import BindFailed, InvalidMultiaddr, NotAtRelay, ProtocolNotSupported, RelayRefused
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.circuit import CircuitConduit
@@ -47,7 +47,8 @@ CURES: Final = {
 def refusal(relay: PeerId, status: Status) -> RelayRefused:
     """What a relay's status means, for people."""
     why = REASONS.get(status, status.name)
-    return RelayRefused(f"the relay {relay} refuses: {why}", hint=CURES.get(status), status=status.name)
+    kind = NotAtRelay if status is Status.NO_RESERVATION else RelayRefused
+    return kind(f"the relay {relay} refuses: {why}", hint=CURES.get(status), status=status.name)
 
 
 class RelayTransport:

@@ -52,7 +52,8 @@ KNOCK_PAUSES_S: Final = (0.05, 0.2)
 """Between two connects to one address; by chance within, or both sides would miss each other for ever."""
 
 PROOF_S: Final = 3.0
-"""For a connection of a meeting to answer a ping: there are routers that let the handshake through alone."""
+"""For a connection of a meeting to answer a ping, where the security handshake is no answer yet: there are
+routers that let TCP's through alone."""
 
 
 class TcpTransport:
@@ -235,15 +236,16 @@ class TcpTransport:
     async def _met(
         self, conduit: tcp.TcpConduit, listens_s: float, expected: PeerId | None, gate: Gate
     ) -> None:
-        """Upgrade, and hand over what has answered a ping."""
+        """Upgrade, and hand over what has answered: the listener's part of the handshake, or a ping."""
         try:
             async with asyncio.timeout(self._settings.upgrade_timeout_s):
                 conn = await self._upgrader.upgrade(conduit, "outbound", expected, listens_s=listens_s)
-            try:
-                await conn.measure_rtt(PROOF_S)
-            except BaseException:
-                conn.abort(TimedOut("the new connection did not answer"))
-                raise
+            if conn.direction == "outbound":
+                try:
+                    await conn.measure_rtt(PROOF_S)
+                except BaseException:
+                    conn.abort(TimedOut("the new connection did not answer"))
+                    raise
         except (P2PForwardError, TimeoutError, OSError) as exc:
             log.debug("no connection with %s, though both dialed: %s", conduit.remote_addr, describe(exc))
             return

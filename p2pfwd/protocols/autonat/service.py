@@ -30,7 +30,7 @@ from p2pfwd.policy.service_bounds import AUTONAT, AUTONAT2, DIAL_BACK
 from p2pfwd.protocols.autonat.budget import Budget
 from p2pfwd.protocols.autonat.filtering import find_filtering
 from p2pfwd.protocols.autonat.v1 import AutoNatSettings, FirstClient, FirstServer
-from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient, SecondServer, Trial
+from p2pfwd.protocols.autonat.v2 import BUSY_S, Outcome, SecondClient, SecondServer, Trial
 from p2pfwd.wire import autonat, autonat2
 from p2pfwd.wire.reachability import Reachability
 
@@ -299,6 +299,8 @@ class AutoNat:
             pause_s = min(again_s, FIRST_PAUSE_S * 2**candidate.unanswered)
             candidate.unanswered = min(candidate.unanswered + 1, 10)
             candidate.pause_until = now + pause_s
+            if tested.again_s is not None:
+                candidate.ready[peer] = now + min(tested.again_s, again_s)
             return
         candidate.unanswered = 0
         if tested.outcome is Outcome.WORKED:
@@ -326,9 +328,8 @@ class AutoNat:
     def _look_into_filtering(self, servers: list[Link], now: float) -> float:
         """Find out how the router filters; when that may be tried again."""
         if self._filtering_asked + self._filtering_pause_s <= now:
-            self._filtering_pause_s = min(
-                max(2 * self._filtering_pause_s, self._settings.ask_again_s), self._settings.refresh_s
-            )
+            first_s = min(BUSY_S, self._settings.ask_again_s)
+            self._filtering_pause_s = min(max(2 * self._filtering_pause_s, first_s), self._settings.refresh_s)
             self._filtering_asked = now
             self._spawn(self._find_filtering(servers))
         return self._filtering_asked + self._filtering_pause_s - now

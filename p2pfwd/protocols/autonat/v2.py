@@ -12,7 +12,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, RemoteProtocolError
+from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset
 from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Carrier, Link
 from p2pfwd.net.swarm import Swarm
@@ -34,6 +34,11 @@ ANSWER_S: Final = 15.0
 """For a server's answer; as go."""
 
 
+BUSY_S: Final = 15.0
+"""Before a server is asked again that was asked for more dials than it makes: a p2pfwd makes five a minute
+for a peer (`AUTONAT_DIALS`), a go twelve, and three moves use them up."""
+
+
 class Outcome(Enum):
     """Of one test."""
 
@@ -49,6 +54,8 @@ class Trial:
 
     outcome: Outcome
     back: Multiaddr | None = None
+    again_s: float | None = None
+    """After which the same server may be asked again, where that is soon."""
 
 
 @dataclass(slots=True)
@@ -73,12 +80,13 @@ class SecondClient:
             response = await self._question(conn, wire.Request((addr,), nonce))
         except (P2PForwardError, TimeoutError) as exc:
             log.debug("%s did not tell whether it can dial %s: %s", conn.remote_peer, addr, exc)
-            return Trial(Outcome.NO_EVIDENCE)
+            return Trial(Outcome.NO_EVIDENCE, again_s=_again_s(exc))
         finally:
             del self._expected[nonce]
         log.debug("%s on %s: %s, %s", conn.remote_peer, addr, response.status.name, response.dial.name)
         if response.status is not wire.Status.OK or response.index != 0:
-            return Trial(Outcome.NO_EVIDENCE)
+            again_s = BUSY_S if response.status is wire.Status.REJECTED else None
+            return Trial(Outcome.NO_EVIDENCE, again_s=again_s)
         if expected.back is not None:  # whatever is said: the number is the proof
             return Trial(Outcome.WORKED, expected.back)
         failed = response.dial is wire.DialStatus.DIAL_ERROR
@@ -114,6 +122,13 @@ class SecondClient:
         expected.back = conn.remote_addr
         await visit.answer(wire.encode_back_answer())
         await visit.stream.close()
+
+
+def _again_s(failure: Exception) -> float | None:
+    """A move ends the connection under a test; who is asked too often resets the stream."""
+    if isinstance(failure, ConnectionLost):
+        return 0.0
+    return BUSY_S if isinstance(failure, StreamReset) else None
 
 
 class SecondServer:

@@ -8,12 +8,23 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+import pytest
+
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, TimedOut
 from p2pfwd.net import recovery as module
 from p2pfwd.net.connections import Connections
-from p2pfwd.net.recovery import LOST_S, MAX_DIALS, REDIAL_S, SILENT_S, TIDY_S, Recovery
+from p2pfwd.net.recovery import (
+    AT_RELAY,
+    AT_RELAY_S,
+    LOST_S,
+    MAX_DIALS,
+    REDIAL_S,
+    SILENT_S,
+    TIDY_S,
+    Recovery,
+)
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks
@@ -112,6 +123,7 @@ class Rig:
         self.told: list[P2PForwardError | None] = []
         self.dial_s = 0.1
         self.reachable = False
+        self.failure = DialFailed("cannot reach it: No route to host")
         self.recovery = Recovery(
             self.connections, self.tasks, self.interfaces, self._dial, self._route, self.kept.__contains__
         )
@@ -121,7 +133,7 @@ class Rig:
         self.dials.append(self.loop.time())
         await asyncio.sleep(self.dial_s)
         if not self.reachable:
-            raise DialFailed("cannot reach it: No route to host")
+            raise self.failure
         return self.add(FakeConn(peer))
 
     async def _route(self, _peer: PeerId, failure: P2PForwardError) -> None:
@@ -404,3 +416,35 @@ async def test_a_relay_that_is_back_has_those_dialed_who_may_be_reached_by_it() 
         rig.add(FakeConn(relay))
         await asyncio.sleep(0.06)
         assert len(rig.dials) == before + 1
+
+
+def not_at(code: str) -> DialFailed:
+    """What a dial over a relay ends with that refuses."""
+    attempt = {"Address": "/p2p-circuit", "Reason": "the relay refuses", "Code": code}
+    return DialFailed("cannot reach it: the relay refuses", attempts=[attempt])
+
+
+@in_virtual_time
+async def test_a_relay_where_the_peer_is_not_yet_is_asked_again_soon() -> None:
+    """Both ends have lost it, and this one is back first. What else a relay refuses lasts longer."""
+    for code, pause_s in (("not-at-relay", AT_RELAY_S), ("relay-refused", REDIAL_S - 0.1)):
+        async with made() as rig:
+            rig.failure = not_at(code)
+            rig.kept.add(PEER)
+            rig.add(FakeConn()).liveness.doubt()
+            await asyncio.sleep(2.0)
+            first, second, *_ = rig.dials
+            assert second - first - rig.dial_s == pytest.approx(pause_s), code
+
+
+@in_virtual_time
+async def test_relays_are_asked_for_all_peers_together_no_more_than_they_take() -> None:
+    async with made() as rig:
+        rig.failure = not_at("not-at-relay")
+        peers = [PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in range(10, 30)]
+        rig.kept.update(peers)
+        for peer in peers:
+            rig.add(FakeConn(peer)).liveness.doubt()
+        await asyncio.sleep(9.9)
+        usual = len(peers) * (1 + 9.9 / REDIAL_S)
+        assert len(rig.dials) <= usual + AT_RELAY.burst + 10 * AT_RELAY.per_s
