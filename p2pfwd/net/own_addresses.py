@@ -86,8 +86,10 @@ class _Observation:
     local: Multiaddr
     network: str
     """Of the observer: whose word counts once."""
-    remote: Multiaddr
-    is_of_listening_port: bool
+    host: str | None
+    """Of `addr`, where that is a TCP address."""
+    is_public: bool
+    """Whether it is a public sight of a listening port, seen from a public place: others do not count."""
     is_outbound: bool
 
 
@@ -248,23 +250,31 @@ class OwnAddresses:
         if conn.is_relayed:
             return
         endpoint = tcp_endpoint(addr)
-        hosts = {known.host for one in self._observed.values() if (known := tcp_endpoint(one.addr))}
-        self._observed[conn] = _Observation(
+        host = endpoint.host if endpoint is not None else None
+        is_new = host is not None and all(one.host != host for one in self._observed.values())
+        before = self._observed.get(conn)
+        seen = self._observed[conn] = _Observation(
             by=conn.remote_peer,
             addr=addr,
             local=conn.local_addr,
             network=household(conn.remote_addr),
-            remote=conn.remote_addr,
-            is_of_listening_port=self._uses_listening_port(conn),
+            host=host,
+            is_public=self._uses_listening_port(conn)
+            and address_class(addr) is AddressClass.PUBLIC
+            and address_class(conn.remote_addr) is AddressClass.PUBLIC,
             is_outbound=conn.direction == "outbound",
         )
-        if self._weigh() or (endpoint is not None and endpoint.host not in hosts):
+        if self._weigh_for(before, seen) or is_new:
             self._note(Change.SEEN)
 
     def forget_connection(self, conn: Carrier) -> None:
         """The connection is over."""
-        if self._observed.pop(conn, None) is not None and self._weigh():
+        if self._weigh_for(self._observed.pop(conn, None)):
             self._note(Change.SEEN)
+
+    def _weigh_for(self, *changed: _Observation | None) -> bool:
+        """As `_weigh`; what is no public sight changes nothing, and is not worth a walk over all."""
+        return any(one is not None and one.is_public for one in changed) and self._weigh()
 
     def observed(self) -> list[Multiaddr]:
         """As connected peers see this node; where most see it, first."""
@@ -290,13 +300,7 @@ class OwnAddresses:
         return found["ip4"] or found["ip6"]
 
     def _public(self) -> list[_Observation]:
-        return [
-            one
-            for one in self._observed.values()
-            if one.is_of_listening_port
-            and address_class(one.addr) is AddressClass.PUBLIC
-            and address_class(one.remote) is AddressClass.PUBLIC
-        ]
+        return [one for one in self._observed.values() if one.is_public]
 
     def _weigh(self) -> bool:
         """Which observed addresses count, and what they say of the NAT; whether that has changed."""
