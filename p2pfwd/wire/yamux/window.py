@@ -6,7 +6,8 @@ is 4.2 Gb/s. Growth is within a budget of the session and one of the node; who h
 gives half back.
 
 Credit is granted in smaller steps than halves where the window is large (`credit_step`): a sender that
-waits for a credit of half the window keeps half of the line empty.
+waits for a credit of half the window keeps half of the line empty. A circuit's comes in halves all the same:
+what it holds beyond need is a queue.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ class ReceiveWindow:
                 budget.shrink(self.size, half)
             self.size += change
             self.consumed += change
-            self.due_at = credit_step(self.size)
+            self.due_at = self.size // 2 if self.least_rtt_s else credit_step(self.size)
         delta, self.consumed = self.consumed, 0
         self.credit += delta
         assert self.credit <= self.size

@@ -60,6 +60,17 @@ def test_a_window_that_has_grown_is_topped_up_each_eighth_and_grows_by_halves() 
     assert window.size == window.credit == 16 << 20
 
 
+def test_a_circuits_credit_comes_in_halves_however_large_its_window() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    window.least_rtt_s = CIRCUIT_RTT_S
+    now = grow_to(8 << 20, window, budget)
+    for _ in range(2):
+        now += 1.1 * SLOW_S
+        assert consume(window, (4 << 20) - 1, now, budget) == 0
+        assert consume(window, 1, now, budget) == 4 << 20
+    assert window.size == 8 << 20
+
+
 def test_eighths_that_come_fast_are_no_reason_to_grow_when_half_the_window_takes_long() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
     now = grow_to(8 << 20, window, budget)
