@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable
 from errno import EPIPE
 from ipaddress import ip_address
@@ -82,6 +83,7 @@ def test_a_stream_becomes_a_connection_without_a_task_of_ours(
         await turns(1)
         assert splices[0].started and splices[0].sock is sock and splices[0].stream is stream
         assert sock.sent == b"", "nothing is written unless -r was given"
+        assert sock.lingers == [struct.pack("ii", 1, 0)], "a killed daemon resets its service's connections"
         (info,) = service.streams()
         assert (info.direction, info.origin_address) == ("inbound", f"/p2p/{ALICE}")
         assert info.target_address == str(TARGET) and not info.dialing_target
