@@ -81,7 +81,8 @@ _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
 
 def limited(terms: ListenTerms, changes: Mapping[str, int]) -> ListenTerms:
     """With these of `LIMITS` in place of its own."""
-    return replace(terms, **changes)
+    changed: dict[str, Any] = dict(changes)
+    return replace(terms, **changed)
 
 
 def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
