@@ -26,6 +26,7 @@ __all__ = [
     "Multiaddr",
     "TcpEndpoint",
     "address_class",
+    "forget_remembered",
     "from_sockaddr",
     "is_relayed",
     "split_circuit",
@@ -231,6 +232,12 @@ def address_class(addr: Multiaddr) -> AddressClass:
         if component.name != "ip6zone":
             break
     return AddressClass.UNROUTABLE
+
+
+def forget_remembered() -> None:
+    """Take every address apart anew: what is remembered of a flood's keeps memory from being freed."""
+    _split.cache_clear()
+    address_class.cache_clear()
 
 
 def from_sockaddr(sockaddr: tuple[Any, ...]) -> Multiaddr:

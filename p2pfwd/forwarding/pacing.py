@@ -223,6 +223,11 @@ class PacedStream:
         self._sink = sink
         self._stream.set_sink(self, tunnel=tunnel)
 
+    def let_go(self) -> None:
+        """The splice has seen the end."""
+        self._sink = None
+        self._stream.let_go()
+
     # --- from the peer ----------------------------------------------------------------------------
 
     def data_received(self, view: memoryview) -> None:
@@ -262,12 +267,13 @@ class PacedStream:
 
     def stream_lost(self, exc: Exception) -> None:
         """At once; what came before goes on first, for behind a Kubo's reset it may be the whole reply."""
-        assert self._sink is not None
+        sink = self._sink
+        assert sink is not None
         held, self._held = self._held, bytearray()
         if held:
-            self._sink.data_received(memoryview(held))
+            sink.data_received(memoryview(held))
         self._end()
-        self._sink.stream_lost(exc)
+        sink.stream_lost(exc)
 
     def consumed(self, n: int) -> None:
         """The splice has passed so much on: the peer may have credit for it."""

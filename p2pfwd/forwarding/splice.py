@@ -113,6 +113,10 @@ def _linger(sock: socket.socket, how: bytes) -> None:
         return
 
 
+def _nobody(_splice: Splice) -> None:
+    pass
+
+
 class Splice:
     """One tunnelled connection. `on_closed(splice)` is called exactly once, when it is over."""
 
@@ -324,7 +328,7 @@ class Splice:
         if self._from_socket is State.ENDED and self._to_socket is State.ENDED:
             self._close()
             close_cleanly(self._sock)
-            self._on_closed(self)
+            self._tell()
 
     def _close(self) -> None:
         self.closed = True
@@ -340,17 +344,23 @@ class Splice:
         self.error = exc
         self._close()
         close_with_reset(self._sock)
-        self._on_closed(self)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Once; whom it knows then knows it no more: see `net.link.stream`."""
+        on_closed, self._on_closed = self._on_closed, _nobody
+        self.stream.let_go()
+        on_closed(self)
 
     def _fail(self, exc: OSError) -> None:
         """The local socket failed: the peer must see an error."""
         if self.closed:
             return
-        self.error = exc
+        self.error = exc.with_traceback(None)  # its frames know the splice
         self._close()
         close_with_reset(self._sock)
         self.stream.reset()
-        self._on_closed(self)
+        self._tell()
 
     def reset(self, code: int = 0) -> None:
         """End abruptly on both sides; `code` tells the peer why."""

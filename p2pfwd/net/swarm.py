@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr, forget_remembered, is_relayed, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     BindFailed,
@@ -48,6 +48,7 @@ from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
+from p2pfwd.policy.networks import networks_of_host
 from p2pfwd.policy.paths import Way
 from p2pfwd.policy.waking import RUN_MESSAGES, Waking
 from p2pfwd.system.interfaces import Interfaces
@@ -97,7 +98,7 @@ class Swarm:
         self.connections.refuses = self.blocklist.refuses
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
-        self.memory = MemoryKeeper(loop, spare=pool.forget_idle)
+        self.memory = MemoryKeeper(loop, spare=self._spare)
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.own_addresses = OwnAddresses(Interfaces())
         self.own_addresses.is_own = self.peerstore.is_own
@@ -151,6 +152,12 @@ class Swarm:
         connections.on_connected(lambda conn: limits.lanes.joined(conn.crowd))
         connections.on_disconnected(lambda conn: limits.lanes.left(conn.crowd))
         connections.on_disconnected(lambda _conn: self.memory.stir())
+
+    def _spare(self) -> None:
+        """Let go of what is kept only because it may be needed again."""
+        self.io.pool.forget_idle()
+        forget_remembered()
+        networks_of_host.cache_clear()
 
     # --- listening --------------------------------------------------------------------------------
 

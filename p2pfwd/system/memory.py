@@ -1,9 +1,9 @@
 """Giving memory back to the system when a busy time is over.
 
 Python and glibc keep what was freed, for they may need it again: a daemon that held 150 MB for a minute shows
-them for good. So some time after things have ended one look is taken; if much more is resident than in quiet
-times, garbage is collected and glibc asked to return free pages. It costs tens of milliseconds, so it is done
-seldom, and less and less often where it does not help: then the memory is in use.
+them for good. So when nothing more has ended for a while a look is taken; if much more is resident than in
+quiet times, garbage is collected and glibc asked to return free pages. It costs tens of milliseconds, so it
+is done seldom. Where things never cease to end it is done all the same, once a minute.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-LOOK_AFTER_S: Final = 8.0
-"""From the first thing that ended to the look: within the half minute in which memory is to be back."""
+LOOK_AFTER_S: Final = 5.0
+"""From the first thing that ended to a look, and from one look to the next."""
 
 SLACK_BYTES: Final = 4 << 20
 """What may be resident beyond the quiet times' without anything being done."""
 
-MAX_TRIES: Final = 3
-"""Looks in a row that find much resident, each after twice the time of the one before."""
+REST_S: Final = 15.0
+"""At least so long after memory was given back it is not tried again: so all is over within half a minute."""
+
+BUSY_S: Final = 60.0
+"""So long it is put off at most, for a time in which nothing ends."""
 
 
 def rss_bytes() -> int:
@@ -63,7 +66,9 @@ class MemoryKeeper:
         self._resident = resident
         self._release = release
         self._quiet_bytes = 0
-        self._tries = 0
+        self._stirred = False
+        """Whether anything has ended since the last look."""
+        self._released_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -73,26 +78,23 @@ class MemoryKeeper:
 
     def stir(self) -> None:
         """Something has ended."""
+        self._stirred = True
         if self._timer is None and not self._closed:
-            self._tries = 0
-            self._look_after(LOOK_AFTER_S)
-
-    def _look_after(self, delay_s: float) -> None:
-        self._timer = self._loop.call_later(delay_s, self._look)
+            self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
 
     def _look(self) -> None:
         self._timer = None
+        was_stirred, self._stirred = self._stirred, False
         if self._is_quiet():
             return
-        self._spare()
-        self._release()
-        self._tries += 1
-        if self._is_quiet():
-            return
-        if self._tries < MAX_TRIES:
-            self._look_after(LOOK_AFTER_S * 2**self._tries)
-        else:  # it is in use
-            self._quiet_bytes = self._resident()
+        rested_s = self._loop.time() - self._released_at
+        if rested_s >= (BUSY_S if was_stirred else REST_S):
+            self._spare()
+            self._release()
+            self._released_at = self._loop.time()
+            if not was_stirred:
+                return
+        self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
 
     def _is_quiet(self) -> bool:
         resident = self._resident()

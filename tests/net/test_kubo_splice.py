@@ -87,6 +87,9 @@ class Stream:
     def set_sink(self, sink: object, *, tunnel: bool = False) -> None:
         pass
 
+    def let_go(self) -> None:
+        pass
+
     def begin_frame(self) -> memoryview:
         return memoryview(bytearray(1000))
 

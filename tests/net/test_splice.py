@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
 import struct
@@ -17,9 +18,10 @@ import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
 from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, State, close_with_reset
+from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
-from tests.net.swarm_rig import conn_of, pair, poller_of, read_all, stream_pair
+from tests.net.swarm_rig import TAKE, Taken, conn_of, pair, poller_of, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops, turns, until
 
 BULK = random.Random(3).randbytes(5 << 20)
@@ -92,7 +94,7 @@ def tcp_pair(buffer_bytes: int | None = None) -> tuple[socket.socket, socket.soc
     return far, near
 
 
-def spliced(stream: Stream, *, buffer_bytes: int | None = None) -> tuple[App, Splice, Closed]:
+def spliced(stream: DuplexStream, *, buffer_bytes: int | None = None) -> tuple[App, Splice, Closed]:
     """An application spliced to `stream`."""
     ours, theirs = tcp_pair(buffer_bytes)
     closed = Closed()
@@ -451,3 +453,50 @@ async def test_many_splices_on_one_connection_keep_their_bytes_apart() -> None:
 
         await asyncio.gather(*(one(number) for number in range(20)))
         await until(lambda: not near.streams and not far.streams)
+
+
+def ended_ones() -> list[object]:
+    """Streams and splices that are still in memory."""
+    return [it for it in gc.get_objects() if isinstance(it, (Stream, Splice))]
+
+
+async def come_and_go(how: str, stream: DuplexStream, peer: DuplexStream) -> None:
+    """A tunnel from its first byte to its end."""
+    app, splice, closed = spliced(stream)
+    try:
+        await app.send(b"ask")
+        assert await peer.read() == b"ask"
+        if how == "fins":
+            app.finish()
+            await peer.write(b"answer")
+            peer.close_write()
+            assert await app.read_all() == b"answer"
+        elif how == "reset here":
+            splice.reset()
+        elif how == "reset there":
+            peer.reset()
+        else:
+            app.reset()
+        await closed.once()
+    finally:
+        app.sock.close()
+
+
+@on_both_loops
+@pytest.mark.parametrize("how", ["fins", "reset here", "reset there", "local reset"])
+async def test_what_is_over_is_freed_without_the_garbage_collector(how: str) -> None:
+    """A circle of stream and splice waits for the collector: a flood of short tunnels left thousands."""
+    async with swarm() as near, swarm() as far:
+        taken = Taken(far)
+        gc.collect()
+        gc.disable()
+        try:
+            assert not ended_ones()
+            peer = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+            await come_and_go(how, await taken.get(), peer)
+            while not peer.is_over:
+                await turns()
+            del peer
+            await until(lambda: not ended_ones())
+        finally:
+            gc.enable()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, address_class
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
@@ -28,6 +28,7 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.networks import networks, networks_of_host
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ANY_PORT, ECHO, TAKE, Taken, echo, next_conn, read_all, stranger, swarm
@@ -364,3 +365,13 @@ async def test_a_proposal_on_a_connection_that_is_lost_is_made_anew_on_another()
         await stream.write(b"hello")
         assert await stream.read() == b"hello"
         stream.reset()
+
+
+@on_loop
+async def test_what_is_remembered_of_addresses_goes_when_memory_is_given_back() -> None:
+    """Small, but of a flood's addresses it lies in every megabyte that the flood took."""
+    async with swarm() as made:
+        assert networks(Multiaddr.parse("/ip4/192.0.2.1/tcp/1"))
+        assert networks_of_host.cache_info().currsize
+        made._spare()
+        assert not networks_of_host.cache_info().currsize and not address_class.cache_info().currsize

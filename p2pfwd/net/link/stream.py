@@ -7,6 +7,9 @@ Slow, for negotiation and small messages: `await read()`, `await write()`. Fast,
 Truth about ends: EOF means that the remote sent FIN and every byte before it was given out. A reset
 or a lost connection is an error, and comes at once; a reader who had not yet read up to the FIN when the
 connection was lost still gets the rest and the EOF.
+
+A stream and its sink know each other only until it is over: as a circle they would lie in memory until Python
+looks for such, which after a flood of short streams are megabytes.
 """
 
 from __future__ import annotations
@@ -242,10 +245,12 @@ class Stream:
             self._when_over.append(callback)
 
     def _tell_if_over(self) -> None:
-        if self._when_over is not None and self.is_over:
-            callbacks, self._when_over = self._when_over, None
-            for callback in callbacks:
-                callback()
+        if not self.is_over:
+            return
+        self.core.sink = _drop_it
+        callbacks, self._when_over = self._when_over, None
+        for callback in callbacks or ():
+            callback()
 
     # --- slow face --------------------------------------------------------------------------------
 
@@ -300,7 +305,8 @@ class Stream:
 
     def discard_input(self) -> None:
         """Drop what comes, and what has come, from now on: nobody will read it. Writing goes on."""
-        self.core.sink = self._drop
+        if not self.is_over:
+            self.core.sink = self._drop
         dropped, self._buffer = len(self._buffer), bytearray()
         self.consumed(dropped)
 
@@ -353,7 +359,8 @@ class Stream:
             sink.stream_lost(self._error)
             return
         if self._negotiation is None:
-            self.core.sink = sink.data_received
+            if not self.is_over:
+                self.core.sink = sink.data_received
             if self._buffer:
                 buffer, self._buffer = self._buffer, bytearray()
                 sink.data_received(memoryview(buffer))
@@ -363,8 +370,12 @@ class Stream:
     def change_sink(self, sink: StreamSink) -> None:
         """Another one from now on: it is given nothing that the one before was given."""
         self._sink = sink
-        if self._negotiation is None and self._error is None:
+        if self._negotiation is None and not self.is_over:
             self.core.sink = sink.data_received
+
+    def let_go(self) -> None:
+        """The sink has seen the end, and is told no more."""
+        self._sink = None
 
     def begin_frame(self) -> memoryview | None:
         """Where to put the payload of the next frame, or None when nothing can be sent now.
@@ -451,12 +462,17 @@ class _Discard:
 
     def eof_received(self) -> None:
         self._deadline.cancel()
+        self._stream.let_go()
 
     def stream_lost(self, exc: Exception) -> None:
-        self._deadline.cancel()
+        self.eof_received()
 
     def resume_sending(self) -> bool:
         return False
+
+
+def _drop_it(_view: memoryview) -> None:
+    """Sink of a stream that is over: the last read of a lost connection may have more for it."""
 
 
 def lost(conn: Carrier, cause: Exception | None) -> ConnectionLost:
