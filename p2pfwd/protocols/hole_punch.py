@@ -108,12 +108,8 @@ class HolePunch:
             return
         if wire.PROTOCOL not in self._swarm.peerstore.protocols(peer_id):
             paths.note(peer_id, PathCode.NOT_SPOKEN, settled=True)
-            return
-        if paths.code(ours[0]) is PathCode.NOT_SPOKEN:
+        elif paths.code(ours[0]) is PathCode.NOT_SPOKEN:
             paths.note(peer_id, PathCode.RELAYED)
-        if not a_proposes(self._swarm.peerstore.agent(peer_id)):
-            # What the peer will propose, as a rule. CONNECT and SYNC take it longer than this takes here.
-            self._loop.call_later(ANSWERED_S, load_tls)
 
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.STIRRED | Change.SEEN):
@@ -212,6 +208,10 @@ class HolePunch:
             near = punching.near(own, told, self._swarm.own_addresses.bound())
             begin = self._loop.time()
             await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
+            agent = self._swarm.peerstore.agent(peer_id)  # not known yet: a p2pfwd, which is this quick
+            if plan.tries and agent is not None and not a_proposes(agent):
+                # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
+                self._loop.call_later(ANSWERED_S, load_tls)
             if not plan.tries:
                 self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
             else:

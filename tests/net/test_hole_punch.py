@@ -134,7 +134,14 @@ async def test_what_an_old_go_will_propose_is_loaded_while_it_measures_the_round
     loaded: list[None] = []
     monkeypatch.setattr(hole_punch, "a_proposes", lambda _agent: a_proposes)
     monkeypatch.setattr(hole_punch, "load_tls", lambda: loaded.append(None))
+    ask = hole_punch._Effort._ask
     async with rig() as it:
+
+        async def asks(self: hole_punch._Effort, circuit: Link) -> object:
+            await until(lambda: it.a.swarm.peerstore.agent(it.b.peer_id))
+            return await ask(self, circuit)
+
+        monkeypatch.setattr(hole_punch._Effort, "_ask", asks)
         await it.reach()
         await direct(it.a, it.b)
         await asyncio.sleep(2 * hole_punch.ANSWERED_S)
