@@ -65,7 +65,7 @@ class _Inbox:
         self.plaintext_received(view)
         return len(view)
 
-    def plaintext_received(self, view: memoryview) -> None:
+    def plaintext_received(self, view: memoryview, more: bool = False) -> None:
         self._buffer += view
         if len(self._buffer) >= MAX_BUFFERED_BYTES and not self._paused:
             self._paused = True

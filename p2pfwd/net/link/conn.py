@@ -23,6 +23,7 @@ from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
 from p2pfwd.net.channel import Channel
+from p2pfwd.net.conduit.contract import GatheringSink
 from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.contract import Accepts, Direction, DuplexStream
 from p2pfwd.net.link.holdings import Holdings
@@ -114,12 +115,17 @@ class Conn:
         self._on_stream: Callable[[DuplexStream], None] | None = None
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
         self._closing = False
+        self._more = False
+        """Whether more may come in this turn."""
+        self._gathering: GatheringSink | None = None
+        """Who has gathered views of this turn."""
         self.liveness = Liveness(
             self._session, channel.conduit, self.remote_peer, loop, self._flush, self.abort
         )
         outbox = self._outbox = Outbox(self._session, channel, loop, self.liveness, self._intake.drained)
         # What streams call for every frame goes straight to the outbox, without a step in between.
         self.begin_frame, self.end_frame = outbox.begin_frame, outbox.end_frame
+        self.cork, self.uncork = outbox.cork, outbox.uncork
         self.send_small, self.consumed = outbox.send_small, outbox.consumed
         self.wait_to_send, self.stop_waiting = outbox.wait_to_send, outbox.stop_waiting
 
@@ -291,9 +297,19 @@ class Conn:
 
     # --- receiving --------------------------------------------------------------------------------
 
-    def plaintext_received(self, view: memoryview) -> None:
+    def gather(self, sink: GatheringSink) -> bool:
+        """See `SplicedStream.gather`; one at a time, for those of the others it ends at once."""
+        if not self._more:
+            return False
+        before, self._gathering = self._gathering, sink
+        if before is not None and before is not sink:
+            before.pass_gathered()
+        return True
+
+    def plaintext_received(self, view: memoryview, more: bool = False) -> None:
         """From the channel: a piece of the session."""
         self._outbox.begin_turn()
+        self._more = more
         session = self._session
         self._intake.turn_bytes += len(view)
         try:
@@ -308,6 +324,10 @@ class Conn:
 
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send; then pay for it."""
+        self._more = False
+        if self._gathering is not None:
+            sink, self._gathering = self._gathering, None
+            sink.pass_gathered()
         now = self.liveness.heard_at = time.monotonic()
         if self._slot_waiters:
             self._wake_slot_waiters()
@@ -381,6 +401,7 @@ class Conn:
             return
         self._outbox.end()
         self._intake.end()
+        self._more, self._gathering = False, None  # what it gathered it passes on as its stream is lost
         self.closed.set_result(cause)
         if not self.identified.done():
             self.identified.set_result(None)

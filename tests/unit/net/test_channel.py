@@ -17,7 +17,7 @@ class Owner:
         self.taken: list[bytes] = []
         self.channel = channel
 
-    def plaintext_received(self, view: memoryview) -> None:
+    def plaintext_received(self, view: memoryview, more: bool = False) -> None:
         self.taken.append(bytes(view))
         self.channel.pause()
 
