@@ -178,27 +178,37 @@ class Splice:
     # --- local socket → stream --------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Read once, or as often as reads fill their frames, up to `CORKED_FRAMES`: those go out together."""
-        stream, corked = self.stream, False
+        frame = self.stream.begin_frame()
+        if frame is None:
+            self._park()
+            return
+        n = self._receive(frame)
+        if n == len(frame) and self.stream.cork():
+            self._read_on(n)
+        elif n:
+            self.stream.end_frame(n)
+        elif n == 0:
+            self._end_local()
+
+    def _read_on(self, n: int) -> None:
+        """A read of `n` bytes filled its frame: so long as they do, up to `CORKED_FRAMES` go out together."""
+        stream = self.stream
         try:
-            for _ in range(CORKED_FRAMES):
+            stream.end_frame(n)
+            for _ in range(CORKED_FRAMES - 1):
                 frame = stream.begin_frame()
                 if frame is None:
                     self._park()
                     break
-                n = self._receive(frame)
-                if not n:
-                    if n == 0:
-                        self._end_local()
-                    break
-                is_full = n == len(frame)
-                corked = corked or (is_full and stream.cork())
-                stream.end_frame(n)
-                if not (corked and is_full):
+                got = self._receive(frame)
+                if got:
+                    stream.end_frame(got)
+                elif got == 0:
+                    self._end_local()
+                if got != len(frame):
                     break
         finally:
-            if corked:
-                stream.uncork()
+            stream.uncork()
 
     def _park(self) -> None:
         self._from_socket = TRANSITIONS[self._from_socket, Input.NO_CREDIT]
@@ -269,7 +279,8 @@ class Splice:
         if self._pending is not None:
             self._hold(view)
             return
-        if len(view) >= GATHER_BYTES and self.stream.gather(self):
+        size = len(view)
+        if size >= GATHER_BYTES and self.stream.gather(self):
             self._gathered += (view,)
             return
         if self._gathered:
@@ -284,7 +295,7 @@ class Splice:
             self._fail(exc)
             return
         self.bytes_in += n
-        if n < len(view):
+        if n < size:
             self._hold(view[n:])
         if n:
             self.stream.consumed(n)

@@ -65,12 +65,15 @@ class _Inbox:
         self.plaintext_received(view)
         return len(view)
 
-    def plaintext_received(self, view: memoryview, more: bool = False) -> None:
+    def plaintext_received(self, view: memoryview) -> None:
         self._buffer += view
         if len(self._buffer) >= MAX_BUFFERED_BYTES and not self._paused:
             self._paused = True
             self.source.pause()
         self._wake()
+
+    def more_follows(self) -> None:
+        pass  # all is kept
 
     def turn_ended(self) -> None:
         pass  # woken already

@@ -253,14 +253,8 @@ class TcpConduit:
 
     def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """Send a view; see Conduit.send. Silently nothing once closed."""
-        if self.congested or self._closed:
-            if not self._closed:
-                self._tail += view
-            return
-        if self._unsent or (more and framed and not self._pool.is_scarce):
-            self._keep_unsent(view, framed)
-            if not more or len(self._unsent) == CORKED_FRAMES:
-                self.uncork()
+        if more or self._unsent or self._closed:
+            self._send_with_others(view, framed, more)
             return
         try:
             n = self._sock.send(view)
@@ -274,6 +268,16 @@ class TcpConduit:
             return
         self._keep_unsent(view[n:], framed)
         self._congest()
+
+    def _send_with_others(self, view: memoryview, framed: bool, more: bool) -> None:
+        if self._closed:
+            return
+        if self.congested:
+            self._tail += view
+            return
+        self._keep_unsent(view, framed)
+        if not more or len(self._unsent) == CORKED_FRAMES or self._pool.is_scarce:
+            self.uncork()
 
     def uncork(self) -> None:
         """See Conduit.uncork."""

@@ -115,8 +115,8 @@ class Conn:
         self._on_stream: Callable[[DuplexStream], None] | None = None
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
         self._closing = False
-        self._more = False
-        """Whether more may come in this turn."""
+        self._may_gather = False
+        """Whether a read is handled that has brought several pieces."""
         self._gathering: GatheringSink | None = None
         """Who has gathered views of this turn."""
         self.liveness = Liveness(
@@ -286,7 +286,7 @@ class Conn:
     @property
     def congested(self) -> bool:
         """Whether frames must wait."""
-        return self._channel.congested
+        return self._channel.conduit.congested  # asked for every frame: without a step in between
 
     def _flush(self) -> None:
         self._outbox.flush()
@@ -299,17 +299,20 @@ class Conn:
 
     def gather(self, sink: GatheringSink) -> bool:
         """See `SplicedStream.gather`; one at a time, for those of the others it ends at once."""
-        if not self._more:
+        if not self._may_gather:
             return False
         before, self._gathering = self._gathering, sink
         if before is not None and before is not sink:
             before.pass_gathered()
         return True
 
-    def plaintext_received(self, view: memoryview, more: bool = False) -> None:
+    def more_follows(self) -> None:
+        """From the channel: who is given a view may wait for the next one."""
+        self._may_gather = True
+
+    def plaintext_received(self, view: memoryview) -> None:
         """From the channel: a piece of the session."""
         self._outbox.begin_turn()
-        self._more = more
         session = self._session
         self._intake.turn_bytes += len(view)
         try:
@@ -324,10 +327,8 @@ class Conn:
 
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send; then pay for it."""
-        self._more = False
-        if self._gathering is not None:
-            sink, self._gathering = self._gathering, None
-            sink.pass_gathered()
+        if self._may_gather:
+            self._end_gathering()
         now = self.liveness.heard_at = time.monotonic()
         if self._slot_waiters:
             self._wake_slot_waiters()
@@ -335,6 +336,12 @@ class Conn:
         self._intake.settle(now)
         if self._limits.is_over:
             self._limits.relieve()
+
+    def _end_gathering(self) -> None:
+        self._may_gather = False
+        sink, self._gathering = self._gathering, None
+        if sink is not None:
+            sink.pass_gathered()
 
     def _wake_slot_waiters(self) -> None:
         slots = self._session.free_slots
@@ -401,7 +408,7 @@ class Conn:
             return
         self._outbox.end()
         self._intake.end()
-        self._more, self._gathering = False, None  # what it gathered it passes on as its stream is lost
+        self._end_gathering()
         self.closed.set_result(cause)
         if not self.identified.done():
             self.identified.set_result(None)

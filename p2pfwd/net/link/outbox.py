@@ -105,12 +105,13 @@ class Outbox:
 
     def begin_frame(self, max_payload: int) -> memoryview:
         """Where the next frame's payload goes, behind the control frames that go first."""
-        control = self._session.control
         most = self._channel.max_plaintext
-        if len(control) > most // 2:  # they would leave little room for the payload
+        offset = len(self._session.control)
+        if offset and offset > most // 2:  # they would leave little room for the payload
             self.flush()
-        start = self._offset = len(control)
-        start += HEADER_BYTES
+            offset = len(self._session.control)
+        self._offset = offset
+        start = offset + HEADER_BYTES
         stop = start + max_payload
         return self._pool.staging[start : stop if stop < most else most]
 
@@ -123,7 +124,7 @@ class Outbox:
             self._patient_bytes = 0
         session.write_data_header(core, n, self._pool.staging, offset)
         self._speech.spoke_at = time.monotonic()
-        self._channel.send_staged(offset + HEADER_BYTES + n, more=self._corked)
+        self._channel.send_staged(offset + HEADER_BYTES + n, self._corked)
 
     def cork(self) -> bool:
         """Let the next frames go out together, until `uncork`; False where other streams wait."""

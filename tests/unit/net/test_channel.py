@@ -17,9 +17,12 @@ class Owner:
         self.taken: list[bytes] = []
         self.channel = channel
 
-    def plaintext_received(self, view: memoryview, more: bool = False) -> None:
+    def plaintext_received(self, view: memoryview) -> None:
         self.taken.append(bytes(view))
         self.channel.pause()
+
+    def more_follows(self) -> None:
+        pass
 
     def turn_ended(self) -> None:
         pass

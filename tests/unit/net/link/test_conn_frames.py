@@ -87,7 +87,7 @@ class FakeChannel(Channel):
         self.room = room
         self.fake.congested = room <= 0
 
-    def send_staged(self, n: int, *, more: bool = False) -> None:
+    def send_staged(self, n: int, more: bool = False) -> None:
         self.messages.append(bytes(self.pool.staging[:n]))
         self.corked += 1
         if not more or self.corked == CORKED_FRAMES:
@@ -427,6 +427,12 @@ class Gatherer:
         return False
 
 
+def came(conn: Conn, view: memoryview) -> None:
+    """A piece that may not be the last of its read."""
+    conn.more_follows()
+    conn.plaintext_received(view)
+
+
 def data(stream: Stream, n: int, flags: int = 0) -> memoryview:
     return memoryview(f.encode_header(f.DATA, flags, stream.id, n) + bytes(n))
 
@@ -440,9 +446,9 @@ async def test_a_stream_gathers_while_more_may_come_in_a_read_and_others_do_not_
     for stream in (one, two):
         Gatherer(stream, told)
     for _ in range(3):
-        conn.plaintext_received(data(one, 100), more=True)
+        came(conn, data(one, 100))
     assert told == []
-    conn.plaintext_received(data(two, 7), more=True)
+    came(conn, data(two, 7))
     assert told == [(one.id, 300)], "another's turn has come"
     conn.turn_ended()
     assert told[1:] == [(two.id, 7)]
@@ -462,8 +468,8 @@ async def test_what_was_gathered_is_acknowledged_in_the_turns_one_message() -> N
     (one,) = await opened(conn, channel)
     Gatherer(one, [])
     half = f.INITIAL_WINDOW_BYTES // 2
-    conn.plaintext_received(data(one, half), more=True)
-    conn.plaintext_received(memoryview(f.encode_header(f.PING, f.SYN, 0, 7)), more=True)
+    came(conn, data(one, half))
+    came(conn, memoryview(f.encode_header(f.PING, f.SYN, 0, 7)))
     assert channel.messages == []
     conn.turn_ended()
     assert channel.sends == [1]
@@ -473,15 +479,15 @@ async def test_what_was_gathered_is_acknowledged_in_the_turns_one_message() -> N
 
 
 @on_loop
-async def test_a_connection_that_ends_within_a_read_asks_nobody_to_pass_on_any_more() -> None:
+async def test_what_was_gathered_goes_on_before_the_connection_ends_within_a_read() -> None:
     channel = FakeChannel()
     conn = made(channel)
     (one,) = await opened(conn, channel)
     told: list[tuple[int, object]] = []
     Gatherer(one, told)
-    conn.plaintext_received(data(one, 100), more=True)
+    came(conn, data(one, 100))
     conn.channel_lost(ConnectionResetError())
-    assert told == [(one.id, ConnectionLost)] and conn._gathering is None
+    assert told == [(one.id, 100), (one.id, ConnectionLost)] and conn._gathering is None
     assert not one.gather(cast("Any", None))
     assert conn._session.ledger.used == 0
 
