@@ -379,10 +379,13 @@ async def test_a_channel_that_is_full_after_so_many_messages_is_sent_no_more_tha
 
 
 @on_loop
-async def test_a_splice_may_not_cork_while_other_streams_wait() -> None:
+async def test_a_splice_corks_only_while_no_other_has_bulk_to_send() -> None:
     channel = FakeChannel()
     conn = made(channel)
     one, two = await opened(conn, channel, 2)
+    assert not one.cork(), "the first time"
+    assert not two.cork(), "another was the last to ask"
+    assert not one.cork()
     assert one.cork()
     for _ in range(2):
         assert one.begin_frame() is not None
@@ -391,7 +394,7 @@ async def test_a_splice_may_not_cork_while_other_streams_wait() -> None:
     one.uncork()
     assert channel.sends == [2]
     Pump(two, 1)
-    assert not one.cork()
+    assert not one.cork(), "another waits"
     assert one.begin_frame() is not None
     one.end_frame(1)
     assert channel.sends == [2, 1]
