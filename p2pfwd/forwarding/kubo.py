@@ -186,6 +186,7 @@ class KuboSplice(Splice):
 
     def stream_lost(self, exc: Exception) -> None:
         """A reset by the peer waits until the application has what came before it."""
+        self.pass_gathered()
         by_peer = isinstance(exc, StreamReset) and exc.details.get("by") == "remote"
         if self.closed or not by_peer or not self._left():
             super().stream_lost(exc)

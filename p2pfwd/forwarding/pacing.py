@@ -21,7 +21,7 @@ from p2pfwd.policy.pace import Pace, Paces, Rate
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.splice import Splice
-    from p2pfwd.net.conduit.contract import StreamSink
+    from p2pfwd.net.conduit.contract import GatheringSink, StreamSink
     from p2pfwd.net.link.contract import Direction, DuplexStream
 
 TICK_S: Final = 0.04
@@ -279,6 +279,10 @@ class PacedStream:
         """The splice has passed so much on: the peer may have credit for it."""
         self._stream.consumed(n)
 
+    def gather(self, _sink: GatheringSink) -> bool:
+        """Never: what passes has its time, not its read."""
+        return False
+
     # --- to the peer ------------------------------------------------------------------------------
 
     def begin_frame(self) -> memoryview | None:
@@ -296,6 +300,13 @@ class PacedStream:
         """As of the stream."""
         self._pacing.outward.spend(self.remote_peer, n, self._pacing.clock())
         self._stream.end_frame(n)
+
+    def cork(self) -> bool:
+        """Never: who has a rate sends little at a time."""
+        return False
+
+    def uncork(self) -> None:
+        """Nothing was corked."""
 
     def want_to_send(self) -> None:
         """Of the stream's turns, or the lane's: as the last frame was not to be had."""

@@ -8,6 +8,8 @@ Rules:
 - A socket that is not read, after its FIN or for want of credit, is still watched for failure.
 - Back-pressure is withheld credit. What the socket does not take stays here and is not acknowledged; the
   stream's window bounds it. A stream that cannot send leaves the socket unread.
+- What one read of the peer's socket brought goes on in one send. It lies in the read buffer until then:
+  until the read is over, the stream ends, or another's turn has come in the same read, and never longer.
 - There is no task, no queue and no timer per splice.
 
 Each direction is in one of these states; the splice is over when both have ended, and at any failure:
@@ -31,7 +33,11 @@ from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.net.link.contract import SplicedStream
+from p2pfwd.system.buffers import CORKED_FRAMES
 from p2pfwd.system.poller import Readiness
+
+GATHER_BYTES: Final = 4096
+"""Least size of a piece that waits for the next of its read: small ones are somebody's keystrokes."""
 
 CHUNK_BYTES: Final = 64 * 1024
 """What the socket does not take is kept in pieces of at most this: cheap to extend, to send, to free."""
@@ -123,6 +129,7 @@ class Splice:
     __slots__ = (
         "_fd",
         "_from_socket",
+        "_gathered",
         "_on_closed",
         "_pending",
         "_pending_offset",
@@ -158,6 +165,7 @@ class Splice:
         self._on_closed = on_closed
         self._from_socket = State.READING
         self._to_socket = State.PASSING
+        self._gathered: tuple[memoryview, ...] = ()  # empty between callbacks
         self._pending: deque[bytearray] | None = None  # not None in HOLDING and LAST
         self._pending_offset = 0
 
@@ -183,11 +191,40 @@ class Splice:
     def _readable(self) -> None:
         frame = self.stream.begin_frame()
         if frame is None:
-            self._from_socket = TRANSITIONS[self._from_socket, Input.NO_CREDIT]
-            self._poller.watch_failure(self._fd, self._hung_up)
-            self.stream.want_to_send()
-        elif self._move(frame) == 0:
+            self._park()
+            return
+        n = self._receive(frame)
+        if n == len(frame) and self.stream.cork():
+            self._read_on(n)
+        elif n:
+            self.stream.end_frame(n)
+        elif n == 0:
             self._end_local()
+
+    def _read_on(self, n: int) -> None:
+        """A read of `n` bytes filled its frame: so long as they do, up to `CORKED_FRAMES` go out together."""
+        stream = self.stream
+        try:
+            stream.end_frame(n)
+            for _ in range(CORKED_FRAMES - 1):
+                frame = stream.begin_frame()
+                if frame is None:
+                    self._park()
+                    break
+                got = self._receive(frame)
+                if got:
+                    stream.end_frame(got)
+                elif got == 0:
+                    self._end_local()
+                if got != len(frame):
+                    break
+        finally:
+            stream.uncork()
+
+    def _park(self) -> None:
+        self._from_socket = TRANSITIONS[self._from_socket, Input.NO_CREDIT]
+        self._poller.watch_failure(self._fd, self._hung_up)
+        self.stream.want_to_send()
 
     def resume_sending(self) -> bool:
         """The stream may send: one frame's turn, straight from the socket. True if more may wait.
@@ -201,8 +238,9 @@ class Splice:
         if frame is None:
             self.stream.want_to_send()
             return False
-        n = self._move(frame)
+        n = self._receive(frame)
         if n:
+            self.stream.end_frame(n)
             self.stream.want_to_send()
             return True
         if n == 0:
@@ -212,8 +250,8 @@ class Splice:
             self._poller.add_reader(self._fd, self._readable)
         return False
 
-    def _move(self, frame: memoryview) -> int | None:
-        """Receive into the frame and send it; bytes moved, 0 at EOF, None if there was nothing."""
+    def _receive(self, frame: memoryview) -> int | None:
+        """Receive into the frame; how many bytes, 0 at EOF, None if there was nothing."""
         try:
             n = self._sock.recv_into(frame)
         except (BlockingIOError, InterruptedError):
@@ -223,7 +261,6 @@ class Splice:
             return None
         if n:
             self.bytes_out += n
-            self.stream.end_frame(n)
         return n
 
     def _end_local(self) -> None:
@@ -253,6 +290,14 @@ class Splice:
         if self._pending is not None:
             self._hold(view)
             return
+        size = len(view)
+        if size >= GATHER_BYTES and self.stream.gather(self):
+            self._gathered += (view,)
+            return
+        if self._gathered:
+            self._gathered += (view,)
+            self.pass_gathered()
+            return
         try:
             n = self._sock.send(view)
         except (BlockingIOError, InterruptedError):
@@ -261,15 +306,38 @@ class Splice:
             self._fail(exc)
             return
         self.bytes_in += n
-        if n < len(view):
-            self._pending = deque((bytearray(view[n:]),))
-            self._to_socket = TRANSITIONS[self._to_socket, Input.FULL]
-            self._poller.add_writer(self._fd, self._writable)
+        if n < size:
+            self._hold(view[n:])
+        if n:
+            self.stream.consumed(n)
+
+    def pass_gathered(self) -> None:
+        """All of it goes to the socket in one send, and is acknowledged together."""
+        views, self._gathered = self._gathered, ()
+        if not views:
+            return
+        try:
+            n = self._sock.sendmsg(views) if len(views) > 1 else self._sock.send(views[0])
+        except (BlockingIOError, InterruptedError):
+            n = 0
+        except OSError as exc:
+            self._fail(exc)
+            return
+        self.bytes_in += n
+        left = n
+        for view in views:
+            if left < len(view):
+                self._hold(view[left:])
+            left = max(0, left - len(view))
         if n:
             self.stream.consumed(n)
 
     def _hold(self, view: memoryview) -> None:
-        assert self._pending is not None
+        if self._pending is None:
+            self._pending = deque((bytearray(view),))
+            self._to_socket = TRANSITIONS[self._to_socket, Input.FULL]
+            self._poller.add_writer(self._fd, self._writable)
+            return
         last = self._pending[-1]
         if len(last) + len(view) <= CHUNK_BYTES:  # a byte object each would cost 40 times a small frame
             last += view
@@ -308,6 +376,9 @@ class Splice:
 
     def eof_received(self) -> None:
         """The peer's FIN."""
+        self.pass_gathered()
+        if self.closed:
+            return
         self._to_socket = TRANSITIONS[self._to_socket, Input.FIN]
         if self._to_socket is State.ENDED:
             self._end_remote()
@@ -332,6 +403,7 @@ class Splice:
 
     def _close(self) -> None:
         self.closed = True
+        self._gathered = ()
         self._poller.remove_reader(self._fd)
         if self._pending is not None:
             self._pending = None
@@ -339,6 +411,7 @@ class Splice:
 
     def stream_lost(self, exc: Exception) -> None:
         """Reset by the peer or by us, or the connection is gone: the application must see an error."""
+        self.pass_gathered()
         if self.closed:
             return
         self.error = exc

@@ -31,7 +31,10 @@ class ChannelOwner(Protocol):
     """Who sits on a channel: the muxed connection, or the upgrader while the muxer is negotiated."""
 
     def plaintext_received(self, view: memoryview) -> None:
-        """A piece of plaintext, valid during the call."""
+        """A piece of plaintext, valid until `turn_ended`."""
+
+    def more_follows(self) -> None:
+        """The next piece may not be the last of its read."""
 
     def turn_ended(self) -> None:
         """All that one read brought has been handed over."""
@@ -92,8 +95,12 @@ class Channel(ABC):
             owner.channel_lost(self._cause)
 
     @abstractmethod
-    def send_staged(self, n: int) -> None:
-        """Seal and send the first `n` bytes of the pool's `staging`."""
+    def send_staged(self, n: int, more: bool = False) -> None:
+        """Seal and send the first `n` bytes of the pool's `staging`; `more`: see `Conduit.send`."""
+
+    def uncork(self) -> None:
+        """Send what waits for more."""
+        self.conduit.uncork()
 
     def data_received(self, view: memoryview) -> int:
         """Ciphertext from the conduit; how much was taken."""
@@ -151,14 +158,15 @@ class NoiseChannel(Channel):
         self._seal_into: Callable[[memoryview, memoryview], int] = seal.seal_into
         self._open_into: Callable[[memoryview, memoryview], int] = opener.open_into
 
-    def send_staged(self, n: int) -> None:
+    def send_staged(self, n: int, more: bool = False) -> None:
         """Seal and send the first `n` bytes of the pool's `staging` as one message."""
         pool = self.pool
         sealed = self._seal_into(pool.staging[:n], pool.frame)
-        self.conduit.send(pool.frame[:sealed], framed=True)
+        self.conduit.send(pool.frame[:sealed], framed=True, more=more)
 
     def _open(self, view: memoryview) -> int:
-        pos, end = 0, len(view)
+        owner, pos, end = self._owner, 0, len(view)
+        assert owner is not None
         while end - pos >= LENGTH_BYTES:
             start = pos + LENGTH_BYTES
             stop = start + (view[pos] << 8 | view[pos + 1])
@@ -167,8 +175,9 @@ class NoiseChannel(Channel):
             message = view[start:stop]
             n = self._open_into(message, message)
             pos = stop
-            if self._owner is not None:  # also of an empty message: it is legal, and costs
-                self._owner.plaintext_received(message[:n])
+            if stop < end:
+                owner.more_follows()
+            owner.plaintext_received(message[:n])  # also of an empty message: it is legal, and costs
             if self._lost:
                 return end
             if self._paused:
@@ -205,8 +214,8 @@ class TlsChannel(Channel):
         """Bytes that wait here and in the conduit."""
         return self.conduit.kept_bytes + self._kept
 
-    def send_staged(self, n: int) -> None:
-        """Seal and send the first `n` bytes of the pool's `staging` as records."""
+    def send_staged(self, n: int, more: bool = False) -> None:
+        """Seal and send the first `n` bytes of the pool's `staging` as records, at once."""
         self.conduit.send(memoryview(self._tls.write(self.pool.staging[:n])))
 
     def eof_received(self) -> None:
@@ -223,6 +232,8 @@ class TlsChannel(Channel):
         while self._opened and not (self._lost or self._paused):
             plain = self._opened.popleft()
             if self._owner is not None:
+                if self._opened:
+                    self._owner.more_follows()
                 self._owner.plaintext_received(memoryview(plain))
         self._count()
 

@@ -73,6 +73,9 @@ class _Inbox:
             self.source.pause()
         self._wake()
 
+    def more_follows(self) -> None:
+        pass  # all is kept
+
     def turn_ended(self) -> None:
         pass  # woken already
 

@@ -2,8 +2,9 @@
 
 Fresh buffers above 128 KiB cost an mmap and page faults each (4.4 s/GB instead of 2.0), so buffers
 are reused. One frame buffer and one read buffer serve the whole loop: they are filled and emptied
-within one callback, and sealed and opened in place. A conduit that could not send a whole frame
-keeps that buffer until it has, and the pool puts another in its place.
+within one callback, and sealed and opened in place. A conduit that could not send a whole frame,
+or lets it wait for the next ones, keeps that buffer until it has, and the pool puts another in its
+place.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ FRAME_BYTES: Final = PREFIX_BYTES + 65535
 READ_BYTES: Final = 4 * 65536
 """Read from a socket at once: four full Noise messages."""
 
+CORKED_FRAMES: Final = 4
+"""Frames that go out in one send, at most; a congested connection keeps them. Eight do not fit a processor's
+cache."""
+
 KEEP_BUFFERS: Final = 32
-"""Idle buffers kept: 2 MiB. More are needed only while many connections are congested."""
+"""Idle buffers kept: 2 MiB. More are needed only while many connections are congested. While as much is kept,
+frames go out one by one: a connection that is congested then keeps one, not `CORKED_FRAMES`."""
 
 
 class BufferPool:
@@ -45,6 +51,11 @@ class BufferPool:
         self.kept_bytes += FRAME_BYTES
         self._put_frame(self._idle.pop() if self._idle else bytearray(FRAME_BYTES))
         return kept
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether so much is kept that no frame should wait for the next one."""
+        return self.kept_bytes >= KEEP_BUFFERS * FRAME_BYTES
 
     def release(self, buffer: bytearray) -> None:
         """Give a kept buffer back."""

@@ -99,6 +99,9 @@ class Stream:
     def consumed(self, n: int) -> None:
         pass
 
+    def gather(self, sink: object) -> bool:
+        return False
+
     def close_write(self) -> None:
         self.fins += 1
 

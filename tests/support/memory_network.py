@@ -75,12 +75,15 @@ class MemoryConduit:
         self._pending[:0] = leftover
         self._hand_over()
 
-    def send(self, view: memoryview, *, framed: bool = False) -> None:
+    def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """See Conduit."""
         if self._closed or not len(view):
             return
         self._count(len(view))
         self._to_other(bytes(view))
+
+    def uncork(self) -> None:
+        """See Conduit: nothing ever waits."""
 
     def _count(self, n: int) -> None:
         on_wire = n + 2 * HEADERS_BYTES

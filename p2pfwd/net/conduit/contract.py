@@ -89,11 +89,15 @@ class Conduit(Protocol):
     def kept_bytes(self) -> int:
         """Bytes held here: read and not taken, or not sent yet."""
 
-    def send(self, view: memoryview, *, framed: bool = False) -> None:
+    def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """Send a view; `framed`: it lies in the pool's frame buffer, which is kept if some remains.
 
         A framed view may be changed by it. Otherwise what cannot be sent at once is copied.
+        `more`: another may follow in the same callback, which ends with `uncork`; this one may wait for it.
         """
+
+    def uncork(self) -> None:
+        """Send what waits for more. Nothing where nothing does."""
 
     def finish(self) -> None:
         """No more will be sent; send EOF after what waits."""
@@ -102,11 +106,21 @@ class Conduit(Protocol):
         """End at once, dropping what waits; `conduit_lost` follows."""
 
 
+class GatheringSink(Protocol):
+    """One that takes what a read brings together: see `SplicedStream.gather`."""
+
+    def pass_gathered(self) -> None:
+        """The read is over, or somebody else's turn has come in it."""
+
+
 class StreamSink(Protocol):
     """The fast face of a stream: where its payload goes."""
 
     def data_received(self, view: memoryview) -> None:
-        """Payload; answer with `stream.consumed(n)` when it has been passed on."""
+        """Payload; answer with `stream.consumed(n)` when it has been passed on.
+
+        The view is valid during the call, and longer where `stream.gather` says so.
+        """
 
     def eof_received(self) -> None:
         """The remote half is closed; nothing was lost."""

@@ -91,7 +91,7 @@ class PnetConduit:
         """As below."""
         return self._below.kept_bytes
 
-    def send(self, view: memoryview, *, framed: bool = False) -> None:
+    def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """Send a view; see Conduit.send. A framed one is ciphertext afterwards."""
         if not view:
             return
@@ -101,9 +101,13 @@ class PnetConduit:
             self._below.send(memoryview(nonce + self._outbound.xor(view)))
         elif framed:
             self._outbound.xor_in_place(view)
-            self._below.send(view, framed=True)
+            self._below.send(view, framed=True, more=more)
         else:
             self._below.send(memoryview(self._outbound.xor(view)))
+
+    def uncork(self) -> None:
+        """As below."""
+        self._below.uncork()
 
     def finish(self) -> None:
         """EOF after what waits."""

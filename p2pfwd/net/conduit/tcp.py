@@ -16,6 +16,7 @@ import struct
 import sys
 import termios
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -23,7 +24,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
 from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.system import sockaddrs, tcp_socket
-from p2pfwd.system.buffers import READ_BYTES
+from p2pfwd.system.buffers import CORKED_FRAMES, READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.wire.circuit import Limit
 
@@ -117,9 +118,8 @@ class TcpConduit:
         self._paused = False
         self._receiver: Receiver | None = None
         self._carry = b""
-        self._unsent: memoryview | None = None
-        self._owned: bytearray | None = None
-        self._copied = 0  # the size of what is unsent, where it is a copy
+        self._unsent: deque[memoryview] = deque()
+        """Frames that wait for more, or for room; each lies in its frame, kept meanwhile, or is a copy."""
         self._tail = bytearray()
         self._finishing = False
         self._closed = False
@@ -205,8 +205,7 @@ class TcpConduit:
     @property
     def kept_bytes(self) -> int:
         """See Conduit.kept_bytes."""
-        framed = len(self._owned) if self._owned is not None else 0
-        return len(self._carry) + len(self._tail) + framed + self._copied
+        return len(self._carry) + len(self._tail) + sum(memoryview(view.obj).nbytes for view in self._unsent)
 
     def _keep(self, left: memoryview) -> None:
         self._pool.kept_bytes += len(left) - len(self._carry)
@@ -252,11 +251,10 @@ class TcpConduit:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def send(self, view: memoryview, *, framed: bool = False) -> None:
+    def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """Send a view; see Conduit.send. Silently nothing once closed."""
-        if self.congested or self._closed:
-            if not self._closed:
-                self._tail += view
+        if more or self._unsent or self._closed:
+            self._send_with_others(view, framed, more)
             return
         try:
             n = self._sock.send(view)
@@ -268,32 +266,57 @@ class TcpConduit:
         if n == len(view):
             self._moved(n)
             return
+        self._keep_unsent(view[n:], framed)
+        self._congest()
+
+    def _send_with_others(self, view: memoryview, framed: bool, more: bool) -> None:
+        if self._closed:
+            return
+        if self.congested:
+            self._tail += view
+            return
+        self._keep_unsent(view, framed)
+        if not more or len(self._unsent) == CORKED_FRAMES or self._pool.is_scarce:
+            self.uncork()
+
+    def uncork(self) -> None:
+        """See Conduit.uncork."""
+        if self.congested or not self._unsent:
+            return
+        try:
+            n = self._sock.sendmsg(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            n = 0
+        except OSError as exc:
+            self._release()
+            self._loop.call_soon(self._lose, exc)  # not inside the sender's call
+            return
+        self._sent(n)
+        if self._unsent:
+            self._congest()
+        else:
+            self._moved(n)
+
+    def _congest(self) -> None:
         self.congested = True
         self.progressed_at = time.monotonic()
-        if framed:
-            self._unsent, self._owned = view[n:], self._pool.keep_frame()
-        else:
-            self._copy(view[n:])
         self._poller.add_writer(self._fd, self._writable)
 
     def _writable(self) -> None:
-        unsent = self._unsent
-        assert unsent is not None
         try:
-            n = self._sock.send(unsent)
+            n = self._sock.sendmsg(self._unsent)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
             self._lose(exc)
             return
         self.progressed_at = time.monotonic()
-        if n < len(unsent):
-            self._unsent = unsent[n:]
+        self._sent(n)
+        if self._unsent:
             return
-        self._release()
         if self._tail:
             tail, self._tail = self._tail, bytearray()
-            self._copy(tail)
+            self._keep_unsent(memoryview(tail), framed=False)
             return
         self.congested = False
         if self._finishing:
@@ -303,24 +326,43 @@ class TcpConduit:
         if not self.congested and not self._closed:
             self._poller.remove_writer(self._fd)
 
-    def _copy(self, rest: bytes | bytearray | memoryview) -> None:
-        """Keep what could not be sent and lies in no frame."""
-        self._unsent = memoryview(bytes(rest))
-        self._copied = len(rest)
-        self._pool.kept_bytes += self._copied
+    def _keep_unsent(self, view: memoryview, framed: bool) -> None:
+        """To be sent later: with the frame that it lies in, or as a copy."""
+        if framed:
+            self._pool.keep_frame()
+        else:
+            view = memoryview(bytes(view))
+            self._pool.kept_bytes += len(view)
+        self._unsent.append(view)
+
+    def _sent(self, n: int) -> None:
+        """Let go of what has been sent of it."""
+        unsent = self._unsent
+        while unsent and n >= len(unsent[0]):
+            view = unsent.popleft()
+            n -= len(view)
+            self._give_back(view)
+        if n:
+            unsent[0] = unsent[0][n:]
+
+    def _give_back(self, view: memoryview) -> None:
+        """What a view lies in: a frame, or a copy."""
+        buffer = view.obj
+        if isinstance(buffer, bytearray):
+            self._pool.release(buffer)
+        else:
+            self._pool.kept_bytes -= memoryview(buffer).nbytes
 
     def _release(self) -> None:
-        self._unsent = None
-        self._pool.kept_bytes -= self._copied
-        self._copied = 0
-        if self._owned is not None:
-            self._pool.release(self._owned)
-            self._owned = None
+        for view in self._unsent:
+            self._give_back(view)
+        self._unsent.clear()
 
     # --- ending -----------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """EOF after what waits."""
+        self.uncork()
         self._finishing = True
         if not self.congested and not self._closed:
             self._shutdown()

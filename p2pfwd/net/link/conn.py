@@ -23,6 +23,7 @@ from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
 from p2pfwd.net.channel import Channel
+from p2pfwd.net.conduit.contract import GatheringSink
 from p2pfwd.net.limits import Limits
 from p2pfwd.net.link.contract import Accepts, Direction, DuplexStream
 from p2pfwd.net.link.holdings import Holdings
@@ -115,12 +116,17 @@ class Conn:
         self._on_stream: Callable[[DuplexStream], None] | None = None
         self._slot_waiters: deque[asyncio.Future[None]] = deque()
         self._closing = False
+        self._may_gather = False
+        """Whether a read is handled that has brought several pieces."""
+        self._gathering: GatheringSink | None = None
+        """Who has gathered views of this turn."""
         self.liveness = Liveness(
             self._session, channel.conduit, self.remote_peer, loop, self._flush, self.abort
         )
         outbox = self._outbox = Outbox(self._session, channel, loop, self.liveness, self._intake.drained)
         # What streams call for every frame goes straight to the outbox, without a step in between.
         self.begin_frame, self.end_frame = outbox.begin_frame, outbox.end_frame
+        self.cork, self.uncork = outbox.cork, outbox.uncork
         self.send_small, self.consumed = outbox.send_small, outbox.consumed
         self.wait_to_send, self.stop_waiting = outbox.wait_to_send, outbox.stop_waiting
 
@@ -284,7 +290,7 @@ class Conn:
     @property
     def congested(self) -> bool:
         """Whether frames must wait."""
-        return self._channel.congested
+        return self._channel.conduit.congested  # asked for every frame: without a step in between
 
     def _flush(self) -> None:
         self._outbox.flush()
@@ -294,6 +300,19 @@ class Conn:
         self._outbox.drain()
 
     # --- receiving --------------------------------------------------------------------------------
+
+    def gather(self, sink: GatheringSink) -> bool:
+        """See `SplicedStream.gather`; one at a time, for those of the others it ends at once."""
+        if not self._may_gather:
+            return False
+        before, self._gathering = self._gathering, sink
+        if before is not None and before is not sink:
+            before.pass_gathered()
+        return True
+
+    def more_follows(self) -> None:
+        """From the channel: who is given a view may wait for the next one."""
+        self._may_gather = True
 
     def plaintext_received(self, view: memoryview) -> None:
         """From the channel: a piece of the session."""
@@ -312,6 +331,8 @@ class Conn:
 
     def turn_ended(self) -> None:
         """From the channel: answer what this read brought, all in one send; then pay for it."""
+        if self._may_gather:
+            self._end_gathering()
         now = self.liveness.heard_at = time.monotonic()
         if self._slot_waiters:
             self._wake_slot_waiters()
@@ -319,6 +340,12 @@ class Conn:
         self._intake.settle(now)
         if self._limits.is_over:
             self._limits.relieve()
+
+    def _end_gathering(self) -> None:
+        self._may_gather = False
+        sink, self._gathering = self._gathering, None
+        if sink is not None:
+            sink.pass_gathered()
 
     def _wake_slot_waiters(self) -> None:
         slots = self._session.free_slots
@@ -385,6 +412,7 @@ class Conn:
             return
         self._outbox.end()
         self._intake.end()
+        self._end_gathering()
         self.closed.set_result(cause)
         if not self.identified.done():
             self.identified.set_result(None)

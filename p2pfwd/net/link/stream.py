@@ -29,7 +29,7 @@ from p2pfwd.errors import (
     RemoteProtocolError,
     StreamReset,
 )
-from p2pfwd.net.conduit.contract import StreamSink
+from p2pfwd.net.conduit.contract import GatheringSink, StreamSink
 from p2pfwd.net.link.contract import Carrier, Direction
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation, SoleProposal
 from p2pfwd.wire.yamux.reset_codes import NO_REASON
@@ -51,8 +51,11 @@ class StreamCarrier(Carrier, Protocol):
     def congested(self) -> bool: ...
     def begin_frame(self, max_payload: int) -> memoryview: ...
     def end_frame(self, core: StreamCore, n: int) -> None: ...
+    def cork(self, core: StreamCore) -> bool: ...
+    def uncork(self) -> None: ...
     def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None: ...
     def consumed(self, core: StreamCore, n: int) -> None: ...
+    def gather(self, sink: GatheringSink) -> bool: ...
     def wait_to_send(self, stream: Stream) -> None: ...
     def stop_waiting(self, stream: Stream) -> None: ...
     def finish_stream(self, core: StreamCore) -> None: ...
@@ -391,6 +394,17 @@ class Stream:
         """Send the `n` > 0 bytes put into the view of `begin_frame`."""
         self.conn.end_frame(self.core, n)
 
+    def cork(self) -> bool:
+        """Let the next frames go out together, until `uncork` in the same callback.
+
+        False, and nothing is changed, where other streams have bulk to send as well.
+        """
+        return self.conn.cork(self.core)
+
+    def uncork(self) -> None:
+        """Send what waited for more."""
+        self.conn.uncork()
+
     def want_to_send(self) -> None:
         """Have `resume_sending` called (or a waiting `write` woken) when a frame may be sent."""
         if not self._waiting_to_send:
@@ -419,6 +433,10 @@ class Stream:
     def consumed(self, n: int) -> None:
         """`n` bytes of payload were passed on: the peer may have credit for more."""
         self.conn.consumed(self.core, n)
+
+    def gather(self, sink: GatheringSink) -> bool:
+        """Whether a view just given may be kept until `sink.pass_gathered`: more may come in this read."""
+        return self.conn.gather(sink)
 
     # --- ending -----------------------------------------------------------------------------------
 

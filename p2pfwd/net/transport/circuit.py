@@ -156,8 +156,8 @@ class CircuitConduit:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def send(self, view: memoryview, *, framed: bool = False) -> None:
-        """See Conduit."""
+    def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
+        """See Conduit; nothing waits for more here: the relay's connection has its own way."""
         if self._closed:
             return
         if self.congested:
@@ -168,6 +168,9 @@ class CircuitConduit:
             self._pool.release(buffer)
         else:
             self._send(view)
+
+    def uncork(self) -> None:
+        """See Conduit."""
 
     def _send(self, view: memoryview) -> None:
         while len(view):

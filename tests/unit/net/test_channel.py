@@ -21,6 +21,9 @@ class Owner:
         self.taken.append(bytes(view))
         self.channel.pause()
 
+    def more_follows(self) -> None:
+        pass
+
     def turn_ended(self) -> None:
         pass
 

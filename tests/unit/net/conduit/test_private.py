@@ -45,9 +45,12 @@ class Below:
         view = memoryview(bytearray(self._carry + data))
         self._carry = bytes(view[self._receiver.data_received(view) :])
 
-    def send(self, view: memoryview, *, framed: bool = False) -> None:
+    def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         self.sent += view
         self.framed.append(framed)
+
+    def uncork(self) -> None:
+        self.calls.append("uncork")
 
     def finish(self) -> None:
         self.calls.append("finish")

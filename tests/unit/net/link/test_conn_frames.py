@@ -6,6 +6,7 @@ A fake channel takes the plaintext; no sockets.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -17,7 +18,7 @@ from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.outbox import FRAMES_PER_TURN
 from p2pfwd.net.link.stream import Stream
-from p2pfwd.system.buffers import KEEP_BUFFERS, BufferPool
+from p2pfwd.system.buffers import CORKED_FRAMES, KEEP_BUFFERS, BufferPool
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
@@ -73,6 +74,9 @@ class FakeChannel(Channel):
         self.fake = FakeConduit()
         super().__init__(cast("Any", self.fake), BufferPool(), PEER)
         self.messages: list[bytes] = []
+        self.sends: list[int] = []
+        """How many messages each send had."""
+        self.corked = 0
         self.sent: asyncio.Event | None = None
         self.room = room
         self.make_room(room)
@@ -84,11 +88,20 @@ class FakeChannel(Channel):
         self.room = room
         self.fake.congested = room <= 0
 
-    def send_staged(self, n: int) -> None:
+    def send_staged(self, n: int, more: bool = False) -> None:
         self.messages.append(bytes(self.pool.staging[:n]))
+        self.corked += 1
+        if not more or self.corked == CORKED_FRAMES:
+            self.uncork()
+
+    def uncork(self) -> None:
+        if not self.corked:
+            return
+        self.sends.append(self.corked)
+        room, self.corked = self.room - self.corked, 0
         if self.sent is not None:
             self.sent.set()
-        self.make_room(self.room - 1)
+        self.make_room(room)
 
     def frames(self) -> list[Frame]:
         """Takes all frames sent so far: (type, flags, stream id, body)."""
@@ -123,6 +136,7 @@ async def opened(conn: Conn, channel: FakeChannel, count: int = 1) -> list[Strea
     conn.turn_ended()
     await turns()
     channel.messages.clear()
+    channel.sends.clear()
     return streams
 
 
@@ -131,6 +145,8 @@ class Pump:
 
     def __init__(self, stream: Stream, count: int, size: int = 10) -> None:
         self.stream, self.left, self.size = stream, count, size
+        self.after: Callable[[], None] | None = None
+        """Called behind the last frame."""
         stream.set_sink(self)
         stream.want_to_send()
 
@@ -141,7 +157,10 @@ class Pump:
         frame[: self.size] = bytes([self.stream.id]) * self.size
         self.stream.end_frame(self.size)
         self.left -= 1
-        self.stream.want_to_send()
+        if self.after is not None and not self.left:
+            self.after()
+        else:
+            self.stream.want_to_send()
         return True
 
     def data_received(self, view: memoryview) -> None:
@@ -351,19 +370,200 @@ async def test_waiting_streams_take_turns_frame_by_frame_and_the_loop_has_its_ow
 
 
 @on_loop
+async def test_streams_share_sends_in_their_turns_and_nothing_stays_corked() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two, three = await opened(conn, channel, 3)
+    Pump(one, 5)
+    Pump(two, 3)
+    Pump(three, 2)
+    await turns()
+    assert [frame[2] for frame in channel.frames()] == [1, 3, 5, 1, 3, 5, 1, 3, 1, 1]
+    assert channel.sends == [CORKED_FRAMES, CORKED_FRAMES, 2]
+    await one.write(b"x")
+    assert channel.sends[3:] == [1], "outside of a turn a frame goes at once"
+    conn.abort()
+
+
+@on_loop
+async def test_control_frames_of_a_turn_ride_in_front_of_the_next_frame_corked_or_not() -> None:
+    """A FIN and a RST that come between frames of one send stand behind the frames before them."""
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two, three = await opened(conn, channel, 3)
+    Pump(one, 2)
+    last, gone = Pump(two, 1), Pump(three, 1)
+    last.after, gone.after = two.close_write, three.reset
+    await turns()
+    assert [frame[:3] for frame in channel.frames()] == [
+        (f.DATA, 0, one.id),
+        (f.DATA, 0, two.id),
+        (f.WINDOW_UPDATE, f.FIN, two.id),
+        (f.DATA, 0, three.id),
+        (f.WINDOW_UPDATE, f.RST, three.id),
+        (f.DATA, 0, one.id),
+    ]
+    assert channel.sends == [CORKED_FRAMES]
+    conn.abort()
+
+
+@pytest.mark.parametrize("room", range(1, 2 * CORKED_FRAMES + 1))
+@on_loop
+async def test_a_channel_that_is_full_after_so_many_messages_is_sent_no_more_than_one_send_beyond(
+    room: int,
+) -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    channel.make_room(room)
+    Pump(one, 20)
+    await turns()
+    sends = -(-room // CORKED_FRAMES)
+    assert channel.sends == [CORKED_FRAMES] * sends
+    two.close_write()
+    await turns()
+    assert len(channel.frames()) == sends * CORKED_FRAMES, "control waits as well"
+    channel.make_room(1 << 20)
+    channel.drained()
+    await turns()
+    kinds = [frame[0] for frame in channel.frames()]
+    assert kinds == [f.WINDOW_UPDATE] + [f.DATA] * (20 - sends * CORKED_FRAMES)
+    conn.abort()
+
+
+@on_loop
+async def test_a_splice_corks_only_while_no_other_has_bulk_to_send() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    assert not one.cork(), "the first time"
+    assert not two.cork(), "another was the last to ask"
+    assert not one.cork()
+    assert one.cork()
+    for _ in range(2):
+        assert one.begin_frame() is not None
+        one.end_frame(1)
+    assert channel.sends == []
+    one.uncork()
+    assert channel.sends == [2]
+    Pump(two, 1)
+    assert not one.cork(), "another waits"
+    assert one.begin_frame() is not None
+    one.end_frame(1)
+    assert channel.sends == [2, 1]
+    await turns()
+    conn.abort()
+
+
+class Gatherer:
+    """A sink that gathers where it may; what it is told, in order."""
+
+    def __init__(self, stream: Stream, told: list[tuple[int, object]]) -> None:
+        self.stream, self.told, self.gathered = stream, told, 0
+        stream.set_sink(self)
+
+    def data_received(self, view: memoryview) -> None:
+        if self.stream.gather(self):
+            self.gathered += len(view)
+        else:
+            self.told.append((self.stream.id, len(view)))
+
+    def pass_gathered(self) -> None:
+        self.told.append((self.stream.id, self.gathered))
+        self.stream.consumed(self.gathered)
+        self.gathered = 0
+
+    def eof_received(self) -> None:
+        self.told.append((self.stream.id, "fin"))
+
+    def stream_lost(self, exc: Exception) -> None:
+        self.told.append((self.stream.id, type(exc)))
+
+    def resume_sending(self) -> bool:
+        return False
+
+
+def came(conn: Conn, view: memoryview) -> None:
+    """A piece that may not be the last of its read."""
+    conn.more_follows()
+    conn.plaintext_received(view)
+
+
+def data(stream: Stream, n: int, flags: int = 0) -> memoryview:
+    return memoryview(f.encode_header(f.DATA, flags, stream.id, n) + bytes(n))
+
+
+@on_loop
+async def test_a_stream_gathers_while_more_may_come_in_a_read_and_others_do_not_wait_for_it() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    told: list[tuple[int, object]] = []
+    for stream in (one, two):
+        Gatherer(stream, told)
+    for _ in range(3):
+        came(conn, data(one, 100))
+    assert told == []
+    came(conn, data(two, 7))
+    assert told == [(one.id, 300)], "another's turn has come"
+    conn.turn_ended()
+    assert told[1:] == [(two.id, 7)]
+    conn.turn_ended()
+    assert len(told) == 2 and conn._gathering is None
+    conn.plaintext_received(data(one, 50))
+    assert told[2:] == [(one.id, 50)], "nothing more comes: it goes at once"
+    conn.turn_ended()
+    assert not one.gather(cast("Any", None)), "outside of a read"
+    conn.abort()
+
+
+@on_loop
+async def test_what_was_gathered_is_acknowledged_in_the_turns_one_message() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    (one,) = await opened(conn, channel)
+    Gatherer(one, [])
+    half = f.INITIAL_WINDOW_BYTES // 2
+    came(conn, data(one, half))
+    came(conn, memoryview(f.encode_header(f.PING, f.SYN, 0, 7)))
+    assert channel.messages == []
+    conn.turn_ended()
+    assert channel.sends == [1]
+    assert sorted(frame[0] for frame in channel.frames()) == [f.WINDOW_UPDATE, f.PING]
+    assert conn._session.buffered_bytes == conn._session.ledger.used == 0
+    conn.abort()
+
+
+@on_loop
+async def test_what_was_gathered_goes_on_before_the_connection_ends_within_a_read() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    (one,) = await opened(conn, channel)
+    told: list[tuple[int, object]] = []
+    Gatherer(one, told)
+    came(conn, data(one, 100))
+    conn.channel_lost(ConnectionResetError())
+    assert told == [(one.id, 100), (one.id, ConnectionLost)] and conn._gathering is None
+    assert not one.gather(cast("Any", None))
+    assert conn._session.ledger.used == 0
+
+
+@on_loop
 async def test_a_full_channel_stops_everybody_and_control_goes_first_when_there_is_room() -> None:
     channel = FakeChannel()
     conn = made(channel)
     one, two = await opened(conn, channel, 2)
     channel.make_room(0)
     assert one.begin_frame() is None
-    Pump(one, 3)
+    Pump(one, CORKED_FRAMES + 2)
     two.close_write()
     await turns()
     assert channel.messages == []
     channel.make_room(2)
     channel.drained()
-    assert channel.frames() == [(f.WINDOW_UPDATE, f.FIN, two.id, b""), (f.DATA, 0, one.id, b"\x01" * 10)]
+    assert channel.sends == [1, CORKED_FRAMES], "control alone, then what goes in one send"
+    frame = (f.DATA, 0, one.id, b"\x01" * 10)
+    assert channel.frames() == [(f.WINDOW_UPDATE, f.FIN, two.id, b""), *[frame] * CORKED_FRAMES]
     channel.make_room(100)
     channel.drained()
     await turns()
