@@ -103,6 +103,7 @@ def test_the_right_verdict_in_seconds(
     assert found_out(node) == found
 
 
+@pytest.mark.timeout(300)
 def test_the_verdict_follows_a_machine_that_moves(segment: Segment, daemon: Place) -> None:
     """From one router to the next, as a laptop does; what was known of the last one is of no use."""
     for machine in tuple(segment.machines):
