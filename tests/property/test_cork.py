@@ -192,7 +192,7 @@ class Node:
     def __init__(self, line: Line, poller: Poller, keys: tuple[bytes, bytes], case: Case) -> None:
         loop = asyncio.get_running_loop()
         self.pool = BufferPool()
-        io = LoopIo(loop, cast("Any", poller), self.pool, BusyPoll(loop, 0.0, lambda: None))
+        io = LoopIo(loop, cast("Any", poller), self.pool, BusyPoll(loop, None, 0, lambda: None))
         conduit: Conduit = tcp.TcpConduit(cast("socket.socket", line), io)
         if case.private:
             conduit = PnetConduit(conduit, bytes(32))

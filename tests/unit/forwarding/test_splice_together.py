@@ -15,6 +15,7 @@ import pytest
 
 from p2pfwd.errors import ConnectionLost, StreamReset
 from p2pfwd.forwarding.kubo import KuboSplice
+from p2pfwd.forwarding.looks import Looks
 from p2pfwd.forwarding.splice import GATHER_BYTES, Splice, State
 from p2pfwd.net.conduit.contract import GatheringSink
 from p2pfwd.system.buffers import CORKED_FRAMES
@@ -67,6 +68,8 @@ class FakeStream:
         if self.gathers:
             self.gatherer = sink
         return self.gathers
+
+    def let_go(self) -> None: ...
 
     def close_write(self) -> None:
         self.calls.append("fin")
@@ -148,7 +151,10 @@ class Rig:
         self.tight, self.closed = Tight(sock), list[Splice]()
         made = (cast("Any", self.stream), cast("socket.socket", self.tight), self.poller)
         if to_kubo:
-            self.splice: Splice = KuboSplice(*made, cast("Any", FakeLoop()), self.closed.append, hold_s=None)
+            loop = cast("Any", FakeLoop())
+            self.splice: Splice = KuboSplice(
+                *made, loop, self.closed.append, hold_s=None, looks=Looks(loop)
+            )
         else:
             self.splice = Splice(*made, self.closed.append)
         self.splice.start()
