@@ -15,12 +15,14 @@ PREFIX_BYTES: Final = 2
 """In front of the plaintext: room for the length of a Noise message."""
 
 FRAME_BYTES: Final = PREFIX_BYTES + 65535
-READ_BYTES: Final = 4 * 65536
-"""Read from a socket at once: four full Noise messages."""
 
 CORKED_FRAMES: Final = 4
 """Frames that go out in one send, at most; a congested connection keeps them. Eight do not fit a processor's
 cache."""
+
+READ_BYTES: Final = CORKED_FRAMES * FRAME_BYTES
+"""Read from a socket at once: as many full Noise messages as go out together. With four bytes less the last of
+each read was copied, and again with the next."""
 
 KEEP_BUFFERS: Final = 32
 """Idle buffers kept: 2 MiB. More are needed only while many connections are congested. While as much is kept,
