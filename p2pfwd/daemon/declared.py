@@ -49,6 +49,8 @@ class Declared:
     blocks: Blocks = field(default_factory=Blocks)
     places: Mapping[Any, Entry] = field(default_factory=dict)
     """Of tunnels by key, of names, of rules and `only` by protocol (`RULE`, protocol)."""
+    uses: Mapping[str, Entry] = field(default_factory=dict)
+    """The names of `peer add` without which it would be wrong, and a table that uses each."""
 
     @property
     def is_empty(self) -> bool:
@@ -115,16 +117,26 @@ class _Reading:
         self._only: dict[str, frozenset[PeerId] | None] = {}
         self._blocks = Blocks()
         self._places: dict[Any, Entry] = {}
+        self._uses: dict[str, Entry] = {}
+        self._entry: Entry | None = None
 
     def result(self) -> Declared:
-        return Declared(self._tunnels, self._names, self._rules, self._only, self._blocks, self._places)
+        return Declared(
+            self._tunnels, self._names, self._rules, self._only, self._blocks, self._places, self._uses
+        )
 
     def find(self, text: str) -> NamedPeer | None:
         """As `Names.find`."""
-        return self._names.get(text.lower()) or self._others.find(text)
+        if (own := self._names.get(text.lower())) is not None:
+            return own
+        found = self._others.find(text)
+        if found is not None and self._entry is not None:
+            self._uses.setdefault(found.name, self._entry)
+        return found
 
     def take(self, entry: Entry) -> None:
         """Read one table, or remember what is wrong with it."""
+        self._entry = entry
         read: Mapping[str, Callable[[Entry], None]] = {
             PEER: self._peer,
             LISTEN: self._listen,

@@ -44,6 +44,7 @@ class Peering:
         self._book = AddressBook(paths.address_book_file, host.swarm.peerstore)
         self._resolve = resolve
         self._applied: dict[PeerId, NamedPeer] = {}
+        self._used: Mapping[str, str] = {}
         self._names_changed: list[Callable[[], None]] = []
         self.changing = asyncio.Lock()
         """Held from the look at the names to the change: what is answered in between is not undone."""
@@ -84,8 +85,15 @@ class Peering:
         return named, replaced
 
     async def remove(self, name: str) -> NamedPeer:
-        """Take a name away; connections stay. Raises as `NamedPeers.remove`."""
+        """Take a name away; connections stay.
+
+        Raises as `NamedPeers.remove`, and PeerExists where config.toml, without it, could not be read again.
+        """
         async with self.changing:
+            if (where := self._used.get(name.lower())) is not None:
+                raise PeerExists(
+                    f"{where} uses the name {quoted(name)}", hint="change it there, then p2pfwd reload"
+                )
             try:
                 return await self.names.remove(name)
             finally:
@@ -129,8 +137,9 @@ class Peering:
         finally:
             self._apply()
 
-    def declare(self, named: Mapping[str, NamedPeer]) -> None:
-        """Names of config.toml, in the place of those it had before."""
+    def declare(self, named: Mapping[str, NamedPeer], used: Mapping[str, str]) -> None:
+        """Names of config.toml, in the place of those it had before; and which others it uses, where."""
+        self._used = used
         for given_way in self.names.declare(named):
             log.warning("the name %s gives way to one that config.toml declares", given_way.name)
         self._apply()

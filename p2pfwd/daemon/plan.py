@@ -105,6 +105,9 @@ def plan(before: State, wanted: Declared, *, prune: bool, fixed: Declared | None
     blocks = difference(_texts(before.blocks), _texts(wanted.blocks), prune=prune)
     tunnels = kept("", tunnels, fixed.tunnels, lambda key: key)
     names = kept("peer ", names, fixed.names, lambda key: key)
+    in_use = [name for name in names.removed if name in fixed.uses]
+    notes.extend(f"peer {name} stays: {fixed.uses[name].where} uses it" for name in in_use)
+    names = replace(names, removed=tuple(name for name in names.removed if name not in in_use))
     of_rules = kept("rule ", of_rules, fixed.all_rules(), lambda key: (RULE, key))
     blocks = kept("block ", blocks, _texts(fixed.blocks), lambda key: key)
     after_blocks = outcome(_texts(before.blocks), _texts(wanted.blocks), blocks)

@@ -98,7 +98,7 @@ class Reloading:
             log.warning("%s", note)
         plan(State(), declared, prune=False)
         self._applying.declared = declared
-        self._peering.declare(declared.names)
+        self._peering.declare(declared.names, _used(declared))
         self._access.declare(declared.all_rules(), declared.blocks, found.settings.access_default)
         return list(self._places(declared).values())
 
@@ -149,7 +149,7 @@ class Reloading:
 
         async def between() -> None:
             with self._access.held():
-                self._peering.declare(declared.names)
+                self._peering.declare(declared.names, _used(declared))
                 self._access.declare(declared.all_rules(), declared.blocks, settings.access_default)
 
         said = await self._tunnels.declare(self._places(declared), between)
@@ -208,6 +208,10 @@ class _Typed:
 def _changed(before: Settings, after: Settings) -> list[str]:
     names = [(it.metadata["key"], it.name) for it in fields(Settings)]
     return [key for key, name in names if getattr(before, name) != getattr(after, name)]
+
+
+def _used(declared: Declared) -> dict[str, str]:
+    return {name: entry.where for name, entry in declared.uses.items()}
 
 
 def _where(path: Path, line: int | None) -> str:

@@ -21,8 +21,8 @@ CORKED_FRAMES: Final = 4
 cache."""
 
 READ_BYTES: Final = CORKED_FRAMES * FRAME_BYTES
-"""Read from a socket at once: as many full Noise messages as go out together. With four bytes less the last of
-each read was copied, and again with the next."""
+"""Read from a socket at once: as many full Noise messages as go out together. With four bytes less the last
+of each read was copied, and again with the next."""
 
 KEEP_BUFFERS: Final = 32
 """Idle buffers kept: 2 MiB. More are needed only while many connections are congested. While as much is kept,

@@ -659,6 +659,21 @@ def test_apply_leaves_what_is_declared(home: Path) -> None:
     run(home, script, SSH)
 
 
+def test_a_name_that_the_file_uses_stays_or_the_next_start_would_fail(home: Path) -> None:
+    async def script(node: Home) -> None:
+        await node.call("peer.add", s.PeerAddParams("laptop", (LAPTOP,)))
+        await node.reload(SSH + 'allow = ["Laptop"]\n')
+        with pytest.raises(PeerExists, match=r"\[\[listen\]\] 1 \(line 1\) uses the name"):
+            await node.call("peer.rm", s.PeerRmParams("laptop"))
+        result = await node.apply(WEB, prune=True)
+        assert any("peer laptop stays" in note for note in result.notes)
+        assert [it.name for it in (await node.call("peer.ls", s.PeerLsParams())).peers] == ["laptop"]
+        await node.reload(SSH)
+        await node.call("peer.rm", s.PeerRmParams("laptop"))
+
+    run(home, script)
+
+
 # --- reload ----------------------------------------------------------------------------------------
 
 
