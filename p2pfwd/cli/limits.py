@@ -137,8 +137,9 @@ def limit(
 
 
 def limits_text(limits: Limits) -> str:
-    """`at most 5 streams, 1.0MB/s each way`; empty where there are none."""
-    from p2pfwd.core.durations import duration_text
+    """`at most 5 streams, 1MiB/s each way`; empty where there are none. Bounds are told unrounded."""
+    from p2pfwd.core.byte_rates import rate_text
+    from p2pfwd.core.durations import exact_duration_text
 
     parts = []
     if limits.max_streams:
@@ -146,11 +147,11 @@ def limits_text(limits: Limits) -> str:
     if limits.max_streams_per_peer:
         parts.append(f"at most {limits.max_streams_per_peer} of one peer")
     if limits.rate:
-        parts.append(f"{size(limits.rate)}/s each way")
+        parts.append(f"{rate_text(limits.rate)} each way")
     if limits.rate_per_peer:
-        parts.append(f"{size(limits.rate_per_peer)}/s each way for each peer")
+        parts.append(f"{rate_text(limits.rate_per_peer)} each way for each peer")
     if limits.idle_timeout_s:
-        parts.append(f"idle for at most {duration_text(limits.idle_timeout_s)}")
+        parts.append(f"idle for at most {exact_duration_text(limits.idle_timeout_s)}")
     return ", ".join(parts)
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pfwd.cli.setup import MAX_BYTES
-from p2pfwd.daemon.tables import MAX_APPLIED_BYTES
 from p2pfwd.rpc.schema import ApplyResult, CloseResult, ExportResult, LsResult, ReloadResult, SetupChange
+from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 from tests.cli.conftest import Run
 from tests.cli.samples import LISTEN
 from tests.support.daemon import PROGRAM, READY, Daemon, environment, run_cli
@@ -92,17 +91,13 @@ def test_ls_and_close_say_what_declares_it(run: Run, fake: FakeDaemon, on_termin
     ]
 
 
-def test_the_command_and_the_daemon_have_one_bound() -> None:
-    assert MAX_BYTES == MAX_APPLIED_BYTES
-
-
 # --- bad input -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"a" * (MAX_BYTES + 1), f"longer than {MAX_BYTES} bytes"),
+        (b"a" * (MAX_APPLIED_BYTES + 1), f"longer than {MAX_APPLIED_BYTES} bytes"),
         (b"# ok\n\xff\n", ", line 2: it is not UTF-8 text"),
     ],
 )
