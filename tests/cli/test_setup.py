@@ -22,10 +22,10 @@ from tests.cli.conftest import Run
 from tests.cli.samples import LISTEN
 from tests.support.daemon import PROGRAM, READY, Daemon, environment, run_cli
 from tests.support.fake_daemon import FakeDaemon, until
+from tests.support.readme import story
 
 OnTerminal = Callable[..., str]
 
-README = Path(__file__).parents[2] / "README.md"
 LAPTOP = "12D3KooWR4PKFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 SSH = '[[listen]]\nprotocol = "/x/ssh"\ntarget = "127.0.0.1:9"\n'
 DECLARED = replace(LISTEN, saved=False, lifetime="declared", declared_in="/home/me/config.toml, line 7")
@@ -179,20 +179,9 @@ def test_a_daemon_whose_terminal_is_closed_stops(home: Path) -> None:
 # --- the README, as printed ------------------------------------------------------------------------
 
 
-def story() -> list[tuple[str, str]]:
-    """(command, what it prints) of the README's section."""
-    section = README.read_text(encoding="utf-8").partition("## All tunnels in one file\n")[2]
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", section.partition("\n## ")[0], re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, printed = part.partition("\n")
-            found.append((command, printed))
-    return found
-
-
 def test_the_readme_says_what_is_printed(home: Path) -> None:
     file = home / "tunnels.toml"
-    commands = story()
+    commands = story("All tunnels in one file")
     assert [command.split()[0] for command, _ in commands].count("p2pfwd") == len(commands) - 1
     for command, printed in commands:
         if command == "cat tunnels.toml":

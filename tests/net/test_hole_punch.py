@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ from p2pfwd.wire import dcutr
 from p2pfwd.wire.circuit import Limit
 from p2pfwd.wire.dcutr import HolePunch, Kind
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger, swarm
-from tests.support.loops import on_both_loops, on_loop, until
+from tests.support.loops import on_both_loops, on_loop, turns, until
 from tests.support.mini_relay import MiniRelay
 
 LIMIT = Limit(120, 1 << 17)
@@ -281,6 +281,33 @@ async def test_who_is_heard_near_is_dialed_there_and_needs_no_relay_any_more() -
         it.a.hole_punch.nearby(stranger(), it.b.swarm.listen_addrs()[:1])
         it.a.hole_punch.nearby(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
         await until(lambda: it.a.swarm.paths.direct(it.b.peer_id))
+
+
+@on_loop
+async def test_neighbours_that_tell_much_make_one_dial_of_a_peer_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig() as it:
+        deaf(it)
+        await it.reach()
+        punch = it.a.hole_punch
+        assert punch is not None
+        dialed: list[Sequence[Multiaddr]] = []
+        over = asyncio.Event()
+
+        async def dial(_peer: PeerId, addrs: Sequence[Multiaddr], _limit_s: float) -> bool:
+            dialed.append(addrs)
+            await over.wait()
+            return False
+
+        monkeypatch.setattr(punch, "dial", dial)
+        told = [[Multiaddr.parse(f"/ip4/192.0.2.{n}/tcp/1")] for n in range(1, 100)]
+        for addrs in told:
+            punch.nearby(it.b.peer_id, addrs)
+            await turns(2)
+        assert dialed == told[:1]
+        over.set()
+        await until(lambda: dialed == [told[0], told[-1]])
 
 
 @on_loop
