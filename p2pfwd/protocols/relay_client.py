@@ -34,6 +34,7 @@ from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.relay_transport import refusal, through
 from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit
+from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.service_bounds import STOP
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
@@ -65,6 +66,9 @@ REST_S: Final = 5.0
 LONGEST_REST_S: Final = 600.0
 STRANGERS_REST_S: Final = 3600.0
 """After a refusal of a stranger's, as go."""
+
+STRANGERS_ASKED: Final = Rate(per_s=0.2, burst=16)
+"""For a place: all peers are told of each that is given, and of each that is lost again."""
 
 MAX_ANNOUNCED: Final = 4
 """Addresses of one relay that are told to others."""
@@ -119,6 +123,9 @@ class RelayClient:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._begun = time.monotonic()
+        self._pace = Pace(STRANGERS_ASKED, self._begun)
+        self._held_up = False
+        """A stranger would be asked, and was not yet."""
         swarm.services.serve(Service(name=wire.STOP, talk=self._stop, accepts=self._is_relay, bounds=STOP))
 
     def start(self) -> None:
@@ -183,6 +190,8 @@ class RelayClient:
         due = [place.renew_at for place in self._places.values()]
         if len(self._places) < WANTED:
             due += [rest.until for rest in self._rests.values() if rest.until > now]
+            if self._held_up:
+                due.append(now + 1 / STRANGERS_ASKED.per_s)
             if now - self._begun < CHOOSE_S:
                 due.append(self._begun + CHOOSE_S)
         return max(0.05, min(due) - now) if due else None
@@ -195,8 +204,17 @@ class RelayClient:
         named = sum(link.remote_peer in self._named for link in candidates)
         named_missing = WANTED - sum(relay in self._named for relay in self._places)
         missing = max(0, WANTED - len(self._places), min(named, named_missing))
-        links += candidates[:missing]
+        asked = [link for link in candidates[:missing] if self._may_ask(link.remote_peer, now)]
+        self._held_up = len(asked) < min(missing, len(candidates))
+        links += asked
         await asyncio.gather(*(self._ask(link) for link in links))
+
+    def _may_ask(self, relay: PeerId, now: float) -> bool:
+        return self._is_known(relay) or self._pace.take(now)
+
+    def _is_known(self, relay: PeerId) -> bool:
+        """Named by the owner, or a peer of his own."""
+        return relay in self._named or self._swarm.peerstore.is_own(relay)
 
     def _due(self, now: float) -> list[Link]:
         """Over which renewals are asked for; a relay that is silent is asked when it is heard, or later."""
@@ -230,7 +248,7 @@ class RelayClient:
             link = self._link(peer)
             if link is None or wire.HOP not in store.protocols(peer):
                 continue
-            (found if peer in self._named or store.is_own(peer) else strangers).append(link)
+            (found if self._is_known(peer) else strangers).append(link)
         found.sort(key=lambda link: (link.remote_peer not in self._named, link.rtt_s or 1.0))
         if self._strangers and (len(strangers) >= ENOUGH_TO_CHOOSE or now - self._begun >= CHOOSE_S):
             found += sorted(strangers, key=lambda link: link.rtt_s or 1.0)
@@ -280,7 +298,7 @@ class RelayClient:
     def _refused(self, link: Link, why: str) -> None:
         """It rests, and others are asked in its place. Of one that has left nothing is kept."""
         relay = link.remote_peer
-        is_known = relay in self._named or self._swarm.peerstore.is_own(relay)
+        is_known = self._is_known(relay)
         before = self._rests.get(relay)
         if not self._swarm.conns(relay):
             log.debug("the relay %s has left: %s", relay, why)

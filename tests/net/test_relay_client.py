@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +17,7 @@ from p2pfwd.host.host import Host
 from p2pfwd.net import upgrader
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
+from p2pfwd.policy.pace import Rate
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
@@ -247,6 +248,32 @@ async def test_when_one_refuses_the_next_is_asked_at_once(monkeypatch: pytest.Mo
         await until(lambda: all(target.swarm.peerstore.protocols(it.host.peer_id) for it in relays))
         client.start()
         await until(lambda: [relay.reserved for relay in relays] == 4 * [{target.peer_id: 1}], 3.0)
+        await client.close()
+
+
+@on_loop
+async def test_strangers_that_give_a_place_and_leave_are_asked_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.CHOOSE_S", 0.0)
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.STRANGERS_ASKED", Rate(per_s=1e-6, burst=2))
+    async with host() as relay_host, host() as target:
+        relay = MiniRelay(relay_host)
+        client = RelayClient(target.swarm, strangers=True, is_public=lambda: False)
+        client.start()
+        for _ in range(3):
+            arrived = next_conn(target.swarm)
+            await relay_host.swarm.connect(target.peer_id, target.swarm.listen_addrs())
+            conn = await arrived
+            await conn.identified
+            with suppress(TimeoutError):
+                await until(client.places, 0.5)
+            await conn.close()
+            await until(lambda: not target.swarm.conns())
+        assert relay.reserved == {target.peer_id: 2}
+        client.name(relay_host.peer_id)
+        await relay_host.swarm.connect(target.peer_id)
+        await until(client.places)
         await client.close()
 
 
