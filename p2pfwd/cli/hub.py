@@ -59,7 +59,7 @@ def start(
     private: Annotated[
         bool, typer.Option("--private", help="With a swarm key: nobody else can speak to this network.")
     ] = False,
-    address: Annotated[
+    at: Annotated[
         str | None,
         typer.Option(
             "--address",
@@ -79,7 +79,7 @@ def start(
     from p2pfwd.core.peer_id import PeerId
 
     env: Env = ctx.obj
-    where = None if address is None else _given(address)
+    where = None if at is None else _given(at)
     private, key, changes = _prepare(env, private=private, quiet=as_json)
     with env.connect_or_start(start=True) as client:
         addrs = answer(client, "swarm.addrs", Empty(), AddrsResult)
@@ -231,7 +231,8 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
     if result.places:
         write_table(_PLACES, list(map(_place, result.places)), limit=env.columns, colour=env.colour)
     if result.circuits:
-        write("")
+        if result.places:
+            write("")
         write_table(_CIRCUITS, list(map(_circuit, result.circuits)), limit=env.columns, colour=env.colour)
     ever = f"{counted(result.circuits_ever, 'circuit')} so far, {size(result.bytes)}"
     whom = {"off": "nobody", "peers": "own peers", "anyone": "anyone"}[result.serves]

@@ -7,6 +7,7 @@ import socket
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,13 @@ def test_hub_ls_on_a_terminal(fake: FakeDaemon, on_terminal: Callable[..., str])
         "12D3…defLcL  12D3…wvuTHr  limited  5.0kB  100B  12s\n"
         "Relaying for own peers: 1 place, 3 circuits so far, 70kB.\n"
     )
+
+
+def test_hub_ls_of_circuits_alone_begins_with_their_table(
+    fake: FakeDaemon, on_terminal: Callable[..., str]
+) -> None:
+    fake.answers["relay.ls"] = replace(LS, places=())
+    assert on_terminal("hub", "ls").startswith("FROM ")
 
 
 def test_hub_ls_to_a_program_and_as_json(fake: FakeDaemon, run: Run) -> None:
