@@ -120,12 +120,13 @@ def _prepare(
     config = load(path, env.environ)
     private = private or config.settings.network == "private"
     changes = changes_for(config, private=private)
+    running = bool(changes) and is_running(env)  # what fails here has changed nothing
     key = _key(env, config) if private else None
     if changes:
         config_file.change(path, changes)
         if not quiet:
             say_what_was_written(path, changes)
-        if is_running(env):
+        if running:
             raise DaemonRunning(
                 "the daemon runs with the settings from before", hint="p2pfwd shutdown, then p2pfwd hub again"
             )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from p2pfwd.cli.env import Env
+from p2pfwd.errors import TimedOut
 from p2pfwd.rpc.schema import (
     AddrsResult,
     RelayCircuit,
@@ -133,6 +135,19 @@ def test_a_lan_needs_no_hub(run: Run, home: Path, public: None) -> None:
         done = run(*words)
         assert done.status != 0 and "--home DIR" in done.err
     assert written(home) == {"network": "lan"}
+
+
+@pytest.mark.parametrize("words", [("hub",), ("hub", "--private"), ("network", "join", f"{HUB}#{TOKEN}")])
+def test_a_daemon_that_does_not_answer_is_told_before_anything_is_written(
+    run: Run, home: Path, public: None, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def silent(_env: Env, **_options: float) -> None:
+        raise TimedOut("control socket: the daemon did not answer in time")
+
+    monkeypatch.setattr(Env, "connect", silent)
+    done = run(*words)
+    assert (done.status, done.out) == (6, "")
+    assert not (home / "config.toml").exists() and not (home / "swarm.key").exists()
 
 
 # --- join -------------------------------------------------------------------------------------------
