@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import NoDirectPath, P2PForwardError
+from p2pfwd.errors import NoDirectPath, P2PForwardError, TimedOut
 from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
@@ -358,6 +360,26 @@ async def test_two_swarms_that_knock_at_once_meet(a_listens: float, b_listens: f
         assert first.remote_peer == b.peer_id and (await arrived).remote_peer == a.peer_id
         assert first.direction == ("outbound" if a_listens < b_listens else "inbound")
         assert a.paths.code(first) is PathCode.PUNCHED
+
+
+@on_loop
+async def test_the_end_of_one_meeting_is_not_that_of_another_with_the_same_peer() -> None:
+    async with swarm() as made:
+        peer, loop = stranger(), asyncio.get_running_loop()
+        there = Multiaddr.parse("/ip4/8.8.4.4/tcp/1")
+        come = cast("Link", SimpleNamespace(remote_peer=peer, remote_addr=there))
+
+        def meet(for_s: float) -> asyncio.Future[Link]:
+            meeting = Meeting(peer, 0.0, 0.0, loop.time(), loop.time() + for_s)
+            return asyncio.ensure_future(made.paths.meet((), meeting))
+
+        longer, shorter = meet(10.0), meet(0.0)
+        with pytest.raises(TimedOut):
+            await shorter
+        assert made.paths.is_by_a_hole(come)
+        longer.cancel()
+        await asyncio.gather(longer, return_exceptions=True)
+        assert not made.paths.is_by_a_hole(come)
 
 
 @on_loop
