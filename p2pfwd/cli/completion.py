@@ -337,6 +337,7 @@ _SOURCES: dict[str, Callable[[Client], Iterator[Candidate]] | tuple[str, ...]] =
     "of_protocol": _protocols,
     "kind": (*TOPICS, *KINDS),
     "since": ("1h", "24h", "today", "yesterday"),
+    "journal_since": ("-1h", "-24h", "today", "yesterday"),
     "token_name": _token_names,
     "invite_id": _open_invites,
     "new_level": LEVELS,

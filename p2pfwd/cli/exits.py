@@ -21,10 +21,10 @@ from p2pfwd.system.descriptors import cure, reason
 
 
 def prepare_streams() -> None:
-    """Make stdout and stderr take any text: a closed one takes it silently, a narrow encoding escapes."""
-    for name in ("stdout", "stderr"):
+    """Have stdin, stdout and stderr give and take any text: closed ones nothing, narrow ones escape."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for the process's life
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the process's life
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

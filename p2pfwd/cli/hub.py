@@ -59,7 +59,7 @@ def start(
     private: Annotated[
         bool, typer.Option("--private", help="With a swarm key: nobody else can speak to this network.")
     ] = False,
-    address: Annotated[
+    at: Annotated[
         str | None,
         typer.Option(
             "--address",
@@ -79,7 +79,7 @@ def start(
     from p2pfwd.core.peer_id import PeerId
 
     env: Env = ctx.obj
-    where = None if address is None else _given(address)
+    where = None if at is None else _given(at)
     private, key, changes = _prepare(env, private=private, quiet=as_json)
     with env.connect_or_start(start=True) as client:
         addrs = answer(client, "swarm.addrs", Empty(), AddrsResult)
@@ -120,12 +120,13 @@ def _prepare(
     config = load(path, env.environ)
     private = private or config.settings.network == "private"
     changes = changes_for(config, private=private)
+    running = bool(changes) and is_running(env)  # what fails here has changed nothing
     key = _key(env, config) if private else None
     if changes:
         config_file.change(path, changes)
         if not quiet:
             say_what_was_written(path, changes)
-        if is_running(env):
+        if running:
             raise DaemonRunning(
                 "the daemon runs with the settings from before", hint="p2pfwd shutdown, then p2pfwd hub again"
             )
@@ -231,7 +232,8 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
     if result.places:
         write_table(_PLACES, list(map(_place, result.places)), limit=env.columns, colour=env.colour)
     if result.circuits:
-        write("")
+        if result.places:
+            write("")
         write_table(_CIRCUITS, list(map(_circuit, result.circuits)), limit=env.columns, colour=env.colour)
     ever = f"{counted(result.circuits_ever, 'circuit')} so far, {size(result.bytes)}"
     whom = {"off": "nobody", "peers": "own peers", "anyone": "anyone"}[result.serves]

@@ -139,8 +139,9 @@ def limit(
 
 
 def limits_text(limits: Limits) -> str:
-    """`at most 5 streams, 1.0MB/s each way`; empty where there are none."""
-    from p2pfwd.core.durations import duration_text
+    """`at most 5 streams, 1MiB/s each way`; empty where there are none. Bounds are told unrounded."""
+    from p2pfwd.core.byte_rates import rate_text
+    from p2pfwd.core.durations import exact_duration_text
 
     parts = []
     if limits.max_streams:
@@ -148,13 +149,11 @@ def limits_text(limits: Limits) -> str:
     if limits.max_streams_per_peer:
         parts.append(f"at most {limits.max_streams_per_peer} of one peer")
     if limits.rate:
-        parts.append(f"{size(limits.rate)}/s each way")
+        parts.append(f"{rate_text(limits.rate)} each way")
     if limits.rate_per_peer:
-        parts.append(f"{size(limits.rate_per_peer)}/s each way for each peer")
+        parts.append(f"{rate_text(limits.rate_per_peer)} each way for each peer")
     if limits.idle_timeout_s:
-        whole_s = limits.idle_timeout_s
-        is_exact = whole_s < 60 or whole_s % (60 if whole_s < 86_400 else 3600) == 0
-        parts.append(f"idle for at most {duration_text(whole_s) if is_exact else f'{whole_s} s'}")
+        parts.append(f"idle for at most {exact_duration_text(limits.idle_timeout_s)}")
     return ", ".join(parts)
 
 

@@ -51,11 +51,11 @@ def join(
     config = load(paths.config_file, env.environ)
     key_file = swarm_key_file.location(paths.home, config.settings.swarm_key)
     changes = changes_for(found, config, key_file)
+    running = is_running(env)  # what fails here has changed nothing
     if found.key is not None:
         swarm_key_file.keep(key_file, found.key)
     if changes:
         config_file.change(paths.config_file, changes)
-    running = is_running(env)
     told = {key: _without_secrets(value) for key, value in changes.items()}
     if as_json:
         write_json(
@@ -125,7 +125,7 @@ def refuse_if_overruled(config: Config, key: str) -> None:
 
 
 def is_running(env: Env) -> bool:
-    """Whether the daemon of this home runs."""
+    """Whether the daemon of this home runs. Raises as `Env.connect` where it does and does not answer."""
     try:
         env.connect().close()
     except DaemonNotRunning:

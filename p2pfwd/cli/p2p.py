@@ -226,6 +226,8 @@ def _since(listener: Listener) -> str:
     if not listener.check or listener.state_since is None:
         return ""
     return f", for {age(max(0.0, time.time() - listener.state_since))}"
+
+
 def _life(listener: Listener) -> str | None:
     """How long it is there, where that is not until it is closed."""
     if listener.lifetime == "declared":

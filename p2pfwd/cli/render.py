@@ -58,8 +58,7 @@ def write(text: str) -> None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
     except OSError as error:
-        # What could not be written stays in the buffer: Python must not try again, and complain, at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        _silence(1)
         raise StorageFailed(f"standard output: {error.strerror}") from error
 
 
@@ -68,8 +67,13 @@ def talk(text: str) -> None:
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
-    except BrokenPipeError:
-        return
+    except OSError:
+        _silence(2)
+
+
+def _silence(descriptor: int) -> None:
+    # What could not be written stays in the buffer: Python must not try again, and complain, at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), descriptor)
 
 
 def write_json(value: Any, *, line: bool = False) -> None:
@@ -127,7 +131,9 @@ def widths(columns: Sequence[Column], rows: Sequence[Sequence[str]], limit: int)
     Text columns give way, the one with most to give first, down to `keep`, and then below it. Numbers never
     do: a table that fits in no way is left to the terminal to wrap.
     """
-    longest = [max(len(printable(row[index])) for row in rows) for index in range(len(columns))]
+    from rich.cells import cell_len
+
+    longest = [max(cell_len(printable(row[index])) for row in rows) for index in range(len(columns))]
     found = [max(len(column.title), length) for column, length in zip(columns, longest, strict=True)]
     excess = sum(found) + _GAP * (len(columns) - 1) - limit
     for keeping in (True, False):

@@ -102,7 +102,7 @@ def logs(
     ctx: typer.Context,
     is_system: IsSystem = False,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes.")] = False,
-    since: Annotated[
+    journal_since: Annotated[
         str | None,
         typer.Option("--since", metavar="TIME", help="From then on, as journalctl(1) reads it: -2h, today."),
     ] = None,
@@ -116,7 +116,7 @@ def logs(
 
     env: Env = ctx.obj
     paths, _, definition = _service(env, is_system)
-    words = _log_command(definition, paths, follow=follow, since=since, lines=lines)
+    words = _log_command(definition, paths, follow=follow, since=journal_since, lines=lines)
     if words[0] == "journalctl":
         refuse_unreadable_journal(definition, env.environ)
     sys.stdout.flush()
@@ -171,7 +171,7 @@ def _warn_of_variables(env: Env) -> None:
     if left:
         warn(
             f"the service does not have this shell's {', '.join(left)}",
-            "what it is to have goes into config.toml: p2pfwd config path",
+            "what it is to have goes into config.toml, which p2pfwd config show names",
         )
 
 

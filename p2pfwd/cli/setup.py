@@ -21,12 +21,10 @@ from p2pfwd.rpc.schema import (
     ReloadResult,
     SetupChange,
 )
+from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
-
-MAX_BYTES: Final = 500_000
-"""Longest file that the daemon takes, as `daemon.tables`."""
 
 TIMEOUT_S: Final = 120.0
 """For hundreds of tunnels on a slow disk."""
@@ -102,12 +100,12 @@ def _read(file: str) -> str:
     """Raises UsageError for what is no text, or too long, OSError."""
     name = "stdin" if file == "-" else file
     if file == "-":
-        data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        data = sys.stdin.buffer.read(MAX_APPLIED_BYTES + 1)
     else:
         with open(file, "rb") as opened:
-            data = opened.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{name}: longer than {MAX_BYTES} bytes", hint="apply it in several files")
+            data = opened.read(MAX_APPLIED_BYTES + 1)
+    if len(data) > MAX_APPLIED_BYTES:
+        raise UsageError(f"{name}: longer than {MAX_APPLIED_BYTES} bytes", hint="apply it in several files")
     try:
         return data.decode()
     except UnicodeDecodeError as exc:

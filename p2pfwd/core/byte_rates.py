@@ -1,4 +1,4 @@
-"""Bytes a second, as people type them: `500k`, `2M`, `1MiB/s`."""
+"""Bytes a second, as people type them, and are told what they typed: `500k`, `2M`, `1MiB/s`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Final
 from p2pfwd.core.quoting import quoted
 
 _WRITTEN: Final = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,3}))? ?([kKMGT]?)(i?)B?(?:/s)?", re.ASCII)
+_UNITS: Final = tuple(
+    (base**power, f"{letter}{'i' if base == 1024 else ''}B/s")
+    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "k"))
+    for base in (1000, 1024)
+)
 _POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 MAX_RATE: Final = 1 << 40
@@ -30,3 +35,11 @@ def parse_rate(text: str) -> int:
     if not rate and int(found[1] + fraction):
         raise ValueError(f"{quoted(text)} is less than a byte a second")
     return rate
+
+
+def rate_text(rate: int) -> str:
+    """A bound in the largest unit that says it exactly, as `parse_rate` reads it: `1MiB/s`, `1.5MB/s`."""
+    for size, unit in _UNITS:
+        if rate >= size and rate * 1000 % size == 0:
+            return f"{rate * 1000 // size / 1000:.15g}{unit}"
+    return f"{rate}B/s"

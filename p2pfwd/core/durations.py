@@ -53,6 +53,16 @@ def duration_text(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
+def exact_duration_text(seconds: int) -> str:
+    """In all its units, as a bound is told: `1 min 30 s`, `2 h`; nothing is rounded."""
+    parts, left = [], seconds
+    for unit, word in _WORDS.items():
+        n, left = divmod(left, _SECONDS[unit])
+        if n:
+            parts.append(f"{n} {word}")
+    return " ".join(parts) or "0 s"
+
+
 def time_left_text(seconds: float) -> str:
     """What is left, as `duration_text`; what has begun counts, so that 2 hours begin as `2 h`."""
     return duration_text(ceil(seconds / 60) * 60 if seconds > 60 else ceil(seconds))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from p2pfwd.errors import InvalidConfig
+from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 
 LISTEN: Final = "listen"
 FORWARD: Final = "forward"
@@ -20,9 +21,6 @@ PEER: Final = "peer"
 RULE: Final = "rule"
 BLOCK: Final = "block"
 TABLES: Final = (LISTEN, FORWARD, PEER, RULE, BLOCK)
-
-MAX_APPLIED_BYTES: Final = 500_000
-"""Longest text that `apply` takes: as a line of the RPC it may be twice as long."""
 
 _HEADER: Final = re.compile(r"\s*\[\[\s*(\w+)\s*\]\]\s*(?:#.*)?")
 

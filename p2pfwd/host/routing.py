@@ -26,6 +26,12 @@ from p2pfwd.wire.mdns_pace import ANSWER_INTERVAL_S
 START_WAIT_S: Final = 5.0
 """After the start look-ups wait this long for a source's first peer to ask."""
 
+MAX_TRIED: Final = 256
+"""Addresses that one look-up dials: sources name what others tell them, and liars never end."""
+
+MOST_NEAR_S: Final = 20.0
+"""How long a look-up listens on the local network where answers go on coming, and none is right."""
+
 ANSWER_WAIT_S: Final = ANSWER_INTERVAL_S + 1.0
 """How long a look-up listens on the local network: who answered it just before waits a second."""
 
@@ -125,6 +131,8 @@ class MdnsSource:
                 news.set()
 
         unfollow = self._mdns.on_found(follow)
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + MOST_NEAR_S
         try:
             self._mdns.ask()
             async with asyncio.timeout(ANSWER_WAIT_S) as limit:
@@ -134,7 +142,9 @@ class MdnsSource:
                         limit.reschedule(None)  # a dial has time limits of its own
                         if await attempt(addrs):
                             return Finding(True, 1)
-                        limit.reschedule(asyncio.get_running_loop().time() + ANSWER_WAIT_S)
+                        if loop.time() >= ends_at:
+                            return Finding(False, len(self._mdns.peers()))
+                        limit.reschedule(min(ends_at, loop.time() + ANSWER_WAIT_S))
                     await news.wait()
                     news.clear()
         except TimeoutError:
@@ -300,6 +310,7 @@ class _Race:
             return True
         known = {attempt.addr for attempt in self._attempts}
         fresh = [addr for addr in addrs if addr not in self._tried and str(addr) not in known]
+        fresh = fresh[: MAX_TRIED - len(self._tried)]
         self._tried.update(fresh)
         if not fresh:
             return False

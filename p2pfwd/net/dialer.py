@@ -173,11 +173,13 @@ class Dialer:
             raise self._nothing_to_dial(peer_id, addrs, race.attempts)
         raise failed_dial(peer_id, f"cannot reach {peer_id}: {told(race.attempts)}", race.attempts)
 
-    def join(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> None:
-        """Let the shared dial of a peer that runs try these, too, as far as it does not know them."""
-        for race in self._races:
-            if race.peer_id == peer_id and race.is_shared:
-                race.join(addrs)
+    def join(self, peer_id: PeerId, addrs: Iterable[Multiaddr]) -> bool:
+        """Let the shared dial of a peer that runs try these, too, as far as it does not know them.
+
+        Whether it does: one that has not begun, or is over, takes none.
+        """
+        shared = [race for race in self._races if race.peer_id == peer_id and race.is_shared]
+        return any([race.join(addrs) for race in shared])
 
     def so_far(self, peer_id: PeerId) -> list[Attempt]:
         """What the dials of a peer that run have come to: for who cannot wait for their end."""
@@ -321,13 +323,14 @@ class _Race:
             self._over = True
             await self._cancel()
 
-    def join(self, addrs: Iterable[Multiaddr]) -> None:
-        """Try these, too, from now on; nothing where it is over."""
+    def join(self, addrs: Iterable[Multiaddr]) -> bool:
+        """Try these, too, from now on; False where it is over."""
         fresh = [addr for addr in addrs if addr.without_peer_id() not in self._planned]
         if fresh and not self._over:
             self._add(fresh)
             if not self._joined.done():
                 self._joined.set_result(None)
+        return not self._over
 
     def _add(self, addrs: Iterable[Multiaddr]) -> None:
         possible = self._dialable(addrs)

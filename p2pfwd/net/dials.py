@@ -18,6 +18,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     ConnectionLost,
     DialFailed,
+    DialTimeout,
     P2PForwardError,
     PeerNotFound,
     SelfDial,
@@ -150,11 +151,15 @@ class Dials:
 
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Link:
         if (task := self._dialing.get(peer_id)) is not None:
-            self.dialer.join(peer_id, given if only else [*given, *self._peerstore.dialable(peer_id)])
+            known = given if only else [*given, *self._peerstore.dialable(peer_id)]
+            joined = self.dialer.join(peer_id, known)
             try:
                 return await asyncio.shield(task)
-            except (DialFailed, PeerNotFound):
-                if not (given or force):  # this caller knows nothing that the dial did not know
+            except (DialFailed, PeerNotFound) as exc:
+                # One that ran out of time may have had none for what came late; none but a forced dial passes
+                # over back-offs.
+                has_tried = not given or (joined and not isinstance(exc, DialTimeout))
+                if has_tried and not force:
                     raise
         if only:
             return await self._dial(peer_id, given, force)

@@ -79,18 +79,18 @@ class OwnAddress:
 
 @dataclass(frozen=True, slots=True)
 class _Observation:
-    """What the other end of one connection sees."""
+    """What the other end of one connection sees, taken apart once: all of them are weighed at each change."""
 
     by: PeerId
     addr: Multiaddr
     local: Multiaddr
     network: str
     """Of the observer: whose word counts once."""
-    host: str | None
-    """Of `addr`, where that is a TCP address."""
+    seen: TcpEndpoint | None
     is_public: bool
-    """Whether it is a public sight of a listening port, seen from a public place: others do not count."""
-    is_outbound: bool
+    """Of our listening port, over the internet."""
+    sight: tuple[str, Endpoint, Endpoint] | None
+    """Of a dial of ours: the family of IP, where it left from, where it was seen."""
 
 
 class OwnAddresses:
@@ -249,23 +249,23 @@ class OwnAddresses:
         """A connected peer says it sees us at `addr`."""
         if conn.is_relayed:
             return
-        endpoint = tcp_endpoint(addr)
-        host = endpoint.host if endpoint is not None else None
-        is_new = host is not None and all(one.host != host for one in self._observed.values())
-        before = self._observed.get(conn)
-        seen = self._observed[conn] = _Observation(
-            by=conn.remote_peer,
-            addr=addr,
-            local=conn.local_addr,
-            network=household(conn.remote_addr),
-            host=host,
-            is_public=self._uses_listening_port(conn)
-            and address_class(addr) is AddressClass.PUBLIC
-            and address_class(conn.remote_addr) is AddressClass.PUBLIC,
-            is_outbound=conn.direction == "outbound",
-        )
-        if self._weigh_for(before, seen) or is_new:
+        now = self._observation(conn, addr)
+        hosts = {one.seen.host for one in self._observed.values() if one.seen is not None}
+        self._observed[conn] = now
+        if self._weigh() or (now.seen is not None and now.seen.host not in hosts):
             self._note(Change.SEEN)
+
+    def _observation(self, conn: Carrier, addr: Multiaddr) -> _Observation:
+        local, seen, sight = tcp_endpoint(conn.local_addr), tcp_endpoint(addr), None
+        if conn.direction == "outbound" and local and seen and local.family == seen.family:
+            sight = local.family, _endpoint(local), _endpoint(seen)
+        is_public = (
+            self._uses_listening_port(conn)
+            and address_class(addr) is AddressClass.PUBLIC
+            and address_class(conn.remote_addr) is AddressClass.PUBLIC
+        )
+        by, network = conn.remote_peer, household(conn.remote_addr)
+        return _Observation(by, addr, conn.local_addr, network, seen, is_public, sight)
 
     def forget_connection(self, conn: Carrier) -> None:
         """The connection is over."""
@@ -292,11 +292,10 @@ class OwnAddresses:
         """What is seen of our dials from a listening port, in IPv4 if there is any: for `policy.nat_kind`."""
         found: dict[str, list[Sight]] = {"ip4": [], "ip6": []}
         for one in self._public():
-            local, seen = tcp_endpoint(one.local), tcp_endpoint(one.addr)
-            if not one.is_outbound or local is None or seen is None or local.family != seen.family:
-                continue
-            sight = Sight(one.network, _endpoint(local), _endpoint(seen), self.is_own(one.by))
-            found.setdefault(local.family, []).append(sight)
+            if one.sight is not None:
+                family, local, seen = one.sight
+                sight = Sight(one.network, local, seen, self.is_own(one.by))
+                found.setdefault(family, []).append(sight)
         return found["ip4"] or found["ip6"]
 
     def _public(self) -> list[_Observation]:

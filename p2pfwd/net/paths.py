@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
@@ -41,7 +42,8 @@ class Paths:
         self._codes: dict[PeerId, PathCode] = {}
         self._settled: set[PeerId] = set()
         """No direct connection is being tried, or will be soon."""
-        self._meeting: set[PeerId] = set()
+        self._meeting: Counter[PeerId] = Counter()
+        """Meetings under way: both sides may lead at once, each over a circuit of its own."""
         self._punched: WeakSet[Carrier] = WeakSet()
         self._waiters: dict[PeerId, set[asyncio.Future[None]]] = {}
         self._callbacks: list[Changed] = []
@@ -160,7 +162,7 @@ class Paths:
         """
         peer_id = meeting.peer_id
         knocks: list[asyncio.Task[None]] = []
-        self._meeting.add(peer_id)
+        self._meeting[peer_id] += 1
         with ExitStack() as stack:
             for place in self._places:
                 stack.callback(place.expect(addrs, meeting))
@@ -174,7 +176,8 @@ class Paths:
                     await self._news(peer_id, left_s)
                 return conn
             finally:
-                self._meeting.discard(peer_id)
+                self._meeting[peer_id] -= 1
+                self._meeting += Counter()  # without those that are over
                 for knock in knocks:
                     knock.cancel()
                 await asyncio.gather(*knocks, return_exceptions=True)

@@ -64,6 +64,8 @@ class HolePunch:
         self._swarm = swarm
         self._loop = asyncio.get_running_loop()
         self._efforts: dict[PeerId, _Effort] = {}
+        self._near: dict[PeerId, Sequence[Multiaddr]] = {}
+        """Who is dialed where it was heard near by, and where it was heard since."""
         self._paced = Paced(PUNCHES)
         self._failures: WeakKeyDictionary[Carrier, int] = WeakKeyDictionary()
         """How often A has dialed in vain, by the connection over the relay."""
@@ -131,9 +133,24 @@ class HolePunch:
         del self._efforts[effort.peer_id]
 
     def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
-        """The peer was heard on a network that this node is on, at these addresses: no relay is needed."""
-        if addrs and self._swarm.paths.circuits(peer_id) and self._swarm.paths.direct(peer_id) is None:
-            self._swarm.spawn(self.dial(peer_id, addrs, WINDOW_S), "dial a peer that is near by now")
+        """The peer was heard on a network that this node is on, at these addresses: no relay is needed.
+
+        One dial of a peer at a time, however often neighbours tell of it.
+        """
+        if not (addrs and self._swarm.paths.circuits(peer_id)):
+            return
+        is_tried = peer_id in self._near
+        self._near[peer_id] = addrs
+        if not is_tried:
+            self._swarm.spawn(self._dial_near(peer_id), "dial a peer that is near by now")
+
+    async def _dial_near(self, peer_id: PeerId) -> None:
+        try:
+            while (addrs := self._near[peer_id]) and self._swarm.paths.direct(peer_id) is None:
+                self._near[peer_id] = ()
+                await self.dial(peer_id, addrs, WINDOW_S)
+        finally:
+            del self._near[peer_id]
 
     async def dial(self, peer_id: PeerId, addrs: Sequence[Multiaddr], limit_s: float) -> bool:
         """Plainly, beside the connection over a relay; whether the peer was reached.

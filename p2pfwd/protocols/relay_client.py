@@ -34,6 +34,7 @@ from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.relay_transport import refusal, through
 from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit
+from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.service_bounds import STOP
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
@@ -65,6 +66,9 @@ REST_S: Final = 5.0
 LONGEST_REST_S: Final = 600.0
 STRANGERS_REST_S: Final = 3600.0
 """After a refusal of a stranger's, as go."""
+
+STRANGERS_ASKED: Final = Rate(per_s=0.2, burst=16)
+"""For a place: all peers are told of each that is given, and of each that is lost again."""
 
 MAX_ANNOUNCED: Final = 4
 """Addresses of one relay that are told to others."""
@@ -119,6 +123,9 @@ class RelayClient:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._begun = time.monotonic()
+        self._pace = Pace(STRANGERS_ASKED, self._begun)
+        self._held_up = False
+        """A stranger would be asked, and was not yet."""
         swarm.services.serve(Service(name=wire.STOP, talk=self._stop, accepts=self._is_relay, bounds=STOP))
 
     def start(self) -> None:
@@ -182,7 +189,9 @@ class RelayClient:
         now = time.monotonic()
         due = [place.renew_at for place in self._places.values()]
         if len(self._places) < WANTED:
-            due += [rest.until for rest in self._rests.values()]
+            due += [rest.until for rest in self._rests.values() if rest.until > now]
+            if self._held_up:
+                due.append(now + 1 / STRANGERS_ASKED.per_s)
             if now - self._begun < CHOOSE_S:
                 due.append(self._begun + CHOOSE_S)
         return max(0.05, min(due) - now) if due else None
@@ -190,14 +199,39 @@ class RelayClient:
     async def _ask_around(self) -> None:
         """Renew what is due; then ask for what is missing, all at once."""
         now = time.monotonic()
-        due = [relay for relay, place in self._places.items() if now >= place.renew_at]
-        links = [link for relay in due if (link := self._link(relay)) is not None]
+        links = self._due(now)
         candidates = self._candidates(now)  # the named ones first
         named = sum(link.remote_peer in self._named for link in candidates)
         named_missing = WANTED - sum(relay in self._named for relay in self._places)
         missing = max(0, WANTED - len(self._places), min(named, named_missing))
-        links += candidates[:missing]
+        asked = [link for link in candidates[:missing] if self._may_ask(link.remote_peer, now)]
+        self._held_up = len(asked) < min(missing, len(candidates))
+        links += asked
         await asyncio.gather(*(self._ask(link) for link in links))
+
+    def _may_ask(self, relay: PeerId, now: float) -> bool:
+        return self._is_known(relay) or self._pace.take(now)
+
+    def _is_known(self, relay: PeerId) -> bool:
+        """Named by the owner, or a peer of his own."""
+        return relay in self._named or self._swarm.peerstore.is_own(relay)
+
+    def _due(self, now: float) -> list[Link]:
+        """Over which renewals are asked for; a relay that is silent is asked when it is heard, or later."""
+        links = []
+        for place in [one for one in self._places.values() if now >= one.renew_at]:
+            if (link := self._link(place.relay)) is not None:
+                links.append(link)
+            else:
+                self._renew_later(place, now + REST_S)
+        return links
+
+    def _renew_later(self, place: Place, at: float) -> None:
+        """Ask again then, or when the place is over; it is lost where it is over by now."""
+        if time.monotonic() >= place.until or place.link.closed.done():
+            self._lost(place.relay)
+        else:
+            self._places[place.relay] = replace(place, renew_at=min(at, place.until))
 
     def _link(self, relay: PeerId) -> Link | None:
         return next((c for c in self._swarm.conns(relay) if c.is_usable and not c.is_relayed), None)
@@ -214,7 +248,7 @@ class RelayClient:
             link = self._link(peer)
             if link is None or wire.HOP not in store.protocols(peer):
                 continue
-            (found if peer in self._named or store.is_own(peer) else strangers).append(link)
+            (found if self._is_known(peer) else strangers).append(link)
         found.sort(key=lambda link: (link.remote_peer not in self._named, link.rtt_s or 1.0))
         if self._strangers and (len(strangers) >= ENOUGH_TO_CHOOSE or now - self._begun >= CHOOSE_S):
             found += sorted(strangers, key=lambda link: link.rtt_s or 1.0)
@@ -228,7 +262,7 @@ class RelayClient:
                 reservation, limit = await self._question(link)
         except (P2PForwardError, TimeoutError) as exc:
             late = f"it did not answer within {ANSWER_S:g} s"
-            self._refused(relay, late if isinstance(exc, TimeoutError) else describe(exc))
+            self._refused(link, late if isinstance(exc, TimeoutError) else describe(exc))
             return
         now = time.monotonic()
         left_s = min(max(reservation.expires_at - time.time(), SHORTEST_S), LONGEST_S)
@@ -261,21 +295,27 @@ class RelayClient:
                 raise RemoteProtocolError("relay: its voucher is for another relay, or another peer")
         return answer.reservation, answer.limit
 
-    def _refused(self, relay: PeerId, why: str) -> None:
-        is_known = relay in self._named or self._swarm.peerstore.is_own(relay)
+    def _refused(self, link: Link, why: str) -> None:
+        """It rests, and others are asked in its place. Of one that has left nothing is kept."""
+        relay = link.remote_peer
+        is_known = self._is_known(relay)
         before = self._rests.get(relay)
+        if not self._swarm.conns(relay):
+            log.debug("the relay %s has left: %s", relay, why)
+            return
         delay_s = REST_S if before is None else min(2 * before.delay_s, LONGEST_REST_S)
         if not is_known:
             delay_s = STRANGERS_REST_S
         until = time.monotonic() + delay_s * (1 + self._rng.random() / 4)
         self._rests[relay] = _Rest(until, delay_s)
         self._refusals[relay] = why
+        if (place := self._places.get(relay)) is not None:
+            self._renew_later(place, until)
+        if relay not in self._places:
+            self._news.set()
         if before is None and is_known:
             log.warning("the relay %s has no place for this node: %s", relay, why)
             self._tell_of_change()
-        place = self._places.get(relay)
-        if place is not None and (time.monotonic() >= place.until or place.link.closed.done()):
-            self._lost(relay)
 
     def _identified(self, relay: PeerId) -> None:
         if wire.HOP in self._swarm.peerstore.protocols(relay):

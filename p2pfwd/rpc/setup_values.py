@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from p2pfwd.rpc.values import Message, message
+
+MAX_APPLIED_BYTES: Final = 500_000
+"""Longest text that `p2p.apply` takes: as a line of the RPC it may be twice as long."""
 
 
 @message

@@ -17,6 +17,7 @@ from itertools import product
 
 from p2pfwd.wire.kad.query_values import LookupSettings
 from tests.bench.kad_network import Network
+from tests.support.figures import percentile
 
 LOOKUPS_PER_CHURN = 4
 CLIENTS = 50
@@ -35,11 +36,6 @@ class Row:
     hops: Sequence[int]
     messages: Sequence[int]
     seconds: Sequence[float]
-
-
-def percentile(figures: Sequence[float], share: float) -> float:
-    """The value below which `share` of the sorted figures lie; nan of none."""
-    return figures[min(int(len(figures) * share), len(figures) - 1)] if figures else float("nan")
 
 
 def simulate(size: int, alpha: int, target: str, lookups: int, seed: int) -> Row:
@@ -75,8 +71,8 @@ def simulate(size: int, alpha: int, target: str, lookups: int, seed: int) -> Row
 def line(row: Row, run_s: float) -> str:
     """The row as it is printed."""
     mean = sum(row.hops) / max(1, len(row.hops))
-    hops, messages = (f"{percentile(f, 0.5):g} / {percentile(f, 0.99):g}" for f in (row.hops, row.messages))
-    seconds = f"{percentile(row.seconds, 0.5):.1f} / {percentile(row.seconds, 0.99):.1f}"
+    hops, messages = (f"{percentile(f, 50):g} / {percentile(f, 99):g}" for f in (row.hops, row.messages))
+    seconds = f"{percentile(row.seconds, 50):.1f} / {percentile(row.seconds, 99):.1f}"
     return (
         f"{row.nodes:7,} {row.alpha:5} {row.target:>7} {row.found:8.1%} {mean:9.2f} {hops:>7}"
         f" {messages:>9} {seconds:>11} {run_s:7.1f}"

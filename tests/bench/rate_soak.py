@@ -28,8 +28,9 @@ from tests.bench.__main__ import isolate, raise_file_limit, stop
 from tests.bench.client import Client, find_client
 from tests.bench.procs import TICK_S, machine_busy_s, run_s
 from tests.bench.report import grid, number, spread
-from tests.bench.results import Spread, percentile
+from tests.bench.results import Spread
 from tests.bench.tunnels import Lab, Tunnel, p2pfwd_pair
+from tests.support.figures import percentile
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
 
 BYTES = 64_000_000

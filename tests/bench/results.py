@@ -32,12 +32,6 @@ class Spread:
         return Spread(self.median / base, self.least / base, self.greatest / base)
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` of all (not none) are below, the nearest there is; 0: the least."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
 @dataclass(slots=True)
 class Results:
     """All figures of a run; `figures[tunnel][name][repeat]`."""

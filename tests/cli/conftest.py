@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,10 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
 def on_terminal(home: Path) -> Callable[..., str]:
     """Run one command line as a person does, on a terminal `columns` wide; what it shows."""
 
-    def run_on_terminal(*arguments: str, columns: int = 80, colour: bool = False) -> str:
-        env = environment(home, {"COLUMNS": str(columns), "TERM": "xterm-256color"})
+    def run_on_terminal(
+        *arguments: str, columns: int = 80, colour: bool = False, env: Mapping[str, str] | None = None
+    ) -> str:
+        env = environment(home, {"COLUMNS": str(columns), "TERM": "xterm-256color", **(env or {})})
         if colour:
             del env["NO_COLOR"]
         master, slave = pty.openpty()

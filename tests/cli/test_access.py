@@ -33,9 +33,9 @@ from tests.cli.conftest import Run
 from tests.cli.samples import LISTEN, LISTENED
 from tests.support.daemon import Daemon, run_cli
 from tests.support.fake_daemon import OTHER, PEER, FakeDaemon, until
+from tests.support.readme import story
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
 
-README = Path(__file__).parents[2] / "README.md"
 OnTerminal = Callable[..., str]
 
 NAS, STRANGER = AccessPeer(OTHER, "nas"), AccessPeer(PEER, None)
@@ -272,17 +272,6 @@ def test_words_are_completed(fake: FakeDaemon, run: Run, words: tuple[str, ...],
 # --- the README, as printed ---------------------------------------------------------------------------
 
 
-def story() -> list[tuple[str, str]]:
-    """(command, what it prints) of the README's section."""
-    section = README.read_text(encoding="utf-8").partition("## Who may connect\n")[2].partition("\n## ")[0]
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, printed = part.partition("\n")
-            found.append((command, printed))
-    return found
-
-
 def masked(text: str) -> list[list[str]]:
     """Words by line; what differs from run to run is left out."""
     text = re.sub(r"\b[0-9.]+:[0-9]{4,5}\b(?=.*\b[0-9]+s$)", "ADDRESS", text, flags=re.MULTILINE)
@@ -310,7 +299,7 @@ def test_the_readme_says_what_is_printed(home: Path, on_terminal: OnTerminal) ->
             return text
 
         live: Any = None
-        for command, printed in story():
+        for command, printed in story("Who may connect"):
             words = shlex.split(real(command))[1:]
             if words[:2] == ["access", "requests"]:
                 asker.cli("forward", "/x/ssh", "0", owner.address)

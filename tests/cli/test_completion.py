@@ -52,6 +52,7 @@ CASES = [
     (("completion", ""), {"bash", "zsh", "fish"}),
     (("service", ""), {"install", "uninstall", "status", "logs"}),
     (("service", "install", "--"), {"--system", "--dry-run", "--json", "--help"}),
+    (("service", "logs", "--since", ""), {"-1h", "-24h", "today", "yesterday"}),
     (("daemon", "--network", ""), {"public", "lan", "private"}),
     (("daemon", "--network=p"), {"--network=public", "--network=private"}),
     (("swarm", "key", ""), {"new", "show"}),

@@ -257,3 +257,20 @@ def test_a_closed_stdout(fake: FakeDaemon, home: Path) -> None:
         ["/bin/sh", "-c", f"{PROGRAM} ls >&- 2>&-"], env=environment(home), capture_output=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("words", ["join -", "network join -", "apply -", "key import -"])
+def test_a_closed_standard_input_is_an_empty_one(home: Path, words: str) -> None:
+    line = ["sh", "-c", 'exec "$0" "$@" <&-', PROGRAM, *words.split()]
+    env = environment(home, {"P2PFWD_AUTOSTART": "0"})
+    done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("Error: ") and "defect" not in done.stderr
+    assert (done.returncode, done.stdout) == (3 if words == "apply -" else 2, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_standard_error_that_takes_nothing_changes_no_exit_status(home: Path) -> None:
+    with open("/dev/full", "w") as full:
+        to = {"stdout": subprocess.PIPE, "stderr": full}
+        done = subprocess.run([PROGRAM, "ls"], env=environment(home), check=False, **to)
+    assert (done.returncode, done.stdout) == (3, b"")

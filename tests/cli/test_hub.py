@@ -7,10 +7,13 @@ import socket
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from p2pfwd.cli.env import Env
+from p2pfwd.errors import TimedOut
 from p2pfwd.rpc.schema import (
     AddrsResult,
     RelayCircuit,
@@ -80,6 +83,13 @@ def test_hub_ls_on_a_terminal(fake: FakeDaemon, on_terminal: Callable[..., str])
     )
 
 
+def test_hub_ls_of_circuits_alone_begins_with_their_table(
+    fake: FakeDaemon, on_terminal: Callable[..., str]
+) -> None:
+    fake.answers["relay.ls"] = replace(LS, places=())
+    assert on_terminal("hub", "ls").startswith("FROM ")
+
+
 def test_hub_ls_to_a_program_and_as_json(fake: FakeDaemon, run: Run) -> None:
     fake.answers["relay.ls"] = LS
     assert [line.split() for line in run("hub", "ls").out.splitlines()] == [
@@ -125,6 +135,19 @@ def test_a_lan_needs_no_hub(run: Run, home: Path, public: None) -> None:
         done = run(*words)
         assert done.status != 0 and "--home DIR" in done.err
     assert written(home) == {"network": "lan"}
+
+
+@pytest.mark.parametrize("words", [("hub",), ("hub", "--private"), ("network", "join", f"{HUB}#{TOKEN}")])
+def test_a_daemon_that_does_not_answer_is_told_before_anything_is_written(
+    run: Run, home: Path, public: None, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def silent(_env: Env, **_options: float) -> None:
+        raise TimedOut("control socket: the daemon did not answer in time")
+
+    monkeypatch.setattr(Env, "connect", silent)
+    done = run(*words)
+    assert (done.status, done.out) == (6, "")
+    assert not (home / "config.toml").exists() and not (home / "swarm.key").exists()
 
 
 # --- join -------------------------------------------------------------------------------------------

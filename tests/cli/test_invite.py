@@ -35,9 +35,9 @@ from tests.cli.conftest import Run
 from tests.cli.samples import FORWARD, REACHED
 from tests.support.daemon import PROGRAM, Daemon, environment, run_cli
 from tests.support.fake_daemon import OTHER, PEER, FakeDaemon
+from tests.support.readme import replaced, story
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
 
-README = Path(__file__).parents[2] / "README.md"
 OnTerminal = Callable[..., str]
 
 WORD = str(InviteToken(PeerId.parse("12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"), (), bytes(16)))
@@ -345,30 +345,12 @@ def test_the_printed_line_runs_as_printed(home: Path) -> None:
 # --- the README, as printed ---------------------------------------------------------------------------
 
 
-def story() -> list[tuple[str, str]]:
-    """(command, what it prints) of the README's section."""
-    section = README.read_text(encoding="utf-8").partition("## Invite somebody\n")[2].partition("\n## ")[0]
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, printed = part.partition("\n")
-            found.append((command, printed))
-    return found
-
-
 def masked(text: str) -> list[list[str]]:
     """Words by line; what differs from run to run, and the warning of a loopback-only node, left out."""
     text = re.sub(r"^Warning: this node has no address .*\nhint: .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"\binvite[a-z2-7]{15,}…?", "WORD", text)
     text = re.sub(r"round trip [0-9.]+ms", "round trip", text)
     return [line.split() for line in text.splitlines()]
-
-
-def replaced(text: str, known: dict[str, str]) -> str:
-    """With what is there in place of what the README shows."""
-    for shown, meant in known.items():
-        text = text.replace(shown, meant)
-    return text
 
 
 def test_the_readme_says_what_is_printed(home: Path, on_terminal: OnTerminal) -> None:
@@ -384,7 +366,7 @@ def test_the_readme_says_what_is_printed(home: Path, on_terminal: OnTerminal) ->
             "/x/ssh 22\n": f"/x/ssh {server.port}\n",
         }
         word = ""
-        for typed, shown in story():
+        for typed, shown in story("Invite somebody"):
             words = shlex.split(replaced(f"{typed}\n", known))[1:]
             if words[0] == "join":
                 words = ["--home", str(joiner.home), "join", word, str(port)]

@@ -35,13 +35,13 @@ FULL = Limits(5, 2, 1 << 20, 500_000, 600)
     [
         (Limits(), ""),
         (Limits(max_streams=1), "at most 1 stream"),
-        (Limits(rate=2_000_000), "2.0MB/s each way"),
-        (Limits(idle_timeout_s=90), "idle for at most 90 s"),
+        (Limits(rate=2_000_000), "2MB/s each way"),
+        (Limits(idle_timeout_s=90), "idle for at most 1 min 30 s"),
         (Limits(idle_timeout_s=5400), "idle for at most 1 h 30 min"),
         (Limits(idle_timeout_s=90_000), "idle for at most 1 d 1 h"),
         (
             FULL,
-            "at most 5 streams, at most 2 of one peer, 1.0MB/s each way, 500kB/s each way for each peer, "
+            "at most 5 streams, at most 2 of one peer, 1MiB/s each way, 500kB/s each way for each peer, "
             "idle for at most 10 min",
         ),
     ],
@@ -98,7 +98,7 @@ def test_ls_has_limits_and_counts_down(fake: FakeDaemon, on_terminal: OnTerminal
     fake.answers["p2p.ls"] = LsResult((web, replace(FORWARD, ends_at=time.time() + 120)))
     lines = on_terminal("ls").splitlines()
     assert "/x/web: ends in 1 h 12 min" in lines
-    assert "/x/web: 1.0kB/s each way" in lines
+    assert "/x/web: 1kB/s each way" in lines
     assert "/x/ssh: ends in 2 min" in lines
 
 

@@ -167,3 +167,10 @@ def test_the_whole_way_with_real_daemons(home: Path) -> None:
             assert near.ok("peer", "rm", "nas") == f"Removed nas: {far.peer_id}.\n"
             assert near.ok("peer", "ls") == ""
             assert far.peer_id in near.ok("swarm", "peers")
+
+
+def test_an_address_of_this_machine_is_not_completed_with_names_of_peers(fake: FakeDaemon, run: Run) -> None:
+    named = NamedPeer("nas", OTHER, (), None, "not-connected", None, None, None, None)
+    fake.answers["peer.ls"] = PeerLsResult((named,))
+    assert "nas\t" in run("__complete", "swarm", "connect", "").out
+    assert run("__complete", "hub", "--address", "").out == ""

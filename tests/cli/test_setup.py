@@ -16,17 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from p2pfwd.cli.setup import MAX_BYTES
-from p2pfwd.daemon.tables import MAX_APPLIED_BYTES
 from p2pfwd.rpc.schema import ApplyResult, CloseResult, ExportResult, LsResult, ReloadResult, SetupChange
+from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 from tests.cli.conftest import Run
 from tests.cli.samples import LISTEN
 from tests.support.daemon import PROGRAM, READY, Daemon, environment, run_cli
 from tests.support.fake_daemon import FakeDaemon, until
+from tests.support.readme import story
 
 OnTerminal = Callable[..., str]
 
-README = Path(__file__).parents[2] / "README.md"
 LAPTOP = "12D3KooWR4PKFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 SSH = '[[listen]]\nprotocol = "/x/ssh"\ntarget = "127.0.0.1:9"\n'
 DECLARED = replace(LISTEN, saved=False, lifetime="declared", declared_in="/home/me/config.toml, line 7")
@@ -92,17 +91,13 @@ def test_ls_and_close_say_what_declares_it(run: Run, fake: FakeDaemon, on_termin
     ]
 
 
-def test_the_command_and_the_daemon_have_one_bound() -> None:
-    assert MAX_BYTES == MAX_APPLIED_BYTES
-
-
 # --- bad input -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"a" * (MAX_BYTES + 1), f"longer than {MAX_BYTES} bytes"),
+        (b"a" * (MAX_APPLIED_BYTES + 1), f"longer than {MAX_APPLIED_BYTES} bytes"),
         (b"# ok\n\xff\n", ", line 2: it is not UTF-8 text"),
     ],
 )
@@ -184,20 +179,9 @@ def test_a_daemon_whose_terminal_is_closed_stops(home: Path) -> None:
 # --- the README, as printed ------------------------------------------------------------------------
 
 
-def story() -> list[tuple[str, str]]:
-    """(command, what it prints) of the README's section."""
-    section = README.read_text(encoding="utf-8").partition("## All tunnels in one file\n")[2]
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", section.partition("\n## ")[0], re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, printed = part.partition("\n")
-            found.append((command, printed))
-    return found
-
-
 def test_the_readme_says_what_is_printed(home: Path) -> None:
     file = home / "tunnels.toml"
-    commands = story()
+    commands = story("All tunnels in one file")
     assert [command.split()[0] for command, _ in commands].count("p2pfwd") == len(commands) - 1
     for command, printed in commands:
         if command == "cat tunnels.toml":

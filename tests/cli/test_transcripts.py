@@ -854,3 +854,10 @@ def test_log_level(fake: FakeDaemon, run: Run) -> None:
     fake.answers["log.level"] = LogLevelResult({"swarm": "debug", "rpc": "info"})
     assert run("log", "level", "swarm", "debug").out == "rpc   info\nswarm debug\n"
     assert fake.called("log.level") == [{"subsystem": "swarm", "level": "debug"}]
+
+
+def test_a_table_leaves_wide_characters_their_two_cells(fake: FakeDaemon, on_terminal: OnTerminal) -> None:
+    name = "/x/ウェブサーバ"
+    fake.answers["p2p.ls"] = LsResult((replace(FORWARD, protocol=name),))
+    row = on_terminal("ls").splitlines()[1]
+    assert row.split()[:3] == ["forward", name, "127.0.0.1:2222"]

@@ -21,6 +21,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.net import dialer as dialer_module
 from p2pfwd.net.link.conn import Conn
+from p2pfwd.net.link.contract import Link
 from p2pfwd.net.resolver import Resolver
 from p2pfwd.policy.dial_plan import Candidate
 from p2pfwd.policy.provenance import Provenance
@@ -447,3 +448,25 @@ async def test_a_dial_that_others_share_may_still_win(refused: Multiaddr) -> Non
         await turns()
         conn = await near.connect(far.peer_id, [refused])
         assert conn is await others
+
+
+@on_loop
+async def test_what_joined_a_dial_that_failed_is_not_dialed_again(
+    refused: Multiaddr, silent: Multiaddr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with swarm(upgrade_timeout_s=0.7) as near:  # the back-off of the refused one is over by then
+        dialed: list[Multiaddr] = []
+        attempt = near.dials.dialer.attempt
+
+        async def counted(peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False) -> Link:
+            dialed.append(addr)
+            return await attempt(peer_id, addr, fresh_port=fresh_port)
+
+        monkeypatch.setattr(near.dials.dialer, "attempt", counted)
+        peer = stranger()
+        first = asyncio.ensure_future(near.connect(peer, [silent]))
+        await until(lambda: dialed)
+        others = [asyncio.ensure_future(near.connect(peer, [refused], only=only)) for only in (False, True)]
+        ends = await asyncio.gather(first, *others, return_exceptions=True)
+        assert {type(end) for end in ends} == {DialFailed}
+        assert sorted(dialed, key=str) == sorted([silent, refused], key=str)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import NoDirectPath, P2PForwardError
+from p2pfwd.errors import NoDirectPath, P2PForwardError, TimedOut
 from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
@@ -31,7 +33,7 @@ from p2pfwd.wire import dcutr
 from p2pfwd.wire.circuit import Limit
 from p2pfwd.wire.dcutr import HolePunch, Kind
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger, swarm
-from tests.support.loops import on_both_loops, on_loop, until
+from tests.support.loops import on_both_loops, on_loop, turns, until
 from tests.support.mini_relay import MiniRelay
 
 LIMIT = Limit(120, 1 << 17)
@@ -340,6 +342,33 @@ async def test_who_is_heard_near_is_dialed_there_and_needs_no_relay_any_more() -
 
 
 @on_loop
+async def test_neighbours_that_tell_much_make_one_dial_of_a_peer_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig() as it:
+        deaf(it)
+        await it.reach()
+        punch = it.a.hole_punch
+        assert punch is not None
+        dialed: list[Sequence[Multiaddr]] = []
+        over = asyncio.Event()
+
+        async def dial(_peer: PeerId, addrs: Sequence[Multiaddr], _limit_s: float) -> bool:
+            dialed.append(addrs)
+            await over.wait()
+            return False
+
+        monkeypatch.setattr(punch, "dial", dial)
+        told = [[Multiaddr.parse(f"/ip4/192.0.2.{n}/tcp/1")] for n in range(1, 100)]
+        for addrs in told:
+            punch.nearby(it.b.peer_id, addrs)
+            await turns(2)
+        assert dialed == told[:1]
+        over.set()
+        await until(lambda: dialed == [told[0], told[-1]])
+
+
+@on_loop
 async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhere_else() -> None:
     """On a direct connection, and on a circuit that the asker has dialed."""
     async with rig() as it:
@@ -387,6 +416,26 @@ async def test_two_swarms_that_knock_at_once_meet(a_listens: float, b_listens: f
         assert first.remote_peer == b.peer_id and (await arrived).remote_peer == a.peer_id
         assert first.direction == ("outbound" if a_listens < b_listens else "inbound")
         assert a.paths.code(first) is PathCode.PUNCHED
+
+
+@on_loop
+async def test_the_end_of_one_meeting_is_not_that_of_another_with_the_same_peer() -> None:
+    async with swarm() as made:
+        peer, loop = stranger(), asyncio.get_running_loop()
+        there = Multiaddr.parse("/ip4/8.8.4.4/tcp/1")
+        come = cast("Link", SimpleNamespace(remote_peer=peer, remote_addr=there))
+
+        def meet(for_s: float) -> asyncio.Future[Link]:
+            meeting = Meeting(peer, 0.0, 0.0, loop.time(), loop.time() + for_s)
+            return asyncio.ensure_future(made.paths.meet((), meeting))
+
+        longer, shorter = meet(10.0), meet(0.0)
+        with pytest.raises(TimedOut):
+            await shorter
+        assert made.paths.is_by_a_hole(come)
+        longer.cancel()
+        await asyncio.gather(longer, return_exceptions=True)
+        assert not made.paths.is_by_a_hole(come)
 
 
 @on_loop

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -17,8 +17,9 @@ from p2pfwd.host.host import Host
 from p2pfwd.net import upgrader
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
+from p2pfwd.policy.pace import Rate
 from p2pfwd.protocols.relay_client import RelayClient
-from p2pfwd.wire.circuit import Limit, Status, Voucher
+from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
 from tests.support.loops import on_loop, until
 from tests.support.mini_relay import MiniRelay
@@ -214,6 +215,97 @@ async def test_a_place_is_renewed_before_it_ends(monkeypatch: pytest.MonkeyPatch
     async with rig(short) as it:
         await until(lambda: it.relay.reserved.get(it.target.peer_id, 0) >= 3)
         assert len(it.client.places()) == 1
+
+
+@on_loop
+async def test_a_relay_that_refuses_to_renew_is_left_alone_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The place is held until its end, as it was promised."""
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.SHORTEST_S", 0.4)
+
+    def short(relay: MiniRelay) -> None:
+        relay.ttl_s = 0.4
+
+    async with rig(short) as it:
+        await until(it.client.places)
+        it.relay.refuses = Status.RESERVATION_REFUSED
+        await until(it.client.refusals)
+        assert it.client.places()
+        await until(lambda: not it.client.places())
+        assert it.relay.reserved[it.target.peer_id] == 3  # the first, one renewal, and one at its end
+
+
+@on_loop
+async def test_when_one_refuses_the_next_is_asked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.CHOOSE_S", 0.0)
+    async with host() as target, host() as one, host() as two, host() as three, host() as four:
+        relays = [MiniRelay(each) for each in (one, two, three, four)]
+        client = RelayClient(target.swarm, strangers=True, is_public=lambda: False)
+        for relay in relays:
+            relay.refuses = Status.RESERVATION_REFUSED
+            await target.swarm.connect(relay.host.peer_id, relay.host.swarm.listen_addrs())
+        await until(lambda: all(target.swarm.peerstore.protocols(it.host.peer_id) for it in relays))
+        client.start()
+        await until(lambda: [relay.reserved for relay in relays] == 4 * [{target.peer_id: 1}], 3.0)
+        await client.close()
+
+
+@on_loop
+async def test_strangers_that_give_a_place_and_leave_are_asked_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.CHOOSE_S", 0.0)
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.STRANGERS_ASKED", Rate(per_s=1e-6, burst=2))
+    async with host() as relay_host, host() as target:
+        relay = MiniRelay(relay_host)
+        client = RelayClient(target.swarm, strangers=True, is_public=lambda: False)
+        client.start()
+        for _ in range(3):
+            arrived = next_conn(target.swarm)
+            await relay_host.swarm.connect(target.peer_id, target.swarm.listen_addrs())
+            conn = await arrived
+            await conn.identified
+            with suppress(TimeoutError):
+                await until(client.places, 0.5)
+            await conn.close()
+            await until(lambda: not target.swarm.conns())
+        assert relay.reserved == {target.peer_id: 2}
+        client.name(relay_host.peer_id)
+        await relay_host.swarm.connect(target.peer_id)
+        await until(client.places)
+        await client.close()
+
+
+@on_loop
+async def test_nothing_is_kept_of_a_relay_that_leaves_when_it_is_asked() -> None:
+    async with host() as relay_host, host() as target:
+
+        async def leave(_stream: DuplexStream) -> None:
+            for conn in relay_host.swarm.conns():
+                await conn.close()
+
+        relay_host.swarm.services.serve(Service(name=HOP, handler=leave))
+        client = RelayClient(target.swarm, strangers=False, is_public=lambda: False)
+        client.start()
+        client.name(relay_host.peer_id)
+        await target.swarm.connect(relay_host.peer_id, relay_host.swarm.listen_addrs())
+        await until(lambda: not target.swarm.conns())
+        await asyncio.sleep(0.1)
+        assert (client.refusals(), client._rests) == ({}, {})
+        await client.close()
+
+
+@on_loop
+async def test_who_is_no_relay_any_more_wakes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.REST_S", 0.05)
+    async with rig(lambda relay: setattr(relay, "refuses", Status.RESERVATION_REFUSED)) as it:
+        await until(it.client.refusals)
+        it.relay.host.swarm.services.withdraw(HOP)
+        it.relay.host.swarm.own_addresses.told_anew()
+        protocols = it.target.swarm.peerstore.protocols
+        await until(lambda: HOP not in protocols(it.relay.host.peer_id))
+        await until(lambda: it.client._pause_s() is None)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from tests.netns.nat import Router
 from tests.netns.punch_lab import World
 from tests.netns.recovery_hubs import HubNetwork, until
 from tests.netns.two_machines import Unavailable
+from tests.support.figures import percentile
 from tests.support.sockets import CHUNK, Handler, Payload, TcpServer, echo, send_payload
 
 ECHO: Final = "/x/echo"
@@ -226,19 +227,13 @@ def _attempt(run: Try, options: Options) -> object:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which this share is; NaN of none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
-
-
 def times_row(name: str, outcomes: Sequence[object], least: float) -> tuple[str, bool]:
     """(a line, whether enough became direct)."""
     times = [one for one in outcomes if isinstance(one, Times)]
     first = [one.first_byte_s for one in times]
     direct = [one.direct_s for one in times if one.direct_s is not None]
     good = len(direct) >= least * len(outcomes)
-    cells = [f"{quantile(values, share):>7.2f}" for values in (first, direct) for share in (0.5, 0.99)]
+    cells = [f"{percentile(values, percent):>7.2f}" for values in (first, direct) for percent in (50, 99)]
     count = f"{len(direct)} of {len(outcomes)}"
     return f"{name:<26}{count:<10}{''.join(cells)}{'' if good else '  FAILED'}", good
 
@@ -249,7 +244,7 @@ def downloads_row(name: str, outcomes: Sequence[object], most_mb: float) -> tupl
     carried = [one.carried_mb for one in done]
     good = len(done) == len(outcomes) and max(carried) < most_mb
     least, worst = (min(carried), max(carried)) if carried else (float("nan"), float("nan"))
-    speed = quantile([one.mb_per_s for one in done], 0.5)
+    speed = percentile([one.mb_per_s for one in done], 50)
     cells = f"{len(done)} of {len(outcomes):<5}{least:>8.2f} ... {worst:.2f}{speed:>8.0f}"
     return f"{name:<26}{cells}{'' if good else '  FAILED'}", good
 

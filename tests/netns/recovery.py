@@ -22,6 +22,7 @@ from typing import Final
 from tests.netns.recovery_hubs import HUB_FAULTS, HubWorld
 from tests.netns.recovery_lab import FAULTS, Fault, L, Outcome, World, bad_line, suffer
 from tests.netns.two_machines import Unavailable
+from tests.support.figures import percentile
 
 P50_S, P99_S = 2.0, 5.0
 BAD_LINE: Final = "bad line: 20 % loss, 2 s"
@@ -53,16 +54,15 @@ def _seconds(value: float | None) -> str:
     return "never" if value is None else f"{value:.1f}"
 
 
-def _quantile(times: list[float | None], share: float) -> float | None:
-    known = sorted(time if time is not None else float("inf") for time in times)
-    found = known[min(len(known) - 1, int(share * len(known)))]
+def _percentile(times: list[float | None], percent: float) -> float | None:
+    found = percentile([time if time is not None else float("inf") for time in times], percent)
     return None if found == float("inf") else found
 
 
 def row(name: str, outcomes: list[Outcome]) -> str:
     """One line of the table."""
     times = [outcome.answered_s for outcome in outcomes]
-    quantiles = [_seconds(_quantile(times, share)) for share in (0.5, 0.99, 1.0)]
+    quantiles = [_seconds(_percentile(times, percent)) for percent in (50, 99, 100)]
     lost = [outcome.lost_s for outcome in outcomes if outcome.lost_s is not None]
     lost_text = f"{len(lost)}" + (f" after {statistics.median(lost):.1f}" if lost else "")
     if clean := sum(outcome.was_clean for outcome in outcomes):
@@ -78,7 +78,7 @@ def row(name: str, outcomes: list[Outcome]) -> str:
 def missed(outcomes: list[Outcome]) -> bool:
     """Whether the goals are not met."""
     times = [outcome.answered_s for outcome in outcomes]
-    p50, p99 = _quantile(times, 0.5), _quantile(times, 0.99)
+    p50, p99 = _percentile(times, 50), _percentile(times, 99)
     if any(outcome.was_clean for outcome in outcomes):
         return True
     return p50 is None or p50 > P50_S or p99 is None or p99 > P99_S

@@ -8,7 +8,6 @@ only those it is connected to know of.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ import pytest
 from tests.interop.peers.process import Peer, PeerFailed
 from tests.netns.lab import Segment
 from tests.netns.two_machines import Machine, Unavailable
+from tests.support.figures import percentile
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(300)]
 
@@ -117,19 +117,14 @@ def look_up_all_pairs(nodes: Sequence[Placed]) -> tuple[list[Outcome], list[str]
     return found, failures
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of all do not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
 def report(phase: str, found: Sequence[Outcome], failures: Sequence[str]) -> str:
     """One line of figures; a message is a request or its answer, due or not."""
     times = [outcome.ms for outcome in found]
     messages = [2 * outcome.requests for outcome in found]
     return (
         f"{phase:<38} found {len(found)} of {len(found) + len(failures)}"
-        f"  ms p50 {percentile(times, 0.5):.0f} p99 {percentile(times, 0.99):.0f}"
-        f"  messages p50 {percentile(messages, 0.5):.0f} p99 {percentile(messages, 0.99):.0f}"
+        f"  ms p50 {percentile(times, 50):.0f} p99 {percentile(times, 99):.0f}"
+        f"  messages p50 {percentile(messages, 50):.0f} p99 {percentile(messages, 99):.0f}"
     )
 
 

@@ -9,17 +9,16 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.netns.systemd_container import PYTHON, SystemdContainer
 from tests.netns.two_machines import Unavailable
+from tests.support.readme import story
 
 pytestmark = [pytest.mark.netns, pytest.mark.timeout(180)]
 
-README = Path(__file__).parents[2] / "README.md"
 HOME = "/var/lib/p2pfwd"
 FAR = ("--home", "/tmp/far")
 WAIT_S = 30.0
@@ -235,17 +234,6 @@ def test_root_writes_no_file_that_the_service_could_not_read(installed: SystemdC
     installed.run("rm", f"{HOME}/config.toml")
 
 
-def story() -> list[tuple[str, str]]:
-    """(command, what it prints) of the README's section."""
-    section = README.read_text(encoding="utf-8").partition("## Leave it running\n")[2].partition("\n## ")[0]
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, printed = part.partition("\n")
-            found.append((command, printed.rstrip("\n")))
-    return found
-
-
 def masked(text: str) -> str:
     """What differs from run to run is left out."""
     return re.sub(r"\b(for|process|p2pfwd) [0-9][0-9a-z.]*", r"\1 N", text.rstrip("\n"))
@@ -258,7 +246,7 @@ def test_a_service_of_a_user_is_his_own_and_the_readme_says_what_is_printed(
     assert done.returncode == 1 and "sudo loginctl enable-linger alice" in done.stderr
     assert container.finished("test", "-e", "/home/alice/.config/systemd").returncode != 0
     linger(container)
-    for command, printed in story():
+    for command, printed in story("Leave it running"):
         words = command.split()
         if words[0] != "p2pfwd":
             assert command in ("sudo loginctl enable-linger alice", "sudo reboot")

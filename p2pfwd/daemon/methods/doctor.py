@@ -113,7 +113,8 @@ class Doctor:
     def _sockets(self) -> Check:
         own, taken = self._swarm.own_addresses, self._node.host.taken_ports
         if not own.bound():
-            return "bad", "this node listens nowhere", "swarm.listen in config.toml says where; p2pfwd log ls"
+            hint = "swarm.listen in config.toml says where it should; its log says why not"
+            return "bad", "this node listens nowhere", hint
         if not reachable_hosts(own.interfaces.listing()):
             return "bad", "this machine has no network", "is the cable in, the Wi-Fi on? ip address shows it"
         if all(address_class(addr) is AddressClass.LOOPBACK for addr in own.bound()):

@@ -12,9 +12,10 @@ from tests.bench.client import Client
 from tests.bench.goals import GOALS, Goal, itself, quotient
 from tests.bench.phases import Phase, Sizes
 from tests.bench.report import above_floor, number, render, spread, verdicts
-from tests.bench.results import Results, Spread, percentile
+from tests.bench.results import Results, Spread
 from tests.bench.runner import PHASES, STAGES, Plan, Runner
 from tests.bench.tunnels import SETUPS, Tunnel
+from tests.support.figures import percentile
 
 
 def filled(**values: list[float]) -> Results:

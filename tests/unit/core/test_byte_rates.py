@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from p2pfwd.core.byte_rates import parse_rate
+from p2pfwd.core.byte_rates import MAX_RATE, parse_rate, rate_text
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,27 @@ def test_is_read_with_its_unit(text: str, rate: int) -> None:
 def test_what_is_no_rate_is_named(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (999, "999B/s"),
+        (1000, "1kB/s"),
+        (1024, "1.024kB/s"),
+        (65_536, "65.536kB/s"),
+        (500_000, "500kB/s"),
+        (1 << 20, "1MiB/s"),
+        (3 << 19, "1.5MiB/s"),
+        (1_500_000, "1.5MB/s"),
+        (1_234_567, "1234.567kB/s"),
+        (1 << 40, "1TiB/s"),
+    ],
+)
+def test_is_told_exactly(rate: int, text: str) -> None:
+    assert rate_text(rate) == text
+
+
+@given(st.integers(min_value=1, max_value=MAX_RATE))
+def test_what_is_told_is_read_as_the_same(rate: int) -> None:
+    assert parse_rate(rate_text(rate)) == rate

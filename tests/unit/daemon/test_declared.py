@@ -14,11 +14,12 @@ from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN, ForwardTerms, ListenT
 from p2pfwd.daemon import declared as declared_module
 from p2pfwd.daemon.declared import Declared, read, read_all
 from p2pfwd.daemon.export import written
-from p2pfwd.daemon.tables import MAX_APPLIED_BYTES, parse, take
+from p2pfwd.daemon.tables import parse, take
 from p2pfwd.errors import InvalidConfig
 from p2pfwd.peers.named import NamedPeer
 from p2pfwd.policy.access import Rule
 from p2pfwd.policy.blocks import Blocks, parse_network
+from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 from p2pfwd.state.tunnel_file import SavedTunnel
 
 OWN = PeerId.parse("12D3KooWR4PKFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg")

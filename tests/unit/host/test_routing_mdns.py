@@ -11,7 +11,17 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, PeerNotFound
-from p2pfwd.host.routing import ANSWER_WAIT_S, START_WAIT_S, Finding, MdnsSource, Progress, Routing, Try
+from p2pfwd.host.routing import (
+    ANSWER_WAIT_S,
+    MAX_TRIED,
+    MOST_NEAR_S,
+    START_WAIT_S,
+    Finding,
+    MdnsSource,
+    Progress,
+    Routing,
+    Try,
+)
 from p2pfwd.net.swarm import Swarm
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.protocols.mdns_ether import Ether, Node
@@ -82,6 +92,29 @@ async def test_a_wrong_address_is_not_the_end() -> None:
     b.mdns.ask()
     assert await search == Finding(True, 1)
     assert [len(addrs) for addrs in attempts.tried] == [1, 2]
+    a.mdns.close()
+    b.mdns.close()
+
+
+@in_virtual_time
+async def test_neighbours_that_tell_ever_new_addresses_do_not_hold_a_look_up() -> None:
+    ether = Ether()
+    a, b = Node(ether, 1), Node(ether, 2)
+    a.mdns.start()
+    b.mdns.start()
+    await asyncio.sleep(5)
+    attempts, loop = Attempts(*[False] * 100), asyncio.get_running_loop()
+
+    async def lie() -> None:
+        for port in range(1, 1000):
+            b.swarm.listen[0] = Multiaddr.parse(f"/ip4/{b.host}/tcp/{port}")
+            b.mdns.ask()
+            await asyncio.sleep(1.1)
+
+    lies, began = asyncio.create_task(lie()), loop.time()
+    assert not (await MdnsSource(a.mdns).find(b.peer_id, attempts)).connected
+    lies.cancel()
+    assert loop.time() - began < MOST_NEAR_S + 11, "and the dial that was under way"
     a.mdns.close()
     b.mdns.close()
 
@@ -184,3 +217,28 @@ async def test_who_gives_up_while_nobody_is_ready_leaves_nothing_behind() -> Non
         async with asyncio.timeout(1.0):
             await made.route(PEER, FAILURE)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@in_virtual_time
+async def test_a_look_up_dials_so_many_addresses_and_no_more() -> None:
+    dialed: list[Multiaddr] = []
+
+    class Unreachable(RoutedSwarm):
+        def conns(self, _peer: PeerId) -> tuple[()]:
+            return ()
+
+        async def connect(self, _peer: PeerId, addrs: Sequence[Multiaddr], **_how: bool) -> None:
+            dialed.extend(addrs)
+            raise DialFailed("refused")
+
+    class Liar(FakeSource):
+        async def find(self, peer_id: PeerId, attempt: Try) -> Finding:
+            for port in range(1, 2 * MAX_TRIED):
+                await attempt([Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{port}")])
+            return Finding(False, 1)
+
+    made = Routing(cast("Swarm", Unreachable()))
+    made.add(Liar("the DHT", 0.0, finds=False))
+    with pytest.raises(DialFailed):
+        await made.route(PEER, FAILURE)
+    assert len(dialed) == MAX_TRIED

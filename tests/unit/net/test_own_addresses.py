@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+import pytest
+
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, TcpEndpoint, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.own_addresses import MAX_CONTACTED, Change, OwnAddresses
 from p2pfwd.policy.nat_kind import NatKind
@@ -316,3 +318,25 @@ async def test_what_is_announced_has_its_ground_whatever_it_is() -> None:
     us.own.set_relayed([relayed])
     told = [(one.addr, one.kind) for one in us.own.announced()]
     assert told == [(at("192.0.2.1"), "bound"), (relayed, "relayed")]
+
+
+@in_virtual_time
+async def test_what_is_seen_is_taken_apart_once_however_many_see_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is weighed with each change, and strangers change it: 12 ms each time with 500 of them."""
+    us = Us("192.168.1.7")
+    us.own.bind(at("192.168.1.7"))
+    conns = [by(ONE, f"9.9.{n}.1") for n in range(100)]
+    for n, conn in enumerate(conns):
+        us.own.note_observed(conn, at("8.8.4.4", 5000 + n))
+    taken: list[Multiaddr] = []
+
+    def counted(addr: Multiaddr) -> TcpEndpoint | None:
+        taken.append(addr)
+        return tcp_endpoint(addr)
+
+    monkeypatch.setattr("p2pfwd.net.own_addresses.tcp_endpoint", counted)
+    us.own.note_observed(conns[0], at("8.8.4.4", 9000))
+    assert len(taken) == 2, "where the connection ends, and where it is seen"
+    us.own.forget_connection(conns[1])
+    us.own.sights()
+    assert len(taken) == 2
