@@ -47,6 +47,10 @@ class Turn:
         self.granted = granted
 
 
+def _nothing(_n: int) -> None:
+    """Of a turn whose stream is over."""
+
+
 class Lane:
     """One direction of a listen's streams: its buckets, and who waits. The time is given."""
 
@@ -225,7 +229,9 @@ class PacedStream:
 
     def let_go(self) -> None:
         """The splice has seen the end."""
+        self._end()
         self._sink = None
+        self._inward.granted = self._outward.granted = _nothing  # they knew this stream, and it knows them
         self._stream.let_go()
 
     # --- from the peer ----------------------------------------------------------------------------

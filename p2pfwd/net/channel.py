@@ -111,6 +111,11 @@ class Channel(ABC):
             self.conduit_lost(exc)
             self.conduit.abort()
             return len(view)
+        except Exception as exc:
+            # A defect: the rest of the read is lost, and what was gathered lies where the next one goes.
+            self.conduit_lost(exc)
+            self.conduit.abort()
+            raise
         if not self._lost:
             self._owner.turn_ended()
         return used

@@ -17,8 +17,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
+from p2pfwd.forwarding.pacing import PacedStream, Pacing
 from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, State, close_with_reset
-from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.link.contract import DuplexStream, SplicedStream
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import TAKE, Taken, conn_of, pair, poller_of, read_all, stream_pair, swarm
@@ -94,11 +95,14 @@ def tcp_pair(buffer_bytes: int | None = None) -> tuple[socket.socket, socket.soc
     return far, near
 
 
-def spliced(stream: DuplexStream, *, buffer_bytes: int | None = None) -> tuple[App, Splice, Closed]:
-    """An application spliced to `stream`."""
+def spliced(
+    stream: DuplexStream, *, buffer_bytes: int | None = None, pacing: Pacing | None = None
+) -> tuple[App, Splice, Closed]:
+    """An application spliced to `stream`, at the pace of a listen if there is one."""
     ours, theirs = tcp_pair(buffer_bytes)
     closed = Closed()
-    splice = Splice(stream, theirs, poller_of(stream), closed)
+    carried: SplicedStream = stream if pacing is None else pacing.carry(stream)
+    splice = Splice(carried, theirs, poller_of(stream), closed)
     splice.start()
     return App(ours), splice, closed
 
@@ -457,12 +461,12 @@ async def test_many_splices_on_one_connection_keep_their_bytes_apart() -> None:
 
 def ended_ones() -> list[object]:
     """Streams and splices that are still in memory."""
-    return [it for it in gc.get_objects() if isinstance(it, (Stream, Splice))]
+    return [it for it in gc.get_objects() if isinstance(it, (Stream, PacedStream, Splice))]
 
 
-async def come_and_go(how: str, stream: DuplexStream, peer: DuplexStream) -> None:
-    """A tunnel from its first byte to its end."""
-    app, splice, closed = spliced(stream)
+async def come_and_go(how: str, stream: DuplexStream, peer: DuplexStream, pacing: Pacing | None) -> None:
+    """A tunnel from its first byte to its end, at its listen's pace if it has one."""
+    app, splice, closed = spliced(stream, pacing=pacing)
     try:
         await app.send(b"ask")
         assert await peer.read() == b"ask"
@@ -483,8 +487,9 @@ async def come_and_go(how: str, stream: DuplexStream, peer: DuplexStream) -> Non
 
 
 @on_both_loops
+@pytest.mark.parametrize("paced", [False, True], ids=["", "paced"])
 @pytest.mark.parametrize("how", ["fins", "reset here", "reset there", "local reset"])
-async def test_what_is_over_is_freed_without_the_garbage_collector(how: str) -> None:
+async def test_what_is_over_is_freed_without_the_garbage_collector(how: str, *, paced: bool) -> None:
     """A circle of stream and splice waits for the collector: a flood of short tunnels left thousands."""
     async with swarm() as near, swarm() as far:
         taken = Taken(far)
@@ -493,7 +498,9 @@ async def test_what_is_over_is_freed_without_the_garbage_collector(how: str) -> 
         try:
             assert not ended_ones()
             peer = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
-            await come_and_go(how, await taken.get(), peer)
+            pacing = Pacing(asyncio.get_running_loop())
+            pacing.set_rates(1 << 20 if paced else 0, 0)
+            await come_and_go(how, await taken.get(), peer, pacing if paced else None)
             while not peer.is_over:
                 await turns()
             del peer
