@@ -11,9 +11,13 @@ import os
 import sys
 from typing import Any
 
-from p2pfwd.daemon.run import report, run
-from p2pfwd.errors import ExitStatus, P2PForwardError, UsageError
-from p2pfwd.rpc.paths import Paths
+from p2pfwd.daemon.lean import put_off_imports
+
+put_off_imports()  # before all that imports `dataclasses`
+
+from p2pfwd.daemon.run import report, run  # noqa: E402
+from p2pfwd.errors import ExitStatus, P2PForwardError, UsageError  # noqa: E402
+from p2pfwd.rpc.paths import Paths  # noqa: E402
 
 
 def _settings(arguments: list[str]) -> dict[str, Any]:

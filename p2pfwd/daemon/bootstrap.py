@@ -89,6 +89,8 @@ class _Configured:
 
 @dataclass(slots=True)
 class _Known:
+    """One that can be asked, and where it is."""
+
     seed: Seed
     addrs: tuple[Multiaddr, ...]
 

@@ -1,4 +1,4 @@
-"""Keeps out of the daemon what libraries import and never use: the system's OpenSSL, and half of protobuf.
+"""Keeps out of the daemon what libraries import and never use: OpenSSL, most of protobuf's Python, `inspect`.
 
 asyncio and uvloop import `ssl`, and hashlib `_hashlib`, just in case; both load libssl and libcrypto.
 `cryptography` brings an OpenSSL of its own, so the daemon uses neither. No import of ours can be made lazy to
@@ -8,16 +8,24 @@ nothing here makes; where they are not enough it is imported with all of OpenSSL
 Measured on CPython 3.11, x86-64, idle on uvloop, resident: in `lan` 38.9 MB, and 43.4 with OpenSSL; in
 `public` 45.1 and 49.6. Of the difference 1.3 MB are this process's alone.
 
-protobuf's messages are made in C, and still it imports the module that makes them in Python: 1.0 MB.
+protobuf's messages are made in C, and still it imports the module that makes them in Python: 1.0 MB; and
+another, with `calendar`, that has methods for messages nobody here has: 0.2 MB.
+
+`inspect` with `ast` and `dis` (0.9 MB), `locale` (0.4 MB) and `tokenize` are imported by asyncio,
+dataclasses, subprocess and `linecache` for what is hardly ever done. They come when it is done, so nobody has
+to know that they were not there.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
+from importlib.util import find_spec, module_from_spec
+from threading import RLock
+from types import FunctionType, GeneratorType, MethodType, ModuleType
+from typing import Any
 
 _BUILT_IN_HASHES = (
     "_md5",
@@ -27,7 +35,12 @@ _BUILT_IN_HASHES = (
     "_sha2" if sys.version_info >= (3, 12) else "_sha256",
 )
 _LEFT_OUT = ("ssl", "_ssl", "_hashlib")
+_TLS_IN_PYTHON = "asyncio.sslproto"
+"""asyncio's own side of TLS transports; asyncio imports it, and reads nothing of it before one is made."""
 _PYTHON_PROTOBUF = "google.protobuf.internal.python_message"
+_WELL_KNOWN_TYPES = "google.protobuf.internal.well_known_types"
+_CO_COROUTINE = 0x80
+"""The flag of a coroutine function's code: `inspect.CO_COROUTINE`."""
 
 # What uvloop 0.21..0.23 reads of `ssl` when it is imported (its includes/stdlib.pxi).
 _CLASSES = ("SSLContext", "MemoryBIO")
@@ -43,6 +56,7 @@ def leave_out_openssl() -> bool:
         return False
     for name in _LEFT_OUT:
         sys.modules[name] = None  # type: ignore[assignment]  # what the import system documents for this
+    sys.modules[_TLS_IN_PYTHON] = ModuleType(_TLS_IN_PYTHON, "Left out; see p2pfwd.daemon.lean.")
     return True
 
 
@@ -52,7 +66,82 @@ def leave_out_python_protobuf() -> bool:
     if chosen or "google.protobuf" in sys.modules or find_spec("google._upb._message") is None:
         return False
     sys.modules[_PYTHON_PROTOBUF] = ModuleType(_PYTHON_PROTOBUF, "Left out; see p2pfwd.daemon.lean.")
+    well_known = ModuleType(_WELL_KNOWN_TYPES, "Left out; see p2pfwd.daemon.lean.")
+    well_known.WKTBASES = {}  # type: ignore[attr-defined]  # all that is read of it, in C
+    sys.modules[_WELL_KNOWN_TYPES] = well_known
     return True
+
+
+def put_off_imports() -> None:
+    """Have `inspect`, `locale` and `tokenize` loaded when something of them is used, not with their import.
+
+    Comes before whatever imports `dataclasses`, and is of use where every dataclass has a docstring: else
+    `dataclass` makes one, by `inspect.signature`.
+    """
+    _put_off("inspect", _OF_INSPECT)
+    _put_off("locale", {})
+    _put_off("tokenize", {})
+
+
+def _is_generator(value: object) -> bool:
+    return isinstance(value, GeneratorType)
+
+
+def _is_coroutine_function(value: object) -> bool:
+    function = value.__func__ if isinstance(value, MethodType) else value
+    return isinstance(function, FunctionType) and bool(function.__code__.co_flags & _CO_COROUTINE)
+
+
+def _is_function(value: object) -> bool:
+    return isinstance(value, FunctionType)
+
+
+def _unwrap(value: Any) -> Any:
+    while hasattr(value, "__wrapped__"):
+        value = value.__wrapped__
+    return value
+
+
+_OF_INSPECT: dict[str, Callable[[Any], Any]] = {
+    "isgenerator": _is_generator,
+    "iscoroutinefunction": _is_coroutine_function,
+    "isfunction": _is_function,
+    "unwrap": _unwrap,
+}
+"""The first two are taken by uvloop as it is imported, to look at the callbacks of signals. With the others
+a task is shown: by error reports, when there may be no descriptor left, and by `signal.signal`, for the words
+of an error that it makes and drops where `asyncio.Runner` has set a handler before."""
+
+
+def _put_off(name: str, at_once: Mapping[str, object]) -> None:
+    """Put a module in place that has only `at_once` until another of its attributes is asked for.
+
+    `importlib.util.LazyLoader` is not it: the second `import` of such a module loads it, up to Python 3.11.
+    """
+    spec = None if name in sys.modules else find_spec(name)
+    if spec is None or spec.loader is None:
+        return
+    module, loader, lock = module_from_spec(spec), spec.loader, RLock()
+    loading = False
+
+    def load(attribute: str) -> Any:
+        nonlocal loading
+        with lock:  # another thread waits for all of it; the module itself may ask on its way
+            if not loading and "__getattr__" in vars(module):
+                loading = True
+                try:
+                    loader.exec_module(module)
+                    del module.__getattr__
+                finally:  # tried again where it failed: there may be no descriptor left just now
+                    loading = False
+        try:
+            return vars(module)[attribute]
+        except KeyError:
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}", name=attribute) from None
+
+    module.__getattr__ = load  # type: ignore[method-assign]
+    vars(module).update(at_once)
+    sys.modules[name] = module
 
 
 def import_uvloop() -> ModuleType | None:

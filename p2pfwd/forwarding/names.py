@@ -6,8 +6,6 @@ in tables and in logs, so it is short, printable and without line breaks. Pure f
 
 from __future__ import annotations
 
-import unicodedata
-
 from p2pfwd.errors import InvalidProtocol
 
 PREFIX = "/x/"
@@ -47,12 +45,8 @@ def check_protocol(name: str, *, allow_custom: bool, serving: bool) -> str:
     if name in ("/", PREFIX):
         hint = "use a name like /x/ssh"
         raise InvalidProtocol(f"protocol name has nothing after '{name}'", hint=hint, protocol=name)
-    for position, char in enumerate(name):
-        if unicodedata.category(char) in _UNPRINTABLE:
-            raise InvalidProtocol(
-                f"protocol name contains the control character U+{ord(char):04X} at position {position}",
-                protocol=ascii(name),
-            )
+    if not (name.isascii() and name.isprintable()):
+        _check_characters(name)
     size = len(name.encode())
     if size > MAX_PROTOCOL_BYTES:
         raise InvalidProtocol(
@@ -62,6 +56,17 @@ def check_protocol(name: str, *, allow_custom: bool, serving: bool) -> str:
     if serving and f"{name}/".startswith(_RESERVED):
         raise belongs_to_the_node(name)
     return name
+
+
+def _check_characters(name: str) -> None:
+    import unicodedata  # a quarter of a megabyte, and most names are ASCII
+
+    for position, char in enumerate(name):
+        if unicodedata.category(char) in _UNPRINTABLE:
+            raise InvalidProtocol(
+                f"protocol name contains the control character U+{ord(char):04X} at position {position}",
+                protocol=ascii(name),
+            )
 
 
 _RESERVED = tuple(f"{root}/" for root in RESERVED)

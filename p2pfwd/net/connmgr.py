@@ -169,6 +169,8 @@ class ConnMgr:
 
 @dataclass(slots=True)
 class _Ranking:
+    """Connections in the order in which they would go, until it is made anew."""
+
     until: float
     order: deque[tuple[Link, Standing]]
     """Who may go, the first first, and how it stood."""

@@ -112,6 +112,8 @@ def cure(peer_id: PeerId, attempts: Sequence[Attempt]) -> str | None:
 
 @dataclass(slots=True)
 class _Backoff:
+    """An address that failed: not again before `until`."""
+
     until: float
     delay_s: float
     failure: Attempt

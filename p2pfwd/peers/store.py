@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
 from typing import Final
+from weakref import WeakKeyDictionary, ref
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
@@ -72,7 +73,7 @@ class PeerEntry:
     protocols: frozenset[str] = frozenset()
     dhts: frozenset[str] = frozenset()
     """DHTs of this node in which it has answered as a server, by the names of `note_dht`."""
-    served: set[str] = field(default_factory=set)
+    served: frozenset[str] = frozenset()
     """Protocols on which a stream of ours was accepted; they may be opened without waiting."""
 
     @property
@@ -96,6 +97,8 @@ class Peerstore:
         self._peers: dict[PeerId, PeerEntry] = {}
         self._may_go: dict[Standing, OrderedDict[PeerId, None]] = {each: OrderedDict() for each in Standing}
         """Who may be forgotten; of each standing, those heard of longest ago first."""
+        self._protocols: WeakKeyDictionary[frozenset[str], ref[frozenset[str]]] = WeakKeyDictionary()
+        """One of each set that peers have told: those of one program tell the same, and it is 1 to 3 KB."""
         self._addresses = 0
         self._served: dict[PeerId, tuple[float, float]] = {}  # first and last time
         self._observers: list[Callable[[PeerId], None]] = []
@@ -166,7 +169,7 @@ class Peerstore:
         if entry is None:
             return
         entry.connected = False
-        entry.served.clear()  # when it is back it may serve others: no data goes ahead of its answer
+        entry.served = frozenset()  # when it is back it may serve others: no data goes ahead of its answer
         self._touch(peer_id, entry)
         if entry.claims.release(self.clock(), GRACE_S):
             self._changed(peer_id)
@@ -174,7 +177,8 @@ class Peerstore:
     def identified(self, peer_id: PeerId, agent: str | None, protocols: Iterable[str]) -> None:
         """What the peer said of itself in identify."""
         entry = self._entry(peer_id)
-        entry.protocols = frozenset(list(protocols)[:MAX_PROTOCOLS_PER_PEER])
+        told = frozenset(list(protocols)[:MAX_PROTOCOLS_PER_PEER])
+        entry.protocols = self._protocols.setdefault(told, ref(told))() or told
         if entry.agent != agent:
             entry.agent = agent
             self._changed(peer_id)
@@ -242,9 +246,9 @@ class Peerstore:
             return  # nearly always
         entry = self._entry(peer_id)
         if not served:
-            entry.served.discard(protocol)
+            entry.served -= {protocol}
         elif len(entry.served) < MAX_PROTOCOLS_PER_PEER:
-            entry.served.add(protocol)
+            entry.served |= {protocol}
 
     def is_served(self, peer_id: PeerId, protocol: str) -> bool:
         """Whether a stream of `protocol` was accepted before, or identify lists it."""

@@ -109,6 +109,8 @@ class KeptStatus:
 
 @dataclass(slots=True)
 class _Kept:
+    """One peer that is to stay connected."""
+
     priority: Priority
     due_at: float
     resolve_due_at: float

@@ -60,13 +60,11 @@ Account = tuple[Count, ...]
 class Party:
     """Who is at the other end of a connection, for shares. Keep it as long as the connection."""
 
-    __slots__ = ("accounts", "networks", "peer")
+    __slots__ = ("__weakref__", "networks", "peer")
 
     def __init__(self, peer: PeerId, networks: tuple[Network, ...] = ()) -> None:
         self.peer = peer
         self.networks = networks
-        self.accounts: WeakKeyDictionary[Held, Account] = WeakKeyDictionary()
-        """What is counted for it, by who counts: looked up once, for opening a tunnel must cost nothing."""
 
     @classmethod
     def at(cls, peer: PeerId, addr: Multiaddr) -> Party:
@@ -82,10 +80,12 @@ class Held:
         self.most = most
         self.total = 0
         self._counts: WeakValueDictionary[PeerId | Network, Count] = WeakValueDictionary()
+        self._accounts: WeakKeyDictionary[Party, Account] = WeakKeyDictionary()
+        """What is counted for whom: looked up once, for opening a tunnel must cost nothing."""
 
     def full(self, party: Party) -> Whose | None:
         """Whose share leaves no room for one more; None where there is room."""
-        account = party.accounts.get(self) or self._account(party)
+        account = self._accounts.get(party) or self._account(party)
         for count in account:
             if count.held >= count.most:
                 return count.whose
@@ -96,7 +96,7 @@ class Held:
 
     def held(self, party: Party) -> int:
         """How many its peer holds."""
-        return (party.accounts.get(self) or self._account(party))[0].held
+        return (self._accounts.get(party) or self._account(party))[0].held
 
     def most_held(self) -> int:
         """How many the peer holds that holds most."""
@@ -105,20 +105,20 @@ class Held:
     def take(self, party: Party) -> None:
         """One more; ask `full` before."""
         self.total += 1
-        for count in party.accounts.get(self) or self._account(party):
+        for count in self._accounts.get(party) or self._account(party):
             count.held += 1
 
     def give(self, party: Party) -> None:
         """One less."""
         self.total -= 1
-        for count in party.accounts[self]:
+        for count in self._accounts[party]:
             count.held -= 1
 
     def _account(self, party: Party) -> Account:
         most, counts = self.most, [self._count(party.peer, "peer", self.most.peer)]
         for network in party.networks:
             counts.append(self._count(network, "network", most.network * WIDER[network.width]))
-        party.accounts[self] = account = tuple(counts)
+        self._accounts[party] = account = tuple(counts)
         return account
 
     def _count(self, key: PeerId | Network, whose: Whose, most: int) -> Count:

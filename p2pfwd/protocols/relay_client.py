@@ -95,6 +95,8 @@ class Place:
 
 @dataclass(slots=True)
 class _Rest:
+    """A relay that failed: not asked again before `until`."""
+
     until: float
     delay_s: float
 

@@ -26,6 +26,8 @@ MAX_SENDERS_PER_PEER: Final = 8
 
 @dataclass(slots=True)
 class _Told:
+    """What one sender says of one peer."""
+
     addrs: dict[Multiaddr, float]  # -> until when it holds; heard last, listed last
     expires_at: float
 

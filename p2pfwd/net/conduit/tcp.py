@@ -16,7 +16,6 @@ import struct
 import sys
 import termios
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -118,7 +117,7 @@ class TcpConduit:
         self._paused = False
         self._receiver: Receiver | None = None
         self._carry = b""
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: list[memoryview] = []
         """Frames that wait for more, or for room; each lies in its frame, kept meanwhile, or is a copy."""
         self._tail = bytearray()
         self._finishing = False
@@ -339,7 +338,7 @@ class TcpConduit:
         """Let go of what has been sent of it."""
         unsent = self._unsent
         while unsent and n >= len(unsent[0]):
-            view = unsent.popleft()
+            view = unsent.pop(0)  # of five at most
             n -= len(view)
             self._give_back(view)
         if n:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -68,6 +67,49 @@ def _reset_error(code: int, overflow: bool) -> StreamReset:
 class Conn:
     """One live connection to a peer. Made by the upgrader; owns its channel and streams."""
 
+    # With more than 30 attributes the dictionaries of instances share no keys: 2 KB each.
+    __slots__ = (
+        "__weakref__",
+        "_accepts",
+        "_channel",
+        "_closing",
+        "_gathering",
+        "_intake",
+        "_limits",
+        "_may_gather",
+        "_on_stream",
+        "_outbox",
+        "_session",
+        "_slot_waiters",
+        "begin_frame",
+        "cipher",
+        "closed",
+        "consumed",
+        "cork",
+        "crowd",
+        "direction",
+        "end_frame",
+        "holdings",
+        "identified",
+        "is_relayed",
+        "limit",
+        "liveness",
+        "local_addr",
+        "loop",
+        "muxer",
+        "networks",
+        "opened_at",
+        "remote_addr",
+        "remote_peer",
+        "security",
+        "send_small",
+        "stop_waiting",
+        "streams",
+        "uncork",
+        "useful_at",
+        "wait_to_send",
+    )
+
     def __init__(
         self,
         channel: Channel,
@@ -114,7 +156,7 @@ class Conn:
         self._intake.is_own = lambda: self._limits.is_own(self.remote_peer)
         self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[DuplexStream], None] | None = None
-        self._slot_waiters: deque[asyncio.Future[None]] = deque()
+        self._slot_waiters: list[asyncio.Future[None]] = []
         self._closing = False
         self._may_gather = False
         """Whether a read is handled that has brought several pieces."""
@@ -351,7 +393,7 @@ class Conn:
         slots = self._session.free_slots
         over = not self.can_open
         while self._slot_waiters and (slots > 0 or over):
-            waiter = self._slot_waiters.popleft()
+            waiter = self._slot_waiters.pop(0)
             if not waiter.done():  # cancelled
                 waiter.set_result(None)
                 slots -= 1

@@ -92,7 +92,8 @@ class Outbox:
         self._pool = channel.pool
         self._loop = loop
         self._drained = drained
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Waiting] | None = None
+        """Made for the first that waits: on an idle connection it would be the largest object."""
         self._phase = Phase.OPEN
         self._due = Due.NOTHING
         self._corked = False
@@ -205,13 +206,15 @@ class Outbox:
 
     def wait_to_send(self, stream: Waiting) -> None:
         """Give the stream its turn when frames can be sent."""
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append(stream)
         if not self._channel.congested and self._phase is Phase.OPEN:
             self._make_due(Due.DRAIN)
 
     def stop_waiting(self, stream: Waiting) -> None:
         """The stream is over."""
-        if stream in self._waiting:
+        if self._waiting and stream in self._waiting:
             self._waiting.remove(stream)
 
     def drain(self) -> None:

@@ -60,6 +60,8 @@ class Trial:
 
 @dataclass(slots=True)
 class _Expected:
+    """A dial-back that is waited for."""
+
     arrived_at: Callable[[Multiaddr], bool]
     old: frozenset[Carrier]
     back: Multiaddr | None = None

@@ -87,6 +87,8 @@ class BucketInfo(NamedTuple):
 
 @dataclass(slots=True)
 class _Entry:
+    """One peer in the table."""
+
     peer_id: PeerId
     key: KadKey
     cpl: int
@@ -100,6 +102,8 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Bucket:
+    """The peers of one distance."""
+
     entries: dict[PeerId, _Entry] = field(default_factory=dict)
     """Least recently seen first."""
     replacements: dict[PeerId, _Entry] = field(default_factory=dict)

@@ -52,6 +52,8 @@ PUBLIC_KEY_PREFIX: Final = b"/pk/"
 
 @dataclass(slots=True)
 class _Provided:
+    """One provider of one key."""
+
     addrs: tuple[Multiaddr, ...]
     entered_at: float
 

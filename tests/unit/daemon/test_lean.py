@@ -1,12 +1,21 @@
-"""daemon.lean: without OpenSSL where that goes, and with it rather than without uvloop; half of protobuf."""
+"""daemon.lean: without OpenSSL where that goes, and with it rather than without uvloop; part of protobuf;
+`inspect` and others when they are used."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
 
 import pytest
+
+from p2pfwd.daemon import lean
 
 SCRIPT = """
 import sys
@@ -53,7 +62,7 @@ def test_messages_are_made_and_read_without_the_python_half_of_protobuf(
         "from p2pfwd.core.pb.keys_pb2 import PublicKey\n"
         "message = PublicKey(type=1, data=b'x')\n"
         "assert PublicKey.FromString(message.SerializeToString()) == message and 'data' in repr(message)\n"
-        "print('google.protobuf.internal.decoder' in sys.modules)"
+        "print('google.protobuf.internal.decoder' in sys.modules, 'calendar' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -62,4 +71,88 @@ def test_messages_are_made_and_read_without_the_python_half_of_protobuf(
         check=False,
         env={**os.environ, **chosen},
     )
-    assert (done.stdout, done.stderr) == (f"{left_out}\n{not left_out}\n", "")
+    assert (done.stdout, done.stderr) == (f"{left_out}\n{not left_out} {not left_out}\n", "")
+
+
+LOADED = """
+import sys
+from p2pfwd.daemon.lean import import_uvloop, leave_out_openssl, leave_out_python_protobuf, put_off_imports
+put_off_imports(); leave_out_openssl(); leave_out_python_protobuf()
+import asyncio, functools, signal
+import_uvloop()
+import p2pfwd.daemon.node
+async def main():
+    task = functools.partial(print, asyncio.current_task())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task)
+    return "main()" in repr(asyncio.current_task())
+print(asyncio.run(main()))
+heavy = {"ast", "dis", "calendar", "unicodedata", "encodings.idna", "ctypes", "typer", "ssl", "OpenSSL"}
+print(sorted(name for name in heavy if sys.modules.get(name)))
+print([name for name in ("inspect", "locale", "tokenize") if "__getattr__" not in vars(sys.modules[name])])
+"""
+
+
+def test_the_daemons_modules_load_nothing_that_is_put_off_nor_does_a_task_that_is_shown() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True\n[]\n[]\n", "")
+
+
+def test_what_is_put_off_is_whole_when_it_is_used_and_for_those_that_imported_it_before() -> None:
+    script = (
+        "import sys\n"
+        "from p2pfwd.daemon.lean import put_off_imports\n"
+        "put_off_imports()\n"
+        "import inspect, locale\n"
+        "print('ast' in sys.modules, hasattr(inspect, 'nothing'), 'ast' in sys.modules)\n"
+        "from inspect import signature\n"
+        "def twice(a, b=1): ...\n"
+        "print(signature(twice), inspect.isfunction(twice), inspect.unwrap.__module__)\n"
+        "print(inspect.iscoroutinefunction(twice), locale.getpreferredencoding() != '')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (
+        "False False True\n(a, b=1) True inspect\nFalse True\n",
+        "",
+    )
+
+
+def test_a_module_whose_loading_fails_is_loaded_the_next_time_and_by_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where no descriptor is left for its file."""
+    source = tmp_path / "put_off_here.py"
+    source.write_text("early = 1\nimport time, count\ntime.sleep(0.01)\ncount.up()\nlate = 2\n")
+    (tmp_path / "count.py").write_text("n = 0\ndef up():\n    global n\n    n += 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    lean._put_off("put_off_here", {})
+    count, put_off_here = import_module("count"), import_module("put_off_here")
+    hidden = source.rename(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        _ = put_off_here.late
+    hidden.rename(source)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda name: getattr(put_off_here, name), ["late", "early"] * 4)) == [2, 1] * 4
+    assert count.n == 1
+    for name in ("put_off_here", "count"):
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", lean._OF_INSPECT)
+def test_what_stands_in_for_inspect_answers_as_it_does(name: str) -> None:
+    async def coroutine() -> None: ...
+
+    @functools.wraps(coroutine)
+    def wrapped() -> None: ...
+
+    def generator() -> Iterator[int]:
+        yield 1
+
+    class Kind:
+        async def method(self) -> None: ...
+
+        def plain(self) -> None: ...
+
+    shown = [coroutine, wrapped, generator, generator(), Kind, Kind().method, Kind().plain, print, len, 1]
+    ours = lean._OF_INSPECT[name]
+    assert [ours(one) for one in shown] == [getattr(inspect, name)(one) for one in shown]

@@ -70,6 +70,18 @@ def test_what_the_owner_alone_has_said_is_told_to_nobody() -> None:
     assert it.store.tellable(BOB) == []
 
 
+def test_peers_of_one_program_share_what_they_serve_and_it_goes_with_the_last() -> None:
+    it = Watched()
+    for number in range(2):
+        it.store.identified(peer(number), "kubo/0.22", [f"/x/{name}" for name in "ab"])
+    both = [id(it.store.protocols(peer(number))) for number in range(2)]
+    assert both[0] == both[1]
+    it.store.identified(peer(0), "kubo/0.22", ["/x/c"])
+    assert len(it.store._protocols) == 2
+    it.store.identified(peer(1), "kubo/0.22", ["/x/c"])
+    assert len(it.store._protocols) == 1
+
+
 def test_a_longer_life_is_not_shortened_by_a_shorter_one() -> None:
     it = Watched()
     it.store.add_addrs(ALICE, [addr(1)], 100.0, GIVEN)

@@ -6,6 +6,8 @@ A fake channel takes the plaintext; no sockets.
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -169,6 +171,17 @@ class Pump:
     def eof_received(self) -> None: ...
 
     def stream_lost(self, exc: Exception) -> None: ...
+
+
+@on_loop
+async def test_an_idle_connection_holds_neither_a_dictionary_of_its_own_nor_a_deque() -> None:
+    """The largest of what a connected peer costs: 2 KB, and 0.8 KB each."""
+    conn = made(FakeChannel())
+    assert not hasattr(conn, "__dict__")
+    parts = [conn, conn._outbox, conn._intake, conn.liveness, conn.holdings]
+    held = [value for part in parts for value in gc.get_referents(part)]
+    assert not any(isinstance(value, deque) for value in held)
+    conn.abort()
 
 
 @on_loop
