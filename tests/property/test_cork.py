@@ -1,9 +1,9 @@
 """Hypothesis: whatever goes out and on together is what would have gone alone.
 
 Two real connections over sockets in memory, which give and take as little as a seed says, carry streams
-between local sockets in memory. What each program at the far end gets, and how its connection ends, must not
-depend on whether frames are corked and pieces gathered; and in the end nobody holds anything. Messages are
-short here, so that little data makes many.
+between local sockets in memory, some of them over a third node, which bridges them. What each program at the
+far end gets, and how its connection ends, must not depend on whether frames are corked and pieces gathered;
+and in the end nobody holds anything. Messages are short here, so that little data makes many.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from p2pfwd.net.channel import NoiseChannel
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.private import PnetConduit
+from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.system.buffers import CORKED_FRAMES, BufferPool
@@ -173,6 +174,7 @@ class Case:
     streams: tuple[tuple[tuple[int, ...], bool], ...]
     private: bool
     seed: int
+    bridged: bool = False
 
     def data(self, number: int) -> list[bytes]:
         made = random.Random(number)
@@ -186,12 +188,16 @@ class Outcome:
     got: list[tuple[bytes, bool]]
     most_out: int
     most_on: int
+    most_bridged: int
 
 
 class Node:
-    def __init__(self, line: Line, poller: Poller, keys: tuple[bytes, bytes], case: Case) -> None:
+    def __init__(
+        self, line: Line, poller: Poller, keys: tuple[bytes, bytes], case: Case, pool: BufferPool
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.pool = BufferPool()
+        self.line = line
+        self.pool = pool
         io = LoopIo(loop, cast("Any", poller), self.pool, BusyPoll(loop, None, 0, lambda: None))
         conduit: Conduit = tcp.TcpConduit(cast("socket.socket", line), io)
         if case.private:
@@ -205,38 +211,63 @@ class Node:
         self.conn.start(b"", lambda _peer, _name: True, self.streams.append)
 
 
+def joined(poller: Poller, case: Case, pools: tuple[BufferPool, BufferPool]) -> tuple[Node, Node]:
+    """Two nodes, or two connections of nodes, with a line between them."""
+    lines = Line(poller.chance), Line(poller.chance)
+    lines[0].other, lines[1].other = lines[1], lines[0]
+    poller.socks |= {line.fd: line for line in lines}
+    keys = b"a" * 32, b"b" * 32
+    return (
+        Node(lines[0], poller, keys, case, pools[0]),
+        Node(lines[1], poller, keys[::-1], case, pools[1]),
+    )
+
+
 async def carried(case: Case) -> Outcome:
     chance = random.Random(case.seed)
     poller = Poller(chance)
-    lines = Line(chance), Line(chance)
-    lines[0].other, lines[1].other = lines[1], lines[0]
-    keys = b"a" * 32, b"b" * 32
-    near, far = Node(lines[0], poller, keys, case), Node(lines[1], poller, keys[::-1], case)
+    between = BufferPool()
+    near, far = nodes = joined(poller, case, (BufferPool(), between if case.bridged else BufferPool()))
+    bridges: list[Bridge] = []
+    bridges_over: list[Bridge] = []
+    if case.bridged:
+        at_relay, (leaving, far) = far, joined(poller, case, (between, BufferPool()))
+        nodes = near, at_relay, leaving, far
     over: list[Splice] = []
     sources, targets = list[Program](), list[Program]()
+
+    def bridge(stream: DuplexStream) -> None:
+        assert stream.protocol is not None
+        onward = leaving.conn.open_at_once(stream.protocol, lambda _stream: None)
+        assert onward is not None
+        bridges.append(Bridge(stream, onward, asyncio.get_running_loop(), bridges_over.append))
+        bridges[-1].start()
 
     def splice(stream: DuplexStream, program: Program) -> None:
         poller.socks[program.fd] = program
         Splice(stream, cast("socket.socket", program), cast("Any", poller), over.append).start()
 
-    poller.socks |= {line.fd: line for line in lines}
     for number, (_, fails) in enumerate(case.streams):
         sources.append(Program(chance, case.data(number), fails=fails))
         stream = near.conn.open_at_once(f"/{number}", lambda _stream: None)
         assert stream is not None
         splice(stream, sources[-1])
     for _ in range(ROUNDS):
+        if case.bridged:
+            for come in at_relay.streams[len(bridges) :]:
+                bridge(come)
         while len(targets) < len(far.streams):
             targets.append(Program(chance, ()))
             splice(far.streams[len(targets) - 1], targets[-1])
-        if len(over) == 2 * len(sources):
+        if len(over) == 2 * len(sources) and len(bridges_over) == len(bridges):
             break
         poller.turn()
         await asyncio.sleep(0)
     assert len(over) == 2 * len(sources), "it has come to its end"
+    assert len(bridges_over) == len(bridges)
     by_name = {stream.protocol: target for stream, target in zip(far.streams, targets, strict=True)}
     programs = [by_name[f"/{number}"] for number in range(len(sources))]
-    for node in (near, far):
+    for node in nodes:
         session = node.conn._session
         assert session.buffered_bytes == session.ledger.used == 0
         node.conn.abort()
@@ -244,8 +275,9 @@ async def carried(case: Case) -> Outcome:
     assert all(program.closed for program in (*sources, *targets))
     return Outcome(
         [(bytes(program.taken), program.linger == RESET) for program in programs],
-        max(lines[0].sends),
+        max(near.line.sends),
         max((n for program in programs for n in program.sends), default=0),
+        max(leaving.line.sends) if case.bridged else 0,
     )
 
 
@@ -266,6 +298,7 @@ cases = st.builds(
     ).map(tuple),
     private=st.booleans(),
     seed=st.integers(0, 1 << 32),
+    bridged=st.booleans(),
 )
 
 
@@ -274,7 +307,8 @@ cases = st.builds(
 @given(cases)
 def test_programs_get_the_same_whether_frames_and_pieces_go_together_or_alone(case: Case) -> None:
     alone, together = outcome(case, together=False), outcome(case, together=True)
-    assert alone.most_out == 1 and alone.most_on <= 1 and together.most_out <= CORKED_FRAMES
+    assert alone.most_out == 1 and alone.most_on <= 1 and alone.most_bridged <= 1
+    assert together.most_out <= CORKED_FRAMES and together.most_bridged <= CORKED_FRAMES
     for number, (_, fails) in enumerate(case.streams):
         sent = b"".join(case.data(number))
         for got, was_reset in (alone.got[number], together.got[number]):
