@@ -21,7 +21,7 @@ from p2pfwd.policy.blocks import Blocks
 from p2pfwd.state.tunnel_file import SavedTunnel
 
 HEAD: Final = (
-    "# Tunnels, names and access rules of a p2pfwd node: for `p2pfwd apply FILE`, or for its config.toml,",
+    "# Tunnels, names and access rules of one node: for `p2pfwd apply FILE`, or for its config.toml,",
     "# where they are declared. p2pfwd-daemon(8) has every key.",
 )
 

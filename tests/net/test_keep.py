@@ -154,7 +154,7 @@ def test_a_connection_dead_after_a_network_change_is_dropped_and_made_anew(
         for conn in (old, dead):
             await conn.measure_rtt(5)
             await conn.identified
-        monkeypatch.setattr(dead, "plaintext_received", lambda view: None)  # deaf, as across a cut
+        monkeypatch.setattr(dead._channel, "_open", len)  # deaf, as across a cut
         near.host.swarm.recovery.network_changed()
         cause = await asyncio.wait_for(asyncio.shield(old.closed), 5)
         assert "no sign of life" in str(cause) and "another connection answers" in str(cause)

@@ -146,9 +146,8 @@ class Conn:
             max_inbound_streams=max_inbound_streams,
             ledger=self._limits.ledger,
         )
-        lanes = self._limits.lanes
         self._intake = Intake(
-            self._session, channel, lanes, loop, self.plaintext_received, self.turn_ended
+            self._session, channel, self._limits.lanes, loop, self.plaintext_received, self.turn_ended
         )
         self.crowd = self._intake.crowd
         self.holdings = Holdings(self._session, channel, self._intake, self._shed, self.abort)
