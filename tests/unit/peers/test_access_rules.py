@@ -211,7 +211,7 @@ def test_a_full_file_is_within_what_is_read() -> None:
 def test_a_right_with_an_end_comes_back_with_it_and_goes_for_good(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "p2pfwd.access")
     rule = Rule("listed").allow([ONE], 1000.0).allow([TWO]).let_in("any", 2000.0)
 
     async def main() -> None:

@@ -129,7 +129,7 @@ def test_many_changes_are_written_in_portions_one_after_the_other(
 def test_a_full_disk_is_told_once_and_everything_written_when_there_is_room(
     home: Path, fake_files: list[FakeFile], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "p2pfwd.peers")
 
     async def life() -> None:
         store, book = a_life(home / "none", Clocks(), SOON)
