@@ -249,10 +249,10 @@ class OwnAddresses:
         """A connected peer says it sees us at `addr`."""
         if conn.is_relayed:
             return
-        now = self._observation(conn, addr)
+        before, now = self._observed.get(conn), self._observation(conn, addr)
         hosts = {one.seen.host for one in self._observed.values() if one.seen is not None}
         self._observed[conn] = now
-        if self._weigh() or (now.seen is not None and now.seen.host not in hosts):
+        if self._weigh_for(before, now) or (now.seen is not None and now.seen.host not in hosts):
             self._note(Change.SEEN)
 
     def _observation(self, conn: Carrier, addr: Multiaddr) -> _Observation:
