@@ -298,7 +298,7 @@ class Splice:
             self._gathered += (view,)
             self.pass_gathered()
             return
-        try:
+        try:  # as `pass_gathered` does it, and in half the time: a message alone is what somebody waits for
             n = self._sock.send(view)
         except (BlockingIOError, InterruptedError):
             n = 0

@@ -65,7 +65,7 @@ def test_the_two_commands_and_every_day(home: Path, on_terminal: OnTerminal) -> 
 def test_how_a_peer_is_found(home: Path, on_terminal: OnTerminal) -> None:
     """The one that looks is no server of the DHT, and so unknown to the one that comes later.
 
-    Its own first look-up, half a second after it has met a peer, must be over by then: it would meet who comes.
+    Its own first look-up, half a second after it has met a peer, must be over by then, or it meets the other.
     """
     client = {"P2PFWD_DHT_MODE": "client"}
     with Daemon(home / "hub") as hub, Daemon(home, env=client) as near:

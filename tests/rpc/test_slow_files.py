@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ COMMANDS: dict[str, tuple[str, object]] = {
     "peer.add": ("peers.json", s.PeerAddParams("phone", (f"/ip4/10.1.2.3/tcp/1/p2p/{PHONE}",))),
     "invite.new": ("invites.json", s.InviteNewParams("/x/web")),
 }
+
+
+def run_while_it_hangs(home: Path, script: Callable[[Home], Awaitable[None]], gate: threading.Event) -> None:
+    """A story that opens the gate by which a thread waits, or else it is opened at the end."""
+    try:
+        run(home, script)
+    finally:
+        gate.set()
 
 
 def test_a_stop_does_not_wait_for_a_disk_that_hangs_under_a_command(
@@ -52,10 +61,7 @@ def test_a_stop_does_not_wait_for_a_disk_that_hangs_under_a_command(
             await making
         gate.set()
 
-    try:
-        run(home, script)
-    finally:
-        gate.set()
+    run_while_it_hangs(home, script, gate)
 
 
 def test_a_right_ends_at_its_time_though_the_disk_hangs_in_its_file(
@@ -83,10 +89,7 @@ def test_a_right_ends_at_its_time_though_the_disk_hangs_in_its_file(
         gate.set()
         await slow
 
-    try:
-        run(home, script)
-    finally:
-        gate.set()
+    run_while_it_hangs(home, script, gate)
 
 
 @pytest.mark.parametrize("hanging", COMMANDS)
@@ -123,7 +126,4 @@ def test_a_write_that_hangs_holds_up_only_who_needs_its_file(
         gate.set()
         await slow
 
-    try:
-        run(home, script)
-    finally:
-        gate.set()
+    run_while_it_hangs(home, script, gate)

@@ -40,6 +40,16 @@ class Attempts:
         return self._outcomes.pop(0)
 
 
+async def neighbours() -> tuple[Node, Node]:
+    """Two that have heard each other."""
+    ether = Ether()
+    a, b = Node(ether, 1), Node(ether, 2)
+    a.mdns.start()
+    b.mdns.start()
+    await asyncio.sleep(5)
+    return a, b
+
+
 @in_virtual_time
 async def test_who_is_there_is_found_though_just_asked() -> None:
     """Known already: tried at once. Not yet known: asked for, and tried when it answers."""
@@ -64,11 +74,7 @@ async def test_who_is_there_is_found_though_just_asked() -> None:
 @in_virtual_time
 async def test_who_is_not_there_is_given_up_soon() -> None:
     """After what an answer takes; those who were heard count as asked."""
-    ether = Ether()
-    a, b = Node(ether, 1), Node(ether, 2)
-    a.mdns.start()
-    b.mdns.start()
-    await asyncio.sleep(5)
+    a, b = await neighbours()
     attempts, began = Attempts(), asyncio.get_running_loop().time()
     assert await MdnsSource(a.mdns).find(Node(Ether(), 3).peer_id, attempts) == Finding(False, 1)
     assert asyncio.get_running_loop().time() - began == pytest.approx(ANSWER_WAIT_S)
@@ -80,11 +86,7 @@ async def test_who_is_not_there_is_given_up_soon() -> None:
 @in_virtual_time
 async def test_a_wrong_address_is_not_the_end() -> None:
     """The dial fails; an address told a moment later is tried as well."""
-    ether = Ether()
-    a, b = Node(ether, 1), Node(ether, 2)
-    a.mdns.start()
-    b.mdns.start()
-    await asyncio.sleep(5)
+    a, b = await neighbours()
     attempts = Attempts(False, True)
     search = asyncio.create_task(MdnsSource(a.mdns).find(b.peer_id, attempts))
     await asyncio.sleep(10.5)
@@ -98,11 +100,7 @@ async def test_a_wrong_address_is_not_the_end() -> None:
 
 @in_virtual_time
 async def test_neighbours_that_tell_ever_new_addresses_do_not_hold_a_look_up() -> None:
-    ether = Ether()
-    a, b = Node(ether, 1), Node(ether, 2)
-    a.mdns.start()
-    b.mdns.start()
-    await asyncio.sleep(5)
+    a, b = await neighbours()
     attempts, loop = Attempts(*[False] * 100), asyncio.get_running_loop()
 
     async def lie() -> None:

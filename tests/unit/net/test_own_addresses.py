@@ -207,6 +207,21 @@ async def test_each_newcomers_word_is_looked_at_once_however_many_are_connected(
 
 
 @in_virtual_time
+async def test_what_is_seen_within_the_local_network_weighs_nothing(monkeypatch: Any) -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    weighed: list[None] = []
+    monkeypatch.setattr(us.own, "_weigh", lambda: weighed.append(None) or False)
+    near, far = by(ONE, "192.168.1.9"), by(TWO, "9.9.9.2")
+    us.own.note_observed(near, at("192.168.1.7"))
+    us.own.forget_connection(near)
+    assert not weighed
+    us.own.note_observed(far, at("8.8.4.4"))
+    us.own.note_observed(far, at("192.168.1.7"))
+    assert len(weighed) == 2, "and one that was seen outside before"
+
+
+@in_virtual_time
 async def test_which_observed_addresses_count() -> None:
     """Two networks, or one of the owner's peers; at the listening port, and public on both ends."""
     us = Us("192.168.1.7")

@@ -244,12 +244,18 @@ def serving(channel: FakeChannel, served: list[Stream]) -> Conn:
     return conn
 
 
-@on_loop
-async def test_a_proposal_alone_is_answered_at_once_in_one_message() -> None:
+def proposed_to(data: bytes) -> tuple[FakeChannel, list[Stream], Conn]:
+    """The same, after a read with the first stream's proposal and `data` behind it."""
     channel, served = FakeChannel(), list[Stream]()
     conn = serving(channel, served)
-    conn.plaintext_received(proposed(1, b""))
+    conn.plaintext_received(proposed(1, data))
     conn.turn_ended()
+    return channel, served, conn
+
+
+@on_loop
+async def test_a_proposal_alone_is_answered_at_once_in_one_message() -> None:
+    channel, served, conn = proposed_to(b"")
     assert len(channel.messages) == 1
     assert channel.frames() == [(f.WINDOW_UPDATE, f.ACK, 1, b""), (f.DATA, 0, 1, PROPOSAL)]
     assert served and conn._outbox._patience is None
@@ -258,10 +264,7 @@ async def test_a_proposal_alone_is_answered_at_once_in_one_message() -> None:
 
 @on_loop
 async def test_an_answer_nobody_waits_for_shares_a_message_with_the_services_answer() -> None:
-    channel, served = FakeChannel(), list[Stream]()
-    conn = serving(channel, served)
-    conn.plaintext_received(proposed(1, b"question"))
-    conn.turn_ended()
+    channel, served, conn = proposed_to(b"question")
     assert channel.messages == []
     await served[0].write(b"answer")
     assert len(channel.messages) == 1
@@ -273,10 +276,7 @@ async def test_an_answer_nobody_waits_for_shares_a_message_with_the_services_ans
 @on_loop
 async def test_a_fin_waits_with_an_answer_that_waits_and_not_for_itself() -> None:
     """The end of one stream falls into the opening of the next: both go with the service's answer."""
-    channel, served = FakeChannel(), list[Stream]()
-    conn = serving(channel, served)
-    conn.plaintext_received(proposed(1, b""))
-    conn.turn_ended()
+    channel, served, conn = proposed_to(b"")
     channel.frames()
     served[0].close_write()
     await turns()
@@ -298,10 +298,7 @@ async def test_a_fin_waits_with_an_answer_that_waits_and_not_for_itself() -> Non
 
 @on_loop
 async def test_an_answer_nobody_waits_for_goes_soon_when_the_service_is_slow() -> None:
-    channel, served = FakeChannel(), list[Stream]()
-    conn = serving(channel, served)
-    conn.plaintext_received(proposed(1, b"question"))
-    conn.turn_ended()
+    channel, _served, conn = proposed_to(b"question")
     conn.plaintext_received(proposed(3, b"question"))
     conn.turn_ended()
     sent = channel.sent = asyncio.Event()
@@ -314,10 +311,7 @@ async def test_an_answer_nobody_waits_for_goes_soon_when_the_service_is_slow() -
 
 @on_loop
 async def test_patience_is_over_when_something_urgent_is_to_be_sent() -> None:
-    channel, served = FakeChannel(), list[Stream]()
-    conn = serving(channel, served)
-    conn.plaintext_received(proposed(1, b"question"))
-    conn.turn_ended()
+    channel, _served, conn = proposed_to(b"question")
     conn.plaintext_received(memoryview(f.encode_header(f.PING, f.SYN, 0, 7)))
     conn.turn_ended()
     assert [frame[:2] for frame in channel.frames()] == [
