@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     DialFailed,
@@ -39,6 +39,7 @@ log = logging.getLogger("p2pfwd.net")
 BLOCKED: Final = "it is in a network that is blocked on this node"
 OUTSIDE: Final = "outside the local network, where this node stays"
 """Why an address is not dialed in `SwarmSettings.local_only`."""
+BEHIND_A_RELAY: Final = "it leads through a relay, and a relay is to be reached without another"
 
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MOST_S: Final = 2.0
@@ -149,15 +150,16 @@ class Dialer:
         force: bool = False,
         fresh_port: bool = False,
         is_shared: bool = False,
+        direct: bool = False,
     ) -> Link:
         """One connection to `peer_id`, over the first of `addrs` that works.
 
-        `force` ignores back-offs; `fresh_port`: see `Transport.dial`; `is_shared`: see `join`. Raises
-        PeerNotFound when there is nothing to dial, or DialFailed: DialTimeout, or PeerIdMismatch where every
-        address has another node.
+        `force` ignores back-offs; `fresh_port`: see `Transport.dial`; `is_shared`: see `join` and `arrived`;
+        `direct` leaves out what leads through a relay. Raises PeerNotFound when there is nothing to dial, or
+        DialFailed: DialTimeout, or PeerIdMismatch where every address has another node.
         `details["attempts"]` lists every address and why it failed.
         """
-        race = _Race(self, peer_id, own, force, fresh_port, is_shared)
+        race = _Race(self, peer_id, own, force, fresh_port, is_shared, direct)
         budget_s = self._settings.dial_timeout_s
         self._races.append(race)
         try:
@@ -182,6 +184,12 @@ class Dialer:
         """
         shared = [race for race in self._races if race.peer_id == peer_id and race.is_shared]
         return any([race.join(addrs) for race in shared])
+
+    def arrived(self, conn: Link) -> None:
+        """A connection has come up in another way, by the peer or another dial: shared dials end with it."""
+        for race in self._races:
+            if race.peer_id == conn.remote_peer and race.is_shared:
+                race.arrived(conn)
 
     def so_far(self, peer_id: PeerId) -> list[Attempt]:
         """What the dials of a peer that run have come to: for who cannot wait for their end."""
@@ -282,6 +290,7 @@ class _Race:
         force: bool,
         fresh_port: bool = False,
         is_shared: bool = False,
+        direct: bool = False,
     ) -> None:
         self.attempts: list[Attempt] = []
         """Each that failed."""
@@ -291,10 +300,12 @@ class _Race:
         self._own = own
         self._force = force
         self._fresh_port = fresh_port
+        self._direct = direct
         self._loop = asyncio.get_running_loop()
         self._begin = self._loop.time()
         self._joined = self._loop.create_future()
-        """Done when there is more to try than the loop below knows."""
+        """Done when there is more to try than the loop below knows, or nothing any more."""
+        self._arrived: Link | None = None
         self._over = False
         self._planned: set[Multiaddr] = set()
         """What is known to this dial: tried, queued, looked up or not to be dialed."""
@@ -315,7 +326,7 @@ class _Race:
                 await asyncio.wait(under_way, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if self._joined.done():
                     self._joined = self._loop.create_future()
-                if (conn := self._ended()) is not None:
+                if (conn := self._ended() or self._arrived) is not None:
                     return conn
             return None
         except BaseException:
@@ -330,9 +341,17 @@ class _Race:
         fresh = [addr for addr in addrs if addr.without_peer_id() not in self._planned]
         if fresh and not self._over:
             self._add(fresh)
-            if not self._joined.done():
-                self._joined.set_result(None)
+            self._wake()
         return not self._over
+
+    def arrived(self, conn: Link) -> None:
+        """This connection will do."""
+        self._arrived = conn
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._joined.done():
+            self._joined.set_result(None)
 
     def _add(self, addrs: Iterable[Multiaddr]) -> None:
         possible = self._dialable(addrs)
@@ -355,7 +374,7 @@ class _Race:
         """Those that can be dialed, if only after a look-up; the others are told."""
         possible = []
         for addr in addrs:
-            why = self._dialer.why_not(addr)
+            why = BEHIND_A_RELAY if self._direct and is_relayed(addr) else self._dialer.why_not(addr)
             if why is None:
                 possible.append(addr)
             elif addr.without_peer_id() not in self._planned:

@@ -1,8 +1,10 @@
 """How a peer is connected to: the connection there is, a dial that callers share, or whoever may know.
 
 Rules: concurrent callers share one dial, to which each adds what it knows, and one look-up per peer; a caller
-that gives up ends neither. Dials of strangers are few at a time: they are made on others' word, and each has
-sockets of its own.
+that gives up ends neither. A connection that comes up in another way ends the shared dial: it will do. A dial
+through a relay reaches that by a dial of its own, which leads through none: two peers that are each other's
+relays would wait for each other. Dials of strangers are few at a time: they are made on others' word, and
+each has sockets of its own.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ from p2pfwd.net.link.contract import Link
 from p2pfwd.net.recovery import Recovery
 from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
+from p2pfwd.policy.paths import Way
 from p2pfwd.policy.provenance import Provenance
 
 log = logging.getLogger("p2pfwd.net")
 
 MAX_DIALS: Final = 64
 """Strangers dialed at once, with a few addresses each; more wait. What the owner wants does not."""
+
+DIRECT: Final = Way("direct")
 
 Router = Callable[[PeerId, P2PForwardError], Coroutine[Any, Any, None]]
 
@@ -133,6 +138,18 @@ class Dials:
         except TimeoutError:
             raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
 
+    async def to_relay(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Link:
+        """A connection to a relay, for a dial that leads through it and has its slot.
+
+        At `addrs`, or whatever is known. Raises as `connect`.
+        """
+        self._refuse_when_closing()
+        self.check_blocked(peer_id)
+        if (conn := self._connections.fitting(peer_id, DIRECT)) is not None:
+            return conn
+        known = addrs or self._peerstore.dialable(peer_id)
+        return await self._dial(peer_id, known, force=True, direct=True)
+
     async def beside(
         self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None = None, *, fresh_port: bool = False
     ) -> Link:
@@ -184,8 +201,11 @@ class Dials:
         *,
         fresh_port: bool = False,
         is_shared: bool = False,
+        direct: bool = False,
     ) -> Link:
         async with nullcontext() if force or self.is_own(peer_id) else self._slots:
+            if is_shared and (there := self._connections.usable(peer_id)) is not None:
+                return there  # it came while this waited for its slot
             conn = await self.dialer.dial(
                 peer_id,
                 addrs,
@@ -193,8 +213,10 @@ class Dials:
                 force=force,
                 fresh_port=fresh_port,
                 is_shared=is_shared,
+                direct=direct,
             )
-        self._connections.add(conn)
+        if conn not in self._connections.of(peer_id):
+            self._connections.add(conn)
         if conn.closed.done():
             self._refuse_when_closing()
             raise ConnectionLost(f"the connection to {peer_id} ended as it came up")

@@ -111,6 +111,7 @@ class Swarm:
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.peerstore.is_own
         self.dials.check_blocked = self.blocklist.check
+        self.connections.on_connected(dialer.arrived)
         dialer.is_blocked = self.blocklist.has_addr
         self.recovery = self.dials.recovery = Recovery(
             self.connections,
@@ -233,7 +234,7 @@ class Swarm:
 
     async def _reach_relay(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Link:
         """For a dial that leads through it, which has its slot already."""
-        link = await self.connect(peer_id, addrs, force=True, only=bool(addrs), route=False)
+        link = await self.dials.to_relay(peer_id, addrs)
         try:
             await self.introduce(link)
         except P2PForwardError as exc:  # it may relay for strangers

@@ -470,3 +470,41 @@ async def test_what_joined_a_dial_that_failed_is_not_dialed_again(
         ends = await asyncio.gather(first, *others, return_exceptions=True)
         assert {type(end) for end in ends} == {DialFailed}
         assert sorted(dialed, key=str) == sorted([silent, refused], key=str)
+
+
+@on_both_loops
+async def test_two_peers_that_are_each_others_relays_do_not_wait_for_each_other(refused: Multiaddr) -> None:
+    one, other = stranger(), stranger()
+    async with swarm(dial_timeout_s=5.0) as near:
+        dials = [
+            near.connect(peer, [refused, Multiaddr.parse(f"{refused}/p2p/{relay}/p2p-circuit")], force=True)
+            for peer, relay in ((one, other), (other, one))
+        ]
+        ends = await asyncio.gather(*dials, return_exceptions=True)
+    # Each of them would wait for the other, until there is no more time.
+    assert [type(end) for end in ends] == [DialFailed, DialFailed]
+    for end in ends:
+        assert isinstance(end, DialFailed)
+        assert [reason.count("Connection refused") for reason in attempts(end).values()] == [1, 1]
+
+
+@on_both_loops
+async def test_a_relay_is_not_reached_through_another(refused: Multiaddr) -> None:
+    peer, relay, further = stranger(), stranger(), stranger()
+    async with swarm() as near:
+        behind = Multiaddr.parse(f"{refused}/p2p/{further}/p2p-circuit")
+        near.peerstore.add_addrs(relay, [behind], 60.0, Provenance.GIVEN)
+        with pytest.raises(DialFailed) as failure:
+            await near.connect(peer, [Multiaddr.parse(f"/p2p/{relay}/p2p-circuit")])
+    assert "a relay is to be reached without another" in failure.value.message
+
+
+@on_both_loops
+async def test_a_connection_that_the_peer_makes_ends_the_dial(silent: Multiaddr) -> None:
+    async with swarm() as near, swarm() as far:
+        dial = asyncio.ensure_future(near.connect(far.peer_id, [silent]))
+        await turns(10)
+        arrives = next_conn(near)
+        await far.connect(near.peer_id, near.listen_addrs())
+        assert await dial is await arrives
+        assert len(near.conns(far.peer_id)) == 1 and near.dials.under_way() == []

@@ -25,7 +25,7 @@ from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status
 
 Reach = Callable[[PeerId, Sequence[Multiaddr]], Awaitable[Link]]
-"""A connection to a peer, at these addresses or, where there are none, at those that are known."""
+"""A direct connection to a peer, at these addresses or, where there are none, at those that are known."""
 
 REASONS: Final = {
     Status.RESERVATION_REFUSED: "it gives this node no place",
@@ -80,8 +80,6 @@ class RelayTransport:
         if relay is None or relay == peer_id:
             raise InvalidMultiaddr(f"{addr} leads through no relay other than the peer itself")
         link = await self._reach(relay, () if relay_addr is None else (relay_addr,))
-        if link.is_relayed:
-            raise RelayRefused(f"the relay {relay} is itself reached through a relay only")
         async with asyncio.timeout(self._settings.upgrade_timeout_s):
             stream, limit = await connect(link, peer_id)
             conduit = CircuitConduit(stream, self._pool, link.local_addr, through(link), limit)
