@@ -144,6 +144,8 @@ class Dials:
         At `addrs`, or whatever is known. Raises as `connect`.
         """
         self._refuse_when_closing()
+        if peer_id == self._peer_id:
+            raise SelfDial("the relay is this node itself")
         self.check_blocked(peer_id)
         if (conn := self._connections.fitting(peer_id, DIRECT)) is not None:
             return conn

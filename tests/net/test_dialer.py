@@ -508,3 +508,11 @@ async def test_a_connection_that_the_peer_makes_ends_the_dial(silent: Multiaddr)
         await far.connect(near.peer_id, near.listen_addrs())
         assert await dial is await arrives
         assert len(near.conns(far.peer_id)) == 1 and near.dials.under_way() == []
+
+
+@on_both_loops
+async def test_this_node_is_no_relay_of_its_own() -> None:
+    async with swarm() as near:
+        through = Multiaddr.parse(f"{near.listen_addrs()[0]}/p2p/{near.peer_id}/p2p-circuit")
+        with pytest.raises(DialFailed, match="the relay is this node itself"):
+            await near.connect(stranger(), [through])

@@ -9,13 +9,14 @@ Both clients have forwards to both servers. Commands go over the control sockets
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,8 @@ FORWARDS: Final = {
 }
 PAUSE_S: Final = (0.3, 1.5)
 ANSWER_S: Final = 60.0
+SOCK_DIAG: Final = "4"
+"""NETLINK_SOCK_DIAG, as /proc/net/netlink has it."""
 CONFIG: Final = "[daemon]\ndrain_timeout_s = 1.0\n"
 
 
@@ -58,6 +61,17 @@ class Holdings:
     def other_descriptors(self) -> int:
         """Beside those of connections, of which a peer may have two."""
         return self.descriptors - self.connections
+
+
+def _diagnosis_sockets(pid: int) -> int:
+    """Sockets of the kernel's socket diagnosis: made when one is first needed, and kept."""
+    rows = (line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text("ascii").splitlines()[1:])
+    of_diagnosis = {f"socket:[{row[-1]}]" for row in rows if row[1] == SOCK_DIAG}
+    found = 0
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += os.readlink(fd) in of_diagnosis
+    return found
 
 
 COUNTED: Final = ("streams", "swarm_streams", "tasks", "other_descriptors")
@@ -219,7 +233,8 @@ class Lab:
         found = self.ask(name, "daemon.status")
         if found is None:
             return None
-        held = (found.connections, found.streams, found.swarm_streams, found.tasks, found.descriptors)
+        descriptors = found.descriptors - _diagnosis_sockets(found.pid)
+        held = (found.connections, found.streams, found.swarm_streams, found.tasks, descriptors)
         return Holdings(*held, found.rss_bytes)
 
     def __enter__(self) -> Self:
