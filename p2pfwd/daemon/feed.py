@@ -21,6 +21,7 @@ from p2pfwd.daemon.differences import option
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
+    NotAllowed,
     P2PForwardError,
     PeerBlocked,
     TargetRefused,
@@ -57,6 +58,7 @@ PROBLEM_OF_STATE: Final = {
     PEER_UNREACHABLE: "tunnel-peer-away",
     TargetRefused.code: "tunnel-target-down",
     TargetTimeout.code: "tunnel-target-down",
+    NotAllowed.code: "tunnel-not-allowed",
 }
 """Every other state but READY and UNKNOWN is `tunnel-failing`."""
 
@@ -64,6 +66,7 @@ OVER: Final = {
     "tunnel-port-taken": "tunnel-port-bound",
     "tunnel-peer-away": "tunnel-peer-back",
     "tunnel-target-down": "tunnel-target-up",
+    "tunnel-not-allowed": "tunnel-allowed",
     "tunnel-failing": "tunnel-works",
 }
 

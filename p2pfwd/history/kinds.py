@@ -79,6 +79,8 @@ _TABLE: Final = (
     Kind("tunnel-peer-back", "tunnel", "{protocol}: {peer} is there again"),
     Kind("tunnel-target-down", "tunnel", "{protocol}: the service is down: {reason}"),
     Kind("tunnel-target-up", "tunnel", "{protocol}: the service is up again"),
+    Kind("tunnel-not-allowed", "tunnel", "{protocol}: {peer} does not let this node use it: {reason}"),
+    Kind("tunnel-allowed", "tunnel", "{protocol}: {peer} lets this node use it now"),
     Kind("tunnel-failing", "tunnel", "{protocol}: {reason}"),
     Kind("tunnel-works", "tunnel", "{protocol}: it works again"),
     # --- relays that give this node a place; peer is the relay. Fields: reason
@@ -99,7 +101,9 @@ KINDS: Final = {kind.code: kind for kind in _TABLE}
 
 TOPICS: Final = tuple(dict.fromkeys(kind.topic for kind in _TABLE))
 
-PROBLEMS: Final = frozenset(("tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-failing"))
+PROBLEMS: Final = frozenset(
+    ("tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-not-allowed", "tunnel-failing")
+)
 """Of a tunnel: what `ls` tells of it for a while, even after it is over."""
 
 DROPS: Final = frozenset(("peer-lost",))

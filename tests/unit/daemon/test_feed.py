@@ -156,6 +156,7 @@ def parts() -> Iterator[Parts]:
             ["tunnel-failing", "tunnel-target-down", "tunnel-target-up"],
         ),
         (("protocol-not-supported", READY), ["tunnel-failing", "tunnel-works"]),
+        (("not-allowed", UNKNOWN, READY), ["tunnel-not-allowed", "tunnel-allowed"]),
     ],
 )
 def test_the_states_of_a_tunnel(parts: Parts, states: tuple[str, ...], codes: list[str]) -> None:
