@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 120.0
 """For hundreds of tunnels on a slow disk."""
 
-_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-"}
+_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-", "skipped": "="}
 
 
 def export(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -71,7 +71,7 @@ def apply(
     if as_json:
         write_json(result)
         return
-    _print(result.changes, result.unchanged)
+    _print((*result.changes, *result.skipped), result.unchanged)
     if dry_run and result.changes:
         write("Nothing was changed: --dry-run.")
     _print_notes(result.notes)
@@ -88,7 +88,7 @@ def reload(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         write_json(result)
         return
-    _print(result.changes, result.unchanged)
+    _print((*result.changes, *result.skipped), result.unchanged)
     for key in result.settings:
         write(f"~ {key}")
     for key in result.restart:

@@ -51,6 +51,9 @@ def test_apply_prints_the_difference(run: Run, fake: FakeDaemon, tmp_path: Path)
         "unchanged: 4",
     ]
     assert (done.err, done.status) == ("Warning: /x/web: it waits\n", 0)
+    skipped = (SetupChange("skipped", "peer", "nas", "this node itself"),)
+    fake.answers["p2p.apply"] = ApplyResult((), 4, (), False, skipped)
+    assert run("apply", str(file)).out.splitlines() == ["= peer nas: this node itself", "unchanged: 4"]
     fake.answers["p2p.apply"] = ApplyResult(CHANGES, 4, (), True)
     assert run("apply", "--dry-run", str(file)).out.splitlines()[-1] == "Nothing was changed: --dry-run."
     assert json.loads(run("apply", "--dry-run", "--json", str(file)).out)["Changes"][2] == {
@@ -70,6 +73,9 @@ def test_reload_prints_what_holds_and_what_takes_a_restart(run: Run, fake: FakeD
         "swarm.listen changed: it takes a restart: p2pfwd shutdown",
     ]
     assert json.loads(run("reload", "--json").out)["Restart"] == ["swarm.listen"]
+    skipped = (SetupChange("skipped", "forward", "/ip4/127.0.0.1/tcp/22", "this node itself"),)
+    fake.answers["daemon.reload"] = ReloadResult((), 2, (), (), (), skipped)
+    assert run("reload").out.splitlines()[0] == "= forward /ip4/127.0.0.1/tcp/22: this node itself"
 
 
 def test_export_prints_the_text(run: Run, fake: FakeDaemon) -> None:

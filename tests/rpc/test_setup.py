@@ -189,6 +189,34 @@ def test_a_dry_run_and_a_bad_file_change_nothing(home: Path) -> None:
     run(home, script)
 
 
+def test_one_file_is_for_all_machines(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What names this node itself is told and passed over: by apply, by reload and at the start."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        identity = PrivateKey.generate()
+        own, local = PeerId.from_public_key(identity.public_key), f"/ip4/127.0.0.1/tcp/{free_port()}"
+        tables = (f'[[peer]]\nname = "nas"\npeer = "{own}"\n', f'[[block]]\nwhom = ["{own}"]\n')
+        text = "".join((*tables, f'[[forward]]\nprotocol = "/x/a"\nlisten = "{local}"\npeer = "nas"\n', SSH))
+        node = await start(home / "a", identity=identity)
+        applied = await node.apply(text)
+        assert (lines(applied), applied.unchanged, applied.notes) == (["added listen /x/ssh"], 0, ())
+        assert [(it.action, it.kind, it.name, it.text) for it in applied.skipped] == [
+            ("skipped", kind, name, "this node itself")
+            for kind, name in (("peer", "nas"), ("forward", local), ("block", str(own)))
+        ]
+        assert lines(await node.apply(text)) == []
+        assert list(await node.ls()) == ["/x/ssh"] and not (await node.call("block.ls")).blocked
+        assert len((await node.reload(text)).skipped) == 3
+        await node.running.stop()
+        node = await start(home / "a", text, identity)
+        assert list(await node.ls()) == ["/x/ssh"]
+        assert "config.toml: peer nas is left out: this node itself" in caplog.text
+        await node.running.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
 def test_prune_leaves_what_ends_by_itself(home: Path) -> None:
     async def script(node: Home) -> None:
         await node.call("p2p.listen", s.ListenParams("/x/day", "11", ephemeral=True))
