@@ -87,9 +87,14 @@ _TABLE: Final = (
     Kind("relay-got", "relay", "{peer} relays for this node"),
     Kind("relay-lost", "relay", "{peer} relays for this node no longer"),
     Kind("relay-refused", "relay", "no place at a relay: {reason}"),
-    # --- how others get here. Fields: standing, before; addresses
+    # --- how others get here. Fields: standing, before; addresses; of a mapped port: port (of this node),
+    # address (outside), way, before, reason
     Kind("reachability", "network", "how others reach this node: {standing}, before: {before}"),
     Kind("network-changed", "network", "the network changed; this node is at {addresses}"),
+    Kind("mapping-got", "network", "the router leads {address} to port {port} of this node, by {way}"),
+    Kind("mapping-moved", "network", "the router leads {address} to port {port} now, before: {before}"),
+    Kind("mapping-useless", "network", "nobody gets in at {address}, which the router leads here: {reason}"),
+    Kind("mapping-lost", "network", "the router leads {address} here no more: {reason}"),
     # --- the configuration. Fields: what (was read), change (in words), reason, name
     Kind("config-changed", "config", "{what}: {change}"),
     Kind("config-refused", "config", "config.toml was not read again, nothing was changed: {reason}"),
