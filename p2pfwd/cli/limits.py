@@ -100,6 +100,7 @@ def limit(
     rate: RateOption = None,
     rate_per_peer: RatePerPeer = None,
     idle_timeout: IdleTimeout = None,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Show or change the limits of a listen, live streams included.
@@ -114,8 +115,13 @@ def limit(
         rate_per_peer=rate_per_peer,
         idle_timeout_s=idle_timeout,
     )
+    changes = (max_streams, max_streams_per_peer, rate, rate_per_peer, idle_timeout)
+    is_changed = any(it is not None for it in changes)
     env: Env = ctx.obj
-    result = env.ask("p2p.limit", params, LimitResult)
+    if is_changed:
+        result = env.save("p2p.limit", params, LimitResult, no_start=no_start)
+    else:
+        result = env.ask("p2p.limit", params, LimitResult)
     if as_json:
         write_json(result)
         return
@@ -129,8 +135,7 @@ def limit(
             f"{size(result.rate_in)}/s in and {size(result.rate_out)}/s out"
         )
     write(f"{now}.")
-    changes = (max_streams, max_streams_per_peer, rate, rate_per_peer, idle_timeout)
-    if result.listener.declared_in is not None and any(it is not None for it in changes):
+    if result.listener.declared_in is not None and is_changed:
         warn(
             f"these limits of {protocol} hold only until the next reload or restart: "
             f"{result.listener.declared_in}, declares it",

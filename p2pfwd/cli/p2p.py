@@ -81,6 +81,7 @@ def close(
     target_address: Annotated[
         str | None, typer.Option("-t", "--target-address", metavar="M", help="Those leading here.")
     ] = None,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Close and forget listens and forwards: those that match every filter given.
@@ -96,7 +97,7 @@ def close(
         all=all_, protocol=protocol, listen_address=listen_address, target_address=target_address
     )
     env: Env = ctx.obj
-    result = env.ask("p2p.close", params, CloseResult)
+    result = env.save("p2p.close", params, CloseResult, no_start=no_start)
     if as_json:
         write_json(result)
     else:

@@ -64,10 +64,7 @@ def apply(
     env: Env = ctx.obj
     name = "stdin" if file == "-" else file
     params = ApplyParams(text=_read(file), name=name, prune=prune, dry_run=dry_run)
-    from p2pfwd.cli.env import answer
-
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "p2p.apply", params, ApplyResult, timeout_s=TIMEOUT_S)
+    result = env.save("p2p.apply", params, ApplyResult, no_start=no_start, timeout_s=TIMEOUT_S)
     if as_json:
         write_json(result)
         return
