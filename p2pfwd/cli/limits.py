@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.options import AsJson, Protocol
+from p2pfwd.cli.options import AsJson, NoStart, Protocol
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import counted, printable, size
 from p2pfwd.errors import UsageError
@@ -16,7 +16,7 @@ from p2pfwd.rpc.schema import LimitParams, LimitResult
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
-    from p2pfwd.rpc.schema import Limits
+    from p2pfwd.rpc.schema import Limits, Listener
 
 
 def _count(text: str) -> int:
@@ -140,6 +140,16 @@ def limit(
             f"these limits of {protocol} hold only until the next reload or restart: "
             f"{result.listener.declared_in}, declares it",
             "to change them for good, change them there",
+        )
+
+
+def warn_of_declared_end(listener: Listener, expires: float | None) -> None:
+    """An end that a command gives a declared tunnel is not in its file."""
+    if expires is not None and listener.declared_in is not None:
+        warn(
+            f"this end of {listener.protocol} holds only until the next reload or restart: "
+            f"{listener.declared_in}, declares it",
+            "to have it end for good, set ends_at there",
         )
 
 

@@ -10,7 +10,7 @@ import typer
 
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import ends_text, limits_text
-from p2pfwd.cli.options import AsJson, new_group
+from p2pfwd.cli.options import AsJson, NoStart, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
 from p2pfwd.cli.who import is_open, who

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.options import AsJson, Headers, new_group
+from p2pfwd.cli.options import AsJson, Headers, NoStart, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_peer
 from p2pfwd.rpc.schema import (

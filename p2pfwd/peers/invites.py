@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from p2pfwd.core.durations import read_time
 from p2pfwd.core.invite_token import SECRET_BYTES
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
@@ -230,6 +231,12 @@ def _to_json(invites: dict[str, Invite]) -> dict[str, Any]:
     return {"invites": entries}
 
 
+def _uses(value: object) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MAX_USES:
+        raise ValueError(f"{value!r} is no number of uses")
+    return value
+
+
 def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
     found = {}
     for entry in document["invites"]:
@@ -245,9 +252,9 @@ def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
             id=it_is,
             protocol=protocol,
             verifier=verifier,
-            made=float(entry["made"]),
-            expires=float(entry["expires"]),
-            uses=int(entry["uses"]),
+            made=read_time(entry["made"]),
+            expires=read_time(entry["expires"]),
+            uses=_uses(entry["uses"]),
             name=name,
             peers=tuple(PeerId.parse(text) for text in entry["peers"]),
             revoked=entry["revoked"] is True,

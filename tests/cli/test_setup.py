@@ -19,9 +19,9 @@ import pytest
 from p2pfwd.rpc.schema import ApplyResult, CloseResult, ExportResult, LsResult, ReloadResult, SetupChange
 from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 from tests.cli.conftest import Run
-from tests.cli.samples import LISTEN
+from tests.cli.samples import FORWARDED, LISTEN, LISTENED
 from tests.support.daemon import PROGRAM, READY, Daemon, environment, run_cli
-from tests.support.fake_daemon import FakeDaemon, until
+from tests.support.fake_daemon import OTHER, FakeDaemon, until
 from tests.support.readme import story
 
 OnTerminal = Callable[..., str]
@@ -95,6 +95,24 @@ def test_ls_and_close_say_what_declares_it(run: Run, fake: FakeDaemon, on_termin
         "declares it",
         "hint: to close it for good, take it out there",
     ]
+
+
+def test_an_end_of_a_declared_tunnel_is_said_not_to_last(run: Run, fake: FakeDaemon) -> None:
+    """As new limits of one are; nothing is said where no end is given, or it is saved."""
+    listen, forward = ("listen", "/x/web", "8000"), ("forward", "/x/ssh", "2222", OTHER, "--no-check")
+    of_config = {"saved": False, "lifetime": "declared", "declared_in": "/home/me/config.toml, line 7"}
+    for words, method, result in ((listen, "p2p.listen", LISTENED), (forward, "p2p.forward", FORWARDED)):
+        declared = replace(result, listener=replace(result.listener, **of_config), stood=True)
+        fake.answers[method] = declared
+        protocol = declared.listener.protocol
+        assert run(*words, "--expires", "2h").err.splitlines()[-2:] == [
+            f"Warning: this end of {protocol} holds only until the next reload or restart: "
+            "/home/me/config.toml, line 7, declares it",
+            "hint: to have it end for good, set ends_at there",
+        ]
+        assert "this end" not in run(*words).err
+        fake.answers[method] = result
+        assert "this end" not in run(*words, "--expires", "2h").err
 
 
 # --- bad input -------------------------------------------------------------------------------------
