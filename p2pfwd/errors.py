@@ -40,6 +40,15 @@ class P2PForwardError(Exception):
         self.details = details
 
 
+def without_frames(exc: Exception) -> Exception:
+    """The same error to keep: a raised one holds on to the frames it came through, and all they have."""
+    if exc.__traceback__ is None and exc.__context__ is None and exc.__cause__ is None:
+        return exc
+    kept = type(exc).__new__(type(exc), *exc.args)  # an `__init__` may want more than its arguments
+    kept.__dict__.update(exc.__dict__)
+    return kept
+
+
 # --- usage: what the person typed cannot be meant -------------------------------------------------
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import Expires
 from p2pfwd.cli.options import AsJson, Headers, NoStart, Protocol, new_group
@@ -79,8 +78,7 @@ def allow(
     """
     params = AccessAllowParams(protocol=protocol, peers=tuple(asker), expires_s=expires)
     env: Env = ctx.obj
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "access.allow", params, AccessChangeResult)
+    result = env.save("access.allow", params, AccessChangeResult, no_start=no_start)
     if as_json:
         write_json(result)
         return
@@ -114,8 +112,7 @@ def deny(
     """
     params = AccessChangeParams(protocol=protocol, peers=tuple(asker), keep_live=keep_live)
     env: Env = ctx.obj
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "access.deny", params, AccessChangeResult)
+    result = env.save("access.deny", params, AccessChangeResult, no_start=no_start)
     if as_json:
         write_json(result)
     else:
@@ -176,11 +173,13 @@ def rm(
     ctx: typer.Context,
     ruled: Annotated[str, typer.Argument(metavar="PROTOCOL", help="As `access ls` shows it.")],
     keep_live: KeepLive = False,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Live streams of those that the default does not let in are reset."""
     env: Env = ctx.obj
-    result = env.ask("access.rm", AccessRmParams(protocol=ruled, keep_live=keep_live), AccessChangeResult)
+    params = AccessRmParams(protocol=ruled, keep_live=keep_live)
+    result = env.save("access.rm", params, AccessChangeResult, no_start=no_start)
     if as_json:
         write_json(result)
     else:

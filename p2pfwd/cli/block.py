@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.env import answer
 from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_group_with_arguments
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import counted, joined, short_peer
@@ -41,8 +40,7 @@ def add(
         help_without_command(ctx)
         return
     env: Env = ctx.obj
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "block.add", BlockParams(whom=tuple(whom)), BlockResult)
+    result = env.save("block.add", BlockParams(whom=tuple(whom)), BlockResult, no_start=no_start)
     if as_json:
         write_json(result)
         return
@@ -78,8 +76,7 @@ def unblock(
 ) -> None:
     """Speak with these peers and networks again."""
     env: Env = ctx.obj
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "block.rm", BlockParams(whom=tuple(blocked)), BlockLsResult)
+    result = env.save("block.rm", BlockParams(whom=tuple(blocked)), BlockLsResult, no_start=no_start)
     if as_json:
         write_json(result)
     else:

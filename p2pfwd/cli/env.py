@@ -20,7 +20,7 @@ CONNECT_TIMEOUT_S = 5.0
 """For a daemon to accept and greet: it answers in a millisecond unless the machine is overloaded."""
 
 START_TIMEOUT_S = 20.0
-"""For a daemon started by `listen` or `forward` to become ready."""
+"""For a daemon started by a command to become ready."""
 
 CALL_TIMEOUT_S = 30.0
 """For an answer that needs no network."""
@@ -52,7 +52,7 @@ class Env:
 
     @property
     def autostart(self) -> bool:
-        """Whether P2PFWD_AUTOSTART allows `listen` and `forward` to start a daemon."""
+        """Whether P2PFWD_AUTOSTART allows commands to start a daemon."""
         return self.environ.get("P2PFWD_AUTOSTART", "1").strip().lower() not in _OFF
 
     def paths(self) -> Paths:
@@ -120,6 +120,19 @@ class Env:
     def ask(self, method: str, params: Any, result: type[R], *, timeout_s: float = CALL_TIMEOUT_S) -> R:
         """One call to the running daemon."""
         with self.connect() as client:
+            return answer(client, method, params, result, timeout_s=timeout_s)
+
+    def save(
+        self,
+        method: str,
+        params: Any,
+        result: type[R],
+        *,
+        no_start: bool,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> R:
+        """One call of `schema.SAVING`: where no daemon runs one is started, for all that is saved is its."""
+        with self.connect_or_start(start=not no_start) as client:
             return answer(client, method, params, result, timeout_s=timeout_s)
 
 

@@ -13,7 +13,7 @@ from p2pfwd.cli.advice import close_forward_command, next_step
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
-from p2pfwd.cli.limits import Expires, ends_text
+from p2pfwd.cli.limits import Expires, ends_text, warn_of_declared_end
 from p2pfwd.cli.narration import narrate_lookups
 from p2pfwd.cli.options import (
     AsJson,
@@ -114,6 +114,8 @@ def forward(
         made = [result.listener for result in results if not result.stood]
         with undone_if_interrupted(env, made):
             documents = _told(env, client, results, no_check=no_check, as_json=as_json)
+            for result in results if documents is None else ():
+                warn_of_declared_end(result.listener, expires)
         if subscription is not None:
             hold(env, client, subscription, made, documents)
         elif documents is not None:

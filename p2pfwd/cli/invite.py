@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import Expires
 from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_group_with_arguments
@@ -69,8 +68,7 @@ def new(
     expires_s = DEFAULT_EXPIRES_S if expires is None else expires
     params = InviteNewParams(protocol=protocol, expires_s=expires_s, uses=uses, name=called)
     env: Env = ctx.obj
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "invite.new", params, InviteNewResult)
+    result = env.save("invite.new", params, InviteNewResult, no_start=no_start)
     if as_json:
         write_json(result)
         return
@@ -146,11 +144,13 @@ def _takers(it: Invite) -> str:
 def revoke(
     ctx: typer.Context,
     invite_id: Annotated[str, typer.Argument(metavar="ID", help="As `invite ls` shows it.")],
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Who has joined with it stays allowed; `deny` takes that right away."""
     env: Env = ctx.obj
-    result = env.ask("invite.revoke", InviteRevokeParams(id=invite_id), InviteRevokeResult)
+    params = InviteRevokeParams(id=invite_id)
+    result = env.save("invite.revoke", params, InviteRevokeResult, no_start=no_start)
     if as_json:
         write_json(result)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.options import AsJson, Protocol
+from p2pfwd.cli.options import AsJson, NoStart, Protocol
 from p2pfwd.cli.render import write, write_json
 from p2pfwd.cli.text import counted, printable, size
 from p2pfwd.errors import UsageError
@@ -16,7 +16,7 @@ from p2pfwd.rpc.schema import LimitParams, LimitResult
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
-    from p2pfwd.rpc.schema import Limits
+    from p2pfwd.rpc.schema import Limits, Listener
 
 
 def _count(text: str) -> int:
@@ -100,6 +100,7 @@ def limit(
     rate: RateOption = None,
     rate_per_peer: RatePerPeer = None,
     idle_timeout: IdleTimeout = None,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Show or change the limits of a listen, live streams included.
@@ -114,8 +115,13 @@ def limit(
         rate_per_peer=rate_per_peer,
         idle_timeout_s=idle_timeout,
     )
+    changes = (max_streams, max_streams_per_peer, rate, rate_per_peer, idle_timeout)
+    is_changed = any(it is not None for it in changes)
     env: Env = ctx.obj
-    result = env.ask("p2p.limit", params, LimitResult)
+    if is_changed:
+        result = env.save("p2p.limit", params, LimitResult, no_start=no_start)
+    else:
+        result = env.ask("p2p.limit", params, LimitResult)
     if as_json:
         write_json(result)
         return
@@ -129,12 +135,21 @@ def limit(
             f"{size(result.rate_in)}/s in and {size(result.rate_out)}/s out"
         )
     write(f"{now}.")
-    changes = (max_streams, max_streams_per_peer, rate, rate_per_peer, idle_timeout)
-    if result.listener.declared_in is not None and any(it is not None for it in changes):
+    if result.listener.declared_in is not None and is_changed:
         warn(
             f"these limits of {protocol} hold only until the next reload or restart: "
             f"{result.listener.declared_in}, declares it",
             "to change them for good, change them there",
+        )
+
+
+def warn_of_declared_end(listener: Listener, expires: float | None) -> None:
+    """An end that a command gives a declared tunnel is not in its file."""
+    if expires is not None and listener.declared_in is not None:
+        warn(
+            f"this end of {listener.protocol} holds only until the next reload or restart: "
+            f"{listener.declared_in}, declares it",
+            "to have it end for good, set ends_at there",
         )
 
 

@@ -22,6 +22,7 @@ from p2pfwd.cli.limits import (
     RatePerPeer,
     ends_text,
     limits_text,
+    warn_of_declared_end,
 )
 from p2pfwd.cli.options import AsJson, Custom, Ephemeral, Foreground, NoStart, Protocol
 from p2pfwd.cli.pairs import listen_pairs, make_all, one_or_list
@@ -177,6 +178,8 @@ def _offer(env: Env, params: Sequence[ListenParams], no_start: bool, as_json: bo
         with undone_if_interrupted(env, made):
             if documents is None:
                 _print(results)
+                for result in results:
+                    warn_of_declared_end(result.listener, params[0].expires_s)
         if subscription is not None:
             hold(env, client, subscription, made, documents)
         elif documents is not None:

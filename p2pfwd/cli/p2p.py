@@ -10,7 +10,7 @@ import typer
 
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import ends_text, limits_text
-from p2pfwd.cli.options import AsJson, new_group
+from p2pfwd.cli.options import AsJson, NoStart, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, milliseconds, printable, short_address, shorten_peers, size
 from p2pfwd.cli.who import is_open, who
@@ -81,6 +81,7 @@ def close(
     target_address: Annotated[
         str | None, typer.Option("-t", "--target-address", metavar="M", help="Those leading here.")
     ] = None,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Close and forget listens and forwards: those that match every filter given.
@@ -96,7 +97,7 @@ def close(
         all=all_, protocol=protocol, listen_address=listen_address, target_address=target_address
     )
     env: Env = ctx.obj
-    result = env.ask("p2p.close", params, CloseResult)
+    result = env.save("p2p.close", params, CloseResult, no_start=no_start)
     if as_json:
         write_json(result)
     else:

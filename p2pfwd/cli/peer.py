@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.options import AsJson, Headers, new_group
+from p2pfwd.cli.options import AsJson, Headers, NoStart, new_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, printable, short_address, short_peer, shorten_peers
 from p2pfwd.rpc.schema import (
@@ -52,12 +52,13 @@ def add(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep it connected: dial it now, at each start, and when lost.")
     ] = False,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """The name then stands for the peer wherever a PEER is asked, and its ID finds these addresses."""
     env: Env = ctx.obj
     params = PeerAddParams(name=new_name, peers=tuple(peer), keep=keep)
-    result = env.ask("peer.add", params, PeerAddResult, timeout_s=ADD_TIMEOUT_S)
+    result = env.save("peer.add", params, PeerAddResult, no_start=no_start, timeout_s=ADD_TIMEOUT_S)
     if as_json:
         write_json(result)
         return
@@ -74,11 +75,12 @@ def add(
 def rm(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `peer ls` shows it.")],
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """It is kept no more; connections and forwards stay."""
     env: Env = ctx.obj
-    result = env.ask("peer.rm", PeerRmParams(name=name), PeerRmResult)
+    result = env.save("peer.rm", PeerRmParams(name=name), PeerRmResult, no_start=no_start)
     if as_json:
         write_json(result)
     else:

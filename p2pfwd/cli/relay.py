@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.env import answer
-from p2pfwd.cli.options import AsJson, Headers, new_group
+from p2pfwd.cli.options import AsJson, Headers, NoStart, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_peer
 from p2pfwd.rpc.schema import (
@@ -40,13 +39,13 @@ def new(
     many: Annotated[
         bool, typer.Option("--many", help="An invitation: it lets in every machine that shows it.")
     ] = False,
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """It is printed this once. The first peer that shows it keeps it."""
     env: Env = ctx.obj
     params = RelayTokenNewParams(name=name, many=many)
-    with env.connect_or_start(start=True) as client:
-        result = answer(client, "relay.token.new", params, RelayTokenNewResult)
+    result = env.save("relay.token.new", params, RelayTokenNewResult, no_start=no_start)
     if as_json:
         write_json(result)
         return
@@ -80,11 +79,13 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
 def revoke(
     ctx: typer.Context,
     token_name: Annotated[str, typer.Argument(metavar="NAME", help="As `relay token ls` shows it.")],
+    no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
     """Their places end, and live circuits are reset."""
     env: Env = ctx.obj
-    result = env.ask("relay.token.revoke", RelayTokenRevokeParams(name=token_name), RelayTokenRevokeResult)
+    params = RelayTokenRevokeParams(name=token_name)
+    result = env.save("relay.token.revoke", params, RelayTokenRevokeResult, no_start=no_start)
     if as_json:
         write_json(result)
         return

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 120.0
 """For hundreds of tunnels on a slow disk."""
 
-_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-"}
+_SIGNS: Final = {"added": "+", "changed": "~", "removed": "-", "skipped": "="}
 
 
 def export(ctx: typer.Context, as_json: AsJson = False) -> None:
@@ -64,14 +64,11 @@ def apply(
     env: Env = ctx.obj
     name = "stdin" if file == "-" else file
     params = ApplyParams(text=_read(file), name=name, prune=prune, dry_run=dry_run)
-    from p2pfwd.cli.env import answer
-
-    with env.connect_or_start(start=not no_start) as client:
-        result = answer(client, "p2p.apply", params, ApplyResult, timeout_s=TIMEOUT_S)
+    result = env.save("p2p.apply", params, ApplyResult, no_start=no_start, timeout_s=TIMEOUT_S)
     if as_json:
         write_json(result)
         return
-    _print(result.changes, result.unchanged)
+    _print((*result.changes, *result.skipped), result.unchanged)
     if dry_run and result.changes:
         write("Nothing was changed: --dry-run.")
     _print_notes(result.notes)
@@ -88,7 +85,7 @@ def reload(ctx: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         write_json(result)
         return
-    _print(result.changes, result.unchanged)
+    _print((*result.changes, *result.skipped), result.unchanged)
     for key in result.settings:
         write(f"~ {key}")
     for key in result.restart:

@@ -16,6 +16,16 @@ _WRITTEN: Final = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit in _
 MAX_S: Final = 100 * 365 * 86_400
 """100 years: longer ones are slips of the finger."""
 
+MAX_TIME: Final = 253_402_300_799.0
+"""The last second of the year 9999, in unix seconds: what every clock and calendar can show."""
+
+
+def read_time(value: object) -> float:
+    """A time that stands in a file, unix seconds, from 1970 to 9999. Raises ValueError for what is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_TIME:
+        raise ValueError(f"{value!r} is no time")
+    return float(value)
+
 
 def parse_duration(text: str) -> int:
     """Seconds, above 0 and at most `MAX_S`; otherwise as `parse_any_duration`."""

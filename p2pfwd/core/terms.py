@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, Literal, TypeVar, get_args
 
+from p2pfwd.core.durations import MAX_TIME
+
 PathWish = Literal["any", "direct", "relay"]
 
 ProxyProtocol = Literal["none", "v2"]
@@ -70,9 +72,6 @@ LIMITS: Final = ("max_streams", "max_streams_per_peer", "rate", "rate_per_peer",
 
 MAX_LIMIT: Final = 1 << 40
 
-MAX_END: Final = 253_402_300_799.0
-"""The last second of the year 9999, which a date of TOML can say."""
-
 _CHOICES: Final[Mapping[str, tuple[Any, ...]]] = {
     "path": get_args(PathWish),
     "proxy_protocol": get_args(ProxyProtocol),
@@ -87,7 +86,7 @@ def limited(terms: ListenTerms, changes: Mapping[str, int]) -> ListenTerms:
 
 def why_no_terms(terms: ListenTerms | ForwardTerms) -> str | None:
     """What is wrong with these together, in a sentence; None where nothing is."""
-    if not 0 <= terms.ends_at <= MAX_END:
+    if not 0 <= terms.ends_at <= MAX_TIME:
         return "it ends at no time"
     if isinstance(terms, ForwardTerms):
         return None

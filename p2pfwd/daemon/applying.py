@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from p2pfwd.core.terms import ListenTerms
 from p2pfwd.daemon.declared import Declared, read_all, without_ended
 from p2pfwd.daemon.export import written
-from p2pfwd.daemon.plan import Plan, State, plan, told
+from p2pfwd.daemon.plan import Plan, State, plan, skipped, told
 from p2pfwd.daemon.tables import parse
 from p2pfwd.daemon.tunnels import to_its_end
 from p2pfwd.errors import InvalidConfig, InvalidProtocol, P2PForwardError, UsageError
@@ -92,7 +92,7 @@ class Applying:
             if not dry_run:
                 notes += self.not_well((*found.tunnels.changed, *found.tunnels.added))
                 self.on_changed(f"{name} was applied", told(changes))
-            return ApplyResult(changes, found.unchanged, notes, dry_run)
+            return ApplyResult(changes, found.unchanged, notes, dry_run, skipped(wanted))
 
     def _read(self, text: str, name: str) -> Declared:
         return read_all(parse(text, name), self._peering.names, self._own_id)

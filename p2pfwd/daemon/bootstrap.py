@@ -98,7 +98,8 @@ class _Known:
 class Bootstrap:
     """Of one daemon; `start` begins; its tasks end with the swarm's."""
 
-    def __init__(self, host: Host, network: NetworkProfile) -> None:
+    def __init__(self, host: Host, network: NetworkProfile, *, is_hub: bool = False) -> None:
+        """`is_hub`: whether this node serves the DHT on its owner's word, so that others get in by it."""
         self.near: Near = dict
         """Who is on the local network."""
         self.book_loaded = asyncio.Event()
@@ -107,6 +108,7 @@ class Bootstrap:
         self._swarm = host.swarm
         self._upkeep: Sequence[tuple[Dht, Upkeep]] = ()
         self._network = network
+        self._is_hub = is_hub
         self._configured: list[_Configured] = []
         self._looking_up: list[asyncio.Task[None]] = []
         self._peers: dict[PeerId, list[Multiaddr]] = {}
@@ -369,6 +371,7 @@ class Bootstrap:
             remembered=len(book),
             remembered_tried=tried,
             near_tried=sum(seed.tries > 0 for seed in near),
+            is_hub=self._is_hub,
         )
 
     def _tell_log(self) -> None:

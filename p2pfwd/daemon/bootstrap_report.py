@@ -24,6 +24,8 @@ _CURES: Final = {
     Outcome.REFUSES: "are they in this network, with the same swarm key, and still under the same peer IDs?",
 }
 
+FOR_A_HUB: Final = "on each other machine run the `p2pfwd network join` that `p2pfwd hub` prints"
+
 NONE_CONFIGURED: Final = "connect to a node of it (`p2pfwd swarm connect`), or set `bootstrap.peers`"
 
 
@@ -43,6 +45,8 @@ class BootstrapReport:
     remembered_tried: int
     near_tried: int
     """Peers on the local network that were tried."""
+    is_hub: bool = False
+    """Others are let in by this node, on its owner's word."""
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -63,6 +67,8 @@ class BootstrapReport:
 
     def _of_the_configured(self) -> str:
         count, answering = len(self.outcomes), self.count(Outcome.ANSWERS)
+        if not count and self.is_hub:
+            return "this node is a bootstrap peer itself, and nobody else of the network is here"
         if not count:
             return "there are no bootstrap peers"
         if answering:
@@ -97,6 +103,8 @@ class BootstrapReport:
         if self.state == "joined":
             return None
         cures = [cure for outcome, cure in _CURES.items() if self.count(outcome)]
+        if not cures and self.is_hub and not self.outcomes:
+            return FOR_A_HUB
         return "; ".join(cures) if cures else NONE_CONFIGURED
 
 

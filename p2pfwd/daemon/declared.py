@@ -1,8 +1,9 @@
 """What the tables of a file mean (`daemon.tables`): tunnels, names, access rules and blocks, as values.
 
-Rules: a key of a tunnel is a term of it (`core.terms`), or one of the few here, so a new option needs nothing
-here. Nothing is looked up outside this machine: what a file means does not depend on who answers. An error
-names the file, the table's number, the key, what is wrong and what would be right. Pure.
+Rules: one file serves all machines of an owner, so what names this node itself as the other end is passed
+over (`Declared.own`). A key of a tunnel is a term of it (`core.terms`), or one of the few here, so a new
+option needs nothing here. Nothing is looked up outside this machine: what a file means does not depend on who
+answers. An error names the file, the table's number, the key, what is wrong and what would be right. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
@@ -51,6 +52,8 @@ class Declared:
     """Of tunnels by key, of names, of rules and `only` by protocol (`RULE`, protocol)."""
     uses: Mapping[str, Entry] = field(default_factory=dict)
     """The names of `peer add` without which it would be wrong, and a table that uses each."""
+    own: tuple[tuple[Literal["peer", "forward", "block"], str], ...] = ()
+    """What of it names this node itself, and is not in it for that; each by table and name."""
 
     @property
     def is_empty(self) -> bool:
@@ -121,8 +124,18 @@ class _Reading:
         self._entry: Entry | None = None
 
     def result(self) -> Declared:
+        """A peer, a forward and a block that name this node itself are right on every other machine."""
+        own = self._own_id
+        names = {name: it for name, it in self._names.items() if it.peer_id != own}
+        tunnels = {key: it for key, it in self._tunnels.items() if it.peer != own}
+        blocks = Blocks(self._blocks.peers - {own}, self._blocks.networks)
+        passed_over: tuple[tuple[Literal["peer", "forward", "block"], str], ...] = (
+            *(("peer", name) for name in self._names if name not in names),
+            *(("forward", key[1]) for key in self._tunnels if key not in tunnels),
+            *(("block", str(own)) for own in self._blocks.peers - blocks.peers),
+        )
         return Declared(
-            self._tunnels, self._names, self._rules, self._only, self._blocks, self._places, self._uses
+            tunnels, names, self._rules, self._only, blocks, self._places, self._uses, passed_over
         )
 
     def find(self, text: str) -> NamedPeer | None:
@@ -219,10 +232,9 @@ class _Reading:
         found = entry.values.get("peer")
         texts = [found] if isinstance(found, str) else _texts(entry, "peer")
         names: Names = _NoNames() if entry.table == PEER else self
-        peer, addrs = _as(entry, "peer", lambda: read_known_peer(texts, names))
-        if peer == self._own_id:
-            raise entry.wrong("peer", f"{peer} is this node itself", "the peer ID of the other machine")
-        return peer, addrs
+        whom: tuple[PeerId, tuple[Multiaddr, ...]]
+        whom = _as(entry, "peer", lambda: read_known_peer(texts, names))
+        return whom
 
     def _rule(self, entry: Entry) -> None:
         _check_keys(entry, ("protocol", "allow", "deny", "others", "tell", "tell_any"))
@@ -259,8 +271,6 @@ class _Reading:
         _check_keys(entry, ("whom",))
         texts = _texts(entry, "whom")
         peers, networks = _as(entry, "whom", lambda: read_blocks(texts, self))
-        if self._own_id in peers:
-            raise entry.wrong("whom", "this node itself is in it", "the peer IDs of others")
         self._blocks = Blocks(self._blocks.peers | peers, self._blocks.networks | networks)
 
 

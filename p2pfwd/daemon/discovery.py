@@ -50,7 +50,7 @@ class Discovery:
         self._host = host
         self._network = network
         self._upkeep: list[Upkeep] = []
-        self.bootstrap = Bootstrap(host, network)
+        self.bootstrap = Bootstrap(host, network, is_hub=mode == "server")
         self.routing.why_nobody = self._why_nobody
         self._loop = asyncio.get_running_loop()
         self._stirred_until = 0.0

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from p2pfwd import __version__
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.differences import option
+from p2pfwd.daemon.mapping_news import MappingNews
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
+    NotAllowed,
     P2PForwardError,
     PeerBlocked,
     TargetRefused,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from p2pfwd.forwarding.streams import StreamEntry
     from p2pfwd.history.history import History
     from p2pfwd.host.host import Host
+    from p2pfwd.host.port_mapping import PortMapping
     from p2pfwd.net.link.contract import Link
     from p2pfwd.peers.invites import Invite
 
@@ -57,6 +60,7 @@ PROBLEM_OF_STATE: Final = {
     PEER_UNREACHABLE: "tunnel-peer-away",
     TargetRefused.code: "tunnel-target-down",
     TargetTimeout.code: "tunnel-target-down",
+    NotAllowed.code: "tunnel-not-allowed",
 }
 """Every other state but READY and UNKNOWN is `tunnel-failing`."""
 
@@ -64,6 +68,7 @@ OVER: Final = {
     "tunnel-port-taken": "tunnel-port-bound",
     "tunnel-peer-away": "tunnel-peer-back",
     "tunnel-target-down": "tunnel-target-up",
+    "tunnel-not-allowed": "tunnel-allowed",
     "tunnel-failing": "tunnel-works",
 }
 
@@ -90,6 +95,7 @@ class Parts(Protocol):
     applying: Applying
     reloading: Reloading
     inviting: Inviting
+    mapping: PortMapping | None
 
 
 class Feed:
@@ -116,6 +122,7 @@ class Feed:
         self._refusing: dict[PeerId, str] = {}
         self._standing = discovery.standing()
         self._addresses = ""
+        self._mappings = MappingNews(history.record)
 
     def start(self, parts: Parts) -> None:
         """Follow the parts, before any of them begins."""
@@ -141,6 +148,8 @@ class Feed:
         parts.reloading.on_refused = self._not_read
         parts.inviting.on_changed = self._invite
         parts.inviting.on_refused = self._invite_refused
+        if (mapping := parts.mapping) is not None:
+            mapping.on_changed = lambda: self._mapping(mapping)
         peering.on_names_changed(lambda: self._named(peering))
         relays.client.on_change(lambda: self._relays(relays))
 
@@ -400,6 +409,10 @@ class Feed:
         before, self._standing = self._standing, self._discovery.standing()
         if self._is_on and before is not self._standing:
             self._record("reachability", standing=self._standing.value, before=before.value)
+
+    def _mapping(self, mapping: PortMapping) -> None:
+        if self._is_on:
+            self._mappings.look(mapping.statuses())
 
     def _network(self, change: Change) -> None:
         before, self._addresses = self._addresses, self._own_addresses()

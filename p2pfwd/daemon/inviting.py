@@ -2,7 +2,8 @@
 
 Rules: what is used up is on the disk before the right is given, so that a daemon killed in between lets in
 nobody else, and its peer comes again. The right is the one of `p2pfwd allow PROTOCOL PEER`, and goes as that
-does. An invite never undoes a denial by peer ID, nor a block, and takes no name away from anybody.
+does; who was given it once, and lost it, is not given it again. An invite never undoes a denial by peer ID,
+nor a block, and takes no name away from anybody.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.core.invite_token import KEY_MARK_BYTES, InviteToken
 from p2pfwd.core.multiaddrs import AddressClass, address_class
-from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded
+from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, StorageFailed
 from p2pfwd.forwarding.names import check_protocol
 from p2pfwd.peers.invites import Invite, Invites
 from p2pfwd.peers.named import read_name
@@ -145,11 +146,17 @@ class Inviting:
         if found is None:
             return Verdict(InviteStatus.UNKNOWN)
         status = found.status(peer, self.invites.unix_time())
-        if status is InviteStatus.OK and self._access.is_denied(found.protocol, peer):
+        if status is InviteStatus.OK and (
+            self._access.is_denied(found.protocol, peer) or self._has_lost(found, peer)
+        ):
             status = InviteStatus.DENIED
         if status is not InviteStatus.OK:
             return Verdict(status)
         return Verdict(status, Offer(found.protocol, self._forwarding.is_listening(found.protocol)))
+
+    def _has_lost(self, invite: Invite, peer: PeerId) -> bool:
+        """Whether its owner has taken away what this peer was given."""
+        return peer in invite.let_in and not self._forwarding.access.rules.admits(peer, invite.protocol)
 
     async def claim(self, invite: bytes, peer: PeerId) -> InviteStatus:
         """It takes it: on OK the use is written down, and the right is given."""
@@ -157,7 +164,7 @@ class Inviting:
         if status is InviteStatus.OK:
             status = await self.invites.claim(id_text(invite), peer)
         found = self.invites.find(id_text(invite))
-        if status is not InviteStatus.OK or found is None:
+        if status is not InviteStatus.OK or found is None or peer in found.let_in:
             return status
         try:
             if not await self._access.let_in(found.protocol, peer):
@@ -167,6 +174,10 @@ class Inviting:
         except P2PForwardError as exc:
             log.error("invite %s was taken by %s, and its right not given: %s", found.id, peer, exc.message)
             return InviteStatus.BUSY
+        try:
+            await self.invites.note_let_in(found.id, peer)
+        except StorageFailed as exc:
+            log.warning("%s may take its right again with invite %s: %s", peer, found.id, exc.message)
         if before is None or peer not in before.peers:  # it may have come again for its answer
             log.info("invite %s was taken by %s: it may use %s", found.id, peer, found.protocol)
             self.on_changed(found, "taken", peer)

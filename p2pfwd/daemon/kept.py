@@ -7,6 +7,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import P2PForwardError
+from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.health import state_of
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import UNKNOWN, ListenerInfo
@@ -63,6 +64,17 @@ def as_made(wanted: SavedTunnel, listener: Listener) -> SavedTunnel:
     """With the port that a forward got for port 0."""
     address = wanted.address if wanted.peer is None else listener.listen_address
     return replace(wanted, address=address, created=listener.created)
+
+
+def as_it_stands(listener: Listener) -> SavedTunnel:
+    """What would make the same again."""
+    if isinstance(listener, LocalListener):
+        address, peer, addrs = listener.listen_address, listener.peer_id, listener.addrs
+    else:
+        address, peer, addrs = listener.target_address, None, ()
+    return SavedTunnel(
+        listener.direction, listener.protocol, address, listener.terms, peer, addrs, listener.created
+    )
 
 
 def knowing(tunnel: SavedTunnel, addrs: tuple[Multiaddr, ...]) -> SavedTunnel:

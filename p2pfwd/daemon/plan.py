@@ -190,6 +190,14 @@ def told(changes: Collection[SetupChange]) -> list[str]:
     return [f"{it.kind} {it.name} {it.action}" for it in changes]
 
 
+ITSELF: Final = "this node itself"
+
+
+def skipped(wanted: Declared) -> tuple[SetupChange, ...]:
+    """What of a file is passed over, because it names this node itself."""
+    return tuple(SetupChange("skipped", kind, name, ITSELF) for kind, name in wanted.own)
+
+
 _MANY: Final = frozenset(("allow", "deny", "tell", "address"))
 """Words of which one thing may have several."""
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from p2pfwd.daemon import config, logs
 from p2pfwd.daemon.declared import Declared, is_shut, read, read_all, without_ended
 from p2pfwd.daemon.kept import DeclaredTunnel
-from p2pfwd.daemon.plan import State, plan, told
+from p2pfwd.daemon.plan import State, plan, skipped, told
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.daemon.tables import FORWARD, LISTEN
 from p2pfwd.daemon.tunnels import to_its_end
@@ -96,6 +96,8 @@ class Reloading:
         declared, over = without_ended(declared, time.time())
         for note in over:
             log.warning("%s", note)
+        for it in skipped(declared):
+            log.info("config.toml: %s %s is left out: %s", it.kind, it.name, it.text)
         plan(State(), declared, prune=False)
         self._applying.declared = declared
         self._peering.declare(declared.names, _used(declared))
@@ -138,7 +140,8 @@ class Reloading:
         log.info("config.toml was read again: %d changes", len(said) + len(settings))
         what = [f"{key} changed" for key in settings] + [f"{key} waits for a restart" for key in restart]
         self._applying.on_changed("config.toml was read again", told(said) + what)
-        return ReloadResult(said, changes.unchanged, settings, restart, tuple(notes))
+        own = skipped(declared)
+        return ReloadResult(said, changes.unchanged, settings, restart, tuple(notes), own)
 
     def _read(self) -> tuple[config.Config, Declared]:
         found = self._loaded.again(self._path)

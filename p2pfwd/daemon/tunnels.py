@@ -21,7 +21,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import KEPT, ForwardTerms, Life, Lifetime, ListenTerms, limited, why_no_terms
 from p2pfwd.daemon.differences import can_become, differences, how_to_change
-from p2pfwd.daemon.kept import DeclaredTunnel, as_made, info_of, knowing, three, who_wins
+from p2pfwd.daemon.kept import DeclaredTunnel, as_it_stands, as_made, info_of, knowing, three, who_wins
 from p2pfwd.errors import ListenerExists, P2PForwardError, StorageFailed, UsageError
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.listen import RemoteListener
@@ -304,6 +304,9 @@ class Tunnels:
             tunnels = [self._since(tunnel) for tunnel in put]
             touched = (*drop, *(tunnel.key for tunnel in tunnels))
             before = {key: self._saved[key] for key in touched if key in self._saved}
+            stood = [it for key in touched if (it := self._forwarding.standing(*key)) is not None]
+            as_they_stood = [(as_it_stands(it), it.lifetime) for it in stood]
+            not_made = {key: self._not_made[key] for key in touched if key in self._not_made}
             await self._file.change(tunnels, drop)
             for key in drop:
                 self._drop(key)
@@ -311,10 +314,17 @@ class Tunnels:
             try:
                 await self._turn_into([(tunnel, "saved") for tunnel in tunnels], drop, between)
             except P2PForwardError:
-                await self._turn_back(before, [key for key in touched if key not in before])
+                await self._turn_back(before, [key for key in touched if key not in before], as_they_stood)
+                self._not_made |= not_made
                 raise
 
-    async def _turn_back(self, before: Mapping[Key, SavedTunnel], added: Collection[Key]) -> None:
+    async def _turn_back(
+        self,
+        before: Mapping[Key, SavedTunnel],
+        added: Collection[Key],
+        stood: Collection[tuple[SavedTunnel, Lifetime]],
+    ) -> None:
+        """What was saved is saved, and what stood stands, for as long as it was to."""
         try:
             await self._file.change(before.values(), added)
         except P2PForwardError as exc:
@@ -322,8 +332,10 @@ class Tunnels:
         for key in added:
             self._saved.pop(key, None)
         self._saved |= before
-        for tunnel in before.values():
-            await self._put(tunnel, "saved")
+        for tunnel, lifetime in stood:
+            await self._put(tunnel, lifetime)
+            if lifetime not in KEPT and (error := self._not_made.pop(tunnel.key, None)) is not None:
+                log.error("the %s %s %s is gone: %s", lifetime, *tunnel.key, error.message)
 
     async def declare(
         self, declared: Mapping[Key, DeclaredTunnel], between: Callable[[], Awaitable[object]]

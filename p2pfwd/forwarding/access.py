@@ -55,6 +55,10 @@ class ListenAccess:
             self._timer = self._loop.call_later(LATER_S, self._write_down)
         return False
 
+    def is_known(self, peer: PeerId, protocol: str) -> bool:
+        """Whether the owner knows that it asks in vain: it is listed, or he has denied it by its ID."""
+        return self.requests.has(peer, protocol) or self.rules.is_denied(peer, protocol)
+
     def disconnected(self, conn: Link) -> None:
         """Who leaves before his denials are written down counts for his network all the same."""
         if any(peer == conn.remote_peer for peer, _ in self._denied):

@@ -5,7 +5,7 @@ rest waits in the kernel's backlog); one short task per connection (`opening`), 
 no stream ends with RST, because a clean EOF would look like an empty answer; a forward whose address
 is not to be had stays, and says so until it is (`rebind`). A peer takes every stream before it knows of its
 service, so a stream that opens proves nothing of a service in doubt: only an answer does. Why one was
-reset, a p2pfwd peer is asked.
+reset, a p2pfwd peer is asked; one that says that this node is not allowed is asked again (`denied`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from p2pfwd.errors import (
     TimedOut,
 )
 from p2pfwd.forwarding.bind import BoundSocket, bind
+from p2pfwd.forwarding.denied import AskingAgain
 from p2pfwd.forwarding.events import Events
 from p2pfwd.forwarding.opening import Openings
 from p2pfwd.forwarding.probe import ask, not_served
@@ -121,6 +122,7 @@ class LocalListener(Listener):
         self._reset_reason: str | None = None  # what the peer said of its latest reset
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
+        self._again = AskingAgain(self._loop, self._ask_why)
         self.know(addrs)
         is_unix = unix_path(self._address) is not None
         if not is_unix and address_class(self._address) is not AddressClass.LOOPBACK:
@@ -221,6 +223,8 @@ class LocalListener(Listener):
         self._openings.tell()
         if self.health.state == PEER_UNREACHABLE:
             self.told(UNKNOWN, None, None)
+        elif self.health.state == NotAllowed.code:
+            self._ask_why()
 
     def peer_silent(self, error: P2PForwardError) -> None:
         """It answers nothing, and a new connection to it fails; streams that are there may yet go on."""
@@ -304,7 +308,8 @@ class LocalListener(Listener):
         try:
             answer = await ask(self._swarm, self.peer_id, self.protocol, ASK_TIMEOUT_S)
         except NotAllowed as exc:
-            self.failed(exc)
+            if self.health.state != NotAllowed.code:  # else it was asked again, in vain
+                self.failed(exc)
             return
         except ProtocolNotSupported as exc:
             if self.health.state == NotAllowed.code:  # it was closed there since
@@ -312,10 +317,15 @@ class LocalListener(Listener):
             log.debug("%s: the peer does not say why: %s", self.describe(), exc)
             return
         except (P2PForwardError, TimeoutError) as exc:  # a Kubo knows no probes: what was seen stands
+            if self.health.state == NotAllowed.code and isinstance(exc, _AWAY):
+                self.failed(exc)
+                return
             log.debug("%s: the peer does not say why it resets: %s", self.describe(), exc)
             return
         if self.health.state in _NOT_FOR_US:  # it is now
+            log.warning("%s: the peer lets this node use it now", self.describe())
             super().told(answer.state, answer.reason, None)
+            self._openings.tell()
             return
         if not self.doubts_service:  # something came through meanwhile, or the peer is gone
             return
@@ -324,6 +334,10 @@ class LocalListener(Listener):
         elif answer.state != self.health.state:
             log.warning("%s: %s", self.describe(), answer.reason)
             super().told(answer.state, answer.reason, None)
+
+    def _state_changed(self) -> None:
+        super()._state_changed()
+        self._again.stands(not self._stopped and self.health.state == NotAllowed.code)
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None
@@ -404,6 +418,7 @@ class LocalListener(Listener):
         if self._stopped:
             return
         self._stopped = True
+        self._again.stands(False)
         self._unbind()
         self._swarm.peerstore.unpin(self.peer_id, self._pin_tag)
         dropped = self._openings.stop()

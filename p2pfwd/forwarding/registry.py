@@ -148,7 +148,7 @@ class Listener(ABC):
     def worked(self) -> None:
         """A connection went through."""
         if self.health.ready(time.time()):
-            self._events.listener("changed", self.info)
+            self._state_changed()
 
     def failed(self, error: P2PForwardError) -> None:
         """A connection did not go through: keep the reason, log it now and then."""
@@ -162,12 +162,16 @@ class Listener(ABC):
         else:
             self._unlogged += 1
         if changed:
-            self._events.listener("changed", self.info)
+            self._state_changed()
 
     def told(self, state: str, reason: str | None, hint: str | None) -> None:
         """A check found `state`."""
         if self.health.told(state, reason, hint, time.time()):
-            self._events.listener("changed", self.info)
+            self._state_changed()
+
+    def _state_changed(self) -> None:
+        """Its health is another one."""
+        self._events.listener("changed", self.info)
 
     def info(self, live_in: int = 0, live_out: int = 0) -> ListenerInfo:
         """A snapshot; `live_in` and `live_out` are the bytes of the streams still alive."""

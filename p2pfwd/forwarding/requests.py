@@ -45,6 +45,10 @@ class Requests:
         """Every entry, the one asked for last first."""
         return list(reversed(self._requests.values()))
 
+    def has(self, peer: PeerId, protocol: str) -> bool:
+        """Whether this peer is listed with this name."""
+        return (peer, protocol) in self._requests
+
     def note(self, party: Party, protocol: str, address: str) -> None:
         """Somebody asks in vain."""
         now, key = self.clock(), (party.peer, protocol)

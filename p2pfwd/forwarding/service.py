@@ -84,7 +84,7 @@ class Forwarding:
         self._ending: list[Listener] = []  # stopped, with a task or two still on their way out
         self._closing = False
         self.access = ListenAccess(self._swarm, self._loop)
-        probes = probe.ProbeService(self._listeners, self._serves, self._tells)
+        probes = probe.ProbeService(self._listeners, self._is_probed, self._tells)
         services = self._swarm.services
         self._admission = Admission(services, self.limits, self._loop.time)
         self._bounds = tunnels(self.limits.max_streams, self.limits.max_streams_per_peer)
@@ -171,6 +171,11 @@ class Forwarding:
     def _serves(self, peer: PeerId, protocol: str) -> bool:
         """A name that this peer is denied is as one that is not there; the owner hears of it later."""
         return self._listeners.find("listen", protocol) is not None and self.access.admits(peer, protocol)
+
+    def _is_probed(self, peer: PeerId, protocol: str) -> bool:
+        """As `_serves`, of a probe: who is told asks again and again, and is written down once."""
+        is_news = not (self._tells(peer, protocol) and self.access.is_known(peer, protocol))
+        return is_news and self._serves(peer, protocol)
 
     def _tells(self, peer: PeerId, protocol: str) -> bool:
         """Whether a probe of this peer is told that the name is there, and not for it."""

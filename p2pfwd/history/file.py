@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from p2pfwd.core.durations import read_time
 from p2pfwd.history.digest import Digest
 from p2pfwd.history.folding import Event, Share
 from p2pfwd.state.database import Database, Form
+from p2pfwd.state.json_file import read_json
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -152,7 +154,10 @@ def _lost_at(db: Connection) -> float | None:
     if last != ("daemon-started",):
         return None
     (until,) = db.execute("SELECT max(until) FROM events WHERE share != 'strangers'").fetchone()
-    return float(until)
+    try:
+        return read_time(until)
+    except ValueError:
+        return None
 
 
 def _row(event: Event) -> tuple[Any, ...]:
@@ -167,8 +172,9 @@ def _event(row: tuple[Any, ...]) -> Event | None:
     """None of a row that makes no sense."""
     number, share, code, first, until, peer, protocol, count, text = row
     try:
-        data = json.loads(text)
-        event = Event(code, share, float(first), float(until), peer, protocol, int(count), data, int(number))
+        data = read_json(text)
+        times = read_time(first), read_time(until)
+        event = Event(code, share, *times, peer, protocol, int(count), data, int(number))
     except (TypeError, ValueError):
         return None
     return event if isinstance(data, dict) and share in MOST else None

@@ -79,15 +79,22 @@ _TABLE: Final = (
     Kind("tunnel-peer-back", "tunnel", "{protocol}: {peer} is there again"),
     Kind("tunnel-target-down", "tunnel", "{protocol}: the service is down: {reason}"),
     Kind("tunnel-target-up", "tunnel", "{protocol}: the service is up again"),
+    Kind("tunnel-not-allowed", "tunnel", "{protocol}: {peer} does not let this node use it: {reason}"),
+    Kind("tunnel-allowed", "tunnel", "{protocol}: {peer} lets this node use it now"),
     Kind("tunnel-failing", "tunnel", "{protocol}: {reason}"),
     Kind("tunnel-works", "tunnel", "{protocol}: it works again"),
     # --- relays that give this node a place; peer is the relay. Fields: reason
     Kind("relay-got", "relay", "{peer} relays for this node"),
     Kind("relay-lost", "relay", "{peer} relays for this node no longer"),
     Kind("relay-refused", "relay", "no place at a relay: {reason}"),
-    # --- how others get here. Fields: standing, before; addresses
+    # --- how others get here. Fields: standing, before; addresses; of a mapped port: port (of this node),
+    # address (outside), way, before, reason
     Kind("reachability", "network", "how others reach this node: {standing}, before: {before}"),
     Kind("network-changed", "network", "the network changed; this node is at {addresses}"),
+    Kind("mapping-got", "network", "the router leads {address} to port {port} of this node, by {way}"),
+    Kind("mapping-moved", "network", "the router leads {address} to port {port} now, before: {before}"),
+    Kind("mapping-useless", "network", "nobody gets in at {address}, which the router leads here: {reason}"),
+    Kind("mapping-lost", "network", "the router leads {address} here no more: {reason}"),
     # --- the configuration. Fields: what (was read), change (in words), reason, name
     Kind("config-changed", "config", "{what}: {change}"),
     Kind("config-refused", "config", "config.toml was not read again, nothing was changed: {reason}"),
@@ -99,7 +106,9 @@ KINDS: Final = {kind.code: kind for kind in _TABLE}
 
 TOPICS: Final = tuple(dict.fromkeys(kind.topic for kind in _TABLE))
 
-PROBLEMS: Final = frozenset(("tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-failing"))
+PROBLEMS: Final = frozenset(
+    ("tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-not-allowed", "tunnel-failing")
+)
 """Of a tunnel: what `ls` tells of it for a while, even after it is over."""
 
 DROPS: Final = frozenset(("peer-lost",))

@@ -96,6 +96,8 @@ class PortMapping:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._said: dict[int, str] = {}
+        self.on_changed: Callable[[], None] = lambda: None
+        """Told when `statuses` may say something else; not of the end."""
 
     def start(self) -> None:
         """Begin to ask."""
@@ -133,6 +135,7 @@ class PortMapping:
             for plan in self._plans.values():
                 plan.look(self._loop.time())
             self._news.set()
+        self.on_changed()
 
     def _look_around(self) -> bool:
         """Find the gateway and the ports; whether they are others than before."""
@@ -240,6 +243,7 @@ class PortMapping:
         """Those who want to know: other rooms at once, people where it is new to them."""
         grants = (plan.grant for plan in self._plans.values())
         self._own.set_mapped(_outside(grant) for grant in grants if grant is not None)
+        self.on_changed()
         status = self._status(plan)
         if status.state == "mapped":
             assert status.protocol is not None

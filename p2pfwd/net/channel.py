@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ProtocolError
+from p2pfwd.errors import ProtocolError, without_frames
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.noise import NOISE
@@ -138,6 +138,7 @@ class Channel(ABC):
         """From the conduit, or on a violation: tell the owner, once."""
         if not self._lost:
             self._lost = True
+            exc = None if exc is None else without_frames(exc)
             self._cause = exc
             if self._owner is not None:
                 self._owner.channel_lost(exc)

@@ -86,7 +86,12 @@ class Connections:
         self._disconnected.append(callback)
 
     def add(self, conn: Link) -> None:
-        """Take a connection that has come up. One that is too many is aborted, or another in its place."""
+        """Take a connection that has come up. One that is too many is aborted, or another in its place.
+
+        One that is here already is another dial's, too.
+        """
+        if conn in self._conns.get(conn.remote_peer, ()):
+            return
         conns = self._conns.setdefault(conn.remote_peer, [])
         refuse: str | None
         if conn.closed.done():  # before another gives way to it

@@ -24,6 +24,7 @@ from p2pfwd.errors import (
     PeerIdMismatch,
     PeerNotFound,
 )
+from p2pfwd.net.attempts import Attempts
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.resolver import Resolver, has_name
 from p2pfwd.net.settings import SwarmSettings
@@ -138,6 +139,7 @@ class Dialer:
         self.dial_timeout_s = settings.dial_timeout_s
         self.is_blocked: Callable[[Multiaddr], bool] = lambda _addr: False
         """See `net.blocklist`."""
+        self.attempts = Attempts()
         self._backoffs: dict[tuple[PeerId, Multiaddr], _Backoff] = {}
         self._races: list[_Race] = []
 
@@ -410,8 +412,12 @@ class _Race:
             if held_back is not None:
                 self.attempts.append(held_back)
             else:
-                dial = self._dialer.attempt(self.peer_id, addr, fresh_port=self._fresh_port)
-                self._dials[self._loop.create_task(dial)] = addr
+                self._dials[self._loop.create_task(self._attempt(addr))] = addr
+
+    async def _attempt(self, addr: Multiaddr) -> Link:
+        if self._fresh_port:
+            return await self._dialer.attempt(self.peer_id, addr, fresh_port=True)
+        return await self._dialer.attempts.share(self.peer_id, addr, self._dialer.attempt)
 
     def _ended(self) -> Link | None:
         """Take what has ended: a connection, if one came up."""
@@ -440,4 +446,4 @@ class _Race:
         await asyncio.gather(*self._lookups, return_exceptions=True)
         for result in await asyncio.gather(*self._dials, return_exceptions=True):
             if not isinstance(result, BaseException):
-                await result.close()
+                await (result.close() if self._fresh_port else self._dialer.attempts.let_go(result))

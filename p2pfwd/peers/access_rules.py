@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
+from p2pfwd.core.durations import read_time
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded, StorageFailed
 from p2pfwd.policy.access import AtLarge, Rule
@@ -184,8 +184,8 @@ def _ends(found: Any, at_large: AtLarge | None, allowed: frozenset[PeerId]) -> d
     ends: dict[PeerId | None, float] = {}
     for whom, end in found.items():
         peer = None if whom == _ANY else PeerId.parse(whom)
-        if type(end) not in (int, float) or not isfinite(end) or end <= 0:
-            raise ValueError(f"{end!r} is no time")
+        if not read_time(end):
+            raise ValueError("an end is at no time")
         if (peer is None and at_large != "any") or (peer is not None and peer not in allowed):
             raise ValueError(f"{whom} has an end and is not let in")
         ends[peer] = float(end)

@@ -5,10 +5,11 @@
                     └─ revoked ─────────────────────▶ revoked
 
 Rules: of a secret only its verifier is kept, so the file lets nobody in. A use is in the file, with the peer
-it is for, before it is answered and before any right is given; the same peer needs no other. A change is
-written whole or not at all, off the event loop. An invite that has ended is kept a week, so that who comes
-late is told why. A damaged file is moved aside: its invites let nobody in; one of a newer p2pfwd stops the
-start.
+it is for, before it is answered and before any right is given; the same peer needs no other. That the right
+was given is in the file afterwards: what its owner takes away later does not come back by the old word. A
+change is written whole or not at all, off the event loop. An invite that has ended is kept a week, so that
+who comes late is told why. A damaged file is moved aside: its invites let nobody in; one of a newer p2pfwd
+stops the start.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from p2pfwd.core.durations import read_time
 from p2pfwd.core.invite_token import SECRET_BYTES
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
@@ -76,6 +78,8 @@ class Invite:
     peers: tuple[PeerId, ...] = ()
     """Those who have taken it, the first one first."""
     revoked: bool = False
+    let_in: frozenset[PeerId] = frozenset()
+    """Those of them that were given their right; the others were interrupted."""
 
     def state(self, now: float) -> State:
         """Whether others can take it, or why not."""
@@ -152,6 +156,15 @@ class Invites:
             return InviteStatus.BUSY
         return verdict
 
+    async def note_let_in(self, invite: str, peer: PeerId) -> None:
+        """A peer that has taken it was given its right. Raises StorageFailed."""
+
+        def change(invites: dict[str, Invite]) -> None:
+            if (found := invites.get(invite)) is not None:
+                invites[invite] = replace(found, let_in=found.let_in | {peer})
+
+        await self._file.change(on_copy(change))
+
     async def revoke(self, invite: str) -> Invite:
         """Let nobody take it any more; the entry as it is now. Raises NotFound, StorageFailed."""
         revoked: list[Invite] = []
@@ -211,15 +224,23 @@ def _to_json(invites: dict[str, Invite]) -> dict[str, Any]:
             "name": it.name,
             "peers": [str(peer) for peer in it.peers],
             "revoked": it.revoked,
+            "let_in": sorted(map(str, it.let_in)),
         }
         for it in invites.values()
     ]
     return {"invites": entries}
 
 
+def _uses(value: object) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MAX_USES:
+        raise ValueError(f"{value!r} is no number of uses")
+    return value
+
+
 def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
     found = {}
     for entry in document["invites"]:
+        # Of a file without the last member nobody knows who was interrupted: the owner's word goes before.
         verifier = Verifier(bytes.fromhex(entry["stored_key"]), bytes.fromhex(entry["inviter_key"]))
         name, protocol, it_is = entry["name"], entry["protocol"], entry["id"]
         if not isinstance(protocol, str) or not isinstance(name, str | None) or not isinstance(it_is, str):
@@ -231,11 +252,12 @@ def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
             id=it_is,
             protocol=protocol,
             verifier=verifier,
-            made=float(entry["made"]),
-            expires=float(entry["expires"]),
-            uses=int(entry["uses"]),
+            made=read_time(entry["made"]),
+            expires=read_time(entry["expires"]),
+            uses=_uses(entry["uses"]),
             name=name,
             peers=tuple(PeerId.parse(text) for text in entry["peers"]),
             revoked=entry["revoked"] is True,
+            let_in=frozenset(PeerId.parse(text) for text in entry.get("let_in", entry["peers"])),
         )
     return found

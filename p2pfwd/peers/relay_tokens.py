@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from p2pfwd.core.durations import read_time
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.core.relay_token import SECRET_BYTES, digest, to_text
@@ -169,6 +170,7 @@ def _from_json(document: dict[str, Any]) -> dict[str, RelayToken]:
     tokens: dict[str, RelayToken] = {}
     for entry in document["tokens"]:
         peers = tuple(PeerId.parse(text) for text in entry["peers"])
-        token = RelayToken(entry["name"], entry["digest"], entry["many"] is True, int(entry["made"]), peers)
+        made = int(read_time(entry["made"]))
+        token = RelayToken(entry["name"], entry["digest"], entry["many"] is True, made, peers)
         tokens[token.name] = token
     return tokens

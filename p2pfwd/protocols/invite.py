@@ -54,7 +54,7 @@ _WHY: Final[dict[InviteStatus, tuple[str, str]]] = {
     ),
     InviteStatus.REVOKED: ("the invite was revoked", _ASK),
     InviteStatus.DENIED: (
-        "this machine is kept out there by its peer ID",
+        "this machine is kept out there by its peer ID, or its right was taken away",
         "p2pfwd id prints it; p2pfwd allow PROTOCOL ID, there, lets it in",
     ),
     InviteStatus.BUSY: (

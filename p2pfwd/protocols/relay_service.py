@@ -4,10 +4,11 @@
     hop CONNECT   over a relay, to itself     ─▶ PERMISSION_DENIED   no place there ─▶ NO_RESERVATION
                   too many circuits ─▶ RESOURCE_LIMIT_EXCEEDED       not taken there ─▶ CONNECTION_FAILED
 
-Rules: a place is held by one connection and dies with it. Who has one is reached by everybody who can speak
-to this node; who may have one is its owner's choice (`policy.relay_bounds.Serve`). Strangers' places and
-circuits are bounded (`policy.relay_bounds`), the owner's peers' are not. What flows is sealed between the two
-ends: the relay moves it (`net.link.bridge`), and can neither read nor change it unnoticed.
+Rules: a place is held by one connection and dies with it, or with its time, by one timer for all. Who has one
+is reached by everybody who can speak to this node; who may have one is its owner's choice
+(`policy.relay_bounds.Serve`). Strangers' places and circuits are bounded (`policy.relay_bounds`), the owner's
+peers' are not. What flows is sealed between the two ends: the relay moves it (`net.link.bridge`), and can
+neither read nor change it unnoticed.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ log = logging.getLogger("p2pfwd.relay")
 
 ANSWER_S: Final = 10.0
 """For the one who asked to take the answer."""
+
+ENDING_S: Final = 1.0
+"""Between two looks for places whose time is over, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,7 @@ class RelayService:
         self._places_held = Held(RESERVATIONS)
         self._circuits_held = Held(CIRCUITS)
         self._bytes = Paced(BYTES)
+        self._ending: asyncio.TimerHandle | None = None
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.services.reserve(wire.HOP)
@@ -151,6 +156,9 @@ class RelayService:
     def close(self) -> None:
         """Serve nobody, and reset what stands. Idempotent."""
         self.serve("off")
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
         for circuit in tuple(self._circuits):
             self._end(circuit)
 
@@ -251,6 +259,21 @@ class RelayService:
         for place in [one for one in self._places.values() if one.ends_at <= now]:
             self._give_up(place)
 
+    def _end_later(self) -> None:
+        """A place that nobody asks about ends all the same, and what it protects with it.
+
+        All last equally long, so none that comes later ends before the first.
+        """
+        if self._ending is None and self._places:
+            first = min(place.ends_at for place in self._places.values())
+            wait_s = max(ENDING_S, first - self._clock())
+            self._ending = asyncio.get_running_loop().call_later(wait_s, self._end_due)
+
+    def _end_due(self) -> None:
+        self._ending = None
+        self._expire()
+        self._end_later()
+
     def _disconnected(self, conn: Link) -> None:
         place = self._places.get(conn.remote_peer)
         if place is None or place.link is not conn:
@@ -264,6 +287,7 @@ class RelayService:
     def _keep(self, place: Place) -> None:
         """In place of the peer's last one; who waits for that peer's answer asks over this connection."""
         before, self._places[place.peer] = self._places.get(place.peer), place
+        self._end_later()
         if before is None or before.link is not place.link:
             for moved in self._moved.pop(place.peer, ()):
                 if not moved.done():

@@ -239,7 +239,7 @@ def _bound_connect(sock: socket.socket, timeout_s: float | None) -> None:
 def _not_running(path: Path) -> DaemonNotRunning:
     return DaemonNotRunning(
         f"no daemon is running (control socket {path})",
-        hint="start it with: p2pfwd daemon (listen and forward start it by themselves)",
+        hint="start it with: p2pfwd daemon (a command that saves something starts it by itself)",
         socket=str(path),
     )
 

@@ -25,7 +25,7 @@ def reach(paths: Paths, timeout_s: float | None = 10.0) -> Client:
         check_socket_path(paths.socket)
         raise DaemonNotRunning(
             f"no daemon is running (home {paths.home}, control socket {paths.socket})",
-            hint="start it with: p2pfwd daemon (listen and forward start it by themselves)",
+            hint="start it with: p2pfwd daemon (a command that saves something starts it by itself)",
             home=str(paths.home),
             socket=str(paths.socket),
         )

@@ -432,3 +432,13 @@ METHODS: dict[str, tuple[type, type]] = {
     "events.subscribe": (SubscribeParams, SubscribeResult),
     "events.cancel": (CancelParams, Empty),
 }
+
+SAVING: frozenset[str] = frozenset(
+    (
+        *("p2p.listen", "p2p.forward", "p2p.close", "p2p.limit", "p2p.apply"),
+        *("access.allow", "access.deny", "access.rm", "block.add", "block.rm"),
+        *("invite.new", "invite.revoke", "invite.join", "peer.add", "peer.rm"),
+        *("relay.token.new", "relay.token.revoke"),
+    )
+)
+"""Methods that change what is there tomorrow: commands that call one start a daemon where none runs."""

@@ -4,7 +4,8 @@ Implements p2pfwd-rpc(7): hello first, several calls in flight, subscriptions, l
 Rules: the process at the other end must have this user's uid (or root's). The caller of `start` holds the
 home's lock, so a socket file nobody answers on is stale and is unlinked. Closing either direction of a
 connection ends it: its calls are cancelled, its subscriptions end, its leases (`CallContext.on_disconnect`)
-are called. A client that does not read its replies is not read from.
+are called. A client that does not read its replies is not read from. A stop cancels the calls under way, but
+gives those that save something (`schema.SAVING`) their time: what was carried out is answered as that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from p2pfwd.rpc.schema import (
     MAX_REPLY_BYTES,
     METHODS,
     RPC_MAJOR,
+    SAVING,
     CancelParams,
     Empty,
     Event,
@@ -55,6 +57,8 @@ MAX_SUBSCRIPTIONS = 16
 """Subscriptions of one connection."""
 MAX_LINES_PER_TURN = 128
 """Lines of one client that are answered before others get their turn."""
+SAVING_GRACE_S = 2.0
+"""How long closing waits for calls that save something: a disk writes in milliseconds, unless it hangs."""
 CLOSE_GRACE_S = 1.0
 """How long closing waits for clients to take the last replies."""
 LOOK_S = 2.0
@@ -148,7 +152,10 @@ class RpcServer:
         self.hub.publish(topic, time.time(), data)
 
     async def close(self) -> None:
-        """Answer calls under way with ShuttingDown, end every connection, remove the socket. Idempotent."""
+        """Answer the calls under way, end every connection, remove the socket. Idempotent.
+
+        Those that save something have `SAVING_GRACE_S` to be carried out; the others end with ShuttingDown.
+        """
         self.closing = True
         if self._looking is not None:
             self._looking.cancel()
@@ -163,6 +170,9 @@ class RpcServer:
         if self._accepting:
             await asyncio.wait(list(self._accepting))
         connections = list(self.connections)
+        saving = [call for connection in connections for call in connection.shut(but=SAVING)]
+        if saving:
+            await asyncio.wait(saving, timeout=SAVING_GRACE_S)
         for connection in connections:
             connection.shut()
         if connections:
@@ -180,6 +190,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._decoder = codec.LineDecoder(MAX_LINE_BYTES)
         self._calls: dict[codec.RequestId, asyncio.Task[None]] = {}
+        self._methods: dict[codec.RequestId, str] = {}
         self._leases: list[Callable[[], None]] = []
         self._queues: dict[int, EventQueue] = {}
         self._greeted = False
@@ -252,12 +263,20 @@ class Connection(asyncio.Protocol):
         else:
             self._leases.append(callback)
 
-    def shut(self) -> None:
-        """The server closes: cancel the calls, which answers them, then close when all is written."""
-        for call in self._calls.values():
-            call.cancel()
+    def shut(self, but: Collection[str] = ()) -> list[asyncio.Task[None]]:
+        """The server closes: cancel the calls, which answers them, then close when all is written.
+
+        `but`: methods whose calls are not cancelled; those that are under way.
+        """
+        left = []
+        for request_id, call in self._calls.items():
+            if self._methods[request_id] in but:
+                left.append(call)
+            else:
+                call.cancel()
         if not self._calls and self._transport is not None:
             self._transport.close()
+        return left
 
     async def abort(self) -> None:
         """End at once, and wait until nothing of this connection runs."""
@@ -300,6 +319,7 @@ class Connection(asyncio.Protocol):
         context = CallContext(self, request.method)
         call = asyncio.get_running_loop().create_task(self._call(request.id, handler, context, params))
         self._calls[request.id] = call
+        self._methods[request.id] = request.method
         call.add_done_callback(lambda _: self._finished(request.id))
 
     def _route(self, request: codec.Request) -> tuple[Handler, Any]:
@@ -330,7 +350,7 @@ class Connection(asyncio.Protocol):
             if len(line) > MAX_REPLY_BYTES:
                 raise RpcProtocolError(f"RPC reply to {context.method}: {len(line)} bytes are too many")
         except asyncio.CancelledError:
-            self._write(codec.encode_error(request_id, _shutting_down()))
+            self._write(codec.encode_error(request_id, _cut_off(context.method)))
             raise
         except P2PForwardError as exc:
             line = codec.encode_error(request_id, exc)
@@ -340,7 +360,7 @@ class Connection(asyncio.Protocol):
         self._write(line)
 
     def _finished(self, request_id: codec.RequestId) -> None:
-        del self._calls[request_id]
+        del self._calls[request_id], self._methods[request_id]
         if self._server.closing and not self._calls and self._transport is not None:
             self._transport.close()
 
@@ -383,6 +403,17 @@ def _check_major(major: int) -> None:
 
 def _shutting_down() -> P2PForwardError:
     return errors.ShuttingDown("the daemon is shutting down")
+
+
+def _cut_off(method: str) -> P2PForwardError:
+    """A call of this method was cancelled, and may have been carried out before it noticed."""
+    if method not in SAVING:
+        return _shutting_down()
+    return errors.ShuttingDown(
+        "the daemon was stopped in the middle of this: it may have been carried out, or not",
+        hint="start it again, and look: p2pfwd export shows everything that is saved",
+        may_be_done=True,
+    )
 
 
 def _internal(exc: Exception) -> P2PForwardError:

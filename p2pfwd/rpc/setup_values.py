@@ -14,7 +14,7 @@ MAX_APPLIED_BYTES: Final = 500_000
 class SetupChange(Message):
     """One tunnel, name, rule or block that was changed, or would be."""
 
-    action: Literal["added", "changed", "removed"]
+    action: Literal["added", "changed", "removed", "skipped"]  # skipped: it names this node itself
     kind: Literal["listen", "forward", "peer", "rule", "block"]
     name: str  # protocol of a listen or rule, local address of a forward, name of a peer, whom a block is for
     text: str  # what it is now; of a changed one, what differs
@@ -45,6 +45,7 @@ class ApplyResult(Message):
     unchanged: int
     notes: tuple[str, ...]  # what a person should know of it
     dry_run: bool
+    skipped: tuple[SetupChange, ...] = ()  # what names this node itself as the other end
 
 
 @message
@@ -56,3 +57,4 @@ class ReloadResult(Message):
     settings: tuple[str, ...]  # keys that changed, and hold from now on
     restart: tuple[str, ...]  # keys that changed, and hold after a restart
     notes: tuple[str, ...]
+    skipped: tuple[SetupChange, ...] = ()

@@ -136,7 +136,9 @@ class Limits(Message):
 class Problem(Message):
     """What was last wrong with a tunnel, in the last 24 hours."""
 
-    code: Literal["tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-failing"]
+    code: Literal[
+        "tunnel-port-taken", "tunnel-peer-away", "tunnel-target-down", "tunnel-not-allowed", "tunnel-failing"
+    ]
     time: float  # unix seconds
     reason: str
 

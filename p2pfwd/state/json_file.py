@@ -1,8 +1,9 @@
 """A small table in a JSON file of its own: read with care, changed whole, durably and off the event loop.
 
 Rules: a change is in the file before it holds and is answered, also where the caller is gone by then, and
-changes come one after the other. A file of a newer p2pfwd stops the start. One that cannot be understood is
-moved aside, or stops the start where the table says so. What a writer that was killed left is removed.
+changes come one after the other. A number is finite, and fits what it is for. A file of a newer p2pfwd stops
+the start. One that cannot be understood is moved aside, or stops the start where the table says so. What a
+writer that was killed left is removed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -100,7 +102,7 @@ class JsonFile(Generic[T]):
         try:
             if len(data) > max_bytes:
                 raise ValueError(f"it is longer than {max_bytes} bytes")
-            document = json.loads(data)
+            document = read_json(data)
             if not isinstance(document, dict):
                 raise ValueError("it is no object")
             version = document["version"]
@@ -145,6 +147,19 @@ def on_copy(change: Callable[[dict[str, V]], None]) -> Callable[[dict[str, V]], 
         return before if after == before else after
 
     return changed
+
+
+def read_json(data: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError, RecursionError."""
+    return json.loads(data, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    """JSON has neither NaN nor Infinity, but Python reads both, and takes 1e999 for the latter."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def _plain(exc: Exception) -> Exception:

@@ -11,10 +11,10 @@ import json
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from p2pfwd.core.durations import read_time
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import ForwardTerms, ListenTerms, terms_from_json, terms_to_json
@@ -191,8 +191,6 @@ def _from_row(row: tuple[Any, ...]) -> SavedTunnel:
     direction, name, protocol, address, peer, addrs, terms, created = row
     if (direction, peer is None) not in (("listen", True), ("forward", False)):
         raise ValueError(f"it is no {direction}")
-    if not isfinite(created):
-        raise ValueError("it was made at no time")
     tunnel = SavedTunnel(
         direction=direction,
         protocol=protocol,
@@ -200,7 +198,7 @@ def _from_row(row: tuple[Any, ...]) -> SavedTunnel:
         terms=_terms(direction, json.loads(terms)),
         peer=None if peer is None else PeerId.parse(peer),
         peer_addrs=tuple(Multiaddr.parse(text) for text in json.loads(addrs)),
-        created=created,
+        created=read_time(created),
     )
     if tunnel.key != (direction, name):
         raise ValueError(f"it is not the one of {name}")

@@ -53,7 +53,7 @@ class InviteStatus(IntEnum):
     """Other peers have taken it, as many as it was for."""
     REVOKED = 4
     DENIED = 5
-    """The owner keeps this peer out by its ID."""
+    """The owner keeps this peer out by its ID, or has taken away what the invite gave it."""
     BUSY = 6
     """It could not be written down: try again."""
 

@@ -80,7 +80,7 @@ def test_without_a_daemon(home: Path, run: Run, arguments: tuple[str, ...]) -> N
     assert (result.status, result.out) == (3, "")
     assert result.err == (
         f"Error: no daemon is running (home {home}, control socket {home}/rpc.sock)\n"
-        "hint: start it with: p2pfwd daemon (listen and forward start it by themselves)\n"
+        "hint: start it with: p2pfwd daemon (a command that saves something starts it by itself)\n"
     )
 
 

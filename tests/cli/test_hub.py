@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.cli.env import Env
+from p2pfwd.daemon.bootstrap_report import FOR_A_HUB
 from p2pfwd.errors import TimedOut
 from p2pfwd.rpc.schema import (
     AddrsResult,
@@ -232,6 +233,9 @@ def test_two_that_join_a_hub_find_each_other_by_it_and_have_places_there(home: P
     try:
         assert hub.returncode == 0, hub.stderr
         line = json.loads(hub.stdout)["Line"]
+        alone = json.loads(run_cli(home, "status", "--json", env=env).stdout)["Bootstrap"]
+        assert alone["Message"].startswith("this node is a bootstrap peer itself")
+        assert alone["Hint"] == FOR_A_HUB
         for each in (one, other):
             joined = run_cli(each, "network", "join", line, env=env)
             assert joined.returncode == 0, joined.stderr

@@ -19,9 +19,9 @@ import pytest
 from p2pfwd.rpc.schema import ApplyResult, CloseResult, ExportResult, LsResult, ReloadResult, SetupChange
 from p2pfwd.rpc.setup_values import MAX_APPLIED_BYTES
 from tests.cli.conftest import Run
-from tests.cli.samples import LISTEN
+from tests.cli.samples import FORWARDED, LISTEN, LISTENED
 from tests.support.daemon import PROGRAM, READY, Daemon, environment, run_cli
-from tests.support.fake_daemon import FakeDaemon, until
+from tests.support.fake_daemon import OTHER, FakeDaemon, until
 from tests.support.readme import story
 
 OnTerminal = Callable[..., str]
@@ -51,6 +51,9 @@ def test_apply_prints_the_difference(run: Run, fake: FakeDaemon, tmp_path: Path)
         "unchanged: 4",
     ]
     assert (done.err, done.status) == ("Warning: /x/web: it waits\n", 0)
+    skipped = (SetupChange("skipped", "peer", "nas", "this node itself"),)
+    fake.answers["p2p.apply"] = ApplyResult((), 4, (), False, skipped)
+    assert run("apply", str(file)).out.splitlines() == ["= peer nas: this node itself", "unchanged: 4"]
     fake.answers["p2p.apply"] = ApplyResult(CHANGES, 4, (), True)
     assert run("apply", "--dry-run", str(file)).out.splitlines()[-1] == "Nothing was changed: --dry-run."
     assert json.loads(run("apply", "--dry-run", "--json", str(file)).out)["Changes"][2] == {
@@ -70,6 +73,9 @@ def test_reload_prints_what_holds_and_what_takes_a_restart(run: Run, fake: FakeD
         "swarm.listen changed: it takes a restart: p2pfwd shutdown",
     ]
     assert json.loads(run("reload", "--json").out)["Restart"] == ["swarm.listen"]
+    skipped = (SetupChange("skipped", "forward", "/ip4/127.0.0.1/tcp/22", "this node itself"),)
+    fake.answers["daemon.reload"] = ReloadResult((), 2, (), (), (), skipped)
+    assert run("reload").out.splitlines()[0] == "= forward /ip4/127.0.0.1/tcp/22: this node itself"
 
 
 def test_export_prints_the_text(run: Run, fake: FakeDaemon) -> None:
@@ -89,6 +95,24 @@ def test_ls_and_close_say_what_declares_it(run: Run, fake: FakeDaemon, on_termin
         "declares it",
         "hint: to close it for good, take it out there",
     ]
+
+
+def test_an_end_of_a_declared_tunnel_is_said_not_to_last(run: Run, fake: FakeDaemon) -> None:
+    """As new limits of one are; nothing is said where no end is given, or it is saved."""
+    listen, forward = ("listen", "/x/web", "8000"), ("forward", "/x/ssh", "2222", OTHER, "--no-check")
+    of_config = {"saved": False, "lifetime": "declared", "declared_in": "/home/me/config.toml, line 7"}
+    for words, method, result in ((listen, "p2p.listen", LISTENED), (forward, "p2p.forward", FORWARDED)):
+        declared = replace(result, listener=replace(result.listener, **of_config), stood=True)
+        fake.answers[method] = declared
+        protocol = declared.listener.protocol
+        assert run(*words, "--expires", "2h").err.splitlines()[-2:] == [
+            f"Warning: this end of {protocol} holds only until the next reload or restart: "
+            "/home/me/config.toml, line 7, declares it",
+            "hint: to have it end for good, set ends_at there",
+        ]
+        assert "this end" not in run(*words).err
+        fake.answers[method] = result
+        assert "this end" not in run(*words, "--expires", "2h").err
 
 
 # --- bad input -------------------------------------------------------------------------------------

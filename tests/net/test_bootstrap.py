@@ -168,7 +168,8 @@ async def test_a_dead_address_book_is_tried_a_few_at_a_time_and_counted() -> Non
         assert node.meter.dials == AT_ONCE
         await until(lambda: report().state == "alone", 20)
         assert report().message == (
-            "there are no bootstrap peers; none of 10 peers that served the DHT before answers"
+            "this node is a bootstrap peer itself, and nobody else of the network is here; "
+            "none of 10 peers that served the DHT before answers"
         )
         assert node.meter.dials == 10
 

@@ -394,7 +394,7 @@ async def test_a_race_survives_a_defect_of_one_dial(
     attempt = dialer_module.Dialer.attempt
 
     async def broken(
-        self: dialer_module.Dialer, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool
+        self: dialer_module.Dialer, peer_id: PeerId, addr: Multiaddr, *, fresh_port: bool = False
     ) -> Conn:
         if addr == refused:
             raise RuntimeError("a defect")
@@ -448,6 +448,22 @@ async def test_a_dial_that_others_share_may_still_win(refused: Multiaddr) -> Non
         await turns()
         conn = await near.connect(far.peer_id, [refused])
         assert conn is await others
+
+
+@on_loop
+async def test_all_who_reach_for_one_that_is_back_have_one_connection() -> None:
+    """As a hub that returns is: by the keeper, by who goes by it, by who replaces a lost connection."""
+    async with swarm() as near, swarm() as far:
+        addrs = far.listen_addrs()
+        near.peerstore.add_addrs(far.peer_id, addrs, 60.0, Provenance.PROVED)
+        by_only = [near.connect(far.peer_id, addrs, only=True, force=True) for _ in range(3)]
+        others = near.dials.beside(far.peer_id), near._reach_relay(far.peer_id, addrs)
+        links = await asyncio.gather(*by_only, *others)
+        assert len(set(links)) == 1 and near.conns() == [links[0]]
+        echoing = await links[0].measure_rtt(5.0)
+        assert echoing > 0 and len(far.conns()) == 1
+        own = await near.dials.beside(far.peer_id, addrs, fresh_port=True)
+        assert own is not links[0] and len(near.conns()) == 2
 
 
 @on_loop

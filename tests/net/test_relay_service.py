@@ -140,6 +140,24 @@ async def test_a_place_ends_when_its_time_is_over() -> None:
 
 
 @on_loop
+async def test_a_strangers_place_that_nobody_asks_about_ends_with_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its connection may be trimmed again."""
+    async with swarm() as client, relay("anyone") as made:
+        monkeypatch.setattr(relay_service, "ENDING_S", 0.01)
+        monkeypatch.setattr(relay_service, "RESERVATION_S", 0)
+        await reserve(await made.link(client))
+        await until(lambda: not made.swarm.connmgr.is_protected(client.peer_id))
+        assert not made.service._places and made.service._ending is None
+        monkeypatch.setattr(relay_service, "RESERVATION_S", 3600)
+        await reserve(await made.link(client))
+        assert made.service._ending is not None
+        made.service.close()
+        assert made.service._ending is None
+
+
+@on_loop
 async def test_strangers_have_so_many_places_and_own_peers_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,6 +18,8 @@ from p2pfwd import errors
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.daemon.methods.tunnels import TunnelMethods
 from p2pfwd.daemon.settings import Settings
+from p2pfwd.forwarding import denied
+from p2pfwd.forwarding import forward as forward_module
 from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import TunnelFile
@@ -169,6 +171,33 @@ def test_who_is_told_that_it_is_denied_sees_the_line_that_lets_it_in(home: Path,
         await owner.change("allow", asker.peer)
         async with tunnel(port):
             assert (await listener_of(asker)).state == "ready"
+
+    run(home, script)
+
+
+def test_a_denied_forward_shows_by_itself_that_it_is_let_in(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `ls` and in the history, with nobody connecting; the owner is shown one request, however often."""
+    monkeypatch.setattr(denied, "FIRST_S", 0.02)
+    monkeypatch.setattr(forward_module, "ASK_INTERVAL_S", 0.0)
+
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        params = s.ListenParams(NAME, server.address, allow=(STRANGER,), tell_denied=("any",))
+        await owner.call("p2p.listen", params)
+        _, listener = await forward(owner, asker)
+        assert await state(asker, listener) == "not-allowed"
+        (row,) = asker.running.forwarding._forwards()
+        asked_at = row._asked_at
+        await until(lambda: row._asked_at > asked_at)
+        await owner.change("allow", asker.peer)
+
+        await until(lambda: asker.running.forwarding.listeners()[0].state == "ready")
+        assert (await listener_of(asker)).state == "ready"
+        events = (await asker.call("events.ls", s.EventsParams(kinds=("tunnel",)))).events
+        assert [it.code for it in events if "allowed" in it.code] == ["tunnel-not-allowed", "tunnel-allowed"]
+        assert not server.accepted, "the service was not touched"
+        assert (await owner.refused())["tunnel-denied"] == 1
 
     run(home, script)
 

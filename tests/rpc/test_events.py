@@ -171,10 +171,11 @@ def test_who_is_denied_is_told_once_with_his_number(home: Path) -> None:
         await until(lambda: bool(requests.all()))
         (request,) = requests.all()  # a name just denied is tried again: it might be of a daemon that starts
         assert request.count >= 3
-        (asked,) = await told(owner, kinds=("access-requested",))
-        found = (asked.peer, asked.protocol, asked.count, asked.stranger)
-        assert found == (asker.peer, NAME, request.count, True)
         at_least = request.count  # the forward goes on asking
+        (asked,) = await told(owner, kinds=("access-requested",))
+        assert (asked.peer, asked.protocol, asked.stranger) == (asker.peer, NAME, True)
+        assert at_least <= asked.count <= request.count
+        at_least = request.count
         denied = (await owner.call("daemon.status")).history.denied
         assert at_least <= denied <= request.count
         await owner.call("block.add", s.BlockParams((asker.peer,)))

@@ -286,6 +286,73 @@ def test_a_denial_that_comes_in_between_holds(tmp_path: Path) -> None:
     run(tmp_path, script, CLOSED)
 
 
+@pytest.mark.parametrize("how", ["listen", "rm", "deny-and-rm", "name", "ended"])
+@pytest.mark.parametrize("uses", [1, 5])
+def test_a_right_that_was_taken_away_does_not_come_back_by_the_old_word(
+    tmp_path: Path, how: str, uses: int
+) -> None:
+    """Nor after a restart; a new invite gives it again."""
+    closed = replace(CLOSED, access_default="named") if how == "name" else CLOSED
+
+    async def main() -> None:
+        identity = PrivateKey.generate()
+        owner, joiner = await start(tmp_path / "a", closed, identity), await start(tmp_path / "b")
+        try:
+            with TcpServer(echo) as server:
+                made = await owner.invite(uses=uses, name="laptop" if how == "name" else None)
+                await joiner.join(made.token)
+                await joiner.join(made.token)
+                access = owner.running.access
+                if how == "listen":
+                    other = str(PeerId.from_public_key(PrivateKey.generate().public_key))
+                    await owner.call("p2p.listen", s.ListenParams(NAME, server.address, allow=(other,)))
+                if how == "deny-and-rm":
+                    await access.deny(NAME, [joiner.peer], keep_live=False)
+                if how == "ended":
+                    await access.allow(NAME, [joiner.peer], keep_live=False, ends_at=1.0)
+                elif how != "listen":
+                    await access.remove(NAME, keep_live=False)
+                if how == "name":
+                    await owner.call("peer.rm", s.PeerRmParams("laptop"))
+                allowed, names = await owner.allowed(), await owner.names()
+                for _ in range(2):
+                    refused = await joiner.refused(made.token)
+                    assert refused.details["status"] == "DENIED"
+                    rules = owner.running.forwarding.access.rules
+                    assert not rules.admits(joiner.running.host.peer_id, NAME)
+                    assert (await owner.allowed(), await owner.names()) == (allowed, names)
+                    port = owner.address.split("/")[4]
+                    await owner.running.stop()
+                    again = replace(closed, listen=(f"/ip4/127.0.0.1/tcp/{port}",))
+                    owner = await start(tmp_path / "a", again, identity)
+                await joiner.join((await owner.invite()).token)
+                assert joiner.peer in await owner.allowed()
+        finally:
+            await owner.running.stop()
+            await joiner.running.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
+
+
+def test_who_was_interrupted_before_its_right_was_given_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(owner: Node, joiner: Node, other: Node) -> None:
+        made = await owner.invite()
+
+        async def full(*_: object) -> bool:
+            raise errors.StorageFailed("access rules: no space left")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(owner.running.access, "let_in", full)
+            assert (await joiner.refused(made.token)).details["status"] == "BUSY"
+        assert [len(it.taken_by) for it in await owner.invites()] == [1] and not await owner.allowed()
+        await joiner.join(made.token)
+        assert await owner.allowed() == {joiner.peer}
+
+    run(tmp_path, script, CLOSED)
+
+
 def test_no_name_of_another_peer_is_taken_away(tmp_path: Path) -> None:
     async def script(owner: Node, joiner: Node, other: Node) -> None:
         await owner.call("peer.add", s.PeerAddParams("laptop", (other.peer,)))

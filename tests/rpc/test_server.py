@@ -292,6 +292,49 @@ def test_a_closing_server_answers_calls_under_way(home: Path) -> None:
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_closing_server_answers_what_it_saves_as_it_came_out(
+    home: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """It waits for it, and where that takes too long says that it may have been done."""
+    monkeypatch.setattr(server, "SAVING_GRACE_S", 0.05 if hangs else 20.0)
+
+    async def main() -> None:
+        node, rpc = Node(), RpcServer(home / "rpc.sock", {})
+        writing, closing = asyncio.Event(), asyncio.Event()
+
+        async def remove(context: CallContext, params: schema.PeerRmParams) -> schema.PeerRmResult:
+            writing.set()
+            await closing.wait()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            if hangs:
+                await asyncio.Event().wait()
+            gone = schema.NamedPeer("nas", "12D3", (), None, "not-connected", None, None, None, None)
+            return schema.PeerRmResult(gone)
+
+        rpc.handlers = {**node.handlers(), "peer.rm": remove}
+        await rpc.start()
+
+        def client() -> None:
+            with Client.connect(home / "rpc.sock") as daemon:
+                if not hangs:
+                    assert daemon.call("peer.rm", schema.PeerRmParams("nas")).peer.name == "nas"
+                    return
+                with pytest.raises(errors.ShuttingDown, match="it may have been carried out") as caught:
+                    daemon.call("peer.rm", schema.PeerRmParams("nas"))
+                assert caught.value.details == {"may_be_done": True}
+
+        calling = asyncio.create_task(asyncio.to_thread(client))
+        await writing.wait()
+        stopping = asyncio.create_task(rpc.close())
+        closing.set()
+        await stopping
+        await calling
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
 def test_events_reach_their_subscription_beside_calls(home: Path) -> None:
     async def main() -> None:
         rpc = RpcServer(home / "rpc.sock", Node().handlers())

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,34 @@ def test_a_dry_run_and_a_bad_file_change_nothing(home: Path) -> None:
             assert await node.everything() == before
 
     run(home, script)
+
+
+def test_one_file_is_for_all_machines(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What names this node itself is told and passed over: by apply, by reload and at the start."""
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        identity = PrivateKey.generate()
+        own, local = PeerId.from_public_key(identity.public_key), f"/ip4/127.0.0.1/tcp/{free_port()}"
+        tables = (f'[[peer]]\nname = "nas"\npeer = "{own}"\n', f'[[block]]\nwhom = ["{own}"]\n')
+        text = "".join((*tables, f'[[forward]]\nprotocol = "/x/a"\nlisten = "{local}"\npeer = "nas"\n', SSH))
+        node = await start(home / "a", identity=identity)
+        applied = await node.apply(text)
+        assert (lines(applied), applied.unchanged, applied.notes) == (["added listen /x/ssh"], 0, ())
+        assert [(it.action, it.kind, it.name, it.text) for it in applied.skipped] == [
+            ("skipped", kind, name, "this node itself")
+            for kind, name in (("peer", "nas"), ("forward", local), ("block", str(own)))
+        ]
+        assert lines(await node.apply(text)) == []
+        assert list(await node.ls()) == ["/x/ssh"] and not (await node.call("block.ls")).blocked
+        assert len((await node.reload(text)).skipped) == 3
+        await node.running.stop()
+        node = await start(home / "a", text, identity)
+        assert list(await node.ls()) == ["/x/ssh"]
+        assert "config.toml: peer nas is left out: this node itself" in caplog.text
+        await node.running.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
 
 
 def test_prune_leaves_what_ends_by_itself(home: Path) -> None:
@@ -453,6 +482,51 @@ def test_a_disk_that_is_full_changes_nothing(
         assert lines(await node.apply(AFTER, prune=True)) == []
 
     run(home, script, '[access]\ndefault = "named"\n')
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_an_apply_that_fails_leaves_what_is_not_saved_as_it_was(
+    home: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Also where it had been closed for another in its place: it is there again, and still not saved."""
+    ports = [free_port() for _ in range(2)]
+    listens = [f"127.0.0.1:{port}" for port in ports]
+    text = "".join(
+        (
+            '[[listen]]\nprotocol = "/x/a"\ntarget = "127.0.0.1:2"\nallow = []\n',
+            '[[listen]]\nprotocol = "/x/b"\ntarget = "127.0.0.1:3"\nreport_peer_id = true\n',
+            f'[[forward]]\nprotocol = "/x/c"\nlisten = "{listens[0]}"\npeer = "{LAPTOP}"\n',
+            f'[[forward]]\nprotocol = "/x/d"\nlisten = "{listens[1]}"\npeer = "{LAPTOP}"\npath = "direct"\n',
+        )
+    )
+
+    async def script(node: Home) -> None:
+        for protocol, target in (("/x/a", "127.0.0.1:1"), ("/x/b", "127.0.0.1:3")):
+            await node.call("p2p.listen", s.ListenParams(protocol, target, ephemeral=True, max_streams=7))
+        for protocol, peer, listen in (("/x/c", PHONE, listens[0]), ("/x/d", LAPTOP, listens[1])):
+            await node.call("p2p.forward", s.ForwardParams(protocol, listen, (peer,), ephemeral=True))
+        before, writes = await node.ls(), 0
+
+        def full(*args: Any) -> None:
+            nonlocal writes
+            writes += 1
+            if writes == failing:
+                raise StorageFailed("the disk is full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(json_file, "write_atomically", preceded(full, json_file.write_atomically))
+            broken.setattr(TunnelFile, "change", preceded(full, TunnelFile.change))
+            with pytest.raises(StorageFailed):
+                await node.apply(text)
+        after = await node.ls()
+        assert {it.lifetime for it in after.values()} == {"ephemeral"} and writes >= failing
+        same: dict[str, Any] = {"id": 0, "state": "", "state_since": 0.0, "reason": None}
+        assert {name: replace(it, **same) for name, it in after.items()} == {
+            name: replace(it, **same) for name, it in before.items()
+        }
+        assert "[[" not in await node.export()
+
+    run(home, script)
 
 
 def essence(everything: Any) -> Any:

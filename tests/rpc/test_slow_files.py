@@ -13,6 +13,7 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import ListenTerms
+from p2pfwd.errors import ShuttingDown
 from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import SavedTunnel, TunnelFile
@@ -60,6 +61,46 @@ def test_a_stop_does_not_wait_for_a_disk_that_hangs_under_a_command(
         with pytest.raises(asyncio.CancelledError):
             await making
         gate.set()
+
+    run_while_it_hangs(home, script, gate)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_stop_answers_what_it_carried_out_as_done(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The disk is slow when the stop comes: it was answered as not done, and was done."""
+    file, params = COMMANDS[command]
+    gate, waits = threading.Event(), threading.Event()
+    write, change = json_file.write_atomically, TunnelFile.change
+
+    def slow_write(path: Path, *args: Any) -> None:
+        if path.name == file:
+            waits.set()
+            gate.wait()
+        write(path, *args)
+
+    def slow_change(self: TunnelFile, *args: Any, **more: Any) -> None:
+        if file == "state.db":
+            waits.set()
+            gate.wait()
+        change(self, *args, **more)
+
+    async def script(node: Home) -> None:
+        monkeypatch.setattr(json_file, "write_atomically", slow_write)
+        monkeypatch.setattr(TunnelFile, "change", slow_change)
+        slow = asyncio.create_task(node.call(command.split()[0], params))
+        await until(waits.is_set)
+        stopping = asyncio.create_task(node.running.stop())
+        await until(lambda: node.running.server.closing)
+        gate.set()
+        if command == "p2p.listen --allow":  # its listen comes after its rule, and too late: neither is there
+            with pytest.raises(ShuttingDown):
+                await slow
+            assert not node.running.access.rules.table.rules
+        else:
+            await slow
+        await stopping
 
     run_while_it_hangs(home, script, gate)
 

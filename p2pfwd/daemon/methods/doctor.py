@@ -150,7 +150,8 @@ class Doctor:
         if not discovery.dhts:
             return "left out", "this node takes part in no DHT", None
         report = discovery.bootstrap.report()
-        states: dict[str, FindingState] = {"joined": "good", "searching": "note", "alone": "bad"}
+        alone: FindingState = "note" if report.is_hub and not report.outcomes else "bad"
+        states: dict[str, FindingState] = {"joined": "good", "searching": "note", "alone": alone}
         return states[report.state], report.message, report.hint
 
     def _nat(self) -> Check:

@@ -20,7 +20,14 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost, P2PForwardError, RemoteProtocolError, StreamReset, TimedOut
+from p2pfwd.errors import (
+    ConnectionLost,
+    P2PForwardError,
+    RemoteProtocolError,
+    StreamReset,
+    TimedOut,
+    without_frames,
+)
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.conduit.contract import GatheringSink
 from p2pfwd.net.limits import Limits
@@ -454,7 +461,7 @@ class Conn:
         self._outbox.end()
         self._intake.end()
         self._end_gathering()
-        self.closed.set_result(cause)
+        self.closed.set_result(None if cause is None else without_frames(cause))
         if not self.identified.done():
             self.identified.set_result(None)
         error: P2PForwardError = lost(self, cause)

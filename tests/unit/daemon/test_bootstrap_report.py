@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from p2pfwd.daemon.bootstrap_report import NONE_CONFIGURED, BootstrapReport
+from p2pfwd.daemon.bootstrap_report import FOR_A_HUB, NONE_CONFIGURED, BootstrapReport
 from p2pfwd.policy.bootstrap import Outcome
 
 P, A, N, S, R = Outcome.PENDING, Outcome.ANSWERS, Outcome.NO_NAME, Outcome.SILENT, Outcome.REFUSES
@@ -21,9 +21,10 @@ def report(
     state: Literal["joined", "searching", "alone"] = "alone",
     remembered: tuple[int, int] = (0, 0),
     near_tried: int = 0,
+    is_hub: bool = False,
 ) -> BootstrapReport:
     """`remembered`: how many, and how many of them were tried."""
-    return BootstrapReport(state, 12, tuple(names), tuple(addresses), *remembered, near_tried)
+    return BootstrapReport(state, 12, tuple(names), tuple(addresses), *remembered, near_tried, is_hub)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,12 @@ def report(
         ),
         (report([], [A, S]), "1 bootstrap peer of 2 answers, and none serves this network's DHT"),
         (report(), "there are no bootstrap peers"),
+        (
+            report(is_hub=True, remembered=(2, 2)),
+            "this node is a bootstrap peer itself, and nobody else of the network is here; "
+            "none of 2 peers that served the DHT before answers",
+        ),
+        (report([], [S], is_hub=True), "the bootstrap peer does not answer (1 address): 1 does not answer"),
         (
             report([], [S, S], remembered=(12, 12)),
             "none of the 2 bootstrap peers answers (2 addresses): 2 do not answer; "
@@ -74,6 +81,8 @@ def test_what_is_said(made: BootstrapReport, message: str) -> None:
         (report([], [R]), ["are they in this network"]),
         (report([], [U]), ["name addresses for TCP"]),
         (report(), [NONE_CONFIGURED]),
+        (report(is_hub=True), [FOR_A_HUB]),
+        (report([A], is_hub=True), [NONE_CONFIGURED]),
         (report([A]), [NONE_CONFIGURED]),
         (report([A], state="joined"), []),
     ],

@@ -16,8 +16,10 @@ from p2pfwd.core.terms import PLAIN_FORWARD, PLAIN_LISTEN
 from p2pfwd.daemon.feed import OVER, PROBLEM_OF_STATE, Feed
 from p2pfwd.errors import PeerBlocked, TimedOut
 from p2pfwd.forwarding.values import PEER_UNREACHABLE, READY, UNKNOWN, ForwardingEvent, ListenerInfo
+from p2pfwd.host.port_mapping import MappedPort
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.paths import PathCode
+from p2pfwd.policy.port_mapping import Protocol
 from p2pfwd.policy.shares import Party
 from p2pfwd.policy.standing import Standing
 from tests.support.peers import peer
@@ -77,6 +79,8 @@ class Parts:
         self.applying: Any = SimpleNamespace()
         self.reloading: Any = SimpleNamespace()
         self.inviting: Any = SimpleNamespace()
+        self.mapped: tuple[Any, ...] = ()
+        self.mapping: Any = SimpleNamespace(statuses=lambda: self.mapped)
         self.feed = Feed(history, host, self.forwarding, self.discovery)
         self.feed.start(self)
 
@@ -156,6 +160,7 @@ def parts() -> Iterator[Parts]:
             ["tunnel-failing", "tunnel-target-down", "tunnel-target-up"],
         ),
         (("protocol-not-supported", READY), ["tunnel-failing", "tunnel-works"]),
+        (("not-allowed", UNKNOWN, READY), ["tunnel-not-allowed", "tunnel-allowed"]),
     ],
 )
 def test_the_states_of_a_tunnel(parts: Parts, states: tuple[str, ...], codes: list[str]) -> None:
@@ -299,6 +304,17 @@ def test_how_others_get_here_and_where_this_node_is(parts: Parts) -> None:
     parts.bound = ()
     own.tell("on_changed", Change.MOVED | Change.TOLD)
     assert parts.events == [("network-changed", {"addresses": "no address"})]
+
+
+def test_ports_that_the_router_leads_here(parts: Parts) -> None:
+    parts.mapped = (MappedPort(4011, "mapped", None, Protocol.PCP, "10.0.0.1", ADDRESS),)
+    parts.mapping.on_changed()
+    parts.mapping.on_changed()
+    assert parts.events == [("mapping-got", {"port": 4011, "address": str(ADDRESS), "way": "PCP"})]
+    parts.feed.stop()
+    parts.mapped = ()
+    parts.mapping.on_changed()
+    assert parts.told() == ["mapping-got", "daemon-stopped"]
 
 
 def test_access_and_refusals(parts: Parts) -> None:

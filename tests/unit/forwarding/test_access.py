@@ -130,6 +130,28 @@ async def test_the_owner_hears_of_a_denial_a_moment_later_and_once(
 
 
 @in_virtual_time
+@pytest.mark.parametrize(
+    ("rule", "times"),
+    [(Rule("listed", tells_any=True), 1), (Rule("listed", denied=frozenset({ALICE}), tells_any=True), 0)],
+)
+async def test_who_is_told_and_asks_again_and_again_is_no_flood(
+    forwarding: MakeForwarding, host: FakeHost, connected: list[PeerId], rule: Rule, times: int
+) -> None:
+    """Its forward does so by itself: it is shown once, and counted no more; its streams are."""
+    service = await listening(forwarding, Access("any", {"/x/a": rule}))
+    services, told = host.swarm.services, []
+    service.access.on_denied = lambda party, _protocol, _asks: told.append(party.peer)
+    for _ in range(3):
+        assert services.accepts(ALICE, probe.PREFIX + "/x/a"), "it is told"
+        await asyncio.sleep(LATER_S)
+    assert told == [ALICE] * times and len(service.access.requests.all()) == times
+    assert not services.accepts(ALICE, "/x/a")
+    await asyncio.sleep(LATER_S)
+    assert told == [ALICE] * (times + 1) and host.swarm.refusals.counts == {"tunnel-denied": times + 1}
+    await service.aclose()
+
+
+@in_virtual_time
 async def test_who_asks_and_leaves_counts_for_his_network(
     forwarding: MakeForwarding, host: FakeHost, connected: list[PeerId]
 ) -> None:

@@ -111,10 +111,14 @@ def test_a_damaged_file_is_told_apart(file: HistoryFile) -> None:
 
 
 def test_rows_that_make_no_sense_are_left_out(file: HistoryFile) -> None:
-    file.save([event(number) for number in range(1, 5)])
+    file.save([event(number) for number in range(1, 9)])
     file.close()
     with sqlite3.connect(file.path) as db:
         db.execute("UPDATE events SET data = '{' WHERE id = 1")
+        db.execute("""UPDATE events SET data = '{"a": NaN}' WHERE id = 5""")
+        db.execute("UPDATE events SET until = 9e999 WHERE id = 6")
+        db.execute("UPDATE events SET time = -1 WHERE id = 7")
+        db.execute("UPDATE events SET time = 1e300 WHERE id = 8")
         db.execute("UPDATE events SET data = '7' WHERE id = 2")
         db.execute("UPDATE events SET share = 'x' WHERE id = 3")
     db.close()

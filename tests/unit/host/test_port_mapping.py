@@ -255,6 +255,34 @@ async def test_a_mapping_is_useless_where_nobody_gets_in_by_it() -> None:
 
 
 @in_virtual_time
+async def test_who_follows_is_told_of_every_change() -> None:
+    """A grant, what peers see, another router, and none."""
+    node, seen = Node(PCP), []
+    node.mapping.on_changed = lambda: seen.append(node.states[0])
+    node.ways[PCP].grants()
+    node.mapping.start()
+    await asyncio.sleep(1)
+    assert set(seen) == {"mapped"}
+    node.own_addresses.note_observed(BY_PEER, at("11.9.0.1", 5))
+    await asyncio.sleep(0.01)
+    assert seen[-1] == "useless"
+    node.ways[PCP].said = None
+    node.ways[PCP].takes_s = 1000.0
+    node.gateway = Gateway("10.2.0.1", "10.2.0.2")
+    node.hosts = {"127.0.0.1", "10.2.0.2"}
+    node.own_addresses.network_changed()
+    await asyncio.sleep(0.01)
+    assert seen[-1] == "searching"
+    node.gateway = None
+    node.own_addresses.network_changed()
+    await asyncio.sleep(0.01)
+    assert seen[-1] == "no-router"
+    count = len(seen)
+    await node.mapping.close()
+    assert len(seen) == count, "the end is no news"
+
+
+@in_virtual_time
 async def test_what_becomes_of_a_search_is_said() -> None:
     node = Node()
     node.ways[PMP].said = No("it has no room")

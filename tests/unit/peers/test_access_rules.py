@@ -260,6 +260,8 @@ def test_a_right_ends_also_where_the_disk_is_full(
         {str(ONE): "soon"},
         {str(ONE): True},
         {str(ONE): float("inf")},
+        {str(ONE): 1e300},
+        {str(ONE): 10**400},
         {"nobody": 1.0},
     ],
 )

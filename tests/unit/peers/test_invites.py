@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,15 @@ GOOD = {
                 {"name": 7},
                 {"peers": ["nobody"]},
                 {"expires": "x"},
+                {"expires": float("nan")},
+                {"expires": float("inf")},
+                {"expires": 1e300},
+                {"expires": 10**400},
+                {"made": -1},
+                {"made": True},
+                {"uses": 0},
+                {"uses": 1e3},
+                {"uses": 10**9},
                 {"protocol": None},
             )
         ),
@@ -242,7 +252,10 @@ def test_a_good_file_is_read_and_a_newer_one_stops_the_start(tmp_path: Path) -> 
     path.touch(0o600)
     path.write_text(json.dumps({"version": 1, "invites": [GOOD]}))
     (found,) = table(tmp_path).all()
-    assert found == Invite("a" * 8, "/x/ssh", Verifier(bytes(32), b"\x11" * 32), 1, 2, 1, None, (ONE,))
+    verifier = Verifier(bytes(32), b"\x11" * 32)
+    assert found == Invite("a" * 8, "/x/ssh", verifier, 1, 2, 1, None, (ONE,), let_in=frozenset({ONE}))
+    path.write_text(json.dumps({"version": 1, "invites": [{**GOOD, "let_in": []}]}))
+    assert table(tmp_path).all() == [replace(found, let_in=frozenset())], "it was interrupted"
     path.write_text('{"version": 2}')
     with pytest.raises(InvalidConfig, match="of a newer version"):
         table(tmp_path)

@@ -132,9 +132,12 @@ def test_a_file_that_cannot_be_understood_stops_the_start(tmp_path: Path, text: 
     assert path.read_text() == text
 
 
-def test_a_peer_id_in_the_file_that_is_none_stops_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", [{"peers": ["nobody"]}, {"made": 1e300}, {"made": -1}, {"made": "x"}])
+def test_what_is_no_peer_id_or_no_time_in_the_file_stops_the_start(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
     path = tmp_path / "relay-tokens.json"
-    entry = {"name": "a", "digest": "0", "many": False, "made": 1, "peers": ["nobody"]}
+    entry = {"name": "a", "digest": "0", "many": False, "made": 1, "peers": [], **wrong}
     path.write_text(json.dumps({"version": 1, "tokens": [entry]}))
     path.chmod(0o600)
     with pytest.raises(InvalidConfig):

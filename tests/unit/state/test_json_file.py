@@ -97,6 +97,9 @@ def test_a_change_at_once_holds_whatever_the_disk_says(
         ("{}", "version"),
         ('{"version": 0}', "it is not of the form 1"),
         ('{"version": 1}', "numbers"),
+        ('{"version": 1, "numbers": {"a": NaN}}', "NaN is no number"),
+        ('{"version": 1, "numbers": {"a": -Infinity}}', "-Infinity is no number"),
+        ('{"version": 1, "numbers": {"a": 1e999}}', "1e999 is no number"),
         (json.dumps({"version": 1, "numbers": {}, "more": "x" * 2000}), "it is longer than 1000 bytes"),
     ],
 )

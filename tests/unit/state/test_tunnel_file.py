@@ -144,6 +144,8 @@ def test_a_newer_form_is_refused_with_the_cure_and_left_alone(file: TunnelFile) 
         "UPDATE tunnels SET addresses = '7'",
         "UPDATE tunnels SET created = 'soon'",
         "UPDATE tunnels SET created = 9e999",
+        "UPDATE tunnels SET created = 1e300",
+        """UPDATE tunnels SET terms = '{"ends_at": NaN}'""",
         "DROP TABLE tunnels",
         "rubbish",
     ],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -15,11 +16,12 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset
+from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, RemoteProtocolError, StreamReset
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.outbox import FRAMES_PER_TURN
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.upgrader import describe
 from p2pfwd.system.buffers import CORKED_FRAMES, KEEP_BUFFERS, BufferPool
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
@@ -677,6 +679,50 @@ async def test_an_owner_that_comes_after_the_loss_is_told_of_it() -> None:
     assert isinstance(conn.closed.result(), ConnectionResetError)
     with pytest.raises(ConnectionLost):
         await conn.open_stream(["/p"])
+
+
+@on_loop
+@pytest.mark.parametrize("by", ["channel", "abort", "late"])
+@pytest.mark.parametrize(
+    "cause",
+    [
+        lambda: RemoteProtocolError("too long", hint="none", size=5),
+        lambda: ConnectionResetError(104, "reset"),
+        TimeoutError,
+        lambda: ZeroDivisionError("a defect"),
+    ],
+)
+async def test_what_ended_a_connection_holds_no_frames(by: str, cause: Callable[[], Exception]) -> None:
+    """They would stay as long as anybody remembers the connection, and all that was in them."""
+
+    class Large:
+        """What a frame has."""
+
+    def raised() -> tuple[Exception, weakref.ref[Large]]:
+        large = Large()
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError:
+                raise cause() from None
+        except Exception as exc:
+            return exc, weakref.ref(large)
+
+    channel = FakeChannel()
+    conn = None if by == "late" else made(channel)
+    exc, large = raised()
+    if conn is not None and by == "abort":
+        conn.abort(exc)
+    else:
+        channel.conduit_lost(exc)
+    conn = conn or made(channel)
+    found = conn.closed.result()
+    assert found is not None
+    assert type(found) is type(exc) and found.args == exc.args and describe(found) == describe(exc)
+    assert found.__dict__ == exc.__dict__
+    del exc
+    gc.collect()
+    assert large() is None
 
 
 @on_loop
