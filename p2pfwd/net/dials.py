@@ -217,8 +217,7 @@ class Dials:
                 is_shared=is_shared,
                 direct=direct,
             )
-        if conn not in self._connections.of(peer_id):
-            self._connections.add(conn)
+        self._connections.add(conn)
         if conn.closed.done():
             self._refuse_when_closing()
             raise ConnectionLost(f"the connection to {peer_id} ended as it came up")
