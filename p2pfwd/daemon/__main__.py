@@ -11,12 +11,14 @@ import os
 import sys
 from typing import Any
 
-from p2pfwd.daemon.lean import put_off_imports
+from p2pfwd.daemon.lean import put_off_imports, share_dataclass_code
 
 put_off_imports()  # before all that imports `dataclasses`
+share_dataclass_code()
 
 from p2pfwd.daemon.run import report, run  # noqa: E402
 from p2pfwd.errors import ExitStatus, P2PForwardError, UsageError  # noqa: E402
+from p2pfwd.rpc.autostart import allocator  # noqa: E402
 from p2pfwd.rpc.paths import Paths  # noqa: E402
 
 
@@ -34,7 +36,10 @@ def _settings(arguments: list[str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run the daemon; the exit status."""
+    """Run the daemon; the exit status. Begins anew, as the same process, where the allocator is another."""
+    missing = allocator(os.environ)
+    if missing:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **missing})
     env = dict(os.environ)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

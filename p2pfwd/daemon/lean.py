@@ -1,4 +1,5 @@
-"""Keeps out of the daemon what libraries import and never use: OpenSSL, most of protobuf's Python, `inspect`.
+"""Keeps out of the daemon what libraries import and never use: OpenSSL, most of protobuf's Python, `inspect`;
+and code that `dataclass` makes anew for each class.
 
 asyncio and uvloop import `ssl`, and hashlib `_hashlib`, just in case; both load libssl and libcrypto.
 `cryptography` brings an OpenSSL of its own, so the daemon uses neither. No import of ours can be made lazy to
@@ -10,6 +11,9 @@ Measured on CPython 3.11, x86-64, idle on uvloop, resident: in `lan` 38.9 MB, an
 
 protobuf's messages are made in C, and still it imports the module that makes them in Python: 1.0 MB; and
 another, with `calendar`, that has methods for messages nobody here has: 0.2 MB.
+
+Of its 160 dataclasses each had a `__repr__` of its own, and 130 a `__setattr__` and a `__delattr__` that
+refuse: 0.9 MB.
 
 `inspect` with `ast` and `dis` (0.9 MB), `locale` (0.4 MB) and `tokenize` are imported by asyncio,
 dataclasses, subprocess and `linecache` for what is hardly ever done. They come when it is done, so nobody has
@@ -81,6 +85,31 @@ def put_off_imports() -> None:
     _put_off("inspect", _OF_INSPECT)
     _put_off("locale", {})
     _put_off("tokenize", {})
+
+
+def share_dataclass_code() -> bool:
+    """Have all dataclasses shown, and the frozen ones guarded, by the same three functions.
+
+    `dataclass` compiles them anew for each class. False, and nothing done, where it is not the one known.
+    """
+    import dataclasses
+
+    if not (hasattr(dataclasses, "_repr_fn") and hasattr(dataclasses, "_frozen_get_del_attr")):
+        return False  # Python 3.13 and later
+
+    def show(self: Any) -> str:
+        shown = (f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if f.repr)
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+    def __setattr__(self: object, name: str, value: object) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self: object, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+    dataclasses._repr_fn = lambda fields, globals: show
+    dataclasses._frozen_get_del_attr = lambda cls, fields, globals: (__setattr__, __delattr__)  # type: ignore[attr-defined]
+    return True
 
 
 def _is_generator(value: object) -> bool:

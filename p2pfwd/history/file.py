@@ -111,13 +111,14 @@ class HistoryFile(Database):
     def save(self, events: Iterable[Event]) -> None:
         """Write these, in place of those with their ids, in one transaction, and keep the bounds."""
         with self.working() as db:
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(
+            cursor = db.cursor()  # one: sqlite3 remembers each until there were two hundred
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.executemany(
                 f"INSERT OR REPLACE INTO events ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)", map(_row, events)
             )
             for share, most in MOST.items():
-                db.execute(_PRUNE, (share, share, most))
-            db.execute("COMMIT")
+                cursor.execute(_PRUNE, (share, share, most))
+            cursor.execute("COMMIT")
 
     def find(self, query: Query) -> list[Event]:
         """Those that are wanted, the oldest first; nothing where there is no file."""

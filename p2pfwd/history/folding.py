@@ -90,7 +90,7 @@ class Folding:
             return known, False
         share: Share = "strangers" if stranger else kind.share
         folds = kind.fold == "always" or (bool(stranger) and kind.fold != "never")
-        if isinstance(stranger, Party) and folds and self._strangers.empty(stranger, now) is not None:
+        if isinstance(stranger, Party) and folds and not self.spends(stranger, now):
             return self._among_the_rest(kind, data, times, now, wall)
         if kind.fold == "often" and not stranger:
             folds = not self._each.take(key, now)
@@ -101,7 +101,8 @@ class Folding:
 
     def spends(self, stranger: Party, now: float) -> bool:
         """Whether one more event of this stranger's may be told by itself; it is counted then."""
-        return self._strangers.empty(stranger, now) is None
+        shares = self._strangers  # asked in all first: whoever comes then, nothing more is kept of
+        return not shares.is_spent_in_all(now) and shares.empty(stranger, now) is None
 
     def _among_the_rest(
         self, kind: Kind, data: dict[str, Value], times: int, now: float, wall: float

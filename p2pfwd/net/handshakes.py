@@ -114,6 +114,11 @@ class Handshakes:
         self._refusals.note("handshake-haste", network.text, "refused: it comes too fast")
         return True
 
+    def forget_full(self) -> None:
+        """Let go of what is counted of networks that have all of their rate again."""
+        for paces in self._paces.values():
+            paces.forget_full(self._clock())
+
     def end(self, handshake: Handshake) -> None:
         """It is over, well or not. Idempotent."""
         if handshake in self._places:

@@ -207,6 +207,10 @@ class Recovery:
                 del self._lost[next(iter(self._lost))]
         self._wake(peer_id)
 
+    def forget_lost(self) -> None:
+        """Let go of those who were lost too long ago to be waited for."""
+        self._lost = {peer_id: until for peer_id, until in self._lost.items() if self._is_lost(peer_id)}
+
     def _wake(self, peer_id: PeerId) -> None:
         for waiter in self._waiters.get(peer_id, ()):
             if not waiter.done():

@@ -134,6 +134,11 @@ class Services:
         """What is held and asked of the services with this label. KeyError where none was ever served."""
         return self._rooms[label]
 
+    def forget_full(self) -> None:
+        """Let go of what is counted of those who have all of their shares again."""
+        for room in self._rooms.values():
+            room.forget_full()
+
     def dispatch(self, stream: DuplexStream) -> None:
         """Hand a negotiated inbound stream to its service, within its bounds."""
         assert stream.protocol is not None

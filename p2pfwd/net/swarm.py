@@ -98,7 +98,8 @@ class Swarm:
         self.connections.refuses = self.blocklist.refuses
         self.connections.on_connected(self._connected)
         self.connections.on_disconnected(self._disconnected)
-        self.memory = MemoryKeeper(loop, spare=self._spare)
+        self.memory = MemoryKeeper(loop)
+        self.memory.on_spare(self._spare)
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.own_addresses = OwnAddresses(Interfaces())
         self.own_addresses.is_own = self.peerstore.is_own
@@ -157,6 +158,9 @@ class Swarm:
     def _spare(self) -> None:
         """Let go of what is kept only because it may be needed again."""
         self.io.pool.forget_idle()
+        self.handshakes.forget_full()
+        self.services.forget_full()
+        self.recovery.forget_lost()
         forget_remembered()
         networks_of_host.cache_clear()
 

@@ -101,6 +101,12 @@ class Room:
         self.held.take(party)
         return Visit(self, stream, party)
 
+    def forget_full(self) -> None:
+        """See `Paced.forget_full`."""
+        for paced in (self._opens, self._requests):
+            if paced is not None:
+                paced.forget_full(self._clock())
+
     async def admit_request(self, visit: Visit) -> None:
         """Wait until a request may be answered. Raises ResourceLimitExceeded where that is too long."""
         if self._requests is not None:

@@ -21,7 +21,7 @@ from p2pfwd.policy.provenance import Provenance, Standing
 from p2pfwd.state.database import Database, Form
 
 if TYPE_CHECKING:
-    from sqlite3 import Connection
+    from sqlite3 import Cursor
 
 VERSION: Final = 2
 """See `Form`."""
@@ -115,17 +115,18 @@ class AddressFile(Database):
         One without addresses is forgotten. None is by a date: the clock that wrote it may have been wrong.
         """
         with self.working() as db:
-            db.execute("BEGIN IMMEDIATE")
+            cursor = db.cursor()  # one: sqlite3 remembers each until there were two hundred
+            cursor.execute("BEGIN IMMEDIATE")
             for peer in peers:
-                _replace(db, peer)
-            if db.execute(_PRUNE).rowcount:
-                db.execute(_SWEEP)
-            db.execute("COMMIT")
+                _replace(cursor, peer)
+            if cursor.execute(_PRUNE).rowcount:
+                cursor.execute(_SWEEP)
+            cursor.execute("COMMIT")
 
 
-def _replace(db: Connection, peer: StoredPeer) -> None:
+def _replace(cursor: Cursor, peer: StoredPeer) -> None:
     key = peer.peer_id.to_bytes()
-    db.execute("DELETE FROM addresses WHERE peer = ?", (key,))
+    cursor.execute("DELETE FROM addresses WHERE peer = ?", (key,))
     best = sorted(peer.addrs, key=lambda a: (a.provenance, -a.seen))
     rows = [
         (key, encoded, a.provenance.text, a.seen, a.expires)
@@ -133,14 +134,14 @@ def _replace(db: Connection, peer: StoredPeer) -> None:
         if len(encoded := a.addr.to_bytes()) <= MAX_ADDRESS_BYTES
     ][:MAX_STORED_ADDRESSES]
     if not rows:
-        db.execute("DELETE FROM peers WHERE id = ?", (key,))
+        cursor.execute("DELETE FROM peers WHERE id = ?", (key,))
         return
     agent = None if peer.agent is None else peer.agent[:MAX_AGENT_CHARS]
-    db.execute(
+    cursor.execute(
         "INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?, ?)",
         (key, agent, int(peer.standing), max(seen for _, _, _, seen, _ in rows), _lines(peer.dhts)),
     )
-    db.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?)", rows)
+    cursor.executemany("INSERT OR REPLACE INTO addresses VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _lines(names: Iterable[str]) -> str:

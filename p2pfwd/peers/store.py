@@ -4,6 +4,7 @@ Rules:
 - Addresses are claims (`claims`), or pinned: a forward, a name and whoever is kept pin theirs for their life.
 - What a connected peer said of itself holds while it is connected, and for a time of grace after it has left.
 - After its time an address is stale: no longer told to others, but still tried.
+- Of a peer that came, told nothing and left, nothing is kept.
 - Where there are too many peers, `policy.provenance.to_forget` says of which standing one goes; of those the
   one that was heard of longest ago. Whoever is connected or pinned stays.
 - Everything keyed by what strangers send is capped (CVE-2023-40583 was an unbounded one).
@@ -61,6 +62,10 @@ _LEAST: Final = {
 """The standing of a peer that has such an address."""
 
 
+_NONE: Final[frozenset[str]] = frozenset()
+"""One for all: each empty frozenset is an object of 216 bytes."""
+
+
 @dataclass(slots=True)
 class PeerEntry:
     """What is known of one peer."""
@@ -70,16 +75,22 @@ class PeerEntry:
     standing: Standing = Standing.HEARD_OF
     connected: bool = False
     agent: str | None = None
-    protocols: frozenset[str] = frozenset()
-    dhts: frozenset[str] = frozenset()
+    protocols: frozenset[str] = _NONE
+    dhts: frozenset[str] = _NONE
     """DHTs of this node in which it has answered as a server, by the names of `note_dht`."""
-    served: frozenset[str] = frozenset()
+    served: frozenset[str] = _NONE
     """Protocols on which a stream of ours was accepted; they may be opened without waiting."""
 
     @property
     def may_go(self) -> bool:
         """Whether it may be forgotten when there is no room."""
         return not self.connected and not self.pinned
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether all that is known is that it was connected."""
+        known = self.agent or self.protocols or self.dhts or len(self.claims)
+        return self.may_go and self.standing <= Standing.MET and not known
 
 
 class Peerstore:
@@ -136,9 +147,13 @@ class Peerstore:
             if standing is None:
                 return
             victim = next(peer_id for peer_id in self._may_go[standing] if peer_id != newcomer)
-            del self._may_go[standing][victim]
-            self._addresses -= len(self._peers.pop(victim).claims)
-            self._served.pop(victim, None)
+            self._forget(victim, self._peers[victim])
+
+    def _forget(self, peer_id: PeerId, entry: PeerEntry) -> None:
+        self._may_go[entry.standing].pop(peer_id, None)
+        del self._peers[peer_id]
+        self._addresses -= len(entry.claims)
+        self._served.pop(peer_id, None)
 
     def _rise(self, peer_id: PeerId, entry: PeerEntry, standing: Standing) -> bool:
         if standing <= entry.standing:
@@ -169,9 +184,11 @@ class Peerstore:
         if entry is None:
             return
         entry.connected = False
-        entry.served = frozenset()  # when it is back it may serve others: no data goes ahead of its answer
+        entry.served = _NONE  # when it is back it may serve others: no data goes ahead of its answer
         self._touch(peer_id, entry)
-        if entry.claims.release(self.clock(), GRACE_S):
+        if entry.says_nothing:
+            self._forget(peer_id, entry)
+        elif entry.claims.release(self.clock(), GRACE_S):
             self._changed(peer_id)
 
     def identified(self, peer_id: PeerId, agent: str | None, protocols: Iterable[str]) -> None:
@@ -237,7 +254,7 @@ class Peerstore:
     def protocols(self, peer_id: PeerId) -> frozenset[str]:
         """The protocols it listed."""
         entry = self._peers.get(peer_id)
-        return entry.protocols if entry is not None else frozenset()
+        return entry.protocols if entry is not None else _NONE
 
     def remember_served(self, peer_id: PeerId, protocol: str, served: bool) -> None:
         """The peer accepted, or refused, a stream of `protocol`."""
@@ -272,7 +289,7 @@ class Peerstore:
     def dhts(self, peer_id: PeerId) -> frozenset[str]:
         """The DHTs it has served."""
         entry = self._peers.get(peer_id)
-        return entry.dhts if entry is not None else frozenset()
+        return entry.dhts if entry is not None else _NONE
 
     def dht_servers(self) -> list[PeerId]:
         """Everybody who has served any."""

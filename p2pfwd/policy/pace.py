@@ -121,6 +121,12 @@ class Paces:
         pace = self._of(key, now)
         return 0.0 if pace is None else max(0.0, -pace.owe(now, n)) / self._rate.per_s
 
+    def forget_full(self, now: float) -> bool:
+        """Drop the buckets that are full: it changes nothing. Whether there were any."""
+        before = len(self._paces)
+        self._paces = {key: pace for key, pace in self._paces.items() if not pace.is_full(now)}
+        return len(self._paces) < before
+
     def _of(self, key: Hashable, now: float) -> Pace | None:
         pace = self._paces.get(key)
         if pace is None and (len(self._paces) < self._max_keys or self._forget(now)):
@@ -129,10 +135,10 @@ class Paces:
 
     def _forget(self, now: float) -> bool:
         """Drop the buckets that are full, else the quarter least used; whether there were any."""
-        gone = [key for key, pace in self._paces.items() if pace.is_full(now)]
-        if not gone:
-            by_use = sorted(self._paces, key=lambda key: self._paces[key].tokens(now), reverse=True)
-            gone = by_use[: len(by_use) // 4]
+        if self.forget_full(now):
+            return True
+        by_use = sorted(self._paces, key=lambda key: self._paces[key].tokens(now), reverse=True)
+        gone = by_use[: len(by_use) // 4]
         for key in gone:
             del self._paces[key]
         return bool(gone)

@@ -163,6 +163,11 @@ class Paced:
         all_ = self._in_all(now)
         return None if all_ is None or all_.take(now) else "all"
 
+    def is_spent_in_all(self, now: float) -> bool:
+        """Whether the share of all is used up, without taking from it, or counting anything for anybody."""
+        all_ = self._in_all(now)
+        return all_ is not None and not all_.has(now)
+
     def is_spent(self, party: Party, now: float) -> Whose | None:
         """Whose share is used up, without taking from it."""
         if not self._buckets[0][1]:  # nobody has taken any
@@ -199,6 +204,11 @@ class Paced:
         if all_ is None or rate is None:
             return longest_s
         return max(longest_s, -all_.owe(now, n) / rate.per_s)
+
+    def forget_full(self, now: float) -> None:
+        """Drop what is as new: it changes nothing."""
+        for _, paces in self._buckets:
+            paces.forget_full(now)
 
     def _of(self, party: Party) -> list[tuple[Whose, Paces, PeerId | Network]]:
         whose, paces = self._buckets[0]

@@ -125,6 +125,7 @@ class RelayService:
         self._ending: asyncio.TimerHandle | None = None
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
+        swarm.memory.on_spare(lambda: self._bytes.forget_full(self._clock()))
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
 

@@ -68,11 +68,18 @@ class FileThread:
 
     def _work(self) -> None:
         try:
-            while (job := self._jobs.get()) is not None:
-                job()
+            while self._do_next():
+                continue
         finally:
             self._close_file()
             self._tell(self._ended.set)
+
+    def _do_next(self) -> bool:
+        """Do one job; False at the end. In a frame of its own: while the thread waits it keeps no job."""
+        job = self._jobs.get()
+        if job is not None:
+            job()
+        return job is not None
 
     def _tell(self, callback: Callable[..., object], *args: Any) -> None:
         try:

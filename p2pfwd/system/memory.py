@@ -13,6 +13,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 LOOK_AFTER_S: Final = 5.0
@@ -43,11 +44,11 @@ def give_back() -> None:
     """Collect garbage, and have glibc return its free pages; another C library is left alone."""
     gc.collect()
     if sys.platform == "linux":
-        import ctypes
+        import _ctypes  # `ctypes` makes 400 objects, in the very memory that is to be freed
 
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+        program = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # as `ctypes.CDLL(None)` does
+        with suppress(OSError):  # a C library without it
+            _ctypes.call_function(_ctypes.dlsym(program, "malloc_trim"), (0,))
 
 
 class MemoryKeeper:
@@ -58,11 +59,10 @@ class MemoryKeeper:
         loop: asyncio.AbstractEventLoop,
         resident: Callable[[], int] = rss_bytes,
         release: Callable[[], None] = give_back,
-        spare: Callable[[], None] = lambda: None,
     ) -> None:
-        """`spare` lets go of what is kept for the next busy time; `release` gives free memory back."""
+        """`release` gives free memory back."""
         self._loop = loop
-        self._spare = spare
+        self._spares: list[Callable[[], None]] = []
         self._resident = resident
         self._release = release
         self._quiet_bytes = 0
@@ -75,6 +75,10 @@ class MemoryKeeper:
     def started(self) -> None:
         """Quiet times are as now, or will be less."""
         self._quiet_bytes = self._resident()
+
+    def on_spare(self, callback: Callable[[], None]) -> None:
+        """Have this called before memory is given back: it lets go of what is kept and needed no more."""
+        self._spares.append(callback)
 
     def stir(self) -> None:
         """Something has ended."""
@@ -89,7 +93,8 @@ class MemoryKeeper:
             return
         rested_s = self._loop.time() - self._released_at
         if rested_s >= (BUSY_S if was_stirred else REST_S):
-            self._spare()
+            for spare in self._spares:
+                spare()
             self._release()
             self._released_at = self._loop.time()
             if not was_stirred:

@@ -324,3 +324,28 @@ def test_as_an_agent_of_launchd_the_log_is_the_bounded_file(home: Path) -> None:
             assert client.call("daemon.status").log == str(log)
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python keeps its own allocator")
+@pytest.mark.parametrize("chosen", [{}, {"PYTHONMALLOC": "pymalloc"}])
+def test_every_daemon_has_the_allocator_that_gives_back_whoever_starts_it(
+    tmp_path: Path, chosen: dict[str, str]
+) -> None:
+    """What few things outlive a flood kept a megabyte each; the owner's own choice counts."""
+    wanted = chosen.get("PYTHONMALLOC", "malloc")
+    with daemon(tmp_path / "command", **chosen) as process:
+        until_ready(process)
+        assert allocator_of(process.pid) == wanted
+    by_hand = [sys.executable, "-m", "p2pfwd.daemon"]
+    env = environment(tmp_path / "by-hand", **chosen)
+    with subprocess.Popen(by_hand, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            until_ready(process)
+            assert allocator_of(process.pid) == wanted, "the same process, begun anew"
+        finally:
+            process.kill()
+
+
+def allocator_of(pid: int) -> str | None:
+    words = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
+    return dict(word.partition("=")[::2] for word in words).get("PYTHONMALLOC")

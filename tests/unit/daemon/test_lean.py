@@ -97,6 +97,41 @@ def test_the_daemons_modules_load_nothing_that_is_put_off_nor_does_a_task_that_i
     assert (done.stdout, done.stderr) == ("True\n[]\n[]\n", "")
 
 
+SHARED = """
+from p2pfwd.daemon.lean import put_off_imports, share_dataclass_code
+put_off_imports()
+shares = share_dataclass_code()
+from dataclasses import FrozenInstanceError, dataclass, field, replace
+@dataclass(frozen=True, slots=True)
+class One:
+    "One."
+    a: int
+    b: str = field(default="b", repr=False)
+@dataclass(frozen=True)
+class Two:
+    "Two."
+    c: int
+one = One(1)
+for change in (lambda: setattr(one, "a", 2), lambda: delattr(one, "a"), lambda: setattr(one, "z", 2)):
+    try:
+        change()
+    except FrozenInstanceError as exc:
+        print(exc)
+print(one, Two(3), replace(one, a=2), one == One(1), hash(one) == hash(One(1)))
+print(One.__repr__ is Two.__repr__ and One.__setattr__ is Two.__setattr__, shares)
+"""
+
+
+def test_dataclasses_that_share_their_code_are_shown_and_guarded_as_others() -> None:
+    done = subprocess.run([sys.executable, "-c", SHARED], capture_output=True, text=True, check=False)
+    shares = sys.version_info < (3, 13)
+    assert (done.stdout, done.stderr) == (
+        "cannot assign to field 'a'\ncannot delete field 'a'\ncannot assign to field 'z'\n"
+        f"One(a=1) Two(c=3) One(a=2) True True\n{shares} {shares}\n",
+        "",
+    )
+
+
 def test_what_is_put_off_is_whole_when_it_is_used_and_for_those_that_imported_it_before() -> None:
     script = (
         "import sys\n"

@@ -214,6 +214,7 @@ class FakeSwarm:
         self.connmgr = FakeConnMgr()
         self.limits = SimpleNamespace(is_own=lambda _peer: False)
         self.refusals = Refusals()
+        self.memory = SimpleNamespace(on_spare=lambda _callback: None)
         self.io = SimpleNamespace(poller=None)
         self.paths = SimpleNamespace(code=lambda _conn: PathCode.DIRECT)
         self.ways: list[Way | None] = []

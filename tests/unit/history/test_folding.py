@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.history.folding import EACH, FOLD_S, MAX_OPEN, MAX_TEXT, Event, Folding
 from p2pfwd.policy.service_bounds import STRANGERS_EVENTS
@@ -102,3 +104,14 @@ def test_the_number_of_open_events_and_the_length_of_texts_are_bounded() -> None
     assert len(folding._open) == MAX_OPEN
     event, _ = note(folding, 0, peer="P" * 1000, data={"reason": "r" * 1000})
     assert len(str(event.data["reason"])) == len(event.peer or "") == MAX_TEXT
+
+
+def test_of_strangers_beyond_the_share_of_all_nothing_is_kept() -> None:
+    """A bucket for each of a thousand outlived their flood by minutes."""
+    folding = Folding()
+    parties = [stranger(n, f"203.{n // 250}.{n % 250}.7") for n in range(1000)]
+    ids = [party.peer for party in parties]
+    for party in parties:
+        folding.spends(party, 0.0)
+    references = [sys.getrefcount(who) for who in ids]
+    assert sum(count > references[-1] for count in references) == STRANGERS_EVENTS.all.burst

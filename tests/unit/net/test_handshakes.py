@@ -151,3 +151,14 @@ def test_a_rush_of_all_strangers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ResourceLimitExceeded, match="rush"):
         rig.at("2.0.0.1")
     rig.at("127.0.0.1")
+
+
+def test_of_networks_that_came_and_went_nothing_is_kept() -> None:
+    rig = Rig()
+    addrs = [Multiaddr.parse(f"/ip4/9.{n}.1.1/tcp/1") for n in range(100)]
+    for addr in addrs:
+        rig.it.end(rig.it.begin(addr, lambda: None, lambda: False))
+    assert sum(map(len, rig.it._paces.values())) == 2 * len(addrs)
+    rig.now += 1.0
+    rig.it.forget_full()
+    assert not sum(map(len, rig.it._paces.values()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from weakref import ref
 
 import pytest
 
@@ -300,3 +302,16 @@ def test_a_failed_save_changes_nothing(file: AddressFile) -> None:
     with pytest.raises(KeyboardInterrupt):
         file.save(halfway())
     assert file.load() == [ALICE]
+
+
+def test_what_was_saved_in_a_flood_leaves_nothing_in_memory(file: AddressFile) -> None:
+    """sqlite3 remembers the last two hundred cursors, and kept some of a flood's memory with each."""
+
+    def references() -> int:
+        gc.collect()
+        return sum(type(it) is ref for it in gc.get_objects())
+
+    file.save([ALICE])
+    before = references()
+    file.save([replace(ALICE, peer_id=peer(n)) for n in range(30)])
+    assert references() <= before + 1

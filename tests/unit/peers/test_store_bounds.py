@@ -121,3 +121,28 @@ def test_addresses_of_all_peers_together_are_bounded() -> None:
     for who in it.store.peers():
         assert it.store.known(who) == []
     assert it.store._addresses == 0, "the count is right after drops and forgetting"
+
+
+def test_of_a_peer_that_came_and_told_nothing_nothing_is_kept() -> None:
+    """A thousand of them left a table of a megabyte, in memory that a flood had taken."""
+    it = Watched()
+    for number in range(10):
+        it.store.connected(peer(number), None)
+        it.store.disconnected(peer(number))
+    assert it.store.peers() == [] and not any(it.store._may_go.values())
+
+
+def test_whoever_told_something_was_found_or_is_pinned_stays_when_it_leaves() -> None:
+    it = Watched()
+    agent, address, dialed, pinned, served = map(peer, range(1, 6))
+    for who in (agent, address, pinned, served):
+        it.store.connected(who, None)
+    it.store.connected(dialed, addr(1))
+    it.store.identified(agent, "it", [])
+    it.store.tells(address, [addr(2)], lambda _: True)
+    it.store.pin(pinned, [], "name")
+    it.store.note_served(served)
+    everybody = it.store.peers()
+    for who in everybody:
+        it.store.disconnected(who)
+    assert it.store.peers() == everybody and len(everybody) == 5

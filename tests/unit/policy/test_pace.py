@@ -65,3 +65,14 @@ def test_in_a_full_table_those_least_used_give_way_to_a_newcomer() -> None:
     assert paces.take("newcomer", 0.0)
     assert not paces.has(0, 0.0), "used up, and remembered"
     assert paces.take(2, 0.0, 2.0), "forgotten: as new"
+
+
+def test_full_buckets_are_let_go_of_and_those_in_use_are_not() -> None:
+    """After a flood there is nothing of it, but for what is still owed."""
+    paces = Paces(Rate(1.0, 2))
+    for key in range(1000):
+        paces.take(key, 0.0)
+    paces.take("busy", 0.0, 2.0)
+    assert not paces.forget_full(0.5) and len(paces) == 1001, "each is in use"
+    assert paces.forget_full(1.0) and len(paces) == 1
+    assert not paces.take("busy", 1.0, 2.0)

@@ -17,9 +17,8 @@ class Rig:
     def __init__(self, resident: int, left: int) -> None:
         self.resident, self.left = resident, left
         self.releases = self.spared = 0
-        self.keeper = MemoryKeeper(
-            asyncio.get_running_loop(), lambda: self.resident, self.release, self.spare
-        )
+        self.keeper = MemoryKeeper(asyncio.get_running_loop(), lambda: self.resident, self.release)
+        self.keeper.on_spare(self.spare)
 
     def spare(self) -> None:
         self.spared += 1
