@@ -16,6 +16,7 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.dial_schedule import Priority
+from p2pfwd.policy.standing import Place
 from p2pfwd.protocols import relay_token
 from p2pfwd.protocols.relay_client import RelayClient
 
@@ -116,6 +117,13 @@ class Relays:
     def is_named(self, relay: PeerId) -> bool:
         """Whether the settings name it."""
         return relay in self._named
+
+    def best_place(self) -> Place:
+        """Of those held."""
+        limits = [place.limit for place in self.client.places()]
+        if not limits:
+            return Place.NONE
+        return Place.UNLIMITED if None in limits else Place.LIMITED
 
     def reachability_changed(self) -> None:
         """Whether strangers reach this node may have changed: with a relay, or without."""
