@@ -8,7 +8,13 @@ import typer
 
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.network import OTHER_HOME, is_running, refuse_if_overruled, say_what_was_written
+from p2pfwd.cli.network import (
+    OTHER_HOME,
+    is_running,
+    refuse_if_overruled,
+    refuse_undialable,
+    say_what_was_written,
+)
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_address, short_peer, size
@@ -83,6 +89,8 @@ def start(
     private, key, changes = _prepare(env, private=private, quiet=as_json)
     with env.connect_or_start(start=True) as client:
         addrs = answer(client, "swarm.addrs", Empty(), AddrsResult)
+        if where is not None:
+            _refuse_of_another(where, addrs.id)  # before an invitation is made for nothing
         state = answer(client, "relay.ls", Empty(), RelayLsResult)
         params = RelayTokenNewParams(many=True)
         made = None if private else answer(client, "relay.token.new", params, RelayTokenNewResult)
@@ -172,12 +180,20 @@ def _is_public(addr: Multiaddr) -> bool:
 
 
 def _given(address: str) -> Multiaddr:
-    from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+    from p2pfwd.core.multiaddrs import Multiaddr
 
-    found = Multiaddr.parse(address).without_peer_id()
-    if tcp_endpoint(found) is None:
-        raise UsageError(f"{address} is no TCP address", hint="as /ip4/203.0.113.5/tcp/4011")
+    found = Multiaddr.parse(address)
+    refuse_undialable(found, "as /ip4/203.0.113.5/tcp/4011, with that port open or forwarded to this machine")
     return found
+
+
+def _refuse_of_another(where: Multiaddr, own_id: str) -> None:
+    peer_id = where.peer_id()
+    if peer_id is not None and str(peer_id) != own_id:
+        raise UsageError(
+            f"{where} is the address of another peer: this node is {own_id}",
+            hint="leave out /p2p/ and what follows it, or run p2pfwd hub there",
+        )
 
 
 def _best(addrs: AddrsResult) -> Multiaddr:

@@ -199,6 +199,53 @@ def test_join_is_refused_where_the_environment_goes_before(
     assert not (home / "config.toml").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("/ip4/8.8.4.4/udp/4011/quic-v1", "it is for QUIC"),
+        ("/ip4/8.8.4.4/tcp/4011/ws", "it is for WebSocket"),
+        ("/ip4/8.8.4.4/tcp/0", "0 is no port to dial"),
+        ("/ip4/0.0.0.0/tcp/4011", "stands for every address"),
+        (f"/ip4/8.8.4.4/tcp/4011/p2p/{TWO_ID}/p2p-circuit", "reached directly"),
+        ("", "it is no host and TCP port"),
+    ],
+)
+def test_a_hub_that_cannot_be_dialed_is_neither_joined_nor_made(
+    fake: FakeDaemon, run: Run, home: Path, public: None, address: str, why: str
+) -> None:
+    joined = run("network", "join", f"{address}/p2p/{ONE_ID}#{TOKEN}")
+    assert joined.status == 2 and why in joined.err and "p2pfwd hub --address" in joined.err
+    made = run("hub", "--address", address or f"/p2p/{ONE_ID}")
+    assert made.status == 2 and why in made.err and "as /ip4/203.0.113.5/tcp/4011" in made.err
+    assert not (home / "config.toml").exists() and not fake.called("relay.token.new")
+
+
+def test_the_address_of_another_peer_is_refused_before_an_invitation_is_made(
+    fake: FakeDaemon, run: Run, home: Path, public: None
+) -> None:
+    (home / "config.toml").write_text('dht.mode = "server"\nbootstrap.peers = []\n')
+    fake.answers |= {"swarm.addrs": AddrsResult(ONE_ID, ("/ip4/8.8.4.4/tcp/4011",), ()), "relay.ls": LS}
+    done = run("hub", "--address", OTHER_HUB)
+    assert done.status == 2 and "the address of another peer" in done.err and ONE_ID in done.err
+    assert not fake.called("relay.token.new")
+    fake.answers["relay.token.new"] = RelayTokenNewResult("invitation-1", TOKEN)
+    assert run("hub", "--address", HUB).status == 0
+
+
+def test_the_line_of_this_node_itself_is_not_joined(run: Run, home: Path, public: None) -> None:
+    from p2pfwd.core.keys import PrivateKey
+    from p2pfwd.core.peer_id import PeerId
+    from p2pfwd.state import identity_file
+
+    key = PrivateKey.generate()
+    identity_file.save(home / "identity.key", key)
+    own = PeerId.from_public_key(key.public_key)
+    done = run("network", "join", f"/ip4/8.8.4.4/tcp/4011/p2p/{own}#{TOKEN}")
+    assert done.status == 2 and "this node itself" in done.err and "on the other machines" in done.err
+    assert not (home / "config.toml").exists()
+    assert run("network", "join", HUB).status == 0
+
+
 # --- tokens -----------------------------------------------------------------------------------------
 
 
