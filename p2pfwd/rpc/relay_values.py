@@ -95,11 +95,11 @@ class RelayTokenRevokeResult(Message):
 
 @message
 class Relay(Message):
-    """A relay that has a place for this node, or refuses one."""
+    """A relay that has a place for this node, refuses one, or is named in the settings and does neither."""
 
-    relay: str
-    state: Literal["held", "refused"]
-    reason: str | None = None  # why it refuses, in words
+    relay: str  # its peer ID; of a missing one what the settings say, where nobody is known to have that
+    state: Literal["held", "refused", "missing"]
+    reason: str | None = None  # why there is no place, in words, with the cure
     addresses: tuple[str, ...] = ()  # by which others reach this node over it
     age_s: float | None = named("AgeSeconds", default=None)
     left_s: float | None = named("LeftSeconds", default=None)  # it is renewed before

@@ -16,6 +16,7 @@ from p2pfwd.cli.env import Env
 from p2pfwd.errors import TimedOut
 from p2pfwd.rpc.schema import (
     AddrsResult,
+    Relay,
     RelayCircuit,
     RelayLsResult,
     RelayPlace,
@@ -23,11 +24,12 @@ from p2pfwd.rpc.schema import (
     RelayTokenLsResult,
     RelayTokenNewResult,
     RelayTokenRevokeResult,
+    StatusResult,
 )
 from tests.cli.conftest import Run
 from tests.support.daemon import Daemon, run_cli
 from tests.support.fake_daemon import OTHER, PEER, FakeDaemon
-from tests.support.sockets import TcpServer, echo
+from tests.support.sockets import TcpServer, echo, free_port
 
 ONE_ID = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 TWO_ID = "12D3KooWS8JciKc2RoVbTPHeDG2puS8DXRrK2gLAja91JmN3s51E"
@@ -263,6 +265,41 @@ def test_token_commands_say_what_they_did(
     assert run("relay", "token", "ls").out.split() == ["nas", "one", OTHER]
     assert "12D3…wvuTHr" in on_terminal("relay", "token", "ls")
     assert run("relay", "token", "revoke", "nas").out == "Revoked nas: 1 peer, 2 circuits reset.\n"
+
+
+# --- relays of the settings -------------------------------------------------------------------------
+
+
+def test_status_has_a_line_for_each_named_relay_that_gives_no_place(home: Path) -> None:
+    """Away, nobody's name, this node itself: why, and never a token."""
+    away = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{ONE_ID}"
+    with Daemon(home) as daemon:
+        own = daemon.peer_id
+        (home / "config.toml").write_text(
+            f'reach.relays = ["{away}#{TOKEN}", "nobody#{TOKEN}", "/ip4/127.0.0.1/tcp/1/p2p/{own}"]\n'
+        )
+        daemon.ok("reload")
+        deadline = time.monotonic() + 20
+        while "not connected" not in (said := daemon.ok("status")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    relays = said[said.index("relays") : said.index("tunnels")]
+    assert "12D3…CucLPg has no place for this node: it is not connected: " in relays
+    assert "nobody has no place for this node: " in relays and "no peer has that name" in relays
+    assert "it is this node itself" in relays
+    assert TOKEN not in said
+
+
+def test_status_says_why_a_relay_refuses_and_what_to_do(fake: FakeDaemon, run: Run) -> None:
+    from p2pfwd.core.peer_id import PeerId
+    from p2pfwd.net.transport.relay_transport import refusal
+    from p2pfwd.wire.circuit import Status
+
+    why = refusal(PeerId.parse(ONE_ID), Status.PERMISSION_DENIED).message
+    relays = (Relay(OTHER, "refused", why),)
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0, relays=relays)
+    (line,) = [line for line in run("status").out.splitlines() if line.startswith("relays")]
+    assert "has no place for this node: it has places for peers of its owner alone" in line
+    assert "p2pfwd relay token new there" in line
 
 
 # --- three machines ---------------------------------------------------------------------------------

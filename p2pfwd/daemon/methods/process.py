@@ -120,7 +120,7 @@ class ProcessMethods:
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
             absent_addresses=tuple(map(str, node.host.absent_addresses())),
-            relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
+            relays=views.relays(node.relays, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(bootstrap),
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
             swarm_streams=sum(len(conn.streams) for conn in conns),
