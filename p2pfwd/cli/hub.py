@@ -86,7 +86,7 @@ def start(
 
     env: Env = ctx.obj
     where = None if at is None else _given(at)
-    private, key, changes = _prepare(env, private=private, quiet=as_json)
+    private, key, changes, others = _prepare(env, private=private, quiet=as_json)
     with env.connect_or_start(start=True) as client:
         addrs = answer(client, "swarm.addrs", Empty(), AddrsResult)
         if where is not None:
@@ -105,12 +105,15 @@ def start(
                 "Private": private,
                 "Serves": state.serves,
                 "Wrote": changes,
+                "OtherHubs": others,
             }
         )
     else:
         write("This machine is a hub: relay, bootstrap peer and DHT server for whoever joins.")
         write("On each other machine, run:")
         write(f"  p2pfwd network join '{line}'")
+        if others:
+            write("The other hub, too: run it there, then p2pfwd reload, and either finds the other.")
         talk(_secret(None if made is None else made.name))
     if state.reason is not None:
         warn(f"it is no relay yet: {state.reason}", "p2pfwd shutdown, then p2pfwd hub again")
@@ -120,8 +123,11 @@ def start(
 
 def _prepare(
     env: Env, *, private: bool, quiet: bool
-) -> tuple[bool, SwarmKey | None, dict[str, config_file.Value]]:
-    """Have the settings say that this is a hub: whether its network is private, its key, what was written."""
+) -> tuple[bool, SwarmKey | None, dict[str, config_file.Value], list[str]]:
+    """Have the settings say that this is a hub: whether its network is private, its key, what was written.
+
+    And the hubs that it has joined itself.
+    """
     from p2pfwd.daemon.config import load
 
     path = env.paths().config_file
@@ -138,7 +144,13 @@ def _prepare(
             raise DaemonRunning(
                 "the daemon runs with the settings from before", hint="p2pfwd shutdown, then p2pfwd hub again"
             )
-    return private, key, changes
+    return private, key, changes, other_hubs(config)
+
+
+def other_hubs(config: Config) -> list[str]:
+    """Addresses of those that `network join` has made both relay and bootstrap peer of this node."""
+    relays = {text.partition("#")[0] for text in config.settings.relays}
+    return [text for text in config.settings.bootstrap if text in relays]
 
 
 def changes_for(config: Config, *, private: bool) -> dict[str, config_file.Value]:

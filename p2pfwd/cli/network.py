@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """As `daemon.settings`."""
 
+_LIVE = {"reach.relays", "bootstrap.peers"}
+"""What a running daemon takes from config.toml by `reload`; the network and its key it does not."""
+
 _OTHER_LINE = "p2pfwd hub --address /ip4/<its public address>/tcp/4011 there prints one that can be dialed"
 
 OTHER_HOME = "p2pfwd --home DIR has room for a node in each network"
@@ -61,6 +64,7 @@ def join(
         swarm_key_file.keep(key_file, found.key)
     if changes:
         config_file.change(paths.config_file, changes)
+    needs_restart = not set(changes) <= _LIVE
     told = {key: _without_secrets(value) for key, value in changes.items()}
     if as_json:
         write_json(
@@ -69,7 +73,8 @@ def join(
                 "Private": found.key is not None,
                 "File": str(paths.config_file),
                 "Wrote": told,
-                "Restart": running and bool(changes),
+                "Restart": running and needs_restart,
+                "Reload": running and bool(changes) and not needs_restart,
             }
         )
         return
@@ -77,7 +82,8 @@ def join(
     if found.key is not None:
         write(f"The key of the network is in {printable(str(key_file))}: {found.key.fingerprint()}.")
     if running and changes:
-        talk("The daemon still runs with the settings from before: p2pfwd shutdown, then start it again.")
+        cure = "p2pfwd shutdown, then start it again" if needs_restart else "p2pfwd reload"
+        talk(f"The daemon still runs with the settings from before: {cure}.")
 
 
 def refuse_undialable(hub: Multiaddr, hint: str) -> None:

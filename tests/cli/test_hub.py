@@ -192,6 +192,18 @@ def test_join_of_a_private_network_writes_its_key(run: Run, home: Path, public: 
     assert without.status != 0 and "network is private" in without.err
 
 
+def test_a_running_daemon_takes_a_hub_by_reload_and_a_network_by_a_restart(
+    fake: FakeDaemon, run: Run, home: Path, public: None
+) -> None:
+    joined = run("network", "join", HUB)
+    assert joined.status == 0 and joined.err.endswith("settings from before: p2pfwd reload.\n")
+    document = json.loads(run("network", "join", OTHER_HUB, "--json").out)
+    assert (document["Reload"], document["Restart"]) == (True, False)
+    (home / "config.toml").unlink()
+    private = run("network", "join", f"{HUB}?{KEY}")
+    assert "p2pfwd shutdown, then start it again" in private.err
+
+
 def test_join_is_refused_where_the_environment_goes_before(
     run: Run, home: Path, public: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +348,45 @@ def test_two_that_join_a_hub_find_each_other_by_it_and_have_places_there(home: P
                 assert local.recv(5) == b"hello"
     finally:
         run_cli(home, "shutdown", env=env)
+
+
+def test_who_joins_one_of_two_hubs_is_found_by_who_joins_the_other(home: Path) -> None:
+    """`network join` on the second hub, and `hub` there, are all that it takes."""
+    env = {"P2PFWD_NETWORK": "", "P2PFWD_AUTOSTART": "1"}
+    homes = [home / name for name in ("hub1", "hub2", "one", "other")]
+    for each in homes:
+        each.mkdir(0o700)
+        (each / "config.toml").write_text('[swarm]\nlisten = ["/ip4/127.0.0.1/tcp/0"]\n')
+
+    def hub(where: Path, *words: str) -> str:
+        made = run_cli(where, "hub", *words, "--json", env=env)
+        assert made.returncode == 0, made.stderr
+        document = json.loads(made.stdout)
+        assert len(document["OtherHubs"]) == (where == homes[1])
+        return str(document["Line"])
+
+    def join(where: Path, line: str) -> None:
+        joined = run_cli(where, "network", "join", line, env=env)
+        assert joined.returncode == 0, joined.stderr
+
+    try:
+        first = hub(homes[0], "--private")
+        join(homes[1], first)
+        second = hub(homes[1])
+        said = run_cli(homes[1], "hub", env=env).stdout
+        assert "The other hub, too: run it there, then p2pfwd reload" in said
+        join(homes[2], first)
+        join(homes[3], second)
+        plain = {"P2PFWD_NETWORK": ""}
+        with Daemon(homes[2], env=plain) as one, Daemon(homes[3], env=plain) as other:
+            found = one.cli("ping", "-n", "1", other.peer_id, env=plain)
+            assert found.returncode == 0, found.stderr
+        join(homes[0], second)
+        reloaded = run_cli(homes[0], "reload", env=env)
+        assert reloaded.returncode == 0 and "bootstrap.peers" in reloaded.stdout, reloaded.stdout
+    finally:
+        for each in homes[:2]:
+            run_cli(each, "shutdown", env=env)
 
 
 def _wait_for_place(home: Path, peer: str) -> None:
