@@ -154,6 +154,12 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         config.load(tmp_path / "config.toml", {})
 
 
+def test_a_key_of_before_is_refused_with_the_one_that_took_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"unknown key daemon\.busy_poll_us") as caught:
+        load(tmp_path, "[daemon]\nbusy_poll_us = 500\n")
+    assert caught.value.hint == "did you mean daemon.busy_poll?"
+
+
 @pytest.mark.parametrize(
     ("address", "why"),
     [
