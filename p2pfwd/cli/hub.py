@@ -24,6 +24,7 @@ from p2pfwd.rpc.schema import (
     Empty,
     RelayCircuit,
     RelayLsResult,
+    RelayPeer,
     RelayPlace,
     RelayTokenNewParams,
     RelayTokenNewResult,
@@ -46,6 +47,12 @@ _PLACES = (
     Column("ADDRESS", keep=21),
     Column("AGE", right=True),
     Column("LEFT", right=True),
+)
+_OTHERS = (
+    Column("PEER", keep=11),
+    Column("NAME", keep=12),
+    Column("ADDRESS", keep=21),
+    Column("AGE", right=True),
 )
 _CIRCUITS = (
     Column("FROM", keep=11),
@@ -251,22 +258,28 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
         rows = [
             ("place", it.peer, it.name or "-", _limits(not it.own), it.remote_address) for it in result.places
         ]
+        rows += [("peer", it.peer, it.name or "-", "-", it.remote_address) for it in result.others]
         rows += [
             ("circuit", it.dialer, it.target, _limits(it.limited), f"{it.bytes_in}/{it.bytes_out}")
             for it in result.circuits
         ]
         write_lines(rows, ("Kind", "Peer", "NameOrTarget", "Limits", "AddressOrBytes") if headers else None)
         return
-    if result.places:
-        write_table(_PLACES, list(map(_place, result.places)), limit=env.columns, colour=env.colour)
-    if result.circuits:
-        if result.places:
+    tables = (
+        (_PLACES, list(map(_place, result.places))),
+        (_OTHERS, list(map(_other, result.others))),
+        (_CIRCUITS, list(map(_circuit, result.circuits))),
+    )
+    for index, (columns, lines) in enumerate((columns, lines) for columns, lines in tables if lines):
+        if index:
             write("")
-        write_table(_CIRCUITS, list(map(_circuit, result.circuits)), limit=env.columns, colour=env.colour)
+        write_table(columns, lines, limit=env.columns, colour=env.colour)
     ever = f"{counted(result.circuits_ever, 'circuit')} so far, {size(result.bytes)}"
     whom = {"off": "nobody", "peers": "own peers", "anyone": "anyone"}[result.serves]
     because = f" ({result.reason})" if result.reason else ""
     write(f"Relaying for {whom}{because}: {counted(len(result.places), 'place')}, {ever}.")
+    if result.others:
+        write(f"Connected without a place, as others can dial them: {counted(len(result.others), 'peer')}.")
 
 
 def _limits(limited: bool) -> str:
@@ -276,6 +289,10 @@ def _limits(limited: bool) -> str:
 def _place(it: RelayPlace) -> tuple[str, ...]:
     address = short_address(it.remote_address)
     return short_peer(it.peer), it.name or "-", _limits(not it.own), address, age(it.age_s), age(it.left_s)
+
+
+def _other(it: RelayPeer) -> tuple[str, ...]:
+    return short_peer(it.peer), it.name or "-", short_address(it.remote_address), age(it.age_s)
 
 
 def _circuit(it: RelayCircuit) -> tuple[str, ...]:

@@ -21,6 +21,16 @@ class RelayPlace(Message):
 
 
 @message
+class RelayPeer(Message):
+    """One peer that is connected, and has no place at this relay, as one that others can dial."""
+
+    peer: str
+    name: str | None  # as `peer add` gave it, or the token's
+    remote_address: str  # of its oldest connection
+    age_s: float = named("AgeSeconds")
+
+
+@message
 class RelayCircuit(Message):
     """One circuit through this relay."""
 
@@ -53,6 +63,7 @@ class RelayLsResult(Message):
     circuits_ever: int  # since the start, as the next
     bytes: int  # that circuits carried, both ways
     refused: dict[str, int] = field(default_factory=dict)  # the relay's answers: status -> how often
+    others: tuple[RelayPeer, ...] = ()  # connected, without a place
 
 
 @message

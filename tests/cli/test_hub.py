@@ -19,6 +19,7 @@ from p2pfwd.rpc.schema import (
     Relay,
     RelayCircuit,
     RelayLsResult,
+    RelayPeer,
     RelayPlace,
     RelayToken,
     RelayTokenLsResult,
@@ -83,6 +84,20 @@ def test_hub_ls_on_a_terminal(fake: FakeDaemon, on_terminal: Callable[..., str])
         "12D3…defLcL  12D3…wvuTHr  limited  5.0kB  100B  12s\n"
         "Relaying for own peers: 1 place, 3 circuits so far, 70kB.\n"
     )
+
+
+def test_hub_ls_shows_members_that_need_no_place(
+    fake: FakeDaemon, run: Run, on_terminal: Callable[..., str]
+) -> None:
+    others = (RelayPeer(OTHER, "nas", "/ip4/192.0.2.7/tcp/4011", 12.0),)
+    fake.answers["relay.ls"] = replace(LS, places=(), circuits=(), others=others)
+    assert on_terminal("hub", "ls") == (
+        "PEER         NAME  ADDRESS         AGE\n"
+        "12D3…wvuTHr  nas   192.0.2.7:4011  12s\n"
+        "Relaying for own peers: 0 places, 3 circuits so far, 70kB.\n"
+        "Connected without a place, as others can dial them: 1 peer.\n"
+    )
+    assert run("hub", "ls").out.split() == ["peer", OTHER, "nas", "-", "/ip4/192.0.2.7/tcp/4011"]
 
 
 def test_hub_ls_of_circuits_alone_begins_with_their_table(
@@ -294,6 +309,8 @@ def test_status_has_a_line_for_each_named_relay_that_gives_no_place(home: Path) 
         deadline = time.monotonic() + 20
         while "not connected" not in (said := daemon.ok("status")) and time.monotonic() < deadline:
             time.sleep(0.1)
+        found = daemon.cli("doctor").stdout
+    assert "of those named in reach.relays 3 give no place, and none does" in found
     relays = said[said.index("relays") : said.index("tunnels")]
     assert "12D3…CucLPg has no place for this node: it is not connected: " in relays
     assert "nobody has no place for this node: " in relays and "no peer has that name" in relays
@@ -381,6 +398,9 @@ def test_who_joins_one_of_two_hubs_is_found_by_who_joins_the_other(home: Path) -
         with Daemon(homes[2], env=plain) as one, Daemon(homes[3], env=plain) as other:
             found = one.cli("ping", "-n", "1", other.peer_id, env=plain)
             assert found.returncode == 0, found.stderr
+            here = json.loads(run_cli(homes[1], "hub", "ls", "--json", env=env).stdout)
+            ids = {each["Peer"] for each in (*here["Places"], *here["Others"])}
+            assert other.peer_id in ids and len(ids) >= 2, "the client, and the other hub"
         join(homes[0], second)
         reloaded = run_cli(homes[0], "reload", env=env)
         assert reloaded.returncode == 0 and "bootstrap.peers" in reloaded.stdout, reloaded.stdout

@@ -166,6 +166,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.NamedPeer,
         schema.NearPeer,
         schema.RelayPlace,
+        schema.RelayPeer,
         schema.RelayCircuit,
         schema.RelayToken,
         schema.Invite,

@@ -238,6 +238,8 @@ class Doctor:
         if refusals:
             said = "; ".join(dict.fromkeys(refusals.values()))
             return "bad", f"none has a place for this node: {said}", _OWN_RELAY
+        if count := len(self._node.relays.missing()):
+            return "bad", f"of those named in reach.relays {count} give no place, and none does", _NAMED_RELAY
         return "note", "none is known that could have a place for this node", _OWN_RELAY
 
     def _access(self) -> Check:
@@ -343,6 +345,7 @@ _VERDICTS: Final = {
 _WHO: Final = "p2pfwd access ls shows which; p2pfwd deny PROTOCOL any lets in only whom you allow"
 _FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
+_NAMED_RELAY: Final = "p2pfwd status says of each why, and what to do"
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
 _WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
 
