@@ -36,4 +36,4 @@ def test_alone_nothing_is_known_and_once_dialed_a_peer_gets_a_tunnel(home: Path,
             dialed = left.cli("doctor")
             assert dialed.returncode == 0, dialed.stdout
             assert "So a peer of this network gets a tunnel where it can dial this node" in dialed.stdout
-            assert "1 is connected that dialed this node" in dialed.stdout
+            assert "1 peer is connected that dialed this node" in dialed.stdout

@@ -186,8 +186,8 @@ class Doctor:
         if reachability is Reachability.PRIVATE:
             return "note", f"{self._others} cannot dial this node", _FORWARD
         if not is_public and (count := len(self._who_dialed())):
-            dialed = f"{count} {'is' if count == 1 else 'are'} connected that dialed this node"
-            return "good", f"{dialed}; whether {self._others} do from elsewhere is not known", None
+            dialed = f"{count} {'peer is' if count == 1 else 'peers are'} connected that dialed this node"
+            return "good", f"{dialed}; whether others can from elsewhere is not known", None
         if is_public:
             return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
         return "note", f"not known: none of the {self._others} has dialed this node", self._to_be_dialed

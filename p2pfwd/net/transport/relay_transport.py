@@ -67,9 +67,9 @@ def refusal(relay: PeerId, status: Status) -> RelayRefused:
 
 def no_circuit(relay: PeerId, status: Status) -> RelayRefused:
     """The same where a circuit to a peer was asked for."""
-    why = _OF_CIRCUITS.get(status, status.name)
+    why, cure = _OF_CIRCUITS.get(status, status.name), _CIRCUIT_CURES.get(status, f"{_ANOTHER} there")
     kind = NotAtRelay if status is Status.NO_RESERVATION else RelayRefused
-    return kind(f"the relay {relay} refuses: {why}", hint=_CIRCUIT_CURES.get(status), status=status.name)
+    return kind(f"the relay {relay} refuses: {why}", hint=cure, status=status.name)
 
 
 class RelayTransport:
