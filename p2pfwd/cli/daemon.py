@@ -14,7 +14,7 @@ import typer
 from p2pfwd.cli.event_words import digest_line
 from p2pfwd.cli.options import AsJson
 from p2pfwd.cli.render import write, write_json, write_pairs
-from p2pfwd.cli.text import age, counted, endpoint, host_port, short_peer, size
+from p2pfwd.cli.text import age, counted, endpoint, host_port, short_peer, shorten_peers, size
 from p2pfwd.errors import ConnectionLost, TimedOut
 from p2pfwd.rpc.schema import Bootstrap, Empty, IdResult, PortMapping, Relay, StatusResult
 
@@ -211,8 +211,8 @@ def _proved(status: StatusResult) -> list[tuple[str, str]]:
 
 def _relay(relay: Relay) -> str:
     name = short_peer(relay.relay)
-    if relay.state == "refused":
-        return f"{name} refuses: {relay.reason}"
+    if relay.state != "held":
+        return f"{name} has no place for this node: {shorten_peers(relay.reason or '')}"
     limits = [size(relay.limit_bytes)] if relay.limit_bytes else []
     limits += [age(relay.limit_s)] if relay.limit_s else []
     limit = f"circuits of at most {' and '.join(limits)}" if limits else "circuits without a limit"

@@ -8,7 +8,13 @@ import typer
 
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.network import OTHER_HOME, is_running, refuse_if_overruled, say_what_was_written
+from p2pfwd.cli.network import (
+    OTHER_HOME,
+    is_running,
+    refuse_if_overruled,
+    refuse_undialable,
+    say_what_was_written,
+)
 from p2pfwd.cli.options import AsJson, Headers, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_address, short_peer, size
@@ -18,6 +24,7 @@ from p2pfwd.rpc.schema import (
     Empty,
     RelayCircuit,
     RelayLsResult,
+    RelayPeer,
     RelayPlace,
     RelayTokenNewParams,
     RelayTokenNewResult,
@@ -40,6 +47,12 @@ _PLACES = (
     Column("ADDRESS", keep=21),
     Column("AGE", right=True),
     Column("LEFT", right=True),
+)
+_OTHERS = (
+    Column("PEER", keep=11),
+    Column("NAME", keep=12),
+    Column("ADDRESS", keep=21),
+    Column("AGE", right=True),
 )
 _CIRCUITS = (
     Column("FROM", keep=11),
@@ -80,9 +93,11 @@ def start(
 
     env: Env = ctx.obj
     where = None if at is None else _given(at)
-    private, key, changes = _prepare(env, private=private, quiet=as_json)
+    private, key, changes, others = _prepare(env, private=private, quiet=as_json)
     with env.connect_or_start(start=True) as client:
         addrs = answer(client, "swarm.addrs", Empty(), AddrsResult)
+        if where is not None:
+            _refuse_of_another(where, addrs.id)  # before an invitation is made for nothing
         state = answer(client, "relay.ls", Empty(), RelayLsResult)
         params = RelayTokenNewParams(many=True)
         made = None if private else answer(client, "relay.token.new", params, RelayTokenNewResult)
@@ -97,12 +112,15 @@ def start(
                 "Private": private,
                 "Serves": state.serves,
                 "Wrote": changes,
+                "OtherHubs": others,
             }
         )
     else:
         write("This machine is a hub: relay, bootstrap peer and DHT server for whoever joins.")
         write("On each other machine, run:")
         write(f"  p2pfwd network join '{line}'")
+        if others:
+            write("The other hub, too: run it there, then p2pfwd reload, and either finds the other.")
         talk(_secret(None if made is None else made.name))
     if state.reason is not None:
         warn(f"it is no relay yet: {state.reason}", "p2pfwd shutdown, then p2pfwd hub again")
@@ -112,8 +130,11 @@ def start(
 
 def _prepare(
     env: Env, *, private: bool, quiet: bool
-) -> tuple[bool, SwarmKey | None, dict[str, config_file.Value]]:
-    """Have the settings say that this is a hub: whether its network is private, its key, what was written."""
+) -> tuple[bool, SwarmKey | None, dict[str, config_file.Value], list[str]]:
+    """Have the settings say that this is a hub: whether its network is private, its key, what was written.
+
+    And the hubs that it has joined itself.
+    """
     from p2pfwd.daemon.config import load
 
     path = env.paths().config_file
@@ -130,7 +151,13 @@ def _prepare(
             raise DaemonRunning(
                 "the daemon runs with the settings from before", hint="p2pfwd shutdown, then p2pfwd hub again"
             )
-    return private, key, changes
+    return private, key, changes, other_hubs(config)
+
+
+def other_hubs(config: Config) -> list[str]:
+    """Addresses of those that `network join` has made both relay and bootstrap peer of this node."""
+    relays = {text.partition("#")[0] for text in config.settings.relays}
+    return [text for text in config.settings.bootstrap if text in relays]
 
 
 def changes_for(config: Config, *, private: bool) -> dict[str, config_file.Value]:
@@ -172,12 +199,20 @@ def _is_public(addr: Multiaddr) -> bool:
 
 
 def _given(address: str) -> Multiaddr:
-    from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+    from p2pfwd.core.multiaddrs import Multiaddr
 
-    found = Multiaddr.parse(address).without_peer_id()
-    if tcp_endpoint(found) is None:
-        raise UsageError(f"{address} is no TCP address", hint="as /ip4/203.0.113.5/tcp/4011")
+    found = Multiaddr.parse(address)
+    refuse_undialable(found, "as /ip4/203.0.113.5/tcp/4011, with that port open or forwarded to this machine")
     return found
+
+
+def _refuse_of_another(where: Multiaddr, own_id: str) -> None:
+    peer_id = where.peer_id()
+    if peer_id is not None and str(peer_id) != own_id:
+        raise UsageError(
+            f"{where} is the address of another peer: this node is {own_id}",
+            hint="leave out /p2p/ and what follows it, or run p2pfwd hub there",
+        )
 
 
 def _best(addrs: AddrsResult) -> Multiaddr:
@@ -223,22 +258,28 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
         rows = [
             ("place", it.peer, it.name or "-", _limits(not it.own), it.remote_address) for it in result.places
         ]
+        rows += [("peer", it.peer, it.name or "-", "-", it.remote_address) for it in result.others]
         rows += [
             ("circuit", it.dialer, it.target, _limits(it.limited), f"{it.bytes_in}/{it.bytes_out}")
             for it in result.circuits
         ]
         write_lines(rows, ("Kind", "Peer", "NameOrTarget", "Limits", "AddressOrBytes") if headers else None)
         return
-    if result.places:
-        write_table(_PLACES, list(map(_place, result.places)), limit=env.columns, colour=env.colour)
-    if result.circuits:
-        if result.places:
+    tables = (
+        (_PLACES, list(map(_place, result.places))),
+        (_OTHERS, list(map(_other, result.others))),
+        (_CIRCUITS, list(map(_circuit, result.circuits))),
+    )
+    for index, (columns, lines) in enumerate((columns, lines) for columns, lines in tables if lines):
+        if index:
             write("")
-        write_table(_CIRCUITS, list(map(_circuit, result.circuits)), limit=env.columns, colour=env.colour)
+        write_table(columns, lines, limit=env.columns, colour=env.colour)
     ever = f"{counted(result.circuits_ever, 'circuit')} so far, {size(result.bytes)}"
     whom = {"off": "nobody", "peers": "own peers", "anyone": "anyone"}[result.serves]
     because = f" ({result.reason})" if result.reason else ""
     write(f"Relaying for {whom}{because}: {counted(len(result.places), 'place')}, {ever}.")
+    if result.others:
+        write(f"Connected without a place, as others can dial them: {counted(len(result.others), 'peer')}.")
 
 
 def _limits(limited: bool) -> str:
@@ -248,6 +289,10 @@ def _limits(limited: bool) -> str:
 def _place(it: RelayPlace) -> tuple[str, ...]:
     address = short_address(it.remote_address)
     return short_peer(it.peer), it.name or "-", _limits(not it.own), address, age(it.age_s), age(it.left_s)
+
+
+def _other(it: RelayPeer) -> tuple[str, ...]:
+    return short_peer(it.peer), it.name or "-", short_address(it.remote_address), age(it.age_s)
 
 
 def _circuit(it: RelayCircuit) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import typer
 from p2pfwd.cli.options import AsJson, new_group
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import printable
-from p2pfwd.errors import DaemonNotRunning, InvalidConfig, P2PForwardError
+from p2pfwd.errors import DaemonNotRunning, InvalidConfig, NotFound, P2PForwardError, UsageError
 from p2pfwd.state import config_file, swarm_key_file
 
 if TYPE_CHECKING:
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
     from p2pfwd.cli.env import Env
     from p2pfwd.core.join_line import JoinLine
+    from p2pfwd.core.multiaddrs import Multiaddr
     from p2pfwd.daemon.config import Config
 
 AUTO = "auto"
 """As `daemon.settings`."""
+
+_LIVE = {"reach.relays", "bootstrap.peers"}
+"""What a running daemon takes from config.toml by `reload`; the network and its key it does not."""
+
+_OTHER_LINE = "p2pfwd hub --address /ip4/<its public address>/tcp/4011 there prints one that can be dialed"
 
 OTHER_HOME = "p2pfwd --home DIR has room for a node in each network"
 
@@ -48,6 +54,8 @@ def join(
     env: Env = ctx.obj
     found = JoinLine.parse(sys.stdin.readline() if line == "-" else line)
     paths = env.paths()
+    refuse_undialable(found.hub, _OTHER_LINE)
+    _refuse_oneself(found, paths.key_file)
     config = load(paths.config_file, env.environ)
     key_file = swarm_key_file.location(paths.home, config.settings.swarm_key)
     changes = changes_for(found, config, key_file)
@@ -56,6 +64,7 @@ def join(
         swarm_key_file.keep(key_file, found.key)
     if changes:
         config_file.change(paths.config_file, changes)
+    needs_restart = not set(changes) <= _LIVE
     told = {key: _without_secrets(value) for key, value in changes.items()}
     if as_json:
         write_json(
@@ -64,7 +73,8 @@ def join(
                 "Private": found.key is not None,
                 "File": str(paths.config_file),
                 "Wrote": told,
-                "Restart": running and bool(changes),
+                "Restart": running and needs_restart,
+                "Reload": running and bool(changes) and not needs_restart,
             }
         )
         return
@@ -72,7 +82,31 @@ def join(
     if found.key is not None:
         write(f"The key of the network is in {printable(str(key_file))}: {found.key.fingerprint()}.")
     if running and changes:
-        talk("The daemon still runs with the settings from before: p2pfwd shutdown, then start it again.")
+        cure = "p2pfwd shutdown, then start it again" if needs_restart else "p2pfwd reload"
+        talk(f"The daemon still runs with the settings from before: {cure}.")
+
+
+def refuse_undialable(hub: Multiaddr, hint: str) -> None:
+    """Raise UsageError where nobody could dial a hub at this address; it may end in a peer ID."""
+    from p2pfwd.policy.undialable import why_no_relay
+
+    why = why_no_relay(hub.without_peer_id())
+    if why is not None:
+        raise UsageError(f"nobody can dial a hub at {hub}: {why}", hint=hint)
+
+
+def _refuse_oneself(line: JoinLine, key_file: Path) -> None:
+    from p2pfwd.core.peer_id import PeerId
+    from p2pfwd.state import identity_file
+
+    try:
+        key = identity_file.load(key_file)
+    except NotFound:  # the daemon makes one when it first starts: nobody's line has its ID yet
+        return
+    if line.hub.peer_id() == PeerId.from_public_key(key.public_key):
+        raise UsageError(
+            "that is the line of this node itself", hint="run p2pfwd network join on the other machines"
+        )
 
 
 def changes_for(line: JoinLine, config: Config, key_file: Path) -> dict[str, config_file.Value]:

@@ -196,6 +196,7 @@ def ping(
     """
     env: Env = ctx.obj
     answered: list[PingResult] = []
+    paths = _Paths()
     failure: P2PForwardError | None = None
     count = count or (UNTIL_DIRECT_PINGS if until_direct else PINGS)
     interval_s = UNTIL_DIRECT_INTERVAL_S if until_direct else PING_INTERVAL_S
@@ -215,7 +216,10 @@ def ping(
                     talk(f"no answer: {error.message}")
             else:
                 answered.append(result)
+                changed = paths.take(result, time.monotonic() - begin)
                 if not as_json:
+                    if changed is not None and until_direct:
+                        write(changed)
                     write(_ping_line(result))
                 if until_direct and result.path == "direct":
                     break
@@ -223,20 +227,44 @@ def ping(
         assert failure is not None
         raise failure
     if until_direct and answered[-1].path != "direct":
-        who, waited_s = short_peer(answered[-1].peer), time.monotonic() - begin
-        raise TimedOut(
-            f"{who} is still reached over a relay after {waited_s:.1f} s",
-            hint="p2pfwd doctor, here and there, says what stands between",
-        )
-    if until_direct and not as_json:
-        write(f"Direct after {time.monotonic() - begin:.1f} s.")
-    summary = _summary(answered, number + 1)
+        raise _still_relayed(answered[-1], time.monotonic() - begin)
+    summary = _summary(answered, number + 1) | {"Paths": paths.changes}
     if as_json:
         write_json(summary)
     elif number:
         least, mean, most = (milliseconds(summary[f"{name}Milliseconds"]) for name in ("Min", "Mean", "Max"))
         told = f"{len(answered)} of {number + 1} answered"
         write(f"{told}; round trip: least {least}, mean {mean}, most {most}")
+
+
+def _still_relayed(result: PingResult, waited_s: float) -> TimedOut:
+    return TimedOut(
+        f"{short_peer(result.peer)} is still reached over a relay after {waited_s:.1f} s",
+        hint="p2pfwd doctor, here and there, says what stands between",
+    )
+
+
+class _Paths:
+    """Which way led to the peer, and since when: one entry for each change."""
+
+    def __init__(self) -> None:
+        self.changes: list[dict[str, Any]] = []
+
+    def take(self, result: PingResult, after_s: float) -> str | None:
+        """Of one answer: the change in words; None where it came as the one before."""
+        last = self.changes[-1] if self.changes else None
+        if last is not None and (last["Path"], last["PathCode"]) == (result.path, result.path_code):
+            return None
+        self.changes.append(
+            {
+                "AfterSeconds": after_s,
+                "Path": result.path,
+                "PathCode": result.path_code,
+                "PathReason": result.path_reason,
+                "RemoteAddress": result.remote_address,
+            }
+        )
+        return f"After {after_s:.1f} s {result.path_reason or result.path}."
 
 
 def _ping_line(result: PingResult) -> str:

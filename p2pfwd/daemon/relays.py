@@ -16,8 +16,10 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.policy.dial_schedule import Priority
+from p2pfwd.policy.standing import Place
 from p2pfwd.protocols import relay_token
 from p2pfwd.protocols.relay_client import RelayClient
+from p2pfwd.wire.circuit import HOP
 
 log = logging.getLogger("p2pfwd.relay")
 
@@ -39,6 +41,7 @@ class Relays:
         self._texts = tuple(dict.fromkeys(texts))
         self._learning: dict[str, asyncio.Task[None]] = {}
         self._meant: dict[str, PeerId] = {}  # text of the settings -> whom it meant
+        self._unusable: dict[str, str] = {}  # text of the settings -> why it means nobody to ask
         self._read = read
         self._is_public = is_public
         self._named: dict[PeerId, tuple[Multiaddr, ...]] = {}
@@ -68,6 +71,7 @@ class Relays:
         """Other relays from now on; a place at one that is named no more is not renewed."""
         for text in set(self._texts).difference(texts):
             self._learning.pop(text).cancel()
+            self._unusable.pop(text, None)
             relay = self._meant.pop(text, None)
             if relay is not None:
                 self._named.pop(relay, None)
@@ -88,13 +92,16 @@ class Relays:
                 relay, addrs = await self._read([address])
                 break
             except P2PForwardError as exc:
+                self._unusable[text] = exc.message
                 if not said:
                     log.warning("reach.relays: %s cannot be used yet: %s", address, exc.message)
                     said = True
             await asyncio.sleep(RETRY_S)
         if relay == self._host.peer_id:
             log.warning("reach.relays: %s is this node itself", address)
+            self._unusable[text] = "it is this node itself; name another machine's in reach.relays"
             return
+        self._unusable.pop(text, None)
         self._meant[text] = relay
         self._named[relay] = addrs
         if token:
@@ -116,6 +123,39 @@ class Relays:
     def is_named(self, relay: PeerId) -> bool:
         """Whether the settings name it."""
         return relay in self._named
+
+    def best_place(self) -> Place:
+        """Of those held."""
+        limits = [place.limit for place in self.client.places()]
+        if not limits:
+            return Place.NONE
+        return Place.UNLIMITED if None in limits else Place.LIMITED
+
+    def missing(self) -> dict[str, str]:
+        """Named relays that give no place and refused none -> why; none where none is needed.
+
+        By peer ID, or, where that is not known, by what the settings say, without a token.
+        """
+        if self._is_public():
+            return {}
+        answered = {place.relay for place in self.client.places()} | set(self.client.refusals())
+        found: dict[str, str] = {}
+        for text in self._texts:
+            relay = self._meant.get(text)
+            if relay is None:
+                found[text.partition("#")[0]] = self._unusable.get(text, "it is being looked up")
+            elif relay not in answered:
+                found[str(relay)] = self._why_missing(relay)
+        return found
+
+    def _why_missing(self, relay: PeerId) -> str:
+        swarm, kept = self._host.swarm, self._host.keeper.status(relay)
+        if not swarm.conns(relay):
+            why = None if kept is None else kept.outcome
+            return f"it is not connected: {why}" if why else "it is being dialed"
+        if HOP not in swarm.peerstore.protocols(relay):
+            return "it is connected, and is no relay; p2pfwd status there, and relay.serve, say why"
+        return "it is connected, and is asked when another one is lost"
 
     def reachability_changed(self) -> None:
         """Whether strangers reach this node may have changed: with a relay, or without."""

@@ -81,6 +81,7 @@ def _bootstrap_peers(value: tuple[str, ...]) -> str | None:
 def _relays(value: tuple[str, ...]) -> str | None:
     from p2pfwd.core.relay_token import read_token
     from p2pfwd.core.typed import parse_peer
+    from p2pfwd.policy.undialable import why_no_relay
 
     for entry in value:
         text, mark, token = entry.partition("#")  # no message shows a token
@@ -91,11 +92,14 @@ def _relays(value: tuple[str, ...]) -> str | None:
         if re.fullmatch(r"[\w.-]+", text):  # a name, or a bare ID: who has it may change
             continue
         try:
-            peer_id, _ = parse_peer(text)
+            peer_id, address = parse_peer(text)
         except (InvalidMultiaddr, InvalidPeerId) as exc:
             return f"multiaddrs of relays, or names of peers ({exc.message})"
         if peer_id is None:
             return f"multiaddrs that end in /p2p/<peer ID>, and {text} does not"
+        why = None if address is None else why_no_relay(address)
+        if why is not None:
+            return f"relays to dial, as /ip4/192.0.2.1/tcp/4011/p2p/<peer ID>, and {text} is none: {why}"
     return None
 
 

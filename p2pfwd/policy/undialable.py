@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, split_circuit, tcp_endpoint
+from p2pfwd.core.multiaddrs import (
+    AddressClass,
+    Multiaddr,
+    address_class,
+    is_relayed,
+    split_circuit,
+    tcp_endpoint,
+)
 
 UNDIALABLE: Final = "undialable"
 """Code of such a reason in the attempts of a failed dial."""
@@ -68,6 +75,13 @@ def why_undialable(addr: Multiaddr, has_interface: HasInterface) -> str | None:
     if endpoint.family == "ip6" and cls is AddressClass.LINK_LOCAL and not zone:
         return "a link-local address needs the interface it is behind, as /ip6zone/eth0/ip6/fe80::1/tcp/4011"
     return None
+
+
+def why_no_relay(addr: Multiaddr) -> str | None:
+    """The same of the address of a relay or hub, without its peer ID, on whichever machine it is dialed."""
+    if is_relayed(addr):
+        return "it leads over another relay, and a relay has to be reached directly"
+    return why_undialable(addr, lambda _zone: True)
 
 
 def _why_no_circuit(addr: Multiaddr, names: list[str], has_interface: HasInterface) -> str | None:

@@ -25,13 +25,18 @@ ANSWER_S: Final = 10.0
 Claim = Callable[[str, PeerId], Awaitable[TokenStatus]]
 """(token, who shows it): what becomes of it."""
 
+_PUT: Final = "put it behind the # in reach.relays, then p2pfwd reload"
+
 _WHY: Final = {
-    TokenStatus.UNKNOWN: ("it does not know the token", "was it revoked? p2pfwd relay token new, there"),
-    TokenStatus.TAKEN: (
-        "the token is another machine's: the first to show one keeps it",
-        "make one for this machine, there: p2pfwd relay token new",
+    TokenStatus.UNKNOWN: (
+        "it does not know the token; was it revoked? p2pfwd relay token new there makes another",
+        _PUT,
     ),
-    TokenStatus.BUSY: ("it could not take the token just now", None),
+    TokenStatus.TAKEN: (
+        "the token is another machine's, which showed it first; p2pfwd relay token new there makes another",
+        _PUT,
+    ),
+    TokenStatus.BUSY: ("it could not take the token just now; it is shown again by itself", None),
 }
 
 

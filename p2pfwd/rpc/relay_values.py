@@ -21,6 +21,16 @@ class RelayPlace(Message):
 
 
 @message
+class RelayPeer(Message):
+    """One peer that is connected, and has no place at this relay, as one that others can dial."""
+
+    peer: str
+    name: str | None  # as `peer add` gave it, or the token's
+    remote_address: str  # of its oldest connection
+    age_s: float = named("AgeSeconds")
+
+
+@message
 class RelayCircuit(Message):
     """One circuit through this relay."""
 
@@ -53,6 +63,7 @@ class RelayLsResult(Message):
     circuits_ever: int  # since the start, as the next
     bytes: int  # that circuits carried, both ways
     refused: dict[str, int] = field(default_factory=dict)  # the relay's answers: status -> how often
+    others: tuple[RelayPeer, ...] = ()  # connected, without a place
 
 
 @message
@@ -95,11 +106,11 @@ class RelayTokenRevokeResult(Message):
 
 @message
 class Relay(Message):
-    """A relay that has a place for this node, or refuses one."""
+    """A relay that has a place for this node, refuses one, or is named in the settings and does neither."""
 
-    relay: str
-    state: Literal["held", "refused"]
-    reason: str | None = None  # why it refuses, in words
+    relay: str  # its peer ID; of a missing one what the settings say, where nobody is known to have that
+    state: Literal["held", "refused", "missing"]
+    reason: str | None = None  # why there is no place, in words, with the cure
     addresses: tuple[str, ...] = ()  # by which others reach this node over it
     age_s: float | None = named("AgeSeconds", default=None)
     left_s: float | None = named("LeftSeconds", default=None)  # it is renewed before

@@ -56,6 +56,7 @@ from p2pfwd.rpc.relay_values import (  # noqa: F401 - as below
     Relay,
     RelayCircuit,
     RelayLsResult,
+    RelayPeer,
     RelayPlace,
     RelayToken,
     RelayTokenLsResult,

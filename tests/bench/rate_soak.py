@@ -1,9 +1,10 @@
 """`python -m tests.bench.rate_soak`: is a transfer ever slow? Thousands of 64 MB, all bytes compared.
 
-Transfers go through every variant in turn: noise and tls, up and down, alone, beside idle streams, and two at
-once. Each is a new stream; the daemons are new every so many rounds. What is slow for no reason of the
-machine's shows in the tail: the least rate of all, and how many are below half of the rate that 99 of 100
-reach. Exit status 1 where a byte was wrong or a transfer did not end; a rate fails nothing.
+Transfers go through every variant in turn: noise, tls, noise without AES, over a relay, on a line of 60 ms;
+up and down, alone, beside idle streams, two at once. Each is a new stream; the daemons are new every so many
+rounds. What is slow for no reason of the machine's shows in the tail: the least rate of all, and how many are
+below half of the rate that 99 of 100 reach. Exit status 1 where a byte was wrong or a transfer did not end; a
+rate fails nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -29,7 +30,7 @@ from tests.bench.client import Client, find_client
 from tests.bench.procs import TICK_S, machine_busy_s, run_s
 from tests.bench.report import grid, number, spread
 from tests.bench.results import Spread
-from tests.bench.tunnels import Lab, Tunnel, p2pfwd_pair
+from tests.bench.tunnels import SETUPS, Lab, Setup, Tunnel
 from tests.support.figures import percentile
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
 
@@ -49,7 +50,7 @@ TAKEN, RIGHT, WRONG = b"t", b"r", b"w"
 class Variant:
     """How a transfer is made."""
 
-    security: str
+    kind: str
     way: str
     idle: int
     """Streams that are open beside it, with nothing on them."""
@@ -57,18 +58,25 @@ class Variant:
 
     def __str__(self) -> str:
         beside = f", beside {self.idle} idle" if self.idle else ""
-        return f"{self.security} {self.way}{beside}{', two at once' if self.at_once > 1 else ''}"
+        return f"{self.kind} {self.way}{beside}{', two at once' if self.at_once > 1 else ''}"
 
 
-SECURITIES, WAYS, IDLE = ("noise", "tls"), ("up", "down"), (0, 1, 20)
+KINDS: Mapping[str, Setup] = {
+    "noise": SETUPS["p2pfwd-noise"],
+    "tls": SETUPS["p2pfwd-tls"],
+    "no-aes": SETUPS["p2pfwd-no-aes"],
+    "relayed": SETUPS["p2pfwd-relayed"],
+    "long": SETUPS["long-p2pfwd"],
+}
+WAYS, IDLE = ("up", "down"), (0, 1, 20)
 
 
-def variants(securities: Sequence[str] = SECURITIES) -> Iterator[Variant]:
+def variants(kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Variant]:
     """All, those with the same streams beside them in a row."""
-    for security, idle, way in product(securities, IDLE, WAYS):
-        yield Variant(security, way, idle)
-    for security, way in product(securities, WAYS):
-        yield Variant(security, way, 0, at_once=2)
+    for kind, idle, way in product(kinds, IDLE, WAYS):
+        yield Variant(kind, way, idle)
+    for kind, way in product(kinds, WAYS):
+        yield Variant(kind, way, 0, at_once=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,19 +176,19 @@ class Soak:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._start
 
-    def pair(self, securities: Sequence[str], rounds: int, minutes: float, transfers: int) -> None:
-        """A pair of daemons for each security, `rounds` times through all variants; see Soak for the end."""
+    def pair(self, kinds: Sequence[str], rounds: int, minutes: float, transfers: int) -> None:
+        """A pair of daemons for each kind, `rounds` times through all variants; see Soak for the end."""
         with ExitStack() as stack:
             server = stack.enter_context(TcpServer(self.ends.serve))
             lab = Lab(stack, self.work, self.work / "log")
-            tunnels = {name: p2pfwd_pair(name)(lab, server.port) for name in securities}
-            counts = dict.fromkeys(securities, 0)
+            tunnels = {name: KINDS[name](lab, server.port) for name in kinds}
+            counts = dict.fromkeys(kinds, 0)
             for _ in range(rounds):
-                for variant in variants(securities):
+                for variant in variants(kinds):
                     if self.elapsed_s() > minutes * 60 or len(self.done) >= transfers:
                         return
-                    counts[variant.security] += variant.at_once
-                    self._one(variant, tunnels[variant.security], counts[variant.security])
+                    counts[variant.kind] += variant.at_once
+                    self._one(variant, tunnels[variant.kind], counts[variant.kind])
 
     def _one(self, variant: Variant, tunnel: Tunnel, nth: int) -> None:
         with ExitStack() as stack:
@@ -275,7 +283,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.rate_soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="stop after so long (30)")
     parser.add_argument("--transfers", type=int, default=10_000, help="or after so many (10,000)")
-    parser.add_argument("--only", action="append", choices=SECURITIES, help="transfers of this protocol")
+    parser.add_argument("--only", action="append", choices=KINDS, help="transfers of this kind")
     parser.add_argument("--rounds", type=int, default=10, help="new daemons every so many rounds (10)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every transfer there as well")
     return parser.parse_args(argv)
@@ -291,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         soak = Soak(find_client(Path(name)), Path(name), Ends(seed=1))
         try:
             while soak.elapsed_s() < options.minutes * 60 and len(soak.done) < options.transfers:
-                soak.pair(options.only or SECURITIES, options.rounds, options.minutes, options.transfers)
+                soak.pair(options.only or tuple(KINDS), options.rounds, options.minutes, options.transfers)
                 print(f"{soak.elapsed_s():.0f} s: {len(soak.done)} transfers", file=sys.stderr, flush=True)
         except (KeyboardInterrupt, SystemExit):
             print("interrupted: what follows is what was done", file=sys.stderr)

@@ -24,10 +24,10 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_node_on_loopback_is_no_use_to_strangers_and_is_told_so(pair: Pair) -> None:
+def test_a_node_on_loopback_is_no_use_to_others_and_is_told_so(pair: Pair) -> None:
     one, _ = pair
     result = one.cli("doctor")
-    assert result.returncode == 1 and result.stdout.endswith("So no stranger gets a tunnel.\n")
+    assert result.returncode == 1 and result.stdout.endswith("So no peer of this network gets a tunnel.\n")
     # The second in a namespace of the tests', which has no network.
     said = ("this node listens on this machine only", "this machine has no network")
     assert any(f"sockets bad: {words}" in squeezed(result.stdout) for words in said)

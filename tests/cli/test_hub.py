@@ -17,18 +17,21 @@ from p2pfwd.daemon.bootstrap_report import FOR_A_HUB
 from p2pfwd.errors import TimedOut
 from p2pfwd.rpc.schema import (
     AddrsResult,
+    Relay,
     RelayCircuit,
     RelayLsResult,
+    RelayPeer,
     RelayPlace,
     RelayToken,
     RelayTokenLsResult,
     RelayTokenNewResult,
     RelayTokenRevokeResult,
+    StatusResult,
 )
 from tests.cli.conftest import Run
 from tests.support.daemon import Daemon, run_cli
 from tests.support.fake_daemon import OTHER, PEER, FakeDaemon
-from tests.support.sockets import TcpServer, echo
+from tests.support.sockets import TcpServer, echo, free_port
 
 ONE_ID = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 TWO_ID = "12D3KooWS8JciKc2RoVbTPHeDG2puS8DXRrK2gLAja91JmN3s51E"
@@ -82,6 +85,20 @@ def test_hub_ls_on_a_terminal(fake: FakeDaemon, on_terminal: Callable[..., str])
         "12D3…defLcL  12D3…wvuTHr  limited  5.0kB  100B  12s\n"
         "Relaying for own peers: 1 place, 3 circuits so far, 70kB.\n"
     )
+
+
+def test_hub_ls_shows_members_that_need_no_place(
+    fake: FakeDaemon, run: Run, on_terminal: Callable[..., str]
+) -> None:
+    others = (RelayPeer(OTHER, "nas", "/ip4/192.0.2.7/tcp/4011", 12.0),)
+    fake.answers["relay.ls"] = replace(LS, places=(), circuits=(), others=others)
+    assert on_terminal("hub", "ls") == (
+        "PEER         NAME  ADDRESS         AGE\n"
+        "12D3…wvuTHr  nas   192.0.2.7:4011  12s\n"
+        "Relaying for own peers: 0 places, 3 circuits so far, 70kB.\n"
+        "Connected without a place, as others can dial them: 1 peer.\n"
+    )
+    assert run("hub", "ls").out.split() == ["peer", OTHER, "nas", "-", "/ip4/192.0.2.7/tcp/4011"]
 
 
 def test_hub_ls_of_circuits_alone_begins_with_their_table(
@@ -191,6 +208,18 @@ def test_join_of_a_private_network_writes_its_key(run: Run, home: Path, public: 
     assert without.status != 0 and "network is private" in without.err
 
 
+def test_a_running_daemon_takes_a_hub_by_reload_and_a_network_by_a_restart(
+    fake: FakeDaemon, run: Run, home: Path, public: None
+) -> None:
+    joined = run("network", "join", HUB)
+    assert joined.status == 0 and joined.err.endswith("settings from before: p2pfwd reload.\n")
+    document = json.loads(run("network", "join", OTHER_HUB, "--json").out)
+    assert (document["Reload"], document["Restart"]) == (True, False)
+    (home / "config.toml").unlink()
+    private = run("network", "join", f"{HUB}?{KEY}")
+    assert "p2pfwd shutdown, then start it again" in private.err
+
+
 def test_join_is_refused_where_the_environment_goes_before(
     run: Run, home: Path, public: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +227,53 @@ def test_join_is_refused_where_the_environment_goes_before(
     done = run("network", "join", HUB)
     assert done.status != 0 and "P2PFWD_REACH_RELAYS" in done.err
     assert not (home / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("/ip4/8.8.4.4/udp/4011/quic-v1", "it is for QUIC"),
+        ("/ip4/8.8.4.4/tcp/4011/ws", "it is for WebSocket"),
+        ("/ip4/8.8.4.4/tcp/0", "0 is no port to dial"),
+        ("/ip4/0.0.0.0/tcp/4011", "stands for every address"),
+        (f"/ip4/8.8.4.4/tcp/4011/p2p/{TWO_ID}/p2p-circuit", "reached directly"),
+        ("", "it is no host and TCP port"),
+    ],
+)
+def test_a_hub_that_cannot_be_dialed_is_neither_joined_nor_made(
+    fake: FakeDaemon, run: Run, home: Path, public: None, address: str, why: str
+) -> None:
+    joined = run("network", "join", f"{address}/p2p/{ONE_ID}#{TOKEN}")
+    assert joined.status == 2 and why in joined.err and "p2pfwd hub --address" in joined.err
+    made = run("hub", "--address", address or f"/p2p/{ONE_ID}")
+    assert made.status == 2 and why in made.err and "as /ip4/203.0.113.5/tcp/4011" in made.err
+    assert not (home / "config.toml").exists() and not fake.called("relay.token.new")
+
+
+def test_the_address_of_another_peer_is_refused_before_an_invitation_is_made(
+    fake: FakeDaemon, run: Run, home: Path, public: None
+) -> None:
+    (home / "config.toml").write_text('dht.mode = "server"\nbootstrap.peers = []\n')
+    fake.answers |= {"swarm.addrs": AddrsResult(ONE_ID, ("/ip4/8.8.4.4/tcp/4011",), ()), "relay.ls": LS}
+    done = run("hub", "--address", OTHER_HUB)
+    assert done.status == 2 and "the address of another peer" in done.err and ONE_ID in done.err
+    assert not fake.called("relay.token.new")
+    fake.answers["relay.token.new"] = RelayTokenNewResult("invitation-1", TOKEN)
+    assert run("hub", "--address", HUB).status == 0
+
+
+def test_the_line_of_this_node_itself_is_not_joined(run: Run, home: Path, public: None) -> None:
+    from p2pfwd.core.keys import PrivateKey
+    from p2pfwd.core.peer_id import PeerId
+    from p2pfwd.state import identity_file
+
+    key = PrivateKey.generate()
+    identity_file.save(home / "identity.key", key)
+    own = PeerId.from_public_key(key.public_key)
+    done = run("network", "join", f"/ip4/8.8.4.4/tcp/4011/p2p/{own}#{TOKEN}")
+    assert done.status == 2 and "this node itself" in done.err and "on the other machines" in done.err
+    assert not (home / "config.toml").exists()
+    assert run("network", "join", HUB).status == 0
 
 
 # --- tokens -----------------------------------------------------------------------------------------
@@ -217,6 +293,43 @@ def test_token_commands_say_what_they_did(
     assert run("relay", "token", "ls").out.split() == ["nas", "one", OTHER]
     assert "12D3…wvuTHr" in on_terminal("relay", "token", "ls")
     assert run("relay", "token", "revoke", "nas").out == "Revoked nas: 1 peer, 2 circuits reset.\n"
+
+
+# --- relays of the settings -------------------------------------------------------------------------
+
+
+def test_status_has_a_line_for_each_named_relay_that_gives_no_place(home: Path) -> None:
+    """Away, nobody's name, this node itself: why, and never a token."""
+    away = f"/ip4/127.0.0.1/tcp/{free_port()}/p2p/{ONE_ID}"
+    with Daemon(home) as daemon:
+        own = daemon.peer_id
+        (home / "config.toml").write_text(
+            f'reach.relays = ["{away}#{TOKEN}", "nobody#{TOKEN}", "/ip4/127.0.0.1/tcp/1/p2p/{own}"]\n'
+        )
+        daemon.ok("reload")
+        deadline = time.monotonic() + 20
+        while "not connected" not in (said := daemon.ok("status")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        found = daemon.cli("doctor").stdout
+    assert "of those named in reach.relays 3 give no place, and none does" in found
+    relays = said[said.index("relays") : said.index("tunnels")]
+    assert "12D3…CucLPg has no place for this node: it is not connected: " in relays
+    assert "nobody has no place for this node: " in relays and "no peer has that name" in relays
+    assert "it is this node itself" in relays
+    assert TOKEN not in said
+
+
+def test_status_says_why_a_relay_refuses_and_what_to_do(fake: FakeDaemon, run: Run) -> None:
+    from p2pfwd.core.peer_id import PeerId
+    from p2pfwd.net.transport.relay_transport import refusal
+    from p2pfwd.wire.circuit import Status
+
+    why = refusal(PeerId.parse(ONE_ID), Status.PERMISSION_DENIED).message
+    relays = (Relay(OTHER, "refused", why),)
+    fake.answers["daemon.status"] = StatusResult("0.1.0", 42, PEER, 1.0, relays=relays)
+    (line,) = [line for line in run("status").out.splitlines() if line.startswith("relays")]
+    assert "has no place for this node: it has places for peers of its owner alone" in line
+    assert "p2pfwd relay token new there" in line
 
 
 # --- three machines ---------------------------------------------------------------------------------
@@ -256,6 +369,48 @@ def test_two_that_join_a_hub_find_each_other_by_it_and_have_places_there(home: P
                 assert local.recv(5) == b"hello"
     finally:
         run_cli(home, "shutdown", env=env)
+
+
+def test_who_joins_one_of_two_hubs_is_found_by_who_joins_the_other(home: Path) -> None:
+    """`network join` on the second hub, and `hub` there, are all that it takes."""
+    env = {"P2PFWD_NETWORK": "", "P2PFWD_AUTOSTART": "1"}
+    homes = [home / name for name in ("hub1", "hub2", "one", "other")]
+    for each in homes:
+        each.mkdir(0o700)
+        (each / "config.toml").write_text('[swarm]\nlisten = ["/ip4/127.0.0.1/tcp/0"]\n')
+
+    def hub(where: Path, *words: str) -> str:
+        made = run_cli(where, "hub", *words, "--json", env=env)
+        assert made.returncode == 0, made.stderr
+        document = json.loads(made.stdout)
+        assert len(document["OtherHubs"]) == (where == homes[1])
+        return str(document["Line"])
+
+    def join(where: Path, line: str) -> None:
+        joined = run_cli(where, "network", "join", line, env=env)
+        assert joined.returncode == 0, joined.stderr
+
+    try:
+        first = hub(homes[0], "--private")
+        join(homes[1], first)
+        second = hub(homes[1])
+        said = run_cli(homes[1], "hub", env=env).stdout
+        assert "The other hub, too: run it there, then p2pfwd reload" in said
+        join(homes[2], first)
+        join(homes[3], second)
+        plain = {"P2PFWD_NETWORK": ""}
+        with Daemon(homes[2], env=plain) as one, Daemon(homes[3], env=plain) as other:
+            found = one.cli("ping", "-n", "1", other.peer_id, env=plain)
+            assert found.returncode == 0, found.stderr
+            here = json.loads(run_cli(homes[1], "hub", "ls", "--json", env=env).stdout)
+            ids = {each["Peer"] for each in (*here["Places"], *here["Others"])}
+            assert other.peer_id in ids and len(ids) >= 2, "the client, and the other hub"
+        join(homes[0], second)
+        reloaded = run_cli(homes[0], "reload", env=env)
+        assert reloaded.returncode == 0 and "bootstrap.peers" in reloaded.stdout, reloaded.stdout
+    finally:
+        for each in homes[:2]:
+            run_cli(each, "shutdown", env=env)
 
 
 def _wait_for_place(home: Path, peer: str) -> None:

@@ -31,6 +31,7 @@ from p2pfwd.policy import service_bounds
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.rpc import schema
 from p2pfwd.wire.invite import InviteStatus
+from p2pfwd.wire.yamux import reset_codes
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "man"
@@ -165,6 +166,7 @@ def test_the_parameters_and_results_of_a_method(method: str) -> None:
         schema.NamedPeer,
         schema.NearPeer,
         schema.RelayPlace,
+        schema.RelayPeer,
         schema.RelayCircuit,
         schema.RelayToken,
         schema.Invite,
@@ -239,6 +241,14 @@ def test_the_protocols_of_our_own() -> None:
     private = f"{networks.OWN}/kad/1.0.0"
     assert {"/p2pfwd/invite/1.0.0", "/p2pfwd/probe/1.0.0"} <= protocols_in_code(), "the search finds them"
     assert {it.removesuffix("/x/ssh") for it in named} == protocols_in_code() | {private}
+
+
+def test_the_reset_codes_of_our_own() -> None:
+    """Whatever lies beyond libp2p's own."""
+    lines = sections("p2pfwd-protocols.7", "Sh")["WHY A STREAM IS RESET"]
+    told = [int(line.removeprefix(".It Li "), 16) for line in lines if line.startswith(".It Li ")]
+    codes = {value for value in vars(reset_codes).values() if isinstance(value, int)}
+    assert told == sorted(code for code in codes if code >= 0x2000)
 
 
 def test_the_statuses_of_an_invite() -> None:

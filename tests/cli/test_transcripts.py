@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -726,14 +726,31 @@ def test_doctor_gives_each_check_a_line_its_cure_below_it_and_the_verdict_at_the
     assert json.loads(run("doctor", "--json").out)["Reachable"] is True
 
 
-def test_ping_until_direct_ends_with_the_first_direct_answer(
+def test_ping_until_direct_tells_each_change_of_path_with_its_time(
     fake: FakeDaemon, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("p2pfwd.cli.swarm.UNTIL_DIRECT_INTERVAL_S", 0.0)
-    paths = iter(["relayed", "relayed", "direct"])
-    fake.answers["ping"] = lambda _params: PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", next(paths), 1.0)  # type: ignore[arg-type]
-    result = run("ping", "--until-direct", OTHER)
-    assert result.status == 0 and "Direct after 0." in result.out and "3 of 3 answered" in result.out
+    who = "12D3…wvuTHr:"
+    told = [("relayed", "no-punch", "relayed: why"), ("direct", "punched", "direct: both dialed")]
+
+    def pings() -> Iterator[PingResult]:
+        for path, code, words in (told[0], told[0], told[1]):
+            yield PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", path, 1.0, code, words)  # type: ignore[arg-type]
+
+    for words in (("ping", "--until-direct", OTHER), ("ping", "--until-direct", "--json", OTHER)):
+        answers = pings()
+        fake.answers["ping"] = lambda _params, answers=answers: next(answers)
+        result = run(*words)
+        assert result.status == 0
+        if "--json" not in words:
+            lines = result.out.splitlines()
+            assert [line.split(" ")[0] for line in lines[:5]] == ["After", who, who, "After", who]
+            assert lines[0].endswith(" s relayed: why.") and lines[3].endswith(" s direct: both dialed.")
+            assert lines[5].startswith("3 of 3 answered")
+        else:
+            changes = json.loads(result.out)["Paths"]
+            assert [(it["Path"], it["PathCode"], it["PathReason"]) for it in changes] == told
+            assert 0 <= changes[0]["AfterSeconds"] <= changes[1]["AfterSeconds"]
     fake.answers["ping"] = PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", "relayed", 1.0)
     result = run("ping", "--until-direct", "-n", "2", OTHER)
     assert result.status == 6 and "is still reached over a relay" in result.err

@@ -308,11 +308,15 @@ async def test_who_is_no_relay_any_more_wakes_nobody(monkeypatch: pytest.MonkeyP
         await until(lambda: it.client._pause_s() is None)
 
 
+def _refusing(status: Status) -> Callable[[MiniRelay], None]:
+    return lambda relay: setattr(relay, "refuses", status)
+
+
 @pytest.mark.parametrize(
     ("set_up", "why"),
     [
-        (lambda relay: setattr(relay, "refuses", Status.RESERVATION_REFUSED), "gives this node no place"),
-        (lambda relay: setattr(relay, "refuses", Status.PERMISSION_DENIED), "does not relay between"),
+        (_refusing(Status.RESERVATION_REFUSED), "no place left for this node; name another relay"),
+        (_refusing(Status.PERMISSION_DENIED), "peers of its owner alone; p2pfwd relay token new there"),
         (
             lambda relay: setattr(
                 relay,

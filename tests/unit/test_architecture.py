@@ -64,3 +64,28 @@ def test_architecture_md_places_every_module() -> None:
     page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = set(re.findall(r"[a-z_0-9]+", page)) | {"__init__", "__main__"}
     assert [str(module) for module in MODULES if module in committed and module.stem not in named] == []
+
+
+HOT = (
+    *("wire/yamux/frame", "wire/yamux/session", "wire/yamux/stream", "wire/yamux/window", "wire/yamux/work"),
+    *("wire/noise/cipher", "wire/multistream", "net/channel", "net/conduit/tcp", "net/link/bridge"),
+    *("net/link/conn", "net/link/intake", "net/link/outbox", "net/link/stream", "forwarding/splice"),
+    *("forwarding/kubo", "forwarding/pacing", "system/buffers", "system/busy_poll", "system/poller"),
+)
+"""What runs per frame or message: a compiler of typed Python has to be able to take it."""
+
+DYNAMIC = {"setattr", "delattr", "exec", "eval", "globals", "locals", "vars", "__import__"}
+HOOKS = {"__getattr__", "__getattribute__", "__setattr__", "__dict__", "__class__"}
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_the_hot_path_is_typed_and_has_no_dynamic_tricks(name: str) -> None:
+    text = read(Path("p2pfwd", f"{name}.py"))
+    assert "type: ignore" not in text
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Name):
+            assert node.id not in DYNAMIC, f"{name}:{node.lineno}"
+        elif isinstance(node, ast.Attribute):
+            assert node.attr not in HOOKS, f"{name}:{node.lineno}"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.name not in HOOKS, f"{name}:{node.lineno}"

@@ -18,10 +18,12 @@ from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.resolver import has_name
 from p2pfwd.policy.nat_kind import NatKind
+from p2pfwd.policy.outlook import Outlook, outlook
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.doctor_values import DoctorResult, Finding, FindingState
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
+from p2pfwd.system import clock_sync
 from p2pfwd.system.network_watch import reachable_hosts
 from p2pfwd.wire.reachability import Reachability
 
@@ -40,7 +42,7 @@ DIRECT_S: Final = 12.0
 """For a direct connection where one over a relay is there: three tries."""
 
 EARLIEST: Final = 1_764_000_000.0
-"""A clock behind this (November 2025) is wrong: this program is younger."""
+"""A clock behind this is wrong: this program is younger (`_SINCE`)."""
 
 Check = tuple[FindingState, str, str | None]
 
@@ -77,7 +79,7 @@ class Doctor:
         await self._settle()
         findings = [
             _finding("sockets", self._sockets()),
-            _finding("clock", _clock(time.time())),
+            _finding("clock", clock(time.time(), clock_sync.is_kept())),
             _finding("DNS", await self._names()),
             _finding("bootstrap", self._bootstrap()),
             _finding("NAT", self._nat()),
@@ -101,11 +103,14 @@ class Doctor:
             left_s -= LOOK_EVERY_S
 
     def _is_settled(self) -> bool:
+        places, refusals = self._node.relays.client.places(), self._node.relays.client.refusals()
         if not self._node.network.is_public:
-            return bool(self._swarm.conns()) or not self._node.network.bootstrap
+            is_alone = not self._swarm.conns() and not self._node.network.bootstrap
+            if is_alone or places or self._who_dialed():
+                return True
         verdict = self._node.discovery.autonat.reachability
         if verdict is Reachability.PRIVATE:
-            return bool(self._node.relays.client.places() or self._node.relays.client.refusals())
+            return bool(places or refusals)
         return verdict is Reachability.PUBLIC
 
     # --- this node --------------------------------------------------------------------------------
@@ -176,14 +181,37 @@ class Doctor:
         return "note", "no public IPv6 address", None
 
     def _dial_back(self) -> Check:
-        if not self._node.network.is_public:
-            return "left out", "strangers are not met in this network", None
-        reachability = self._node.discovery.autonat.reachability
+        reachability, is_public = self._node.discovery.autonat.reachability, self._node.network.is_public
         if reachability is Reachability.PUBLIC:
-            return "good", "strangers reach this node directly", None
+            return "good", f"{self._others} reach this node directly", None
         if reachability is Reachability.PRIVATE:
-            return "note", "strangers cannot dial this node", _FORWARD
-        return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
+            return "note", f"{self._others} cannot dial this node", _FORWARD
+        if not is_public and (count := len(self._who_dialed())):
+            dialed = f"{count} {'peer is' if count == 1 else 'peers are'} connected that dialed this node"
+            return "good", f"{dialed}; whether others can from elsewhere is not known", None
+        if is_public:
+            return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
+        return "note", f"not known: none of the {self._others} has dialed this node", self._to_be_dialed
+
+    @property
+    def _others(self) -> str:
+        return "strangers" if self._node.network.is_public else "peers of this network"
+
+    @property
+    def _to_be_dialed(self) -> str:
+        """What would tell whether this node can be dialed, in a network that is no public one."""
+        said = "p2pfwd ping from another machine of it, at an address that p2pfwd id prints here, tells"
+        return said if self._node.network.local_only else f"{said}; p2pfwd network join names a hub"
+
+    def _who_dialed(self) -> set[PeerId]:
+        """The peers connected by a dial of theirs from another machine."""
+        return {
+            conn.remote_peer
+            for conn in self._swarm.conns()
+            if conn.direction == "inbound"
+            and not conn.is_relayed
+            and address_class(conn.remote_addr) is not AddressClass.LOOPBACK
+        }
 
     def _mapping(self) -> Check:
         mapping = self._node.mapping
@@ -211,6 +239,8 @@ class Doctor:
         if refusals:
             said = "; ".join(dict.fromkeys(refusals.values()))
             return "bad", f"none has a place for this node: {said}", _OWN_RELAY
+        if count := len(self._node.relays.missing()):
+            return "bad", f"of those named in reach.relays {count} give no place, and none does", _NAMED_RELAY
         return "note", "none is known that could have a place for this node", _OWN_RELAY
 
     def _access(self) -> Check:
@@ -230,19 +260,22 @@ class Doctor:
         return "good", f"{default}; none of {len(listens)} listens lets in any peer", None
 
     def _verdict(self) -> tuple[bool, str]:
-        places = self._node.relays.client.places()
-        if self._node.discovery.is_public():
-            return True, "a stranger gets a tunnel: directly"
-        if any(place.limit is None for place in places):
-            return True, "a stranger gets a tunnel: over a relay, and directly where both routers let them"
-        if places and not self._swarm.own_addresses.nat.is_per_destination:
-            return True, "a stranger gets a tunnel if his router can be punched, too: the relays have limits"
-        if not self._node.network.is_public and self._is_near():
-            return True, "peers of this network get a tunnel: directly"
-        return False, "no stranger gets a tunnel"
+        node, own = self._node, self._swarm.own_addresses
+        found = outlook(
+            node.discovery.autonat.reachability,
+            node.relays.best_place(),
+            listens=self._is_near(),
+            per_destination=own.nat.is_per_destination,
+            is_public=node.network.is_public,
+            was_dialed=bool(self._who_dialed()),
+        )
+        one = "stranger" if node.network.is_public else "peer of this network"
+        return found not in (Outlook.NONE, Outlook.UNKNOWN), _VERDICTS[found].format(one)
 
     def _is_near(self) -> bool:
         own = self._swarm.own_addresses
+        if not reachable_hosts(own.interfaces.listing()):
+            return False
         return any(address_class(addr) is not AddressClass.LOOPBACK for addr in own.bound())
 
     # --- the way to one peer ----------------------------------------------------------------------
@@ -299,9 +332,21 @@ class Doctor:
         return found
 
 
+_SINCE: Final = "November 2025"
+
+_VERDICTS: Final = {
+    Outlook.DIRECTLY: "a {} gets a tunnel: directly",
+    Outlook.RELAYED: "a {} gets a tunnel: over a relay, and directly where both routers let them",
+    Outlook.PUNCHED: "a {} gets a tunnel if his router can be punched, too: the relays have limits",
+    Outlook.DIALED: "a {} gets a tunnel where it can dial this node, as others did",
+    Outlook.NONE: "no {} gets a tunnel",
+    Outlook.UNKNOWN: "it is not known whether a {} gets a tunnel: nobody has tried to dial this node",
+}
+
 _WHO: Final = "p2pfwd access ls shows which; p2pfwd deny PROTOCOL any lets in only whom you allow"
 _FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
+_NAMED_RELAY: Final = "p2pfwd status says of each why, and what to do"
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
 _WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
 
@@ -311,8 +356,15 @@ def _finding(check: str, found: Check) -> Finding:
     return Finding(check, state, text, hint)
 
 
-def _clock(now: float) -> Check:
+def clock(now: float, is_kept: bool | None) -> Check:
+    """What can be said of it without asking anybody; `is_kept`: see `clock_sync`."""
     if now < EARLIEST:
         when = time.strftime("%Y-%m-%d", time.gmtime(now))
         return "bad", f"this machine believes that it is {when}", "set its clock: certificates end by it"
-    return "good", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now)), None
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
+    if is_kept:
+        return "good", f"{when}, kept right by a time service", None
+    if is_kept is None:
+        return "good", f"{when}; checked was only that it is {_SINCE} or later", None
+    hint = "compare it with another clock; timedatectl set-ntp true keeps it right"
+    return "note", f"{when}; no time service keeps it right", hint

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from p2pfwd import __version__
 from p2pfwd.daemon import logs
 from p2pfwd.daemon.methods import views
-from p2pfwd.policy.standing import Place, needs
+from p2pfwd.policy.standing import needs
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.system import descriptors
@@ -113,14 +113,14 @@ class ProcessMethods:
                 stands,
                 is_lan=node.network.name == "lan",
                 is_found=bootstrap.state == "joined",
-                place=self._best_place(),
+                place=node.relays.best_place(),
             ).value,
             nat=own.nat.value,
             announced=tuple(views.own_address(each) for each in own.announced()),
             refused=dict(swarm.refusals.counts),
             taken_ports=node.host.taken_ports,
             absent_addresses=tuple(map(str, node.host.absent_addresses())),
-            relays=views.relays(node.relays.client, node.host.peer_id, time.monotonic()),
+            relays=views.relays(node.relays, node.host.peer_id, time.monotonic()),
             bootstrap=views.bootstrap(bootstrap),
             port_mappings=tuple(map(views.port_mapping, node.mapping.statuses() if node.mapping else ())),
             swarm_streams=sum(len(conn.streams) for conn in conns),
@@ -128,13 +128,6 @@ class ProcessMethods:
             descriptors=descriptors.in_use(),
             history=views.digest(node.history.digest, node.peering.names_by_id(), time.time(), failure),
         )
-
-    def _best_place(self) -> Place:
-        """At a relay."""
-        limits = [place.limit for place in self._node.relays.client.places()]
-        if not limits:
-            return Place.NONE
-        return Place.UNLIMITED if None in limits else Place.LIMITED
 
     async def shutdown(self, context: CallContext, params: s.Empty) -> s.Empty:
         """Begin to stop; answered at once."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.daemon.relaying import Relaying
+    from p2pfwd.net.link.contract import Link
     from p2pfwd.peers.relay_tokens import RelayToken
 
 
@@ -65,6 +66,15 @@ class RelayMethods:
             circuits_ever=service.totals.circuits,
             bytes=service.totals.bytes + sum(each.bytes_in + each.bytes_out for each in circuits),
             refused={status.name: count for status, count in service.totals.refused.items()},
+            others=self._others({place.peer for place in service.places()}, names, now),
+        )
+
+    def _others(self, placed: set[PeerId], names: dict[PeerId, str], now: float) -> tuple[s.RelayPeer, ...]:
+        oldest = {conn.remote_peer: conn for conn in sorted(self._peering.swarm.conns(), key=_newest_first)}
+        return tuple(
+            s.RelayPeer(str(peer), names.get(peer), str(conn.remote_addr), now - conn.opened_at)
+            for peer, conn in oldest.items()
+            if peer not in placed
         )
 
     def _names(self) -> dict[PeerId, str]:
@@ -86,6 +96,10 @@ class RelayMethods:
         """Take a token away, with the places and circuits of whom it let in. Raises NotFound."""
         token, circuits = await self._relaying.revoke(params.name)
         return s.RelayTokenRevokeResult(_token(token), circuits)
+
+
+def _newest_first(conn: Link) -> float:
+    return -conn.opened_at
 
 
 def _token(token: RelayToken) -> s.RelayToken:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from p2pfwd.daemon.bootstrap_report import BootstrapReport
+    from p2pfwd.daemon.relays import Relays
     from p2pfwd.forwarding.values import CheckOutcome, ListenerInfo, StreamInfo
     from p2pfwd.history.digest import Digest, Problem
     from p2pfwd.history.folding import Event
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from p2pfwd.net.link.contract import Link
     from p2pfwd.net.own_addresses import OwnAddress
     from p2pfwd.policy.paths import PathCode
-    from p2pfwd.protocols.relay_client import RelayClient
 
 _USELESS_ELSEWHERE = (AddressClass.LOOPBACK, AddressClass.UNSPECIFIED, AddressClass.LINK_LOCAL)
 
@@ -179,8 +179,9 @@ def peer(conn: Link, agent: str | None, now: float, code: PathCode) -> schema.Pe
     )
 
 
-def relays(client: RelayClient, own: PeerId, now: float) -> tuple[schema.Relay, ...]:
-    """The relays that have a place for this node, then those that refuse one; `now` is monotonic."""
+def relays(known: Relays, own: PeerId, now: float) -> tuple[schema.Relay, ...]:
+    """Those that have a place for this node, refuse one, or are named and do neither; `now` is monotonic."""
+    client = known.client
     held = (
         schema.Relay(
             relay=str(place.relay),
@@ -194,7 +195,8 @@ def relays(client: RelayClient, own: PeerId, now: float) -> tuple[schema.Relay, 
         for place in client.places()
     )
     refused = (schema.Relay(str(relay), "refused", why) for relay, why in client.refusals().items())
-    return (*held, *refused)
+    missing = (schema.Relay(relay, "missing", why) for relay, why in known.missing().items())
+    return (*held, *refused, *missing)
 
 
 def bootstrap(report: BootstrapReport) -> schema.Bootstrap:

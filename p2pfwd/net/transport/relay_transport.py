@@ -27,28 +27,49 @@ from p2pfwd.wire.circuit import Limit, Status
 Reach = Callable[[PeerId, Sequence[Multiaddr]], Awaitable[Link]]
 """A direct connection to a peer, at these addresses or, where there are none, at those that are known."""
 
-REASONS: Final = {
-    Status.RESERVATION_REFUSED: "it gives this node no place",
+_NOT_UNDERSTOOD: Final = {
+    Status.MALFORMED_MESSAGE: "it did not understand the request",
+    Status.UNEXPECTED_MESSAGE: "it did not expect the request",
+}
+_OF_PLACES: Final = _NOT_UNDERSTOOD | {
+    Status.RESERVATION_REFUSED: "it has no place left for this node",
+    Status.RESOURCE_LIMIT_EXCEEDED: "it holds as much as it may",
+    Status.PERMISSION_DENIED: "it has places for peers of its owner alone",
+}
+_OF_CIRCUITS: Final = _NOT_UNDERSTOOD | {
     Status.RESOURCE_LIMIT_EXCEEDED: "it has as many circuits as it carries",
     Status.PERMISSION_DENIED: "it does not relay between these two peers",
     Status.CONNECTION_FAILED: "the peer did not take the circuit",
     Status.NO_RESERVATION: "the peer is not connected to it, or has no reservation",
-    Status.MALFORMED_MESSAGE: "it did not understand the request",
-    Status.UNEXPECTED_MESSAGE: "it did not expect the request",
 }
-CURES: Final = {
-    Status.RESERVATION_REFUSED: "name another relay in reach.relays",
+_ANOTHER: Final = "name another relay in reach.relays"
+_PLACE_CURES: Final = {
+    Status.PERMISSION_DENIED: "p2pfwd relay token new there makes a token, which goes behind a # at its "
+    "address in reach.relays here; or p2pfwd peer add there names this node",
+}
+_CIRCUIT_CURES: Final = {
     Status.RESOURCE_LIMIT_EXCEEDED: "try again later, or name another relay in reach.relays there",
-    Status.PERMISSION_DENIED: "its owner can allow it: relay.serve, or peer add with both peer IDs",
+    Status.PERMISSION_DENIED: "its owner lets one of the two in: p2pfwd relay token new at the relay, or "
+    "p2pfwd peer add with its peer ID; relay.serve says for whom it relays",
+    Status.CONNECTION_FAILED: "try again; p2pfwd doctor there says whether it is up",
     Status.NO_RESERVATION: "is the daemon running there? p2pfwd status there shows its relays",
 }
 
 
 def refusal(relay: PeerId, status: Status) -> RelayRefused:
-    """What a relay's status means, for people."""
-    why = REASONS.get(status, status.name)
+    """What a relay's status means where a place was asked for, for people; told behind the relay's name.
+
+    The cure is part of the message: it is kept as the reason why there is no place, and shown as that.
+    """
+    why, cure = _OF_PLACES.get(status, status.name), _PLACE_CURES.get(status, _ANOTHER)
+    return RelayRefused(f"{why}; {cure}", status=status.name, relay=str(relay))
+
+
+def no_circuit(relay: PeerId, status: Status) -> RelayRefused:
+    """The same where a circuit to a peer was asked for."""
+    why, cure = _OF_CIRCUITS.get(status, status.name), _CIRCUIT_CURES.get(status, f"{_ANOTHER} there")
     kind = NotAtRelay if status is Status.NO_RESERVATION else RelayRefused
-    return kind(f"the relay {relay} refuses: {why}", hint=CURES.get(status), status=status.name)
+    return kind(f"the relay {relay} refuses: {why}", hint=cure, status=status.name)
 
 
 class RelayTransport:
@@ -105,7 +126,7 @@ async def connect(link: Link, peer_id: PeerId) -> tuple[DuplexStream, Limit | No
         await stream.write_delimited(wire.encode_hop_request(wire.HopRequest(peer_id)))
         answer = wire.decode_hop_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
         if answer.status is not Status.OK:
-            raise refusal(link.remote_peer, answer.status)
+            raise no_circuit(link.remote_peer, answer.status)
     except BaseException:
         stream.reset()
         raise

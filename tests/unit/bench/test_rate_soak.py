@@ -39,8 +39,9 @@ def test_faults_are_told_even_where_nothing_was_done() -> None:
 
 
 def test_the_variants_are_all_of_them() -> None:
-    """Both protocols, both ways, with 0, 1 and 20 idle streams beside, and two at once."""
+    """Each kind of tunnel, both ways, with 0, 1 and 20 idle streams beside, and two at once."""
     made = list(variants())
-    assert len(made) == len(set(made)) == 2 * 2 * 4
-    assert {each.security for each in variants(["noise"])} == {"noise"}
-    assert str(made[-1]) == "tls down, two at once"
+    assert len(made) == len(set(made)) == 5 * 2 * 4
+    assert {each.kind for each in made} == {"noise", "tls", "no-aes", "relayed", "long"}
+    assert {each.kind for each in variants(["noise"])} == {"noise"}
+    assert str(made[-1]) == "long down, two at once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,33 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.toml").mkdir()
     with pytest.raises(InvalidConfig, match="Is a directory"):
         config.load(tmp_path / "config.toml", {})
+
+
+def test_a_key_of_before_is_refused_with_the_one_that_took_its_place(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match=r"unknown key daemon\.busy_poll_us") as caught:
+        load(tmp_path, "[daemon]\nbusy_poll_us = 500\n")
+    assert caught.value.hint == "did you mean daemon.busy_poll?"
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("/ip4/192.0.2.1/udp/4011/quic-v1", "it is for QUIC, and this node speaks TCP only"),
+        ("/ip4/192.0.2.1/tcp/4011/ws", "it is for WebSocket"),
+        ("/ip4/192.0.2.1/tcp/0", "0 is no port to dial"),
+        ("/ip4/0.0.0.0/tcp/4011", "stands for every address"),
+        (f"/ip4/192.0.2.1/tcp/4011/p2p/{PEER}/p2p-circuit", "a relay has to be reached directly"),
+    ],
+)
+def test_a_relay_that_cannot_be_dialed_is_refused_and_told_why(
+    tmp_path: Path, address: str, why: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=re.escape(why)) as caught:
+        load(tmp_path, f'reach.relays = ["{address}/p2p/{PEER}#{"a" * 26}"]\n')
+    assert "as /ip4/192.0.2.1/tcp/4011/p2p/<peer ID>" in caught.value.message
+    assert "aaa" not in caught.value.message
+    for text in (f"/ip4/192.0.2.1/tcp/4011/p2p/{PEER}", f"/dns/x.example/tcp/1/p2p/{PEER}", PEER, "nas"):
+        assert load(tmp_path, f'reach.relays = ["{text}"]\n').settings.relays == (text,)
 
 
 @pytest.mark.parametrize("key", sorted(config._TABLE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.policy.undialable import why_undialable
+from p2pfwd.policy.undialable import why_no_relay, why_undialable
 
 ID = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 HASH = "uEiAkH5a4DPGKUuOBjYw0CgwjvcJCJMD2K_1aluKR_tpevQ"
@@ -68,3 +68,19 @@ def test_what_it_is_and_why(text: str, said: str) -> None:
 )
 def test_what_can_be_dialed_maybe_after_a_look_up(text: str) -> None:
     assert why_undialable(Multiaddr.parse(text), lambda zone: zone == "eth0") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/ip4/192.0.2.1/udp/4001/quic-v1", "QUIC"),
+        ("/ip4/192.0.2.1/tcp/0", "0 is no port"),
+        (f"/ip4/192.0.2.1/tcp/4001/p2p/{ID}/p2p-circuit", "reached directly"),
+        ("/ip4/192.0.2.1/tcp/4001", None),
+        ("/ip6zone/wlan9/ip6/fe80::1/tcp/4001", None),  # another machine may have it, or this one later
+        ("/dnsaddr/x.example", None),
+    ],
+)
+def test_where_a_relay_can_be(text: str, said: str | None) -> None:
+    why = why_no_relay(Multiaddr.parse(text))
+    assert why is None if said is None else (why is not None and said in why)
