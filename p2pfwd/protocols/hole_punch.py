@@ -122,7 +122,7 @@ class HolePunch:
         if peer_id in self._efforts:
             self._efforts[peer_id].news.set()
             return
-        if len(self._efforts) >= MAX_PUNCHED and not self._swarm.peerstore.is_own(peer_id):
+        if len(self._efforts) >= MAX_PUNCHED and not self._swarm.peerstore.is_chosen(peer_id):
             self._swarm.paths.note(peer_id, PathCode.BUSY, settled=True)
             self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
             return
@@ -177,7 +177,7 @@ class HolePunch:
 
     def may_dial(self, peer_id: PeerId, addrs: tuple[Multiaddr, ...]) -> bool:
         """Whether a try is within the bounds; it is counted."""
-        if self._swarm.peerstore.is_own(peer_id):
+        if self._swarm.peerstore.is_chosen(peer_id):
             return True
         party = Party(peer_id, networks(addrs[0]))
         if self._paced.empty(party, self._loop.time()) is None:
@@ -236,7 +236,7 @@ class HolePunch:
             if (data := await visit.message()) is None:
                 break
             wire.decode(data, Kind.SYNC)
-            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(peer_id))
+            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_chosen(peer_id))
             if not plan.tries or not addrs or not self.may_dial(peer_id, addrs):
                 continue
             try:
@@ -363,7 +363,7 @@ class _Effort:
         """Dial the peer's public addresses, if it tells any: it may be that no hole is needed."""
         known = self._swarm.peerstore.dialable(self.peer_id)
         public = tuple(addr for addr in known if punching.is_public(addr))
-        is_own = self._swarm.peerstore.is_own(self.peer_id)
+        is_own = self._swarm.peerstore.is_chosen(self.peer_id)
         addrs = punching.targets(public, (), is_own=is_own)
         if not addrs or not self._punch.may_dial(self.peer_id, addrs):
             return False
@@ -376,7 +376,7 @@ class _Effort:
         stream, own, told, rtt_s = answer
         try:
             plan = punching.plan(self._swarm.own_addresses.nat, told, own)
-            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(self.peer_id))
+            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_chosen(self.peer_id))
             if not plan.tries or not addrs:
                 await stream.close()
                 return plan.otherwise, 0

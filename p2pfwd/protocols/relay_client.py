@@ -216,7 +216,7 @@ class RelayClient:
 
     def _is_known(self, relay: PeerId) -> bool:
         """Named by the owner, or a peer of his own."""
-        return relay in self._named or self._swarm.peerstore.is_own(relay)
+        return relay in self._named or self._swarm.peerstore.is_chosen(relay)
 
     def _due(self, now: float) -> list[Link]:
         """Over which renewals are asked for; a relay that is silent is asked when it is heard, or later."""

@@ -106,7 +106,7 @@ class RelayService:
         clock: Callable[[], float] = time.monotonic,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
-        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_own
+        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_chosen
         """Whose peers the owner counts as his; set by the daemon, who knows of more."""
         self.serves: Serve = "off"
         self.totals = Totals()

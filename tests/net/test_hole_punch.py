@@ -23,6 +23,7 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
 from p2pfwd.net.visits import Visit
+from p2pfwd.peers.store import SERVED_PROOF_S
 from p2pfwd.policy import punching
 from p2pfwd.policy.paths import PathCode, Way
 from p2pfwd.policy.provenance import Provenance
@@ -392,6 +393,11 @@ async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
         asked = [punch.may_dial(stranger(), addrs) for _ in range(14)]
         assert asked == [True] * 12 + [False] * 2, "what is dialed has a share, whoever asks"
         addrs = (Multiaddr.parse("/ip4/11.0.1.1/tcp/1"),)
+        store = it.b.swarm.peerstore
+        store.note_served(it.a.peer_id)
+        hour_later = store.clock() + SERVED_PROOF_S
+        store.clock = lambda: hour_later
+        assert store.has_reserve(it.a.peer_id), "who has used a listen for long is bounded all the same"
         asked = [punch.may_dial(it.a.peer_id, addrs) for _ in range(10)]
         assert asked == [True] * 6 + [False] * 4
         assert it.b.swarm.refusals.counts["dcutr-dials"] == 6

@@ -15,8 +15,11 @@ from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.relay_transport import connect, through
+from p2pfwd.peers.store import SERVED_PROOF_S
 from p2pfwd.policy import relay_bounds
+from p2pfwd.policy.relay_bounds import LIMIT
 from p2pfwd.protocols import relay_service
+from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status, Voucher
 from p2pfwd.wire.yamux import frame as f
@@ -57,6 +60,23 @@ async def test_a_stranger_gets_no_place_or_where_anyone_does_a_limited_one() -> 
         made.service.serve("anyone")
         answer = await reserve(link)
         assert answer.status is Status.OK and answer.limit == relay_bounds.LIMIT
+
+
+@on_loop
+async def test_who_has_used_a_listen_for_an_hour_is_a_stranger_to_the_relay_all_the_same() -> None:
+    async with swarm() as home, swarm() as client:
+        service, now = RelayService(home), [100.0]
+        service.serve("peers")
+        link = await client.connect(home.peer_id, home.listen_addrs())
+        home.peerstore.clock = lambda: now[0]
+        home.peerstore.note_served(client.peer_id)
+        now[0] += SERVED_PROOF_S
+        assert home.peerstore.has_reserve(client.peer_id)
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        service.serve("anyone")
+        assert (await reserve(link)).limit == LIMIT
+        assert not home.own_addresses.is_own(client.peer_id), "nor is his word alone enough for an address"
+        service.close()
 
 
 @on_loop

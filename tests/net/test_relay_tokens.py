@@ -61,7 +61,7 @@ async def test_who_shows_a_token_gets_a_place_without_limits(tmp_path: Path) -> 
         await relay_token.show(link, text)
         answer = await reserve(link)
         assert answer.status is Status.OK and answer.limit is None
-        assert made.host.swarm.peerstore.is_own(client.peer_id)
+        assert made.host.swarm.peerstore.is_chosen(client.peer_id)
 
 
 @pytest.mark.parametrize("mode", ["auto", "server"])
@@ -143,7 +143,7 @@ async def test_revoking_cuts_the_place_and_live_circuits(tmp_path: Path) -> None
             with pytest.raises(StreamReset):
                 await stream.read()
         assert (await reserve(await made.link(target))).status is Status.PERMISSION_DENIED
-        assert not made.host.swarm.peerstore.is_own(target.peer_id)
+        assert not made.host.swarm.peerstore.is_chosen(target.peer_id)
 
 
 @pytest.mark.parametrize(
