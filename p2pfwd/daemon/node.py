@@ -107,7 +107,11 @@ class Running:
         self.history = History(paths.events_file)
         self.feed = Feed(self.history, host, self.forwarding, self.discovery)
         reached, hidden = self.discovery.is_reachable, self.discovery.is_hidden
-        self.relaying = Relaying(host, paths, settings, network, reached, hidden)
+
+        def allowed(peer: PeerId) -> bool:
+            return self.forwarding.access.rules.lists(peer)
+
+        self.relaying = Relaying(host, paths, settings, network, reached, hidden, allowed)
         self.discovery.autonat.on_change(self.relaying.look_again)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         bootstrap = self.discovery.bootstrap

@@ -3,8 +3,8 @@
 Rules: it relays only where others can reach it: in the public network once AutoNAT says so, or by an address
 of its own that is public, or on the owner's word (`dht.mode` is `server`); in `lan` and `private`, where
 often nobody can tell, at once, and until AutoNAT finds that strangers do not get in: a place at such a relay
-would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those with a
-token, and all of a private network: they alone have its key.
+would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those that may
+use a listen by their ID, those with a token, and all of a private network: they alone have its key.
 """
 
 from __future__ import annotations
@@ -45,8 +45,12 @@ class Relaying:
         network: NetworkProfile,
         is_reachable: Callable[[], bool],
         is_hidden: Callable[[], bool] = lambda: False,
+        is_allowed: Callable[[PeerId], bool] = lambda _peer: False,
     ) -> None:
-        """`is_reachable`: whether strangers are thought to reach this node; `is_hidden`: known not to."""
+        """`is_reachable`: whether strangers are thought to reach this node; `is_hidden`: known not to.
+
+        `is_allowed`: whether an access rule lets a peer in by its ID.
+        """
         self.service = RelayService(host.swarm)
         self.tokens = RelayTokens(paths.relay_tokens_file)
         self._host = host
@@ -57,8 +61,8 @@ class Relaying:
         self._is_hidden = is_hidden
         self._token_service = RelayTokenService(host.swarm, self._claim)
         self._started = False
-        if network.name == "private":
-            self.service.is_own = lambda _peer: True
+        is_private, is_chosen = network.name == "private", host.swarm.peerstore.is_chosen
+        self.service.is_own = lambda peer: is_private or is_chosen(peer) or is_allowed(peer)
 
     def start(self) -> None:
         """Read the tokens, and relay where it can be. Raises as `RelayTokens.load`."""

@@ -22,6 +22,8 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import TunnelFile
 from p2pfwd.system import private_files
+from p2pfwd.wire.circuit import Status
+from tests.net.relay_rig import reserve
 from tests.rpc import node
 from tests.rpc.node import STRANGER
 from tests.support.loops import until
@@ -485,5 +487,20 @@ def test_a_blocked_network_is_refused_at_the_door_and_the_control_socket_is_not(
         assert [it.what for it in (await owner.call("block.ls")).blocked] == ["0.0.0.0/0", "::/0"]
         document = json.loads((home / "a" / "access.json").read_text())
         assert document["blocked"]["networks"] == ["0.0.0.0/0", "::/0"]
+
+    run(home, script)
+
+
+def test_whom_a_rule_lets_in_by_its_id_has_a_place_at_the_relay_as_long_as_it_does(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        swarm = owner.running.host.swarm
+        link = await asker.running.host.swarm.connect(swarm.peer_id, swarm.listen_addrs())
+        await owner.change("allow", "any")
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        await owner.change("allow", asker.peer)
+        answer = await reserve(link)
+        assert answer.status is Status.OK and answer.limit is None
+        await owner.change("deny", asker.peer)
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
 
     run(home, script)
