@@ -3,8 +3,8 @@
 Rules: it relays only where others can reach it: in the public network once AutoNAT says so, or by an address
 of its own that is public, or on the owner's word (`dht.mode` is `server`); in `lan` and `private`, where
 often nobody can tell, at once, and until AutoNAT finds that strangers do not get in: a place at such a relay
-would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those that may
-use a listen by their ID, those with a token, and all of a private network: they alone have its key.
+would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those that
+may use a listen by their ID, those with a token, and all of a private network: they alone have its key.
 """
 
 from __future__ import annotations
@@ -126,5 +126,6 @@ class Relaying:
             if peer not in left:
                 self._host.swarm.peerstore.unpin(peer, PIN)
                 ended += self.service.cut(peer)
+                self._host.identify.push(peer)  # whoever held a place asks for it anew, and learns it
             await asyncio.sleep(0)  # there may be a thousand
         return token, ended

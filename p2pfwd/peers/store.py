@@ -48,7 +48,7 @@ MAX_SERVED: Final = 64
 """Peers remembered as served. Those that came first stay: strangers cannot push them out by being served."""
 
 SERVED_PROOF_S: Final = 3600.0
-"""Since a peer was served first until limits keep a reserve for it: a flood is over by then, or was noticed."""
+"""Since a peer was served first until limits keep a reserve for it: floods are over by then, or noticed."""
 
 
 _LEAST: Final = {
@@ -186,7 +186,7 @@ class Peerstore:
     def has_reserve(self, peer_id: PeerId) -> bool:
         """Whether limits keep a reserve for the peer when the node is full, and nothing else.
 
-        That is: chosen by the owner, or served for longer than a flood lasts, which a stranger can bring about.
+        That is: chosen by the owner, or served for longer than a flood lasts, as a stranger may be.
         """
         if self.is_chosen(peer_id):
             return True
@@ -196,8 +196,8 @@ class Peerstore:
     def is_chosen(self, peer_id: PeerId) -> bool:
         """Whether the peer is one of the owner's, by his own doing: what rights and trust go by.
 
-        That is: it is named, kept, forwarded to or let in by a relay token; or was given in a command or forwarded to
-        before.
+        That is: it is named, kept, forwarded to or let in by a relay token; or was given in a command or
+        forwarded to before.
         """
         entry = self._peers.get(peer_id)
         return entry is not None and (bool(entry.pinned) or entry.standing is Standing.OWN)

@@ -218,8 +218,7 @@ class RelayService:
         if not is_own:
             if (whose := self._places_held.full(party)) is not None:
                 if old is not None:
-                    del self._places[peer]
-                    self._swarm.connmgr.unprotect(peer, RELAY_TAG)
+                    self._places_held.take(old.party)  # what it was promised it keeps
                 refusals.note("relay-reservations", peer, f"relay: no place is left for it ({whose})")
                 return HopAnswer(Status.RESERVATION_REFUSED)
             self._places_held.take(party)
