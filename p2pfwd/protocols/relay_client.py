@@ -155,8 +155,9 @@ class RelayClient:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def name(self, relay: PeerId) -> None:
-        """The owner wants this one asked before others."""
+        """The owner wants this one asked before others; now, though it has refused before."""
         self._named.add(relay)
+        self._rests.pop(relay, None)
         self._news.set()
 
     def unname(self, relay: PeerId) -> None:

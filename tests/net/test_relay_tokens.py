@@ -181,6 +181,20 @@ async def test_who_loses_its_token_gives_its_place_up(
             await until(lambda: not relays.client.places())
 
 
+@on_loop
+async def test_another_token_is_shown_over_the_same_connection(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made:
+        _, text = await made.relaying.tokens.make("old")
+        async with member(made, text) as (relays, address):
+            (link,) = (place.link for place in relays.client.places())
+            await made.relaying.revoke("old")
+            token, text = await made.relaying.tokens.make("new")
+            relays.change([f"{address}#{text}"])
+            await until(lambda: relays.client.places() and made.relaying.service.places())
+            assert [place.link for place in relays.client.places()] == [link]
+            assert made.relaying.service.places()[0].is_own
+
+
 @pytest.mark.parametrize(
     ("reachable", "settings", "serves"),
     [
