@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -61,6 +61,8 @@ class HolePunch:
     """Of one node; serves at once, `close` ends it."""
 
     def __init__(self, swarm: Swarm) -> None:
+        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_chosen
+        """Whose peers the owner counts as his; set by the daemon, who knows of more."""
         self._swarm = swarm
         self._loop = asyncio.get_running_loop()
         self._efforts: dict[PeerId, _Effort] = {}
@@ -122,7 +124,7 @@ class HolePunch:
         if peer_id in self._efforts:
             self._efforts[peer_id].news.set()
             return
-        if len(self._efforts) >= MAX_PUNCHED and not self._swarm.peerstore.is_chosen(peer_id):
+        if len(self._efforts) >= MAX_PUNCHED and not self.is_own(peer_id):
             self._swarm.paths.note(peer_id, PathCode.BUSY, settled=True)
             self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
             return
@@ -177,7 +179,7 @@ class HolePunch:
 
     def may_dial(self, peer_id: PeerId, addrs: tuple[Multiaddr, ...]) -> bool:
         """Whether a try is within the bounds; it is counted."""
-        if self._swarm.peerstore.is_chosen(peer_id):
+        if self.is_own(peer_id):
             return True
         party = Party(peer_id, networks(addrs[0]))
         if self._paced.empty(party, self._loop.time()) is None:
@@ -220,9 +222,9 @@ class HolePunch:
             stream.reset()
             return
         while (data := await visit.message()) is not None:
-            told, own = wire.decode(data, Kind.CONNECT).addrs, self.offer()
-            plan = punching.plan(self._swarm.own_addresses.nat, told, own)
-            near = punching.near(own, told, self._swarm.own_addresses.bound())
+            told, own, is_own = wire.decode(data, Kind.CONNECT).addrs, self.offer(), self.is_own(peer_id)
+            plan = punching.plan(self._swarm.own_addresses.nat, told, own, is_own=is_own)
+            near = punching.near(own, told, self._swarm.own_addresses.bound(), is_own=is_own)
             begin = self._loop.time()
             await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
             agent = self._swarm.peerstore.agent(peer_id)  # not known yet: a p2pfwd, which is this quick
@@ -236,7 +238,7 @@ class HolePunch:
             if (data := await visit.message()) is None:
                 break
             wire.decode(data, Kind.SYNC)
-            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_chosen(peer_id))
+            addrs = punching.targets(told, own, is_own=is_own)
             if not plan.tries or not addrs or not self.may_dial(peer_id, addrs):
                 continue
             try:
@@ -363,8 +365,7 @@ class _Effort:
         """Dial the peer's public addresses, if it tells any: it may be that no hole is needed."""
         known = self._swarm.peerstore.dialable(self.peer_id)
         public = tuple(addr for addr in known if punching.is_public(addr))
-        is_own = self._swarm.peerstore.is_chosen(self.peer_id)
-        addrs = punching.targets(public, (), is_own=is_own)
+        addrs = punching.targets(public, (), is_own=self._punch.is_own(self.peer_id))
         if not addrs or not self._punch.may_dial(self.peer_id, addrs):
             return False
         return await self._punch.dial(self.peer_id, addrs, punching.direct_limit_s(circuit.rtt_s))
@@ -375,8 +376,9 @@ class _Effort:
             return PathCode.NO_ADDRESS_HERE, 0
         stream, own, told, rtt_s = answer
         try:
-            plan = punching.plan(self._swarm.own_addresses.nat, told, own)
-            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_chosen(self.peer_id))
+            is_own = self._punch.is_own(self.peer_id)
+            plan = punching.plan(self._swarm.own_addresses.nat, told, own, is_own=is_own)
+            addrs = punching.targets(told, own, is_own=is_own)
             if not plan.tries or not addrs:
                 await stream.close()
                 return plan.otherwise, 0

@@ -496,11 +496,14 @@ def test_whom_a_rule_lets_in_by_its_id_has_a_place_at_the_relay_as_long_as_it_do
         swarm = owner.running.host.swarm
         link = await asker.running.host.swarm.connect(swarm.peer_id, swarm.listen_addrs())
         await owner.change("allow", "any")
+        punch, peer = owner.running.host.hole_punch, asker.running.host.peer_id
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        assert punch is not None and not punch.is_own(peer)
         await owner.change("allow", asker.peer)
         answer = await reserve(link)
         assert answer.status is Status.OK and answer.limit is None
+        assert punch.is_own(peer)
         await owner.change("deny", asker.peer)
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
 
-    run(home, script)
+    run(home, script, replace(SETTINGS, network="public", dht_mode="server", bootstrap=()))
