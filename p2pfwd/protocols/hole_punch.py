@@ -181,7 +181,8 @@ class HolePunch:
         """Whether a try is within the bounds; it is counted."""
         if self.is_own(peer_id):
             return True
-        party = Party(peer_id, networks(addrs[0]))
+        dialed = (network for addr in addrs for network in networks(addr))
+        party = Party(peer_id, tuple(dict.fromkeys(dialed)))
         if self._paced.empty(party, self._loop.time()) is None:
             return True
         self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: it asks for too many dials")

@@ -392,6 +392,10 @@ async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
         assert punch is not None
         asked = [punch.may_dial(stranger(), addrs) for _ in range(14)]
         assert asked == [True] * 12 + [False] * 2, "what is dialed has a share, whoever asks"
+        victim = Multiaddr.parse("/ip6/2a11::1/tcp/1")
+        others = [Multiaddr.parse(f"/ip4/11.{n}.0.1/tcp/1") for n in range(1, 15)]
+        asked = [punch.may_dial(stranger(), (other, victim)) for other in others]
+        assert asked == [True] * 12 + [False] * 2, "wherever among the addresses it stands"
         addrs = (Multiaddr.parse("/ip4/11.0.1.1/tcp/1"),)
         store = it.b.swarm.peerstore
         store.note_served(it.a.peer_id)
@@ -400,7 +404,7 @@ async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
         assert store.has_reserve(it.a.peer_id), "who has used a listen for long is bounded all the same"
         asked = [punch.may_dial(it.a.peer_id, addrs) for _ in range(10)]
         assert asked == [True] * 6 + [False] * 4
-        assert it.b.swarm.refusals.counts["dcutr-dials"] == 6
+        assert it.b.swarm.refusals.counts["dcutr-dials"] == 8
         assert all(punch.may_dial(it.relay.host.peer_id, addrs) for _ in range(20)), "the owner's own"
 
 
