@@ -3,8 +3,8 @@
 Rules:
 - Only direct public TCP addresses are offered and dialed; of the owner's peers private ones, too, where both
   sides are seen from the same public IP, for then they are behind one router.
-- What a peer names it may name for others' harm, our own public IP, too: of a stranger one public host of each
-  family is dialed, at a few ports, and nothing behind our router (mDNS tells of neighbours).
+- What a peer names it may name for others' harm, our own public IP, too: of a stranger one public host of
+  each family is dialed, at a few ports, and nothing behind our router (mDNS tells of neighbours).
 - Where both routers give every connection another port nothing is dialed: it cannot work, unless it is one
   router, behind which both are. Where one does,
   once: it works if the other router lets in whom it does not know. A router that counts its ports up is as

@@ -53,6 +53,9 @@ ANSWER_S: Final = 10.0
 ANSWERED_S: Final = 0.01
 """For A's CONNECT to be on its way."""
 
+NEXT_S: Final = 2.0
+"""After a try that B ended, for its next one, or for a direct connection that is nearly there."""
+
 GRACE_S: Final = 15.0
 """Before a relayed connection without streams is closed, once there is a direct one."""
 
@@ -72,6 +75,8 @@ class HolePunch:
         self._failures: WeakKeyDictionary[Carrier, int] = WeakKeyDictionary()
         """How often A has dialed in vain, by the connection over the relay."""
         self._tidying: asyncio.TimerHandle | None = None
+        self._settling: dict[PeerId, asyncio.TimerHandle] = {}
+        """Of peers that lead and have begun no next try yet."""
         swarm.services.serve(Service(name=wire.PROTOCOL, talk=self._follow, bounds=DCUTR))
         swarm.on_connected(self._connected)
         swarm.on_disconnected(self._disconnected)
@@ -79,7 +84,10 @@ class HolePunch:
         swarm.own_addresses.on_changed(self._addresses_changed)
 
     def close(self) -> None:
-        """End the timer; the efforts are the swarm's tasks. Idempotent."""
+        """End the timers; the efforts are the swarm's tasks. Idempotent."""
+        for timer in self._settling.values():
+            timer.cancel()
+        self._settling.clear()
         if self._tidying is not None:
             self._tidying.cancel()
             self._tidying = None
@@ -222,34 +230,58 @@ class HolePunch:
             log.debug("%s wants to be dialed, on a connection that is none of ours over a relay", peer_id)
             stream.reset()
             return
-        while (data := await visit.message()) is not None:
-            told, own, is_own = wire.decode(data, Kind.CONNECT).addrs, self.offer(), self.is_own(peer_id)
-            plan = punching.plan(self._swarm.own_addresses.nat, told, own, is_own=is_own)
-            near = punching.near(own, told, self._swarm.own_addresses.bound(), is_own=is_own)
-            begin = self._loop.time()
-            await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
-            agent = self._swarm.peerstore.agent(peer_id)  # not known yet: a p2pfwd, which is this quick
-            if plan.tries and agent is not None and not a_proposes(agent):
-                # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
-                self._loop.call_later(ANSWERED_S, load_tls)
-            if not plan.tries:
-                self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
-            else:
-                self._swarm.paths.note(peer_id, PathCode.PUNCHING)
-            if (data := await visit.message()) is None:
-                break
-            wire.decode(data, Kind.SYNC)
-            addrs = punching.targets(told, own, is_own=is_own)
-            if not plan.tries or not addrs or not self.may_dial(peer_id, addrs):
-                continue
-            try:
-                rtt_s, is_first = self._loop.time() - begin, stream.conn not in self._failures
-                await self.meet(peer_id, addrs, is_a=True, rtt_s=rtt_s, is_first=is_first)
-                break
-            except TimedOut:
-                failures = self._failures[stream.conn] = self._failures.get(stream.conn, 0) + 1
-                self._swarm.paths.note(peer_id, plan.otherwise, settled=failures >= plan.tries)
-        await stream.close()
+        code: PathCode | None = None
+        try:
+            while (data := await visit.message()) is not None:
+                told, own, is_own = wire.decode(data, Kind.CONNECT).addrs, self.offer(), self.is_own(peer_id)
+                self._stay_unsettled(peer_id)
+                plan = punching.plan(self._swarm.own_addresses.nat, told, own, is_own=is_own)
+                near = punching.near(own, told, self._swarm.own_addresses.bound(), is_own=is_own)
+                begin = self._loop.time()
+                await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
+                agent = self._swarm.peerstore.agent(peer_id)  # not known yet: a p2pfwd, which is this quick
+                if plan.tries and agent is not None and not a_proposes(agent):
+                    # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
+                    self._loop.call_later(ANSWERED_S, load_tls)
+                code = PathCode.BROKEN_OFF if plan.tries else plan.otherwise
+                trying = PathCode.PUNCHING if plan.tries else code
+                self._swarm.paths.note(peer_id, trying, settled=not plan.tries)
+                if (data := await visit.message()) is None:
+                    break
+                wire.decode(data, Kind.SYNC)
+                addrs = punching.targets(told, own, is_own=is_own)
+                if not plan.tries or not addrs:
+                    continue
+                if not self.may_dial(peer_id, addrs):
+                    code = PathCode.BUSY
+                    continue
+                code = plan.otherwise
+                try:
+                    rtt_s, is_first = self._loop.time() - begin, stream.conn not in self._failures
+                    await self.meet(peer_id, addrs, is_a=True, rtt_s=rtt_s, is_first=is_first)
+                    break
+                except TimedOut:
+                    failures = self._failures[stream.conn] = self._failures.get(stream.conn, 0) + 1
+                    self._swarm.paths.note(peer_id, code, settled=failures >= plan.tries)
+            await stream.close()
+        finally:
+            if code is not None:
+                self._settle_later(peer_id, code)
+
+    def _settle_later(self, peer_id: PeerId, code: PathCode) -> None:
+        """However the leader's try has ended: unless it begins another, nobody is to wait for one."""
+        self._stay_unsettled(peer_id)
+        if not self._swarm.connections.closing:
+            self._settling[peer_id] = self._loop.call_later(NEXT_S, self._settle, peer_id, code)
+
+    def _stay_unsettled(self, peer_id: PeerId) -> None:
+        if (timer := self._settling.pop(peer_id, None)) is not None:
+            timer.cancel()
+
+    def _settle(self, peer_id: PeerId, code: PathCode) -> None:
+        del self._settling[peer_id]
+        if self._swarm.paths.direct(peer_id) is None:
+            self._swarm.paths.note(peer_id, code, settled=True)
 
     # --- afterwards -------------------------------------------------------------------------------
 
