@@ -113,6 +113,7 @@ class Running:
 
         self.relaying = Relaying(host, paths, settings, network, reached, hidden, allowed)
         self.discovery.autonat.on_change(self.relaying.look_again)
+        self.access.applied = self.relaying.rights_changed
         if host.hole_punch is not None:
             host.hole_punch.is_own = self.relaying.service.is_own
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))

@@ -98,6 +98,18 @@ class Relaying:
             log.info("relaying for %s", {"off": "nobody", "peers": "own peers"}.get(serves, serves))
             self._host.identify.push()
 
+    def rights_changed(self) -> None:
+        """Others may be the owner's peers now: cut what was given to those that are it no more."""
+        for peer in self.service.disowned():
+            log.info("%s is none of this node's peers any more", peer)
+            self._cut(peer)
+
+    def _cut(self, peer: PeerId) -> int:
+        """Take its place and its circuits away: how many there were."""
+        ended = self.service.cut(peer)
+        self._host.identify.push(peer)  # whoever held a place asks for it anew, and learns it
+        return ended
+
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.TOLD):
             self.look_again()
@@ -125,7 +137,6 @@ class Relaying:
         for peer in token.peers:
             if peer not in left:
                 self._host.swarm.peerstore.unpin(peer, PIN)
-                ended += self.service.cut(peer)
-                self._host.identify.push(peer)  # whoever held a place asks for it anew, and learns it
+                ended += self._cut(peer)
             await asyncio.sleep(0)  # there may be a thousand
         return token, ended

@@ -504,6 +504,11 @@ def test_whom_a_rule_lets_in_by_its_id_has_a_place_at_the_relay_as_long_as_it_do
         assert answer.status is Status.OK and answer.limit is None
         assert punch.is_own(peer)
         await owner.change("deny", asker.peer)
+        assert owner.running.relaying.service.places() == [], "at once"
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        await owner.call("peer.add", s.PeerAddParams("laptop", (asker.peer,)))
+        assert (await reserve(link)).status is Status.OK
+        await owner.call("peer.rm", s.PeerRmParams("laptop"))
+        assert owner.running.relaying.service.places() == []
 
     run(home, script, replace(SETTINGS, network="public", dht_mode="server", bootstrap=()))
