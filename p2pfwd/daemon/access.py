@@ -70,6 +70,8 @@ class AccessControl:
         self.on_changed: Callable[[str | None, str], None] = lambda _protocol, _change: None
         """Told of which name the rule has changed (None: the block list), and how, in words."""
         self.ends_changed: Callable[[], None] = lambda: None
+        self.applied: Callable[[], None] = lambda: None
+        """Told when other peers may have a right, or a name."""
         self.changing = asyncio.Lock()
         """Held from the look at the rules to the change: what is answered in between is not undone."""
         self._declared = AccessTable()
@@ -140,7 +142,9 @@ class AccessControl:
             return 0
         rules = self.table.ended(self._clock()).rules
         access = Access(self.default, rules, self._names())
-        return len(self._forwarding.set_access(access, keep_live=keep_live))
+        ended = self._forwarding.set_access(access, keep_live=keep_live)
+        self.applied()
+        return len(ended)
 
     def _names_changed(self) -> None:
         self._named = None

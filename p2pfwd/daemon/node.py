@@ -107,8 +107,15 @@ class Running:
         self.history = History(paths.events_file)
         self.feed = Feed(self.history, host, self.forwarding, self.discovery)
         reached, hidden = self.discovery.is_reachable, self.discovery.is_hidden
-        self.relaying = Relaying(host, paths, settings, network, reached, hidden)
+
+        def allowed(peer: PeerId) -> bool:
+            return self.forwarding.access.rules.lists(peer)
+
+        self.relaying = Relaying(host, paths, settings, network, reached, hidden, allowed)
         self.discovery.autonat.on_change(self.relaying.look_again)
+        self.access.applied = self.relaying.rights_changed
+        if host.hole_punch is not None:
+            host.hole_punch.is_own = self.relaying.service.is_own
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         bootstrap = self.discovery.bootstrap
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers

@@ -3,8 +3,8 @@
 Rules: it relays only where others can reach it: in the public network once AutoNAT says so, or by an address
 of its own that is public, or on the owner's word (`dht.mode` is `server`); in `lan` and `private`, where
 often nobody can tell, at once, and until AutoNAT finds that strangers do not get in: a place at such a relay
-would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those with a
-token, and all of a private network: they alone have its key.
+would be announced, and lead nowhere. The owner's peers are those he named, keeps or forwards to, those that
+may use a listen by their ID, those with a token, and all of a private network: they alone have its key.
 """
 
 from __future__ import annotations
@@ -45,8 +45,12 @@ class Relaying:
         network: NetworkProfile,
         is_reachable: Callable[[], bool],
         is_hidden: Callable[[], bool] = lambda: False,
+        is_allowed: Callable[[PeerId], bool] = lambda _peer: False,
     ) -> None:
-        """`is_reachable`: whether strangers are thought to reach this node; `is_hidden`: known not to."""
+        """`is_reachable`: whether strangers are thought to reach this node; `is_hidden`: known not to.
+
+        `is_allowed`: whether an access rule lets a peer in by its ID.
+        """
         self.service = RelayService(host.swarm)
         self.tokens = RelayTokens(paths.relay_tokens_file)
         self._host = host
@@ -57,8 +61,8 @@ class Relaying:
         self._is_hidden = is_hidden
         self._token_service = RelayTokenService(host.swarm, self._claim)
         self._started = False
-        if network.name == "private":
-            self.service.is_own = lambda _peer: True
+        is_private, is_chosen = network.name == "private", host.swarm.peerstore.is_chosen
+        self.service.is_own = lambda peer: is_private or is_chosen(peer) or is_allowed(peer)
 
     def start(self) -> None:
         """Read the tokens, and relay where it can be. Raises as `RelayTokens.load`."""
@@ -94,6 +98,18 @@ class Relaying:
             log.info("relaying for %s", {"off": "nobody", "peers": "own peers"}.get(serves, serves))
             self._host.identify.push()
 
+    def rights_changed(self) -> None:
+        """Others may be the owner's peers now: cut what was given to those that are it no more."""
+        for peer in self.service.disowned():
+            log.info("%s is none of this node's peers any more", peer)
+            self._cut(peer)
+
+    def _cut(self, peer: PeerId) -> int:
+        """Take its place and its circuits away: how many there were."""
+        ended = self.service.cut(peer)
+        self._host.identify.push(peer)  # whoever held a place asks for it anew, and learns it
+        return ended
+
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.TOLD):
             self.look_again()
@@ -121,6 +137,6 @@ class Relaying:
         for peer in token.peers:
             if peer not in left:
                 self._host.swarm.peerstore.unpin(peer, PIN)
-                ended += self.service.cut(peer)
+                ended += self._cut(peer)
             await asyncio.sleep(0)  # there may be a thousand
         return token, ended

@@ -47,7 +47,8 @@ class Relays:
         self._named: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._kept = True
         self._tokens: dict[PeerId, str] = {}
-        self._shown: WeakKeyDictionary[Link, asyncio.Task[None]] = WeakKeyDictionary()
+        self._shown: WeakKeyDictionary[Link, dict[str, asyncio.Task[None]]] = WeakKeyDictionary()
+        """By connection and token."""
         host.swarm.introduce = self._introduce
 
     def start(self) -> None:
@@ -59,9 +60,10 @@ class Relays:
 
     async def close(self) -> None:
         """Ask no more. Idempotent."""
-        for showing in list(self._shown.values()):
+        showings = [showing for shown in self._shown.values() for showing in shown.values()]
+        for showing in showings:
             showing.cancel()
-        await asyncio.gather(*self._shown.values(), return_exceptions=True)
+        await asyncio.gather(*showings, return_exceptions=True)
         await self.client.close()
 
     def _begin(self, text: str) -> None:
@@ -111,13 +113,14 @@ class Relays:
         self.client.name(relay)
 
     async def _introduce(self, link: Link) -> None:
-        """Show the relay its token, once for each connection."""
+        """Show the relay its token, each once for a connection."""
         token = self._tokens.get(link.remote_peer)
         if token is None:
             return
-        showing = self._shown.get(link)
+        shown = self._shown.setdefault(link, {})
+        showing = shown.get(token)
         if showing is None or (showing.done() and _failed(showing)):
-            showing = self._shown[link] = asyncio.create_task(relay_token.show(link, token))
+            showing = shown[token] = asyncio.create_task(relay_token.show(link, token))
         await asyncio.shield(showing)
 
     def is_named(self, relay: PeerId) -> bool:

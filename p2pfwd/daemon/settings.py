@@ -170,8 +170,8 @@ class Settings:
         "relay.serve",
         "peers",
         "For whom this node is a relay, where others can reach it: off (nobody), peers (those you named, "
-        "keep or forward to, those with a token, and all of a private network), anyone (strangers, too, "
-        "within narrow limits).",
+        "keep, forward to or allow by their ID, those with a token, and all of a private network), anyone "
+        "(strangers, too, within narrow limits).",
         _one_of("off", "peers", "anyone"),
     )
     access_default: Literal["any", "named", "none"] = _key(

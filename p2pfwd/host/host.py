@@ -60,8 +60,6 @@ class Host:
         self.network.on_change(self.swarm.own_addresses.network_changed)
         self.network.on_change(self.swarm.recovery.network_changed)
         self.keeper = PeerKeeper(self.swarm, self.network)
-        store, keeper = self.swarm.peerstore, self.keeper  # bootstrap peers and relays are kept, too
-        self.swarm.own_addresses.is_own = lambda peer: store.is_own(peer) or keeper.status(peer) is not None
         self._absent: tuple[Multiaddr, ...] = ()
         self.taken_ports: tuple[int, ...] = ()
         """Configured ports that others had at the start: the addresses have another, until a restart."""

@@ -71,7 +71,7 @@ class Dials:
         self._own_addrs = own_addrs
         self._loop = asyncio.get_running_loop()
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
-        """See `net.limits.Limits`."""
+        """Whether the owner has chosen the peer."""
         self.check_blocked: Callable[[PeerId], None] = lambda _peer: None
         """See `net.blocklist.Blocklist.check`."""
         self._slots = asyncio.Semaphore(MAX_DIALS)

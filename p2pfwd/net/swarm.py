@@ -102,7 +102,7 @@ class Swarm:
         self.memory.on_spare(self._spare)
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.own_addresses = OwnAddresses(Interfaces())
-        self.own_addresses.is_own = self.peerstore.is_own
+        self.own_addresses.is_own = self.peerstore.is_chosen
         self._join_limits()
         self._upgrader = self._make_upgrader()
         self._transports = make_transports(
@@ -110,7 +110,7 @@ class Swarm:
         )
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
-        self.dials.is_own = self.peerstore.is_own
+        self.dials.is_own = self.peerstore.is_chosen
         self.dials.check_blocked = self.blocklist.check
         self.connections.on_connected(dialer.arrived)
         dialer.is_blocked = self.blocklist.has_addr
@@ -147,7 +147,7 @@ class Swarm:
     def _join_limits(self) -> None:
         """Tell the limits whose the peers are, who holds what, and who comes and goes."""
         limits, connections = self.limits, self.connections
-        limits.is_own = self.connmgr.is_own = self.own_addresses.is_own = self.peerstore.is_own
+        limits.is_own = self.connmgr.is_own = self.peerstore.has_reserve
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
         self.handshakes.own_hosts = self._own_hosts
@@ -192,7 +192,7 @@ class Swarm:
         return self.own_addresses.all()
 
     def _own_hosts(self) -> frozenset[str]:
-        own = (peer for peer in self.peerstore.peers() if self.peerstore.is_own(peer))
+        own = (peer for peer in self.peerstore.peers() if self.peerstore.has_reserve(peer))
         endpoints = (tcp_endpoint(addr) for peer in own for addr in self.peerstore.addrs(peer))
         return frozenset(endpoint.host for endpoint in endpoints if endpoint is not None)
 

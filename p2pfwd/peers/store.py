@@ -49,7 +49,7 @@ MAX_SERVED: Final = 64
 """Peers remembered as served. Those that came first stay: strangers cannot push them out by being served."""
 
 SERVED_PROOF_S: Final = 3600.0
-"""Since a peer was served first until it counts as one's own: a flood is over by then, or was noticed."""
+"""Since a peer was served first until limits keep a reserve for it: floods are over by then, or noticed."""
 
 
 _LEAST: Final = {
@@ -200,10 +200,10 @@ class Peerstore:
             entry.agent = agent
             self._changed(peer_id)
 
-    def is_own(self, peer_id: PeerId) -> bool:
-        """Whether the peer is one of the owner's: what limits keep a reserve for.
+    def has_reserve(self, peer_id: PeerId) -> bool:
+        """Whether limits keep a reserve for the peer when the node is full, and nothing else.
 
-        That is: chosen by him, or served for longer than a flood lasts.
+        That is: chosen by the owner, or served for longer than a flood lasts, as a stranger may be.
         """
         if self.is_chosen(peer_id):
             return True
@@ -211,7 +211,11 @@ class Peerstore:
         return peer_id in self._peers and self.clock() - first >= SERVED_PROOF_S
 
     def is_chosen(self, peer_id: PeerId) -> bool:
-        """Whether it is named, kept or forwarded to; or was given in a command or forwarded to before."""
+        """Whether the peer is one of the owner's, by his own doing: what rights and trust go by.
+
+        That is: it is named, kept, forwarded to or let in by a relay token; or was given in a command or
+        forwarded to before.
+        """
         entry = self._peers.get(peer_id)
         return entry is not None and (bool(entry.pinned) or entry.standing is Standing.OWN)
 

@@ -175,6 +175,10 @@ class Access:
         rule = self.rules.get(protocol, NO_RULE)
         return (rule.tells_any or peer in rule.told) and not self.admits(peer, protocol)
 
+    def lists(self, peer: PeerId) -> bool:
+        """Whether a rule of any name lets this peer in by its ID."""
+        return any(peer in rule.allowed for rule in self.rules.values())
+
     def is_denied(self, peer: PeerId, protocol: str) -> bool:
         """Whether the owner has kept this peer out by its ID."""
         return peer in self.rules.get(protocol, NO_RULE).denied

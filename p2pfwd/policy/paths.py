@@ -25,6 +25,8 @@ class PathCode(Enum):
     SYMMETRIC_THERE = "relayed-symmetric-there"
     FAILED = "relayed-failed"
     BUSY = "relayed-busy"
+    BROKEN_OFF = "relayed-broken-off"
+    """Who leads began a try, and did not go through with it."""
 
     @property
     def words(self) -> str:
@@ -52,6 +54,7 @@ _WORDS: Final = {
     PathCode.SYMMETRIC_THERE: f"relayed: the peer's router {_EVERY}, and the one here lets no stranger in",
     PathCode.FAILED: "relayed: no direct connection came up, though both sides dialed",
     PathCode.BUSY: "relayed: too many direct connections are being tried",
+    PathCode.BROKEN_OFF: "relayed: the peer began to make a direct connection, and broke it off",
 }
 
 

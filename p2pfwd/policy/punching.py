@@ -1,10 +1,10 @@
 """Hole punching: what is offered, whom to dial at the same time, how often, and when again. Pure.
 
 Rules:
-- Only direct public TCP addresses are offered and dialed; private ones too where both sides are seen from
-  the same public IP, for then they are behind one router.
-- What a peer names it may name for others' harm: of a stranger one host of each family is dialed, at a few
-  ports.
+- Only direct public TCP addresses are offered and dialed; of the owner's peers private ones, too, where both
+  sides are seen from the same public IP, for then they are behind one router.
+- What a peer names it may name for others' harm, our own public IP, too: of a stranger one public host of
+  each family is dialed, at a few ports, and nothing behind our router (mDNS tells of neighbours).
 - Where both routers give every connection another port nothing is dialed: it cannot work, unless it is one
   router, behind which both are. Where one does,
   once: it works if the other router lets in whom it does not know. A router that counts its ports up is as
@@ -77,10 +77,10 @@ def offer(
 
 
 def near(
-    offered: Sequence[Multiaddr], told: Sequence[Multiaddr], bound: Iterable[Multiaddr]
+    offered: Sequence[Multiaddr], told: Sequence[Multiaddr], bound: Iterable[Multiaddr], *, is_own: bool
 ) -> list[Multiaddr]:
-    """Private addresses of ours for a peer that is seen from the same public IP; none for others."""
-    if not _hosts(offered) & _hosts(told):
+    """Private addresses of ours for an own peer that is seen from the same public IP; none for others."""
+    if not is_own or not _hosts(offered) & _hosts(told):
         return []
     return [addr for addr in bound if _direct(addr) and address_class(addr) is AddressClass.PRIVATE]
 
@@ -90,14 +90,14 @@ def targets(
 ) -> tuple[Multiaddr, ...]:
     """Which of the peer's addresses to dial. `offered`: our own, which say whether one router serves both."""
     most = MAX_TARGETS_OF_OWN if is_own else MAX_TARGETS
-    same_router = bool(_hosts(offered) & _hosts(told))
+    is_near = is_own and bool(_hosts(offered) & _hosts(told))
     chosen: dict[Multiaddr, None] = {}
     hosts: dict[str, str] = {}
     for addr in told:
         endpoint, kind = _direct(addr), address_class(addr)
         if endpoint is None:
             continue
-        if (kind is AddressClass.PRIVATE and same_router) or (kind is AddressClass.PUBLIC and (
+        if (kind is AddressClass.PRIVATE and is_near) or (kind is AddressClass.PUBLIC and (
             is_own or hosts.setdefault(endpoint.family, endpoint.host) == endpoint.host
         )):
             chosen[addr.without_peer_id()] = None
@@ -113,11 +113,11 @@ def spread(told: Sequence[Multiaddr]) -> Spread:
     return Spread.NEAR if max(ports) - min(ports) <= 2 * MAX_STEP else Spread.WIDE
 
 
-def plan(nat: NatKind, told: Sequence[Multiaddr], offered: Sequence[Multiaddr]) -> Plan:
+def plan(nat: NatKind, told: Sequence[Multiaddr], offered: Sequence[Multiaddr], *, is_own: bool) -> Plan:
     """What can be expected of a punch between this node and a peer that named `told`."""
     if not offered:
         return Plan(0, PathCode.NO_ADDRESS_HERE)
-    dialed = targets(told, offered, is_own=True)
+    dialed = targets(told, offered, is_own=is_own)
     if not dialed:
         return Plan(0, PathCode.NO_ADDRESS_THERE)
     there, is_near = spread(told), any(_public(addr) is None for addr in dialed)

@@ -183,7 +183,7 @@ DCUTR: Final = Bounds(
 )
 
 PUNCHES: Final = Rates(peer=Rate(6 / 60, 6), network=Rate(12 / 60, 12), all=Rate(60 / 60, 60))
-"""Tries of a hole punch with strangers; the network is that of the addresses that are dialed. Each is four
+"""Tries of a hole punch with strangers; the networks are those of all addresses that are dialed. Each is four
 addresses at most, dialed for five seconds: three SYNs each."""
 
 MAX_PUNCHED: Final = 64

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
@@ -53,6 +53,9 @@ ANSWER_S: Final = 10.0
 ANSWERED_S: Final = 0.01
 """For A's CONNECT to be on its way."""
 
+NEXT_S: Final = 2.0
+"""After a try that B ended, for its next one, or for a direct connection that is nearly there."""
+
 GRACE_S: Final = 15.0
 """Before a relayed connection without streams is closed, once there is a direct one."""
 
@@ -61,6 +64,8 @@ class HolePunch:
     """Of one node; serves at once, `close` ends it."""
 
     def __init__(self, swarm: Swarm) -> None:
+        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_chosen
+        """Whose peers the owner counts as his; set by the daemon, who knows of more."""
         self._swarm = swarm
         self._loop = asyncio.get_running_loop()
         self._efforts: dict[PeerId, _Effort] = {}
@@ -70,6 +75,8 @@ class HolePunch:
         self._failures: WeakKeyDictionary[Carrier, int] = WeakKeyDictionary()
         """How often A has dialed in vain, by the connection over the relay."""
         self._tidying: asyncio.TimerHandle | None = None
+        self._settling: dict[PeerId, asyncio.TimerHandle] = {}
+        """Of peers that lead and have begun no next try yet."""
         swarm.services.serve(Service(name=wire.PROTOCOL, talk=self._follow, bounds=DCUTR))
         swarm.on_connected(self._connected)
         swarm.on_disconnected(self._disconnected)
@@ -77,7 +84,10 @@ class HolePunch:
         swarm.own_addresses.on_changed(self._addresses_changed)
 
     def close(self) -> None:
-        """End the timer; the efforts are the swarm's tasks. Idempotent."""
+        """End the timers; the efforts are the swarm's tasks. Idempotent."""
+        for timer in self._settling.values():
+            timer.cancel()
+        self._settling.clear()
         if self._tidying is not None:
             self._tidying.cancel()
             self._tidying = None
@@ -122,7 +132,7 @@ class HolePunch:
         if peer_id in self._efforts:
             self._efforts[peer_id].news.set()
             return
-        if len(self._efforts) >= MAX_PUNCHED and not self._swarm.peerstore.is_own(peer_id):
+        if len(self._efforts) >= MAX_PUNCHED and not self.is_own(peer_id):
             self._swarm.paths.note(peer_id, PathCode.BUSY, settled=True)
             self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
             return
@@ -177,9 +187,10 @@ class HolePunch:
 
     def may_dial(self, peer_id: PeerId, addrs: tuple[Multiaddr, ...]) -> bool:
         """Whether a try is within the bounds; it is counted."""
-        if self._swarm.peerstore.is_own(peer_id):
+        if self.is_own(peer_id):
             return True
-        party = Party(peer_id, networks(addrs[0]))
+        dialed = (network for addr in addrs for network in networks(addr))
+        party = Party(peer_id, tuple(dict.fromkeys(dialed)))
         if self._paced.empty(party, self._loop.time()) is None:
             return True
         self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: it asks for too many dials")
@@ -219,34 +230,58 @@ class HolePunch:
             log.debug("%s wants to be dialed, on a connection that is none of ours over a relay", peer_id)
             stream.reset()
             return
-        while (data := await visit.message()) is not None:
-            told, own = wire.decode(data, Kind.CONNECT).addrs, self.offer()
-            plan = punching.plan(self._swarm.own_addresses.nat, told, own)
-            near = punching.near(own, told, self._swarm.own_addresses.bound())
-            begin = self._loop.time()
-            await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
-            agent = self._swarm.peerstore.agent(peer_id)  # not known yet: a p2pfwd, which is this quick
-            if plan.tries and agent is not None and not a_proposes(agent):
-                # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
-                self._loop.call_later(ANSWERED_S, load_tls)
-            if not plan.tries:
-                self._swarm.paths.note(peer_id, plan.otherwise, settled=True)
-            else:
-                self._swarm.paths.note(peer_id, PathCode.PUNCHING)
-            if (data := await visit.message()) is None:
-                break
-            wire.decode(data, Kind.SYNC)
-            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(peer_id))
-            if not plan.tries or not addrs or not self.may_dial(peer_id, addrs):
-                continue
-            try:
-                rtt_s, is_first = self._loop.time() - begin, stream.conn not in self._failures
-                await self.meet(peer_id, addrs, is_a=True, rtt_s=rtt_s, is_first=is_first)
-                break
-            except TimedOut:
-                failures = self._failures[stream.conn] = self._failures.get(stream.conn, 0) + 1
-                self._swarm.paths.note(peer_id, plan.otherwise, settled=failures >= plan.tries)
-        await stream.close()
+        code: PathCode | None = None
+        try:
+            while (data := await visit.message()) is not None:
+                told, own, is_own = wire.decode(data, Kind.CONNECT).addrs, self.offer(), self.is_own(peer_id)
+                self._stay_unsettled(peer_id)
+                plan = punching.plan(self._swarm.own_addresses.nat, told, own, is_own=is_own)
+                near = punching.near(own, told, self._swarm.own_addresses.bound(), is_own=is_own)
+                begin = self._loop.time()
+                await visit.answer(wire.encode(wire.HolePunch(Kind.CONNECT, (*own, *near))))
+                agent = self._swarm.peerstore.agent(peer_id)  # not known yet: a p2pfwd, which is this quick
+                if plan.tries and agent is not None and not a_proposes(agent):
+                    # What the peer will propose, as a rule. SYNC takes a round trip, which the peer measures.
+                    self._loop.call_later(ANSWERED_S, load_tls)
+                code = PathCode.BROKEN_OFF if plan.tries else plan.otherwise
+                trying = PathCode.PUNCHING if plan.tries else code
+                self._swarm.paths.note(peer_id, trying, settled=not plan.tries)
+                if (data := await visit.message()) is None:
+                    break
+                wire.decode(data, Kind.SYNC)
+                addrs = punching.targets(told, own, is_own=is_own)
+                if not plan.tries or not addrs:
+                    continue
+                if not self.may_dial(peer_id, addrs):
+                    code = PathCode.BUSY
+                    continue
+                code = plan.otherwise
+                try:
+                    rtt_s, is_first = self._loop.time() - begin, stream.conn not in self._failures
+                    await self.meet(peer_id, addrs, is_a=True, rtt_s=rtt_s, is_first=is_first)
+                    break
+                except TimedOut:
+                    failures = self._failures[stream.conn] = self._failures.get(stream.conn, 0) + 1
+                    self._swarm.paths.note(peer_id, code, settled=failures >= plan.tries)
+            await stream.close()
+        finally:
+            if code is not None:
+                self._settle_later(peer_id, code)
+
+    def _settle_later(self, peer_id: PeerId, code: PathCode) -> None:
+        """However the leader's try has ended: unless it begins another, nobody is to wait for one."""
+        self._stay_unsettled(peer_id)
+        if not self._swarm.connections.closing:
+            self._settling[peer_id] = self._loop.call_later(NEXT_S, self._settle, peer_id, code)
+
+    def _stay_unsettled(self, peer_id: PeerId) -> None:
+        if (timer := self._settling.pop(peer_id, None)) is not None:
+            timer.cancel()
+
+    def _settle(self, peer_id: PeerId, code: PathCode) -> None:
+        del self._settling[peer_id]
+        if self._swarm.paths.direct(peer_id) is None:
+            self._swarm.paths.note(peer_id, code, settled=True)
 
     # --- afterwards -------------------------------------------------------------------------------
 
@@ -363,8 +398,7 @@ class _Effort:
         """Dial the peer's public addresses, if it tells any: it may be that no hole is needed."""
         known = self._swarm.peerstore.dialable(self.peer_id)
         public = tuple(addr for addr in known if punching.is_public(addr))
-        is_own = self._swarm.peerstore.is_own(self.peer_id)
-        addrs = punching.targets(public, (), is_own=is_own)
+        addrs = punching.targets(public, (), is_own=self._punch.is_own(self.peer_id))
         if not addrs or not self._punch.may_dial(self.peer_id, addrs):
             return False
         return await self._punch.dial(self.peer_id, addrs, punching.direct_limit_s(circuit.rtt_s))
@@ -375,8 +409,9 @@ class _Effort:
             return PathCode.NO_ADDRESS_HERE, 0
         stream, own, told, rtt_s = answer
         try:
-            plan = punching.plan(self._swarm.own_addresses.nat, told, own)
-            addrs = punching.targets(told, own, is_own=self._swarm.peerstore.is_own(self.peer_id))
+            is_own = self._punch.is_own(self.peer_id)
+            plan = punching.plan(self._swarm.own_addresses.nat, told, own, is_own=is_own)
+            addrs = punching.targets(told, own, is_own=is_own)
             if not plan.tries or not addrs:
                 await stream.close()
                 return plan.otherwise, 0

@@ -110,9 +110,9 @@ class Identify:
             self._swarm.own_addresses.note_observed(conn, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)
 
-    def push(self) -> None:
-        """Tell every connected peer that takes pushes what changed here."""
-        for conn in self._swarm.conns():
+    def push(self, peer: PeerId | None = None) -> None:
+        """Tell every connected peer that takes pushes, or this one, what changed here."""
+        for conn in self._swarm.conns(peer):
             if wire.PUSH in self._swarm.peerstore.protocols(conn.remote_peer):
                 self._swarm.spawn(self._push(conn), "identify push")
 

@@ -8,6 +8,8 @@ Those named are asked though others were sooner, and have given places: `WANTED`
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE
                   any ──its connection is over──▶ IDLE: the place is gone, another is asked for at once
                    HELD ──the relay has another connection of ours──▶ ASKING, over that one (and still held)
+                   HELD ──it tells of itself anew──▶ ASKING, soon: it may have cut the place (and still held)
+                   HELD ──it tells that it relays no more, or denies the place──▶ IDLE: the place is gone
 
 A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
 """
@@ -25,7 +27,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, ProtocolError, RemoteProtocolError
+from p2pfwd.errors import P2PForwardError, ProtocolError, RelayRefused, RemoteProtocolError
 from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
@@ -63,6 +65,12 @@ LONGEST_S: Final = 24 * 3600.0
 REST_S: Final = 5.0
 """After a refusal; doubled with each, up to ..."""
 
+REASK_S: Final = 30.0
+"""Between a place and the next question that the relay's telling of itself brings, at least."""
+
+REASK_WITHIN_S: Final = 2.0
+"""... and by chance so much more: a relay tells all who have a place at once."""
+
 LONGEST_REST_S: Final = 600.0
 STRANGERS_REST_S: Final = 3600.0
 """After a refusal of a stranger's, as go."""
@@ -88,7 +96,9 @@ class Place:
     """Where others reach this node by it: with `/p2p/<relay>/p2p-circuit`, without this node's ID."""
     limit: Limit | None
     since: float
-    """Monotonic seconds, as `until`."""
+    """Monotonic seconds, as the others."""
+    given_at: float
+    """When it was asked for last."""
     until: float
     renew_at: float
 
@@ -145,8 +155,9 @@ class RelayClient:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def name(self, relay: PeerId) -> None:
-        """The owner wants this one asked before others."""
+        """The owner wants this one asked before others; now, though it has refused before."""
         self._named.add(relay)
+        self._rests.pop(relay, None)
         self._news.set()
 
     def unname(self, relay: PeerId) -> None:
@@ -216,7 +227,7 @@ class RelayClient:
 
     def _is_known(self, relay: PeerId) -> bool:
         """Named by the owner, or a peer of his own."""
-        return relay in self._named or self._swarm.peerstore.is_own(relay)
+        return relay in self._named or self._swarm.peerstore.is_chosen(relay)
 
     def _due(self, now: float) -> list[Link]:
         """Over which renewals are asked for; a relay that is silent is asked when it is heard, or later."""
@@ -240,7 +251,6 @@ class RelayClient:
 
     def _candidates(self, now: float) -> list[Link]:
         """Connected relays without a place of ours, in the order in which they are asked."""
-        store = self._swarm.peerstore
         found: list[Link] = []
         strangers: list[Link] = []
         for peer in {conn.remote_peer for conn in self._swarm.conns()}:
@@ -248,7 +258,7 @@ class RelayClient:
             if peer in self._places or (rest is not None and rest.until > now):
                 continue
             link = self._link(peer)
-            if link is None or wire.HOP not in store.protocols(peer):
+            if link is None or not self._relays(peer):
                 continue
             (found if self._is_known(peer) else strangers).append(link)
         found.sort(key=lambda link: (link.remote_peer not in self._named, link.rtt_s or 1.0))
@@ -263,6 +273,8 @@ class RelayClient:
                 await self._swarm.introduce(link)
                 reservation, limit = await self._question(link)
         except (P2PForwardError, TimeoutError) as exc:
+            if isinstance(exc, RelayRefused) and exc.details.get("status") == Status.PERMISSION_DENIED.name:
+                self._gone(relay)
             late = f"it did not answer within {ANSWER_S:g} s"
             self._refused(link, late if isinstance(exc, TimeoutError) else describe(exc))
             return
@@ -274,9 +286,9 @@ class RelayClient:
         addrs = _announced(link, reservation)
         self._rests.pop(relay, None)
         self._refusals.pop(relay, None)
-        if link.closed.done():
+        if link.closed.done() or not self._relays(relay):  # by now
             return
-        self._places[relay] = Place(relay, link, addrs, limit, since, now + left_s, now + renew_s)
+        self._places[relay] = Place(relay, link, addrs, limit, since, now, now + left_s, now + renew_s)
         if before is None:
             log.info("the relay %s has a place for this node", relay)
             self._swarm.connmgr.protect(relay, TAG)
@@ -319,8 +331,25 @@ class RelayClient:
             log.warning("the relay %s has no place for this node: %s", relay, why)
             self._tell_of_change()
 
+    def _relays(self, peer: PeerId) -> bool:
+        return wire.HOP in self._swarm.peerstore.protocols(peer)
+
     def _identified(self, relay: PeerId) -> None:
-        if wire.HOP in self._swarm.peerstore.protocols(relay):
+        """It tells of itself, and says no more where it has cut us, or relayed for nobody for a moment."""
+        place = self._places.get(relay)
+        if not self._relays(relay):
+            self._gone(relay)
+            return
+        if place is not None:
+            at = max(time.monotonic(), place.given_at + REASK_S) + self._rng.random() * REASK_WITHIN_S
+            self._places[relay] = replace(place, renew_at=min(place.renew_at, at))
+        self._news.set()
+
+    def _gone(self, relay: PeerId) -> None:
+        """The relay has said that there is no place of ours any more, if there was one."""
+        if relay in self._places:
+            log.info("the relay %s gives this node no place any more", relay)
+            self._lost(relay)
             self._news.set()
 
     def _connected(self, conn: Link) -> None:

@@ -110,7 +110,7 @@ class RelayService:
         clock: Callable[[], float] = time.monotonic,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
-        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_own
+        self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_chosen
         """Whose peers the owner counts as his; set by the daemon, who knows of more."""
         self.serves: Serve = "off"
         self.totals = Totals()
@@ -153,6 +153,13 @@ class RelayService:
         for circuit in found:
             self._end(circuit)
         return len(found)
+
+    def disowned(self) -> list[PeerId]:
+        """Who has a place or a circuit as a peer of the owner's, and is none any more."""
+        given = {place.peer for place in self._places.values() if place.is_own}
+        for one in self._circuits:
+            given |= {one.dialer, one.target}.difference(party.peer for party in one.strangers)
+        return [peer for peer in given if not self.is_own(peer)]
 
     def close(self) -> None:
         """Serve nobody, and reset what stands. Idempotent."""
@@ -226,9 +233,10 @@ class RelayService:
             self._places_held.give(old.party)
         if not is_own:
             if (whose := self._places_held.full(party)) is not None:
-                if old is not None:
-                    del self._places[peer]
-                    self._swarm.connmgr.unprotect(peer, RELAY_TAG)
+                if old is not None and not old.is_own:
+                    self._places_held.take(old.party)  # what it was promised it keeps
+                elif old is not None:
+                    self._give_up(old)
                 refusals.note("relay-reservations", peer, f"relay: no place is left for it ({whose})")
                 return HopAnswer(Status.RESERVATION_REFUSED)
             self._places_held.take(party)

@@ -30,6 +30,7 @@ _PMP_ADDRESS, _PMP_MAP_TCP = 0, 2
 _PCP_ANNOUNCE, _PCP_MAP = 0, 1
 _ANSWER: Final = 0x80
 _WRONG_VERSION: Final = 1  # the result code in both
+_UNSUPPORTED_OPCODE: Final = 4  # PCP's
 
 _PMP_HEADER: Final = struct.Struct(">BBHI")  # version, opcode, result, epoch
 _PMP_REQUEST: Final = struct.Struct(">BBxxHHI")  # version, opcode, internal port, external port, lifetime
@@ -102,6 +103,11 @@ class Refusal:
     def is_version(self) -> bool:
         """Whether it knows only the other of the two protocols."""
         return self.code == _WRONG_VERSION
+
+    @property
+    def is_opcode(self) -> bool:
+        """PCP: whether it does not know the question."""
+        return self.code == _UNSUPPORTED_OPCODE
 
 
 # --- NAT-PMP ----------------------------------------------------------------------------------------

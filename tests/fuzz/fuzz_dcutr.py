@@ -35,7 +35,7 @@ def one(data: bytes) -> None:
             continue
         assert len(message.addrs) <= dcutr.MAX_ADDRESSES
         assert dcutr.decode(dcutr.encode(message), kind) == message
-        targets = punching.targets(message.addrs, (), is_own=False)
+        targets = punching.targets(message.addrs, message.addrs, is_own=False)
         endpoints = [tcp_endpoint(addr) for addr in targets]
         assert len(targets) <= punching.MAX_TARGETS
         assert all(address_class(addr) is AddressClass.PUBLIC and not is_relayed(addr) for addr in targets)

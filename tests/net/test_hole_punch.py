@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -23,9 +23,11 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
 from p2pfwd.net.visits import Visit
+from p2pfwd.peers.store import SERVED_PROOF_S
 from p2pfwd.policy import punching
 from p2pfwd.policy.paths import PathCode, Way
 from p2pfwd.policy.provenance import Provenance
+from p2pfwd.policy.service_bounds import DCUTR
 from p2pfwd.protocols import hole_punch, identify
 from p2pfwd.protocols.identify import Identify
 from p2pfwd.protocols.relay_client import RelayClient
@@ -384,6 +386,44 @@ async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhe
                 await stream.read_delimited(4096)
 
 
+@pytest.mark.parametrize(
+    ("end", "path"),
+    [("fin", "broken-off"), ("reset", "broken-off"), ("nothing", "broken-off"), ("one try", "failed")],
+)
+@on_loop
+async def test_who_leads_and_does_not_go_through_with_it_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, end: str, path: str
+) -> None:
+    """B ends a try, or makes fewer than A would: a tunnel that waits is told why there is no direct way."""
+    monkeypatch.setattr(hole_punch, "NEXT_S", 0.05)
+    monkeypatch.setattr(hole_punch, "WINDOW_S", 0.2)
+    async with rig(LIMIT) as it:
+        assert it.a.hole_punch is not None and it.b.hole_punch is not None
+        it.b.hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
+        bounds = replace(DCUTR, label="short", idle_s=0.5)
+        service = Service(name=dcutr.PROTOCOL, talk=it.a.hole_punch._follow, bounds=bounds)
+        it.a.swarm.services.withdraw(dcutr.PROTOCOL)
+        it.a.swarm.services.serve(service)
+        circuit = await it.reach()
+        await until(lambda: it.b.swarm.conns(it.a.peer_id))
+        conn = it.b.swarm.conns(it.a.peer_id)[0]
+        await asyncio.wait([conn.identified, circuit.identified])
+        waits = asyncio.ensure_future(it.a.swarm.paths.wait_direct(it.b.peer_id, 20.0))
+        stream = await conn.open_stream([dcutr.PROTOCOL])
+        nobody = (Multiaddr.parse("/ip4/127.0.0.1/tcp/9"),)
+        await stream.write_delimited(dcutr.encode(HolePunch(Kind.CONNECT, nobody)))
+        dcutr.decode(await stream.read_delimited(4096), Kind.CONNECT)
+        if end == "fin":
+            await stream.close()
+        elif end == "reset":
+            stream.reset()
+        elif end == "one try":
+            await stream.write_delimited(dcutr.encode(HolePunch(Kind.SYNC)))
+        with pytest.raises(NoDirectPath) as caught:
+            await asyncio.wait_for(waits, 10.0)
+        assert caught.value.details["path"] == f"relayed-{path}"
+
+
 @on_loop
 async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
     async with rig() as it:
@@ -391,10 +431,19 @@ async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
         assert punch is not None
         asked = [punch.may_dial(stranger(), addrs) for _ in range(14)]
         assert asked == [True] * 12 + [False] * 2, "what is dialed has a share, whoever asks"
+        victim = Multiaddr.parse("/ip6/2a11::1/tcp/1")
+        others = [Multiaddr.parse(f"/ip4/11.{n}.0.1/tcp/1") for n in range(1, 15)]
+        asked = [punch.may_dial(stranger(), (other, victim)) for other in others]
+        assert asked == [True] * 12 + [False] * 2, "wherever among the addresses it stands"
         addrs = (Multiaddr.parse("/ip4/11.0.1.1/tcp/1"),)
+        store = it.b.swarm.peerstore
+        store.note_served(it.a.peer_id)
+        hour_later = store.clock() + SERVED_PROOF_S
+        store.clock = lambda: hour_later
+        assert store.has_reserve(it.a.peer_id), "who has used a listen for long is bounded all the same"
         asked = [punch.may_dial(it.a.peer_id, addrs) for _ in range(10)]
         assert asked == [True] * 6 + [False] * 4
-        assert it.b.swarm.refusals.counts["dcutr-dials"] == 6
+        assert it.b.swarm.refusals.counts["dcutr-dials"] == 8
         assert all(punch.may_dial(it.relay.host.peer_id, addrs) for _ in range(20)), "the owner's own"
 
 

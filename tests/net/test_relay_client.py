@@ -19,6 +19,7 @@ from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.policy.pace import Rate
 from p2pfwd.protocols.relay_client import RelayClient
+from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
 from tests.support.loops import on_loop, until
@@ -306,6 +307,82 @@ async def test_who_is_no_relay_any_more_wakes_nobody(monkeypatch: pytest.MonkeyP
         protocols = it.target.swarm.peerstore.protocols
         await until(lambda: HOP not in protocols(it.relay.host.peer_id))
         await until(lambda: it.client._pause_s() is None)
+
+
+@asynccontextmanager
+async def places(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Host, RelayService, RelayClient]]:
+    """A node that relays for its own peers, and one of these with a place there."""
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.REASK_S", 0.0)
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.REASK_WITHIN_S", 0.0)
+    async with host() as relay_host, host() as target:
+        service = RelayService(relay_host.swarm)
+        service.is_own = target.peer_id.__eq__
+        service.serve("peers")
+        client = RelayClient(target.swarm, strangers=False, is_public=lambda: False)
+        client.start()
+        client.name(relay_host.peer_id)
+        await target.swarm.connect(relay_host.peer_id, relay_host.swarm.listen_addrs())
+        await until(client.places)
+        try:
+            yield relay_host, service, client
+        finally:
+            await client.close()
+            service.close()
+
+
+@on_loop
+async def test_a_relay_that_relays_no_more_leaves_no_place_and_again_gives_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with places(monkeypatch) as (relay_host, service, client):
+        service.serve("off")
+        relay_host.identify.push()
+        await until(lambda: not client.places())
+        service.serve("peers")
+        relay_host.identify.push()
+        await until(lambda: client.places() and service.places())
+
+
+@on_loop
+async def test_a_place_that_is_gone_without_a_word_is_asked_for_when_its_relay_tells_of_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where it stopped relaying and began again before it told of either."""
+    async with places(monkeypatch) as (relay_host, service, client):
+        service.serve("off")
+        service.serve("peers")
+        assert not service.places()
+        relay_host.identify.push()
+        await until(service.places)
+        assert client.places()
+
+
+@on_loop
+async def test_who_has_no_right_to_a_place_any_more_gives_it_up_when_it_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with places(monkeypatch) as (relay_host, service, client):
+        (place,) = service.places()
+        service.is_own = lambda _peer: False
+        service.cut(place.peer)
+        relay_host.identify.push(place.peer)
+        await until(lambda: not client.places())
+        assert "peers of its owner alone" in client.refusals()[relay_host.peer_id]
+
+
+@on_loop
+async def test_a_relay_that_tells_of_itself_all_the_time_is_asked_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with places(monkeypatch) as (relay_host, _service, client):
+        monkeypatch.setattr("p2pfwd.protocols.relay_client.REASK_S", 30.0)
+        (before,) = client.places()
+        client._identified(relay_host.peer_id)
+        (after,) = client.places()
+        assert after.renew_at == before.given_at + 30.0
+        monkeypatch.setattr("p2pfwd.protocols.relay_client.REASK_S", 1e6)
+        client._identified(relay_host.peer_id)
+        assert client.places() == [after], "nor later than it would be"
 
 
 def _refusing(status: Status) -> Callable[[MiniRelay], None]:

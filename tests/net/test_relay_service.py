@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import StreamReset
 from p2pfwd.net.connmgr import RELAY_TAG
 from p2pfwd.net.link.contract import DuplexStream
@@ -15,8 +18,13 @@ from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.relay_transport import connect, through
+from p2pfwd.peers.store import SERVED_PROOF_S
 from p2pfwd.policy import relay_bounds
+from p2pfwd.policy.networks import networks
+from p2pfwd.policy.relay_bounds import LIMIT
+from p2pfwd.policy.shares import Party
 from p2pfwd.protocols import relay_service
+from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status, Voucher
 from p2pfwd.wire.yamux import frame as f
@@ -57,6 +65,23 @@ async def test_a_stranger_gets_no_place_or_where_anyone_does_a_limited_one() -> 
         made.service.serve("anyone")
         answer = await reserve(link)
         assert answer.status is Status.OK and answer.limit == relay_bounds.LIMIT
+
+
+@on_loop
+async def test_who_has_used_a_listen_for_an_hour_is_a_stranger_to_the_relay_all_the_same() -> None:
+    async with swarm() as home, swarm() as client:
+        service, now = RelayService(home), [100.0]
+        service.serve("peers")
+        link = await client.connect(home.peer_id, home.listen_addrs())
+        home.peerstore.clock = lambda: now[0]
+        home.peerstore.note_served(client.peer_id)
+        now[0] += SERVED_PROOF_S
+        assert home.peerstore.has_reserve(client.peer_id)
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        service.serve("anyone")
+        assert (await reserve(link)).limit == LIMIT
+        assert not home.own_addresses.is_own(client.peer_id), "nor is his word alone enough for an address"
+        service.close()
 
 
 @on_loop
@@ -168,6 +193,27 @@ async def test_strangers_have_so_many_places_and_own_peers_all_the_same(
         assert made.swarm.refusals.counts["relay-reservations"] == 1
         assert (await reserve(await made.link(own))).status is Status.OK
         assert (await reserve(await made.link(one))).status is Status.OK, "it has one already"
+
+
+@on_loop
+async def test_a_stranger_whose_renewal_is_refused_keeps_what_it_was_promised() -> None:
+    """It comes from another network now, which has as many as it may; its client believes the place."""
+    async with swarm() as client, relay("anyone") as made:
+        await made.link(client)
+        await until(lambda: made.swarm.conns(client.peer_id))
+        there = networks(Multiaddr.parse("/ip4/11.0.0.1/tcp/1"))
+        held = made.service._places_held
+        others = [Party(stranger(), there) for _ in range(relay_bounds.RESERVATIONS.network or 0)]
+        for one in others:
+            held.take(one)
+        stream: Any = SimpleNamespace(conn=made.swarm.conns(client.peer_id)[0])
+        here = Party(client.peer_id), Party(client.peer_id, there)
+        answers = [made.service._reserve(stream, party).status for party in here]
+        assert answers == [Status.OK, Status.RESERVATION_REFUSED]
+        (place,) = made.service.places()
+        assert place.party is here[0] and held.total == len(others) + 1
+        made.service.cut(client.peer_id)
+        assert held.total == len(others)
 
 
 @on_loop
@@ -435,6 +481,22 @@ async def test_cut_takes_the_place_and_resets_the_circuits() -> None:
             with pytest.raises(StreamReset):
                 await stream.read()
         assert it.relay.service.places() == [] and it.relay.service.circuits() == []
+
+
+@on_loop
+async def test_whoever_has_something_as_an_own_peer_and_is_none_any_more_is_known() -> None:
+    async with joined() as it, swarm() as stranger_:
+        service, own = it.relay.service, it.relay.own
+        service.serve("anyone")
+        assert (await reserve(await it.relay.link(stranger_))).limit == LIMIT
+        assert service.disowned() == []
+        own.remove(it.dialer.peer_id)
+        assert service.disowned() == [it.dialer.peer_id], "by a circuit"
+        own.remove(it.target.peer_id)
+        assert set(service.disowned()) == {it.dialer.peer_id, it.target.peer_id}
+        for peer in service.disowned():
+            service.cut(peer)
+        assert service.disowned() == [] and [one.peer for one in service.places()] == [stranger_.peer_id]
 
 
 @on_loop

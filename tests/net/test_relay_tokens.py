@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.relaying import Relaying
+from p2pfwd.daemon.relays import Relays
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.errors import RelayRefused, StreamReset
 from p2pfwd.host.host import Host
@@ -23,7 +26,7 @@ from p2pfwd.rpc.paths import Paths
 from p2pfwd.wire.circuit import HOP, Status
 from tests.net.relay_rig import Target, reserve
 from tests.net.swarm_rig import ANY_PORT, swarm
-from tests.support.loops import on_loop
+from tests.support.loops import on_loop, until
 
 
 class Hub:
@@ -61,7 +64,7 @@ async def test_who_shows_a_token_gets_a_place_without_limits(tmp_path: Path) -> 
         await relay_token.show(link, text)
         answer = await reserve(link)
         assert answer.status is Status.OK and answer.limit is None
-        assert made.host.swarm.peerstore.is_own(client.peer_id)
+        assert made.host.swarm.peerstore.is_chosen(client.peer_id)
 
 
 @pytest.mark.parametrize("mode", ["auto", "server"])
@@ -143,7 +146,53 @@ async def test_revoking_cuts_the_place_and_live_circuits(tmp_path: Path) -> None
             with pytest.raises(StreamReset):
                 await stream.read()
         assert (await reserve(await made.link(target))).status is Status.PERMISSION_DENIED
-        assert not made.host.swarm.peerstore.is_own(target.peer_id)
+        assert not made.host.swarm.peerstore.is_chosen(target.peer_id)
+
+
+@asynccontextmanager
+async def member(made: Hub, text: str) -> AsyncIterator[tuple[Relays, str]]:
+    """A node with a place at the hub, by this token; and what its settings say but for the token."""
+
+    async def read(texts: Sequence[str]) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+        addr = Multiaddr.parse(texts[0])
+        return made.host.peer_id, (addr.without_peer_id(),)
+
+    address = f"{made.host.swarm.listen_addrs()[0]}/p2p/{made.host.peer_id}"
+    client_host = await Host.start(PrivateKey.generate(), [ANY_PORT])
+    relays = Relays(client_host, [f"{address}#{text}"], read, strangers=False, is_public=lambda: False)
+    try:
+        relays.start()
+        await until(relays.client.places)
+        yield relays, address
+    finally:
+        await relays.close()
+        await client_host.close()
+
+
+@on_loop
+async def test_who_loses_its_token_gives_its_place_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("p2pfwd.protocols.relay_client.REASK_S", 0.0)
+    async with hub(tmp_path) as made:
+        _, text = await made.relaying.tokens.make("nas")
+        async with member(made, text) as (relays, _):
+            await made.relaying.revoke("nas")
+            await until(lambda: not relays.client.places())
+
+
+@on_loop
+async def test_another_token_is_shown_over_the_same_connection(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made:
+        _, text = await made.relaying.tokens.make("old")
+        async with member(made, text) as (relays, address):
+            (link,) = (place.link for place in relays.client.places())
+            await made.relaying.revoke("old")
+            _, text = await made.relaying.tokens.make("new")
+            relays.change([f"{address}#{text}"])
+            await until(lambda: relays.client.places() and made.relaying.service.places())
+            assert [place.link for place in relays.client.places()] == [link]
+            assert made.relaying.service.places()[0].is_own
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class HubWorld(HubNetwork):
             self.near, self.far = (
                 self.client(machine, f"client{number}") for number, machine in enumerate(self.machines)
             )
-            self.far.ok("listen", NAME, self._echo.address)
+            self.far.ok("listen", NAME, self._echo.address, "--allow", self.near.peer_id)
             self.near.ok("forward", "--no-check", NAME, "0", self.far.peer_id)
             self.near.ok("ping", self.far.peer_id)
             if kind == "cone":

@@ -24,6 +24,8 @@ from p2pfwd.rpc import schema as s
 from p2pfwd.state import json_file
 from p2pfwd.state.tunnel_file import TunnelFile
 from p2pfwd.system import private_files
+from p2pfwd.wire.circuit import Status
+from tests.net.relay_rig import reserve
 from tests.rpc import node
 from tests.rpc.node import STRANGER
 from tests.support.loops import until
@@ -516,3 +518,26 @@ def test_a_blocked_network_is_refused_at_the_door_and_the_control_socket_is_not(
         assert document["blocked"]["networks"] == ["0.0.0.0/0", "::/0"]
 
     run(home, script)
+
+
+def test_whom_a_rule_lets_in_by_its_id_has_a_place_at_the_relay_as_long_as_it_does(home: Path) -> None:
+    async def script(owner: Node, asker: Node, server: TcpServer) -> None:
+        swarm = owner.running.host.swarm
+        link = await asker.running.host.swarm.connect(swarm.peer_id, swarm.listen_addrs())
+        await owner.change("allow", "any")
+        punch, peer = owner.running.host.hole_punch, asker.running.host.peer_id
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        assert punch is not None and not punch.is_own(peer)
+        await owner.change("allow", asker.peer)
+        answer = await reserve(link)
+        assert answer.status is Status.OK and answer.limit is None
+        assert punch.is_own(peer)
+        await owner.change("deny", asker.peer)
+        assert owner.running.relaying.service.places() == [], "at once"
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        await owner.call("peer.add", s.PeerAddParams("laptop", (asker.peer,)))
+        assert (await reserve(link)).status is Status.OK
+        await owner.call("peer.rm", s.PeerRmParams("laptop"))
+        assert owner.running.relaying.service.places() == []
+
+    run(home, script, replace(SETTINGS, network="public", dht_mode="server", bootstrap=()))

@@ -89,8 +89,8 @@ class Pcp:
 
     async def check(self, gateway: Gateway, port: int, grant: Grant) -> Sign | None:
         said = await ask(gateway, wire.encode_pcp_announce(gateway.own_host), wire.decode_pcp_announce)
-        if isinstance(said, wire.Refusal):
-            return Sign(has_mapping=False)
+        if isinstance(said, wire.Refusal):  # one that knows no ANNOUNCE is there, and that is all it says
+            return Sign(has_mapping=said.is_opcode)
         return None if said is None else Sign(said.epoch_s)
 
     async def unmap(self, gateway: Gateway, port: int, grant: Grant) -> None:

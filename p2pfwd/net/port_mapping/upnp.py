@@ -146,6 +146,8 @@ class Upnp:
         host, granted_s = _host(said.get("host")), said.get("lease_s")
         if host is None or not isinstance(granted_s, int):
             return No("it does not say its external address")
+        if said.get("has_mapping") is not True:
+            return No("it says that it maps the port, and has no such mapping")
         return Grant(Protocol.UPNP, host, external_port, granted_s)
 
     async def check(self, gateway: Gateway, port: int, grant: Grant) -> Sign | None:

@@ -23,6 +23,7 @@ CPU_S = 2
 TIME_S = 12
 DESCRIPTION = "p2pfwd"
 ONLY_PERMANENT = "OnlyPermanentLeasesSupported"
+TAKEN = "ConflictInMappingEntry"
 
 
 def bound() -> None:
@@ -58,6 +59,8 @@ def answer(argv: list[str]) -> dict[str, Any]:
     ours = found is not None and found[0] == own_host and int(found[1]) == port
     if task == "map" and ours:
         lease_s = min(lease_s, max(0, int(found[4])))
+    elif task == "map" and found is not None:
+        return {"error": TAKEN}
     return {"host": router.externalipaddress(), "lease_s": lease_s, "has_mapping": ours}
 
 

@@ -85,7 +85,7 @@ def _dial_back(*hosts: str) -> bytes:
 
 @each("punches", "dial third parties at the same time, again and again", spreads=SPREADS, public=True)
 async def punches(stage: Stage) -> None:
-    """On a connection over no relay, where it is nobody's turn to ask."""
+    """On a connection over no relay, where it is nobody's turn to ask (else: `test_punches_under_attack`)."""
     addrs = tuple(Multiaddr.parse(f"/ip4/{host}/tcp/4001") for host in (THIRD, "10.0.0.1"))
     connect = delimited(dcutr.encode(HolePunch(dcutr.Kind.CONNECT, addrs)))
     sync = delimited(dcutr.encode(HolePunch(dcutr.Kind.SYNC)))

@@ -48,6 +48,12 @@ def test_whom_it_lets_in_at_large_is_told_with_the_default() -> None:
         assert [access.lets_in(name) for name in (*rules, "/x/none")] == ["any", "listed", told, told]
 
 
+def test_whom_a_rule_lists_is_known_whatever_the_name_and_whom_one_lets_in_at_large_is_not() -> None:
+    rules = {"/x/a": Rule("any").deny([STRANGER]), "/x/b": Rule("listed").allow([LISTED])}
+    access = Access("any", rules, frozenset({NAMED}))
+    assert [one for one in (LISTED, NAMED, STRANGER) if access.lists(one)] == [LISTED]
+
+
 def test_a_denial_is_told_from_what_was_never_allowed() -> None:
     access = Access("none", {"/x/a": Rule("listed").deny([LISTED])})
     assert access.is_denied(LISTED, "/x/a") and not access.is_denied(STRANGER, "/x/a")

@@ -32,7 +32,8 @@ HERE = addrs("11.0.0.9:4011")
         ([f"11.0.0.1:{n}" for n in range(1, 17)], False, [f"11.0.0.1:{n}" for n in range(1, 5)]),
         ([f"11.0.0.1:{n}" for n in range(1, 17)], True, [f"11.0.0.1:{n}" for n in range(1, 9)]),
         (["192.168.1.2:1", "10.0.0.1:1", "127.0.0.1:1", "169.254.1.1:1", "0.0.0.0:1"], True, []),
-        (["11.0.0.9:7", "192.168.1.2:1"], False, ["11.0.0.9:7", "192.168.1.2:1"]),  # behind our own router
+        (["11.0.0.9:7", "192.168.1.2:1"], True, ["11.0.0.9:7", "192.168.1.2:1"]),  # behind our own router
+        (["11.0.0.9:7", "192.168.1.2:1", "10.0.0.5:22"], False, ["11.0.0.9:7"]),  # by a stranger's word
         (["11.0.0.1:0"], True, []),
         (["/ip4/11.0.0.1/udp/1/quic-v1", "/dns4/x.example/tcp/1", "/ip4/11.0.0.1/tcp/1/ws"], True, []),
         ([f"/ip4/11.0.0.1/tcp/1/p2p/{RELAY}/p2p-circuit"], True, []),
@@ -79,16 +80,17 @@ SYMMETRIC, SEQUENTIAL = NatKind.SYMMETRIC, NatKind.SEQUENTIAL
     ],
 )
 def test_how_often_is_tried(here: NatKind, told: list[str], plan: Plan) -> None:
-    assert punching.plan(here, addrs(*told), HERE) == plan
+    assert punching.plan(here, addrs(*told), HERE, is_own=False) == plan
 
 
 def test_behind_one_router_its_kind_does_not_matter() -> None:
     told = addrs("11.0.0.9:5", "11.0.0.9:9000", "10.0.0.2:4011")
-    assert punching.plan(SYMMETRIC, told, HERE) == Plan(1, PathCode.SYMMETRIC_BOTH)
+    assert punching.plan(SYMMETRIC, told, HERE, is_own=True) == Plan(1, PathCode.SYMMETRIC_BOTH)
+    assert punching.plan(SYMMETRIC, told, HERE, is_own=False) == Plan(0, PathCode.SYMMETRIC_BOTH)
 
 
 def test_who_knows_no_address_of_its_own_tries_nothing() -> None:
-    assert punching.plan(EI, addrs(*ONE), ()) == Plan(0, PathCode.NO_ADDRESS_HERE)
+    assert punching.plan(EI, addrs(*ONE), (), is_own=True) == Plan(0, PathCode.NO_ADDRESS_HERE)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +110,11 @@ def test_what_is_offered(
     assert punching.offer(nat, addrs(*seen), addrs(*announced), upcoming) == addrs(*offered)
 
 
-def test_private_addresses_are_told_to_who_is_behind_the_same_router_only() -> None:
+def test_private_addresses_are_told_to_an_own_peer_behind_the_same_router_only() -> None:
     bound = addrs("10.1.0.2:4011", "127.0.0.1:4011", "11.0.0.3:4011")
-    assert punching.near(HERE, addrs("11.0.0.9:77"), bound) == list(addrs("10.1.0.2:4011"))
-    assert punching.near(HERE, addrs("11.0.0.1:4011"), bound) == []
+    assert punching.near(HERE, addrs("11.0.0.9:77"), bound, is_own=True) == list(addrs("10.1.0.2:4011"))
+    assert punching.near(HERE, addrs("11.0.0.9:77"), bound, is_own=False) == []
+    assert punching.near(HERE, addrs("11.0.0.1:4011"), bound, is_own=True) == []
 
 
 def test_pauses_double_to_an_hour() -> None:

@@ -137,8 +137,13 @@ def test_a_question_is_repeated_and_a_router_without_the_port_is_known_at_once(
     assert asyncio.run(Pcp().check(Gateway(ROUTER, "192.0.2.77"), 4011, GRANT)) is None, "not our address"
 
 
-def test_a_refused_check_means_that_the_mapping_is_not_there() -> None:
+def test_a_router_that_knows_no_announce_has_the_mapping_all_the_same() -> None:
     with router(lambda question: [pcp(question, result=4)]):
+        assert asyncio.run(Pcp().check(GATEWAY, 4011, GRANT)) == Sign()
+
+
+def test_a_refused_check_means_that_the_mapping_is_not_there() -> None:
+    with router(lambda question: [pcp(question, result=2)]):
         assert asyncio.run(Pcp().check(GATEWAY, 4011, GRANT)) == Sign(has_mapping=False)
     with router(lambda question: [struct.pack(">BBHI", 0, 0x80, 3, 9)]):
         assert asyncio.run(NatPmp().check(GATEWAY, 4011, GRANT)) == Sign(has_mapping=False)

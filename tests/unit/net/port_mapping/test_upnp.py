@@ -27,6 +27,7 @@ HERE = Gateway("127.0.0.1", "127.0.0.1")
 GRANT = Grant(Protocol.UPNP, "11.1.0.1", 4011, 0)
 
 TAKEN = No("it says ConflictInMappingEntry", True)
+NOT_THERE = No("it says that it maps the port, and has no such mapping")
 NO_HOST = No("it does not say its external address")
 SERVICE = "urn:schemas-upnp-org:service:WANIPConnection:1"
 
@@ -128,31 +129,35 @@ class Igd:
 
 ADDRESS: dict[str, str] = {"NewExternalIPAddress": "11.1.0.1"}
 OURS = {"NewInternalClient": "127.0.0.1", "NewInternalPort": "4011", "NewLeaseDuration": "600"}
+OTHERS = {**OURS, "NewInternalClient": "192.168.1.9"}
 
 
 @needs_library
 @pytest.mark.parametrize(
-    ("answers", "wanted", "leases"),
+    ("answers", "there", "wanted", "leases"),
     [
-        pytest.param([{}], Grant(Protocol.UPNP, "11.1.0.1", 4011, 600), ["7200"], id="granted, for less"),
+        pytest.param([{}], OURS, Grant(Protocol.UPNP, "11.1.0.1", 4011, 600), ["7200"], id="for less"),
         pytest.param(
-            [725, {}], Grant(Protocol.UPNP, "11.1.0.1", 4011, 0), ["7200", "0"], id="permanent only"
+            [725, {}], OURS, Grant(Protocol.UPNP, "11.1.0.1", 4011, 0), ["7200", "0"], id="permanent only"
         ),
-        pytest.param([718], TAKEN, ["7200"], id="taken"),
-        pytest.param([606], No("it says Action not authorized"), ["7200"], id="not authorised"),
-        pytest.param([725, 606], No("it says Action not authorized"), ["7200", "0"], id="neither"),
+        pytest.param([{}], OTHERS, TAKEN, ["7200"], id="agreed, and another's as before"),
+        pytest.param([{}], 714, NOT_THERE, ["7200"], id="agreed only"),
+        pytest.param([718], OURS, TAKEN, ["7200"], id="taken"),
+        pytest.param([606], OURS, No("it says Action not authorized"), ["7200"], id="not authorised"),
+        pytest.param([725, 606], OURS, No("it says Action not authorized"), ["7200", "0"], id="neither"),
     ],
 )
 def test_what_a_router_says_by_soap(
     monkeypatch: pytest.MonkeyPatch,
     answers: list[int | dict[str, str]],
+    there: int | dict[str, str],
     wanted: Grant | No,
     leases: list[str],
 ) -> None:
     igd = Igd(
         {
             "AddPortMapping": list(answers),
-            "GetSpecificPortMappingEntry": [OURS],
+            "GetSpecificPortMappingEntry": [there],
             "GetExternalIPAddress": [ADDRESS],
         }
     )
@@ -192,6 +197,11 @@ def test_the_process_has_bounds_before_it_reads_anything() -> None:
             {"host": "11.1.0.1", "lease_s": 0, "has_mapping": True},
             Grant(Protocol.UPNP, "11.1.0.1", 4011, 0),
             id="permanent leases only",
+        ),
+        pytest.param(
+            {"host": "11.1.0.1", "lease_s": 7200, "has_mapping": False},
+            NOT_THERE,
+            id="not there",
         ),
         pytest.param({"host": "x", "lease_s": 5}, NO_HOST, id="no IP"),
         pytest.param({"host": "11.1.0.1", "lease_s": "5"}, NO_HOST, id="no lease"),
