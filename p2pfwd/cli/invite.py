@@ -10,7 +10,7 @@ import typer
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import Expires
-from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_group_with_arguments
+from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_acting_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, printable, short_peer
 from p2pfwd.rpc.invite_values import DEFAULT_EXPIRES_S
@@ -37,7 +37,7 @@ _COLUMNS = (
     Column("TAKEN BY", keep=11),
 )
 
-invite = new_group_with_arguments()
+invite = new_acting_group()
 
 
 @invite.callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -29,8 +30,8 @@ def new_group(help_text: str) -> typer.Typer:
     return group
 
 
-class _GroupWithArguments(TyperGroup):
-    """A group with arguments of its own: a first word that names one of its commands is that command."""
+class _ActingGroup(TyperGroup):
+    """A group that is a command, too: a first word that names one of its commands is that command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The words of that command, left for it; else the group's own."""
@@ -44,10 +45,15 @@ class _GroupWithArguments(TyperGroup):
             self.params = params
 
 
-def new_group_with_arguments() -> typer.Typer:
-    """A group that is a command, too, with arguments; its callback is what it does."""
+def leads_on(group: Any, words: Sequence[str]) -> bool:
+    """Whether the words behind a group lead to its commands; those of an acting group may be its own."""
+    return not isinstance(group, _ActingGroup) or not words or words[0] in group.commands
+
+
+def new_acting_group() -> typer.Typer:
+    """A group that is a command, too, maybe with arguments; its callback is what it does."""
     return typer.Typer(
-        cls=_GroupWithArguments,
+        cls=_ActingGroup,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
