@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from p2pfwd.cli.render import talk
-from p2pfwd.errors import ExitStatus
+from p2pfwd.errors import ExitStatus, UsageError
 from p2pfwd.rpc.time_limit import MAX_DISCOVER_S, check_timeout
 
 SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
@@ -34,8 +34,10 @@ class _ActingGroup(TyperGroup):
     """A group that is a command, too: a first word that names one of its commands is that command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words of that command, left for it; else the group's own."""
+        """The words of that command, left for it; else the group's own. Raises UsageError."""
         if not args or args[0] not in self.commands:
+            self._refuse_late_command(ctx, args)
+            ctx.allow_extra_args = not any(it.param_type_name == "argument" for it in self.params)
             return super().parse_args(ctx, args)
         ctx.allow_interspersed_args = False  # what follows is that command's
         params, self.params = self.params, []
@@ -43,6 +45,19 @@ class _ActingGroup(TyperGroup):
             return super().parse_args(ctx, args)
         finally:
             self.params = params
+
+    def _refuse_late_command(self, ctx: Any, args: list[str]) -> None:
+        """A command behind other words: it would drop them, or be taken for one of them."""
+        given, others, _ = self.make_parser(ctx).parse_args(list(args))
+        own = {it.name for it in self.params if it.param_type_name == "argument"}
+        values = [value for name, value in given.items() if name in own]
+        words = [word for value in values for word in ([value] if isinstance(value, str) else value or ())]
+        for word in (*words, *others):
+            if word in self.commands:
+                raise UsageError(
+                    f"'{word}' is a command of '{ctx.command_path}', and stands behind other words",
+                    hint=f"write: {ctx.command_path} {word}",
+                )
 
 
 def leads_on(group: Any, words: Sequence[str]) -> bool:

@@ -31,10 +31,10 @@ def filled(fake: FakeDaemon) -> FakeDaemon:
     return fake
 
 
-OFFERED = set(
-    "network protocol listen_address target_address of_peer of_protocol kind since journal_since path"
-    " proxy_protocol check allow tell_denied".split()
-)
+OFFERED = {
+    *("network", "protocol", "listen_address", "target_address", "of_peer", "of_protocol", "kind", "since"),
+    *("journal_since", "path", "proxy_protocol", "check", "allow", "tell_denied"),
+}
 """Options whose values are offered."""
 
 CASES = [

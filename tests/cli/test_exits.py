@@ -20,6 +20,8 @@ from tests.support.fake_daemon import OTHER, FakeDaemon
 
 LEAVE_OUT = "leave out -a, or all the others"
 
+BEHIND = "'{}' is a command of 'p2pfwd {}', and stands behind other words"
+
 USAGE_ERRORS = [
     (("close",), "no matching options given", "give -a, or some of -p, -l and -t"),
     (("close", "-a", "-p", "/x/a"), "can't combine --all with other matching options", LEAVE_OUT),
@@ -31,6 +33,12 @@ USAGE_ERRORS = [
     (("completion",), "Missing argument 'SHELL'. Choose from: bash, zsh, fish", ...),
     (("listn",), "No such command 'listn'. Did you mean 'listen', 'limit'?", "see 'p2pfwd --help'"),
     (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
+    (("invite", "/x/a", "ls"), BEHIND.format("ls", "invite"), "write: p2pfwd invite ls"),
+    (("invite", "--qr", "revoke", "ab"), BEHIND.format("revoke", "invite"), "write: p2pfwd invite revoke"),
+    (("invite", "/x/a", "/x/b"), "Got unexpected extra argument(s) (/x/b)", "see 'p2pfwd invite --help'"),
+    (("block", "laptop", "ls"), BEHIND.format("ls", "block"), "write: p2pfwd block ls"),
+    (("block", "--no-start", "ls"), BEHIND.format("ls", "block"), "write: p2pfwd block ls"),
+    (("hub", "--private", "ls"), BEHIND.format("ls", "hub"), "write: p2pfwd hub ls"),
     (("ping", "-n", "0", OTHER), "Invalid value for '-n' / '--count': 0 is not in the range x>=1", ...),
 ]
 
