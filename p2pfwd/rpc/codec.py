@@ -377,7 +377,7 @@ def _scalar_reader(hint: type) -> _Reader:
 
 
 def _is_text(value: str) -> bool:
-    """Whether UTF-8 can hold it: JSON's escapes can name halves of a surrogate pair, which nobody can write."""
+    """Whether UTF-8 can hold it: escapes of JSON can name halves of a surrogate pair."""
     try:
         value.encode()
     except UnicodeEncodeError:
