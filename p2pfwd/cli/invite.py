@@ -156,10 +156,10 @@ def revoke(
         return
     it = result.invite
     write(f"Revoked {it.id}: nobody can join {printable(it.protocol)} with it any more.")
-    if it.taken_by:
+    if result.let_in:
         import shlex
 
-        taken = joined([taker.name or short_peer(taker.peer) for taker in it.taken_by[:4]])
-        stays = "stays" if len(it.taken_by) == 1 else "stay"
-        command = shlex.join(["p2pfwd", "deny", it.protocol, *(taker.peer for taker in it.taken_by[:4])])
+        taken = joined([taker.name or short_peer(taker.peer) for taker in result.let_in[:4]])
+        stays = "stays" if len(result.let_in) == 1 else "stay"
+        command = shlex.join(["p2pfwd", "deny", it.protocol, *(taker.peer for taker in result.let_in[:4])])
         write(f"{taken} {stays} allowed. To change that: {command}")

@@ -148,6 +148,19 @@ def test_the_same_machine_joins_again_without_another_use(tmp_path: Path) -> Non
     run(tmp_path, script, CLOSED)
 
 
+def test_who_was_denied_since_is_not_said_to_stay(tmp_path: Path) -> None:
+    async def script(owner: Node, joiner: Node, other: Node) -> None:
+        made = await owner.invite(uses=2, name="laptop")
+        await joiner.join(made.token)
+        await other.join(made.token)
+        await owner.call("access.deny", s.AccessChangeParams(NAME, (joiner.peer,)))
+        revoked = await owner.call("invite.revoke", s.InviteRevokeParams(made.invite.id))
+        assert [it.peer for it in revoked.invite.taken_by] == [joiner.peer, other.peer]
+        assert revoked.let_in == (s.AccessPeer(other.peer, "laptop-2"),)
+
+    run(tmp_path, script, CLOSED)
+
+
 def test_a_restart_of_the_inviter_between_invite_and_join(tmp_path: Path) -> None:
     async def main() -> None:
         identity = PrivateKey.generate()
