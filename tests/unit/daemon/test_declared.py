@@ -119,6 +119,10 @@ LISTEN = '[[listen]]\nprotocol = "/x/a"\ntarget = "1"\n'
 FORWARD = f'[[forward]]\nprotocol = "/x/a"\nlisten = "1"\npeer = "{LAPTOP}"\n'
 
 
+def test_a_byte_order_mark_is_no_statement() -> None:
+    assert declared("\ufeff" + WHOLE) == declared(WHOLE)
+
+
 @pytest.mark.parametrize(
     ("text", "said", "right"),
     [
