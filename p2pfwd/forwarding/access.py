@@ -56,7 +56,7 @@ class ListenAccess:
         return False
 
     def disconnected(self, conn: Link) -> None:
-        """Who leaves before his denials are written down counts for his network all the same."""
+        """A peer that leaves before its denials are written down counts for its network all the same."""
         if any(peer == conn.remote_peer for peer, _ in self._denied):
             self._left[conn.remote_peer] = conn
 
