@@ -9,7 +9,7 @@ import typer
 
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.limits import Expires
+from p2pfwd.cli.limits import parse_time
 from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_acting_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, printable, short_peer
@@ -46,7 +46,15 @@ def new(
     protocol: Annotated[
         str | None, typer.Argument(metavar="PROTOCOL", help="Name of the service, such as /x/ssh.")
     ] = None,
-    expires: Expires = None,
+    expires: Annotated[
+        int | None,
+        typer.Option(
+            "--expires",
+            metavar="TIME",
+            parser=parse_time,
+            help="How long it is good: 30m, 2h, 1d12h; an hour unless told.",
+        ),
+    ] = None,
     uses: Annotated[int, typer.Option("--uses", metavar="N", help="For how many machines it is good.")] = 1,
     called: Annotated[
         str | None,

@@ -46,6 +46,16 @@ class _ActingGroup(TyperGroup):
         finally:
             self.params = params
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its own; in usage lines of its commands its arguments do not stand before them."""
+        found = super().get_params(ctx)
+        return found if ctx.command is self else [it for it in found if it.param_type_name != "argument"]
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Its own words, or a command."""
+        *own, commands = super().collect_usage_pieces(ctx)
+        return [*own, "|", commands]
+
     def _refuse_late_command(self, ctx: Any, args: list[str]) -> None:
         """A command behind other words: it would drop them, or be taken for one of them."""
         given, others, _ = self.make_parser(ctx).parse_args(list(args))

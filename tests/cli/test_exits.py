@@ -62,6 +62,23 @@ def test_a_group_without_a_command_shows_its_help_on_stderr(run: Run, arguments:
     assert result.err.startswith(f"Usage: {' '.join(['p2pfwd', *arguments])} [OPTIONS] COMMAND")
 
 
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (("invite",), "[OPTIONS] [PROTOCOL] | COMMAND [ARGS]..."),
+        (("invite", "revoke"), "[OPTIONS] {ID}"),
+        (("block",), "[OPTIONS] [PEER|NETWORK...] | COMMAND [ARGS]..."),
+        (("block", "ls"), "[OPTIONS]"),
+        (("hub",), "[OPTIONS] | COMMAND [ARGS]..."),
+    ],
+)
+def test_a_command_with_commands_shows_what_can_be_typed(
+    run: Run, words: tuple[str, ...], usage: str
+) -> None:
+    """Its words or a command: behind its words a command is refused."""
+    assert run(*words, "--help").out.splitlines()[0] == f"Usage: p2pfwd {' '.join(words)} {usage}"
+
+
 NEED_A_DAEMON = [
     ("ls",),
     ("close", "-a"),
