@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_group_with_arguments
+from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_acting_group
 from p2pfwd.cli.render import Column, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import counted, joined, short_peer
 from p2pfwd.rpc.schema import Block, BlockLsResult, BlockParams, BlockResult, Empty
@@ -19,7 +19,7 @@ _COLUMNS = (Column("KIND"), Column("BLOCKED", keep=21), Column("NAME", keep=12))
 _WHOM = "Peer IDs, names, addresses ending in /p2p/ID; IP addresses, networks as 192.0.2.0/24."
 
 
-block = new_group_with_arguments()
+block = new_acting_group()
 
 
 @block.callback()

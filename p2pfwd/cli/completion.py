@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from p2pfwd.cli.options import leads_on
 from p2pfwd.cli.render import write
 from p2pfwd.errors import MethodNotFound, P2PForwardError
 from p2pfwd.history.kinds import KINDS, TOPICS
@@ -27,6 +28,9 @@ TIMEOUT_S = 1.0
 
 LEVELS = ("debug", "info", "warning", "error")
 NETWORKS = ("public", "lan", "private")
+
+_LISTS = {"allow", "tell_denied"}
+"""Options that take several values, with commas between them."""
 
 Candidate = tuple[str, str]
 
@@ -115,10 +119,13 @@ def complete(root: Any, env: Env, words: Sequence[str]) -> list[Candidate]:
         prefix, incomplete = f"{name}=", value
     else:
         prefix = ""
-    if option is None and hasattr(command, "commands"):
+    if option is None and hasattr(command, "commands") and leads_on(command, rest):
         found = [*_subcommands(command, context), *_values(env, _argument(command, position))]
     else:
         found = _values(env, option or _argument(command, position))
+    if option is not None and option.name in _LISTS:
+        done, comma, incomplete = incomplete.rpartition(",")
+        prefix += done + comma
     return [(prefix + value, text) for value, text in found if value.startswith(incomplete)]
 
 
@@ -140,7 +147,7 @@ def print_candidates(root: Any, env: Env, words: Sequence[str]) -> None:
 def _descend(root: Any, typed: Sequence[str]) -> tuple[Any, Any, list[str]]:
     """The command that `typed` leads to (None: there is no such), its context, and the words after it."""
     command, context, rest = root, _context(root, None), list(typed)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and leads_on(command, rest):
         index = _first_positional(command, rest)
         if index is None:
             break

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 config = new_group("Settings of the daemon.")
 
 
-@config.command("show", help="Show every setting with its value and origin.")
+@config.command("show", help="Show every setting with its value and origin, and the file that sets them.")
 def show(ctx: typer.Context, as_json: AsJson = False) -> None:
     """As TOML that config.toml could hold; the origin of each value is its comment."""
     from p2pfwd.daemon.config import load

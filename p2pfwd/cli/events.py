@@ -14,6 +14,7 @@ from p2pfwd.cli.foreground import terminable
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.since import parse_since
 from p2pfwd.errors import ConnectionLost, DaemonNotRunning, TimedOut
+from p2pfwd.history.kinds import TOPICS
 from p2pfwd.rpc import codec
 from p2pfwd.rpc.event_values import MAX_LIMIT
 from p2pfwd.rpc.schema import EventsParams, EventsResult, HistoryEvent
@@ -42,7 +43,11 @@ def events(
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", metavar="KIND", help="Of this topic, or with this code; may be repeated."),
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help=f"Of this topic ({', '.join(TOPICS)}), or with this code; may be repeated.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document per line.")] = False,
 ) -> None:

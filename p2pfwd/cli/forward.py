@@ -64,7 +64,7 @@ Peers = Annotated[
     list[str],
     typer.Argument(
         metavar="PEER...",
-        help="The peer: its ID, or addresses of it ending in /p2p/ID; before it, more pairs of "
+        help="The peer: its ID or name, or addresses of it ending in /p2p/ID; before it, more pairs of "
         "PROTOCOL and LISTEN.",
     ),
 ]

@@ -15,7 +15,7 @@ from p2pfwd.cli.network import (
     refuse_undialable,
     say_what_was_written,
 )
-from p2pfwd.cli.options import AsJson, Headers, new_group
+from p2pfwd.cli.options import AsJson, Headers, new_acting_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_address, short_peer, size
 from p2pfwd.errors import DaemonRunning, InvalidConfig, UsageError
@@ -63,7 +63,7 @@ _CIRCUITS = (
     Column("AGE", right=True),
 )
 
-hub = new_group("Make a network with this machine in its middle.")
+hub = new_acting_group()
 
 
 @hub.callback()

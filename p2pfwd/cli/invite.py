@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pfwd.cli.exits import warn
-from p2pfwd.cli.limits import Expires
-from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_group_with_arguments
+from p2pfwd.cli.limits import parse_time
+from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_acting_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, joined, printable, short_peer
 from p2pfwd.rpc.invite_values import DEFAULT_EXPIRES_S
@@ -36,7 +36,7 @@ _COLUMNS = (
     Column("TAKEN BY", keep=11),
 )
 
-invite = new_group_with_arguments()
+invite = new_acting_group()
 
 
 @invite.callback()
@@ -45,7 +45,15 @@ def new(
     protocol: Annotated[
         str | None, typer.Argument(metavar="PROTOCOL", help="Name of the service, such as /x/ssh.")
     ] = None,
-    expires: Expires = None,
+    expires: Annotated[
+        int | None,
+        typer.Option(
+            "--expires",
+            metavar="TIME",
+            parser=parse_time,
+            help="How long it is good: 30m, 2h, 1d12h; an hour unless told.",
+        ),
+    ] = None,
     uses: Annotated[int, typer.Option("--uses", metavar="N", help="For how many machines it is good.")] = 1,
     called: Annotated[
         str | None,
@@ -156,10 +164,10 @@ def revoke(
         return
     it = result.invite
     write(f"Revoked {it.id}: nobody can join {printable(it.protocol)} with it any more.")
-    if it.taken_by:
+    if result.let_in:
         import shlex
 
-        taken = joined([taker.name or short_peer(taker.peer) for taker in it.taken_by[:4]])
-        stays = "stays" if len(it.taken_by) == 1 else "stay"
-        command = shlex.join(["p2pfwd", "deny", it.protocol, *(taker.peer for taker in it.taken_by[:4])])
+        taken = joined([taker.name or short_peer(taker.peer) for taker in result.let_in[:4]])
+        stays = "stays" if len(result.let_in) == 1 else "stay"
+        command = shlex.join(["p2pfwd", "deny", it.protocol, *(taker.peer for taker in result.let_in[:4])])
         write(f"{taken} {stays} allowed. To change that: {command}")

@@ -37,10 +37,11 @@ def _rate(text: str) -> int:
 
 
 def _idle(text: str) -> int:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else _duration(text)
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else parse_time(text)
 
 
-def _duration(text: str) -> int:
+def parse_time(text: str) -> int:
+    """Seconds of `30m`, `2h`, `1d12h`. Raises UsageError."""
     from p2pfwd.core.durations import parse_duration
 
     try:
@@ -88,7 +89,7 @@ IdleTimeout = Annotated[
 ]
 Expires = Annotated[
     int | None,
-    typer.Option("--expires", metavar="TIME", parser=_duration, help="It ends by itself: 30m, 2h, 1d12h."),
+    typer.Option("--expires", metavar="TIME", parser=parse_time, help="It ends by itself: 30m, 2h, 1d12h."),
 ]
 
 

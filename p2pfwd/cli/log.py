@@ -22,7 +22,7 @@ log = new_group("The daemon's log.")
 @log.command("level", help="Set how much a subsystem logs.")
 def level(
     ctx: typer.Context,
-    subsystem: Annotated[str, typer.Argument(metavar="SUBSYSTEM", help="Name of a subsystem, or all.")],
+    subsystem: Annotated[str, typer.Argument(metavar="SUBSYSTEM", help="As the log names it; or all.")],
     new_level: Annotated[str, typer.Argument(metavar="LEVEL", help="debug, info, warning or error.")],
     as_json: AsJson = False,
 ) -> None:

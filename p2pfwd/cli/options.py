@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from p2pfwd.cli.render import talk
-from p2pfwd.errors import ExitStatus
+from p2pfwd.errors import ExitStatus, UsageError
 from p2pfwd.rpc.time_limit import MAX_DISCOVER_S, check_timeout
 
 SETTINGS: dict[Any, Any] = {"help_option_names": ["-h", "--help"]}
@@ -29,12 +30,14 @@ def new_group(help_text: str) -> typer.Typer:
     return group
 
 
-class _GroupWithArguments(TyperGroup):
-    """A group with arguments of its own: a first word that names one of its commands is that command."""
+class _ActingGroup(TyperGroup):
+    """A group that is a command, too: a first word that names one of its commands is that command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The words of that command, left for it; else the group's own."""
+        """The words of that command, left for it; else the group's own. Raises UsageError."""
         if not args or args[0] not in self.commands:
+            self._refuse_late_command(ctx, args)
+            ctx.allow_extra_args = not any(it.param_type_name == "argument" for it in self.params)
             return super().parse_args(ctx, args)
         ctx.allow_interspersed_args = False  # what follows is that command's
         params, self.params = self.params, []
@@ -43,11 +46,39 @@ class _GroupWithArguments(TyperGroup):
         finally:
             self.params = params
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its own; in usage lines of its commands its arguments do not stand before them."""
+        found = super().get_params(ctx)
+        return found if ctx.command is self else [it for it in found if it.param_type_name != "argument"]
 
-def new_group_with_arguments() -> typer.Typer:
-    """A group that is a command, too, with arguments; its callback is what it does."""
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Its own words, or a command."""
+        *own, commands = super().collect_usage_pieces(ctx)
+        return [*own, "|", commands]
+
+    def _refuse_late_command(self, ctx: Any, args: list[str]) -> None:
+        """A command behind other words: it would drop them, or be taken for one of them."""
+        given, others, _ = self.make_parser(ctx).parse_args(list(args))
+        own = {it.name for it in self.params if it.param_type_name == "argument"}
+        values = [value for name, value in given.items() if name in own]
+        words = [word for value in values for word in ([value] if isinstance(value, str) else value or ())]
+        for word in (*words, *others):
+            if word in self.commands:
+                raise UsageError(
+                    f"'{word}' is a command of '{ctx.command_path}', and stands behind other words",
+                    hint=f"write: {ctx.command_path} {word}",
+                )
+
+
+def leads_on(group: Any, words: Sequence[str]) -> bool:
+    """Whether the words behind a group lead to its commands; those of an acting group may be its own."""
+    return not isinstance(group, _ActingGroup) or not words or words[0] in group.commands
+
+
+def new_acting_group() -> typer.Typer:
+    """A group that is a command, too, maybe with arguments; its callback is what it does."""
     return typer.Typer(
-        cls=_GroupWithArguments,
+        cls=_ActingGroup,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -50,10 +50,14 @@ def install(
 
     env: Env = ctx.obj
     paths, program, definition = _service(env, is_system)
+    _warn_of_variables(env)
     if dry_run:
+        try:
+            steps.refuse_at_once(definition, program)
+        except P2PForwardError as error:
+            warn(f"without --dry-run this would be refused: {error.message}", error.hint)
         _show_dry(definition, as_json)
         return
-    _warn_of_variables(env)
     outcome = steps.install(definition, program, paths.lock_file, env.environ)
     if as_json:
         write_json({**_named(definition), "Changed": bool(outcome.wrote or outcome.ran), **_done(outcome)})

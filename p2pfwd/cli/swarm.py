@@ -68,7 +68,7 @@ swarm = new_group("Connections to peers.")
 swarm.add_typer(key, name="key")
 
 PeerArgument = Annotated[
-    str, typer.Argument(metavar="PEER", help="A peer ID, or an address ending in /p2p/ID.")
+    str, typer.Argument(metavar="PEER", help="Its ID or name, or an address ending in /p2p/ID.")
 ]
 
 
@@ -76,7 +76,8 @@ PeerArgument = Annotated[
 def connect(
     ctx: typer.Context,
     address: Annotated[
-        list[str], typer.Argument(metavar="MULTIADDR...", help="Addresses of one peer, ending in /p2p/ID.")
+        list[str],
+        typer.Argument(metavar="MULTIADDR...", help="Addresses of one peer, ending in /p2p/ID; or its name."),
     ],
     as_json: AsJson = False,
 ) -> None:

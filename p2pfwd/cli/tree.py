@@ -117,7 +117,9 @@ def _root(
     ctx: typer.Context,
     home: Annotated[
         str | None,
-        typer.Option("--home", metavar="DIR", help="Keep everything under DIR; as P2PFWD_HOME."),
+        typer.Option(
+            "--home", metavar="DIR", help="Before the command: keep everything under DIR; as P2PFWD_HOME."
+        ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -153,18 +155,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = root_command().main(checked_arguments(arguments), prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
-        command = _typed(getattr(error, "ctx", None))
+        context = getattr(error, "ctx", None)
+        command = PROGRAM if context is None else context.command_path
         return report_usage(error.format_message(), command, as_json=wants_json(arguments))
     return status if isinstance(status, int) else int(ExitStatus.OK)
-
-
-def _typed(context: Any) -> str:
-    """The command as it is typed; its own `command_path` has the arguments of groups in it."""
-    words: list[str] = []
-    while context is not None:
-        words.insert(0, context.info_name)
-        context = context.parent
-    return " ".join(words) or PROGRAM
 
 
 def _complete(words: Sequence[str]) -> int:

@@ -276,7 +276,7 @@ class Bootstrap:
     def _gather(self, wanted: Sequence[int]) -> None:
         """Add who is known to have served the DHTs wanted, and, where there is nobody at all, who is near.
 
-        Who was added stays: his addresses may grow too old meanwhile.
+        A peer that was added stays: its addresses may grow too old meanwhile.
         """
         store = self._swarm.peerstore
         names = {self._upkeep[index][0].known_as for index in wanted}

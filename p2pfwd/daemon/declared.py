@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
+from p2pfwd.core.byte_rates import parse_rate
+from p2pfwd.core.durations import parse_duration
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
@@ -64,6 +66,20 @@ class Declared:
         """The rules, and those that `allow` makes."""
         return {**self.rules, **{name: only_rule(peers) for name, peers in self.only.items()}}
 
+
+_IN_WORDS: Final[Mapping[str, Callable[[str], int]]] = {
+    "rate": parse_rate,
+    "rate_per_peer": parse_rate,
+    "idle_timeout_s": parse_duration,
+}
+"""Terms that may be a text, too, as the command line takes it."""
+
+_RATE: Final = 'bytes a second as a whole number, or a text as "500k", "2M" or "1MiB/s"'
+_RIGHT: Final = {
+    "rate": _RATE,
+    "rate_per_peer": _RATE,
+    "idle_timeout_s": 'seconds as a whole number, or a text as "90s", "30m" or "2h"',
+}
 
 Errors = list[tuple[Entry, InvalidConfig]]
 
@@ -230,7 +246,8 @@ class _Reading:
 
     def _whom(self, entry: Entry) -> tuple[PeerId, tuple[Multiaddr, ...]]:
         found = entry.values.get("peer")
-        texts = [found] if isinstance(found, str) else _texts(entry, "peer")
+        example = '"12D3KooW…", or a list of addresses'
+        texts = [found] if isinstance(found, str) else _texts(entry, "peer", example)
         names: Names = _NoNames() if entry.table == PEER else self
         whom: tuple[PeerId, tuple[Multiaddr, ...]]
         whom = _as(entry, "peer", lambda: read_known_peer(texts, names))
@@ -299,6 +316,8 @@ def _terms(entry: Entry, kind: type[Any]) -> dict[str, Any]:
         if term.name not in entry.values:
             continue
         value = entry.values[term.name]
+        if term.name in _IN_WORDS and isinstance(value, str):
+            value = _read_words(entry, term.name, value)
         if term.name == "ends_at" and isinstance(value, datetime) and value.tzinfo is not None:
             value = value.timestamp()
         try:
@@ -306,9 +325,16 @@ def _terms(entry: Entry, kind: type[Any]) -> dict[str, Any]:
         except ValueError as exc:
             is_number = type(value) in (type(term.default), int) and isinstance(term.default, int | float)
             what = f"{_shown(value)} does not fit" + (f": {exc}" if is_number else "")
-            raise entry.wrong(term.name, what, wanted_of(kind, term.name)) from None
+            raise entry.wrong(term.name, what, _RIGHT.get(term.name, wanted_of(kind, term.name))) from None
         found[term.name] = value
     return found
+
+
+def _read_words(entry: Entry, key: str, text: str) -> int:
+    try:
+        return _IN_WORDS[key](text)
+    except ValueError as exc:
+        raise entry.wrong(key, str(exc), _RIGHT[key]) from None
 
 
 def _shown(value: object) -> str:
@@ -334,12 +360,12 @@ def _text(entry: Entry, key: str, example: str) -> str:
     raise entry.wrong(key, what, f'write {key} = "{example}"')
 
 
-def _texts(entry: Entry, key: str) -> list[str]:
+def _texts(entry: Entry, key: str, example: str = '["…", "…"]') -> list[str]:
     value = entry.values.get(key)
     if isinstance(value, list) and all(isinstance(it, str) for it in value):
         return value
     what = "it is missing" if value is None else f"{value!r} is no list of texts"
-    raise entry.wrong(key, what, f'write {key} = ["…", "…"]')
+    raise entry.wrong(key, what, f"write {key} = {example}")
 
 
 def _protocol(entry: Entry, name: str, *, custom: bool, serving: bool) -> None:

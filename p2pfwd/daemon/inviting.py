@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from p2pfwd.core.invite_token import KEY_MARK_BYTES, InviteToken
 from p2pfwd.core.multiaddrs import AddressClass, address_class
-from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, StorageFailed
+from p2pfwd.errors import P2PForwardError, ResourceLimitExceeded, StorageFailed, UsageError
 from p2pfwd.forwarding.names import check_protocol
 from p2pfwd.peers.invites import Invite, Invites
 from p2pfwd.peers.named import read_name
@@ -184,10 +184,10 @@ class Inviting:
         return status
 
     async def _name(self, name: str, peer: PeerId) -> None:
-        """Call it that, if there is room for one more name: the right does not hang on it."""
+        """Call it that, if it can have the name and there is room: the right does not hang on it."""
         try:
             await self._peering.name_if_free(name, peer)
-        except ResourceLimitExceeded as exc:
+        except (ResourceLimitExceeded, UsageError) as exc:
             log.warning("%s, which was invited as %s, has no name: %s", peer, name, exc.message)
 
     def refused(self, party: Party, cause: str) -> None:

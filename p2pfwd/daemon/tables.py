@@ -22,6 +22,9 @@ RULE: Final = "rule"
 BLOCK: Final = "block"
 TABLES: Final = (LISTEN, FORWARD, PEER, RULE, BLOCK)
 
+BYTE_ORDER_MARK: Final = "\ufeff"
+"""Some editors begin a file with it: TOML does not know it."""
+
 _HEADER: Final = re.compile(r"\s*\[\[\s*(\w+)\s*\]\]\s*(?:#.*)?")
 
 
@@ -76,6 +79,7 @@ def parse(text: str, place: str) -> tuple[Entry, ...]:
         raise InvalidConfig(
             f"{place}: longer than {MAX_APPLIED_BYTES} bytes", hint="apply it in several files"
         )
+    text = text.removeprefix(BYTE_ORDER_MARK)
     try:
         document = tomllib.loads(text)
     except ValueError as exc:

@@ -60,7 +60,7 @@ class ListenAccess:
         return self.requests.has(peer, protocol) or self.rules.is_denied(peer, protocol)
 
     def disconnected(self, conn: Link) -> None:
-        """Who leaves before his denials are written down counts for his network all the same."""
+        """A peer that leaves before its denials are written down counts for its network all the same."""
         if any(peer == conn.remote_peer for peer, _ in self._denied):
             self._left[conn.remote_peer] = conn
 

@@ -164,7 +164,7 @@ class Services:
         self._tasks.spawn(_run(begin, visit), f"serve {stream.protocol}")
 
     def refused(self, stream: DuplexStream, cause: str, *, hasty: bool) -> None:
-        """Count a refusal; who is refused for his own haste again and again is an offender."""
+        """Count a refusal; a peer refused for its own haste again and again is an offender."""
         self.refusals.note(cause, stream.remote_peer, said(cause))
         if not hasty:
             return

@@ -37,6 +37,13 @@ _RULE: Final = (
 )
 
 
+WORDS: Final[Mapping[str, str]] = {
+    "any": "it means every peer, in allow and deny",
+    "ls": "block ls shows the list",
+}
+"""What is said where a peer is asked, and means something else; files of earlier versions may have them."""
+
+
 @dataclass(frozen=True, slots=True)
 class NamedPeer:
     """One entry."""
@@ -56,6 +63,8 @@ def read_name(text: str) -> str:
     """The name that `text` is, in lower case; UsageError if it cannot be one."""
     if not is_name(text):
         raise UsageError(f"{quoted(text)} cannot be the name of a peer", hint=_RULE)
+    if (meaning := WORDS.get(text.lower())) is not None:
+        raise UsageError(f"{quoted(text)} cannot be the name of a peer: {meaning}", hint="another name")
     return text.lower()
 
 
@@ -188,7 +197,11 @@ def _from_json(document: dict[str, Any]) -> dict[str, NamedPeer]:
     for entry in _list(document.get("peers")):
         if not isinstance(entry, dict):
             raise ValueError("an entry is no object")
-        name = read_name(_text(entry.get("name")))
+        name = _text(entry.get("name")).lower()
+        if name in WORDS:
+            log.warning("named peers: %s cannot be meant by its name: %s", name, WORDS[name])
+        else:
+            read_name(name)
         addrs = tuple(Multiaddr.parse(_text(text)) for text in _list(entry.get("addresses")))
         try:
             peer_id = PeerId.parse(_text(entry.get("peer")))

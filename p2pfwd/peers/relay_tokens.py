@@ -96,7 +96,7 @@ class RelayTokens:
         return made[0], text
 
     async def claim(self, text: str, peer: PeerId) -> TokenStatus:
-        """Somebody shows a token: it is his, if it is nobody else's."""
+        """A peer shows a token: it is that peer's, if it is no other's."""
         shown = digest(text)
         verdict = TokenStatus.UNKNOWN
 

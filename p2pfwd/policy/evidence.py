@@ -1,7 +1,7 @@
 """What dial-backs say of our addresses, and so of the node: a pure policy.
 
-A server that we have dialed from the listening port proves little: some routers let in whoever was sent to,
-from any port of his (address-restricted filtering). Its success counts where the address is bound here, so
+A server that we have dialed from the listening port proves little: some routers let in whatever was sent to,
+from any port of it (address-restricted filtering). Its success counts where the address is bound here, so
 that no router translates it, or where it is known whom the router lets in (`Filtering`).
 
 | dial-backs to an address | finding |
@@ -42,7 +42,7 @@ class Filtering(Enum):
     UNKNOWN = auto()
     EVERYBODY = auto()
     BY_ADDRESS = auto()
-    """Whoever was dialed, from any port of his."""
+    """Whatever was dialed, from any port of it."""
     BY_PORT = auto()
     """Answers alone."""
 

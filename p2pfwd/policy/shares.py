@@ -1,6 +1,6 @@
 """Shares of what is everybody's: so many at once, so many a second, per peer, per network and in all. Pure.
 
-Rules: a bound is asked for before anything is taken, the narrowest first, so that who is refused by his own
+Rules: a bound is asked for before anything is taken, the narrowest first, so that a peer refused by its own
 share uses up nobody else's. A wider network has a larger share: twice the narrowest's, then four times.
 """
 
@@ -181,7 +181,7 @@ class Paced:
     def waits_s(self, party: Party, now: float, most_s: float) -> tuple[float, Whose | None]:
         """Take one in advance: (seconds until it may be done, None), or (0, whose) beyond `most_s`.
 
-        Who has to wait for his own share takes from the wider ones no earlier than that.
+        A peer that has to wait for its own share takes from the wider ones no earlier than that.
         """
         later_s = 0.0
         for whose, paces, key in self._of(party):

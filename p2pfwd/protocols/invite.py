@@ -1,7 +1,8 @@
 """Invites at work: taking one up, and letting in who does (the messages are those of `wire.invite`).
 
 Rules: whether an invite exists is told to nobody who has not its secret: for an unknown one the same work is
-done, and the answer is the same. It comes late, so that who guesses waits, with one of his few places taken.
+done, and the answer is the same. It comes late, so that a peer that guesses waits, with one of
+its few places taken.
 The joiner believes no verdict but one that the invite's secret proves. No message is logged.
 """
 

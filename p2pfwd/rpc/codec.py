@@ -24,6 +24,9 @@ EVENT_METHOD = "event"
 MAX_ID_CHARS = 64
 """Longest string taken as a request's id: it is echoed, so it must not be a second payload."""
 
+MAX_NUMBER = (1 << 63) - 1
+"""Largest number taken, either way: what SQLite holds, and what a clock can be moved by."""
+
 # JSON-RPC's own error numbers; programs should read error.data.code instead.
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -364,9 +367,22 @@ def _scalar_reader(hint: type) -> _Reader:
     def read(value: Any, name: str) -> Any:
         if not isinstance(value, accepted) or (hint is not bool and isinstance(value, bool)):
             raise _Misfit(name, wanted)
+        if isinstance(value, (int, float)) and not -MAX_NUMBER <= value <= MAX_NUMBER:  # 1e999 is infinity
+            raise _Misfit(name, f"{wanted} of at most 2^63 - 1 either way")
+        if isinstance(value, str) and not _is_text(value):
+            raise _Misfit(name, f"{wanted} of whole characters: it has half of a surrogate pair")
         return value
 
     return read
+
+
+def _is_text(value: str) -> bool:
+    """Whether UTF-8 can hold it: escapes of JSON can name halves of a surrogate pair."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tuple_reader(item: _Reader) -> _Reader:

@@ -64,6 +64,7 @@ class InviteRevokeResult(Message):
     """Result of `invite.revoke`."""
 
     invite: Invite
+    let_in: tuple[AccessPeer, ...] = ()  # of those who have taken it: whom the listen lets in now
 
 
 @message

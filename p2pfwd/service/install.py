@@ -56,24 +56,31 @@ def install(definition: Definition, program: Program, lock_file: Path, environ: 
     Raises ServiceFailed, UsageError, DaemonRunning, StorageFailed; but for a start that fails, nothing is
     written then.
     """
+    refuse_at_once(definition, program)
     if launchd.is_here():
         return _install_agent(definition, lock_file)
     manager = systemd.Systemd(definition.is_system, environ)
-    refuse_without_root(definition, "install")
     manager.refuse_if_unreachable()
-    refuse_foreign(definition.path)
     before = manager.show(definition.label)
     _refuse_a_daemon(lock_file, int(before.get("MainPID") or 0))
     wrote = []
-    if definition.is_system:
-        refuse_unreadable(program)
-        if _write(SYSUSERS_FILE, SYSUSERS):
-            wrote.append(SYSUSERS_FILE)
-            manager.run(["systemd-sysusers", str(SYSUSERS_FILE)])
+    if definition.is_system and _write(SYSUSERS_FILE, SYSUSERS):
+        wrote.append(SYSUSERS_FILE)
+        manager.run(["systemd-sysusers", str(SYSUSERS_FILE)])
     if _write(definition.path, definition.text):
         wrote.append(definition.path)
     _start(manager, definition, before, is_new=definition.path in wrote)
     return Outcome(wrote=wrote, ran=manager.ran, at_boot=manager.lingers())
+
+
+def refuse_at_once(definition: Definition, program: Program) -> None:
+    """What of `install` is refused before a service manager is asked. Raises ServiceFailed, UsageError."""
+    if not launchd.is_here():
+        refuse_without_root(definition, "install")
+        systemd.refuse_without_systemd()
+    refuse_foreign(definition.path)
+    if definition.is_system:
+        refuse_unreadable(program)
 
 
 def _start(
@@ -259,7 +266,6 @@ def _remove(path: Path, outcome: Outcome) -> None:
 
 def _install_agent(definition: Definition, lock_file: Path) -> Outcome:
     agents = launchd.Launchd()
-    refuse_foreign(definition.path)
     loaded = agents.show(definition.label)
     _refuse_a_daemon(lock_file, int((loaded or {}).get("pid", "0")))
     outcome = Outcome(at_boot=False, ran=agents.ran)

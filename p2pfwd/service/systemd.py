@@ -47,6 +47,15 @@ def is_booted() -> bool:
     return BOOTED.is_dir()
 
 
+def refuse_without_systemd() -> None:
+    """Raise ServiceFailed, with the cure, where systemd does not manage this machine."""
+    if not is_booted():
+        raise ServiceFailed(
+            "no systemd manages this machine",
+            hint="p2pfwd daemon, in the foreground, is what another service manager is to run",
+        )
+
+
 @dataclass(slots=True)
 class Systemd:
     """The system's manager, or a user's own; `ran` has the commands that changed something."""
@@ -74,11 +83,7 @@ class Systemd:
 
     def refuse_if_unreachable(self) -> None:
         """Raise ServiceFailed, with the cure, where no manager answers."""
-        if not is_booted():
-            raise ServiceFailed(
-                "no systemd manages this machine",
-                hint="p2pfwd daemon, in the foreground, is what another service manager is to run",
-            )
+        refuse_without_systemd()
         try:
             self._show("--property=Version")
         except ServiceFailed as error:

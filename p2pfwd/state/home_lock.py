@@ -91,7 +91,7 @@ class HomeLock:
 
 
 def running(held_by: Holder) -> DaemonRunning:
-    """The error of whoever wants the home for himself."""
+    """The error of a process that wants the home for itself."""
     known = held_by.pid is not None and held_by.socket is not None
     told = f" (process {held_by.pid}, control socket {held_by.socket})" if known else ""
     return DaemonRunning(

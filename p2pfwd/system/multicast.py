@@ -176,7 +176,7 @@ class GroupSocket:
                 data, sender = self._sock.recvfrom(self._max_bytes)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as exc:  # the interface went down: whoever owns this looks at interfaces himself
+            except OSError as exc:  # the interface went down: whoever owns this looks at interfaces itself
                 log.debug("multicast from %s: %s", self._where[0], exc)
                 return
             self._in_second += 1

@@ -6,7 +6,7 @@ records too: go-libp2p overlooks an answer in which the service has no host with
 
 Rules:
 - What is heard is a hint from anybody on the segment: the handshake proves who is there, nothing here does.
-- Addresses told and taken are private ones, plain TCP and literal: nobody is sent into the Internet by his
+- Addresses told and taken are private ones, plain TCP and literal: no node is sent into the Internet by its
   neighbour. Loopback ones are taken from processes of this machine alone, and told to nobody.
 - The instance name says nothing of who we are, and is another one after each start.
 - Of others' records only TXT is read: it alone says what a peer is.

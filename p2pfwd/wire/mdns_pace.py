@@ -1,11 +1,11 @@
 """When to ask and when to answer: the policy of mDNS, without a clock or a socket.
 
 Rules, all against storms (RFC 6762, sections 5.2 and 6):
-- A node asks at once, after 1, 3, 10 and 30 s, then every minute, and seldomer the more peers there are.
+- A node asks at once, after 1, 3, 10 and 30 s, then every minute, and less often the more peers there are.
 - What a neighbour has just asked need not be asked again: the answers go to everybody.
 - A question is answered 20 to 120 ms later, so that not all answer at once, and never twice within a second
   on one interface; who asks meanwhile hears the same answer.
-- An asker has a budget: beyond it his questions are neither answered nor spare our own.
+- An asker has a budget: beyond it its questions are neither answered nor spare our own.
 - What was heard holds for 6 minutes, whatever the answer says: nobody is asked that often, and js-libp2p's
   2 minutes would make peers come and go where there are many. It is a hint, not a cache of the DNS.
 Times are seconds of any one clock; `spread` is a random number from 0 to 1.
@@ -47,7 +47,7 @@ ASKER_REFILL_PER_S: Final = 0.2
 """... and a js-libp2p one every 10 s."""
 
 MAX_ASKERS: Final = 256
-"""Budgets kept; the asker heard least recently loses his, and begins with a full one."""
+"""Budgets kept; the asker heard least recently loses its own, and begins with a full one."""
 
 
 class AskPace:
@@ -90,7 +90,7 @@ class LinkPace:
 
         Not just after a neighbour asked for us all; one in as many turns as there are nodes is used even
         then, or one who asks all the time could keep everybody from asking. Never more than MAX_SKIPPED in
-        a row are left out: nobody answers his own question, so we would not hear of the one who asks.
+        a row are left out: no node answers its own question, so we would not hear of the one who asks.
         """
         heard_lately = now - self._other_asked_at < interval_s / 2
         if heard_lately and spread * (peers + 1) >= 1 and self._skipped < max(MAX_SKIPPED, peers):
@@ -100,7 +100,7 @@ class LinkPace:
         return True
 
     def heard_question(self, now: float, asker: str, spread: float) -> float | None:
-        """Somebody asked: when to answer, or None if an answer is under way or he has asked too much."""
+        """Somebody asked: when to answer, or None if an answer is under way or it has asked too much."""
         if not self._within_budget(now, asker):
             return None
         self._other_asked_at = now

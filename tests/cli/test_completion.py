@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from p2pfwd.cli.completion import complete
+from p2pfwd.cli.env import Env
+from p2pfwd.cli.tree import root_command
 from p2pfwd.rpc.schema import LsResult, PeersResult, StreamLsResult
 from tests.cli.conftest import Run
 from tests.cli.samples import CONNECTION, FORWARD, INBOUND, LISTEN, STREAM
@@ -25,6 +30,12 @@ def filled(fake: FakeDaemon) -> FakeDaemon:
     }
     return fake
 
+
+OFFERED = {
+    *("network", "protocol", "listen_address", "target_address", "of_peer", "of_protocol", "kind", "since"),
+    *("journal_since", "path", "proxy_protocol", "check", "allow", "tell_denied"),
+}
+"""Options whose values are offered."""
 
 CASES = [
     (("",), {"daemon", "listen", "forward", "close", "ls", "stream", "swarm", "completion"}),
@@ -57,15 +68,58 @@ CASES = [
     (("daemon", "--network=p"), {"--network=public", "--network=private"}),
     (("swarm", "key", ""), {"new", "show"}),
     (("bogus", ""), set()),
+    (("bogus", "--"), set()),
+    (("invite", ""), {"ls", "revoke", "/x/web", "/x/ssh"}),
+    (("invite", "/x/web", ""), set()),
+    (("invite", "/x/web", "--u"), {"--uses"}),
+    (("invite", "--uses", "2", ""), {"/x/web", "/x/ssh"}),
+    (("invite", "ls", "--"), {"--headers", "--json", "--help"}),
+    (("block", OTHER, ""), {OTHER}),
+    (("block", OTHER, "--"), {"--no-start", "--json", "--help"}),
+    (("hub", ""), {"ls"}),
+    (("hub", "--private", ""), set()),
+    (("--home", "{home}", "hub", ""), {"ls"}),
+    (("listen", "/x/a", "1", "--allow", ""), {"any", OTHER}),
+    (("listen", "/x/a", "1", "--allow", "lap,1"), {f"lap,{OTHER}"}),
+    (("listen", "/x/a", "1", "--allow=lap,1"), {f"--allow=lap,{OTHER}"}),
+    (("listen", "/x/a", "1", "--tell-denied", "a,b,1"), {f"a,b,{OTHER}"}),
+    (("close", "-p", "a,"), set()),
 ]
 
 
 @pytest.mark.parametrize(("words", "expected"), CASES)
-def test_candidates(filled: FakeDaemon, run: Run, words: tuple[str, ...], expected: set[str]) -> None:
-    result = run("__complete", *words)
+def test_candidates(
+    filled: FakeDaemon, home: Path, run: Run, words: tuple[str, ...], expected: set[str]
+) -> None:
+    result = run("__complete", *(word.replace("{home}", str(home)) for word in words))
     assert (result.status, result.err) == (0, "")
     found = {line.partition("\t")[0] for line in result.out.splitlines()}
     assert expected <= found if words == ("",) else expected == found
+
+
+def commands(command: Any, path: tuple[str, ...] = (), parent: Any = None) -> Iterator[tuple[Any, list[str]]]:
+    """Every command of the tree, and the words up to where only its options are left."""
+    context = command.context_class(command, info_name=command.name, parent=parent)
+    arguments = [it for it in command.params if it.param_type_name == "argument"]
+    yield command, [*path, *("word" for it in arguments for _ in range(1 if it.nargs == 1 else 2))]
+    for name in command.list_commands(context) if hasattr(command, "commands") else ():
+        yield from commands(command.get_command(context, name), (*path, name), context)
+
+
+def test_each_option_of_each_command_completes_behind_its_arguments(filled: FakeDaemon, home: Path) -> None:
+    """By its name, and its values, where there are any to offer."""
+    root, env, valued = root_command(), Env(home=str(home)), set()
+    for command, words in commands(root):
+        shown = {value for value, _ in complete(root, env, [*words, "-"])}
+        options = [it for it in command.params if it.param_type_name == "option"]
+        assert shown == {max(it.opts, key=len) for it in options} | {"--help"}, words
+        for option in options:
+            if option.is_flag:
+                continue
+            values = complete(root, env, [*words, option.opts[0], ""])
+            assert bool(values) == (option.name in OFFERED), (words, option.name)
+            valued |= {option.name} if values else set()
+    assert valued == OFFERED
 
 
 @pytest.mark.parametrize("words", [("stream", "close", ""), ("close", "-p", ""), ("ping", "")])

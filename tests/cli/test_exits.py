@@ -20,6 +20,8 @@ from tests.support.fake_daemon import OTHER, FakeDaemon
 
 LEAVE_OUT = "leave out -a, or all the others"
 
+BEHIND = "'{}' is a command of 'p2pfwd {}', and stands behind other words"
+
 USAGE_ERRORS = [
     (("close",), "no matching options given", "give -a, or some of -p, -l and -t"),
     (("close", "-a", "-p", "/x/a"), "can't combine --all with other matching options", LEAVE_OUT),
@@ -31,6 +33,12 @@ USAGE_ERRORS = [
     (("completion",), "Missing argument 'SHELL'. Choose from: bash, zsh, fish", ...),
     (("listn",), "No such command 'listn'. Did you mean 'listen', 'limit'?", "see 'p2pfwd --help'"),
     (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
+    (("invite", "/x/a", "ls"), BEHIND.format("ls", "invite"), "write: p2pfwd invite ls"),
+    (("invite", "--qr", "revoke", "ab"), BEHIND.format("revoke", "invite"), "write: p2pfwd invite revoke"),
+    (("invite", "/x/a", "/x/b"), "Got unexpected extra argument(s) (/x/b)", "see 'p2pfwd invite --help'"),
+    (("block", "laptop", "ls"), BEHIND.format("ls", "block"), "write: p2pfwd block ls"),
+    (("block", "--no-start", "ls"), BEHIND.format("ls", "block"), "write: p2pfwd block ls"),
+    (("hub", "--private", "ls"), BEHIND.format("ls", "hub"), "write: p2pfwd hub ls"),
     (("ping", "-n", "0", OTHER), "Invalid value for '-n' / '--count': 0 is not in the range x>=1", ...),
 ]
 
@@ -52,6 +60,23 @@ def test_a_group_without_a_command_shows_its_help_on_stderr(run: Run, arguments:
     result = run(*arguments)
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith(f"Usage: {' '.join(['p2pfwd', *arguments])} [OPTIONS] COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (("invite",), "[OPTIONS] [PROTOCOL] | COMMAND [ARGS]..."),
+        (("invite", "revoke"), "[OPTIONS] {ID}"),
+        (("block",), "[OPTIONS] [PEER|NETWORK...] | COMMAND [ARGS]..."),
+        (("block", "ls"), "[OPTIONS]"),
+        (("hub",), "[OPTIONS] | COMMAND [ARGS]..."),
+    ],
+)
+def test_a_command_with_commands_shows_what_can_be_typed(
+    run: Run, words: tuple[str, ...], usage: str
+) -> None:
+    """Its words or a command: behind its words a command is refused."""
+    assert run(*words, "--help").out.splitlines()[0] == f"Usage: p2pfwd {' '.join(words)} {usage}"
 
 
 NEED_A_DAEMON = [

@@ -110,6 +110,8 @@ def test_invite_revoke_says_who_stays(fake: FakeDaemon, run: Run) -> None:
     assert run("invite", "revoke", "slt4r7de").out == said
     assert fake.called("invite.revoke") == [{"id": "slt4r7de"}]
     fake.answers["invite.revoke"] = InviteRevokeResult(replace(TAKEN, state="revoked"))
+    assert run("invite", "revoke", "slt4r7de").out == said, "who has taken it was denied since"
+    fake.answers["invite.revoke"] = InviteRevokeResult(replace(TAKEN, state="revoked"), TAKEN.taken_by)
     assert run("invite", "revoke", "slt4r7de").out == (
         f"{said}laptop stays allowed. To change that: p2pfwd deny /x/ssh {OTHER}\n"
     )

@@ -111,11 +111,27 @@ def test_a_dry_run_prints_the_unit_and_touches_nothing(state: Path, run: Run) ->
     assert document["Text"] == result.out and document["System"] is False
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_variables_that_the_service_will_not_have_are_named(
-    state: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    state: Path, run: Run, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("P2PFWD_LOG_LEVEL", "debug")
-    assert "does not have this shell's P2PFWD_LOG_LEVEL" in run("service", "install").err
+    assert "does not have this shell's P2PFWD_LOG_LEVEL" in run("service", "install", *more).err
+
+
+def test_a_dry_run_says_what_would_be_refused(
+    state: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = "Warning: without --dry-run this would be refused: "
+    assert refused not in run("service", "install", "--dry-run").err
+    unit = json.loads(run("service", "install", "--dry-run", "--json").out)["File"]
+    Path(unit).parent.mkdir(parents=True)
+    Path(unit).write_text("[Service]\n")
+    result = run("service", "install", "--dry-run")
+    assert f"{refused}" in result.err and unit in result.err and "Type=notify" in result.out
+    monkeypatch.setattr(systemd, "BOOTED", state / "nowhere")
+    result = run("service", "install", "--dry-run")
+    assert (result.status, f"{refused}no systemd manages this machine\n" in result.err) == (0, True)
 
 
 def test_uninstall_takes_what_install_wrote_and_leaves_the_home(state: Path, home: Path, run: Run) -> None:

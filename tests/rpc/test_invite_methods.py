@@ -16,6 +16,7 @@ from p2pfwd.core.invite_token import InviteToken
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon import inviting
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.host import routing
 from p2pfwd.peers import named
@@ -147,6 +148,19 @@ def test_the_same_machine_joins_again_without_another_use(tmp_path: Path) -> Non
     run(tmp_path, script, CLOSED)
 
 
+def test_who_was_denied_since_is_not_said_to_stay(tmp_path: Path) -> None:
+    async def script(owner: Node, joiner: Node, other: Node) -> None:
+        made = await owner.invite(uses=2, name="laptop")
+        await joiner.join(made.token)
+        await other.join(made.token)
+        await owner.call("access.deny", s.AccessChangeParams(NAME, (joiner.peer,)))
+        revoked = await owner.call("invite.revoke", s.InviteRevokeParams(made.invite.id))
+        assert [it.peer for it in revoked.invite.taken_by] == [joiner.peer, other.peer]
+        assert revoked.let_in == (s.AccessPeer(other.peer, "laptop-2"),)
+
+    run(tmp_path, script, CLOSED)
+
+
 def test_a_restart_of_the_inviter_between_invite_and_join(tmp_path: Path) -> None:
     async def main() -> None:
         identity = PrivateKey.generate()
@@ -261,6 +275,21 @@ def test_where_there_is_no_room_for_a_name_the_right_is_given(
             await owner.running.peering.name_if_free("phone", other.running.host.peer_id)
         await joiner.join(made.token)
         assert await owner.allowed() == {joiner.peer} and await owner.names() == {}
+
+    run(tmp_path, script, CLOSED)
+
+
+def test_a_name_that_an_earlier_version_took_and_this_does_not_costs_no_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(owner: Node, joiner: Node, other: Node) -> None:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(inviting, "read_name", str)
+            made = await owner.invite(name="any")
+        await joiner.join(made.token)
+        assert await owner.allowed() == {joiner.peer} and await owner.names() == {}
+        with pytest.raises(errors.UsageError, match="cannot be the name of a peer"):
+            await owner.invite(name="any")
 
     run(tmp_path, script, CLOSED)
 

@@ -102,7 +102,7 @@ class _Look:
         self._looks: dict[PeerId, asyncio.Task[s.NearPeer]] = {}
 
     async def around(self, timeout_s: float) -> tuple[s.NearPeer, ...]:
-        """Everybody who is heard, with what he says of himself as far as he does in time."""
+        """Every peer that is heard, with what it says of itself as far as it does in time."""
         now = asyncio.get_running_loop().time()
         unfollow = self._mdns.on_found(self._begin)
         try:

@@ -58,7 +58,12 @@ class InviteMethods:
 
     async def revoke(self, context: CallContext, params: s.InviteRevokeParams) -> s.InviteRevokeResult:
         """Let nobody take an invite any more. Raises NotFound, StorageFailed."""
-        return s.InviteRevokeResult(self._view(await self._inviting.revoke(params.id)))
+        revoked = await self._inviting.revoke(params.id)
+        rules, shown = self._node.forwarding.access.rules, self._view(revoked)
+        takers = zip(revoked.peers, shown.taken_by, strict=True)
+        return s.InviteRevokeResult(
+            shown, tuple(taker for peer, taker in takers if rules.admits(peer, revoked.protocol))
+        )
 
     async def join(self, context: CallContext, params: s.InviteJoinParams) -> s.InviteJoinResult:
         """Take up an invite. Raises InvalidInvite, InviteRefused, and as `swarm.connect`, `p2p.forward`."""

@@ -134,7 +134,7 @@ class FirstClient:
 
 
 class FirstServer:
-    """Dials back whoever asks, at the IP he asks from and nowhere else."""
+    """Dials back a peer that asks, at the IP it asks from and nowhere else."""
 
     def __init__(self, swarm: Swarm, budget: Budget) -> None:
         self._swarm = swarm

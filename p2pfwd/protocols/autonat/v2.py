@@ -25,7 +25,7 @@ from p2pfwd.wire import autonat2 as wire
 log = logging.getLogger("p2pfwd.autonat")
 
 DIAL_S: Final = 3.0
-"""For a server's connect and handshake: two SYNs. go takes 10 s, in which nobody knows where he stands."""
+"""For a server's connect and handshake: two SYNs. go takes 10 s, in which nothing is known."""
 
 BACK_S: Final = 5.0
 """For the stream with the number, and for its answer; as go."""
@@ -134,7 +134,7 @@ def _again_s(failure: Exception) -> float | None:
 
 
 class SecondServer:
-    """Dials back whoever asks, at the IP he asks from and nowhere else, and hands over his number."""
+    """Dials back a peer that asks, at the IP it asks from and nowhere else, and hands over its number."""
 
     def __init__(self, swarm: Swarm, budget: Budget) -> None:
         self._swarm = swarm

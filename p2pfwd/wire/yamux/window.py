@@ -2,8 +2,8 @@
 
 A window starts at 256 KiB and doubles, up to 32 MiB, each time half of it was consumed within four round
 trips, and twice at once within two: then it was the bottleneck. At 63 ms a fixed 256 KiB is 33 Mb/s, 32 MiB
-is 4.2 Gb/s. Growth is within a budget of the session and one of the node; who has more than his share of it
-gives half back.
+is 4.2 Gb/s. Growth is within a budget of the session and one of the node; a session that has
+more than its share of it gives half back.
 
 Credit is granted in smaller steps than halves where the window is large (`credit_step`): a sender that
 waits for a credit of half the window keeps half of the line empty. A circuit's comes in halves all the same:

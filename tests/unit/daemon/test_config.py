@@ -46,6 +46,11 @@ def test_the_default_port_is_not_kubos_and_both_families_are_served() -> None:
     assert listen == ("/ip4/0.0.0.0/tcp/4011", "/ip6/::/tcp/4011")
 
 
+def test_a_byte_order_mark_is_no_statement(tmp_path: Path) -> None:
+    found = load(tmp_path, '\ufeffnetwork = "lan"\n[log]\nlevel = "error"\n')
+    assert (found.settings.network, found.settings.log_level) == ("lan", "error")
+
+
 def test_the_nearest_origin_wins_and_is_told(tmp_path: Path) -> None:
     text = '[log]\nlevel = "error"\n[swarm]\ndial_timeout_s = 3\nsecurity = ["tls"]\n'
     env = {"P2PFWD_SWARM_DIAL_TIMEOUT_S": "4", "P2PFWD_SWARM_SECURITY": "tls, noise", "P2PFWD_HOME": "/x"}

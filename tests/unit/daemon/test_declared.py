@@ -165,6 +165,16 @@ LISTEN = '[[listen]]\nprotocol = "/x/a"\ntarget = "1"\n'
 FORWARD = f'[[forward]]\nprotocol = "/x/a"\nlisten = "1"\npeer = "{LAPTOP}"\n'
 
 
+def test_a_rate_and_an_idle_time_may_be_written_as_the_command_line_takes_them() -> None:
+    text = LISTEN + 'rate = "2M"\nrate_per_peer = "1MiB/s"\nidle_timeout_s = "1h30m"'
+    (found,) = declared(text).tunnels.values()
+    assert found.terms == ListenTerms(True, rate=2_000_000, rate_per_peer=1 << 20, idle_timeout_s=5400)
+
+
+def test_a_byte_order_mark_is_no_statement() -> None:
+    assert parse("\ufeff" + WHOLE, "here") == parse(WHOLE, "here")
+
+
 @pytest.mark.parametrize(
     ("text", "said", "right"),
     [
@@ -190,7 +200,13 @@ FORWARD = f'[[forward]]\nprotocol = "/x/a"\nlisten = "1"\npeer = "{LAPTOP}"\n'
         (LISTEN.replace("/x/a", "/y/a"), 'protocol: "/y/a" is not within /x/', "custom_protocol = true"),
         (LISTEN.replace("/x/a", "/ipfs/a") + "custom_protocol = true", "belongs to the node itself", None),
         (LISTEN + "max_streams = -1", "max_streams: -1 does not fit: max_streams is not from 0 to", "number"),
-        (LISTEN + 'rate = "2M"', 'rate: "2M" does not fit', "a whole number"),
+        (LISTEN + 'rate = "2 fast"', 'rate: "2 fast" is no rate', 'a text as "500k", "2M"'),
+        (LISTEN + "rate_per_peer = 2.5", "rate_per_peer: 2.5 does not fit", 'a text as "500k", "2M"'),
+        (LISTEN + "rate = -1", "rate: -1 does not fit: rate is not from 0 to", "bytes a second"),
+        (LISTEN + 'idle_timeout_s = "2 hours"', 'idle_timeout_s: "2 hours" is no duration', '"30m"'),
+        (LISTEN + 'max_streams = "5"', 'max_streams: "5" does not fit', "a whole number"),
+        (FORWARD.replace("peer =", "#"), "peer: it is missing", 'write peer = "12D3KooW…", or a list'),
+        (FORWARD.replace(f'"{LAPTOP}"', "3"), "peer: 3 is no list of texts", 'write peer = "12D3KooW…"'),
         (LISTEN + 'check = "smtp"', 'check: "smtp" is no check of a target', "tcp asks whether"),
         (LISTEN + "wait_target_s = 601", "wait_target_s: 601 s is no time to wait", "give 0 to 600 seconds"),
         (LISTEN + "ends_at = 2026-12-01T18:00:00", "ends_at: 2026-12-01 18:00:00 does not fit", "its zone"),

@@ -87,6 +87,24 @@ def test_what_is_no_name(text: str) -> None:
         read_name(text)
 
 
+@pytest.mark.parametrize("text", ["any", "ANY", "ls"])
+def test_a_word_with_another_meaning_is_no_name_and_stays_where_a_file_has_it(
+    home: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a peer: "):
+        read_name(text)
+    old = NamedPeer(text.lower(), TWO, (), True)
+    assert add(home, NAS, old) == sorted([NAS, old], key=lambda it: it.name), "an earlier version took it"
+    assert "cannot be meant by its name" in caplog.text
+
+    async def main() -> None:
+        names = table(home)
+        assert await names.remove(text) == old
+
+    asyncio.run(main())
+    assert reread(home) == [NAS]
+
+
 def test_no_peer_id_is_as_short_as_a_name() -> None:
     shortest = str(PeerId.from_bytes(b"\x12\x20" + bytes(32)))  # 34 bytes; what inlines a key has more
     assert len(shortest) > 32

@@ -153,6 +153,13 @@ def test_a_file_that_is_no_toml_is_left_alone(tmp_path: Path) -> None:
     assert path.read_text() == "network = \n"
 
 
+def test_a_byte_order_mark_is_no_statement(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + OWN.encode())
+    change(path, CHANGES)
+    assert path.read_text() == edited(OWN, CHANGES)
+
+
 def test_a_new_file_is_the_users_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "config.toml"
     change(path, CHANGES)
