@@ -149,10 +149,11 @@ def _lost_at(db: Connection) -> float | None:
     last = db.execute(
         "SELECT code FROM events WHERE code IN ('daemon-started', 'daemon-stopped') ORDER BY id DESC LIMIT 1"
     ).fetchone()
-    if last != ("daemon-started",):
+    if last == ("daemon-stopped",):
         return None
+    # Its start is forgotten by now where it ran for long.
     (until,) = db.execute("SELECT max(until) FROM events WHERE share != 'strangers'").fetchone()
-    return float(until)
+    return None if until is None else float(until)
 
 
 def _row(event: Event) -> tuple[Any, ...]:

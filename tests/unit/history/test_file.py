@@ -84,6 +84,14 @@ def test_who_did_not_stop_in_order_was_lost(file: HistoryFile) -> None:
     assert file.load(NOW).lost_at is None
 
 
+def test_one_whose_start_is_forgotten_by_now_was_lost_all_the_same(
+    file: HistoryFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(history_file.MOST, "own", 3)
+    file.save([event(1, "daemon-started"), *map(event, range(2, 6))])
+    assert file.load(NOW).lost_at == NOW + 5
+
+
 def test_a_long_event_loses_its_fields_not_the_bound(file: HistoryFile) -> None:
     file.save([event(1, data={str(number): "x" * 200 for number in range(10)})])
     assert file.find(Query(1))[0].data == {}
