@@ -409,16 +409,20 @@ class Tunnels:
     # --- closing ----------------------------------------------------------------------------------
 
     async def close(self, match: CloseMatch) -> list[ListenerInfo]:
-        """Forget and close those that match; their streams stay. Raises StorageFailed: then all stand."""
+        """Forget and close those that match; their streams stay. Raises StorageFailed: then all stand.
+
+        A saved one that has given way to a declared one is not there to be closed.
+        """
         return await to_its_end(asyncio.create_task(self._close(match)))
 
     async def _close(self, match: CloseMatch) -> list[ListenerInfo]:
         async with self._lock:
-            saved = [tunnel for tunnel in self._saved.values() if match.matches(*three(tunnel, self._own))]
+            here = (it for it in self._saved.values() if it.key not in self._declared)  # the others come back
+            saved = [tunnel for tunnel in here if match.matches(*three(tunnel, self._own))]
             not_made = [it for it in self._not_made if match.matches(*three(self.kept()[it], self._own))]
             found = self._forwarding.matching(match)
             live = {listener.key for listener, _ in found if listener.lifetime in KEPT}
-            kept = dict.fromkeys((*not_made, *(it.key for it in saved if it.key not in self._declared)))
+            kept = dict.fromkeys((*not_made, *(it.key for it in saved)))
             infos = [self._info(key) for key in kept if key not in live]
             if saved:
                 await self._forget([tunnel.key for tunnel in saved])
