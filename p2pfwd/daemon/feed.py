@@ -35,6 +35,7 @@ from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from p2pfwd.daemon.access import AccessControl
     from p2pfwd.daemon.applying import Applying
@@ -143,6 +144,12 @@ class Feed:
         parts.inviting.on_refused = self._invite_refused
         peering.on_names_changed(lambda: self._named(peering))
         relays.client.on_change(lambda: self._relays(relays))
+
+    def files_are_read(self, moved: Mapping[str, Path | None]) -> None:
+        """What was in which file, and where that was moved if it was damaged."""
+        for what, aside in moved.items():
+            if aside is not None:
+                self._record("file-damaged", what=what, file=str(aside))
 
     def tunnels_are_made(self, peering: Peering) -> None:
         """What was saved is there again, and the names are read: what changes from now on is news."""

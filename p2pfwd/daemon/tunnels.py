@@ -105,6 +105,16 @@ class Tunnels:
         """The last step of a stop. Idempotent."""
         await self._file.close()
 
+    @property
+    def lost(self) -> Path | None:
+        """See `SavedTunnels`."""
+        return self._file.lost
+
+    @property
+    def moved(self) -> Path | None:
+        """See `SavedTunnels`."""
+        return self._file.moved
+
     def listeners(self) -> list[ListenerInfo]:
         """As `Forwarding.listeners`, and those that could not be made."""
         return self._forwarding.listeners() + [self._info(key) for key in self._not_made]

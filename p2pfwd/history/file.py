@@ -44,7 +44,9 @@ _SCHEMA: Final = (
     "COMMIT",
 )
 
-_FORM: Final = Form("history", VERSION, _SCHEMA, {}, MAX_FILE_BYTES, "NORMAL")
+_WITHOUT: Final = "nothing is known of what happened before"
+
+_FORM: Final = Form("history", VERSION, _SCHEMA, {}, MAX_FILE_BYTES, "NORMAL", _WITHOUT)
 
 _COLUMNS: Final = "id, share, code, time, until, peer, protocol, count, data"
 

@@ -165,7 +165,9 @@ class TunnelMethods:
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         """All listeners, in the order they were made."""
-        return s.LsResult(tuple(map(self._node.shown, self._node.tunnels.listeners())))
+        tunnels = self._node.tunnels
+        lost = None if tunnels.lost is None else str(tunnels.lost)
+        return s.LsResult(tuple(map(self._node.shown, tunnels.listeners())), lost)
 
     # --- streams
 

@@ -107,7 +107,7 @@ def test_a_file_of_a_newer_version_is_refused_with_the_cure_and_left_alone(file:
     for work in (lambda: file.load(NOW), lambda: file.save([event(2)]), lambda: file.find(Query(1))):
         with pytest.raises(StorageFailed, match=r"history .*events\.db: it has the form 2") as caught:
             work()
-        assert caught.value.hint == "move it away to begin a new one"
+        assert caught.value.hint == f"use that version; or move the file away: then {history_file._WITHOUT}"
     file.close()
     assert file.path.read_bytes() == before
 
