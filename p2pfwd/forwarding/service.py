@@ -394,11 +394,20 @@ class Forwarding:
             )
         else:
             assert isinstance(listener, RemoteListener)
-            outcome = await listener.look(min(timeout_s, self.limits.target_timeout_s))
-        if not listener.closed.done():
+            return await self.look(listener, timeout_s)
+        self._found(listener, outcome)
+        return outcome
+
+    async def look(self, listener: RemoteListener, timeout_s: float) -> CheckOutcome:
+        """`check` of a listen that may have been closed meanwhile: nothing is raised."""
+        outcome = await listener.look(min(timeout_s, self.limits.target_timeout_s))
+        self._found(listener, outcome)
+        return outcome
+
+    def _found(self, listener: Listener, outcome: CheckOutcome) -> None:
+        if self.find(listener) is not None:
             why = outcome.reason if outcome.state != READY else None  # a remark on the try, not on the state
             listener.told(outcome.state, why, outcome.hint)
-        return outcome
 
     async def check_target(self, target: Multiaddr) -> CheckOutcome:
         """Does a service answer at `target`? Raises InvalidMultiaddr."""

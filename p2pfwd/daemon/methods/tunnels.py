@@ -21,6 +21,7 @@ from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import P2PForwardError, UsageError
 from p2pfwd.forwarding.bind import numeric
+from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.registry import Listener
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.rpc import schema as s
@@ -89,7 +90,8 @@ class TunnelMethods:
             if not stood:
                 await undo()
 
-        outcome = await _or(node.forwarding.check(listener.id, TARGET_CHECK_S), take_back)
+        assert isinstance(listener, RemoteListener)  # which may be closed by now
+        outcome = await _or(node.forwarding.look(listener, TARGET_CHECK_S), take_back)
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
             listener=node.shown(listener.info()),
