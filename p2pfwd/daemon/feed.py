@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd import __version__
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.daemon.differences import option
+from p2pfwd.daemon.differences import limit_text, option
 from p2pfwd.errors import (
     AddressInUse,
     BindFailed,
@@ -218,6 +218,8 @@ class Feed:
     def _answers(self, peer: PeerId, error: P2PForwardError | None) -> None:
         if not self._is_on or not self._is_own(peer) or (error is None) == (peer not in self._silent):
             return
+        if not self._swarm.conns(peer):
+            return  # that it is lost was told
         if error is None:
             self._silent.discard(peer)
             self._record("peer-answers", peer=str(peer))
@@ -330,7 +332,7 @@ class Feed:
 
     def _limited(self, info: ListenerInfo, changes: Mapping[str, int]) -> None:
         if self._is_on and changes:
-            change = ", ".join(f"{option(name)} {limit or 'none'}" for name, limit in changes.items())
+            change = ", ".join(f"{option(name)} {limit_text(name, limit)}" for name, limit in changes.items())
             self._record("tunnel-limits", protocol=info.protocol, direction=info.direction, change=change)
 
     def _of_tunnel(self, code: str, info: ListenerInfo) -> None:

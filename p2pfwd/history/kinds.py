@@ -75,7 +75,7 @@ _TABLE: Final = (
     Kind("tunnel-closed", "tunnel", "{protocol}: the {direction} was closed"),
     Kind("tunnel-ended", "tunnel", "{protocol}: the {direction} ended by itself: its time was over"),
     Kind("tunnel-limits", "tunnel", "{protocol}: the limits were changed: {change}"),
-    Kind("tunnel-port-taken", "tunnel", "{protocol}: {address} cannot be bound: {reason}"),
+    Kind("tunnel-port-taken", "tunnel", "{protocol}: {reason}"),
     Kind("tunnel-port-bound", "tunnel", "{protocol}: listening on {address} again"),
     Kind("tunnel-peer-away", "tunnel", "{protocol}: {peer} cannot be reached: {reason}"),
     Kind("tunnel-peer-back", "tunnel", "{protocol}: {peer} is there again"),

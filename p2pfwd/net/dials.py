@@ -131,7 +131,7 @@ class Dials:
             async with asyncio.timeout(self.dialer.dial_timeout_s):
                 return await self.recovery.another(peer_id)
         except TimeoutError:
-            raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
+            raise TimedOut(f"{self.recovery.trouble(peer_id)}, and no new one was made") from None
 
     async def beside(
         self, peer_id: PeerId, addrs: Sequence[Multiaddr] | None = None, *, fresh_port: bool = False
