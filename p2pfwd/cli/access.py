@@ -83,12 +83,12 @@ def allow(
         write_json(result)
         return
     _print_change(result)
-    _warn_of_config(result.rule.access, asker)
+    warn_of_config(result.rule.access, asker)
     if result.rule.access.lets_in == "any" and ANY not in asker:
         write(f"To let in only whom you allow: {restrict_command(protocol)}")
 
 
-def _warn_of_config(access: Access, asked: Sequence[str]) -> None:
+def warn_of_config(access: Access, asked: Sequence[str]) -> None:
     """Who was allowed and is kept out all the same is kept out by config.toml, which goes before."""
     texts = {text.rpartition("/p2p/")[2].lower() for text in asked}
     out = [it for it in access.denied if texts & {it.peer.lower(), it.name}]

@@ -133,6 +133,7 @@ def status(
         *(("relays" if not index else "", _relay(relay)) for index, relay in enumerate(result.relays)),
         *_proved(result),
         *_not_as_wished(result),
+        *(("lost" if not index else "", _LOST.format(path)) for index, path in enumerate(result.lost)),
         *(("mapping" if not index else "", _mapping(one)) for index, one in enumerate(result.port_mappings)),
         ("tunnels", f"{counted(result.listeners, 'listener')}, {counted(result.streams, 'live stream')}"),
         ("peers", f"{counted(result.peers, 'peer')} over {counted(result.connections, 'connection')}"),
@@ -173,6 +174,8 @@ def _refused(status: StatusResult) -> list[tuple[str, str]]:
 
 
 _TAKEN = "{} taken by another program: the addresses above hold until a restart"
+
+_LOST = "what {} had before it was damaged; remove it, and this goes with the next start"
 
 _ABSENT = "{}: this machine does not have that address now; peers reach it there when it has"
 

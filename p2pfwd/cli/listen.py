@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from p2pfwd.cli.access import warn_of_config
 from p2pfwd.cli.advice import close_listen_command, forward_command, forward_commands
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
@@ -177,7 +178,7 @@ def _offer(env: Env, params: Sequence[ListenParams], no_start: bool, as_json: bo
         documents = list(map(_document, results)) if as_json else None
         with undone_if_interrupted(env, made):
             if documents is None:
-                _print(results)
+                _print(results, params[0].allow)
                 for result in results:
                     warn_of_declared_end(result.listener, params[0].expires_s)
         if subscription is not None:
@@ -203,7 +204,7 @@ def _document(result: ListenResult) -> dict[str, Any]:
     return {**result_to_json(result), "Command": _command(result)}
 
 
-def _print(results: Sequence[ListenResult]) -> None:
+def _print(results: Sequence[ListenResult], allowed: Sequence[str]) -> None:
     listeners = [result.listener for result in results]
     for result in results:
         listener = result.listener
@@ -223,6 +224,8 @@ def _print(results: Sequence[ListenResult]) -> None:
     if results[0].taken_ports and results[0].addresses:
         _warn_of_passing_addresses(results[0].taken_ports, len(commands))
     for result in results:
+        if result.listener.access is not None:
+            warn_of_config(result.listener.access, allowed)
         if not result.target_check.ok:
             target = short_address(result.listener.target_address)
             reason = result.target_check.reason or target

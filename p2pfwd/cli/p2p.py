@@ -137,8 +137,12 @@ def ls(
     """
     env: Env = ctx.obj
     with env.connect() as client:
-        listeners = client.call("p2p.ls", Empty()).listeners
+        found = client.call("p2p.ls", Empty())
         live = client.call("p2p.stream.ls", Empty()).streams if streams else ()
+    listeners = found.listeners
+    if found.lost is not None:
+        cure = "make them again; then remove that file, and this goes with the daemon's next start"
+        warn(f"the saved tunnels are lost: what is left of them is in {found.lost}", cure)
     if as_json:
         write_json({"Listeners": listeners, "Streams": live} if streams else {"Listeners": listeners})
         return

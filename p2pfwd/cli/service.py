@@ -15,7 +15,8 @@ from p2pfwd.cli.render import talk, write, write_json, write_pairs
 from p2pfwd.cli.text import age, counted, printable
 from p2pfwd.errors import DaemonNotRunning, ExitStatus, P2PForwardError, ServiceFailed, UsageError
 from p2pfwd.rpc.schema import Empty, StatusResult
-from p2pfwd.service.values import SYSTEM_HOME, Definition, Program
+from p2pfwd.service.values import Definition, Program
+from p2pfwd.state.home_lock import SYSTEM_HOME
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env

@@ -8,7 +8,8 @@ from __future__ import annotations
 import shlex
 import time
 
-from p2pfwd.core.durations import time_left_text
+from p2pfwd.core.byte_rates import rate_text
+from p2pfwd.core.durations import exact_duration_text, time_left_text
 from p2pfwd.core.terms import LIMITS, ForwardTerms, Lifetime, ListenTerms
 from p2pfwd.forwarding.forward import LocalListener
 from p2pfwd.forwarding.listen import RemoteListener
@@ -32,7 +33,8 @@ def differences(listener: Listener, wanted: SavedTunnel, lifetime: Lifetime) -> 
         if listener.terms.check != wanted.terms.check:
             found.append(f"its check is {listener.terms.check or 'none'}, not {wanted.terms.check or 'none'}")
         found += [
-            f"its {option(name)} is {getattr(listener.terms, name) or 'none'}, not {limit}"
+            f"its {option(name)} is {limit_text(name, getattr(listener.terms, name))}, "
+            f"not {limit_text(name, limit)}"
             for name, limit in _other_limits(listener.terms, wanted.terms).items()
         ]
     elif isinstance(listener, LocalListener) and isinstance(wanted.terms, ForwardTerms):
@@ -59,6 +61,15 @@ def _other_limits(terms: ListenTerms, wanted: ListenTerms) -> dict[str, int]:
 def option(name: str) -> str:
     """What the command line calls one of `terms.LIMITS`."""
     return name.removesuffix("_s").replace("_", "-")
+
+
+def limit_text(name: str, limit: int) -> str:
+    """One of `terms.LIMITS` as people read it: `1.5MB/s`, `14 d`, 8, none."""
+    if not limit:
+        return "none"
+    if name.startswith("rate"):
+        return rate_text(limit)
+    return exact_duration_text(limit) if name.endswith("_s") else str(limit)
 
 
 def can_become(listener: Listener, wanted: SavedTunnel) -> bool:

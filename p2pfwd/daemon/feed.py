@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd import __version__
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.daemon.differences import option
+from p2pfwd.daemon.differences import limit_text, option
 from p2pfwd.daemon.mapping_news import MappingNews
 from p2pfwd.errors import (
     AddressInUse,
@@ -37,6 +37,7 @@ from p2pfwd.policy.shares import Party
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from p2pfwd.daemon.access import AccessControl
     from p2pfwd.daemon.applying import Applying
@@ -153,6 +154,12 @@ class Feed:
         peering.on_names_changed(lambda: self._named(peering))
         relays.client.on_change(lambda: self._relays(relays))
 
+    def files_are_read(self, moved: Mapping[str, Path | None]) -> None:
+        """What was in which file, and where that was moved if it was damaged."""
+        for what, aside in moved.items():
+            if aside is not None:
+                self._record("file-damaged", what=what, file=str(aside))
+
     def tunnels_are_made(self, peering: Peering) -> None:
         """What was saved is there again, and the names are read: what changes from now on is news."""
         self._tells_tunnels = True
@@ -220,6 +227,8 @@ class Feed:
     def _answers(self, peer: PeerId, error: P2PForwardError | None) -> None:
         if not self._is_on or not self._is_own(peer) or (error is None) == (peer not in self._silent):
             return
+        if not self._swarm.conns(peer):
+            return  # that it is lost was told
         if error is None:
             self._silent.discard(peer)
             self._record("peer-answers", peer=str(peer))
@@ -332,7 +341,7 @@ class Feed:
 
     def _limited(self, info: ListenerInfo, changes: Mapping[str, int]) -> None:
         if self._is_on and changes:
-            change = ", ".join(f"{option(name)} {limit or 'none'}" for name, limit in changes.items())
+            change = ", ".join(f"{option(name)} {limit_text(name, limit)}" for name, limit in changes.items())
             self._record("tunnel-limits", protocol=info.protocol, direction=info.direction, change=change)
 
     def _of_tunnel(self, code: str, info: ListenerInfo) -> None:

@@ -173,6 +173,14 @@ class Running:
             self.access.start()
             self.peering.start()
             self.inviting.start()
+            self.feed.files_are_read(
+                {
+                    "the saved tunnels": self.tunnels.moved,
+                    "the access rules and blocks": self.access.rules.moved,
+                    "the names of peers": self.peering.names.moved,
+                    "the invites": self.inviting.invites.moved,
+                }
+            )
             declared = self.reloading.begin(loaded)
             listen = [Multiaddr.parse(text) for text in loaded.config.settings.listen]
             await self.host.listen(listen)  # in one turn of the loop with the next line

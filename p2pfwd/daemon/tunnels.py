@@ -105,6 +105,16 @@ class Tunnels:
         """The last step of a stop. Idempotent."""
         await self._file.close()
 
+    @property
+    def lost(self) -> Path | None:
+        """See `SavedTunnels`."""
+        return self._file.lost
+
+    @property
+    def moved(self) -> Path | None:
+        """See `SavedTunnels`."""
+        return self._file.moved
+
     def listeners(self) -> list[ListenerInfo]:
         """As `Forwarding.listeners`, and those that could not be made."""
         return self._forwarding.listeners() + [self._info(key) for key in self._not_made]
@@ -143,8 +153,7 @@ class Tunnels:
             due = [key for key, tunnel in self._saved.items() if 0 < tunnel.terms.ends_at <= now]
             ended = {key: info_of(self._saved[key], self._own) for key in due}
             ended |= {listener.key: listener.info() for listener in over}
-            for listener in over:
-                self.close_now(listener)
+            await self._close_each(over)
             for key, info in ended.items():
                 if self._forwarding.standing(*key) is None:  # else it had given way to another
                     log.info("the %s %s has ended: it was made with --expires", *key)
@@ -203,14 +212,14 @@ class Tunnels:
 
     def close_now(self, listener: Listener) -> None:
         """Close exactly this one, if it is still there, in memory alone: its lease is over."""
-        if self._forwarding.find(listener) is not None:
-            self._forwarding.close(
-                CloseMatch(
-                    protocol=listener.protocol,
-                    listen_address=listener.listen_address,
-                    target_address=listener.target_address,
-                )
-            )
+        self._forwarding.close_one(listener)
+
+    async def _close_each(self, listeners: Iterable[Listener]) -> None:
+        """The same of many, with a turn of the loop after each: streams wait for none of this."""
+        with self._forwarding.together():
+            for listener in listeners:
+                self.close_now(listener)
+                await asyncio.sleep(0)
 
     async def _make(self, wanted: SavedTunnel, lifetime: Lifetime) -> tuple[Listener, bool]:
         async with self._lock:
@@ -332,8 +341,8 @@ class Tunnels:
         for key in added:
             self._saved.pop(key, None)
         self._saved |= before
+        await self._put_each(stood)
         for tunnel, lifetime in stood:
-            await self._put(tunnel, lifetime)
             if lifetime not in KEPT and (error := self._not_made.pop(tunnel.key, None)) is not None:
                 log.error("the %s %s %s is gone: %s", lifetime, *tunnel.key, error.message)
 
@@ -380,16 +389,22 @@ class Tunnels:
         between: Callable[[], Awaitable[object]],
     ) -> None:
         """In memory: close what goes, and what cannot be changed where it stands; then the rest."""
-        for key in drop:
-            self._close_standing(key)
+        standing = self._forwarding.standing
+        gone = [it for key in drop if (it := standing(*key)) is not None and it.lifetime in KEPT]
         for tunnel, _ in put:
-            listener = self._forwarding.standing(*tunnel.key)
+            listener = standing(*tunnel.key)
             if listener is not None and not can_become(listener, tunnel):
-                self.close_now(listener)
+                gone.append(listener)
+        await self._close_each(gone)
         await between()
-        for tunnel, lifetime in put:
-            await self._put(tunnel, lifetime)
+        await self._put_each(put)
         self.ends_changed()
+
+    async def _put_each(self, put: Iterable[tuple[SavedTunnel, Lifetime]]) -> None:
+        with self._forwarding.together():
+            for tunnel, lifetime in put:
+                await self._put(tunnel, lifetime)
+                await asyncio.sleep(0)
 
     async def _put(self, tunnel: SavedTunnel, lifetime: Lifetime) -> None:
         """Have it as it is wanted: the one way in which a tunnel that stands is changed."""
@@ -414,30 +429,30 @@ class Tunnels:
         if listener.lifetime != lifetime:
             listener.lives(lifetime)
 
-    def _close_standing(self, key: Key) -> None:
-        listener = self._forwarding.standing(*key)
-        if listener is not None and listener.lifetime in KEPT:
-            self.close_now(listener)
-
     # --- closing ----------------------------------------------------------------------------------
 
     async def close(self, match: CloseMatch) -> list[ListenerInfo]:
-        """Forget and close those that match; their streams stay. Raises StorageFailed: then all stand."""
+        """Forget and close those that match; their streams stay. Raises StorageFailed: then all stand.
+
+        A saved one that has given way to a declared one is not there to be closed.
+        """
         return await to_its_end(asyncio.create_task(self._close(match)))
 
     async def _close(self, match: CloseMatch) -> list[ListenerInfo]:
         async with self._lock:
-            saved = [tunnel for tunnel in self._saved.values() if match.matches(*three(tunnel, self._own))]
+            here = (it for it in self._saved.values() if it.key not in self._declared)  # the others come back
+            saved = [tunnel for tunnel in here if match.matches(*three(tunnel, self._own))]
             not_made = [it for it in self._not_made if match.matches(*three(self.kept()[it], self._own))]
-            infos = {key: self._info(key) for key in not_made}
-            infos |= {it.key: self._info(it.key) for it in saved if it.key not in self._declared}
+            found = self._forwarding.matching(match)
+            live = {listener.key for listener, _ in found if listener.lifetime in KEPT}
+            kept = dict.fromkeys((*not_made, *(it.key for it in saved)))
+            infos = [self._info(key) for key in kept if key not in live]
             if saved:
                 await self._forget([tunnel.key for tunnel in saved])
             for key in not_made:
                 self._not_made.pop(key, None)
-            closed = self._forwarding.close(match)
-            live = {info.key for info in closed if info.lifetime in KEPT}
-            return closed + [info for key, info in infos.items() if key not in live]
+            await self._close_each([listener for listener, _ in found])
+            return [info for _, info in found] + infos
 
     async def _forget(self, keys: list[Key]) -> None:
         await self._file.forget(keys)

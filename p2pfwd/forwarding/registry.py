@@ -250,17 +250,17 @@ class ListenerRegistry:
         """In the order in which they came."""
         return list(self._by_id.values())
 
-    def close(self, match: CloseMatch) -> list[Listener]:
-        """Remove and stop those that match; await `closed` of each to see it done."""
-        closing = [
+    def matching(self, match: CloseMatch) -> list[Listener]:
+        """Those that match, in the order in which they came."""
+        return [
             listener
             for listener in self._by_id.values()
             if match.matches(listener.protocol, listener.listen_address, listener.target_address)
         ]
-        for listener in closing:
-            del self._by_id[listener.id]
-            del self._by_key[listener.key]
-        for listener in closing:
-            listener.stop()
-            self._events.listener("removed", listener.info)
-        return closing
+
+    def close(self, listener: Listener) -> None:
+        """Remove and stop exactly this one, which is there; await its `closed` to see it done."""
+        del self._by_id[listener.id]
+        del self._by_key[listener.key]
+        listener.stop()
+        self._events.listener("removed", listener.info)

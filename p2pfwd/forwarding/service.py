@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -400,11 +401,20 @@ class Forwarding:
             )
         else:
             assert isinstance(listener, RemoteListener)
-            outcome = await listener.look(min(timeout_s, self.limits.target_timeout_s))
-        if not listener.closed.done():
+            return await self.look(listener, timeout_s)
+        self._found(listener, outcome)
+        return outcome
+
+    async def look(self, listener: RemoteListener, timeout_s: float) -> CheckOutcome:
+        """`check` of a listen that may have been closed meanwhile: nothing is raised."""
+        outcome = await listener.look(min(timeout_s, self.limits.target_timeout_s))
+        self._found(listener, outcome)
+        return outcome
+
+    def _found(self, listener: Listener, outcome: CheckOutcome) -> None:
+        if self.find(listener) is not None:
             why = outcome.reason if outcome.state != READY else None  # a remark on the try, not on the state
             listener.told(outcome.state, why, outcome.hint)
-        return outcome
 
     async def check_target(self, target: Multiaddr) -> CheckOutcome:
         """Does a service answer at `target`? Raises InvalidMultiaddr."""
@@ -414,15 +424,31 @@ class Forwarding:
 
     def close(self, match: CloseMatch) -> list[ListenerInfo]:
         """Close the listeners that match; their live streams stay. The addresses are free on return."""
+        found = self.matching(match)
+        with self.together():
+            for listener, _ in found:
+                self.close_one(listener)
+        return [info for _, info in found]
+
+    def matching(self, match: CloseMatch) -> list[tuple[Listener, ListenerInfo]]:
+        """What `close` would close."""
         live = self._streams.live_bytes()
-        closed = self._listeners.close(match)
-        self._ending = [listener for listener in self._ending + closed if not listener.closed.done()]
-        for listener in closed:
-            if isinstance(listener, RemoteListener) and not listener.protocol.startswith(PREFIX):
-                self._swarm.services.withdraw(listener.protocol)
-        infos = [listener.info(*live.get(listener.id, (0, 0))) for listener in closed]
+        found = self._listeners.matching(match)
+        return [(listener, listener.info(*live.get(listener.id, (0, 0)))) for listener in found]
+
+    def close_one(self, listener: Listener) -> None:
+        """Close exactly this one, if it is still there; at a cost that does not grow with their number."""
+        if self.find(listener) is None:
+            return
+        self._listeners.close(listener)
+        self._ending = [it for it in (*self._ending, listener) if not it.closed.done()]
+        if isinstance(listener, RemoteListener) and not listener.protocol.startswith(PREFIX):
+            self._swarm.services.withdraw(listener.protocol)
         self._warm.look()
-        return infos
+
+    def together(self) -> AbstractContextManager[None]:
+        """Around many changes: whose peers to keep is looked at once, at the end."""
+        return self._warm.held()
 
     def close_stream(self, stream_id: int) -> StreamInfo:
         """Reset one stream. Raises StreamNotFound."""

@@ -8,7 +8,8 @@ nobody: they dial when they are used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from p2pfwd.core.peer_id import PeerId
@@ -37,6 +38,7 @@ class WarmPeers:
         self._forwards = forwards
         self._kept: frozenset[PeerId] = frozenset()
         self._has_started = False
+        self._holds = 0
 
     def start(self) -> None:
         """Keep whom to keep from now on: this node listens, and has its listens."""
@@ -45,7 +47,7 @@ class WarmPeers:
 
     def look(self) -> None:
         """A forward has come or gone, or lives longer or shorter."""
-        if not self._has_started:
+        if not self._has_started or self._holds:
             return
         used = ((it.peer_id, it.used_at) for it in self._forwards() if it.lifetime in KEPT)
         wanted = warm.warm_peers(used, warm.MOST_WARM)
@@ -54,6 +56,16 @@ class WarmPeers:
             self._keeper.release(peer_id, Priority.FORWARD)
         for peer_id in wanted - before:
             self._keeper.keep(peer_id, priority=Priority.FORWARD)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Around many changes: one look at the end, for each goes over all forwards."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self.look()
 
     def used(self, forward: Warmed) -> None:
         """A program has connected."""

@@ -46,7 +46,9 @@ _SCHEMA: Final = (
     "COMMIT",
 )
 
-_FORM: Final = Form("history", VERSION, _SCHEMA, {}, MAX_FILE_BYTES, "NORMAL")
+_WITHOUT: Final = "nothing is known of what happened before"
+
+_FORM: Final = Form("history", VERSION, _SCHEMA, {}, MAX_FILE_BYTES, "NORMAL", _WITHOUT)
 
 _COLUMNS: Final = "id, share, code, time, until, peer, protocol, count, data"
 
@@ -152,8 +154,9 @@ def _lost_at(db: Connection) -> float | None:
     last = db.execute(
         "SELECT code FROM events WHERE code IN ('daemon-started', 'daemon-stopped') ORDER BY id DESC LIMIT 1"
     ).fetchone()
-    if last != ("daemon-started",):
+    if last == ("daemon-stopped",):
         return None
+    # Its start is forgotten by now where it ran for long.
     (until,) = db.execute("SELECT max(until) FROM events WHERE share != 'strangers'").fetchone()
     try:
         return read_time(until)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,9 @@ ANSWER_S: Final = 5.0
 
 CLOSE_S: Final = 2.0
 """... and at the end: a daemon that stops holds up nobody for its history."""
+
+SKIPPED_IDS: Final = 1_000_000_000
+"""After a daemon that was lost: more than it can have told and not written: a billion, of 2**53."""
 
 MAX_WAITING: Final = 2000
 """Events that wait to be written: a megabyte of them."""
@@ -163,22 +166,32 @@ class History:
 
     async def _load(self) -> None:
         try:
-            self._take_over(await self._undamaged(partial(self._file.load, self._wall())))
+            await self._read()
         except StorageFailed as exc:
             self._failed(exc)
         self._loading = None
         self._set_timer()
 
-    def _take_over(self, loaded: Loaded) -> None:
-        """What was recorded meanwhile comes after what there is."""
-        last_id, since = loaded.last_id, list(self._waiting.values())
+    async def _read(self) -> None:
+        """Take over what the file has; what was recorded meanwhile comes after it, and is written first.
+
+        So the file knows of this daemon before anybody is told an id that counts: where it is lost, the next
+        one finds that, and gives none of its ids again.
+        """
+        loaded = await self._undamaged(partial(self._file.load, self._wall()))
+        lost = None
         if loaded.lost_at is not None:
-            began, last = self._began_at, loaded.lost_at
-            since.insert(0, Event("daemon-lost", "own", began, began, data={"last": last}))
-        for number, event in enumerate(since, last_id + 1):
-            event.id = number
+            began = self._began_at
+            lost = Event("daemon-lost", "own", began, began, data={"last": loaded.lost_at})
+        try:
+            await self._save(_numbered(loaded, lost, map(replace, self._waiting.values())))
+        except StorageFailed as exc:
+            self._failed(exc)
+        self._take_over(loaded, _numbered(loaded, lost, self._waiting.values()))
+
+    def _take_over(self, loaded: Loaded, since: list[Event]) -> None:
         self._waiting = {event.id: event for event in since}
-        self.last_id = last_id + len(since)
+        self.last_id = since[-1].id if since else loaded.last_id
         self._told.clear()
         if loaded.digest is not None:
             self.digest = loaded.digest
@@ -226,7 +239,7 @@ class History:
         """
         try:
             if not self._is_loaded:
-                self._take_over(await self._undamaged(partial(self._file.load, self._wall())))
+                await self._read()
             await self._write_waiting()
         except StorageFailed as exc:
             self._failed(exc)
@@ -239,9 +252,8 @@ class History:
         batch = self._in_flight = self._waiting
         self._waiting = {}
         self._tell_counts()
-        copies = [replace(event, data=dict(event.data)) for event in batch.values()]
         try:
-            await self._undamaged(partial(self._file.save, copies))
+            await self._save(batch.values())
         except StorageFailed:
             newer, self._waiting = self._waiting, batch
             for event in newer.values():
@@ -249,6 +261,10 @@ class History:
             raise
         finally:
             self._in_flight = {}
+
+    async def _save(self, events: Iterable[Event]) -> None:
+        copies = [replace(event, data=dict(event.data)) for event in events]
+        await self._undamaged(partial(self._file.save, copies))
 
     async def _undamaged(self, work: Callable[[], T]) -> T:
         """The result of `work` on the file; on a new one, if the old one turns out to be damaged."""
@@ -292,3 +308,12 @@ class History:
                 del self._told[next(iter(self._told))]
             self._told[event.id] = event.count
             self._tell(event)
+
+
+def _numbered(loaded: Loaded, lost: Event | None, since: Iterable[Event]) -> list[Event]:
+    """What comes after the file, with its ids; `lost`: that the daemon before was."""
+    first_id = loaded.last_id + 1 if lost is None else loaded.last_id + 1 + SKIPPED_IDS
+    numbered = [*since] if lost is None else [lost, *since]
+    for number, event in enumerate(numbered, first_id):
+        event.id = number
+    return numbered

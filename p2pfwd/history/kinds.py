@@ -40,10 +40,12 @@ _SUMMED: Final = (
 )
 
 _TABLE: Final = (
-    # --- the daemon. Fields: version, pid, tunnels (made again); last (unix time of the last sign of life)
+    # --- the daemon. Fields: version, pid, tunnels (made again); last (unix time of the last sign of life);
+    # what (in words), file (its path now)
     Kind("daemon-started", "daemon", "the daemon started: p2pfwd {version}, process {pid}", fold="never"),
     Kind("daemon-stopped", "daemon", "the daemon stopped", fold="never"),
     Kind("daemon-lost", "daemon", "the daemon was killed, or crashed; it was last heard at {last:clock}"),
+    Kind("file-damaged", "daemon", "{what} are lost: what is left of them is in {file}", fold="never"),
     Kind("events-lost", "daemon", "{events} events were not written: {reason}"),
     # --- peers of one's own. Fields: path, address, reason
     Kind("peer-up", "peer", "{peer} is connected: {path}, {address}"),
@@ -73,7 +75,7 @@ _TABLE: Final = (
     Kind("tunnel-closed", "tunnel", "{protocol}: the {direction} was closed"),
     Kind("tunnel-ended", "tunnel", "{protocol}: the {direction} ended by itself: its time was over"),
     Kind("tunnel-limits", "tunnel", "{protocol}: the limits were changed: {change}"),
-    Kind("tunnel-port-taken", "tunnel", "{protocol}: {address} cannot be bound: {reason}"),
+    Kind("tunnel-port-taken", "tunnel", "{protocol}: {reason}"),
     Kind("tunnel-port-bound", "tunnel", "{protocol}: listening on {address} again"),
     Kind("tunnel-peer-away", "tunnel", "{protocol}: {peer} cannot be reached: {reason}"),
     Kind("tunnel-peer-back", "tunnel", "{protocol}: {peer} is there again"),

@@ -136,7 +136,7 @@ class Dials:
             async with asyncio.timeout(self.dialer.dial_timeout_s):
                 return await self.recovery.another(peer_id)
         except TimeoutError:
-            raise TimedOut(f"{peer_id} has fallen silent, and no new connection to it was made") from None
+            raise TimedOut(f"{self.recovery.trouble(peer_id)}, and no new one was made") from None
 
     async def to_relay(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Link:
         """A connection to a relay, for a dial that leads through it and has its slot.

@@ -111,6 +111,11 @@ class Recovery:
         """Whether the peer's connections are in doubt, or the last one was lost a moment ago."""
         return self._is_doubtful(peer_id) or self._is_lost(peer_id)
 
+    def trouble(self, peer_id: PeerId) -> str:
+        """What is wrong with the connection to a peer that is worth waiting for, in words."""
+        is_there = bool(self._connections.of(peer_id))
+        return f"the connection to {peer_id} {'has fallen silent' if is_there else 'was lost'}"
+
     async def another(self, peer_id: PeerId) -> Link | None:
         """The first connection to the peer that answers, an old or a new one; None: not to be waited for."""
         waiters = self._waiters.setdefault(peer_id, set())
@@ -366,5 +371,5 @@ class _Search:
             self._asking = self._loop.create_task(self._recovery.ask_where(self._peer_id, failure))
         if not self._told:
             self._told = True
-            why = f"{self._peer_id} has fallen silent, and a new connection fails: {failure.message}"
+            why = f"{self._recovery.trouble(self._peer_id)}, and a new one fails: {failure.message}"
             self._recovery.tell_silent(self._peer_id, TimedOut(why))

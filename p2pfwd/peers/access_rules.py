@@ -92,6 +92,11 @@ class AccessRules:
         except StorageFailed as exc:
             log.warning("rights that have ended are still written down: %s", exc.message)
 
+    @property
+    def moved(self) -> Path | None:
+        """Where `load` moved a damaged file."""
+        return self._file.moved
+
     def load(self) -> None:
         """Read the file, if there is one.
 

@@ -91,10 +91,12 @@ class AddressBook:
         self._timer: asyncio.TimerHandle | None = None
         self._backlog = 0  # peers still to be written on this occasion
         self._restoring = False
+        self._has_begun = False
         self._closing = False
 
     def start(self) -> None:
         """Read the file in the background, and follow the peerstore from now on."""
+        self._has_begun = True
         self._store.on_change(self._changed)
         if self._file.path.exists():
             self._submit(self._load)
@@ -103,7 +105,7 @@ class AddressBook:
 
     async def close(self) -> None:
         """Write what has changed, and end the thread; gives up on a disk that hangs. Idempotent."""
-        if self._closing:
+        if self._closing or not self._has_begun:
             return
         self._closing = True
         if self._timer is not None:

@@ -60,7 +60,9 @@ _MIGRATIONS: Final = {
     ),
 }
 
-_FORM: Final = Form("address book", VERSION, _SCHEMA, _MIGRATIONS, MAX_FILE_BYTES, "NORMAL")
+_WITHOUT: Final = "nothing is known of peers met before"
+
+_FORM: Final = Form("address book", VERSION, _SCHEMA, _MIGRATIONS, MAX_FILE_BYTES, "NORMAL", _WITHOUT)
 
 _PRUNE: Final = (
     "DELETE FROM peers WHERE id IN ("

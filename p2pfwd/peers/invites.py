@@ -194,6 +194,11 @@ class Invites:
             )
         del invites[min(ended, key=lambda it: it.made).id]
 
+    @property
+    def moved(self) -> Path | None:
+        """Where `load` moved a damaged file."""
+        return self._file.moved
+
     def load(self) -> None:
         """Read the file, if there is one.
 

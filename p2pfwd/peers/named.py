@@ -155,6 +155,11 @@ class NamedPeers:
                     hint="change it there, then p2pfwd reload",
                 )
 
+    @property
+    def moved(self) -> Path | None:
+        """Where `load` moved a damaged file."""
+        return self._file.moved
+
     def load(self) -> None:
         """Read the file, if there is one.
 

@@ -12,7 +12,7 @@ import os
 from p2pfwd.errors import DaemonNotRunning, P2PForwardError, StorageFailed, TimedOut
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths, check_socket_path
-from p2pfwd.state.home_lock import Holder, holder
+from p2pfwd.state.home_lock import SYSTEM_HOME, Holder, holder
 
 
 def reach(paths: Paths, timeout_s: float | None = 10.0) -> Client:
@@ -43,8 +43,6 @@ def _holder(paths: Paths) -> Holder | None:
     try:
         return holder(paths.lock_file)
     except StorageFailed as exc:
-        from p2pfwd.service.values import SYSTEM_HOME
-
         if paths.home != SYSTEM_HOME or os.geteuid() == 0:
             raise
         raise StorageFailed(

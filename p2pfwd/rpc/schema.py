@@ -335,6 +335,7 @@ class StatusResult(Message):
     swarm_streams: int = 0  # of all connections, those of tunnels among them
     tasks: int = 0  # of the event loop
     descriptors: int = 0  # open files and sockets
+    lost: tuple[str, ...] = ()  # damaged files of tunnels and access rules that lie aside
 
 
 @message

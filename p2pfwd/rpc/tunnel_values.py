@@ -95,6 +95,7 @@ class LsResult(Message):
     """Result of `p2p.ls`."""
 
     listeners: tuple[Listener, ...]
+    lost: str | None = None  # a damaged state file that lies aside: what was saved in it is lost
 
 
 @message

@@ -9,7 +9,8 @@ from pathlib import Path
 from p2pfwd.service import launchd, systemd
 from p2pfwd.service.launchd_plist import agent
 from p2pfwd.service.systemd_unit import system_unit, user_unit
-from p2pfwd.service.values import SYSTEM_HOME, Definition, Program, is_ours
+from p2pfwd.service.values import Definition, Program, is_ours
+from p2pfwd.state.home_lock import SYSTEM_HOME
 
 
 def definition(

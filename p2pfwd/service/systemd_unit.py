@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from p2pfwd.errors import ExitStatus
-from p2pfwd.service.values import SYSTEM_HOME, Definition, Program, mark, suffix
+from p2pfwd.service.values import Definition, Program, mark, suffix
+from p2pfwd.state.home_lock import SYSTEM_HOME
 
 SYSTEM_UNITS = Path("/etc/systemd/system")
 SYSUSERS_FILE = Path("/etc/sysusers.d/p2pfwd.conf")

@@ -14,9 +14,6 @@ from pathlib import Path
 from p2pfwd.errors import StorageFailed
 from p2pfwd.system.private_files import storage_failed
 
-SYSTEM_HOME = Path("/var/lib/p2pfwd")
-"""The home of the system's service."""
-
 MAX_FILE_BYTES = 65536
 """Most that is read of a file that may be one of ours."""
 

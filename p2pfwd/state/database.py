@@ -39,6 +39,8 @@ class Form:
     max_bytes: int
     synchronous: Literal["NORMAL", "FULL"]
     """FULL: what is committed outlives a power cut. NORMAL: it may be lost then, and the file is whole."""
+    without: str
+    """What it means to have none."""
 
 
 class DamagedFile(StorageFailed):
@@ -87,10 +89,15 @@ class Database:
         """The error that says so."""
         return DamagedFile(f"{self._form.what} {self.path}: {reason}", path=str(self.path))
 
-    def set_aside(self) -> Path:
+    @property
+    def aside(self) -> Path:
+        """Where a damaged file is moved to."""
+        return self.path.with_name(self.path.name + ".damaged")
+
+    def set_aside(self, aside: Path | None = None) -> Path:
         """Rename a damaged file, over one that was renamed before; its new name. Raises StorageFailed."""
         self.close()
-        aside = self.path.with_name(self.path.name + ".damaged")
+        aside = aside or self.aside
         try:
             os.replace(self.path, aside)
             for suffix in ("-wal", "-shm"):
@@ -160,8 +167,8 @@ class Database:
             version += 1
         if version != form.version:
             raise StorageFailed(
-                f"{form.what} {self.path}: it has the form {version}, of another version of p2pfwd",
-                hint="move it away to begin a new one",
+                f"{form.what} {self.path}: it has the form {version}, of a newer version of p2pfwd",
+                hint=f"use that version; or move the file away: then {form.without}",
                 path=str(self.path),
             )
 

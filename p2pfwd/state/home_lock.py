@@ -19,6 +19,9 @@ from typing import NamedTuple
 from p2pfwd.errors import DaemonRunning
 from p2pfwd.system.private_files import storage_failed
 
+SYSTEM_HOME = Path("/var/lib/p2pfwd")
+"""The home of the system's service."""
+
 MAX_LOCK_BYTES = 8192
 """Most that is read of a lock file: two lines, of which a path (PATH_MAX is 4096) is one."""
 _TRIES = 5

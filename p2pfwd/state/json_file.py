@@ -38,6 +38,8 @@ class JsonFile(Generic[T]):
         """`what` names the file in errors; `encode` gives the members of its object, but the version."""
         self.path = path
         self.table = table
+        self.moved: Path | None = None
+        """Where a damaged file was moved: what it said is not known."""
         self._what = what
         self._encode = encode
         self._log = log
@@ -134,6 +136,7 @@ class JsonFile(Generic[T]):
             os.replace(self.path, self.aside)
         except OSError as exc:
             raise storage_failed(self._what, self.path, exc) from exc
+        self.moved = self.aside
         self._log.error("%s %s: %s; the file was moved to %s", self._what, self.path, why, self.aside)
         return self.aside
 

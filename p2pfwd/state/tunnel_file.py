@@ -1,8 +1,8 @@
 """The state file `state.db`: the listens and forwards that outlive the daemon. Blocking.
 
 Rules: what a call has returned from is on the disk. A damaged file is set aside and its owner told: nothing
-of it is repaired, and what is known of it goes into the new one, as where the file was removed. Bounded in
-tunnels and bytes.
+of it is repaired, and what is known of it goes into the new one, as where the file was removed. Then nothing
+is lost, and it has another name aside. Bounded in tunnels and bytes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ _TERMS_IN_ONE: Final = (
 )
 """From form 1, where each term had a column."""
 
-_FORM: Final = Form("state file", VERSION, _SCHEMA, {1: _TERMS_IN_ONE}, MAX_FILE_BYTES, "FULL")
+_WITHOUT: Final = "no tunnel is saved"
+
+_FORM: Final = Form("state file", VERSION, _SCHEMA, {1: _TERMS_IN_ONE}, MAX_FILE_BYTES, "FULL", _WITHOUT)
 
 
 Key = tuple[Literal["listen", "forward"], str]
@@ -97,11 +99,18 @@ class TunnelFile:
     def __init__(self, path: Path) -> None:
         self._db = Database(path, _FORM)
         self._known: dict[Key, SavedTunnel] = {}
+        self.moved: Path | None = None
+        """Where `load` moved a damaged file: what was saved in it is not known."""
 
     @property
     def path(self) -> Path:
         """Where it is."""
         return self._db.path
+
+    @property
+    def aside(self) -> Path:
+        """Where it is moved to where what was saved in it is lost."""
+        return self._db.aside
 
     def load(self) -> list[SavedTunnel]:
         """Every tunnel in it, in the order in which they were saved; nothing where there is no file."""
@@ -113,7 +122,8 @@ class TunnelFile:
                 rows = db.execute(f"SELECT {_COLUMNS} FROM tunnels ORDER BY id").fetchall()
                 tunnels = [self._tunnel(row) for row in rows]
         except DamagedFile as exc:
-            self._set_aside(exc)
+            self._set_aside(exc, self.aside)
+            self.moved = self.aside
             return []
         self._known = {tunnel.key: tunnel for tunnel in tunnels}
         return tunnels
@@ -140,7 +150,7 @@ class TunnelFile:
         try:
             self._write(lambda db: _change(db, put, drop))
         except DamagedFile as exc:
-            self._set_aside(exc)
+            self._set_aside(exc, self.path.with_name(self.path.name + ".replaced"))
             self._write(lambda db: _change(db, after.values(), ()))
         self._known = after
 
@@ -154,8 +164,8 @@ class TunnelFile:
             work(db)
             db.execute("COMMIT")
 
-    def _set_aside(self, exc: DamagedFile) -> None:
-        aside = self._db.set_aside()
+    def _set_aside(self, exc: DamagedFile, aside: Path) -> None:
+        self._db.set_aside(aside)
         log.error("%s; it was moved to %s, and a new one begun", exc.message, aside)
 
     def _tunnel(self, row: tuple[Any, ...]) -> SavedTunnel:

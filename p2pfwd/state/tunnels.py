@@ -5,11 +5,14 @@ Rules: the loop never waits for the disk. A call returns when its change is on t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from p2pfwd.state.file_thread import FileThread
 from p2pfwd.state.tunnel_file import Key, SavedTunnel, TunnelFile
+
+log = logging.getLogger("p2pfwd.state")
 
 
 class SavedTunnels:
@@ -19,14 +22,23 @@ class SavedTunnels:
     """
 
     def __init__(self, path: Path) -> None:
+        self.lost: Path | None = None
+        """A damaged file that lies aside: what was saved in it is not known."""
         self._file = TunnelFile(path)
         self._thread = FileThread("state file", self._file.close)
 
     async def load(self) -> list[SavedTunnel]:
         """Every saved tunnel, in the order in which they were saved. Raises StorageFailed."""
-        if not self._file.path.exists():
-            return []
-        return await self._thread.submit(self._file.load)
+        found = await self._thread.submit(self._file.load) if self._file.path.exists() else []
+        if self._file.aside.exists():
+            self.lost = self._file.aside
+            log.error("%s lies there: the tunnels that were saved in it are lost", self.lost)
+        return found
+
+    @property
+    def moved(self) -> Path | None:
+        """Where `load` moved a damaged file."""
+        return self._file.moved
 
     async def save(self, tunnel: SavedTunnel) -> None:
         """Save it, in the place of one with its key. Raises StorageFailed, ResourceLimitExceeded."""

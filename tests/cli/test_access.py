@@ -148,6 +148,12 @@ def test_to_allow_whom_config_toml_keeps_out_says_so(fake: FakeDaemon, run: Run)
     err = run("allow", "/x/web", "any").err
     assert err == f"Warning: config.toml lets in only whom it or a command allows, and goes before\n{cure}"
 
+    fake.answers["p2p.listen"] = listened(Access("listed", (STRANGER,), (NAS,)))
+    err = run("listen", "/x/web", "8000", "--allow", "nas").err
+    assert err == f"Warning: config.toml denies nas, and goes before\n{cure}"
+    err = run("listen", "/x/web", "8000", "--allow", "any").err
+    assert err == f"Warning: config.toml lets in only whom it or a command allows, and goes before\n{cure}"
+
 
 # --- access -----------------------------------------------------------------------------------------
 

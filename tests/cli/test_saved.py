@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import sqlite3
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Program, run_cli
+from tests.support.daemon import Daemon, Program, run_cli
 from tests.support.fake_daemon import until
 from tests.support.in_process import QuickDaemon
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly
@@ -166,7 +167,33 @@ def test_a_newer_state_file_is_refused_with_its_cure(home: Path) -> None:
     assert (refused.returncode, refused.stderr.splitlines()[-2:]) == (
         1,
         [
-            f"Error: state file {home / 'state.db'}: it has the form 99, of another version of p2pfwd",
-            "hint: move it away to begin a new one",
+            f"Error: state file {home / 'state.db'}: it has the form 99, of a newer version of p2pfwd",
+            "hint: use that version; or move the file away: then no tunnel is saved",
         ],
     )
+
+
+def test_what_a_damaged_file_has_lost_is_told_where_one_looks(home: Path) -> None:
+    """In `ls` and `status` as long as it lies there, in the events once."""
+    for name in ("state.db", "access.json", "peers.json", "invites.json"):
+        (home / name).write_bytes(b"rubbish" * 1000)
+        (home / name).chmod(0o600)
+    aside = home / "state.db.damaged"
+    said = f"Warning: the saved tunnels are lost: what is left of them is in {aside}"
+    for _ in range(2):
+        with Daemon(home):
+            listed = run_cli(home, "ls")
+            assert (listed.returncode, listed.stdout, listed.stderr.splitlines()[0]) == (0, "", said)
+            status = run_cli(home, "status", "--json").stdout
+            assert json.loads(status)["Lost"] == [str(aside), str(home / "access.json.damaged")]
+            assert f"what {aside} had before it was damaged" in run_cli(home, "status").stdout
+            events = run_cli(home, "events", "--json", "--kind", "file-damaged").stdout
+            assert [json.loads(line)["Data"] for line in events.splitlines()] == [
+                {"what": "the saved tunnels", "file": str(aside)},
+                {"what": "the access rules and blocks", "file": str(home / "access.json.damaged")},
+                {"what": "the names of peers", "file": str(home / "peers.json.damaged")},
+                {"what": "the invites", "file": str(home / "invites.json.damaged")},
+            ]
+    aside.unlink()
+    with Daemon(home):
+        assert run_cli(home, "ls").stderr == ""

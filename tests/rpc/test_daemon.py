@@ -258,7 +258,7 @@ def test_a_listen_whose_client_went_is_undone(home: Path, monkeypatch: pytest.Mo
             checking.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(running.forwarding, "check", hang)
+        monkeypatch.setattr(running.forwarding, "look", hang)
 
         def give_up(client: Client) -> None:
             with client, pytest.raises(KeyboardInterrupt):

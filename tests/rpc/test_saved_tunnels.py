@@ -359,7 +359,7 @@ def test_a_newer_state_file_keeps_the_daemon_from_starting(lives: Lives, home: P
     db.close()
     with pytest.raises(StorageFailed, match="it has the form 99") as caught:
         lives(ls)
-    assert caught.value.hint == "move it away to begin a new one"
+    assert caught.value.hint == "use that version; or move the file away: then no tunnel is saved"
     with pytest.raises(DaemonNotRunning):
         Client.connect(home / "rpc.sock")
 

@@ -686,6 +686,11 @@ def test_a_declared_tunnel_goes_before_a_saved_one_which_comes_back(
         assert "declares listen /x/ssh, and so it is" in said
         assert (await node.reload(SSH)).notes == ()
         await node.call("p2p.close", s.CloseParams(protocol="/x/ssh"))
+        assert await node.ls() == {}
+        await node.call("p2p.close", s.CloseParams(all=True))
+        await node.reload("")
+        assert (await node.ls())["/x/ssh"].lifetime == "saved", "it was the declared one that was closed"
+        await node.call("p2p.close", s.CloseParams(protocol="/x/ssh"))
         await node.reload("")
         assert await node.ls() == {}
         await node.running.stop()

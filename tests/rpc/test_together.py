@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from p2pfwd.errors import InvalidConfig, InviteRefused, StorageFailed
+from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.peers.access_rules import AccessRules
 from p2pfwd.rpc import schema as s
 from tests.rpc.test_setup import LAPTOP, PHONE, SSH, WEB, Home, run, start
@@ -297,6 +298,47 @@ def test_a_right_that_has_ended_is_in_the_history(home: Path) -> None:
         assert found[-1].data["change"] == f"any peer; the time of {PHONE} is over"
 
     run(home, script)
+
+
+# --- a command beside a close ---
+
+
+def test_a_listen_that_is_closed_at_once_was_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(node: Home) -> None:
+        tunnels = node.running.tunnels
+        make = tunnels.make
+
+        async def make_and_close(*args: Any) -> Any:
+            made = await make(*args)
+            await tunnels.close(CloseMatch(protocol="/x/ssh"))
+            return made
+
+        monkeypatch.setattr(tunnels, "make", make_and_close)
+        result = await node.call("p2p.listen", s.ListenParams("/x/ssh", "127.0.0.1:9"))
+        assert (result.listener.protocol, result.stood) == ("/x/ssh", False)
+        assert await node.ls() == {}
+        assert await told(node, "tunnel") == ["tunnel-made", "tunnel-closed"]
+
+    run(home, script)
+
+
+def test_doctor_leaves_out_a_forward_that_is_closed_meanwhile(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(here: Home, there: Home) -> None:
+        await here.call("p2p.forward", s.ForwardParams("/x/ssh", "0", (there.address,)))
+        tunnels, forwarding = here.running.tunnels, here.running.forwarding
+        check = forwarding.check
+
+        async def close_and_check(*args: Any) -> Any:
+            await tunnels.close(CloseMatch(all=True))
+            return await check(*args)
+
+        monkeypatch.setattr(forwarding, "check", close_and_check)
+        found = await here.call("doctor", s.DoctorParams(peer=there.address))
+        assert "/x/ssh: it was closed meanwhile" in [it.text for it in found.findings]
+
+    run_two(home, script)
 
 
 # --- limits and the history of setups --------------------------------------------------------------

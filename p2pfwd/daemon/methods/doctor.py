@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError
+from p2pfwd.errors import NotFound, P2PForwardError
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.resolver import has_name
 from p2pfwd.policy.nat_kind import NatKind
@@ -326,7 +326,11 @@ class Doctor:
             return [("left out", "no forward here leads to the peer", None)]
         found: list[Check] = []
         for forward in forwards[:8]:
-            outcome = await self._node.forwarding.check(forward.id, 10.0)
+            try:
+                outcome = await self._node.forwarding.check(forward.id, 10.0)
+            except NotFound:
+                found.append(("left out", f"{forward.protocol}: it was closed meanwhile", None))
+                continue
             state: FindingState = "good" if outcome.ok else "bad"
             found.append((state, f"{forward.protocol}: {outcome.reason or outcome.state}", outcome.hint))
         return found

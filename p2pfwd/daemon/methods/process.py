@@ -126,6 +126,7 @@ class ProcessMethods:
             swarm_streams=sum(len(conn.streams) for conn in conns),
             tasks=len(asyncio.all_tasks()),
             descriptors=descriptors.in_use(),
+            lost=tuple(str(it) for it in (node.tunnels.lost, node.access.rules.lost) if it is not None),
             history=views.digest(node.history.digest, node.peering.names_by_id(), time.time(), failure),
         )
 

@@ -19,10 +19,11 @@ from p2pfwd.core.word_order import check_forward, check_listen
 from p2pfwd.daemon.expiry import end_after
 from p2pfwd.daemon.methods import notices, views
 from p2pfwd.daemon.methods.process import Node
-from p2pfwd.errors import NotFound, P2PForwardError, UsageError
+from p2pfwd.errors import P2PForwardError, UsageError
 from p2pfwd.forwarding.bind import numeric
+from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.registry import Listener
-from p2pfwd.forwarding.values import UNKNOWN, CheckOutcome, CloseMatch
+from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
@@ -89,7 +90,8 @@ class TunnelMethods:
             if not stood:
                 await undo()
 
-        outcome = await _or(self._look_at_target(listener), take_back)
+        assert isinstance(listener, RemoteListener)  # which may be closed by now
+        outcome = await _or(node.forwarding.look(listener, TARGET_CHECK_S), take_back)
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
             listener=node.shown(listener.info()),
@@ -99,15 +101,6 @@ class TunnelMethods:
             taken_ports=node.host.taken_ports,
             stood=stood,
         )
-
-    async def _look_at_target(self, listener: Listener) -> CheckOutcome:
-        """How it is; not known where the daemon's stop has closed it, which is no failure of a saved one."""
-        try:
-            return await self._node.forwarding.check(listener.id, TARGET_CHECK_S)
-        except NotFound:
-            if not self._node.draining:
-                raise
-            return CheckOutcome(False, UNKNOWN, "the daemon is shutting down")
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:
         """Open a local address that leads to a peer. Raises PeerNotFound, AddressInUse, ListenerExists."""
@@ -174,7 +167,9 @@ class TunnelMethods:
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.LsResult:
         """All listeners, in the order they were made."""
-        return s.LsResult(tuple(map(self._node.shown, self._node.tunnels.listeners())))
+        tunnels = self._node.tunnels
+        lost = None if tunnels.lost is None else str(tunnels.lost)
+        return s.LsResult(tuple(map(self._node.shown, tunnels.listeners())), lost)
 
     # --- streams
 

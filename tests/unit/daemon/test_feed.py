@@ -263,10 +263,19 @@ def test_a_way_is_news_when_it_is_another_and_found_out_of(parts: Parts) -> None
 
 
 def test_a_silent_peer_is_told_once_and_that_it_answers(parts: Parts) -> None:
+    parts.live[LAPTOP] = [parts.link(LAPTOP)]
     for error in (TimedOut("silent"), TimedOut("still"), None, None, TimedOut("again")):
         parts.swarm.tell("on_silent", LAPTOP, error)
         parts.swarm.tell("on_silent", STRANGER, error)
     assert parts.told() == ["peer-silent", "peer-answers", "peer-silent"]
+
+
+def test_a_peer_that_is_lost_is_not_told_to_be_silent(parts: Parts) -> None:
+    conn = parts.link(LAPTOP, ConnectionResetError())
+    parts.connect(conn)
+    parts.disconnect(conn)
+    parts.swarm.tell("on_silent", LAPTOP, TimedOut("the connection was lost, and a new one fails"))
+    assert parts.told() == ["peer-up", "peer-lost"]
 
 
 def test_relays(parts: Parts) -> None:
@@ -371,13 +380,15 @@ def test_what_ends_by_itself_is_told_once(parts: Parts) -> None:
 
 def test_changed_limits_and_what_is_read_again(parts: Parts) -> None:
     parts.told()
-    parts.tunnels.on_limited(parts.info(READY), {"rate": 2000, "idle_timeout_s": 0})
+    parts.tunnels.on_limited(parts.info(READY), {"rate": 1_500_000, "idle_timeout_s": 0, "max_streams": 8})
+    parts.tunnels.on_limited(parts.info(READY), {"rate_per_peer": 2000, "idle_timeout_s": 1_209_600})
     parts.tunnels.on_limited(parts.info(READY), {})
     parts.applying.on_changed("a.toml was applied", ["listen /x/a added", "rule /x/a added"])
     parts.applying.on_changed("a.toml was applied", [])
     parts.reloading.on_refused("it is no TOML")
     assert [(code, fields.get("change", fields.get("reason"))) for code, fields in parts.events] == [
-        ("tunnel-limits", "rate 2000, idle-timeout none"),
+        ("tunnel-limits", "rate 1.5MB/s, idle-timeout none, max-streams 8"),
+        ("tunnel-limits", "rate-per-peer 2kB/s, idle-timeout 14 d"),
         ("config-changed", "listen /x/a added, rule /x/a added"),
         ("config-refused", "it is no TOML"),
     ]

@@ -84,6 +84,14 @@ def test_who_did_not_stop_in_order_was_lost(file: HistoryFile) -> None:
     assert file.load(NOW).lost_at is None
 
 
+def test_one_whose_start_is_forgotten_by_now_was_lost_all_the_same(
+    file: HistoryFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(history_file.MOST, "own", 3)
+    file.save([event(1, "daemon-started"), *map(event, range(2, 6))])
+    assert file.load(NOW).lost_at == NOW + 5
+
+
 def test_a_long_event_loses_its_fields_not_the_bound(file: HistoryFile) -> None:
     file.save([event(1, data={str(number): "x" * 200 for number in range(10)})])
     assert file.find(Query(1))[0].data == {}
@@ -99,7 +107,7 @@ def test_a_file_of_a_newer_version_is_refused_with_the_cure_and_left_alone(file:
     for work in (lambda: file.load(NOW), lambda: file.save([event(2)]), lambda: file.find(Query(1))):
         with pytest.raises(StorageFailed, match=r"history .*events\.db: it has the form 2") as caught:
             work()
-        assert caught.value.hint == "move it away to begin a new one"
+        assert caught.value.hint == f"use that version; or move the file away: then {history_file._WITHOUT}"
     file.close()
     assert file.path.read_bytes() == before
 

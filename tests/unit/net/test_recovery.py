@@ -259,6 +259,8 @@ async def test_a_peer_that_is_lost_is_waited_for_a_moment_and_not_longer() -> No
         assert await rig.recovery.another(PEER) is None
         assert LOST_S - 1 < rig.loop.time() - began < LOST_S + REDIAL_S + 1
         assert not rig.recovery.is_worth_waiting(PEER)
+        assert "has fallen silent" not in str(rig.told)
+        assert f"the connection to {PEER} was lost, and a new one fails: cannot reach it" in str(rig.told[-1])
 
 
 @in_virtual_time

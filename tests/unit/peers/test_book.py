@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from p2pfwd.peers.book import OFF_MOST_S, Pace
+from p2pfwd.peers.book import OFF_MOST_S, AddressBook, Pace
 from p2pfwd.peers.book_file import AddressFile, StoredAddress, StoredPeer
 from p2pfwd.peers.claims import STALE_S, KnownAddress
 from p2pfwd.peers.store import GRACE_S, Peerstore
 from p2pfwd.policy.provenance import Provenance, Standing
 from tests.support.loops import until
 from tests.support.peers import peer
+from tests.support.virtual_time import in_virtual_time
 from tests.unit.peers.book_rig import ALICE, BOB, Clocks, a_life, addr
 
 
@@ -213,6 +214,15 @@ def test_nothing_to_keep_makes_neither_file_nor_thread(home: Path) -> None:
 
     asyncio.run(life())
     assert list(home.iterdir()) == []
+
+
+@in_virtual_time
+async def test_one_that_was_not_begun_is_closed_at_once(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As where the start is refused before it: there is nothing to wait for, and nothing to say."""
+    loop = asyncio.get_running_loop()
+    book, before = AddressBook(home / "peers.db", Peerstore(loop.time)), loop.time()
+    await book.close()
+    assert loop.time() == before and caplog.text == ""
 
 
 def test_a_damaged_file_is_moved_aside_with_a_warning(home: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -256,7 +256,7 @@ def test_a_newer_form_is_left_alone(file: AddressFile) -> None:
     db.execute("PRAGMA user_version = 3")
     db.close()
     for work in (file.load, lambda: file.save([BOB])):
-        with pytest.raises(StorageFailed, match="another version of p2pfwd") as caught:
+        with pytest.raises(StorageFailed, match="a newer version of p2pfwd") as caught:
             work()
         assert not isinstance(caught.value, DamagedFile)
     assert count(file, "peers") == 1

@@ -104,9 +104,8 @@ def test_a_request_keeps_python_names_and_a_result_has_wire_names() -> None:
 
 
 def test_empty_lists_are_lists_not_null() -> None:
-    assert (
-        codec.encode_result(1, schema.LsResult(())) == b'{"jsonrpc":"2.0","id":1,"result":{"Listeners":[]}}\n'
-    )
+    line = b'{"jsonrpc":"2.0","id":1,"result":{"Streams":[]}}\n'
+    assert codec.encode_result(1, schema.StreamLsResult(())) == line
 
 
 @pytest.mark.parametrize("method", sorted(schema.METHODS))

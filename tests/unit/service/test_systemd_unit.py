@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.service.systemd_unit import SYSUSERS, system_unit, user_unit
-from p2pfwd.service.values import SYSTEM_HOME, Definition, Program, is_ours
+from p2pfwd.service.values import Definition, Program, is_ours
+from p2pfwd.state.home_lock import SYSTEM_HOME
 
 PROGRAM = Program(("/opt/p2pfwd/bin/python", "-P", "-m", "p2pfwd.daemon"), {"P2PFWD_HOME": str(SYSTEM_HOME)})
 MOST_EXPOSED = 2.0

@@ -123,7 +123,7 @@ def test_a_newer_form_is_refused_with_the_cure_and_left_alone(file: TunnelFile) 
     for work in (file.load, lambda: file.change(put=[SSH])):
         with pytest.raises(StorageFailed, match=r"state file .*state\.db: it has the form 3") as caught:
             work()
-        assert caught.value.hint == "move it away to begin a new one"
+        assert caught.value.hint == "use that version; or move the file away: then no tunnel is saved"
     file.close()
     assert file.path.read_bytes() == before
 
@@ -176,6 +176,8 @@ def test_a_file_that_is_damaged_meanwhile_is_replaced_with_all_that_is_known(fil
     file.path.write_bytes(b"rubbish" * 1000)
     file.change(put=[OWN], drop=[SSH.key])
     assert anew(file) == [WEB, OWN]
+    assert not file.aside.exists(), "nothing is lost"
+    assert file.path.with_name("state.db.replaced").exists()
 
 
 def test_a_file_that_is_removed_meanwhile_is_made_anew_with_all_that_is_known(

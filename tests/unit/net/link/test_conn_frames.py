@@ -20,13 +20,14 @@ from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, RemoteProtocolEr
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.outbox import FRAMES_PER_TURN
-from p2pfwd.net.link.stream import Stream
+from p2pfwd.net.link.stream import LINGER_S, Stream
 from p2pfwd.net.upgrader import describe
 from p2pfwd.system.buffers import CORKED_FRAMES, KEEP_BUFFERS, BufferPool
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
 from tests.support.loops import on_loop, turns
+from tests.support.virtual_time import in_virtual_time
 
 PEER = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(31) + b"\x01")
 ADDR = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
@@ -769,3 +770,27 @@ async def test_who_waits_to_open_a_stream_is_told_at_once_that_the_connection_cl
     assert isinstance(openings[-1].exception(), ConnectionLost) and not closing.done()
     conn.abort()
     await asyncio.gather(closing, *openings, return_exceptions=True)
+
+
+@in_virtual_time
+async def test_a_closed_stream_is_reset_if_its_peer_does_not_end_it_in_time() -> None:
+    """What the peer sends meanwhile is dropped and puts nothing off; one that ends in time is not reset."""
+    channel = FakeChannel()
+    conn = made(channel)
+    endless, polite = await opened(conn, channel, 2)
+    for stream in (endless, polite):
+        await stream.close()
+    conn.plaintext_received(memoryview(f.encode_header(f.DATA, f.FIN, polite.id, 0)))
+    conn.turn_ended()
+
+    def resets() -> list[int]:
+        return [stream_id for _, flags, stream_id, _ in channel.frames() if flags & f.RST]
+
+    await asyncio.sleep(LINGER_S - 1)
+    conn.plaintext_received(memoryview(f.encode_header(f.DATA, 0, endless.id, 3) + b"abc"))
+    conn.turn_ended()
+    await turns()
+    assert resets() == [] and list(conn.streams) == [endless.id]
+    await asyncio.sleep(2)
+    assert resets() == [endless.id] and not conn.streams
+    conn.abort()
