@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -20,13 +19,12 @@ from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
-from p2pfwd.core.typed import parse_peer
-from p2pfwd.errors import InvalidPeerId, NotFound, StorageFailed, UsageError
+from p2pfwd.daemon.access_arguments import check_number, read_allowed, read_blocks
+from p2pfwd.errors import NotFound, StorageFailed, UsageError
 from p2pfwd.forwarding.names import check_protocol
 from p2pfwd.peers.access_rules import AccessRules, AccessTable, Change
-from p2pfwd.peers.arguments import Names, named_peer
 from p2pfwd.policy.access import NO_RULE, Access, Default, Rule, joined
-from p2pfwd.policy.blocks import Blocks, Network, parse_network
+from p2pfwd.policy.blocks import Blocks, Network
 from p2pfwd.rpc import schema as s
 
 if TYPE_CHECKING:
@@ -38,14 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("p2pfwd.access")
 
-ANY: Final = "any"
-"""In place of a peer: every peer."""
-
-MAX_ARGUMENTS: Final = 256
-"""Peers or networks of one command."""
-
-_WRITTEN_AS_NETWORK: Final = re.compile(r"[^/]+[/:]|[0-9]+\.")
-"""What no peer's name or ID has, and no multiaddr begins with."""
 
 
 class AccessControl:
@@ -342,11 +332,11 @@ class AccessControl:
 
         Raises InvalidPeerId, InvalidMultiaddr, UsageError.
         """
-        _check_number(texts)
+        check_number(texts)
         return read_allowed(texts, self._peering.names)
 
     def _read_blocks(self, texts: Sequence[str]) -> tuple[frozenset[PeerId], frozenset[Network]]:
-        _check_number(texts)
+        check_number(texts)
         return read_blocks(texts, self._peering.names)
 
     # --- what is shown ----------------------------------------------------------------------------
@@ -436,50 +426,6 @@ class AccessControl:
         return self._named
 
 
-def read_allowed(texts: Sequence[str], names: Names) -> frozenset[PeerId] | None:
-    """As `AccessControl.read`, of any number of texts."""
-    if ANY in texts:
-        if len(texts) > 1:
-            raise UsageError("any is every peer, and stands alone", hint="leave out the others, or any")
-        return None
-    return frozenset(_peer(text, names) for text in texts)
-
-
-def read_blocks(texts: Sequence[str], names: Names) -> tuple[frozenset[PeerId], frozenset[Network]]:
-    """The peers and networks that these mean. Raises UsageError and its kin."""
-    peers: set[PeerId] = set()
-    networks: set[Network] = set()
-    for text in texts:
-        try:
-            network = parse_network(text)
-        except ValueError as exc:
-            raise UsageError(
-                f"{quoted(text)} has bits beyond its prefix", hint=f"the network is {exc}"
-            ) from None
-        if network is None and _WRITTEN_AS_NETWORK.match(text):
-            raise UsageError(
-                f"{quoted(text)} is no network", hint="write it as 192.0.2.0/24 or 2001:db8::/32"
-            )
-        if network is None:
-            peers.add(_peer(text, names))
-        else:
-            networks.add(network)
-    return frozenset(peers), frozenset(networks)
-
-
-def _peer(text: str, names: Names) -> PeerId:
-    named = named_peer(text, names)
-    if named is not None:
-        return named.peer_id
-    peer_id, _ = parse_peer(text)
-    if peer_id is None:
-        raise InvalidPeerId(
-            f"{quoted(text)} has no peer ID in it, and access is given to an ID, not to an address",
-            hint="p2pfwd id on the other machine prints its peer ID",
-        )
-    return peer_id
-
-
 async def _nothing() -> None:
     """Nothing was said, and nothing is to be undone."""
 
@@ -493,12 +439,3 @@ def _peers(
     """Those with a name first."""
     shown = [s.AccessPeer(str(peer), names.get(peer), ends.get(peer)) for peer in peers]
     return tuple(sorted(shown, key=lambda it: (it.name is None, it.name or "", it.peer)))
-
-
-def _check_number(texts: Sequence[str]) -> None:
-    if not texts:
-        raise UsageError("no peer given", hint="give a peer ID, or a name of p2pfwd peer add")
-    if len(texts) > MAX_ARGUMENTS:
-        raise UsageError(
-            f"{len(texts)} arguments, where {MAX_ARGUMENTS} is the limit", hint="use several commands"
-        )

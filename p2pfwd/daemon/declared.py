@@ -21,7 +21,7 @@ from p2pfwd.core.quoting import quoted
 from p2pfwd.core.target_check import check_wait, read_check
 from p2pfwd.core.terms import ForwardTerms, ListenTerms, terms_from_json, wanted_of
 from p2pfwd.core.typed import parse_endpoint, parse_target
-from p2pfwd.daemon.access import ANY, read_allowed, read_blocks
+from p2pfwd.daemon.access_arguments import ANY, read_allowed, read_blocks
 from p2pfwd.daemon.tables import BLOCK, FORWARD, LISTEN, PEER, RULE, Entry
 from p2pfwd.errors import InvalidConfig, UsageError
 from p2pfwd.forwarding.bind import check_local

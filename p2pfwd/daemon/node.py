@@ -106,16 +106,7 @@ class Running:
         self.discovery.autonat.on_change(self.relays.reachability_changed)
         self.history = History(paths.events_file)
         self.feed = Feed(self.history, host, self.forwarding, self.discovery)
-        reached, hidden = self.discovery.is_reachable, self.discovery.is_hidden
-
-        def allowed(peer: PeerId) -> bool:
-            return self.forwarding.access.rules.lists(peer)
-
-        self.relaying = Relaying(host, paths, settings, network, reached, hidden, allowed)
-        self.discovery.autonat.on_change(self.relaying.look_again)
-        self.access.applied = self.relaying.rights_changed
-        if host.hole_punch is not None:
-            host.hole_punch.is_own = self.relaying.service.is_own
+        self.relaying = self._make_relaying(settings)
         self.near = Near(host, self.discovery.routing, enabled=mdns_enabled(settings, network))
         bootstrap = self.discovery.bootstrap
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
@@ -141,6 +132,20 @@ class Running:
         host.swarm.on_connected(lambda conn: self._peer("connected", conn))
         host.swarm.on_disconnected(lambda conn: self._peer("disconnected", conn))
         host.swarm.paths.on_change(self._path)
+
+    def _make_relaying(self, settings: Settings) -> Relaying:
+        discovery, host = self.discovery, self.host
+        reached, hidden = discovery.is_reachable, discovery.is_hidden
+
+        def allowed(peer: PeerId) -> bool:
+            return self.forwarding.access.rules.lists(peer)
+
+        made = Relaying(host, self.paths, settings, self.network, reached, hidden, allowed)
+        discovery.autonat.on_change(made.look_again)
+        self.access.applied = made.rights_changed
+        if host.hole_punch is not None:
+            host.hole_punch.is_own = made.service.is_own
+        return made
 
     @classmethod
     async def start(
