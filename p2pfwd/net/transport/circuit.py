@@ -158,7 +158,7 @@ class CircuitConduit:
 
     def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """See Conduit; nothing waits for more here: the relay's connection has its own way."""
-        if self._closed:
+        if self._closed or self._finishing:
             return
         if self.congested:
             self._unsent += view
