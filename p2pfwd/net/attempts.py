@@ -24,13 +24,19 @@ Dial = Callable[[PeerId, Multiaddr], Coroutine[Any, Any, Link]]
 
 
 @dataclass(slots=True, eq=False)
+class _Users:
+    """Who wait for a dial, and then who have its connection: kept with that, so it must not lead there."""
+
+    count: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class _UnderWay:
     """One dial."""
 
     task: asyncio.Task[Link]
     began: float
-    users: int = 0
-    """Who wait for it, and then who have its connection."""
+    users: _Users
 
 
 class Attempts:
@@ -38,39 +44,50 @@ class Attempts:
 
     def __init__(self) -> None:
         self._under_way: dict[tuple[PeerId, Multiaddr], _UnderWay] = {}
-        self._made: WeakKeyDictionary[Link, _UnderWay] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[Link, _Users] = WeakKeyDictionary()
 
     async def share(self, peer_id: PeerId, addr: Multiaddr, dial: Dial) -> Link:
         """The connection of a dial of it that has just begun, or of a new one. Raises as `dial`."""
         loop, key = asyncio.get_running_loop(), (peer_id, addr.without_peer_id())
         one = self._under_way.get(key)
         if one is None or loop.time() - one.began >= YOUNG_S:
-            one = _UnderWay(loop.create_task(dial(peer_id, addr)), loop.time())
+            one = _UnderWay(loop.create_task(dial(peer_id, addr)), loop.time(), _Users())
             self._under_way[key] = one
             one.task.add_done_callback(lambda _: self._over(key, one))
-        one.users += 1
+        one.users.count += 1
         try:
             link = await asyncio.shield(one.task)
         except asyncio.CancelledError:
-            one.users -= 1
-            if not one.users:
-                one.task.cancel()
+            one.users.count -= 1
+            if not one.users.count:
+                self._forget(key, one)  # whoever comes now has a dial of its own
+                if not one.task.cancel():
+                    _drop(one.task)
                 await asyncio.wait([one.task])
-                if not one.task.cancelled() and one.task.exception() is None:
-                    await one.task.result().close()
             raise
-        self._made[link] = one
+        self._made[link] = one.users
         return link
 
     async def let_go(self, link: Link) -> None:
         """Close a connection, unless another has use for it."""
-        one = self._made[link]
-        one.users -= 1
-        if not one.users:
+        users = self._made[link]
+        users.count -= 1
+        if not users.count:
             await link.close()
 
     def _over(self, key: tuple[PeerId, Multiaddr], one: _UnderWay) -> None:
+        self._forget(key, one)
+        if not one.users.count:
+            _drop(one.task)
+        elif not one.task.cancelled():
+            one.task.exception()  # retrieved, also where everybody has gone
+
+    def _forget(self, key: tuple[PeerId, Multiaddr], one: _UnderWay) -> None:
         if self._under_way.get(key) is one:
             del self._under_way[key]
-        if not one.task.cancelled():
-            one.task.exception()  # retrieved, also where everybody has gone
+
+
+def _drop(task: asyncio.Task[Link]) -> None:
+    """End the connection of a dial that nobody waits for any more, if it has come to one."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().abort()

@@ -188,7 +188,12 @@ class Dialer:
         return any([race.join(addrs) for race in shared])
 
     def arrived(self, conn: Link) -> None:
-        """A connection has come up in another way, by the peer or another dial: shared dials end with it."""
+        """A connection has come up in another way, by the peer or another dial.
+
+        A direct one ends shared dials; of a relayed one they may be the better.
+        """
+        if conn.is_relayed:
+            return
         for race in self._races:
             if race.peer_id == conn.remote_peer and race.is_shared:
                 race.arrived(conn)

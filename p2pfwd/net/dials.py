@@ -1,7 +1,7 @@
 """How a peer is connected to: the connection there is, a dial that callers share, or whoever may know.
 
 Rules: concurrent callers share one dial, to which each adds what it knows, and one look-up per peer; a caller
-that gives up ends neither. A connection that comes up in another way ends the shared dial: it will do. A dial
+that gives up ends neither. A direct connection that comes up in another way ends the shared dial. A dial
 through a relay reaches that by a dial of its own, which leads through none: two peers that are each other's
 relays would wait for each other. Dials of strangers are few at a time: they are made on others' word, and
 each has sockets of its own.

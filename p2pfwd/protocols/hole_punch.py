@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -76,6 +77,8 @@ class HolePunch:
         """How often A has dialed in vain, by the connection over the relay."""
         self._tidying: asyncio.TimerHandle | None = None
         self._settling: dict[PeerId, asyncio.TimerHandle] = {}
+        self._following: Counter[PeerId] = Counter()
+        """Tries of leaders that run."""
         """Of peers that lead and have begun no next try yet."""
         swarm.services.serve(Service(name=wire.PROTOCOL, talk=self._follow, bounds=DCUTR))
         swarm.on_connected(self._connected)
@@ -231,6 +234,7 @@ class HolePunch:
             stream.reset()
             return
         code: PathCode | None = None
+        self._following[peer_id] += 1
         try:
             while (data := await visit.message()) is not None:
                 told, own, is_own = wire.decode(data, Kind.CONNECT).addrs, self.offer(), self.is_own(peer_id)
@@ -265,6 +269,7 @@ class HolePunch:
                     self._swarm.paths.note(peer_id, code, settled=failures >= plan.tries)
             await stream.close()
         finally:
+            self._following -= Counter((peer_id,))
             if code is not None:
                 self._settle_later(peer_id, code)
 
@@ -280,7 +285,9 @@ class HolePunch:
 
     def _settle(self, peer_id: PeerId, code: PathCode) -> None:
         del self._settling[peer_id]
-        if self._swarm.paths.direct(peer_id) is None:
+        if peer_id in self._following:  # the leader's next try had begun before this one was over
+            self._settle_later(peer_id, code)
+        elif self._swarm.paths.direct(peer_id) is None:
             self._swarm.paths.note(peer_id, code, settled=True)
 
     # --- afterwards -------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -524,6 +526,18 @@ async def test_a_connection_that_the_peer_makes_ends_the_dial(silent: Multiaddr)
         await far.connect(near.peer_id, near.listen_addrs())
         assert await dial is await arrives
         assert len(near.conns(far.peer_id)) == 1 and near.dials.under_way() == []
+
+
+@on_loop
+async def test_a_relayed_connection_does_not_end_the_dial_of_a_direct_one(silent: Multiaddr) -> None:
+    peer = stranger()
+    async with swarm() as near:
+        dial = asyncio.ensure_future(near.connect(peer, [silent]))
+        await turns(10)
+        near.dials.dialer.arrived(cast("Link", SimpleNamespace(remote_peer=peer, is_relayed=True)))
+        await turns(10)
+        assert not dial.done()
+        dial.cancel()
 
 
 @on_both_loops

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +18,7 @@ from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.contract import Link
+from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
@@ -386,6 +386,30 @@ async def test_a_stranger_s_word_is_taken_on_a_circuit_that_was_dialed_and_nowhe
                 await stream.read_delimited(4096)
 
 
+async def led_by_hand(it: Rig, idle_s: float) -> tuple[Link, asyncio.Future[Any]]:
+    """B leaves its part to the test: its connection to A, and a tunnel of A's that waits for a direct one."""
+    assert it.a.hole_punch is not None and it.b.hole_punch is not None
+    it.b.hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
+    bounds = replace(DCUTR, label="short", idle_s=idle_s)
+    service = Service(name=dcutr.PROTOCOL, talk=it.a.hole_punch._follow, bounds=bounds)
+    it.a.swarm.services.withdraw(dcutr.PROTOCOL)
+    it.a.swarm.services.serve(service)
+    circuit = await it.reach()
+    await until(lambda: it.b.swarm.conns(it.a.peer_id))
+    conn = it.b.swarm.conns(it.a.peer_id)[0]
+    await asyncio.wait([conn.identified, circuit.identified])
+    return conn, asyncio.ensure_future(it.a.swarm.paths.wait_direct(it.b.peer_id, 20.0))
+
+
+async def asked_to_punch(conn: Link) -> DuplexStream:
+    """After A's answer to a CONNECT, at an address where nobody is."""
+    stream = await conn.open_stream([dcutr.PROTOCOL])
+    nobody = (Multiaddr.parse("/ip4/127.0.0.1/tcp/9"),)
+    await stream.write_delimited(dcutr.encode(HolePunch(Kind.CONNECT, nobody)))
+    dcutr.decode(await stream.read_delimited(4096), Kind.CONNECT)
+    return stream
+
+
 @pytest.mark.parametrize(
     ("end", "path"),
     [("fin", "broken-off"), ("reset", "broken-off"), ("nothing", "broken-off"), ("one try", "failed")],
@@ -398,21 +422,8 @@ async def test_who_leads_and_does_not_go_through_with_it_leaves_nobody_waiting(
     monkeypatch.setattr(hole_punch, "NEXT_S", 0.05)
     monkeypatch.setattr(hole_punch, "WINDOW_S", 0.2)
     async with rig(LIMIT) as it:
-        assert it.a.hole_punch is not None and it.b.hole_punch is not None
-        it.b.hole_punch._begin = lambda _peer: None  # type: ignore[method-assign]
-        bounds = replace(DCUTR, label="short", idle_s=0.5)
-        service = Service(name=dcutr.PROTOCOL, talk=it.a.hole_punch._follow, bounds=bounds)
-        it.a.swarm.services.withdraw(dcutr.PROTOCOL)
-        it.a.swarm.services.serve(service)
-        circuit = await it.reach()
-        await until(lambda: it.b.swarm.conns(it.a.peer_id))
-        conn = it.b.swarm.conns(it.a.peer_id)[0]
-        await asyncio.wait([conn.identified, circuit.identified])
-        waits = asyncio.ensure_future(it.a.swarm.paths.wait_direct(it.b.peer_id, 20.0))
-        stream = await conn.open_stream([dcutr.PROTOCOL])
-        nobody = (Multiaddr.parse("/ip4/127.0.0.1/tcp/9"),)
-        await stream.write_delimited(dcutr.encode(HolePunch(Kind.CONNECT, nobody)))
-        dcutr.decode(await stream.read_delimited(4096), Kind.CONNECT)
+        conn, waits = await led_by_hand(it, idle_s=0.5)
+        stream = await asked_to_punch(conn)
         if end == "fin":
             await stream.close()
         elif end == "reset":
@@ -422,6 +433,22 @@ async def test_who_leads_and_does_not_go_through_with_it_leaves_nobody_waiting(
         with pytest.raises(NoDirectPath) as caught:
             await asyncio.wait_for(waits, 10.0)
         assert caught.value.details["path"] == f"relayed-{path}"
+
+
+@on_loop
+async def test_a_try_that_begins_before_the_last_is_over_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hole_punch, "NEXT_S", 0.05)
+    async with rig(LIMIT) as it:
+        conn, waits = await led_by_hand(it, idle_s=10.0)
+        first, second = await asked_to_punch(conn), await asked_to_punch(conn)
+        await first.close()
+        await asyncio.sleep(0.3)
+        assert not waits.done(), "the second goes on"
+        await second.close()
+        with pytest.raises(NoDirectPath):
+            await asyncio.wait_for(waits, 10.0)
 
 
 @on_loop

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -22,6 +24,9 @@ class FakeLink:
         self.closed = False
 
     async def close(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
         self.closed = True
 
 
@@ -31,6 +36,8 @@ class Dials:
     def __init__(self) -> None:
         self.begun: list[asyncio.Future[Any]] = []
         self.cancelled = 0
+        self.ends_s = 0.0
+        """How long one takes to end that is cancelled."""
         self.attempts = Attempts()
 
     async def _dial(self, _peer: PeerId, _addr: Multiaddr) -> Any:
@@ -39,6 +46,7 @@ class Dials:
             return await self.begun[-1]
         except asyncio.CancelledError:
             self.cancelled += 1
+            await asyncio.sleep(self.ends_s)
             raise
 
     async def share(self, addr: Multiaddr = ADDR) -> asyncio.Task[Any]:
@@ -102,3 +110,31 @@ async def test_it_ends_with_the_last_who_waits(connected: bool) -> None:
     await asyncio.wait([second])
     assert (dials.cancelled, link.closed) == ((0, True) if connected else (1, False))
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@in_virtual_time
+async def test_who_comes_while_a_dial_that_nobody_wants_ends_has_one_of_its_own() -> None:
+    dials, link = Dials(), FakeLink()
+    dials.ends_s = 0.5
+    first = await dials.share()
+    first.cancel()
+    await turns(3)
+    second = await dials.share()
+    assert len(dials.begun) == 2
+    dials.begun[1].set_result(link)
+    assert await second is link and not link.closed
+    await asyncio.wait([first])
+
+
+@in_virtual_time
+async def test_a_connection_is_not_kept_for_having_been_dialed() -> None:
+    dials, link = Dials(), FakeLink()
+    task = await dials.share()
+    dials.begun[0].set_result(link)
+    await task
+    gone = weakref.ref(link)
+    del link, task
+    dials.begun.clear()
+    await turns()
+    gc.collect()
+    assert gone() is None
