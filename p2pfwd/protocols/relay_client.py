@@ -9,7 +9,8 @@ Those named are asked though others were sooner, and have given places: `WANTED`
                   any ──its connection is over──▶ IDLE: the place is gone, another is asked for at once
                    HELD ──the relay has another connection of ours──▶ ASKING, over that one (and still held)
                    HELD ──it tells of itself anew──▶ ASKING, soon: it may have cut the place (and still held)
-                   HELD ──it tells that it relays no more, or denies the place──▶ IDLE: the place is gone
+                   HELD ──it tells that it relays no more──▶ IDLE: the place is gone
+                   HELD ──it denies the place when asked again──▶ RESTING: the place is gone
 
 A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
 """
