@@ -132,7 +132,10 @@ class Env:
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> R:
         """One call of `schema.SAVING`: where no daemon runs one is started, for all that is saved is its."""
-        with self.connect_or_start(start=not no_start) as client:
+        from p2pfwd.rpc.schema import TAKES_AWAY
+
+        is_of_use = method not in TAKES_AWAY or self.paths().key_file.exists()
+        with self.connect_or_start(start=is_of_use and not no_start) as client:
             return answer(client, method, params, result, timeout_s=timeout_s)
 
 

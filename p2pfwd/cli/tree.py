@@ -128,7 +128,8 @@ def _root(
     """Port forwarding over libp2p: reach a TCP service by peer ID.
 
     `listen` offers a local service under a protocol name; `forward`, on another machine, opens a local port
-    whose connections reach it. A daemon holds the tunnels; `listen` and `forward` start it when none runs.
+    whose connections reach it. A daemon holds the tunnels; commands that give it something to keep start it
+    when none runs.
     """
     ctx.obj = Env(home=home)
     help_without_command(ctx)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("p2pfwd.access")
 
 
-
 class AccessControl:
     """Of one daemon; `start` reads the file."""
 

@@ -205,10 +205,9 @@ class Tunnels:
                 await self.take_back(*making.result())
             raise
 
-    async def take_back(self, listener: Listener, stood: bool) -> None:
-        """Undo `make`, for whose answer nobody waits."""
-        if not stood:
-            await to_its_end(asyncio.create_task(self._take_back(listener)))
+    async def take_back(self, listener: Listener, stood: bool) -> bool:
+        """Undo `make`, for whose answer nobody waits; whether it is neither there nor saved now."""
+        return not stood and await to_its_end(asyncio.create_task(self._take_back(listener)))
 
     def close_now(self, listener: Listener) -> None:
         """Close exactly this one, if it is still there, in memory alone: its lease is over."""
@@ -278,16 +277,19 @@ class Tunnels:
         self._saved[tunnel.key] = tunnel
         self._not_made.pop(tunnel.key, None)
 
-    async def _take_back(self, listener: Listener) -> None:
+    async def _take_back(self, listener: Listener) -> bool:
         async with self._lock:
-            if self._forwarding.find(listener) is None:
-                return
-            self.close_now(listener)
-            if listener.lifetime == "saved":
+            if self._forwarding.standing(*listener.key) not in (None, listener):
+                return False
+            self.close_now(listener)  # a stop has done so already
+            saved = self._saved.get(listener.key)
+            if saved is not None and saved.created == listener.created:
                 try:
                     await self._forget([listener.key])
                 except StorageFailed as exc:
                     log.warning("%s comes back at the next start: %s", listener.describe(), exc.message)
+                    return False
+            return True
 
     # --- many at once -----------------------------------------------------------------------------
 
@@ -314,7 +316,8 @@ class Tunnels:
             touched = (*drop, *(tunnel.key for tunnel in tunnels))
             before = {key: self._saved[key] for key in touched if key in self._saved}
             stood = [it for key in touched if (it := self._forwarding.standing(*key)) is not None]
-            as_they_stood = [(as_it_stands(it), it.lifetime) for it in stood]
+            # What a command in the foreground has is never closed here, and is gone with that command.
+            as_they_stood = [(as_it_stands(it), it.lifetime) for it in stood if it.lifetime != "foreground"]
             not_made = {key: self._not_made[key] for key in touched if key in self._not_made}
             await self._file.change(tunnels, drop)
             for key in drop:

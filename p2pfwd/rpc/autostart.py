@@ -146,8 +146,16 @@ def allocator(env: Mapping[str, str]) -> dict[str, str]:
     Python's own gives back a megabyte only when nothing in it lives, so a flood's few lasting objects kept
     half of what it had taken. Read by Python before any of its code: the process has to begin with it.
     """
-    is_fit = sys.platform == "linux" and "PYTHONMALLOC" not in env
+    is_fit = _has_glibc() and "PYTHONMALLOC" not in env
     return {"PYTHONMALLOC": "malloc"} if is_fit else {}
+
+
+def _has_glibc() -> bool:
+    """It is glibc's allocator that was measured, and that `system.memory` has give back."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") is not None
+    except (AttributeError, ValueError):  # Windows; another C library
+        return False
 
 
 # --- the child's side -----------------------------------------------------------------------------

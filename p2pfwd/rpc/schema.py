@@ -444,3 +444,11 @@ SAVING: frozenset[str] = frozenset(
     )
 )
 """Methods that change what is there tomorrow: commands that call one start a daemon where none runs."""
+
+TAKES_AWAY: frozenset[str] = frozenset(
+    (
+        *("p2p.close", "p2p.limit", "access.rm", "block.rm", "invite.revoke", "peer.rm"),
+        "relay.token.revoke",
+    )
+)
+"""Those of them that find nothing in a home where no daemon has ever run: none is started there for them."""

@@ -57,7 +57,7 @@ MAX_SUBSCRIPTIONS = 16
 """Subscriptions of one connection."""
 MAX_LINES_PER_TURN = 128
 """Lines of one client that are answered before others get their turn."""
-SAVING_GRACE_S = 2.0
+SAVING_GRACE_S = 4.0
 """How long closing waits for calls that save something: a disk writes in milliseconds, unless it hangs."""
 CLOSE_GRACE_S = 1.0
 """How long closing waits for clients to take the last replies."""

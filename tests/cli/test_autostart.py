@@ -8,7 +8,7 @@ import pytest
 
 from p2pfwd.cli.env import Env
 from p2pfwd.errors import DaemonNotRunning
-from p2pfwd.rpc.schema import METHODS, SAVING
+from p2pfwd.rpc.schema import METHODS, SAVING, TAKES_AWAY
 from tests.cli.conftest import Run
 from tests.cli.test_man import COMMANDS, flags, sections
 
@@ -70,12 +70,21 @@ def test_every_method_that_saves_has_its_command() -> None:
 
 @pytest.mark.parametrize("method", SAVES)
 def test_what_saves_starts_a_daemon(
-    run: Run, started: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    home: Path,
+    run: Run,
+    started: list[bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
 ) -> None:
     (tmp_path / "tunnels.toml").write_text("")
     monkeypatch.setattr("p2pfwd.core.invite_token.InviteToken.parse", lambda text: text)
     words = [str(tmp_path / "tunnels.toml") if word == "FILE" else word for word in SAVES[method]]
-    assert run(*words).status == 3 and started == [True]
+    assert run(*words).status == 3 and bool(started) is (method not in TAKES_AWAY)
+    started.clear()
+    home.mkdir(exist_ok=True)
+    (home / "identity.key").touch()
+    assert run(*words).status == 3 and started == [True], "where a daemon has run before"
     started.clear()
     assert run(*words, "--no-start").status == 3 and not started
     monkeypatch.setenv("P2PFWD_AUTOSTART", "0")

@@ -86,8 +86,8 @@ class TunnelMethods:
             context.on_disconnect(lambda: node.tunnels.close_now(listener))
 
         async def take_back() -> None:
-            await node.tunnels.take_back(listener, stood)
-            if not stood:
+            # A listen that is still saved keeps what was said of it: it would come back open to more.
+            if await node.tunnels.take_back(listener, stood):
                 await undo()
 
         assert isinstance(listener, RemoteListener)  # which may be closed by now
@@ -193,7 +193,7 @@ class TunnelMethods:
         return s.StreamCloseResult((views.stream(forwarding.close_stream(int(params.id[:20]))),))
 
 
-async def _or(work: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[None]]) -> T:
+async def _or(work: Coroutine[Any, Any, T], undo: Callable[[], Awaitable[object]]) -> T:
     """Its result; where it fails, or nobody waits for it any more, what came before is undone."""
     try:
         return await work

@@ -12,9 +12,11 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.terms import ForwardTerms, ListenTerms
 from p2pfwd.daemon.kept import DeclaredTunnel
 from p2pfwd.daemon.tunnels import Tunnels
+from p2pfwd.errors import StorageFailed
 from p2pfwd.forwarding.values import CloseMatch
 from p2pfwd.policy import warm
 from p2pfwd.state.tunnel_file import SavedTunnel
+from p2pfwd.state.tunnels import SavedTunnels
 from tests.support.loops import on_loop
 from tests.unit.forwarding.conftest import MakeForwarding, forwarding, host, splices
 from tests.unit.forwarding.fakes import ALICE, BOB, SELF
@@ -23,6 +25,7 @@ __all__ = ["forwarding", "host", "splices"]
 
 MANY = 40
 TARGET = Multiaddr.parse("/ip4/127.0.0.1/tcp/22")
+BY_A_STOP, FOR_ANOTHER = "closed by the daemon's stop", "closed, and another made"
 
 
 def many(target: str = "22", ends_at: float = 0.0) -> list[SavedTunnel]:
@@ -98,6 +101,59 @@ async def test_many_tunnels_give_turns_and_are_looked_over_once(
         await tunnels.change(many(), (), nothing)
         turns, looks, matches = await work.of(tunnels.close(CloseMatch(all=True)))
         assert turns >= MANY and looks == 1 and matches == 2 * MANY, "what is saved, and what is live"
+        assert made.listeners() == []
+    finally:
+        await made.aclose()
+        await tunnels.close_file()
+
+
+@on_loop
+@pytest.mark.parametrize("gone", ["", BY_A_STOP, FOR_ANOTHER])
+async def test_what_is_taken_back_is_forgotten_though_a_stop_has_closed_it(
+    home: Path, forwarding: MakeForwarding, gone: str
+) -> None:
+    made, file = forwarding(), home / "state.db"
+    tunnels, saved = Tunnels(file, made, SELF), SavedTunnels(file)
+    wanted = SavedTunnel("listen", "/x/a", TARGET, ListenTerms())
+    try:
+        listener, stood = await tunnels.make(wanted, "saved")
+        if gone == BY_A_STOP:
+            made.close(CloseMatch(all=True))
+        elif gone == FOR_ANOTHER:
+            await tunnels.close(CloseMatch(all=True))
+            await tunnels.make(wanted, "saved")
+        # What was said of who may use it is undone only then: what is left would come back open to more.
+        assert await tunnels.take_back(listener, stood) is (gone != FOR_ANOTHER)
+        await tunnels.close_file()
+        left = [it.key for it in await saved.load()]
+        assert left == ([listener.key] if gone == FOR_ANOTHER else [])
+        assert len(made.listeners()) == len(left)
+    finally:
+        await made.aclose()
+        await tunnels.close_file()
+        await saved.close()
+
+
+@on_loop
+async def test_a_change_that_is_undone_makes_nothing_anew_that_a_command_in_the_foreground_had(
+    home: Path, forwarding: MakeForwarding
+) -> None:
+    made, wanted = forwarding(), SavedTunnel("listen", "/x/a", TARGET, ListenTerms(), created=1.0)
+    before = Tunnels(home / "state.db", made, SELF)
+    await before.make(wanted, "saved")
+    await before.close_file()
+    made.close(CloseMatch(all=True))
+    tunnels = Tunnels(home / "state.db", made, SELF)
+    try:
+        await tunnels.load()
+        listener, _ = await tunnels.make(wanted, "foreground")
+
+        async def between() -> None:
+            tunnels.close_now(listener)  # the command ends
+            raise StorageFailed("no room")
+
+        with pytest.raises(StorageFailed):
+            await tunnels.change((), [wanted.key], between)
         assert made.listeners() == []
     finally:
         await made.aclose()
