@@ -144,7 +144,8 @@ def ls(
         cure = "make them again; then remove that file, and this goes with the daemon's next start"
         warn(f"the saved tunnels are lost: what is left of them is in {found.lost}", cure)
     if as_json:
-        write_json({"Listeners": listeners, "Streams": live} if streams else {"Listeners": listeners})
+        lost = {} if found.lost is None else {"Lost": found.lost}
+        write_json({"Listeners": listeners} | ({"Streams": live} if streams else {}) | lost)
         return
     _print_listeners(env, listeners, headers=headers)
     if streams:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from p2pfwd.daemon.settings import Check, Settings
-from p2pfwd.daemon.tables import BYTE_ORDER_MARK, TABLES, Entry, take, wrong
+from p2pfwd.daemon.tables import TABLES, Entry, take, wrong
 from p2pfwd.errors import InvalidConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -148,9 +148,9 @@ def _read(path: Path) -> str | None:
     if len(data) > MAX_FILE_BYTES:
         raise InvalidConfig(f"config file {path}: longer than {MAX_FILE_BYTES} bytes", hint=_MEND)
     try:
-        return data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+        return data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
+        line = exc.object.count(b"\n", 0, exc.start) + 1
         raise InvalidConfig(f"config file {path}, line {line}: it is not UTF-8 text", hint=_MEND) from None
 
 

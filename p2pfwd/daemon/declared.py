@@ -39,6 +39,9 @@ _T = TypeVar("_T", ListenTerms, ForwardTerms)
 OTHERS: Final = {"any": "any", "none": "listed"}
 """What `others` of a rule says, and `Rule.at_large` for it."""
 
+Own = tuple[Literal["peer", "forward", "block"], str]
+"""A table that names this node itself, and the name it has there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Declared:
@@ -54,7 +57,7 @@ class Declared:
     """Of tunnels by key, of names, of rules and `only` by protocol (`RULE`, protocol)."""
     uses: Mapping[str, Entry] = field(default_factory=dict)
     """The names of `peer add` without which it would be wrong, and a table that uses each."""
-    own: tuple[tuple[Literal["peer", "forward", "block"], str], ...] = ()
+    own: tuple[Own, ...] = ()
     """What of it names this node itself, and is not in it for that; each by table and name."""
 
     @property
@@ -145,7 +148,7 @@ class _Reading:
         names = {name: it for name, it in self._names.items() if it.peer_id != own}
         tunnels = {key: it for key, it in self._tunnels.items() if it.peer != own}
         blocks = Blocks(self._blocks.peers - {own}, self._blocks.networks)
-        passed_over: tuple[tuple[Literal["peer", "forward", "block"], str], ...] = (
+        passed_over: tuple[Own, ...] = (
             *(("peer", name) for name in self._names if name not in names),
             *(("forward", key[1]) for key in self._tunnels if key not in tunnels),
             *(("block", str(own)) for own in self._blocks.peers - blocks.peers),

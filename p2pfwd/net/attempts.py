@@ -79,8 +79,6 @@ class Attempts:
         self._forget(key, one)
         if not one.users.count:
             _drop(one.task)
-        elif not one.task.cancelled():
-            one.task.exception()  # retrieved, also where everybody has gone
 
     def _forget(self, key: tuple[PeerId, Multiaddr], one: _UnderWay) -> None:
         if self._under_way.get(key) is one:

@@ -189,9 +189,9 @@ def _ends(found: Any, at_large: AtLarge | None, allowed: frozenset[PeerId]) -> d
     ends: dict[PeerId | None, float] = {}
     for whom, end in found.items():
         peer = None if whom == _ANY else PeerId.parse(whom)
-        if not read_time(end):
+        if not (at := read_time(end)):
             raise ValueError("an end is at no time")
         if (peer is None and at_large != "any") or (peer is not None and peer not in allowed):
             raise ValueError(f"{whom} has an end and is not let in")
-        ends[peer] = float(end)
+        ends[peer] = at
     return ends

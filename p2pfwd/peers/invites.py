@@ -245,7 +245,6 @@ def _uses(value: object) -> int:
 def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
     found = {}
     for entry in document["invites"]:
-        # Of a file without the last member nobody knows who was interrupted: the owner's word goes before.
         verifier = Verifier(bytes.fromhex(entry["stored_key"]), bytes.fromhex(entry["inviter_key"]))
         name, protocol, it_is = entry["name"], entry["protocol"], entry["id"]
         if not isinstance(protocol, str) or not isinstance(name, str | None) or not isinstance(it_is, str):
@@ -263,6 +262,7 @@ def _from_json(document: dict[str, Any]) -> dict[str, Invite]:
             name=name,
             peers=tuple(PeerId.parse(text) for text in entry["peers"]),
             revoked=entry["revoked"] is True,
+            # Of a file without it nobody knows who was interrupted: the owner's word goes before.
             let_in=frozenset(PeerId.parse(text) for text in entry.get("let_in", entry["peers"])),
         )
     return found

@@ -77,9 +77,9 @@ class HolePunch:
         """How often A has dialed in vain, by the connection over the relay."""
         self._tidying: asyncio.TimerHandle | None = None
         self._settling: dict[PeerId, asyncio.TimerHandle] = {}
+        """Of peers that lead and have begun no next try yet."""
         self._following: Counter[PeerId] = Counter()
         """Tries of leaders that run."""
-        """Of peers that lead and have begun no next try yet."""
         swarm.services.serve(Service(name=wire.PROTOCOL, talk=self._follow, bounds=DCUTR))
         swarm.on_connected(self._connected)
         swarm.on_disconnected(self._disconnected)

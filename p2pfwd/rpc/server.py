@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._decoder = codec.LineDecoder(MAX_LINE_BYTES)
         self._calls: dict[codec.RequestId, asyncio.Task[None]] = {}
-        self._methods: dict[codec.RequestId, str] = {}
+        """Each has the name of its method."""
         self._leases: list[Callable[[], None]] = []
         self._queues: dict[int, EventQueue] = {}
         self._greeted = False
@@ -269,8 +269,8 @@ class Connection(asyncio.Protocol):
         `but`: methods whose calls are not cancelled; those that are under way.
         """
         left = []
-        for request_id, call in self._calls.items():
-            if self._methods[request_id] in but:
+        for call in self._calls.values():
+            if call.get_name() in but:
                 left.append(call)
             else:
                 call.cancel()
@@ -317,9 +317,9 @@ class Connection(asyncio.Protocol):
             self._write(codec.encode_error(request.id, exc))
             return
         context = CallContext(self, request.method)
-        call = asyncio.get_running_loop().create_task(self._call(request.id, handler, context, params))
+        work = self._call(request.id, handler, context, params)
+        call = asyncio.get_running_loop().create_task(work, name=request.method)
         self._calls[request.id] = call
-        self._methods[request.id] = request.method
         call.add_done_callback(lambda _: self._finished(request.id))
 
     def _route(self, request: codec.Request) -> tuple[Handler, Any]:
@@ -360,7 +360,7 @@ class Connection(asyncio.Protocol):
         self._write(line)
 
     def _finished(self, request_id: codec.RequestId) -> None:
-        del self._calls[request_id], self._methods[request_id]
+        del self._calls[request_id]
         if self._server.closing and not self._calls and self._transport is not None:
             self._transport.close()
 

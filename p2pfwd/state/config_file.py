@@ -81,7 +81,7 @@ def _read(path: Path) -> str:
     except OSError as exc:
         raise storage_failed("config file", path, exc) from exc
     try:
-        text = data.decode("utf-8").removeprefix("\ufeff")  # some editors begin a file with it
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError:
         raise InvalidConfig(f"config file {path}: it is not UTF-8 text", hint="mend it first") from None
     if len(data) > MAX_BYTES:

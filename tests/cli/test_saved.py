@@ -184,6 +184,8 @@ def test_what_a_damaged_file_has_lost_is_told_where_one_looks(home: Path) -> Non
         with Daemon(home):
             listed = run_cli(home, "ls")
             assert (listed.returncode, listed.stdout, listed.stderr.splitlines()[0]) == (0, "", said)
+            as_json = json.loads(run_cli(home, "ls", "--json").stdout)
+            assert as_json == {"Listeners": [], "Lost": str(aside)}
             status = run_cli(home, "status", "--json").stdout
             assert json.loads(status)["Lost"] == [str(aside), str(home / "access.json.damaged")]
             assert f"what {aside} had before it was damaged" in run_cli(home, "status").stdout
