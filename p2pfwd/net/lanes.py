@@ -33,6 +33,12 @@ FEW: Final = 8
 BULK_BYTES: Final = 32 * 1024
 """A read of more is bulk."""
 
+LEAST_ROOM: Final = 64 * 1024
+"""What the system holds of what a peer in debt sends while it is not read: bytes of SO_RCVBUF."""
+
+CROWD_ROOM: Final = 16 << 20
+"""The same for a crowd together that sends in bulk: 1 MiB for each of nine, 128 KiB for each of 128."""
+
 CREDIT_S: Final = 0.002
 """Time a lane may save up, or owe at most ten times."""
 
@@ -40,9 +46,22 @@ NAP_S: Final = 0.001
 """Between two looks of a lane that must wait whether others are still busy. In one turn of the loop a copy at
 full speed may move nothing, while its next bytes are on their way through other programs."""
 
+SOFT_TOLL: Final = Rate(per_s=20_000.0, burst=60_000.0)
+"""Toll (`wire.yamux.work`) of one connection before it is slowed, and of one crowd: 250 streams a second that
+come to nothing, 1,000 tunnels, 10,000 pings; 2 % of a processor. Slowed, it has all the time that nobody else
+needs."""
+
+OPENS: Final = Rate(per_s=500.0, burst=1000.0)
+"""Streams of the same before its reads wait in the slow lane, as those of who is in debt do. With nobody else
+busy they go as fast as ever; beside others an eighth of the time is theirs, used or not."""
+
 NODE_TOLL: Final = Rate(per_s=60_000.0, burst=120_000.0)
-"""Toll (`wire.yamux.work`) of all connections together before those that pay more than a trickle are slowed:
-6 % of a processor. Thousands of identities, each below its own limit, meet this one."""
+"""Toll of all connections together before those are slowed that pay more than `MODEST_TOLL`: 6 % of a
+processor. Thousands of identities from anywhere, each below its own limit, meet this one."""
+
+MODEST_TOLL: Final = Rate(per_s=200.0, burst=2000.0)
+"""Of one connection: 25 streams that come to nothing or 100 tunnels at once, then ten tunnels a second. Whom
+a flood of others must not slow pays no more."""
 
 
 class Lane:
@@ -99,6 +118,21 @@ class Lane:
             self._loop.call_later(NAP_S, self._run)
 
 
+class Purse:
+    """What one connection has of toll and opens, or one crowd."""
+
+    __slots__ = ("_opens", "_toll")
+
+    def __init__(self, now: float) -> None:
+        self._toll = Pace(SOFT_TOLL, now)
+        self._opens = Pace(OPENS, now)
+
+    def pay(self, now: float, toll: int, opens: int) -> bool:
+        """Take both, there or not; whether it is in debt."""
+        toll_left, opens_left = self._toll.owe(now, toll), self._opens.owe(now, opens)
+        return toll_left < 0 or opens_left < 0
+
+
 class Lanes:
     """Of one node."""
 
@@ -117,6 +151,7 @@ class Lanes:
         self._loop = loop
         self._moves = moves
         self._crowd_lanes: dict[str, Lane] = {}
+        self._purses: dict[str, Purse] = {}
 
     def joined(self, crowd: str) -> None:
         """A connection of this crowd has come up."""
@@ -127,6 +162,24 @@ class Lanes:
         self.crowds[crowd] -= 1
         if self.crowds[crowd] <= 0:
             del self.crowds[crowd]
+            self._purses.pop(crowd, None)
+
+    def purse(self, crowd: str, now: float) -> Purse | None:
+        """What the connections of a crowd have together; None where they are few.
+
+        A hundred neighbours, each of them below its own limit, cost as much as one that is a hundred times
+        beyond it.
+        """
+        if self.crowds[crowd] <= FEW:
+            return None
+        purse = self._purses.get(crowd)
+        if purse is None:
+            purse = self._purses[crowd] = Purse(now)
+        return purse
+
+    def room(self, crowd: str) -> int:
+        """What the system may hold for each connection of a crowd with a lane, bytes: a power of two."""
+        return max(LEAST_ROOM, 1 << (CROWD_ROOM // self.crowds[crowd]).bit_length() - 1)
 
     def crowd(self, name: str) -> Lane | None:
         """Where the bulk of a crowd's connections waits; None where they are few.

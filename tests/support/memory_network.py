@@ -129,7 +129,7 @@ class MemoryConduit:
     def spare(self, spare: bool) -> None:
         """See Conduit; nothing is read here."""
 
-    def squeeze(self, squeeze: bool) -> None:
+    def squeeze(self, room: int | None) -> None:
         """See Conduit; no system holds anything."""
 
     @property

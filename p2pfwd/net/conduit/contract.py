@@ -82,8 +82,9 @@ class Conduit(Protocol):
     def spare(self, spare: bool) -> None:
         """Read in small pieces while it is so: the receiver has no time for large ones."""
 
-    def squeeze(self, squeeze: bool) -> None:
-        """Let the system hold little of what the peer sends while it is not read."""
+    def squeeze(self, room: int | None) -> None:
+        """Let the system hold about `room` bytes of what the peer sends while it is not read; None: as many
+        as it likes."""
 
     @property
     def kept_bytes(self) -> int:

@@ -82,9 +82,9 @@ class PnetConduit:
         """As below."""
         self._below.spare(spare)
 
-    def squeeze(self, squeeze: bool) -> None:
+    def squeeze(self, room: int | None) -> None:
         """As below."""
-        self._below.squeeze(squeeze)
+        self._below.squeeze(room)
 
     @property
     def kept_bytes(self) -> int:

@@ -34,9 +34,6 @@ bulk copy; measured at 20 bulk streams, the echo's p99 follows it."""
 SPARE_READ_BYTES: Final = 32 * 1024
 """Read at once from a peer whose frames cost more than their bytes: the rest stays with the kernel."""
 
-SQUEEZED_BYTES: Final = 64 * 1024
-"""SO_RCVBUF of a peer in debt: it is read slowly, and what it sends meanwhile need not pile up here."""
-
 SO_BUF_LOCK: Final = 72
 """Linux 5.15; socket(7) has it, Python's socket does not."""
 
@@ -190,11 +187,11 @@ class TcpConduit:
         if spare:
             self._moved = _untold
 
-    def squeeze(self, squeeze: bool) -> None:
+    def squeeze(self, room: int | None) -> None:
         """See Conduit.squeeze. Left to itself the system takes 6 MB of a flood that nobody reads."""
         try:
-            if squeeze:
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SQUEEZED_BYTES)
+            if room is not None:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
             else:
                 self._sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)  # sized by the system again
         except OSError as exc:

@@ -2,7 +2,7 @@
 
     READING ──work of the turn used up──▶ QUEUED (fair lane) ──its slice──▶ READING
     READING ──a bulk read, and its crowd has many connections──▶ QUEUED (the crowd's lane) ──▶ READING
-    READING ──in debt, or it opens too fast──▶ QUEUED (slow lane) ──its slice──▶ READING
+    READING ──in debt or opens too fast, alone or with its crowd──▶ QUEUED (slow lane) ──its slice──▶ READING
     READING ──deep in debt──▶ UNREAD, until the debt is paid ──▶ QUEUED; for too long: the connection ends
     READING ──it makes us answer and reads nothing──▶ UNREAD, until it does, or `CHOKED_S` have passed
 
@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.net.channel import Channel
-from p2pfwd.net.lanes import BULK_BYTES, Lane, Lanes
+from p2pfwd.net.lanes import BULK_BYTES, LEAST_ROOM, MODEST_TOLL, Lane, Lanes, Purse
 from p2pfwd.policy.networks import crowd
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.wire.yamux.session import Session
@@ -31,19 +31,8 @@ in frames of a kilobyte or more fits in."""
 SLICE_WORK: Final = 150
 """Work of one slice, for who has just used up a turn."""
 
-SOFT_TOLL: Final = Rate(per_s=20_000.0, burst=60_000.0)
-"""Toll of one connection before it is slowed: 250 streams a second that come to nothing, 1,000 tunnels,
-10,000 pings; 2 % of a processor. Slowed, it has all the time that nobody else needs."""
-
-OPENS: Final = Rate(per_s=500.0, burst=1000.0)
-"""Streams of one connection before its reads wait in the slow lane, as those of who is in debt do. With
-nobody else busy they go as fast as ever; beside others an eighth of the time is theirs, used or not."""
-
 HARD_TOLL: Final = Rate(per_s=100_000.0, burst=300_000.0)
 """Before its socket is left unread: 5,000 tunnels a second, a tenth of a processor."""
-
-TRICKLE: Final = 0.9
-"""Who has this much of its burst left has paid next to nothing: the node's debt is not its doing."""
 
 DROP_AFTER_S: Final = 15.0
 """So long at the hard limit without a break means no honest peer."""
@@ -106,13 +95,15 @@ class Intake:
         self._held: memoryview | None = None
         self._in_slice = False
         self._slow = False
+        self._crowd_room: int | None = None
+        self._room: int | None = None  # what the conduit was told
         self._choked = False
         self._waits_choked = False  # and not for a debt
         self._timer: asyncio.TimerHandle | None = None
         now = lanes.clock()
-        self._soft = Pace(SOFT_TOLL, now)
+        self._purse = Purse(now)
+        self._modest = Pace(MODEST_TOLL, now)
         self._hard = Pace(HARD_TOLL, now)
-        self._opens = Pace(OPENS, now)
         self._unread_since = self._unread_at = float("-inf")
         session.work_left = TURN_WORK
 
@@ -158,7 +149,18 @@ class Intake:
             self._channel.conduit.spare(False)
 
     def _crowd_lane(self) -> Lane | None:
-        return None if self.is_own() else self._lanes.crowd(self.crowd)
+        """Where it waits with its bulk, and how much of that may wait; None where it need not."""
+        lanes = self._lanes
+        lane = None if self.is_own() else lanes.crowd(self.crowd)
+        self._crowd_room = None if lane is None else lanes.room(self.crowd)
+        if not self._slow:
+            self._squeeze(self._crowd_room)
+        return lane
+
+    def _squeeze(self, room: int | None) -> None:
+        if room != self._room:
+            self._room = room
+            self._channel.conduit.squeeze(room)
 
     def _pay(self, now: float) -> float:
         """Take the toll; how long to leave the peer unread, seconds."""
@@ -169,15 +171,15 @@ class Intake:
             toll += READ_TOLL
         if self._slow:
             self._lanes.slow.charge((toll + opens * OPEN_AFTERWORK) * 1e-6)
-        left = self._soft.owe(now, toll)
-        node_left = self._lanes.toll.owe(now, toll)
-        opens_left = self._opens.owe(now, opens)
-        slow = left < 0 or opens_left < 0 or (node_left < 0 and left < TRICKLE * SOFT_TOLL.burst)
+        in_debt = self._purse.pay(now, toll, opens)
+        node_in_debt = self._lanes.toll.owe(now, toll) < 0
+        is_modest = self._modest.owe(now, toll) >= 0
+        slow = in_debt or (node_in_debt and not is_modest) or self._crowd_in_debt(now, toll, opens)
         if slow != self._slow:
             self._slow = slow
             self._channel.conduit.spare(slow)
-            self._channel.conduit.squeeze(slow)
             self._turn_work = self._session.work_left = SLICE_WORK if slow else TURN_WORK
+        self._squeeze(LEAST_ROOM if in_debt or (slow and not is_modest) else self._crowd_room)
         if self._hard.owe(now, toll) >= 0:
             return 0.0
         if now - self._unread_at > BREAK_S:
@@ -188,6 +190,14 @@ class Intake:
             return 0.0
         self._unread_at = now
         return self._hard.wait_s(now, 0.0)
+
+    def _crowd_in_debt(self, now: float, toll: int, opens: int) -> bool:
+        """Pay for the crowd; whether it is in debt, and this turn has added to it.
+
+        Who only moves bytes is not slowed for its neighbours.
+        """
+        purse = None if self.is_own() else self._lanes.purse(self.crowd, now)
+        return purse is not None and purse.pay(now, toll, opens) and bool(toll or opens)
 
     def _queue(self, lane: Lane) -> None:
         self.state = Taking.QUEUED

@@ -139,7 +139,7 @@ class CircuitConduit:
     def spare(self, spare: bool) -> None:
         """See Conduit: the relay's connection reads, and has its own pace."""
 
-    def squeeze(self, squeeze: bool) -> None:
+    def squeeze(self, room: int | None) -> None:
         """See Conduit: no socket of its own."""
 
     @property

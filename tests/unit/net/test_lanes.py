@@ -98,15 +98,16 @@ async def test_a_crowd_has_one_lane_while_it_is_one_and_nothing_is_kept_of_it() 
     lanes = Lanes(asyncio.get_running_loop(), lambda: 0)
     for _ in range(FEW):
         lanes.joined("a")
-    assert lanes.crowd("a") is None
+    assert lanes.crowd("a") is None and lanes.purse("a", 0.0) is None
     lanes.joined("a")
     assert lanes.crowd("a") is lanes.crowd("a") is not None
     for name in range(1000):
         for _ in range(FEW + 1):
             lanes.joined(str(name))
         assert lanes.crowd(str(name)) is not None
+        assert lanes.purse(str(name), 0.0) is lanes.purse(str(name), 1.0) is not None
         for _ in range(FEW + 1):
             lanes.left(str(name))
     for _ in range(FEW + 1):
         lanes.left("a")
-    assert not lanes.crowds and len(lanes._crowd_lanes) == 1
+    assert not lanes.crowds and not lanes._purses and len(lanes._crowd_lanes) == 1

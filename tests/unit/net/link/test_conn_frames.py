@@ -53,7 +53,7 @@ class FakeConduit:
     def spare(self, spare: bool) -> None:
         pass
 
-    def squeeze(self, squeeze: bool) -> None:
+    def squeeze(self, room: int | None) -> None:
         pass
 
     def acknowledged_s(self) -> float | None:

@@ -7,14 +7,22 @@ import itertools
 from typing import Any, cast
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.net.lanes import BULK_BYTES, FEW, NAP_S, Lanes
+from p2pfwd.net.lanes import (
+    BULK_BYTES,
+    CROWD_ROOM,
+    FEW,
+    LEAST_ROOM,
+    MODEST_TOLL,
+    NAP_S,
+    OPENS,
+    SOFT_TOLL,
+    Lanes,
+)
 from p2pfwd.net.link import intake as module
 from p2pfwd.net.link.intake import (
     DROP_AFTER_S,
     HARD_TOLL,
-    OPENS,
     SLICE_WORK,
-    SOFT_TOLL,
     TURN_WORK,
     Intake,
     Taking,
@@ -32,7 +40,8 @@ class FakeChannel:
 
     def __init__(self) -> None:
         self.conduit = self
-        self.paused = self.spared = self.squeezed = self.congested = False
+        self.paused = self.spared = self.congested = False
+        self.room: int | None = None
         self.resumes = 0
 
     def pause(self) -> None:
@@ -45,8 +54,12 @@ class FakeChannel:
     def spare(self, spare: bool) -> None:
         self.spared = spare
 
-    def squeeze(self, squeeze: bool) -> None:
-        self.squeezed = squeeze
+    def squeeze(self, room: int | None) -> None:
+        self.room = room
+
+    @property
+    def squeezed(self) -> bool:
+        return self.room == LEAST_ROOM
 
 
 class Rig:
@@ -167,6 +180,64 @@ async def test_the_nodes_debt_slows_those_who_pay_more_than_a_trickle_and_nobody
     assert rig.it.state is Taking.QUEUED
 
 
+@in_virtual_time
+async def test_a_crowd_pays_together_and_who_only_moves_bytes_is_not_slowed_for_it() -> None:
+    rig = Rig()
+    crowd = rig.it.crowd
+    rig.lanes.crowds[crowd] = FEW + 1
+    purse = rig.lanes.purse(crowd, rig.loop.time())
+    assert purse is not None
+    assert purse.pay(rig.loop.time(), int(SOFT_TOLL.burst) + 1, 0), "the neighbours' doing"
+    rig.it.turn_bytes = 1000
+    rig.turn_ended()
+    assert rig.it.state is Taking.READING
+    rig.read(1)
+    assert rig.it.state is Taking.QUEUED and rig.channel.spared
+    assert not rig.channel.squeezed, "it has paid next to nothing"
+    await turns(3)
+    assert rig.it.state is Taking.READING
+    rig.turn_ended()
+    assert not rig.channel.spared, "until it pays again"
+    rig.it.is_own = lambda: True
+    rig.read(1)
+    assert rig.it.state is Taking.READING, "the owner's peers have no part in it"
+    rig.it.is_own = lambda: False
+    rig.lanes.crowds[crowd] = FEW
+    rig.read(1)
+    assert rig.it.state is Taking.READING, "a few are no crowd"
+
+
+@in_virtual_time
+async def test_a_crowds_opens_are_counted_together() -> None:
+    rig = Rig()
+    rig.lanes.crowds[rig.it.crowd] = FEW + 1
+    rig.session.opens = int(OPENS.burst)
+    rig.turn_ended()
+    assert rig.it.state is Taking.READING
+    other = Rig()
+    other.it._lanes = rig.lanes
+    other.session.opens = 1
+    other.turn_ended()
+    assert other.it.state is Taking.QUEUED
+    rig.it.end()
+    other.it.end()
+
+
+@in_virtual_time
+async def test_the_nodes_debt_does_not_slow_who_is_modest_however_long_it_lasts() -> None:
+    rig = Rig()
+    for _ in range(100):
+        rig.lanes.toll.owe(rig.loop.time(), 1e6)
+        rig.read(80)
+        assert rig.it.state is Taking.READING
+        await asyncio.sleep(200 / MODEST_TOLL.per_s)
+    rig.read(400)
+    rig.read(400)
+    rig.read(400)
+    assert rig.it.state is Taking.QUEUED and rig.channel.squeezed
+    rig.it.end()
+
+
 async def keep_on(rig: Rig, seconds: float) -> None:
     """Send as much as is read, for so long."""
     until = rig.loop.time() + seconds
@@ -233,13 +304,16 @@ async def test_the_bulk_of_a_crowd_takes_turns() -> None:
     rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
     rig.it.settle(rig.loop.time())
     assert rig.it.state is Taking.READING, "so has who sends little"
+    assert rig.channel.room is None
     bulk()
     assert rig.it.state is Taking.QUEUED
+    assert rig.channel.room is not None and rig.channel.room * (FEW + 1) <= CROWD_ROOM, "little waits unread"
     await turns(3)
     assert rig.it.state is Taking.READING and rig.channel.resumes
     rig.it.is_own = lambda: True
     bulk()
     assert rig.it.state is Taking.READING, "and the owner's peers"
+    assert rig.channel.room is None
 
 
 @in_virtual_time
