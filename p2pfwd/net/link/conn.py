@@ -185,6 +185,7 @@ class Conn:
         self._accepts = accepts
         self._on_stream = on_stream
         self.liveness.ping()
+        self._intake.start()
         if leftover:
             self.plaintext_received(memoryview(leftover))
             self.turn_ended()

@@ -112,6 +112,10 @@ class Intake:
         """Bytes opened and not taken yet."""
         return len(self._held) if self._held is not None else 0
 
+    def start(self) -> None:
+        """The connection begins. What the system has promised to hold of a flood it does not take back."""
+        self._crowd_lane()
+
     def hold(self, rest: memoryview) -> None:
         """The turn's work is used up: keep `rest`, take no more."""
         if self.state is Taking.ENDED:

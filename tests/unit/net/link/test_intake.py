@@ -305,6 +305,8 @@ async def test_the_bulk_of_a_crowd_takes_turns() -> None:
     rig.it.settle(rig.loop.time())
     assert rig.it.state is Taking.READING, "so has who sends little"
     assert rig.channel.room is None
+    rig.it.start()
+    assert rig.channel.room is not None, "from the first byte on, who comes into a crowd"
     bulk()
     assert rig.it.state is Taking.QUEUED
     assert rig.channel.room is not None and rig.channel.room * (FEW + 1) <= CROWD_ROOM, "little waits unread"
