@@ -143,11 +143,15 @@ class Foreign:
         relayed_s = (datetime.now() - began).total_seconds()
 
         def is_direct() -> bool:
-            conns = self.peer("peers")["conns"]
-            return any(row["id"] == other and "/p2p-circuit" not in row["addr"] for row in conns)
+            rows = self.connections()
+            return any(row["id"] == other and "/p2p-circuit" not in row["addr"] for row in rows)
 
         came = within(DIRECT_S, is_direct)
         return Outcome(relayed_s, (datetime.now() - began).total_seconds() if came else None)
+
+    def connections(self) -> list[dict[str, str]]:
+        """Its live ones, each with `id` and `addr`."""
+        return list(self.peer("peers")["conns"])
 
     def listen(self, name: str, target: str) -> None:
         """See `Side`."""
@@ -158,6 +162,22 @@ class Foreign:
         port = self.machine.call(free_port)
         self.peer("forward", proto=name, listen=f"/ip4/127.0.0.1/tcp/{port}", peer=other)
         return port
+
+
+class Js(Foreign):
+    """A js-libp2p. It dials from ephemeral ports, which only an address-restricted router lets in."""
+
+    def is_ready(self) -> bool:
+        """It was told where it is seen, and has a place."""
+        return True
+
+    def connections(self) -> list[dict[str, str]]:
+        """See `Foreign`."""
+        return list(self.peer("peers")["peers"])
+
+    def listen(self, name: str, target: str) -> None:
+        """See `Side`."""
+        self.peer("handle", proto=name, target=target)
 
 
 class Rig:
@@ -217,6 +237,12 @@ class Rig:
             own = Own(self._daemon(machine, {"P2PFWD_REACH_RELAYS": self._relay}), machine)
             self._stack.callback(own.client.close)
             return own
+        if kind == "js":
+            outside = f"/ip4/{router.machine.address}/tcp/{PORT}"
+            peer = self._peer(kind, machine, "--via", "--dcutr", "--announce", outside)
+            peer("connect", addr=self._relay)
+            peer("reserve", relay=self._relay)
+            return Js(peer, machine)
         peer = self._peer(kind, machine, "--via", self._relay)
         for addr in (*self._observers, self._relay):
             peer("connect", addr=addr)

@@ -3,6 +3,7 @@
 // --segment ADDRESS [--port N]: listens there, with mDNS on.
 // --dht client|server [--dht-proto NAME]: a DHT, /ipfs/kad/1.0.0 unless named; takes any address.
 // --autonat: AutoNAT v2, as client and server. --via: circuits over relays, and places there. --relay: is one.
+// --dcutr: punches holes. --announce ADDRESS: one more of its own, which it offers then; else it has none that is proved.
 // Commands: connect addr | handle proto [target] (no target: echo) | forward proto listen peer
 //           open proto peer data | ping peer | protocols peer | peers | findpeer peer
 //           discovered peer (once mDNS has found it) | verified (own addresses that AutoNAT has proved)
@@ -27,7 +28,8 @@ import { parseArgs } from 'node:util'
 
 const text = { type: 'string' }
 const flag = { type: 'boolean' }
-const known = { key: text, segment: text, port: text, dht: text, 'dht-proto': text, autonat: flag, via: flag, relay: flag }
+const switches = { autonat: flag, via: flag, relay: flag, dcutr: flag }
+const known = { key: text, segment: text, port: text, dht: text, 'dht-proto': text, announce: text, ...switches }
 const { values: options } = parseArgs({ options: known })
 const discovery = options.segment == null ? [] : [(await import('@libp2p/mdns')).mdns()]
 const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
@@ -40,11 +42,13 @@ if (options.dht != null) {
 }
 if (options.autonat) services.autonat = (await import('@libp2p/autonat-v2')).autoNATv2({ startupDelay: 0 })
 if (options.relay) services.relay = (await import('@libp2p/circuit-relay-v2')).circuitRelayServer()
+if (options.dcutr) services.dcutr = (await import('@libp2p/dcutr')).dcutr()
+const announced = options.announce == null ? [] : [options.announce]
 const circuits = options.via ? [(await import('@libp2p/circuit-relay-v2')).circuitRelayTransport()] : []
 const node = await createLibp2p({
   privateKey: privateKeyFromProtobuf(fs.readFileSync(options.key)),
   services,
-  addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/${options.port ?? 0}`] },
+  addresses: { listen: [`/ip4/${options.segment ?? '127.0.0.1'}/tcp/${options.port ?? 0}`], appendAnnounce: announced },
   peerDiscovery: discovery,
   transports: [tcp(), ...circuits],
   // The default drops more than 5 connections a second from one host: here everybody is one host.
