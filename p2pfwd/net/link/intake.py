@@ -200,8 +200,10 @@ class Intake:
 
         Who only moves bytes is not slowed for its neighbours.
         """
-        purse = None if self.is_own() else self._lanes.purse(self.crowd, now)
-        return purse is not None and purse.pay(now, toll, opens) and bool(toll or opens)
+        purse = self._lanes.purse(self.crowd, now)
+        if purse is None or self.is_own():
+            return False
+        return purse.pay(now, toll, opens) and bool(toll or opens)
 
     def _queue(self, lane: Lane) -> None:
         self.state = Taking.QUEUED
