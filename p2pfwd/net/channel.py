@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from p2pfwd.core.peer_id import PeerId
@@ -48,6 +47,8 @@ class ChannelOwner(Protocol):
 
 class Channel(ABC):
     """What Noise and TLS channels share: the conduit below, the owner above, and ending."""
+
+    __slots__ = ("_cause", "_lost", "_owner", "_paused", "conduit", "pool", "remote_peer")
 
     security: str
     cipher: str
@@ -147,6 +148,8 @@ class Channel(ABC):
 class NoiseChannel(Channel):
     """Noise transport messages: a 2-byte length, then at most 65519 bytes of plaintext sealed."""
 
+    __slots__ = ("_opener", "_seal", "cipher", "max_plaintext")
+
     security = NOISE
 
     def __init__(
@@ -158,20 +161,20 @@ class NoiseChannel(Channel):
         opener: OpenCipher,
     ) -> None:
         super().__init__(conduit, pool, remote_peer)
-        if conduit.segment_bytes is not None:
-            self.max_plaintext = conduit.segment_bytes - OVERHEAD_BYTES
+        segment = conduit.segment_bytes
+        self.max_plaintext = MAX_PLAINTEXT if segment is None else segment - OVERHEAD_BYTES
         self.cipher = seal.suite.name
-        self._seal_into: Callable[[memoryview, memoryview], int] = seal.seal_into
-        self._open_into: Callable[[memoryview, memoryview], int] = opener.open_into
+        self._seal = seal
+        self._opener = opener
 
     def send_staged(self, n: int, more: bool = False) -> None:
         """Seal and send the first `n` bytes of the pool's `staging` as one message."""
         pool = self.pool
-        sealed = self._seal_into(pool.staging[:n], pool.frame)
+        sealed = self._seal.seal_into(pool.staging[:n], pool.frame)
         self.conduit.send(pool.frame[:sealed], framed=True, more=more)
 
     def _open(self, view: memoryview) -> int:
-        owner, pos, end = self._owner, 0, len(view)
+        owner, opener, pos, end = self._owner, self._opener, 0, len(view)
         assert owner is not None
         while end - pos >= LENGTH_BYTES:
             start = pos + LENGTH_BYTES
@@ -179,7 +182,7 @@ class NoiseChannel(Channel):
             if stop > end:
                 break
             message = view[start:stop]
-            n = self._open_into(message, message)
+            n = opener.open_into(message, message)
             pos = stop
             if stop < end:
                 owner.more_follows()
@@ -193,6 +196,8 @@ class NoiseChannel(Channel):
 
 class TlsChannel(Channel):
     """TLS 1.3 records through memory BIOs."""
+
+    __slots__ = ("_kept", "_opened", "_tls", "cipher")
 
     security = TLS
 

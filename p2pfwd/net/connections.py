@@ -57,6 +57,7 @@ class Connections:
         self._conns: dict[PeerId, list[Link]] = {}
         self._connected: list[Callable[[Link], None]] = []
         self._disconnected: list[Callable[[Link], None]] = []
+        self._on_closed, self._is_urgent = self._remove, connmgr.is_urgent  # the same for all connections
 
     def of(self, peer_id: PeerId) -> list[Link]:
         """Live connections to one peer, direct and old ones first."""
@@ -114,12 +115,12 @@ class Connections:
             return
         conns.append(conn)
         conns.sort(key=lambda c: (c.is_relayed, c.opened_at))
-        conn.closed.add_done_callback(lambda _: self._remove(conn))
+        conn.closed.add_done_callback(partial(self._on_closed, conn))
         peer, addr = conn.remote_peer, conn.remote_addr
         log.info("connected to %s at %s (%s, %s)", peer, addr, conn.direction, conn.security)
         for callback in self._connected:
             callback(conn)
-        conn.liveness.is_urgent = partial(self._connmgr.is_urgent, peer)
+        conn.liveness.is_urgent = self._is_urgent
         if self._too_many() and time.monotonic() - self._let_go_at >= BETWEEN_S:
             self._let_go()
         if self._look is None:
@@ -178,12 +179,12 @@ class Connections:
             max(doubtful, key=lambda conn: conn.liveness.silent_s).abort(TimedOut("another took its place"))
         return bool(doubtful)
 
-    def _remove(self, conn: Link) -> None:
+    def _remove(self, conn: Link, closed: asyncio.Future[Exception | None]) -> None:
         conns = self._conns[conn.remote_peer]
         conns.remove(conn)
         if not conns:
             del self._conns[conn.remote_peer]
-        cause = conn.closed.result()
+        cause = closed.result()
         log.info("disconnected from %s: %s", conn.remote_peer, describe(cause) if cause else "closed")
         for callback in self._disconnected:
             callback(conn)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, Final
 
 from p2pfwd.core.multiaddrs import tcp_endpoint
@@ -94,6 +93,7 @@ class Recovery:
         self._seconds: set[Link] = set()
         self._tidying: asyncio.TimerHandle | None = None
         self._silent: list[Silent] = []
+        self._on_doubt, self._on_suspicion = self._doubted, self._ask_kept  # the same for all connections
         self._at_relay = Pace(AT_RELAY, self._loop.time())
         connections.on_connected(self._connected)
         connections.on_disconnected(self._disconnected)
@@ -159,8 +159,8 @@ class Recovery:
         endpoint = tcp_endpoint(conn.local_addr)
         if endpoint is not None and endpoint.host in self._interfaces.hosts():
             self._local[conn] = endpoint.host
-        conn.liveness.on_doubt = partial(self._doubted, conn)
-        conn.liveness.on_suspicion = partial(self._ask_kept, conn)
+        conn.liveness.on_doubt = self._on_doubt
+        conn.liveness.on_suspicion = self._on_suspicion
         for older in self._connections.of(peer_id):
             if older is not conn:  # why should there be another, if this one worked?
                 if older.liveness.doubtful:

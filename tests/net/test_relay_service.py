@@ -108,10 +108,10 @@ async def test_who_only_has_a_place_here_is_not_dialed_when_it_falls_silent() ->
             if is_kept:
                 made.swarm.connmgr.protect(client.peer_id, "static")
             conn.liveness.doubtful = True
-            conn.liveness.on_doubt(True)
+            conn.liveness.on_doubt(conn, True)
             assert (client.peer_id in searches) is is_kept
             conn.liveness.doubtful = False
-            conn.liveness.on_doubt(False)
+            conn.liveness.on_doubt(conn, False)
 
 
 @on_loop

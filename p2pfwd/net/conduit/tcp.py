@@ -91,6 +91,30 @@ _CLOSE_WAIT: Final = 8
 class TcpConduit:
     """A connected TCP socket as a conduit. Reads once `start` has been called."""
 
+    __slots__ = (
+        "_at_eof",
+        "_carry",
+        "_closed",
+        "_fd",
+        "_finishing",
+        "_loop",
+        "_moved",
+        "_paused",
+        "_poller",
+        "_pool",
+        "_read_bytes",
+        "_receiver",
+        "_sock",
+        "_tail",
+        "_told",
+        "_unsent",
+        "congested",
+        "heard",
+        "local_addr",
+        "progressed_at",
+        "remote_addr",
+    )
+
     limit: Limit | None = None
     limit_left: Limit | None = None
     segment_bytes: int | None = None

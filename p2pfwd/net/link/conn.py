@@ -85,18 +85,12 @@ class Conn:
         "_limits",
         "_may_gather",
         "_on_stream",
-        "_outbox",
         "_session",
         "_slot_waiters",
-        "begin_frame",
         "cipher",
         "closed",
-        "consumed",
-        "cork",
         "crowd",
         "direction",
-        "end_frame",
-        "holdings",
         "identified",
         "is_relayed",
         "limit",
@@ -106,15 +100,12 @@ class Conn:
         "muxer",
         "networks",
         "opened_at",
+        "outbox",
         "remote_addr",
         "remote_peer",
         "security",
-        "send_small",
-        "stop_waiting",
         "streams",
-        "uncork",
         "useful_at",
-        "wait_to_send",
     )
 
     def __init__(
@@ -153,13 +144,8 @@ class Conn:
             max_inbound_streams=max_inbound_streams,
             ledger=self._limits.ledger,
         )
-        self._intake = Intake(
-            self._session, channel, self._limits.lanes, loop, self.plaintext_received, self.turn_ended
-        )
+        self._intake = Intake(self._session, channel, self._limits.lanes, loop, self)
         self.crowd = self._intake.crowd
-        self.holdings = Holdings(self._session, channel, self._intake, self._shed, self.abort)
-        self._intake.flooded = partial(self._limits.flooded, self.holdings)
-        self._intake.is_own = lambda: self._limits.is_own(self.remote_peer)
         self._accepts: Accepts = lambda _peer, _protocol: False
         self._on_stream: Callable[[DuplexStream], None] | None = None
         self._slot_waiters: list[asyncio.Future[None]] = []
@@ -168,15 +154,9 @@ class Conn:
         """Whether a read is handled that has brought several pieces."""
         self._gathering: GatheringSink | None = None
         """Who has gathered views of this turn."""
-        self.liveness = Liveness(
-            self._session, channel.conduit, self.remote_peer, loop, self._flush, self.abort
-        )
-        outbox = self._outbox = Outbox(self._session, channel, loop, self.liveness, self._intake.drained)
-        # What streams call for every frame goes straight to the outbox, without a step in between.
-        self.begin_frame, self.end_frame = outbox.begin_frame, outbox.end_frame
-        self.cork, self.uncork = outbox.cork, outbox.uncork
-        self.send_small, self.consumed = outbox.send_small, outbox.consumed
-        self.wait_to_send, self.stop_waiting = outbox.wait_to_send, outbox.stop_waiting
+        self.liveness = Liveness(self._session, channel.conduit, self, loop)
+        self.outbox = Outbox(self._session, channel, loop, self.liveness, self._intake)
+        """What streams call for every frame, without a step in between."""
 
     def start(
         self, leftover: bytes, accepts: Accepts, on_stream: Callable[[DuplexStream], None]
@@ -192,7 +172,7 @@ class Conn:
         self._channel.hand_over(self)
         if self._intake.state is Taking.READING:
             self._channel.resume()  # who negotiated on it may have paused it
-        self._outbox.flush()
+        self.outbox.flush()
 
     @property
     def can_open(self) -> bool:
@@ -269,7 +249,7 @@ class Conn:
         self.liveness.opening()
         stream = self.streams[core.id] = Stream(self, core, "outbound")
         stream.proposed(negotiation, settled)
-        self._outbox.schedule_flush()
+        self.outbox.schedule_flush()
         return stream
 
     async def _slot(self) -> None:
@@ -323,14 +303,14 @@ class Conn:
         """Send FIN on a stream."""
         self._session.finish(core)
         self._forget_if_over(core)
-        self._outbox.schedule_end()
+        self.outbox.schedule_end()
 
     def reset_stream(self, stream: Stream, code: int) -> None:
         """Send RST on a stream, if it is still there."""
         core = stream.core
         self._session.reset(core, code)
         self._forget_if_over(core)
-        self._outbox.schedule_flush()
+        self.outbox.schedule_flush()
 
     def _forget_if_over(self, core: StreamCore) -> None:
         if core.id not in self._session.streams:
@@ -341,12 +321,13 @@ class Conn:
         """Whether frames must wait."""
         return self._channel.conduit.congested  # asked for every frame: without a step in between
 
-    def _flush(self) -> None:
-        self._outbox.flush()
+    def flush(self) -> None:
+        """From the liveness: send what the session has queued."""
+        self.outbox.flush()
 
     def channel_drained(self) -> None:
         """From the channel: frames need not wait any more."""
-        self._outbox.drain()
+        self.outbox.drain()
 
     # --- receiving --------------------------------------------------------------------------------
 
@@ -365,7 +346,7 @@ class Conn:
 
     def plaintext_received(self, view: memoryview) -> None:
         """From the channel: a piece of the session."""
-        self._outbox.begin_turn()
+        self.outbox.begin_turn()
         session = self._session
         self._intake.turn_bytes += len(view)
         try:
@@ -385,7 +366,7 @@ class Conn:
         now = self.liveness.heard_at = time.monotonic()
         if self._slot_waiters:
             self._wake_slot_waiters()
-        self._outbox.end_turn()
+        self.outbox.end_turn()
         self._intake.settle(now)
         if self._limits.is_over:
             self._limits.relieve()
@@ -426,18 +407,32 @@ class Conn:
             case WentAway(code):
                 log.debug("%s goes away, code %#x", self.remote_peer, code)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the peer is one of the owner's."""
+        return self._limits.is_own(self.remote_peer)
+
+    def flooded(self, must_go: bool) -> None:
+        """From the intake: the peer sends much that moves nothing."""
+        self._limits.flooded(self.holdings, must_go)
+
+    @property
+    def holdings(self) -> Holdings:
+        """What the peer makes this node hold."""
+        return Holdings(self._session, self._channel, self._intake, self._shed, self.abort)
+
     def _shed(self, core: StreamCore) -> None:
         """From the holdings: this node must hold less."""
         self._session.reset(core)
         self._session.toll += SHED_TOLL
         self._handle(StreamWasReset(core, 0, overflow=True))
-        self._outbox.schedule_flush()
+        self.outbox.schedule_flush()
 
     def _violated(self, exc: RemoteProtocolError) -> None:
         log.warning("closing the connection to %s: %s", self.remote_peer, exc)
         self._session.go_away(GoAwayCode.PROTOCOL_ERROR)
-        self._outbox.break_turn()
-        self._outbox.flush()
+        self.outbox.break_turn()
+        self.outbox.flush()
         self._end(exc)
         self._channel.conduit.finish()
         self._channel.conduit.abort()
@@ -459,7 +454,7 @@ class Conn:
     def _end(self, cause: Exception | None) -> None:
         if self.closed.done():
             return
-        self._outbox.end()
+        self.outbox.end()
         self._intake.end()
         self._end_gathering()
         self.closed.set_result(None if cause is None else without_frames(cause))
@@ -486,7 +481,7 @@ class Conn:
         self._closing = True
         self._wake_slot_waiters()
         self._session.go_away(GoAwayCode.NORMAL)
-        self._outbox.flush(last=True)  # with the FINs that wait
+        self.outbox.flush(last=True)  # with the FINs that wait
         self._channel.conduit.finish()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

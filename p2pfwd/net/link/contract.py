@@ -115,9 +115,11 @@ class Life(Protocol):
 
     doubtful: bool
     address_gone: bool
-    on_doubt: Callable[[bool], None]
-    on_suspicion: Callable[[], None]
-    is_urgent: Callable[[], bool]
+    on_doubt: Callable[[Link, bool], None]
+    """Called with the connection and whether it is in doubt."""
+    on_suspicion: Callable[[Link], None]
+    """Called with the connection."""
+    is_urgent: Callable[[PeerId], bool]
 
     @property
     def is_stale(self) -> bool: ...

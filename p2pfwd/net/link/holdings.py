@@ -12,7 +12,7 @@ from p2pfwd.wire.yamux.stream import StreamCore
 
 
 class Holdings:
-    """Of one connection. `reset` ends one stream, `abort` all of them with the connection."""
+    """Of one connection, made when that is asked for it. `reset` ends a stream, `abort` the connection."""
 
     def __init__(
         self,

@@ -13,9 +13,8 @@ window fills, which slows it. What was read already is kept, and counted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol
 
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.lanes import BULK_BYTES, LEAST_ROOM, MODEST_TOLL, Lane, Lanes, Purse
@@ -62,12 +61,50 @@ class Taking(Enum):
     ENDED = auto()
 
 
-class Intake:
-    """Of one connection.
+class Reader(Protocol):
+    """The connection: what its intake asks of it. A function for each would be half a kilobyte a peer."""
 
-    `take` gets bytes that were kept, and `turn_ended` ends a turn that no read began. `flooded` is called
-    with False when the peer is left unread, and with True when it must go.
-    """
+    @property
+    def is_own(self) -> bool:
+        """Whether the peer is one of the owner's."""
+
+    def plaintext_received(self, view: memoryview) -> None:
+        """Take bytes that were kept."""
+
+    def turn_ended(self) -> None:
+        """A turn is over that no read began."""
+
+    def flooded(self, must_go: bool) -> None:
+        """The peer is left unread, or must go."""
+
+
+class Intake:
+    """Of one connection."""
+
+    __slots__ = (
+        "_channel",
+        "_choked",
+        "_crowd_room",
+        "_hard",
+        "_held",
+        "_in_slice",
+        "_lanes",
+        "_loop",
+        "_modest",
+        "_purse",
+        "_reader",
+        "_room",
+        "_session",
+        "_slow",
+        "_timer",
+        "_turn_work",
+        "_unread_at",
+        "_unread_since",
+        "_waits_choked",
+        "crowd",
+        "state",
+        "turn_bytes",
+    )
 
     def __init__(
         self,
@@ -75,12 +112,8 @@ class Intake:
         channel: Channel,
         lanes: Lanes,
         loop: asyncio.AbstractEventLoop,
-        take: Callable[[memoryview], None],
-        turn_ended: Callable[[], None],
+        reader: Reader,
     ) -> None:
-        self.flooded: Callable[[bool], None] = lambda _must_go: None
-        self.is_own: Callable[[], bool] = lambda: False
-        """Whether the peer is one of the owner's."""
         self.crowd = crowd(channel.conduit.remote_addr)
         self.state = Taking.READING
         self.turn_bytes = 0
@@ -89,8 +122,7 @@ class Intake:
         self._channel = channel
         self._lanes = lanes
         self._loop = loop
-        self._take = take
-        self._turn_ended = turn_ended
+        self._reader = reader
         self._turn_work = TURN_WORK
         self._held: memoryview | None = None
         self._in_slice = False
@@ -155,7 +187,7 @@ class Intake:
     def _crowd_lane(self) -> Lane | None:
         """Where it waits with its bulk, and how much of that may wait; None where it need not."""
         lanes = self._lanes
-        lane = None if self.is_own() else lanes.crowd(self.crowd)
+        lane = None if self._reader.is_own else lanes.crowd(self.crowd)
         self._crowd_room = None if lane is None else lanes.room(self.crowd)
         if not self._slow:
             self._squeeze(self._crowd_room)
@@ -188,9 +220,9 @@ class Intake:
             return 0.0
         if now - self._unread_at > BREAK_S:
             self._unread_since = now
-            self.flooded(False)
+            self._reader.flooded(False)
         elif now - self._unread_since > DROP_AFTER_S:
-            self.flooded(True)
+            self._reader.flooded(True)
             return 0.0
         self._unread_at = now
         return self._hard.wait_s(now, 0.0)
@@ -201,7 +233,7 @@ class Intake:
         Who only moves bytes is not slowed for its neighbours.
         """
         purse = self._lanes.purse(self.crowd, now)
-        if purse is None or self.is_own():
+        if purse is None or self._reader.is_own:
             return False
         return purse.pay(now, toll, opens) and bool(toll or opens)
 
@@ -237,11 +269,11 @@ class Intake:
             self._session.ledger.used -= len(held)
             self._in_slice = True
             if held:  # the turn may have ended with the read: an empty message of the peer's costs toll
-                self._take(held)
+                self._reader.plaintext_received(held)
             self._in_slice = False
             if self.state is Taking.READING:
                 self._in_slice = True
-                self._turn_ended()
+                self._reader.turn_ended()
                 self._in_slice = False
         if self.state is Taking.READING:
             self._channel.resume()

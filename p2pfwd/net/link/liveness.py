@@ -11,11 +11,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.net.conduit.contract import Conduit
+from p2pfwd.net.link.contract import Link
 from p2pfwd.policy import doubt
 from p2pfwd.policy.doubt import Line, Standing
 from p2pfwd.wire.yamux.session import Session
@@ -26,17 +27,62 @@ LATE_S: Final = 2.0
 _values = itertools.count(1)
 
 
+class Living(Link, Protocol):
+    """The connection: what its liveness asks of it."""
+
+    def flush(self) -> None:
+        """Send what the session has queued."""
+
+
+def _doubted(_conn: Link, _doubtful: bool) -> None:
+    pass
+
+
+def _suspected(_conn: Link) -> None:
+    pass
+
+
+def _is_urgent(_peer: PeerId) -> bool:
+    return True
+
+
 class Liveness:
-    """Of one connection. `flush` sends what the session has queued, `dead(why)` ends the connection."""
+    """Of one connection. Whom it tells are functions that all connections share."""
+
+    __slots__ = (
+        "_challenged",
+        "_conduit",
+        "_conn",
+        "_ended",
+        "_is_hurried",
+        "_is_suspect",
+        "_look_at",
+        "_loop",
+        "_monotonic",
+        "_pinged_at",
+        "_pong",
+        "_replaced_at",
+        "_session",
+        "_settled_at",
+        "_timer",
+        "_waited_s",
+        "_waited_until",
+        "_waiting_since",
+        "address_gone",
+        "doubtful",
+        "heard_at",
+        "is_urgent",
+        "on_doubt",
+        "on_suspicion",
+        "spoke_at",
+    )
 
     def __init__(
         self,
         session: Session,
         conduit: Conduit,
-        remote_peer: PeerId,
+        conn: Living,
         loop: asyncio.AbstractEventLoop,
-        flush: Callable[[], None],
-        dead: Callable[[Exception], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         now = monotonic()
@@ -46,21 +92,19 @@ class Liveness:
         """When something of a stream was last sent; set by the connection."""
         self.doubtful = False
         """Whether streams are better opened elsewhere."""
-        self.on_doubt: Callable[[bool], None] = lambda _doubtful: None
+        self.on_doubt: Callable[[Link, bool], None] = _doubted
         """Told when `doubtful` changes."""
-        self.on_suspicion: Callable[[], None] = lambda: None
+        self.on_suspicion: Callable[[Link], None] = _suspected
         """Told, some time before a doubt, when something waits for longer than it should."""
-        self.is_urgent: Callable[[], bool] = lambda: True
+        self.is_urgent: Callable[[PeerId], bool] = _is_urgent
         """Whether the loss of the peer must be noticed soon; set by the table of connections."""
         self.address_gone = False
         """This machine has the local address of the connection no more; set by the swarm."""
         self._monotonic = monotonic
         self._session = session
         self._conduit = conduit
-        self._remote_peer = remote_peer
+        self._conn = conn
         self._loop = loop
-        self._flush = flush
-        self._dead = dead
         self._waiting_since: float | None = None
         self._challenged = False
         self._replaced_at: float | None = None
@@ -99,12 +143,12 @@ class Liveness:
         if self._pong is None:
             self._pong = self._loop.create_future()
         self.ping()
-        self._flush()
+        self._conn.flush()
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(self._pong)
         except TimeoutError:
-            raise TimedOut(f"{self._remote_peer} did not answer a ping within {timeout_s:g} s") from None
+            raise TimedOut(f"{self._conn.remote_peer} did not answer a ping within {timeout_s:g} s") from None
 
     def challenge(self) -> None:
         """The network has changed: the peer is asked at once, and has little time to answer."""
@@ -113,7 +157,7 @@ class Liveness:
         self._challenged = True
         self._waiting_since = self._monotonic()
         self.ping()
-        self._flush()
+        self._conn.flush()
         self._look_soon(0.0 if self.address_gone else doubt.LOOK_WAITING_S)
 
     @property
@@ -175,15 +219,15 @@ class Liveness:
         line = self._line(now)
         standing = doubt.judge(line)
         if standing is Standing.DEAD:
-            self._dead(TimedOut(self._epitaph(line)))
+            self._conn.abort(TimedOut(self._epitaph(line)))
             return
         self._hurry(line)
         was_suspect, self._is_suspect = self._is_suspect, doubt.is_suspect(line)
         if self._is_suspect and not was_suspect:
-            self.on_suspicion()
+            self.on_suspicion(self._conn)
         if doubt.wants_ping(line):
             self.ping()
-            self._flush()
+            self._conn.flush()
             line = self._line(now)
         delay_s = doubt.next_look_s(line)
         self._look_at = now + delay_s
@@ -204,7 +248,7 @@ class Liveness:
         doubtful = standing is Standing.DOUBTFUL
         if doubtful != self.doubtful:
             self.doubtful = doubtful
-            self.on_doubt(doubtful)
+            self.on_doubt(self._conn, doubtful)
 
     def _stood_still(self, seconds: float) -> None:
         """Time in which this process did not run is taken out of every account."""
@@ -232,7 +276,7 @@ class Liveness:
             challenged=self._challenged,
             address_gone=self.address_gone,
             streams=bool(self._session.streams),
-            urgent=self.is_urgent(),
+            urgent=self.is_urgent(self._conn.remote_peer),
         )
 
     def _update_waiting(self, now: float) -> float | None:

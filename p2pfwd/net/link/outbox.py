@@ -28,11 +28,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
 from enum import Enum, IntEnum, auto
 from typing import Final, Protocol
 
 from p2pfwd.net.channel import Channel
+from p2pfwd.net.link.intake import Intake
 from p2pfwd.wire.yamux.frame import HEADER_BYTES
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.stream import StreamCore
@@ -77,21 +77,39 @@ class Phase(Enum):
 class Outbox:
     """Of one connection."""
 
+    __slots__ = (
+        "_asked_last",
+        "_channel",
+        "_corked",
+        "_due",
+        "_ended",
+        "_intake",
+        "_loop",
+        "_offset",
+        "_patience",
+        "_patient_bytes",
+        "_phase",
+        "_pool",
+        "_session",
+        "_speech",
+        "_waiting",
+    )
+
     def __init__(
         self,
         session: Session,
         channel: Channel,
         loop: asyncio.AbstractEventLoop,
         speech: Speech,
-        drained: Callable[[], None],
+        intake: Intake,
     ) -> None:
-        """`drained` is called before the streams have their turns."""
+        """`intake` is told before the streams have their turns."""
         self._speech = speech
         self._session = session
         self._channel = channel
         self._pool = channel.pool
         self._loop = loop
-        self._drained = drained
+        self._intake = intake
         self._waiting: deque[Waiting] | None = None
         """Made for the first that waits: on an idle connection it would be the largest object."""
         self._phase = Phase.OPEN
@@ -219,7 +237,7 @@ class Outbox:
 
     def drain(self) -> None:
         """Control first, then one frame each for the streams that wait, in turn."""
-        self._drained()
+        self._intake.drained()
         self.flush()
         waiting, frames = self._waiting, 0
         self._phase, self._corked = Phase.DRAINING, True

@@ -31,6 +31,7 @@ from p2pfwd.errors import (
 )
 from p2pfwd.net.conduit.contract import GatheringSink, StreamSink
 from p2pfwd.net.link.contract import Carrier, Direction
+from p2pfwd.net.link.outbox import Outbox
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation, SoleProposal
 from p2pfwd.wire.yamux.reset_codes import NO_REASON
 from p2pfwd.wire.yamux.stream import StreamCore
@@ -46,18 +47,11 @@ class StreamCarrier(Carrier, Protocol):
     """What a stream needs of the connection it is on (`net.link.conn.Conn`)."""
 
     loop: asyncio.AbstractEventLoop
+    outbox: Outbox
 
     @property
     def congested(self) -> bool: ...
-    def begin_frame(self, max_payload: int) -> memoryview: ...
-    def end_frame(self, core: StreamCore, n: int) -> None: ...
-    def cork(self, core: StreamCore) -> bool: ...
-    def uncork(self) -> None: ...
-    def send_small(self, core: StreamCore, data: bytes, *, patient: bool) -> None: ...
-    def consumed(self, core: StreamCore, n: int) -> None: ...
     def gather(self, sink: GatheringSink) -> bool: ...
-    def wait_to_send(self, stream: Stream) -> None: ...
-    def stop_waiting(self, stream: Stream) -> None: ...
     def finish_stream(self, core: StreamCore) -> None: ...
     def reset_stream(self, stream: Stream, code: int) -> None: ...
 
@@ -173,7 +167,7 @@ class Stream:
     def _send_small(self, data: bytes, *, patient: bool = False) -> None:
         """A negotiation message: a few bytes, always within the initial window."""
         if data and self.core.can_send:
-            self.conn.send_small(self.core, data, patient=patient)
+            self.conn.outbox.send_small(self.core, data, patient=patient)
 
     # --- from the connection ----------------------------------------------------------------------
 
@@ -205,7 +199,7 @@ class Stream:
         self._error = error
         if not self._whole:
             self._buffer.clear()
-        self.conn.stop_waiting(self)
+        self.conn.outbox.stop_waiting(self)
         done, self._on_negotiated = self._on_negotiated, None
         if self._sink is not None:
             self._sink.stream_lost(error)
@@ -388,29 +382,29 @@ class Stream:
         core = self.core
         if not core.send_window or self.conn.congested or not core.can_send:
             return None
-        return self.conn.begin_frame(core.send_window) or None  # empty: control frames fill it
+        return self.conn.outbox.begin_frame(core.send_window) or None  # empty: control frames fill it
 
     def end_frame(self, n: int) -> None:
         """Send the `n` > 0 bytes put into the view of `begin_frame`."""
-        self.conn.end_frame(self.core, n)
+        self.conn.outbox.end_frame(self.core, n)
 
     def cork(self) -> bool:
         """Let the next frames go out together, until `uncork` in the same callback.
 
         False, and nothing is changed, where other streams have bulk to send as well.
         """
-        return self.conn.cork(self.core)
+        return self.conn.outbox.cork(self.core)
 
     def uncork(self) -> None:
         """Send what waited for more."""
-        self.conn.uncork()
+        self.conn.outbox.uncork()
 
     def want_to_send(self) -> None:
         """Have `resume_sending` called (or a waiting `write` woken) when a frame may be sent."""
         if not self._waiting_to_send:
             self._waiting_to_send = True
             if self.core.send_window:
-                self.conn.wait_to_send(self)
+                self.conn.outbox.wait_to_send(self)
 
     @property
     def is_stalled(self) -> bool:
@@ -420,7 +414,7 @@ class Stream:
     def on_credit(self) -> None:
         """The send window is open again."""
         if self._waiting_to_send:
-            self.conn.wait_to_send(self)
+            self.conn.outbox.wait_to_send(self)
 
     def resume(self) -> bool:
         """From the connection, when it can send: one frame's turn. True if more may wait."""
@@ -432,7 +426,7 @@ class Stream:
 
     def consumed(self, n: int) -> None:
         """`n` bytes of payload were passed on: the peer may have credit for more."""
-        self.conn.consumed(self.core, n)
+        self.conn.outbox.consumed(self.core, n)
 
     def gather(self, sink: GatheringSink) -> bool:
         """Whether a view just given may be kept until `sink.pass_gathered`: more may come in this read."""

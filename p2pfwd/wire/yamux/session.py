@@ -91,6 +91,31 @@ Event = StreamOpened | StreamFinished | StreamWasReset | CreditGranted | PingAck
 class Session:
     """Both ends' multiplexer. `client` is the side that dialed: it has the odd stream ids."""
 
+    __slots__ = (
+        "_body_fin",
+        "_body_left",
+        "_body_stream",
+        "_budget",
+        "_inbound",
+        "_max_inbound",
+        "_next_id",
+        "_partial",
+        "_ping_value",
+        "_remote_ids",
+        "_remote_parity",
+        "_unacked",
+        "buffered_bytes",
+        "control",
+        "ledger",
+        "opens",
+        "remote_went_away",
+        "rtt_s",
+        "streams",
+        "taken",
+        "toll",
+        "work_left",
+    )
+
     def __init__(
         self,
         *,

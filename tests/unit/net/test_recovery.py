@@ -35,10 +35,11 @@ PEER, OTHER = (PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in (1
 
 
 class FakeLiveness:
-    def __init__(self) -> None:
+    def __init__(self, conn: FakeConn) -> None:
+        self.conn = conn
         self.doubtful = False
-        self.on_doubt: Callable[[bool], None] = lambda _doubtful: None
-        self.on_suspicion: Callable[[], None] = lambda: None
+        self.on_doubt: Callable[[FakeConn, bool], None] = lambda _conn, _doubtful: None
+        self.on_suspicion: Callable[[FakeConn], None] = lambda _conn: None
         self.is_challenged = False
         self.address_gone = False
         self.silent_s = 1.0
@@ -54,7 +55,7 @@ class FakeLiveness:
 
     def doubt(self, doubtful: bool = True) -> None:
         self.doubtful = doubtful
-        self.on_doubt(doubtful)
+        self.on_doubt(self.conn, doubtful)
 
 
 class FakeStream:
@@ -71,7 +72,7 @@ class FakeConn:
         self.opened_at = self.loop.time()
         self.closed: asyncio.Future[Exception | None] = self.loop.create_future()
         self.streams: dict[int, FakeStream] = {}
-        self.liveness = FakeLiveness()
+        self.liveness = FakeLiveness(self)
         self.ended_by_us = False
 
     @property
@@ -396,9 +397,9 @@ async def test_when_one_falls_silent_the_kept_ones_are_asked_and_nobody_else() -
         )
         rig.kept |= {relay.remote_peer, heard.remote_peer}
         relay.liveness.silent_s, heard.liveness.silent_s, other.liveness.silent_s = 15.0, 0.2, 15.0
-        relay.liveness.on_suspicion()
+        relay.liveness.on_suspicion(relay)
         assert not relay.liveness.challenges, "it is the one that is silent"
-        silent.liveness.on_suspicion()
+        silent.liveness.on_suspicion(silent)
         assert [conn.liveness.challenges for conn in (relay, heard, other)] == [1, 0, 0]
         silent.liveness.doubt()
         assert relay.liveness.challenges == 1, "it has not answered yet; again would give it more time"

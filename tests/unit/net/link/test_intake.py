@@ -72,19 +72,17 @@ class Rig:
         self.session = Session(client=False)
         self.channel = FakeChannel()
         self.pings = 0
-        self.flooded: list[bool] = []
+        self.floods: list[bool] = []
+        self.is_own = False
         self.loop = loop
-        self.it = Intake(
-            self.session, cast("Any", self.channel), self.lanes, loop, self.take, self.turn_ended
-        )
-        self.it.flooded = self.flood
+        self.it = Intake(self.session, cast("Any", self.channel), self.lanes, loop, self)
 
-    def flood(self, must_go: bool) -> None:
-        self.flooded.append(must_go)
+    def flooded(self, must_go: bool) -> None:
+        self.floods.append(must_go)
         if must_go:
             self.it.end()
 
-    def take(self, view: memoryview) -> None:
+    def plaintext_received(self, view: memoryview) -> None:
         self.session.receive(view)
         self.pings += len(self.session.control) // f.HEADER_BYTES
         self.session.control.clear()
@@ -97,7 +95,8 @@ class Rig:
     def read(self, pings: int) -> None:
         """A read that brings so many pings, the cheapest of frames."""
         assert not self.channel.paused
-        self.take(memoryview(b"".join(f.encode_header(f.PING, f.SYN, 0, n) for n in range(pings))))
+        frames = b"".join(f.encode_header(f.PING, f.SYN, 0, n) for n in range(pings))
+        self.plaintext_received(memoryview(frames))
         self.turn_ended()
 
 
@@ -146,7 +145,7 @@ async def test_many_opens_wait_while_others_are_busy_and_are_no_debt() -> None:
     def read() -> None:
         nonlocal opened
         opened += 1
-        rig.take(memoryview(f.encode_header(f.WINDOW_UPDATE, f.SYN, next(ids), 0)))
+        rig.plaintext_received(memoryview(f.encode_header(f.WINDOW_UPDATE, f.SYN, next(ids), 0)))
         rig.turn_ended()
 
     while rig.it.state is Taking.READING:
@@ -164,7 +163,7 @@ async def test_many_opens_wait_while_others_are_busy_and_are_no_debt() -> None:
         await turns(4)
         if rig.it.state is Taking.READING:
             read()
-    assert opened > OPENS.per_s and not rig.flooded, "with nobody else busy they go as fast as they come"
+    assert opened > OPENS.per_s and not rig.floods, "with nobody else busy they go as fast as they come"
 
 
 @in_virtual_time
@@ -198,10 +197,10 @@ async def test_a_crowd_pays_together_and_who_only_moves_bytes_is_not_slowed_for_
     assert rig.it.state is Taking.READING
     rig.turn_ended()
     assert not rig.channel.spared, "until it pays again"
-    rig.it.is_own = lambda: True
+    rig.is_own = True
     rig.read(1)
     assert rig.it.state is Taking.READING, "the owner's peers have no part in it"
-    rig.it.is_own = lambda: False
+    rig.is_own = False
     rig.lanes.crowds[crowd] = FEW
     rig.read(1)
     assert rig.it.state is Taking.READING, "a few are no crowd"
@@ -253,11 +252,11 @@ async def keep_on(rig: Rig, seconds: float) -> None:
 async def test_deep_in_debt_it_is_left_unread_and_in_the_end_dropped() -> None:
     rig = Rig()
     await keep_on(rig, DROP_AFTER_S - 5)
-    assert rig.flooded == [False] and rig.channel.resumes > 10
+    assert rig.floods == [False] and rig.channel.resumes > 10
     spent = 2 * rig.pings / (DROP_AFTER_S - 5 + HARD_TOLL.burst / HARD_TOLL.per_s)
     assert spent < 1.2 * HARD_TOLL.per_s, "the rate is kept while it goes on"
     await keep_on(rig, 60)
-    assert rig.flooded == [False, True] and rig.it.state is Taking.ENDED
+    assert rig.floods == [False, True] and rig.it.state is Taking.ENDED
 
 
 @in_virtual_time
@@ -266,7 +265,7 @@ async def test_who_stops_for_a_while_is_not_dropped() -> None:
     for _ in range(3):  # together more than `DROP_AFTER_S`
         await keep_on(rig, 8.0)
         await asyncio.sleep(module.BREAK_S + 1)
-    assert True not in rig.flooded and rig.it.state is not Taking.ENDED
+    assert True not in rig.floods and rig.it.state is not Taking.ENDED
     rig.it.end()
 
 
@@ -312,7 +311,7 @@ async def test_the_bulk_of_a_crowd_takes_turns() -> None:
     assert rig.channel.room is not None and rig.channel.room * (FEW + 1) <= CROWD_ROOM, "little waits unread"
     await turns(3)
     assert rig.it.state is Taking.READING and rig.channel.resumes
-    rig.it.is_own = lambda: True
+    rig.is_own = True
     bulk()
     assert rig.it.state is Taking.READING, "and the owner's peers"
     assert rig.channel.room is None

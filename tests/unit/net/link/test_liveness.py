@@ -19,6 +19,8 @@ LATER_S = 60.0
 class Line:
     """A connection's liveness, its peer and its kernel; for `stopped_s` the process stood still."""
 
+    remote_peer = PEER
+
     def __init__(self, *, kernel: bool = True, rtt_s: float = 0.01) -> None:
         self.loop = asyncio.get_running_loop()
         self.session = Session(client=True)
@@ -34,11 +36,11 @@ class Line:
         self.stopped_s = 0.0
         self.answers = True
         self.liveness = Liveness(
-            self.session, cast("Any", self), PEER, self.loop, self._flush, self._dead, self.now
+            self.session, cast("Any", self), cast("Any", self), self.loop, self.now
         )
         self.suspicions: list[float] = []
-        self.liveness.on_doubt = self.doubts.append
-        self.liveness.on_suspicion = lambda: self.suspicions.append(self.now())
+        self.liveness.on_doubt = lambda _conn, doubtful: self.doubts.append(doubtful)
+        self.liveness.on_suspicion = lambda _conn: self.suspicions.append(self.now())
 
     def now(self) -> float:
         return self.loop.time() + self.stopped_s
@@ -72,7 +74,7 @@ class Line:
         self.liveness.opening()
         self.liveness.spoke_at += 1e-6
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self.session.control:
             self.session.control.clear()
             self.pings.append(self.now())
@@ -85,7 +87,7 @@ class Line:
             self.session._ping_value = None
             self.liveness.ponged()
 
-    def _dead(self, why: Exception) -> None:
+    def abort(self, why: Exception) -> None:
         self.died.append((self.now(), str(why)))
         self.liveness.end(ConnectionLost("over"))
 
