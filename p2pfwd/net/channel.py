@@ -96,6 +96,10 @@ class Channel(ABC):
             owner.channel_lost(self._cause)
 
     @abstractmethod
+    def rest(self) -> None:
+        """Nothing is going on: let go of what the next message can have made anew."""
+
+    @abstractmethod
     def send_staged(self, n: int, more: bool = False) -> None:
         """Seal and send the first `n` bytes of the pool's `staging`; `more`: see `Conduit.send`."""
 
@@ -167,6 +171,11 @@ class NoiseChannel(Channel):
         self._seal = seal
         self._opener = opener
 
+    def rest(self) -> None:
+        """See Channel.rest."""
+        self._seal.rest()
+        self._opener.rest()
+
     def send_staged(self, n: int, more: bool = False) -> None:
         """Seal and send the first `n` bytes of the pool's `staging` as one message."""
         pool = self.pool
@@ -224,6 +233,9 @@ class TlsChannel(Channel):
     def kept_bytes(self) -> int:
         """Bytes that wait here and in the conduit."""
         return self.conduit.kept_bytes + self._kept
+
+    def rest(self) -> None:
+        """See Channel.rest; what OpenSSL has cannot be had back."""
 
     def send_staged(self, n: int, more: bool = False) -> None:
         """Seal and send the first `n` bytes of the pool's `staging` as records, at once."""

@@ -204,6 +204,10 @@ class Conn:
         """Smoothed round trip of the connection, seconds; None until it was measured."""
         return self._session.rtt_s
 
+    def rest(self) -> None:
+        """From the liveness: no stream is open, and nothing waits."""
+        self._channel.rest()
+
     # --- streams ----------------------------------------------------------------------------------
 
     async def open_stream(

@@ -33,6 +33,9 @@ class Living(Link, Protocol):
     def flush(self) -> None:
         """Send what the session has queued."""
 
+    def rest(self) -> None:
+        """No stream is open, and nothing waits: hold little."""
+
 
 def _doubted(_conn: Link, _doubtful: bool) -> None:
     pass
@@ -230,6 +233,8 @@ class Liveness:
             self._conn.flush()
             line = self._line(now)
         delay_s = doubt.next_look_s(line)
+        if delay_s == doubt.LOOK_IDLE_S:
+            self._conn.rest()
         self._look_at = now + delay_s
         self._timer = self._loop.call_later(delay_s, self._tick)
         self._stand(standing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -137,6 +138,21 @@ def test_with_a_bound_of_three_each_three_messages_have_their_own_key_and_the_co
         nonce = bytes(4) + count.to_bytes(8, "big")
         assert AESGCM(key).decrypt(nonce, frame[2:], None) == b"plain %d" % count
         assert opened(opener, frame) == b"plain %d" % count
+
+
+def test_a_cipher_that_rests_after_any_message_goes_on_with_the_same_keys_and_holds_no_aead() -> None:
+    suite = replace(AES, rekey_every=3)
+    sealer, twin = SealCipher(KEY, suite=suite), SealCipher(KEY, suite=suite)
+    opener = OpenCipher(KEY, suite=suite)
+    for count in range(10):
+        frame = sealed(sealer, b"plain %d" % count)
+        assert frame == sealed(twin, b"plain %d" % count)
+        assert opened(opener, frame) == b"plain %d" % count
+        for cipher in (sealer, opener):
+            cipher.rest()
+            cipher.rest()
+            held = [getattr(value, "__self__", None) for value in gc.get_referents(cipher)]
+            assert count % 3 == 2 or not any(isinstance(value, AESGCM) for value in held)
 
 
 def test_an_opener_that_missed_the_change_of_keys_opens_nothing_behind_it() -> None:

@@ -39,6 +39,7 @@ class Line:
             self.session, cast("Any", self), cast("Any", self), self.loop, self.now
         )
         self.suspicions: list[float] = []
+        self.rests: list[float] = []
         self.liveness.on_doubt = lambda _conn, doubtful: self.doubts.append(doubtful)
         self.liveness.on_suspicion = lambda _conn: self.suspicions.append(self.now())
 
@@ -87,6 +88,9 @@ class Line:
             self.session._ping_value = None
             self.liveness.ponged()
 
+    def rest(self) -> None:
+        self.rests.append(self.now())
+
     def abort(self, why: Exception) -> None:
         self.died.append((self.now(), str(why)))
         self.liveness.end(ConnectionLost("over"))
@@ -98,6 +102,17 @@ async def test_an_idle_line_is_pinged_every_20_seconds_and_never_doubted() -> No
     await asyncio.sleep(3600)
     assert 3600 / (doubt.IDLE_S + doubt.LOOK_IDLE_S) <= len(line.pings) <= 3600 / doubt.IDLE_S
     assert not line.doubts and not line.died
+    line.liveness.end(ConnectionLost("over"))
+
+
+@in_virtual_time
+async def test_a_connection_rests_at_each_look_at_which_no_stream_is_open() -> None:
+    line = Line()
+    await asyncio.sleep(doubt.LOOK_IDLE_S + 0.1)
+    assert len(line.rests) == 1
+    line.speak()
+    await asyncio.sleep(3 * doubt.LOOK_IDLE_S)
+    assert len(line.rests) == 1
     line.liveness.end(ConnectionLost("over"))
 
 
