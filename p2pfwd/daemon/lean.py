@@ -12,6 +12,9 @@ Measured on CPython 3.11, x86-64, idle on uvloop, resident: in `lan` 38.9 MB, an
 protobuf's messages are made in C, and still it imports the module that makes them in Python: 1.0 MB; and
 another, with `calendar`, that has methods for messages nobody here has: 0.2 MB.
 
+`cryptography` asks its backend before it reads an Ed25519 or X25519 key, and the backend loads OpenSSL's
+bindings for Python, elliptic curves and RSA: 0.7 MB with the first connection. The keys need none of it.
+
 Of its 160 dataclasses each had a `__repr__` of its own, and 130 a `__setattr__` and a `__delattr__` that
 refuse: 0.9 MB.
 
@@ -43,6 +46,8 @@ _TLS_IN_PYTHON = "asyncio.sslproto"
 """asyncio's own side of TLS transports; asyncio imports it, and reads nothing of it before one is made."""
 _PYTHON_PROTOBUF = "google.protobuf.internal.python_message"
 _WELL_KNOWN_TYPES = "google.protobuf.internal.well_known_types"
+_BACKENDS = "cryptography.hazmat.backends.openssl"
+_BACKEND = f"{_BACKENDS}.backend"
 _CO_COROUTINE = 0x80
 """The flag of a coroutine function's code: `inspect.CO_COROUTINE`."""
 
@@ -74,6 +79,33 @@ def leave_out_python_protobuf() -> bool:
     well_known.WKTBASES = {}  # type: ignore[attr-defined]  # all that is read of it, in C
     sys.modules[_WELL_KNOWN_TYPES] = well_known
     return True
+
+
+def put_off_cryptographys_backend() -> None:
+    """Have it loaded when more is asked of it than whether there are Ed25519 and X25519."""
+    if _BACKEND not in sys.modules:
+        module = ModuleType(_BACKEND, "Put off; see p2pfwd.daemon.lean.")
+        module.backend = _Backend()  # type: ignore[attr-defined]
+        sys.modules[_BACKEND] = module
+
+
+class _Backend:
+    """In place of cryptography's, which has only methods."""
+
+    def ed25519_supported(self) -> bool:
+        """There is no p2pfwd without it."""
+        return True
+
+    def x25519_supported(self) -> bool:
+        """There is no p2pfwd without it."""
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        if getattr(sys.modules[_BACKEND], "backend", None) is self:
+            del sys.modules[_BACKEND]
+            # Its package has the backend by the same name as the module.
+            vars(import_module(_BACKENDS))["backend"] = import_module(_BACKEND).backend
+        return getattr(sys.modules[_BACKEND].backend, name)
 
 
 def put_off_imports() -> None:

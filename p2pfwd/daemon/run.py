@@ -16,7 +16,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from p2pfwd.daemon.lean import import_uvloop, leave_out_openssl, leave_out_python_protobuf
+from p2pfwd.daemon.lean import (
+    import_uvloop,
+    leave_out_openssl,
+    leave_out_python_protobuf,
+    put_off_cryptographys_backend,
+)
 from p2pfwd.errors import ExitStatus, InvalidConfig, P2PForwardError
 from p2pfwd.rpc.autostart import READY_VARIABLE, command, report_failure, report_ready
 from p2pfwd.rpc.paths import Paths
@@ -54,6 +59,7 @@ def run(paths: Paths, overrides: Mapping[str, Any], env: Mapping[str, str]) -> i
     """As `main`, in this very process."""
     leave_out_openssl()
     leave_out_python_protobuf()
+    put_off_cryptographys_backend()
     from p2pfwd.daemon import config, logs
     from p2pfwd.daemon.home import Repo
 

@@ -74,6 +74,32 @@ def test_messages_are_made_and_read_without_the_python_half_of_protobuf(
     assert (done.stdout, done.stderr) == (f"{left_out}\n{not left_out} {not left_out}\n", "")
 
 
+KEYS = """
+import sys
+from p2pfwd.daemon import lean
+lean.put_off_cryptographys_backend()
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from p2pfwd.core.keys import PrivateKey, PublicKey
+key = PrivateKey.generate()
+public = PublicKey.from_protobuf(key.public_key.to_protobuf())
+assert public.verify(b"said", key.sign(b"said"))
+pair = X25519PrivateKey.generate()
+pair.exchange(X25519PublicKey.from_public_bytes(bytes([9]) + bytes(31)))
+bindings = "cryptography.hazmat.bindings.openssl.binding"
+print(bindings in sys.modules)
+from cryptography.hazmat.backends import default_backend
+print(default_backend().name, default_backend().openssl_version_text().split()[0], bindings in sys.modules)
+from cryptography.hazmat.backends.openssl import backend
+from cryptography.hazmat.backends.openssl.backend import Backend
+print(isinstance(backend, Backend))
+"""
+
+
+def test_keys_need_no_backend_of_cryptographys_and_who_asks_it_more_has_all_of_it() -> None:
+    done = subprocess.run([sys.executable, "-c", KEYS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\nopenssl OpenSSL True\nTrue\n", "")
+
+
 LOADED = """
 import sys
 from p2pfwd.daemon.lean import import_uvloop, leave_out_openssl, leave_out_python_protobuf, put_off_imports
