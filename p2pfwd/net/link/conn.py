@@ -392,23 +392,23 @@ class Conn:
 
     def _handle(self, event: Event) -> None:
         match event:
-            case StreamOpened(core):
+            case StreamOpened(stream=core):
                 self._stream_opened(core)
-            case CreditGranted(core):
+            case CreditGranted(stream=core):
                 if (stream := self.streams.get(core.id)) is not None:
                     stream.on_credit()
-            case StreamFinished(core):
+            case StreamFinished(stream=core):
                 stream = self.streams.get(core.id)
                 if core.state is not State.RESET:  # a RST in the same read is told of next
                     self._forget_if_over(core)
                 if stream is not None:
                     stream.on_finished()
-            case StreamWasReset(core, code, overflow):
+            case StreamWasReset(stream=core, code=code, overflow=overflow):
                 if (stream := self.streams.pop(core.id, None)) is not None:
                     stream.on_lost(_reset_error(code, overflow))
             case PingAcked():
                 self.liveness.ponged()
-            case WentAway(code):
+            case WentAway(code=code):
                 log.debug("%s goes away, code %#x", self.remote_peer, code)
 
     @property

@@ -86,13 +86,13 @@ def encode_request(request: Request) -> bytes:
     """The request's bytes; addresses are trimmed to MAX_SENT_BYTES."""
     message = _new(_TYPE_OF[type(request)])
     match request:
-        case PutValue(record):
+        case PutValue(record=record):
             message.key = record.key
             _put_record(message, record)
-        case AddProvider(key, providers):
+        case AddProvider(key=key, providers=providers):
             message.key = key
             _put_peers(message.provider_peers, providers)
-        case FindNode(key) | GetProviders(key) | GetValue(key):
+        case FindNode(key=key) | GetProviders(key=key) | GetValue(key=key):
             message.key = key
         case Ping():
             pass

@@ -67,25 +67,25 @@ class Responder:
         match request:
             case Ping():
                 return Response(MessageType.PING)
-            case FindNode(key):
+            case FindNode(key=key):
                 closer = self._with_target(key, asker, via, now)
                 return Response(MessageType.FIND_NODE, key, closer_peers=closer)
-            case GetProviders(key):
+            case GetProviders(key=key):
                 return Response(
                     MessageType.GET_PROVIDERS,
                     key,
                     closer_peers=self._closest(key, asker, via, now),
                     provider_peers=self._providers_of(key, via, now),
                 )
-            case AddProvider(key, providers):
+            case AddProvider(key=key, providers=providers):
                 for one in providers:
                     addrs = passing_addrs(one.peer_id, one.addrs, self._scope, via)
                     self.providers.add(key, KadPeer(one.peer_id, addrs), asker, now)
                 return None
-            case GetValue(key):
+            case GetValue(key=key):
                 closer = self._closest(key, asker, via, now)
                 return Response(MessageType.GET_VALUE, key, self.values.get(key, now), closer)
-            case PutValue(record):
+            case PutValue(record=record):
                 self.values.put(record, now)
                 return Response(MessageType.PUT_VALUE, record.key, record)
             case _:
