@@ -75,6 +75,10 @@ class Requests:
         for key in [key for key in self._requests if is_meant(*key)]:
             self._drop(key)
 
+    def forget_full(self) -> None:
+        """Drop what is kept of who may ask as often as at first."""
+        self._paced.forget_full(self.clock())
+
     def _drop(self, key: Key) -> None:
         self._held.give(self._requests.pop(key).party)
 

@@ -109,6 +109,7 @@ class Forwarding:
         )
         unused = self._admission.unused
         self._swarm.memory.on_spare(lambda: unused.forget_full(self._loop.time()))
+        self._swarm.memory.on_spare(self.access.requests.forget_full)
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._swarm.on_silent(self._silent)

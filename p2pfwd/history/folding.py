@@ -101,8 +101,9 @@ class Folding:
 
     def spends(self, stranger: Party, now: float) -> bool:
         """Whether one more event of this stranger's may be told by itself; it is counted then."""
-        shares = self._strangers  # asked in all first: whoever comes then, nothing more is kept of
-        return not shares.is_spent_in_all(now) and shares.empty(stranger, now) is None
+        shares = self._strangers  # asked first: of whoever comes when a share is used up nothing is kept
+        spent = shares.is_spent_in_all(now) or shares.is_spent(stranger, now) is not None
+        return not spent and shares.empty(stranger, now) is None
 
     def _among_the_rest(
         self, kind: Kind, data: dict[str, Value], times: int, now: float, wall: float

@@ -158,6 +158,7 @@ class Swarm:
     def _spare(self) -> None:
         """Let go of what is kept only because it may be needed again."""
         self.io.pool.forget_idle()
+        self.io.poller.shrink()
         self.handshakes.forget_full()
         self.services.forget_full()
         self.recovery.forget_lost()

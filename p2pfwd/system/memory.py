@@ -23,7 +23,8 @@ SLACK_BYTES: Final = 4 << 20
 """What may be resident beyond the quiet times' without anything being done."""
 
 REST_S: Final = 15.0
-"""At least so long after memory was given back it is not tried again: so all is over within half a minute."""
+"""At least so long after memory was given back it is not tried again: all is over within half a minute. Then
+it is tried once more, for of who has gone some things are kept for a time."""
 
 BUSY_S: Final = 60.0
 """So long it is put off at most, for a time in which nothing ends."""
@@ -68,6 +69,8 @@ class MemoryKeeper:
         self._quiet_bytes = 0
         self._stirred = False
         """Whether anything has ended since the last look."""
+        self._once = False
+        """Whether memory was given back since anything has ended."""
         self._released_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -82,7 +85,7 @@ class MemoryKeeper:
 
     def stir(self) -> None:
         """Something has ended."""
-        self._stirred = True
+        self._stirred, self._once = True, False
         if self._timer is None and not self._closed:
             self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
 
@@ -97,8 +100,9 @@ class MemoryKeeper:
                 spare()
             self._release()
             self._released_at = self._loop.time()
-            if not was_stirred:
+            if self._once:
                 return
+            self._once = not was_stirred
         self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
 
     def _is_quiet(self) -> bool:

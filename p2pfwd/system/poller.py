@@ -105,6 +105,11 @@ class Poller:
             del self._masks[fd]
             self._epoll.unregister(fd)
 
+    def shrink(self) -> None:
+        """Let go of the room that many descriptors needed: a dictionary keeps it for good."""
+        self._readers, self._writers = dict(self._readers), dict(self._writers)
+        self._masks = dict(self._masks)
+
     def run_ready(self) -> None:
         """Call back for what is ready now."""
         readers, writers = self._readers, self._writers
@@ -136,6 +141,9 @@ class LoopPoller:
     def watch_failure(self, fd: int, _callback: Callback, /) -> None:
         """Only no longer a reader: a loop's reader of a socket at its end would be called for ever."""
         self.remove_reader(fd)
+
+    def shrink(self) -> None:
+        """Nothing: the loop keeps its own."""
 
     def run_ready(self) -> None:
         """Nothing: the loop does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -123,6 +124,22 @@ async def test_readers_and_writers_of_one_socket_come_and_go_by_themselves() -> 
         called.clear()
         await turns()
         assert called == []
+
+
+@on_both_loops
+async def test_room_that_many_needed_goes_back_and_who_is_watched_is_called_as_before() -> None:
+    with poller() as made, connection() as (near, far):
+        called = list[str]()
+        made.add_reader(near.fileno(), lambda: called.append("r"))
+        made._readers.update(dict.fromkeys(range(5000, 9000), lambda: None))
+        for fd in range(5000, 9000):
+            del made._readers[fd]
+        before = sys.getsizeof(made._readers)
+        made.shrink()
+        assert sys.getsizeof(made._readers) < before / 100
+        far.sendall(b"x")
+        await until(lambda: "r" in called)
+        made.remove_reader(near.fileno())
 
 
 @on_both_loops

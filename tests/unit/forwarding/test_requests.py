@@ -92,3 +92,13 @@ def test_programs_of_this_machine_count_by_peer() -> None:
     for n in range(20):
         asked.ask(n, "127.0.0.1")
     assert len(asked.shown()) == 20
+
+
+def test_who_may_ask_as_often_as_at_first_again_leaves_nothing_but_the_request() -> None:
+    asked = Asked()
+    asked.ask(1, "192.0.2.1")
+    asked.requests.forget_full()
+    assert [len(paces) for _, paces in asked.requests._paced._buckets] == [1, 1, 1, 0]
+    asked.now += SLOW_S
+    asked.requests.forget_full()
+    assert not any(paces for _, paces in asked.requests._paced._buckets) and len(asked.shown()) == 1

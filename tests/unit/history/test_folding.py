@@ -106,6 +106,16 @@ def test_the_number_of_open_events_and_the_length_of_texts_are_bounded() -> None
     assert len(str(event.data["reason"])) == len(event.peer or "") == MAX_TEXT
 
 
+def test_of_strangers_beyond_the_share_of_their_network_nothing_is_kept() -> None:
+    folding = Folding()
+    parties = [stranger(n, f"203.0.113.{n}") for n in range(200)]
+    ids = [party.peer for party in parties]
+    told = [folding.spends(party, 0.0) for party in parties]
+    references = [sys.getrefcount(who) for who in ids]
+    kept = sum(count > references[-1] for count in references)
+    assert sum(told) == kept == 2 * STRANGERS_EVENTS.network.burst
+
+
 def test_of_strangers_beyond_the_share_of_all_nothing_is_kept() -> None:
     """A bucket for each of a thousand outlived their flood by minutes."""
     folding = Folding()
