@@ -15,12 +15,15 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached, ConnectionLost, DialFailed, P2PForwardError
 from p2pfwd.host.host import Host
 from p2pfwd.net import upgrader
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
+from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.policy.pace import Rate
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
+from p2pfwd.wire.yamux.window import Kind
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
 from tests.support.loops import on_loop, until
 from tests.support.mini_relay import MiniRelay
@@ -92,6 +95,19 @@ async def test_a_peer_is_reached_over_a_relay_end_to_end_and_all_bytes_are_right
         data = os.urandom(3_000_000)
         assert hashlib.sha256(await ask(conn, data)).digest() == hashlib.sha256(data).digest()
         assert it.relay.bytes > 2 * len(data)
+
+
+@on_loop
+async def test_only_the_circuit_counts_as_one_for_its_window_and_not_what_is_over_it() -> None:
+    async with rig() as it:
+        await until(it.client.places)
+        over = await (await it.connect()).open_stream([ECHO])
+        (way,) = it.dialer.swarm.connections.of(it.relay.host.peer_id)
+        assert isinstance(way, Conn) and isinstance(over, Stream)
+        kinds = [stream.core.receive_window.kind for stream in way.streams.values()]
+        assert Kind.CIRCUIT in kinds and Kind.OVER_CIRCUIT not in kinds
+        assert over.core.receive_window.kind is Kind.OVER_CIRCUIT
+        over.reset()
 
 
 @on_loop

@@ -29,6 +29,7 @@ from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status, Voucher
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
+from p2pfwd.wire.yamux.window import Kind
 from tests.net.relay_rig import Target, call, joined, relay, reserve
 from tests.net.relay_rig import ask as ask_relay
 from tests.net.swarm_rig import ECHO, echo, read_all, stranger, swarm
@@ -386,6 +387,7 @@ async def test_who_does_not_read_holds_a_window_of_the_relay_and_no_more() -> No
         (circuit,) = it.relay.service.circuits()
         assert circuit.bridge is not None and isinstance(circuit.bridge.one.stream, Stream)
         window = circuit.bridge.one.stream.core.receive_window
+        assert window.kind is Kind.CIRCUIT
         await until(lambda: it.near.is_stalled and ledger.used > 0)
         await turns(200)
         assert it.near.is_stalled and INITIAL_WINDOW_BYTES // 2 <= ledger.used <= window.size

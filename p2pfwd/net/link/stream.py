@@ -35,7 +35,7 @@ from p2pfwd.net.link.outbox import Outbox
 from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation, SoleProposal
 from p2pfwd.wire.yamux.reset_codes import NO_REASON
 from p2pfwd.wire.yamux.stream import StreamCore
-from p2pfwd.wire.yamux.window import CIRCUIT_RTT_S
+from p2pfwd.wire.yamux.window import Kind
 
 Negotiation = DialerNegotiation | SoleProposal | ListenerNegotiation
 
@@ -95,7 +95,7 @@ class Stream:
         self._when_over: list[Callable[[], object]] | None = None
         core.sink = self._received
         if conn.is_relayed:
-            core.receive_window.least_rtt_s = CIRCUIT_RTT_S
+            core.receive_window.kind = Kind.OVER_CIRCUIT
 
     @property
     def id(self) -> int:
@@ -346,11 +346,11 @@ class Stream:
         """Give payload, EOF and loss to `sink` from now on, what is already here first.
 
         `tunnel`: it is of use to this node's owner, see `wire.yamux.work`. `circuit`: it is one, or half of
-        one; its window, and those of streams over it, then count as `wire.yamux.window` says.
+        one; its window then counts as `wire.yamux.window` says.
         """
         self._sink = sink
         if circuit:
-            self.core.receive_window.least_rtt_s = CIRCUIT_RTT_S
+            self.core.receive_window.kind = Kind.CIRCUIT
         self.core.is_tunnel = tunnel
         if self._error is not None:
             sink.stream_lost(self._error)

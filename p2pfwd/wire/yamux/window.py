@@ -6,12 +6,17 @@ is 4.2 Gb/s. Growth is within a budget of the session and one of the node; a ses
 more than its share of it gives half back.
 
 Credit is granted in smaller steps than halves where the window is large (`credit_step`): a sender that
-waits for a credit of half the window keeps half of the line empty. A circuit's comes in halves all the same:
-what it holds beyond need is a queue.
+waits for a credit of half the window keeps half of the line empty.
+
+A relay's circuit is bounded by the windows of the two streams it is made of, at the relay and at the end
+that receives. What they hold beyond need is a queue, so their credit comes in halves, they shrink, and those
+of one node that are busy have equal shares (`BusyCircuits`). The window of a stream over it holds no queue of
+its own: it grows until it is not what bounds the stream.
 """
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
@@ -47,18 +52,79 @@ is a queue, in which a keystroke waits behind somebody's bulk, and an advantage 
 
 CIRCUIT_RTT_S: Final = 0.001
 """Least round trip that a circuit's window counts with: programs stand in the way, and each takes its time.
-Where all are on one machine the measured one is less, and whoever's window grew by chance was ten times as
-fast as the others. Not more than this either: a window settles at what is used within eight to sixteen of
-them, and all of that is a queue. With 4 ms eight circuits beside each other were 0.2 to 0.3 even."""
+Not more than this: a window settles at what is used within eight to sixteen of them, and all of that is a
+queue."""
+
+ONE_CIRCUIT_BYTES: Final = 4 << 20
+"""Largest window of a circuit where the way is short and no other of this node is busy."""
+
+CIRCUITS_BYTES: Final = 2 << 20
+"""The same of all that are busy together: each has an equal share, and the initial window at least. They
+stand in one queue, in which all wait equally long, and who has more of it is faster: a circuit that was there
+before the others, with a window grown while it was alone, was up to eight times as fast, and stayed so."""
+
+CIRCUITS_BYTES_PER_S: Final = 1_000_000_000
+"""A longer way holds more: their windows together may be what passes at this rate in the round trip beyond
+`SHORT_S`."""
+
+OVER_CIRCUIT: Final = 4
+"""The window of a stream over a circuit is up to so many times as large as the circuit's: it has to cover two
+of these one after the other, and to grow by doubling."""
+
+OVER_CIRCUIT_RTT_S: Final = 0.01
+"""Least round trip that such a window counts with: what waits in the circuit is no reason not to grow."""
+
+SHORT_S: Final = 0.005
+"""A round trip measured on a busy machine may be as long as this where both ends are on it."""
+
+BUSY_S: Final = 0.2
+"""A circuit is busy when half of its window was used in this period or in the one before."""
 
 NODE_STREAMS: Final = 12_288
 """Streams that peers may have open in all sessions of a node: the tunnels' 8,192, and half as many more."""
 
 
+class Kind(Enum):
+    """What a stream is, for its window."""
+
+    PLAIN = auto()
+    CIRCUIT = auto()
+    """A relay's circuit, or half of one."""
+    OVER_CIRCUIT = auto()
+
+
+class BusyCircuits:
+    """How many circuits' windows of a node are in use, and how much each of them may be."""
+
+    __slots__ = ("_before", "_count", "_since", "period")
+
+    def __init__(self) -> None:
+        self.period = 1
+        self._since = 0.0
+        self._count = self._before = 0
+
+    def note(self, last: int, now: float) -> int:
+        """Half of a window was used, as it was in the period `last` before; the period that it is now."""
+        if now - self._since >= BUSY_S:
+            self._before = self._count if now - self._since < 2 * BUSY_S else 0
+            self._since, self._count = now, 0
+            self.period += 1
+        if last != self.period:
+            self._count += 1
+        return self.period
+
+    def share(self, rtt_s: float) -> int:
+        """The largest window one of them may have, where a round trip takes so long."""
+        busy = max(self._count, self._before, 1)
+        short = ONE_CIRCUIT_BYTES if busy == 1 else CIRCUITS_BYTES
+        together = max(short, int((rtt_s - SHORT_S) * CIRCUITS_BYTES_PER_S))
+        return max(INITIAL_WINDOW_BYTES, together // busy)
+
+
 class Ledger:
     """What all sessions of one node hold together. Counts only: `net.limits` says who must give way."""
 
-    __slots__ = ("growth_left", "max_streams", "streams", "total", "used")
+    __slots__ = ("circuits", "growth_left", "max_streams", "streams", "total", "used")
 
     def __init__(
         self,
@@ -67,6 +133,7 @@ class Ledger:
         max_streams: int = NODE_STREAMS,
     ) -> None:
         self.total = total_bytes
+        self.circuits = BusyCircuits()
         self.max_streams = max_streams
         self.streams = 0
         """Opened by peers."""
@@ -139,7 +206,7 @@ def credit_step(size: int) -> int:
 class ReceiveWindow:
     """The credit one stream has given its peer."""
 
-    __slots__ = ("consumed", "credit", "due_at", "least_rtt_s", "marked_at", "size", "spent")
+    __slots__ = ("_busy_in", "consumed", "credit", "due_at", "kind", "marked_at", "size", "spent")
 
     def __init__(self) -> None:
         self.size = INITIAL_WINDOW_BYTES
@@ -152,7 +219,9 @@ class ReceiveWindow:
         self.spent = 0
         """Bytes topped up since the last mark; with half a window comes the next, at which it may change."""
         self.marked_at = -1.0e9
-        self.least_rtt_s = 0.0
+        self.kind = Kind.PLAIN
+        """Set by the owner."""
+        self._busy_in = 0
 
     @property
     def unconsumed(self) -> int:
@@ -172,7 +241,7 @@ class ReceiveWindow:
         self.spent += self.consumed
         half = self.size // 2
         if self.spent >= half:
-            change = self._change(now - self.marked_at, rtt_s, budget)
+            change = self._change(now, rtt_s, budget)
             self.marked_at, self.spent = now, 0
             if change < 0:
                 if self.consumed < half:  # the peer may still send what is to be taken back
@@ -181,27 +250,40 @@ class ReceiveWindow:
                 budget.shrink(self.size, half)
             self.size += change
             self.consumed += change
-            self.due_at = self.size // 2 if self.least_rtt_s else credit_step(self.size)
+            self.due_at = self.size // 2 if self.kind is Kind.CIRCUIT else credit_step(self.size)
         delta, self.consumed = self.consumed, 0
         self.credit += delta
         assert self.credit <= self.size
         return delta
 
-    def _change(self, since_s: float, rtt_s: float | None, budget: WindowBudget) -> int:
-        """By how many bytes it should grow or shrink, `since_s` seconds after the mark before."""
-        half = self.size // 2
+    def _change(self, now: float, rtt_s: float | None, budget: WindowBudget) -> int:
+        """By how many bytes it should grow or shrink."""
         if budget.is_excessive(self.size):
-            return -half
+            return -(self.size // 2)
         if rtt_s is None:
             return 0
-        round_trips = since_s / max(rtt_s, self.least_rtt_s, 1e-9)
-        if round_trips < GROWTH_ROUND_TRIPS:
-            growth = budget.grow(self.size)
-            if growth and round_trips * 2 < GROWTH_ROUND_TRIPS and not self.least_rtt_s:
-                growth += budget.grow(self.size + growth)  # the next mark would say so, a round trip later
-            return growth
-        too_large = self.least_rtt_s and round_trips > SHRINK_ROUND_TRIPS and self.size > INITIAL_WINDOW_BYTES
-        return -half if too_large else 0
+        since_s = now - self.marked_at
+        if self.kind is Kind.CIRCUIT:
+            return self._change_of_circuit(now, since_s / max(rtt_s, CIRCUIT_RTT_S), rtt_s, budget)
+        if self.kind is Kind.OVER_CIRCUIT:
+            if self.size * 2 > OVER_CIRCUIT * budget.ledger.circuits.share(rtt_s):
+                return 0
+            rtt_s = max(rtt_s, OVER_CIRCUIT_RTT_S)
+        round_trips = since_s / max(rtt_s, 1e-9)
+        if round_trips >= GROWTH_ROUND_TRIPS:
+            return 0
+        growth = budget.grow(self.size)
+        if growth and round_trips * 2 < GROWTH_ROUND_TRIPS and self.kind is Kind.PLAIN:
+            growth += budget.grow(self.size + growth)  # the next mark would say so, a round trip later
+        return growth
+
+    def _change_of_circuit(self, now: float, round_trips: float, rtt_s: float, budget: WindowBudget) -> int:
+        circuits = budget.ledger.circuits
+        self._busy_in = circuits.note(self._busy_in, now)
+        most = circuits.share(rtt_s)
+        if self.size > most or (self.size > INITIAL_WINDOW_BYTES and round_trips > SHRINK_ROUND_TRIPS):
+            return -(self.size // 2)
+        return budget.grow(self.size) if round_trips < GROWTH_ROUND_TRIPS and self.size * 2 <= most else 0
 
     def release(self, budget: WindowBudget) -> None:
         """Give the growth back to the session; the stream is over."""

@@ -6,14 +6,20 @@ import pytest
 
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from p2pfwd.wire.yamux.window import (
+    BUSY_S,
     CIRCUIT_RTT_S,
+    CIRCUITS_BYTES,
     COMMON_WINDOW_BYTES,
     CREDIT_BYTES,
     GROWTH_ROUND_TRIPS,
     MAX_WINDOW_BYTES,
     NODE_GROWTH_BYTES,
+    ONE_CIRCUIT_BYTES,
+    OVER_CIRCUIT,
     SESSION_BUDGET_BYTES,
     SHRINK_ROUND_TRIPS,
+    BusyCircuits,
+    Kind,
     Ledger,
     ReceiveWindow,
     WindowBudget,
@@ -62,7 +68,7 @@ def test_a_window_that_has_grown_is_topped_up_each_eighth_and_grows_by_halves() 
 
 def test_a_circuits_credit_comes_in_halves_however_large_its_window() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    window.least_rtt_s = CIRCUIT_RTT_S
+    window.kind = Kind.CIRCUIT
     now = grow_to(8 << 20, window, budget)
     for _ in range(2):
         now += 1.1 * SLOW_S
@@ -100,14 +106,14 @@ def test_the_window_doubles_when_two_top_ups_fall_within_four_round_trips(
 
 
 @pytest.mark.parametrize(
-    ("round_trips", "least_rtt_s", "times"),
-    [(1.99, 0.0, 4), (0.0, 0.0, 4), (2.01, 0.0, 2), (0.0, CIRCUIT_RTT_S, 2)],
+    ("round_trips", "is_circuit", "times"),
+    [(1.99, False, 4), (0.0, False, 4), (2.01, False, 2), (0.0, True, 2)],
 )
 def test_a_window_doubles_twice_where_two_round_trips_used_half_of_it_but_a_circuits_does_not(
-    round_trips: float, least_rtt_s: float, times: int
+    round_trips: float, is_circuit: bool, times: int
 ) -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    window.least_rtt_s = least_rtt_s
+    window.kind = Kind.CIRCUIT if is_circuit else Kind.PLAIN
     half = INITIAL_WINDOW_BYTES // 2
     consume(window, half, 100.0, budget)
     granted = consume(window, half, 100.0 + round_trips * RTT_S, budget)
@@ -116,23 +122,21 @@ def test_a_window_doubles_twice_where_two_round_trips_used_half_of_it_but_a_circ
     assert (budget.left, budget.growers) == (SESSION_BUDGET_BYTES - window.size + INITIAL_WINDOW_BYTES, 1)
 
 
-@pytest.mark.parametrize(("least_rtt_s", "grows"), [(0.0, False), (CIRCUIT_RTT_S, True)])
-def test_a_circuits_window_counts_with_a_round_trip_that_programs_make(
-    least_rtt_s: float, grows: bool
-) -> None:
+@pytest.mark.parametrize("is_circuit", [False, True])
+def test_a_circuits_window_counts_with_a_round_trip_that_programs_make(is_circuit: bool) -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    window.least_rtt_s = least_rtt_s
+    window.kind = Kind.CIRCUIT if is_circuit else Kind.PLAIN
     half = INITIAL_WINDOW_BYTES // 2
     for now in (100.0, 100.0 + 0.9 * GROWTH_ROUND_TRIPS * CIRCUIT_RTT_S):
         window.credit -= half
         assert window.due(half)
         window.top_up(now, 0.0002, budget)
-    assert (window.size > INITIAL_WINDOW_BYTES) == grows
+    assert (window.size > INITIAL_WINDOW_BYTES) == is_circuit
 
 
 def test_a_circuits_window_that_takes_long_to_use_is_halved_and_gives_its_growth_back() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    window.least_rtt_s = CIRCUIT_RTT_S  # one doubling a mark, however soon it comes
+    window.kind = Kind.CIRCUIT  # one doubling a mark, however soon it comes
     now, long_s = 100.0, 1.001 * SHRINK_ROUND_TRIPS * RTT_S
     for _ in range(4):
         consume(window, window.size // 2, now, budget)
@@ -149,7 +153,7 @@ def test_a_circuits_window_that_takes_long_to_use_is_halved_and_gives_its_growth
 
 def test_what_waits_to_be_consumed_is_within_a_window_that_has_shrunk() -> None:
     window, budget = ReceiveWindow(), WindowBudget()
-    window.least_rtt_s = CIRCUIT_RTT_S
+    window.kind = Kind.CIRCUIT
     for _ in range(3):
         consume(window, window.size // 2, 100.0, budget)
     size = window.size
@@ -157,6 +161,100 @@ def test_what_waits_to_be_consumed_is_within_a_window_that_has_shrunk() -> None:
     assert window.due(size // 2)
     assert window.top_up(200.0, RTT_S, budget) == 0
     assert (window.size, window.credit, window.unconsumed) == (size // 2, 0, size // 2)
+
+
+QUEUE_BYTES_PER_S = 200_000_000
+
+
+class Queue:
+    """Circuits whose windows wait in one queue, served at one rate: all of them wait equally long."""
+
+    def __init__(self, *, sessions: bool) -> None:
+        self.ledger = Ledger()
+        self.windows: list[tuple[ReceiveWindow, WindowBudget]] = []
+        self.now = 100.0
+        self._shared = None if sessions else WindowBudget(ledger=self.ledger)
+
+    def join(self, count: int) -> None:
+        for _ in range(count):
+            window = ReceiveWindow()
+            window.kind = Kind.CIRCUIT
+            self.windows.append((window, self._shared or WindowBudget(ledger=self.ledger)))
+
+    def pass_on(self, seconds: float, rtt_s: float = 0.0004) -> list[int]:
+        """What waits is passed on, and more comes, for so long; the windows' sizes in KiB."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += sum(window.size // 2 for window, _ in self.windows) / QUEUE_BYTES_PER_S
+            for window, budget in self.windows:
+                window.credit -= window.size // 2
+                if window.due(window.size // 2):
+                    window.top_up(self.now, rtt_s, budget)
+        return [window.size >> 10 for window, _ in self.windows]
+
+
+@pytest.mark.parametrize("sessions", [False, True], ids=["one session", "a session each"])
+def test_circuits_that_come_later_have_as_large_a_window_as_the_one_that_grew_alone(sessions: bool) -> None:
+    queue = Queue(sessions=sessions)
+    queue.join(1)
+    (alone,) = queue.pass_on(1.0)
+    assert alone >= 1024
+    queue.join(7)
+    assert queue.pass_on(1.0) == [256] * 8
+
+
+def test_a_circuit_has_its_window_back_once_the_others_are_idle() -> None:
+    queue = Queue(sessions=True)
+    queue.join(1)
+    alone = queue.pass_on(1.0)
+    queue.join(7)
+    queue.pass_on(1.0)
+    del queue.windows[1:]
+    assert queue.pass_on(1.0) == alone
+
+
+def test_circuits_over_a_long_way_share_what_passes_in_a_round_trip() -> None:
+    queue = Queue(sessions=True)
+    queue.join(4)
+    (size,) = set(queue.pass_on(10.0, rtt_s=0.2))
+    assert 4 * size << 10 > CIRCUITS_BYTES
+
+
+def test_a_stream_over_a_circuit_grows_until_its_window_covers_both_of_the_circuits() -> None:
+    queue = Queue(sessions=True)
+    queue.join(8)
+    queue.pass_on(1.0)
+    window, budget = ReceiveWindow(), WindowBudget(ledger=queue.ledger)
+    window.kind = Kind.OVER_CIRCUIT
+    for turn in range(5):  # half of it each 13 ms, as 20 MB/s use it: many round trips of this short way
+        window.credit -= window.size // 2
+        assert window.due(window.size // 2)
+        window.top_up(queue.now + turn * 0.013, 0.0003, budget)
+    assert window.size == OVER_CIRCUIT * INITIAL_WINDOW_BYTES >= 2 * 256 << 10
+
+
+def test_a_window_over_a_circuit_that_is_large_enough_stays() -> None:
+    window, budget = ReceiveWindow(), WindowBudget()
+    window.kind = Kind.OVER_CIRCUIT
+    for turn in range(20):
+        consume(window, window.size // 2, turn * 0.001, budget)
+    assert window.size > CIRCUITS_BYTES
+    size = window.size
+    for turn in range(5):
+        consume(window, size // 2, 10.0 + turn, budget)
+    assert window.size == size, "it holds no queue: there is no need to shrink"
+
+
+def test_idle_circuits_take_no_share() -> None:
+    circuits = BusyCircuits()
+    first = circuits.note(0, 100.0)
+    for _ in range(7):
+        circuits.note(0, 100.0)
+    assert circuits.share(0.0) == CIRCUITS_BYTES // 8
+    second = circuits.note(first, 100.0 + BUSY_S)
+    assert circuits.share(0.0) == CIRCUITS_BYTES // 8, "they were busy just before"
+    circuits.note(second, 100.0 + 2 * BUSY_S)
+    assert circuits.share(0.0) == ONE_CIRCUIT_BYTES
 
 
 def test_another_windows_size_stays() -> None:
