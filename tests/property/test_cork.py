@@ -28,6 +28,7 @@ from p2pfwd.net.channel import NoiseChannel
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.private import PnetConduit
+from p2pfwd.net.link import bridge as bridge_module
 from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream
@@ -284,6 +285,7 @@ async def carried(case: Case) -> Outcome:
 def outcome(case: Case, *, together: bool) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splice_module, "GATHER_BYTES", 1 if together else 1 << 30)
+        patch.setattr(bridge_module, "CORK_BYTES", 1 if together else 1 << 30)
         if not together:
             patch.setattr(splice_module, "CORKED_FRAMES", 1)
             patch.setattr(tcp, "CORKED_FRAMES", 1)

@@ -2,6 +2,8 @@
 
 Rules:
 - A piece that has come goes into the other stream's next frame at once: no task, no queue, no copy but that.
+- What one read of the one connection has brought for one stream goes out in one send on the other, at the
+  end of that read, unless others have bulk for the same peer (cork, `net.link.outbox`).
 - Back-pressure is withheld credit. What the other stream does not take stays here and is not acknowledged;
   the stream's window bounds it.
 - Half-close is kept both ways; the bridge is over when both FINs have passed. A reset or a lost connection
@@ -29,6 +31,10 @@ from p2pfwd.net.link.contract import DuplexStream
 CHUNK_BYTES: Final = 64 * 1024
 """Small pieces that wait are joined up to this. A whole frame stays whole: who opens it at the end of the
 way does so in place."""
+
+
+CORK_BYTES: Final = 4096
+"""Least size of a piece for which others may wait: small ones are somebody's keystrokes."""
 
 
 class State(Enum):
@@ -118,7 +124,10 @@ class Bridge:
 class End:
     """One of the streams, as its sink; what comes from it goes to the opposite one."""
 
-    __slots__ = ("_bridge", "_came", "_offset", "_pending", "_rest", "opposite", "passed", "state", "stream")
+    __slots__ = (
+        "_bridge", "_came", "_corked", "_offset", "_pending", "_rest",
+        "opposite", "passed", "state", "stream",
+    )  # fmt: skip
 
     opposite: End
 
@@ -129,6 +138,7 @@ class End:
         """Bytes from this stream that the opposite one has taken."""
         self._bridge = bridge
         self._came = 0  # counted where it is bounded
+        self._corked = False  # what came in this read waits for the rest of it
         self._pending: deque[bytearray] = deque()
         self._offset = 0
         self._rest: asyncio.TimerHandle | None = None
@@ -141,6 +151,8 @@ class End:
         if self.state is not _PASSING or bridge.most_bytes is not None:
             self._received_slowly(view)
             return
+        if not self._corked and len(view) >= CORK_BYTES and self.stream.gather(self):
+            self._corked = self.opposite.stream.cork()
         sent = self._send(view)
         if bridge.is_over:
             return
@@ -148,6 +160,12 @@ class End:
             self._hold(view[sent:])
         if sent:
             self.stream.consumed(sent)
+
+    def pass_gathered(self) -> None:
+        """The read is over, or somebody else's turn has come in it: what waits for more goes out."""
+        if self._corked:
+            self._corked = False
+            self.opposite.stream.uncork()
 
     def _received_slowly(self, view: memoryview) -> None:
         bridge, most = self._bridge, self._bridge.most_bytes

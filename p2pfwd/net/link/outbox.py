@@ -15,8 +15,9 @@ Rules:
 - Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out when they are due.
 - Streams that wait take turns of one frame; after `FRAMES_PER_TURN` the event loop has its own.
 - While it is corked, frames wait for the next ones: up to `CORKED_FRAMES` go out in one send. It is so
-  in DRAINING, and while a splice goes on reading; whoever corks uncorks in the same callback, so nothing
-  waits for what may not come. Frames are sealed as they are made: what is sent later stands behind them.
+  in DRAINING, while a splice goes on reading, and while a bridge is given what one read has brought; whoever
+  corks uncorks in the same callback, so nothing waits for what may not come. Frames are sealed as they are
+  made: what is sent later stands behind them.
 - Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with
   them, not for itself.
 - A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from p2pfwd.net.link.bridge import Bridge
+from p2pfwd.net.link.bridge import CORK_BYTES, Bridge
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.bridge import End
@@ -26,6 +26,9 @@ class Stream:
         self.log: list[str | int] = []
         self.taken = bytearray()
         self.acknowledged = 0
+        self.more_follows = False
+        self.has_others = False
+        self.gatherer: End | None = None
         self._frame = memoryview(bytearray(FRAME_BYTES))
         self.sink: End
 
@@ -45,6 +48,18 @@ class Stream:
 
     def consumed(self, n: int) -> None:
         self.acknowledged += n
+
+    def gather(self, sink: End) -> bool:
+        if self.more_follows:
+            self.gatherer = sink
+        return self.more_follows
+
+    def cork(self) -> bool:
+        self.log.append("cork")
+        return not self.has_others
+
+    def uncork(self) -> None:
+        self.log.append("uncork")
 
     def close_write(self) -> None:
         self.log.append("fin")
@@ -70,6 +85,44 @@ def test_what_comes_goes_on_in_order_before_the_call_is_over() -> None:
         one.sink.data_received(memoryview(piece))
     assert bytes(other.taken) == b"ab" + b"c" * (FRAME_BYTES + 1) + b"d"
     assert other.log == [2, FRAME_BYTES, 1, 1] and one.acknowledged == FRAME_BYTES + 4
+
+
+def test_what_one_read_brings_goes_out_together_and_not_later() -> None:
+    one, other = Stream(), Stream()
+    bridge(one, other)
+    one.more_follows = True
+    for _ in range(3):
+        one.sink.data_received(memoryview(bytes(CORK_BYTES)))
+    frames = [n for n in other.log if isinstance(n, int)]
+    assert other.log == ["cork", *frames] and sum(frames) == 3 * CORK_BYTES == one.acknowledged
+    assert one.gatherer is one.sink
+    for _ in range(2):  # another's turn in the read, and the read's end
+        one.sink.pass_gathered()
+    assert other.log == ["cork", *frames, "uncork"]
+
+
+@pytest.mark.parametrize(
+    ("size", "more_follows", "has_others"),
+    [(CORK_BYTES - 1, True, False), (CORK_BYTES, False, False), (CORK_BYTES, True, True)],
+    ids=["somebody's keystroke", "the only piece of its read", "others have bulk for the same peer"],
+)
+def test_what_need_not_wait_for_more_does_not(size: int, more_follows: bool, has_others: bool) -> None:
+    one, other = Stream(), Stream()
+    bridge(one, other)
+    one.more_follows, other.has_others = more_follows, has_others
+    one.sink.data_received(memoryview(bytes(size)))
+    one.sink.pass_gathered()
+    assert "uncork" not in other.log and ("cork" in other.log) == has_others
+
+
+def test_what_waits_for_more_goes_out_though_the_bridge_is_over() -> None:
+    one, other = Stream(), Stream()
+    made = bridge(one, other)
+    one.more_follows = True
+    one.sink.data_received(memoryview(bytes(CORK_BYTES)))
+    made.reset()
+    one.sink.pass_gathered()
+    assert other.log[0] == "cork" and other.log[-1] == "uncork"
 
 
 def test_what_does_not_fit_is_held_and_not_acknowledged() -> None:
