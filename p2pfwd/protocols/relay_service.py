@@ -382,7 +382,7 @@ class RelayService:
             self._moved.pop(peer, None)
 
     async def _ask_over(self, link: Link, circuit: Circuit) -> tuple[DuplexStream | None, Status]:
-        far = await link.open_stream([wire.STOP], STOP_S)
+        far = await link.open_stream([wire.STOP], STOP_S, known=True)  # or it fails at the answer
         try:
             request = wire.StopRequest(circuit.dialer, circuit.limit)
             await far.write_delimited(wire.encode_stop_request(request))

@@ -116,17 +116,17 @@ def through(link: Link) -> Multiaddr:
 async def connect(link: Link, peer_id: PeerId) -> tuple[DuplexStream, Limit | None]:
     """Have the relay at the end of `link` make a circuit to the peer: its stream, and what it may carry.
 
-    Raises RelayRefused, RemoteProtocolError, and as `Link.open_stream`.
+    The question goes out with the proposal. Raises RelayRefused, RemoteProtocolError, and as
+    `Link.open_stream`.
     """
-    try:
-        stream = await link.open_stream([wire.HOP])
-    except ProtocolNotSupported as exc:
-        raise RelayRefused(f"{link.remote_peer} is no relay") from exc
+    stream = await link.open_stream([wire.HOP], known=True)  # or it fails at the answer
     try:
         await stream.write_delimited(wire.encode_hop_request(wire.HopRequest(peer_id)))
         answer = wire.decode_hop_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
         if answer.status is not Status.OK:
             raise no_circuit(link.remote_peer, answer.status)
+    except ProtocolNotSupported as exc:
+        raise RelayRefused(f"{link.remote_peer} is no relay") from exc
     except BaseException:
         stream.reset()
         raise
