@@ -240,6 +240,8 @@ class Splice:
             return False
         n = self._receive(frame)
         if n:
+            if n == len(frame):
+                self.stream.cork()  # for the frames of its next turns: those of one go out together anyway
             self.stream.end_frame(n)
             self.stream.want_to_send()
             return True
@@ -333,16 +335,16 @@ class Splice:
             self.stream.consumed(n)
 
     def _hold(self, view: memoryview) -> None:
-        if self._pending is None:
-            self._pending = deque((bytearray(view),))
+        pending = self._pending
+        if pending is None:
+            pending = self._pending = deque()
             self._to_socket = TRANSITIONS[self._to_socket, Input.FULL]
             self._poller.add_writer(self._fd, self._writable)
+        if pending and len(pending[-1]) + len(view) <= CHUNK_BYTES:
+            pending[-1] += view  # a byte object each would cost 40 times a small frame
             return
-        last = self._pending[-1]
-        if len(last) + len(view) <= CHUNK_BYTES:  # a byte object each would cost 40 times a small frame
-            last += view
-        else:
-            self._pending.append(bytearray(view))
+        for start in range(0, len(view), CHUNK_BYTES):
+            pending.append(bytearray(view[start : start + CHUNK_BYTES]))
 
     def _writable(self) -> None:
         pending = self._pending

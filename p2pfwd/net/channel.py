@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ProtocolError, without_frames
 from p2pfwd.net.conduit.contract import Conduit
-from p2pfwd.system.buffers import BufferPool
+from p2pfwd.system.buffers import WIDE_PREFIX_BYTES, BufferPool
 from p2pfwd.wire.noise import NOISE
-from p2pfwd.wire.noise.cipher import LENGTH_BYTES, MAX_PLAINTEXT, TAG, OpenCipher, SealCipher
+from p2pfwd.wire.noise.cipher import (
+    LENGTH_BYTES,
+    MAX_MESSAGE,
+    MAX_PLAINTEXT,
+    TAG,
+    WIDE_LENGTH_BYTES,
+    OpenCipher,
+    SealCipher,
+    wide_length,
+)
 from p2pfwd.wire.tls import TLS
 
 if TYPE_CHECKING:
@@ -54,6 +63,10 @@ class Channel(ABC):
     cipher: str
     max_plaintext = MAX_PLAINTEXT
     """Largest `n` for `send_staged`."""
+    max_wide = 0
+    """Largest `n` for `send_wide`; 0 where there are no wide messages."""
+    missing = 0
+    """See `Receiver.missing`."""
 
     def __init__(self, conduit: Conduit, pool: BufferPool, remote_peer: PeerId) -> None:
         self.conduit = conduit
@@ -103,6 +116,10 @@ class Channel(ABC):
     def send_staged(self, n: int, more: bool = False) -> None:
         """Seal and send the first `n` bytes of the pool's `staging`; `more`: see `Conduit.send`."""
 
+    def send_wide(self, n: int) -> None:
+        """Seal and send what lies at `wide[WIDE_PREFIX_BYTES:]` of the pool, `n` bytes, as one message."""
+        raise NotImplementedError
+
     def uncork(self) -> None:
         """Send what waits for more."""
         self.conduit.uncork()
@@ -150,9 +167,9 @@ class Channel(ABC):
 
 
 class NoiseChannel(Channel):
-    """Noise transport messages: a 2-byte length, then at most 65519 bytes of plaintext sealed."""
+    """Noise transport messages: a length, then plaintext sealed, at most 65519 bytes or 262128 (wide)."""
 
-    __slots__ = ("_opener", "_seal", "cipher", "max_plaintext")
+    __slots__ = ("_max_message", "_opener", "_seal", "cipher", "max_plaintext", "max_wide", "missing")
 
     security = NOISE
 
@@ -167,6 +184,8 @@ class NoiseChannel(Channel):
         super().__init__(conduit, pool, remote_peer)
         segment = conduit.segment_bytes
         self.max_plaintext = MAX_PLAINTEXT if segment is None else segment - OVERHEAD_BYTES
+        self._max_message = seal.suite.max_message
+        self.max_wide = self.missing = 0
         self.cipher = seal.suite.name
         self._seal = seal
         self._opener = opener
@@ -182,12 +201,33 @@ class NoiseChannel(Channel):
         sealed = self._seal.seal_into(pool.staging[:n], pool.frame)
         self.conduit.send(pool.frame[:sealed], framed=True, more=more)
 
+    def hand_over(self, owner: ChannelOwner) -> None:
+        """Let another owner go on. Wide messages begin here: whoever is still in a handshake sends none."""
+        if self._max_message > MAX_MESSAGE:
+            self.max_wide = self._max_message - TAG
+        super().hand_over(owner)
+
+    def send_wide(self, n: int) -> None:
+        """Seal and send what lies at `wide[WIDE_PREFIX_BYTES:]` of the pool, `n` bytes, as one message."""
+        wide = self.pool.wide
+        first = 0 if n > MAX_PLAINTEXT else WIDE_PREFIX_BYTES - LENGTH_BYTES
+        sealed = self._seal.seal_into(wide[WIDE_PREFIX_BYTES : WIDE_PREFIX_BYTES + n], wide[first:])
+        self.conduit.send(wide[first : first + sealed], framed=True)
+
     def _open(self, view: memoryview) -> int:
         owner, opener, pos, end = self._owner, self._opener, 0, len(view)
         assert owner is not None
+        self.missing = 0
         while end - pos >= LENGTH_BYTES:
             start = pos + LENGTH_BYTES
-            stop = start + (view[pos] << 8 | view[pos + 1])
+            length = view[pos] << 8 | view[pos + 1]
+            if length < TAG and self.max_wide:
+                start = pos + WIDE_LENGTH_BYTES
+                if start > end:
+                    break
+                length = wide_length(view[pos:start])
+                self.missing = max(0, start + length - end)
+            stop = start + length
             if stop > end:
                 break
             message = view[start:stop]

@@ -53,6 +53,8 @@ Negotiation = DialerNegotiation | ListenerNegotiation
 class _Inbox:
     """Receiver of a conduit, and owner of a channel, while coroutines negotiate on it."""
 
+    missing = 0
+
     def __init__(self, conduit: Conduit) -> None:
         conduit.spare(True)
         self.source: Conduit | Channel = conduit
@@ -316,6 +318,7 @@ class Upgrader:
             muxers=self._muxers,
             entropy=os.urandom(xx.ENTROPY_BYTES),
             aes=has_fast_aes() if self._aes is None else self._aes,
+            wide=conduit.segment_bytes is None and self._psk is None,
         )
         await self._shake_hands(noise, conduit, inbox, leftover)
         channel = NoiseChannel(conduit, self._pool, noise.remote_peer, noise.seal, noise.open)

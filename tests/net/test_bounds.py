@@ -14,7 +14,9 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.intake import Taking
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.system.buffers import LARGE_BYTES
 from p2pfwd.wire.multistream import HEADER, encode_token
+from p2pfwd.wire.noise.cipher import MAX_WIDE_MESSAGE
 from p2pfwd.wire.yamux import frame as f
 from tests.net.swarm_rig import ECHO, TAKE, Taken, conn_of, echo, next_conn, read_all, swarm
 from tests.support.loops import on_both_loops, on_loop, until
@@ -169,3 +171,47 @@ async def test_a_peer_that_reads_nothing_makes_us_hold_little() -> None:
             await until(lambda: conn._intake.state is Taking.UNREAD)
             assert len(conn._session.control) < 2 * intake_module.CHOKED_BYTES + 64 * 1024
             flooding.cancel()
+
+
+@on_both_loops
+async def test_a_wide_message_that_never_ends_holds_one_buffer_and_what_is_none_ends_it() -> None:
+    async with swarm(aes=True) as victim, swarm() as honest:
+        victim.services.serve(Service(name=ECHO, handler=echo))
+        stream = await honest.open_stream(victim.peer_id, [ECHO], addrs=victim.listen_addrs())
+        peers = [await RawPeer.dial(victim.listen_addrs()[0], aes=True, wide=True) for _ in range(2)]
+        conns = [await conn_with(victim, peer) for peer in peers]
+        for peer in peers:
+            await peer.send_sealed(MAX_WIDE_MESSAGE.to_bytes(4, "big") + bytes(100_000))
+        await until(lambda: all(conn.holdings.held_bytes == LARGE_BYTES for conn in conns))
+        assert victim.limits.used_bytes == 2 * LARGE_BYTES
+        for _ in range(100):
+            await peers[0].send_sealed(b"x")
+            await stream.write(b"still here?")
+            assert await stream.read() == b"still here?"
+        assert victim.limits.used_bytes == 2 * LARGE_BYTES
+        await peers[0].send_sealed(bytes(MAX_WIDE_MESSAGE))  # its end, which is no message that was sealed
+        await until(conns[0].closed.done)
+        await until(lambda: victim.limits.used_bytes == LARGE_BYTES)
+        victim.limits.ledger.total = LARGE_BYTES - 1  # it is the node's budget that it counts in
+        await peers[1].send_sealed(b"x")
+        await until(conns[1].closed.done)
+        assert victim.limits.used_bytes == 0
+        for peer in peers:
+            peer.close()
+
+
+@on_both_loops
+async def test_a_flood_in_one_wide_message_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake_module, "TURN_WORK", 50)
+    monkeypatch.setattr(intake_module, "SLICE_WORK", 50)
+    async with swarm(aes=True) as victim:
+        victim.services.serve(Service(name=ECHO, handler=echo))
+        async with await RawPeer.dial(victim.listen_addrs()[0], aes=True, wide=True) as peer:
+            conn = await conn_with(victim, peer)
+            await peer.open(1, ECHO)
+            flood = f.encode_header(f.PING, f.SYN, 0, 7) * 8000
+            await peer.send_sealed(peer.sealed_each([flood]))
+            await until(lambda: conn._intake.held_bytes > 0)
+            for _ in range(8000):
+                await peer.until(f.PING, f.ACK)
+            await until(lambda: victim.limits.used_bytes == 0)

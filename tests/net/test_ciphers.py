@@ -1,4 +1,7 @@
-"""Which cipher seals a connection, on real sockets: AES between two that want it, else ChaCha."""
+"""Which cipher seals a connection, on real sockets: AES between two that want it, else ChaCha.
+
+With AES messages may be wide, but not with an older p2pfwd, and not inside a private network.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,21 @@ from dataclasses import replace
 import pytest
 
 from p2pfwd.net import aes_speed, upgrader
+from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.wire.noise import NOISE, handshake
-from p2pfwd.wire.noise.cipher import AES, CHACHA
+from p2pfwd.wire.noise.cipher import AES, CHACHA, MAX_WIDE_MESSAGE, TAG
 from p2pfwd.wire.tls import TLS
+from p2pfwd.wire.yamux import YAMUX
 from tests.net.swarm_rig import ECHO, conn_of, echo, next_conn, pair, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops
 from tests.support.raw_peer import RawListener, RawPeer
 
 BULK = random.Random(2).randbytes(1 << 20)
 PSK = bytes(range(32))
+WIDE = MAX_WIDE_MESSAGE - TAG
 
 
 async def through(near: Swarm, far: Swarm) -> None:
@@ -45,8 +51,10 @@ async def test_aes_seals_what_passes_between_two_that_want_it(
         swarm(security=(NOISE,), aes=theirs, early_muxer=early, psk=psk) as far,
     ):
         await through(near, far)
-        (here,), (there,) = near.conns(), far.conns()
-        assert here.cipher == there.cipher == (AES.name if ours and theirs else CHACHA.name)
+        for node in (near, far):
+            (conn,) = node.conns()
+            assert conn.cipher == (AES.name if ours and theirs else CHACHA.name)
+            assert conn._channel.max_wide == (WIDE if ours and theirs and psk is None else 0)
 
 
 @on_both_loops
@@ -63,10 +71,23 @@ async def test_a_peer_that_does_not_list_it_has_chacha_whoever_dials() -> None:
                 assert (await dialing).cipher == CHACHA.name
 
 
+@pytest.mark.parametrize("muxers", [(), (YAMUX,)])
+@pytest.mark.parametrize("wide", [True, False])
+@on_both_loops
+async def test_with_an_older_p2pfwd_no_message_is_wide(wide: bool, muxers: tuple[str, ...]) -> None:
+    async with swarm(aes=True) as node:
+        arrived = next_conn(node)
+        async with await RawPeer.dial(node.listen_addrs()[0], aes=True, wide=wide, muxers=muxers):
+            conn = await arrived
+            assert isinstance(conn, Conn) and conn.cipher == AES.name
+            assert conn._channel.max_wide == (WIDE if wide else 0)
+
+
 @on_both_loops
 async def test_keys_change_under_way_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a bound of three messages: a megabyte each way at once, dozens of changes."""
-    monkeypatch.setattr(handshake, "AES", replace(AES, rekey_every=3))
+    often = [(name, replace(suite, rekey_every=3), info) for name, suite, info in handshake.AGREED]
+    monkeypatch.setattr(handshake, "AGREED", often)
     async with stream_pair(aes=True) as (near, far):
         assert conn_of(near).cipher == AES.name
 

@@ -120,7 +120,9 @@ async def test_a_circuit_is_sealed_end_to_end_by_what_its_ends_agree_on(
             await until(it.client.places)
             arrived = next_conn(it.target.swarm)
             conn = await it.connect()
-            assert conn.is_relayed and conn.cipher == (await arrived).cipher == cipher
+            there = await arrived
+            assert conn.is_relayed and conn.cipher == there.cipher == cipher
+            assert isinstance(conn, Conn) and conn._channel.max_wide == 0, "a circuit's segments are short"
             assert await ask(conn, bytes(300_000)) == bytes(300_000)
 
 

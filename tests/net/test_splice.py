@@ -19,8 +19,13 @@ import pytest
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, StreamReset, TimedOut
 from p2pfwd.forwarding.pacing import PacedStream, Pacing
 from p2pfwd.forwarding.splice import CHUNK_BYTES, Splice, State, close_with_reset
+from p2pfwd.net.channel import NoiseChannel
+from p2pfwd.net.link import outbox
 from p2pfwd.net.link.contract import DuplexStream, SplicedStream
 from p2pfwd.net.link.stream import Stream
+from p2pfwd.system.buffers import BufferPool
+from p2pfwd.wire.noise import NOISE
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
 from tests.net.swarm_rig import TAKE, Taken, conn_of, pair, poller_of, read_all, stream_pair, swarm
 from tests.support.loops import on_both_loops, turns, until
@@ -507,3 +512,42 @@ async def test_what_is_over_is_freed_without_the_garbage_collector(how: str, *, 
             await until(lambda: not ended_ones())
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("scarce", [False, True])
+@pytest.mark.parametrize("buffer_bytes", [None, 4096])
+@on_both_loops
+async def test_bulk_goes_in_wide_messages_both_ways_at_once_and_all_of_it_arrives(
+    buffer_bytes: int | None, scarce: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "WIDE_WINDOW_BYTES", 100_000)  # a window need not have grown first
+    async with stream_pair(security=(NOISE,), aes=True) as (near, far):
+        sizes: list[int] = []
+
+        def send_wide(channel: NoiseChannel, n: int) -> None:
+            sizes.append(n)
+            was(channel, n)
+
+        was = NoiseChannel.send_wide
+        monkeypatch.setattr(NoiseChannel, "send_wide", send_wide)
+        if scarce:
+            monkeypatch.setattr(BufferPool, "is_scarce", True)
+        one, _, near_closed = spliced(near, buffer_bytes=buffer_bytes)
+        two, _, far_closed = spliced(far, buffer_bytes=buffer_bytes)
+
+        async def send(app: App) -> None:
+            await app.send(BULK)
+            app.finish()
+
+        _, _, there, here = await asyncio.gather(send(one), send(two), two.read_all(), one.read_all())
+        assert there == here == BULK
+        await near_closed.once()
+        await far_closed.once()
+        if scarce:
+            assert not sizes
+        elif buffer_bytes is None:  # else it is the system's luck whether a read fills its frame
+            assert max(sizes) > MAX_PLAINTEXT
+        one.sock.close()
+        two.sock.close()
+        for stream in (near, far):
+            assert conn_of(stream)._channel.pool.kept_bytes == 0

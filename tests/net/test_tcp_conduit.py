@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from p2pfwd.net.conduit.tcp import TcpConduit, tune
-from p2pfwd.system.buffers import CORKED_FRAMES, FRAME_BYTES, KEEP_BUFFERS
+from p2pfwd.system.buffers import CORKED_FRAMES, FRAME_BYTES, KEEP_BUFFERS, LARGE_BYTES, READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
 from tests.support.loops import on_loop, until
 
@@ -244,3 +244,132 @@ async def test_what_cannot_be_sent_yet_is_counted_for_the_node_and_given_back() 
     assert conduit.kept_bytes == io.pool.kept_bytes == 0
     far.close()
     io.close()
+
+
+class Messages(Told):
+    """A receiver of wide messages, each of which begins with its length, 4 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.missing = 0
+        self.got: list[bytes] = []
+        self.views: list[int] = []
+        """How much was there each time."""
+
+    def data_received(self, view: memoryview) -> int:
+        self.views.append(len(view))
+        self.missing = at = 0
+        while len(view) - at >= 4:
+            end = at + int.from_bytes(view[at : at + 4], "big")
+            self.missing = max(0, end - len(view))
+            if self.missing:
+                break
+            self.got.append(bytes(view[at:end]))
+            at = end
+        return at
+
+
+class Reading:
+    """A conduit whose reads bring what the test says, whatever there is room for."""
+
+    def __init__(self, near: socket.socket, io: LoopIo) -> None:
+        self.wire, self.rooms = b"", list[int]()
+        self.sock = near
+        self.io, self.told = io, Messages()
+        self.conduit = TcpConduit(cast("socket.socket", self), io)
+        self.conduit.start(self.told)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def recv_into(self, view: memoryview) -> int:
+        self.rooms.append(len(view))
+        n = min(len(view), len(self.wire))
+        view[:n], self.wire = self.wire[:n], self.wire[n:]
+        return n
+
+    def bring(self, wire: bytes) -> None:
+        """In one read, or as many as there must be."""
+        self.wire += wire
+        while self.wire:
+            self.conduit._readable()
+
+
+@contextmanager
+def reading() -> Iterator[Reading]:
+    near, far = socket.socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    with near, far, listener, socket.create_connection(listener.getsockname()) as sock:
+        sock.setblocking(False)
+        io = LoopIo.of(asyncio.get_running_loop(), 0)
+        rig = Reading(sock, io)
+        yield rig
+        rig.conduit.abort()
+        assert io.pool.kept_bytes == rig.conduit.kept_bytes == 0
+        io.close()
+
+
+def message(size: int, fill: int) -> bytes:
+    return size.to_bytes(4, "big") + bytes([fill]) * (size - 4)
+
+
+@on_loop
+async def test_a_wide_message_that_comes_in_part_lies_where_it_is_and_is_read_to_its_end() -> None:
+    with reading() as rig:
+        pool, conduit = rig.io.pool, rig.conduit
+        one, two = message(READ_BYTES, 1), message(READ_BYTES, 2)
+        scratch = pool.scratch
+        rig.bring(one[:100_000])
+        assert pool.scratch is not scratch and pool.kept_bytes == conduit.kept_bytes == LARGE_BYTES
+        rig.bring(one[100_000:200_000])
+        assert pool.kept_bytes == LARGE_BYTES, "still one buffer"
+        rig.bring(one[200_000:] + two)
+        assert rig.told.got == [one, two]
+        assert rig.rooms[1:3] == [READ_BYTES - 100_000, READ_BYTES - 200_000], "not beyond its end"
+        assert rig.told.views[-1] == READ_BYTES, "so the next one is read whole"
+        assert pool.kept_bytes == conduit.kept_bytes == 0
+
+
+@on_loop
+async def test_behind_others_it_stays_as_well_if_the_rest_fits_and_is_copied_if_not() -> None:
+    with reading() as rig:
+        pool = rig.io.pool
+        first = message(100_000, 1)
+        near_end, far_end = message(LARGE_BYTES - 100_000, 2), message(LARGE_BYTES - 99_999, 3)
+        rig.bring(first + near_end[:80_000])
+        assert pool.kept_bytes == LARGE_BYTES
+        rig.bring(near_end[80_000:])
+        assert pool.kept_bytes == 0 and rig.told.got == [first, near_end]
+        rig.bring(first + far_end[:80_000])
+        assert pool.kept_bytes == rig.conduit.kept_bytes == 80_000
+        rig.bring(far_end[80_000:] + first)
+        assert rig.told.got[2:] == [first, far_end, first] and pool.kept_bytes == 0
+        assert rig.rooms[-2:] == [len(far_end) - 80_000, READ_BYTES], "read to its end then, too"
+
+
+@on_loop
+async def test_who_announces_much_and_sends_byte_by_byte_holds_what_has_come_and_then_one_buffer() -> None:
+    with reading() as rig:
+        wire = message(READ_BYTES, 1)
+        rig.bring(wire[: FRAME_BYTES - 2])
+        assert rig.io.pool.kept_bytes == FRAME_BYTES - 2
+        for n in range(FRAME_BYTES - 2, FRAME_BYTES + 3):
+            held = n if n <= FRAME_BYTES else LARGE_BYTES
+            assert rig.io.pool.kept_bytes == rig.conduit.kept_bytes == held
+            rig.bring(wire[n : n + 1])
+        assert rig.told.got == []
+
+
+@pytest.mark.parametrize("size", [FRAME_BYTES, 200_000])
+@on_loop
+async def test_a_pause_keeps_a_wide_message_that_has_come_in_part_and_small_reads_go_on_with_it(
+    size: int,
+) -> None:
+    with reading() as rig:
+        wire = message(READ_BYTES, 1)
+        rig.bring(wire[:size])
+        rig.conduit.pause()
+        rig.conduit.spare(True)
+        rig.conduit.resume()
+        rig.bring(wire[size:])
+        assert rig.told.got == [wire] and max(rig.rooms[1:]) <= 32 * 1024

@@ -2,8 +2,9 @@
 
 Two real connections over sockets in memory, which give and take as little as a seed says, carry streams
 between local sockets in memory, some of them over a third node, which bridges them. What each program at the
-far end gets, and how its connection ends, must not depend on whether frames are corked and pieces gathered;
-and in the end nobody holds anything. Messages are short here, so that little data makes many.
+far end gets, and how its connection ends, must not depend on whether frames are corked, pieces gathered and
+messages wide; and in the end nobody holds anything. Messages are short here, so that little data makes many,
+and wide is what is longer than those.
 """
 
 from __future__ import annotations
@@ -24,18 +25,21 @@ from hypothesis import strategies as st
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.forwarding import splice as splice_module
 from p2pfwd.forwarding.splice import Splice
+from p2pfwd.net import channel as channel_module
 from p2pfwd.net.channel import NoiseChannel
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.private import PnetConduit
 from p2pfwd.net.link import bridge as bridge_module
+from p2pfwd.net.link import outbox
 from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.system.buffers import CORKED_FRAMES, BufferPool
 from p2pfwd.system.busy_poll import BusyPoll
 from p2pfwd.system.loop_io import LoopIo
-from p2pfwd.wire.noise.cipher import OpenCipher, SealCipher
+from p2pfwd.wire.noise import cipher
+from p2pfwd.wire.noise.cipher import AES, AES_WIDE, OpenCipher, SealCipher
 
 MESSAGE_BYTES = 150
 ROUNDS = 5000
@@ -176,6 +180,7 @@ class Case:
     private: bool
     seed: int
     bridged: bool = False
+    wide: bool = False
 
     def data(self, number: int) -> list[bytes]:
         made = random.Random(number)
@@ -190,6 +195,18 @@ class Outcome:
     most_out: int
     most_on: int
     most_bridged: int
+    longest_wide: int
+    """Of all messages that were built to be wide."""
+
+
+class Channel(NoiseChannel):
+    """Notes how long its wide messages are."""
+
+    longest = 0
+
+    def send_wide(self, n: int) -> None:
+        self.longest = max(self.longest, n)
+        super().send_wide(n)
 
 
 class Node:
@@ -203,7 +220,9 @@ class Node:
         conduit: Conduit = tcp.TcpConduit(cast("socket.socket", line), io)
         if case.private:
             conduit = PnetConduit(conduit, bytes(32))
-        channel = NoiseChannel(conduit, self.pool, PEER, SealCipher(keys[0]), OpenCipher(keys[1]))
+        suite = AES_WIDE if case.wide and not case.private else AES
+        seal, opener = SealCipher(keys[0], suite=suite), OpenCipher(keys[1], suite=suite)
+        channel = self.channel = Channel(conduit, self.pool, PEER, seal, opener)
         channel.max_plaintext = MESSAGE_BYTES
         direction: Any = "outbound" if keys[0] < keys[1] else "inbound"
         self.conn = Conn(channel, direction=direction, loop=loop, max_inbound_streams=100)
@@ -272,13 +291,14 @@ async def carried(case: Case) -> Outcome:
         session = node.conn._session
         assert session.buffered_bytes == session.ledger.used == 0
         node.conn.abort()
-        assert node.pool.kept_bytes == 0
+    assert all(node.pool.kept_bytes == 0 for node in nodes)  # a relay's two have one pool
     assert all(program.closed for program in (*sources, *targets))
     return Outcome(
         [(bytes(program.taken), program.linger == RESET) for program in programs],
         max(near.line.sends),
         max((n for program in programs for n in program.sends), default=0),
         max(leaving.line.sends) if case.bridged else 0,
+        max(node.channel.longest for node in nodes),
     )
 
 
@@ -286,6 +306,10 @@ def outcome(case: Case, *, together: bool) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splice_module, "GATHER_BYTES", 1 if together else 1 << 30)
         patch.setattr(bridge_module, "CORK_BYTES", 1 if together else 1 << 30)
+        patch.setattr(cipher, "MAX_MESSAGE", MESSAGE_BYTES + cipher.TAG)
+        patch.setattr(channel_module, "MAX_PLAINTEXT", MESSAGE_BYTES)
+        patch.setattr(tcp, "FRAME_BYTES", MESSAGE_BYTES)
+        patch.setattr(outbox, "WIDE_WINDOW_BYTES", 1 if together else 1 << 30)
         if not together:
             patch.setattr(splice_module, "CORKED_FRAMES", 1)
             patch.setattr(tcp, "CORKED_FRAMES", 1)
@@ -301,11 +325,13 @@ cases = st.builds(
     private=st.booleans(),
     seed=st.integers(0, 1 << 32),
     bridged=st.booleans(),
+    wide=st.booleans(),
 )
 
 
 @settings(max_examples=60)
 @example(Case(streams=(((3000,), False), ((3000,), False)), private=False, seed=1))
+@example(Case(streams=(((20_000,), False),), private=False, seed=1, wide=True))
 @given(cases)
 def test_programs_get_the_same_whether_frames_and_pieces_go_together_or_alone(case: Case) -> None:
     alone, together = outcome(case, together=False), outcome(case, together=True)
@@ -316,6 +342,12 @@ def test_programs_get_the_same_whether_frames_and_pieces_go_together_or_alone(ca
         for got, was_reset in (alone.got[number], together.got[number]):
             assert was_reset == fails
             assert sent.startswith(got) if fails else got == sent  # a reset drops what was not taken yet
+
+
+def test_here_messages_are_wide() -> None:
+    case = Case(streams=(((20_000,), False),), private=False, seed=1, wide=True)
+    assert outcome(case, together=True).longest_wide > 4 * MESSAGE_BYTES
+    assert outcome(case, together=False).longest_wide == 0
 
 
 def test_here_they_do_go_together() -> None:

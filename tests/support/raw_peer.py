@@ -80,21 +80,30 @@ class RawPeer:
         muxers: Sequence[str] = (YAMUX,),
         receive_buffer: int | None = None,
         source: str | None = None,
+        aes: bool = False,
+        wide: bool = False,
     ) -> RawPeer:
-        """Connect to a host and upgrade; with no `muxers` yamux is negotiated inside the channel."""
+        """Connect to a host and upgrade; with no `muxers` yamux is negotiated inside the channel.
+
+        `aes`, `wide`: list AES-256-GCM, and with wide messages.
+        """
         peer = cls(await dial_tcp(addr, receive_buffer, source), identity or PrivateKey.generate())
         try:
-            await peer._upgrade(dialing=True, muxers=muxers)
+            await peer._upgrade(dialing=True, muxers=muxers, aes=aes, wide=wide)
         except BaseException:
             peer.close()
             raise
         return peer
 
-    async def _upgrade(self, *, dialing: bool, muxers: Sequence[str]) -> None:
-        if await self.shake_hands(dialing=dialing, muxers=muxers) is None:
+    async def _upgrade(
+        self, *, dialing: bool, muxers: Sequence[str], aes: bool = False, wide: bool = False
+    ) -> None:
+        if await self.shake_hands(dialing=dialing, muxers=muxers, aes=aes, wide=wide) is None:
             self._plain[:0] = await self._select(YAMUX, dialing, self.send, self._recv_plain)
 
-    async def shake_hands(self, *, dialing: bool, muxers: Sequence[str]) -> str | None:
+    async def shake_hands(
+        self, *, dialing: bool, muxers: Sequence[str], aes: bool = False, wide: bool = False
+    ) -> str | None:
         """Security alone; the muxer that was agreed in it."""
         left = await self._select(NOISE, dialing, self._send_raw, self._recv_raw)
         noise = NoiseHandshake(
@@ -103,6 +112,8 @@ class RawPeer:
             expected_peer=None,
             muxers=muxers,
             entropy=os.urandom(ENTROPY_BYTES),
+            aes=aes,
+            wide=wide,
         )
         await self._send_raw(noise.start())
         while not noise.done:
@@ -146,9 +157,8 @@ class RawPeer:
         """Each part as one Noise message; an empty one is legal."""
         out = bytearray()
         for part in parts:
-            room = memoryview(bytearray(len(part) + 18))
-            self._seal.seal_into(memoryview(part), room)
-            out += room
+            room = memoryview(bytearray(len(part) + 20))
+            out += room[: self._seal.seal_into(memoryview(part), room)]
         return bytes(out)
 
     async def send(self, plain: bytes) -> None:

@@ -18,13 +18,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 NAME = b"p2pfwd/aes-256-gcm/1"
 INFO = b"p2pfwd noise transport aes-256-gcm"
+WIDE_NAME = b"p2pfwd/aes-256-gcm-wide/1"
+WIDE_INFO = b"p2pfwd noise transport aes-256-gcm-wide"
 FIELD = 1025
 REKEY_MESSAGES = 1 << 20
+WIDE_REKEY_MESSAGES = 1 << 18
 YAMUX = b"/yamux/1.0.0"
 IDENTITIES = {"init": bytes([0x11]) * 32, "resp": bytes([0x22]) * 32}
 STATICS = {"init": bytes([0x33]) * 32, "resp": bytes([0x44]) * 32}
 EPHEMERALS = {"init": bytes([0x55]) * 32, "resp": bytes([0x66]) * 32}
 SENT = ((0, b"hello"), (1, b""), (2, bytes(100)))
+WIDE_SENT = (*SENT, (3, bytes(65519)), (4, bytes(65520)), (5, bytes((1 << 18) - 16)))
+"""The longest that is not wide, the shortest and the longest that is."""
 
 
 def mac(key: bytes, data: bytes) -> bytes:
@@ -47,7 +52,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2, "big") + message
+    return len(message).to_bytes(2 if len(message) <= 0xFFFF else 4, "big") + message
 
 
 def payload(role: str, muxers: tuple[bytes, ...], ciphers: tuple[bytes, ...]) -> bytes:
@@ -92,31 +97,35 @@ def public(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def direction(key: bytes) -> dict[str, Any]:
+def entry(plain: bytes, frame: bytes) -> dict[str, Any]:
+    """Of long ones, which are all zeros, what tells that they are right."""
+    if len(plain) < 1000:
+        return {"plaintext_hex": plain.hex(), "frame_hex": frame.hex()}
+    digest = hashlib.sha256(frame).hexdigest()
+    return {"zeros": len(plain), "frame_start_hex": frame[:32].hex(), "frame_sha256_hex": digest}
+
+
+def direction(key: bytes, wide: bool) -> dict[str, Any]:
     """The keys that follow each other, and messages at either side of each change."""
     keys = [key]
     for _ in range(2):
         nonce = bytes(4) + (2**64 - 1).to_bytes(8, "big")
         keys.append(AESGCM(keys[-1]).encrypt(nonce, bytes(32), None)[:32])
-    sent = list(SENT)
+    sent, rekey = (list(WIDE_SENT), WIDE_REKEY_MESSAGES) if wide else (list(SENT), REKEY_MESSAGES)
     for epoch in (1, 2):
-        end = epoch * REKEY_MESSAGES
+        end = epoch * rekey
         sent += [(end - 1, b"the last of a key"), (end, b"the first of the next")]
     messages = []
     for count, plain in sent:
         nonce = bytes(4) + count.to_bytes(8, "big")
-        message = AESGCM(keys[count // REKEY_MESSAGES]).encrypt(nonce, plain, None)
-        messages.append({
-            "count": count,
-            "nonce_hex": nonce.hex(),
-            "plaintext_hex": plain.hex(),
-            "frame_hex": framed(message).hex(),
-        })
+        message = AESGCM(keys[count // rekey]).encrypt(nonce, plain, None)
+        messages.append({"count": count, "nonce_hex": nonce.hex()} | entry(plain, framed(message)))
     return {"keys_hex": [it.hex() for it in keys], "messages": messages}
 
 
-def transcript(name: str, muxers: tuple[bytes, ...]) -> dict[str, Any]:
-    payloads = {role: payload(role, muxers, (NAME,)) for role in ("init", "resp")}
+def transcript(name: str, muxers: tuple[bytes, ...], *, wide: bool = False) -> dict[str, Any]:
+    ciphers = (WIDE_NAME, NAME) if wide else (NAME,)
+    payloads = {role: payload(role, muxers, ciphers) for role in ("init", "resp")}
     noise = Noise()
     first = public(EPHEMERALS["init"])
     noise.mix_hash(first)
@@ -131,17 +140,18 @@ def transcript(name: str, muxers: tuple[bytes, ...]) -> dict[str, Any]:
     noise.mix_key(STATICS["init"], public(EPHEMERALS["resp"]))
     third += noise.seal(payloads["init"])
     chacha = two_keys(noise.ck, b"", b"")
-    aes = two_keys(noise.h, b"".join(chacha), INFO)
+    aes = two_keys(noise.h, b"".join(chacha), WIDE_INFO if wide else INFO)
     return {
         "name": name,
+        "wide": wide,
         "muxers": [it.decode() for it in muxers],
         "payload_2_hex": payloads["resp"].hex(),
         "payload_3_hex": payloads["init"].hex(),
         "frames_hex": [framed(message).hex() for message in (first, second, third)],
         "handshake_hash_hex": noise.h.hex(),
         "split_hex": [key.hex() for key in chacha],
-        "from_init": direction(aes[0]),
-        "from_resp": direction(aes[1]),
+        "from_init": direction(aes[0], wide),
+        "from_resp": direction(aes[1], wide),
     }
 
 
@@ -149,17 +159,21 @@ def made() -> dict[str, Any]:
     """The whole document."""
     roles = ("init", "resp")
     return {
-        "origin": "made by tests/vectors/make_noise_aes.py; frames include the 2-byte length",
+        "origin": "made by tests/vectors/make_noise_aes.py; frames include the length",
         "cipher": NAME.decode(),
         "info": INFO.decode(),
+        "wide_cipher": WIDE_NAME.decode(),
+        "wide_info": WIDE_INFO.decode(),
         "field": FIELD,
         "rekey_messages": REKEY_MESSAGES,
+        "wide_rekey_messages": WIDE_REKEY_MESSAGES,
         "identity_seeds_hex": {role: IDENTITIES[role].hex() for role in roles},  # Ed25519
         "statics_hex": {role: STATICS[role].hex() for role in roles},  # X25519, private
         "ephemerals_hex": {role: EPHEMERALS[role].hex() for role in roles},
         "transcripts": [
             transcript("yamux offered by both", (YAMUX,)),
             transcript("no muxers offered", ()),
+            transcript("wide messages listed by both", (YAMUX,), wide=True),
         ],
     }
 

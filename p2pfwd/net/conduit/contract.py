@@ -16,6 +16,13 @@ from p2pfwd.wire.circuit import Limit
 class Receiver(Protocol):
     """Told what happens on a conduit."""
 
+    @property
+    def missing(self) -> int:
+        """How many bytes are missing of a wide message that has come in part, and was left for that.
+
+        0 where it is not such a one that was left, or nothing was.
+        """
+
     def data_received(self, view: memoryview) -> int:
         """Bytes have come; returns how many were taken. They may be changed in place.
 

@@ -21,6 +21,8 @@ from p2pfwd.wire.pnet import NONCE_BYTES, KeyStream
 class PnetConduit:
     """`below`, for those who have the key; a Conduit, and the Receiver of `below`."""
 
+    missing = 0
+
     def __init__(self, below: Conduit, psk: bytes) -> None:
         """psk: 32 bytes."""
         self.local_addr: Multiaddr = below.local_addr

@@ -23,7 +23,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
 from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.system import sockaddrs, tcp_socket
-from p2pfwd.system.buffers import CORKED_FRAMES, READ_BYTES
+from p2pfwd.system.buffers import CORKED_FRAMES, FRAME_BYTES, LARGE_BYTES, READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.wire.circuit import Limit
 
@@ -99,6 +99,7 @@ class TcpConduit:
         "_finishing",
         "_loop",
         "_moved",
+        "_partial",
         "_paused",
         "_poller",
         "_pool",
@@ -138,6 +139,8 @@ class TcpConduit:
         self._paused = False
         self._receiver: Receiver | None = None
         self._carry = b""
+        self._partial: tuple[memoryview, int, int] | None = None
+        """A read buffer that is kept, for a wide message has come in part: from where to where it lies."""
         self._unsent: list[memoryview] = []
         """Frames that wait for more, or for room; each lies in its frame, kept meanwhile, or is a copy."""
         self._tail = bytearray()
@@ -225,7 +228,9 @@ class TcpConduit:
     @property
     def kept_bytes(self) -> int:
         """See Conduit.kept_bytes."""
-        return len(self._carry) + len(self._tail) + sum(memoryview(view.obj).nbytes for view in self._unsent)
+        partial = LARGE_BYTES if self._partial is not None else 0
+        unsent = sum(memoryview(view.obj).nbytes for view in self._unsent)
+        return len(self._carry) + len(self._tail) + partial + unsent
 
     def _keep(self, left: memoryview) -> None:
         self._pool.kept_bytes += len(left) - len(self._carry)
@@ -234,18 +239,22 @@ class TcpConduit:
             self._keep(left[:0])
 
     def _readable(self) -> None:
-        scratch, kept = self._pool.scratch, len(self._carry)
-        if kept:
+        receiver, partial = self._receiver, self._partial
+        assert receiver is not None
+        scratch, start, kept, room = self._pool.scratch, 0, len(self._carry), self._read_bytes
+        if partial is not None:
+            scratch, start, kept = partial
+        elif kept:
             scratch[:kept] = self._carry
+        if kept and receiver.missing:
+            room = min(room, receiver.missing)  # the next message begins at the start of the next read
         try:
-            n = self._sock.recv_into(scratch[kept : kept + self._read_bytes])
+            n = self._sock.recv_into(scratch[kept : kept + room])
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
             self._lose(exc)
             return
-        receiver = self._receiver
-        assert receiver is not None
         if n == 0:
             self._at_eof = True
             self._poller.remove_reader(self._fd)
@@ -254,9 +263,30 @@ class TcpConduit:
         self._moved(n)
         self.heard = True
         end = kept + n
-        used = receiver.data_received(scratch[:end])
-        if kept or used < end:
+        used = start + receiver.data_received(scratch[start:end])
+        if partial is not None or end - used > FRAME_BYTES:
+            self._keep_partial(scratch, used, end, receiver.missing)
+        elif kept or used < end:
             self._keep(scratch[used:end])
+
+    def _keep_partial(self, scratch: memoryview, start: int, end: int, missing: int) -> None:
+        """Let what was left of a read lie where it is, if it is much and the rest of it fits behind it."""
+        if self._closed:
+            return
+        if missing and end + missing <= LARGE_BYTES:
+            if self._partial is None:
+                self._keep(scratch[:0])
+                self._pool.keep_scratch()
+            self._partial = scratch, start, end
+        else:
+            self._keep(scratch[start:end])
+            self._release_partial()
+
+    def _release_partial(self) -> None:
+        if self._partial is not None:
+            buffer, self._partial = self._partial[0].obj, None
+            assert isinstance(buffer, bytearray)
+            self._pool.release(buffer)
 
     def acknowledged_s(self) -> float | None:
         """See Conduit; nearly 0 while the peer's window is shut: only one that is there can say that."""
@@ -348,8 +378,10 @@ class TcpConduit:
 
     def _keep_unsent(self, view: memoryview, framed: bool) -> None:
         """To be sent later: with the frame that it lies in, or as a copy."""
-        if framed:
+        if framed and view.obj is self._pool.frame.obj:
             self._pool.keep_frame()
+        elif framed:
+            self._pool.keep_wide()
         else:
             view = memoryview(bytes(view))
             self._pool.kept_bytes += len(view)
@@ -406,6 +438,7 @@ class TcpConduit:
         self._poller.remove_writer(self._fd)
         self._release()
         self._tail.clear()
+        self._release_partial()
         self._keep(memoryview(b""))
         self._sock.close()
         if self._receiver is not None:

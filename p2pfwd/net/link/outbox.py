@@ -18,6 +18,9 @@ Rules:
   in DRAINING, while a splice goes on reading, and while a bridge is given what one read has brought; whoever
   corks uncorks in the same callback, so nothing waits for what may not come. Frames are sealed as they are
   made: what is sent later stands behind them.
+- The only stream with bulk has wide frames instead, where both ends have agreed on wide messages: one pass
+  through here for four. All others' bytes wait behind it as long as behind four that go out in one send. A
+  circuit has none: what comes for it comes in pieces.
 - Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with
   them, not for itself.
 - A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into
@@ -34,12 +37,19 @@ from typing import Final, Protocol
 
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.intake import Intake
+from p2pfwd.system.buffers import CORKED_FRAMES, WIDE_PREFIX_BYTES
 from p2pfwd.wire.yamux.frame import HEADER_BYTES
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.stream import StreamCore
+from p2pfwd.wire.yamux.window import Kind
 
 FRAMES_PER_TURN: Final = 16
-"""Frames sent for waiting streams before the event loop gets its turn."""
+"""Frames sent for waiting streams before the event loop gets its turn. A wide one counts as
+`CORKED_FRAMES`."""
+
+WIDE_WINDOW_BYTES: Final = 512 * 1024
+"""Credit that a stream must have for a wide frame. With less one frame could be the peer's whole window, and
+the next would wait a round trip for its credit."""
 
 PATIENCE_S: Final = 0.001
 """How long the answer to a proposal waits, where its stream's data came along with it, for the service's
@@ -94,6 +104,7 @@ class Outbox:
         "_session",
         "_speech",
         "_waiting",
+        "_wide",
     )
 
     def __init__(
@@ -117,6 +128,8 @@ class Outbox:
         self._due = Due.NOTHING
         self._corked = False
         """Whether frames wait for the next ones, to go out together."""
+        self._wide = False
+        """Whether the frame being built is to be a wide message."""
         self._asked_last = 0
         """The stream that last asked to cork."""
         self._ended = False
@@ -126,37 +139,60 @@ class Outbox:
 
     # --- frames of streams ------------------------------------------------------------------------
 
-    def begin_frame(self, max_payload: int) -> memoryview:
-        """Where the next frame's payload goes, behind the control frames that go first."""
+    def begin_frame(self, core: StreamCore) -> memoryview:
+        """Where the stream's next frame's payload goes, behind the control frames that go first."""
         most = self._channel.max_plaintext
         offset = len(self._session.control)
         if offset and offset > most // 2:  # they would leave little room for the payload
             self.flush()
             offset = len(self._session.control)
         self._offset = offset
+        self._wide = self._asked_last == core.id and self._may_be_wide(core)
+        if self._wide:
+            most = self._channel.max_wide
         start = offset + HEADER_BYTES
-        stop = start + max_payload
-        return self._pool.staging[start : stop if stop < most else most]
+        stop = start + core.send_window
+        return self._staging()[start : stop if stop < most else most]
+
+    def _staging(self) -> memoryview:
+        """Where the frame is built; not kept, for it is the pool's."""
+        return self._pool.wide[WIDE_PREFIX_BYTES:] if self._wide else self._pool.staging
+
+    def _may_be_wide(self, core: StreamCore) -> bool:
+        return (
+            self._channel.max_wide > 0
+            and core.receive_window.kind is not Kind.CIRCUIT
+            and core.send_window >= WIDE_WINDOW_BYTES
+            and not self._waiting
+            and not self._pool.is_scarce
+        )
 
     def end_frame(self, core: StreamCore, n: int) -> None:
         """Seal and send control frames and a frame with `n` bytes of payload."""
-        session, offset = self._session, self._offset
+        session, offset, staging = self._session, self._offset, self._staging()
         if offset:
-            self._pool.staging[:offset] = session.control
+            staging[:offset] = session.control
             session.control.clear()
             self._forget_patience()
-        session.write_data_header(core, n, self._pool.staging, offset)
+        session.write_data_header(core, n, staging, offset)
         self._speech.spoke_at = time.monotonic()
-        self._channel.send_staged(offset + HEADER_BYTES + n, self._corked)
+        if self._wide:
+            self._channel.send_wide(offset + HEADER_BYTES + n)
+        else:
+            self._channel.send_staged(offset + HEADER_BYTES + n, self._corked)
 
     def cork(self, core: StreamCore) -> bool:
         """Let the stream's next frames go out together, until `uncork`, if nobody else has bulk to send.
 
         That is so where nobody waits, and the stream was the last to ask: with twenty of them an echo would
-        wait four times as long for its turn.
+        wait four times as long for its turn. Not so where they are wide instead. In a round of turns, at
+        whose end all is sent, it only says that the stream has bulk.
         """
-        self._corked = self._asked_last == core.id and not self._waiting
+        alone = self._asked_last == core.id and not self._waiting
         self._asked_last = core.id
+        if self._phase is Phase.DRAINING:
+            return False
+        self._corked = alone and not self._may_be_wide(core)
         return self._corked
 
     def uncork(self) -> None:
@@ -244,8 +280,8 @@ class Outbox:
         self._phase, self._corked = Phase.DRAINING, True
         try:
             while waiting and frames < FRAMES_PER_TURN and not self._channel.congested:
-                frames += 1
                 waiting.popleft().resume()
+                frames += CORKED_FRAMES if self._wide else 1
         finally:
             self._phase = Phase.OPEN
             self.uncork()

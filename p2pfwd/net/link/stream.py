@@ -382,7 +382,7 @@ class Stream:
         core = self.core
         if not core.send_window or self.conn.congested or not core.can_send:
             return None
-        return self.conn.outbox.begin_frame(core.send_window) or None  # empty: control frames fill it
+        return self.conn.outbox.begin_frame(core) or None  # empty: control frames fill it
 
     def end_frame(self, n: int) -> None:
         """Send the `n` > 0 bytes put into the view of `begin_frame`."""

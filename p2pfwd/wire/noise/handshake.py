@@ -9,8 +9,9 @@ Rules:
 - Message 1 carries nothing (rust refuses it otherwise); what a peer puts there is ignored.
 - The muxer is the first of the initiator's list that the responder lists too. None in common means
   None here: multistream-select then runs inside the channel, as go falls back.
-- AES-256-GCM keys the transport phase when both sides list it; else ChaCha20-Poly1305, which every libp2p
-  node speaks and nobody lists. Both lists are part of the transcript that the messages authenticate.
+- AES-256-GCM keys the transport phase when both sides list it, with wide messages when both list it so; else
+  ChaCha20-Poly1305, which every libp2p node speaks and nobody lists. Both lists are part of the transcript
+  that the messages authenticate.
 - After a failure nothing is sent to the peer and the object is not used again.
 """
 
@@ -26,7 +27,7 @@ from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import HandshakeFailed, InvalidKey, LocalProtocolError
 from p2pfwd.wire.handshake import Handshake
-from p2pfwd.wire.noise.cipher import AES, CHACHA, LENGTH_BYTES, OpenCipher, SealCipher
+from p2pfwd.wire.noise.cipher import AES, AES_WIDE, CHACHA, LENGTH_BYTES, OpenCipher, SealCipher, Suite
 from p2pfwd.wire.noise.xx import NoiseXX, hkdf2
 
 SIGNATURE_PREFIX: Final = b"noise-libp2p-static-key:"
@@ -41,8 +42,17 @@ MAX_MUXERS: Final = 100
 AES_CIPHER: Final = "p2pfwd/aes-256-gcm/1"
 """In the list of ciphers."""
 
+WIDE_CIPHER: Final = "p2pfwd/aes-256-gcm-wide/1"
+"""The same with wide messages (`wire.noise.cipher`)."""
+
 AES_INFO: Final = b"p2pfwd noise transport aes-256-gcm"
 """What tells its keys from all others derived of the same secrets."""
+
+WIDE_INFO: Final = b"p2pfwd noise transport aes-256-gcm-wide"
+"""Keys of their own: two who took each other's word differently could not read each other."""
+
+AGREED: Final = ((WIDE_CIPHER, AES_WIDE, WIDE_INFO), (AES_CIPHER, AES, AES_INFO))
+"""Name, suite, and what its keys are derived with; the first that both list is taken."""
 
 MAX_CIPHERS: Final = 16
 """A longer list counts as empty, for who sends it as well: of all lists it is known what they lead to."""
@@ -57,6 +67,7 @@ class NoiseHandshake(Handshake):
     expected_peer: the identity the peer must prove; None takes any (listeners).
     muxers: what to offer, in order of preference.
     aes: offer AES-256-GCM. With neither no extension is sent.
+    wide: and with wide messages.
     entropy: `xx.ENTROPY_BYTES` random bytes, never used before.
     """
 
@@ -71,11 +82,12 @@ class NoiseHandshake(Handshake):
         muxers: Sequence[str],
         entropy: bytes,
         aes: bool = False,
+        wide: bool = False,
     ) -> None:
         super().__init__(initiator=initiator, expected_peer=expected_peer, muxers=muxers)
         self._identity = identity
-        self._aes = aes
-        self._aes_agreed = False
+        self._listed = ((WIDE_CIPHER, AES_CIPHER) if wide else (AES_CIPHER,)) if aes else ()
+        self._suite, self._info = CHACHA, b""
         self._xx = NoiseXX(initiator=initiator, entropy=entropy)
         self.remote_muxers: tuple[str, ...] = ()
         """What the peer listed, once `done`; nothing where it left the choice to multistream-select."""
@@ -141,9 +153,8 @@ class NoiseHandshake(Handshake):
             identity_key=self._identity.public_key.to_protobuf(),
             identity_sig=self._identity.sign(SIGNATURE_PREFIX + self._xx.local_static),
         )
-        ciphers = (AES_CIPHER,) if self._aes else ()
-        if self._muxers or ciphers:
-            message.extensions.CopyFrom(NoiseExtensions(stream_muxers=self._muxers, ciphers=ciphers))
+        if self._muxers or self._listed:
+            message.extensions.CopyFrom(NoiseExtensions(stream_muxers=self._muxers, ciphers=self._listed))
         return message.SerializeToString()
 
     def _check_payload(self, payload: bytes) -> None:
@@ -161,7 +172,7 @@ class NoiseHandshake(Handshake):
             raise HandshakeFailed("noise: the peer's identity signature is wrong", peer=str(peer))
         self._remote = (key, peer)
         self._muxer = self._agree(message.extensions.stream_muxers)
-        self._aes_agreed = self._aes and _lists_aes(message.extensions.ciphers)
+        self._suite, self._info = _suite(self._listed, message.extensions.ciphers)
 
     def _agree(self, remote: Sequence[str]) -> str | None:
         if len(remote) > MAX_MUXERS:
@@ -171,9 +182,9 @@ class NoiseHandshake(Handshake):
         return next((name for name in ours if name in theirs), None)
 
     def _finish(self) -> None:
-        suite, keys = CHACHA, self._xx.split()
-        if self._aes_agreed:
-            suite, keys = AES, hkdf2(self.handshake_hash, b"".join(keys), AES_INFO)
+        suite, keys = self._suite, self._xx.split()
+        if self._info:
+            keys = hkdf2(self.handshake_hash, b"".join(keys), self._info)
         ours, theirs = keys if self._initiator else reversed(keys)
         self._ciphers = (SealCipher(ours, suite=suite), OpenCipher(theirs, suite=suite))
 
@@ -183,10 +194,13 @@ class NoiseHandshake(Handshake):
         return self._ciphers
 
 
-def _lists_aes(names: Sequence[str]) -> bool:
-    if len(names) > MAX_CIPHERS or any(len(name) > MAX_CIPHER_NAME for name in names):
-        return False
-    return AES_CIPHER in names
+def _suite(ours: Sequence[str], theirs: Sequence[str]) -> tuple[Suite, bytes]:
+    """What both lists lead to, and what its keys are derived with: nothing, where they are Noise's own."""
+    if len(theirs) <= MAX_CIPHERS and all(len(name) <= MAX_CIPHER_NAME for name in theirs):
+        for name, suite, info in AGREED:
+            if name in ours and name in theirs:
+                return suite, info
+    return CHACHA, b""
 
 
 def _frame(message: bytes) -> bytes:

@@ -1,8 +1,12 @@
-"""AES-256-GCM in the transport phase: how it is agreed, its keys, nonces, rekeying, what strangers list."""
+"""AES-256-GCM in the transport phase: how it is agreed, its keys, nonces, rekeying, what strangers list.
+
+And the same with wide messages.
+"""
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -18,13 +22,29 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.pb.noise_pb2 import NoiseExtensions, NoiseHandshakePayload
 from p2pfwd.errors import LocalProtocolError, RemoteProtocolError
-from p2pfwd.wire.noise.cipher import AES, CHACHA, NONCE_END, REKEY_MESSAGES, TAG, OpenCipher, SealCipher
+from p2pfwd.wire.noise.cipher import (
+    AES,
+    AES_WIDE,
+    CHACHA,
+    MAX_MESSAGE,
+    MAX_WIDE_MESSAGE,
+    NONCE_END,
+    REKEY_MESSAGES,
+    REKEY_WIDE_MESSAGES,
+    TAG,
+    OpenCipher,
+    SealCipher,
+    Suite,
+    wide_length,
+)
 from p2pfwd.wire.noise.handshake import (
     AES_CIPHER,
     AES_INFO,
     MAX_CIPHER_NAME,
     MAX_CIPHERS,
     SIGNATURE_PREFIX,
+    WIDE_CIPHER,
+    WIDE_INFO,
     NoiseHandshake,
 )
 from p2pfwd.wire.noise.xx import ENTROPY_BYTES, NoiseXX
@@ -38,14 +58,32 @@ IDENTITY = PrivateKey.generate()
 
 
 def sealed(cipher: SealCipher, plain: bytes) -> bytes:
-    out = bytearray(len(plain) + TAG + 2)
+    out = bytearray(len(plain) + TAG + head(len(plain)))
     assert cipher.seal_into(memoryview(plain), memoryview(out)) == len(out)
     return bytes(out)
 
 
 def opened(cipher: OpenCipher, frame: bytes) -> bytes:
     out = bytearray(len(frame))
-    return bytes(out[: cipher.open_into(memoryview(frame)[2:], memoryview(out))])
+    start = 2 if len(frame) <= MAX_MESSAGE + 2 else 4
+    return bytes(out[: cipher.open_into(memoryview(frame)[start:], memoryview(out))])
+
+
+def head(plain_bytes: int) -> int:
+    """Bytes of the length in front."""
+    return 2 if plain_bytes + TAG <= MAX_MESSAGE else 4
+
+
+def passes(sender: SealCipher, receiver: OpenCipher, entry: dict[str, Any]) -> None:
+    """A message of the vectors, sealed by one and opened by the other."""
+    if "zeros" not in entry:
+        assert sealed(sender, bytes.fromhex(entry["plaintext_hex"])).hex() == entry["frame_hex"]
+        assert opened(receiver, bytes.fromhex(entry["frame_hex"])).hex() == entry["plaintext_hex"]
+        return
+    frame = sealed(sender, bytes(entry["zeros"]))
+    assert frame[:32].hex() == entry["frame_start_hex"]
+    assert hashlib.sha256(frame).hexdigest() == entry["frame_sha256_hex"]
+    assert opened(receiver, frame) == bytes(entry["zeros"])
 
 
 def identity(role: str) -> PrivateKey:
@@ -63,10 +101,11 @@ def from_vector(vector: dict[str, Any], role: str, *, aes: bool = True) -> Noise
         muxers=vector["muxers"],
         entropy=bytes.fromhex(entropy),
         aes=aes,
+        wide=vector["wide"],
     )
 
 
-def side(role: str, *, aes: bool, muxers: Sequence[str] = ()) -> NoiseHandshake:
+def side(role: str, *, aes: bool, wide: bool = False, muxers: Sequence[str] = ()) -> NoiseHandshake:
     return NoiseHandshake(
         initiator=role == "init",
         identity=IDENTITY,
@@ -74,6 +113,7 @@ def side(role: str, *, aes: bool, muxers: Sequence[str] = ()) -> NoiseHandshake:
         muxers=muxers,
         entropy=os.urandom(ENTROPY_BYTES),
         aes=aes,
+        wide=wide,
     )
 
 
@@ -86,6 +126,10 @@ def run(init: NoiseHandshake, resp: NoiseHandshake) -> list[bytes]:
     return frames
 
 
+def suite_of(vector: dict[str, Any]) -> Suite:
+    return AES_WIDE if vector["wide"] else AES
+
+
 # --- as specified -----------------------------------------------------------------------------------
 
 
@@ -94,6 +138,9 @@ def test_the_vectors_are_what_their_maker_makes_and_the_names_and_bounds_are_its
     assert (VECTORS["cipher"], VECTORS["info"].encode()) == (AES_CIPHER, AES_INFO)
     assert VECTORS["field"] == NoiseExtensions.CIPHERS_FIELD_NUMBER
     assert VECTORS["rekey_messages"] == REKEY_MESSAGES == AES.rekey_every
+    assert (VECTORS["wide_cipher"], VECTORS["wide_info"].encode()) == (WIDE_CIPHER, WIDE_INFO)
+    assert VECTORS["wide_rekey_messages"] == REKEY_WIDE_MESSAGES == AES_WIDE.rekey_every
+    assert REKEY_WIDE_MESSAGES * MAX_WIDE_MESSAGE == REKEY_MESSAGES * (MAX_MESSAGE + 1)
 
 
 @pytest.mark.parametrize("vector", TRANSCRIPTS, ids=[it["name"] for it in TRANSCRIPTS])
@@ -102,14 +149,13 @@ def test_handshake_keys_and_first_messages_are_those_of_the_vectors(vector: dict
     assert [frame.hex() for frame in run(init, resp)] == vector["frames_hex"]
     for one in (init, resp):
         assert one.handshake_hash.hex() == vector["handshake_hash_hex"]
-        assert one.seal.suite is one.open.suite is AES
+        assert one.seal.suite is one.open.suite is suite_of(vector)
         assert one.muxer == (YAMUX if vector["muxers"] else None)
     for sender, receiver, way in ((init, resp, "from_init"), (resp, init, "from_resp")):
         for entry in vector[way]["messages"]:
-            if entry["count"] >= REKEY_MESSAGES - 1:
+            if entry["count"] >= suite_of(vector).rekey_every - 1:
                 break
-            assert sealed(sender.seal, bytes.fromhex(entry["plaintext_hex"])).hex() == entry["frame_hex"]
-            assert opened(receiver.open, bytes.fromhex(entry["frame_hex"])).hex() == entry["plaintext_hex"]
+            passes(sender.seal, receiver.open, entry)
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -118,13 +164,13 @@ def test_handshake_keys_and_first_messages_are_those_of_the_vectors(vector: dict
 def test_the_key_changes_at_the_vectors_count(vector: dict[str, Any], way: str, epoch: int) -> None:
     """The last message of one key and the first of the next, by both ciphers, one after the other."""
     key = bytes.fromhex(vector[way]["keys_hex"][epoch - 1])
-    start = epoch * REKEY_MESSAGES - 1
-    sealer, opener = SealCipher(key, start, AES), OpenCipher(key, start, AES)
+    suite = suite_of(vector)
+    start = epoch * suite.rekey_every - 1
+    sealer, opener = SealCipher(key, start, suite), OpenCipher(key, start, suite)
     entries = [it for it in vector[way]["messages"] if it["count"] in (start, start + 1)]
     assert len(entries) == 2
     for entry in entries:
-        assert sealed(sealer, bytes.fromhex(entry["plaintext_hex"])).hex() == entry["frame_hex"]
-        assert opened(opener, bytes.fromhex(entry["frame_hex"])).hex() == entry["plaintext_hex"]
+        passes(sealer, opener, entry)
 
 
 def test_with_a_bound_of_three_each_three_messages_have_their_own_key_and_the_counter_goes_on() -> None:
@@ -191,6 +237,58 @@ def test_aes_is_used_when_both_list_it(ours: bool, theirs: bool, muxers: tuple[s
         assert sender.seal.suite is sender.open.suite is suite
         assert opened(receiver.open, sealed(sender.seal, b"through")) == b"through"
     assert init.muxer == (YAMUX if muxers else None)
+
+
+@pytest.mark.parametrize("theirs", ["wide", "aes", ""])
+@pytest.mark.parametrize("ours", ["wide", "aes", ""])
+def test_messages_may_be_wide_when_both_list_it_and_else_there_is_aes_or_chacha(
+    ours: str, theirs: str
+) -> None:
+    init = side("init", aes=bool(ours), wide=ours == "wide")
+    resp = side("resp", aes=bool(theirs), wide=theirs == "wide")
+    run(init, resp)
+    suite = AES_WIDE if ours == theirs == "wide" else AES if ours and theirs else CHACHA
+    for sender, receiver in ((init, resp), (resp, init)):
+        assert sender.seal.suite is sender.open.suite is suite
+        assert opened(receiver.open, sealed(sender.seal, b"through")) == b"through"
+
+
+def test_who_does_not_list_aes_lists_nothing_wide_either() -> None:
+    assert not _payload_of(side("resp", aes=False, wide=True)).HasField("extensions")
+    names = _payload_of(side("resp", aes=True, wide=True)).extensions.ciphers
+    assert list(names) == [WIDE_CIPHER, AES_CIPHER]
+
+
+@pytest.mark.parametrize("suite", [CHACHA, AES, AES_WIDE], ids=["chacha", "aes", "wide"])
+def test_no_message_is_sealed_that_is_longer_than_its_suites(suite: Suite) -> None:
+    sealer, opener = SealCipher(KEY, suite=suite), OpenCipher(KEY, suite=suite)
+    longest = suite.max_message - TAG
+    assert longest == ((1 << 18) - 16 if suite is AES_WIDE else 65519)
+    assert opened(opener, sealed(sealer, bytes(longest))) == bytes(longest)
+    with pytest.raises(LocalProtocolError, match="do not fit"):
+        sealed(sealer, bytes(longest + 1))
+    with pytest.raises(LocalProtocolError, match="do not fit"):
+        sealer.seal_into(memoryview(bytes(longest)), memoryview(bytearray(longest + TAG + head(longest) - 1)))
+
+
+@pytest.mark.parametrize("length", [MAX_MESSAGE + 1, MAX_WIDE_MESSAGE])
+def test_a_wide_length_is_one_that_two_bytes_cannot_say_and_its_first_two_are_less_than_a_tag(
+    length: int,
+) -> None:
+    prefix = length.to_bytes(4, "big")
+    assert wide_length(memoryview(prefix)) == length
+    assert int.from_bytes(prefix[:2], "big") < TAG
+    for wrong in (0, 16, MAX_MESSAGE, MAX_WIDE_MESSAGE + 1, (TAG << 16) - 1, 0xFFFF_FFFF):
+        with pytest.raises(RemoteProtocolError):
+            wide_length(memoryview(wrong.to_bytes(4, "big")))
+
+
+def test_a_wide_message_is_sealed_and_opened_in_place() -> None:
+    sealer, opener = SealCipher(KEY, suite=AES_WIDE), OpenCipher(KEY, suite=AES_WIDE)
+    buffer = bytearray(4) + bytes([9]) * 100_000 + bytes(TAG)
+    view = memoryview(buffer)
+    assert sealer.seal_into(view[4:-TAG], view) == len(buffer)
+    assert opener.open_into(view[4:], view[4:]) == 100_000 and bytes(view[4:-TAG]) == bytes([9]) * 100_000
 
 
 def test_one_side_without_it_leaves_chachas_keys_as_split_made_them() -> None:

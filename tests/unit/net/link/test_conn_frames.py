@@ -21,13 +21,23 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, RemoteProtocolError, StreamReset
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.outbox import FRAMES_PER_TURN
+from p2pfwd.net.link.outbox import FRAMES_PER_TURN, WIDE_WINDOW_BYTES
 from p2pfwd.net.link.stream import LINGER_S, Stream
 from p2pfwd.net.upgrader import describe
-from p2pfwd.system.buffers import CORKED_FRAMES, KEEP_BUFFERS, BufferPool
+from p2pfwd.system.buffers import (
+    CORKED_FRAMES,
+    FRAME_BYTES,
+    KEEP_BUFFERS,
+    KEEP_LARGE,
+    LARGE_BYTES,
+    WIDE_PREFIX_BYTES,
+    BufferPool,
+)
 from p2pfwd.wire.multistream import HEADER, encode_token
+from p2pfwd.wire.noise.cipher import MAX_WIDE_MESSAGE, TAG
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
+from p2pfwd.wire.yamux.window import Kind
 from tests.support.loops import on_loop, turns
 from tests.support.virtual_time import in_virtual_time
 
@@ -83,6 +93,8 @@ class FakeChannel(Channel):
         self.messages: list[bytes] = []
         self.sends: list[int] = []
         """How many messages each send had."""
+        self.wide: list[int] = []
+        """How long each wide message was."""
         self.corked = 0
         self.sent: asyncio.Event | None = None
         self.room = room
@@ -103,6 +115,12 @@ class FakeChannel(Channel):
         self.corked += 1
         if not more or self.corked == CORKED_FRAMES:
             self.uncork()
+
+    def send_wide(self, n: int) -> None:
+        self.wide.append(n)
+        self.messages.append(bytes(self.pool.wide[WIDE_PREFIX_BYTES : WIDE_PREFIX_BYTES + n]))
+        self.corked += 1
+        self.uncork()
 
     def uncork(self) -> None:
         if not self.corked:
@@ -470,6 +488,102 @@ async def test_a_splice_corks_only_while_no_other_has_bulk_to_send() -> None:
     conn.abort()
 
 
+MAX_WIDE = MAX_WIDE_MESSAGE - TAG
+MAX_FRAME = FakeChannel.max_plaintext - f.HEADER_BYTES
+
+
+async def wide_pair(credit: int = 1 << 24) -> tuple[FakeChannel, Conn, Stream, Stream]:
+    """Two streams with so much credit on a connection that has wide messages."""
+    channel = FakeChannel()
+    channel.max_wide = MAX_WIDE
+    conn = made(channel)
+    one, two = await opened(conn, channel, 2)
+    for stream in (one, two):
+        stream.core.send_window = credit
+    return channel, conn, one, two
+
+
+def room(stream: Stream) -> int:
+    frame = stream.begin_frame()
+    assert frame is not None
+    return len(frame)
+
+
+@on_loop
+async def test_the_only_stream_with_bulk_has_wide_frames_each_sent_at_once() -> None:
+    channel, conn, one, two = await wide_pair()
+    assert room(one) == MAX_FRAME, "it has not said yet that its reads fill their frames"
+    assert not one.cork(), "the first time"
+    frame = one.begin_frame()
+    assert frame is not None and len(frame) == MAX_WIDE - f.HEADER_BYTES
+    frame[:] = bytes([7]) * len(frame)
+    one.end_frame(len(frame))
+    assert channel.frames() == [(f.DATA, 0, one.id, bytes([7]) * len(frame))]
+    assert (channel.wide, channel.sends) == ([MAX_WIDE], [1])
+    kept = [getattr(conn.outbox, name) for name in type(conn.outbox).__slots__]
+    assert not any(isinstance(it, memoryview) for it in kept), "a connection keeps no buffer of the pool's"
+    assert not one.cork(), "four of them do not wait for each other"
+    assert room(two) == MAX_FRAME, "an echo beside it has what it always had"
+    two.end_frame(1)
+    assert room(one) == MAX_WIDE - f.HEADER_BYTES and channel.wide == [MAX_WIDE]
+    assert not two.cork(), "another was the last to ask"
+    assert room(one) == MAX_FRAME
+    conn.abort()
+
+
+@on_loop
+async def test_no_frame_is_wide_while_another_stream_waits_or_buffers_are_scarce_or_credit_is_small() -> None:
+    channel, conn, one, two = await wide_pair()
+    one.cork()
+    pump = Pump(two, 1)
+    assert room(one) == MAX_FRAME, "another waits"
+    await turns()
+    assert pump.left == 0 and room(one) > MAX_FRAME
+    for _ in range(KEEP_BUFFERS):
+        channel.pool.keep_frame()
+    assert room(one) == MAX_FRAME, "so much is kept"
+    channel.pool.kept_bytes = 0
+    one.core.send_window = WIDE_WINDOW_BYTES - 1
+    assert room(one) == MAX_FRAME, "it may be all that the peer's window has"
+    one.core.send_window = WIDE_WINDOW_BYTES
+    assert room(one) > MAX_FRAME
+    one.core.receive_window.kind = Kind.CIRCUIT
+    assert room(one) == MAX_FRAME, "what comes for a circuit comes in pieces, which go out together"
+    assert one.cork()
+    one.uncork()
+    one.core.receive_window.kind = Kind.PLAIN
+    channel.max_wide = 0
+    assert room(one) == MAX_FRAME, "not agreed on"
+    conn.abort()
+
+
+@on_loop
+async def test_a_wide_frame_carries_control_frames_in_front_and_its_credit_is_taken() -> None:
+    channel, conn, one, two = await wide_pair(WIDE_WINDOW_BYTES)
+    one.cork()
+    two.reset()
+    frame = one.begin_frame()
+    assert frame is not None
+    one.end_frame(len(frame))
+    reset, data = channel.frames()
+    assert reset[:3] == (f.WINDOW_UPDATE, f.RST, two.id) and data[2] == one.id
+    assert channel.wide == [MAX_WIDE], "no longer for what rides along"
+    assert one.core.send_window == WIDE_WINDOW_BYTES - (MAX_WIDE - 2 * f.HEADER_BYTES)
+    conn.abort()
+
+
+@on_loop
+async def test_wide_frames_give_the_loop_its_turn_after_as_many_bytes() -> None:
+    channel, conn, one, _ = await wide_pair()
+    one.cork()
+    Pump(one, FRAMES_PER_TURN)
+    await asyncio.sleep(0)
+    assert len(channel.wide) == FRAMES_PER_TURN // CORKED_FRAMES
+    await turns()
+    assert len(channel.wide) == FRAMES_PER_TURN
+    conn.abort()
+
+
 class Gatherer:
     """A sink that gathers where it may; what it is told, in order."""
 
@@ -755,12 +869,35 @@ def test_a_kept_frame_buffer_is_nobody_elses_until_it_is_released() -> None:
     second = pool.keep_frame()
     assert pool.frame.obj is kept and second is not kept
     for _ in range(2 * KEEP_BUFFERS):
-        pool.release(bytearray(10))
+        pool.release(bytearray(FRAME_BYTES))
     assert len(pool._idle) == KEEP_BUFFERS
     kept = pool.keep_frame()
     pool.forget_idle()
     pool.release(kept)
     assert pool._idle == [kept], "what is in use comes back"
+
+
+def test_large_buffers_are_counted_kept_and_reused_like_frames_and_made_when_needed() -> None:
+    pool = BufferPool()
+    assert pool._wide is None, "most nodes never send a wide message"
+    wide, scratch = pool.wide, pool.scratch
+    assert pool.wide is wide
+    pool.keep_wide()
+    pool.keep_scratch()
+    assert pool.kept_bytes == 2 * LARGE_BYTES
+    buffers = {id(wide.obj): wide.obj, id(scratch.obj): scratch.obj}
+    assert id(pool.wide.obj) not in buffers and id(pool.scratch.obj) not in buffers
+    for buffer in buffers.values():
+        assert isinstance(buffer, bytearray)
+        pool.release(buffer)
+    assert pool.kept_bytes == 0 and pool._idle == []
+    pool.keep_wide()
+    assert pool.wide.obj is scratch.obj, "the one kept last"
+    for _ in range(2 * KEEP_LARGE):
+        pool.release(bytearray(LARGE_BYTES))
+    assert len(pool._idle_large) == KEEP_LARGE
+    pool.forget_idle()
+    assert pool._idle_large == [] and pool._wide is None
 
 
 @on_loop
