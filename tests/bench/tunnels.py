@@ -286,8 +286,9 @@ def p2pfwd_relayed(lab: Lab, server: int) -> Tunnel:
     ports: list[int] = []
     pids: list[int] = [near.process.pid]
     for number in range(CIRCUITS):
-        far = p2pfwd_node(lab, "noise", {**quiet, "P2PFWD_REACH_RELAYS": hub.address})
-        hub.ok("peer", "add", f"far{number}", far.peer_id)
+        # With a token it has a place at once; refused first, it may find out meanwhile that it needs none.
+        token = hub.ok("relay", "token", "new", f"far{number}").strip()
+        far = p2pfwd_node(lab, "noise", {**quiet, "P2PFWD_REACH_RELAYS": f"{hub.address}#{token}"})
         far.ok("listen", PROTOCOL, tcp(server))
         _wait_for_place(hub, far.peer_id)
         port = free_port()

@@ -6,12 +6,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.host.host import Host
+from p2pfwd.net.channel import NoiseChannel
 from p2pfwd.policy.dial_schedule import DialLimits, KeptStatus, Priority
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.protocols.keep import PeerKeeper
@@ -146,6 +148,7 @@ def test_a_connection_dead_after_a_network_change_is_dropped_and_made_anew(
         monkeypatch.setattr(f"p2pfwd.policy.doubt.{name}", 0.1)
 
     async def story() -> None:
+        hears = NoiseChannel._open
         near, far = Near(await a_host(), QUICK), await a_host()
         near.keeper.keep(far.peer_id, far.swarm.listen_addrs())
         await near.until(far, connected)
@@ -154,7 +157,12 @@ def test_a_connection_dead_after_a_network_change_is_dropped_and_made_anew(
         for conn in (old, dead):
             await conn.measure_rtt(5)
             await conn.identified
-        monkeypatch.setattr(dead._channel, "_open", len)  # deaf, as across a cut
+        channel = cast("Any", dead)._channel
+
+        def opened(one: NoiseChannel, view: memoryview) -> int:
+            return len(view) if one is channel else hears(one, view)  # deaf, as across a cut
+
+        monkeypatch.setattr(NoiseChannel, "_open", opened)
         near.host.swarm.recovery.network_changed()
         cause = await asyncio.wait_for(asyncio.shield(old.closed), 5)
         assert "no sign of life" in str(cause) and "another connection answers" in str(cause)

@@ -199,6 +199,8 @@ def test_a_denied_forward_shows_by_itself_that_it_is_let_in(
         events = (await asker.call("events.ls", s.EventsParams(kinds=("tunnel",)))).events
         assert [it.code for it in events if "allowed" in it.code] == ["tunnel-not-allowed", "tunnel-allowed"]
         assert not server.accepted, "the service was not touched"
+        refusals = owner.running.host.swarm.services.refusals
+        await until(lambda: "tunnel-denied" in refusals.counts)  # it is told of a little later
         assert (await owner.refused())["tunnel-denied"] == 1
 
     run(home, script)
