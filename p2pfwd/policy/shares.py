@@ -22,7 +22,8 @@ WIDER: Final = (1, 2, 4)
 """Times the narrowest network's share, by `Network.width`."""
 
 FEW: Final = 16
-"""Who holds fewer than this may still take what is kept for others."""
+"""A network that holds fewer than this, the widest that counts, may still take what is kept for others: peers
+are made up by the hundred, each with a few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Most:
     network: int
     """Of the narrowest network: IPv4 /32, IPv6 /64."""
     kept: int = 0
-    """The last of `all`, for those who hold fewer than `FEW`."""
+    """The last of `all`, for networks that hold fewer than `FEW`."""
 
     @classmethod
     def halves(cls, all: int) -> Most:
@@ -54,7 +55,7 @@ class Count:
 
 
 Account = tuple[Count, ...]
-"""A peer's count, then those of its networks."""
+"""A peer's count, then those of its networks, the narrowest first."""
 
 
 class Party:
@@ -90,7 +91,7 @@ class Held:
             if count.held >= count.most:
                 return count.whose
         most = self.most
-        if self.total >= most.all - most.kept and (account[0].held >= FEW or self.total >= most.all):
+        if self.total >= most.all - most.kept and (account[-1].held >= FEW or self.total >= most.all):
             return "all"
         return None
 

@@ -47,6 +47,8 @@ class BufferPool:
         self._idle_large: list[bytearray] = []
         self.kept_bytes = 0
         """In buffers that conduits keep, and in what they have read and nobody took yet."""
+        self.unsent_bytes = 0
+        """Of that in buffers with what is yet to be sent."""
         self.scratch = memoryview(bytearray(LARGE_BYTES))
         """What a socket just gave, behind what its receiver left; used within one callback."""
         self._wide: memoryview | None = None
@@ -63,6 +65,7 @@ class BufferPool:
         """Take the frame buffer away, to be given back by `release`."""
         kept = self._buffer
         self.kept_bytes += FRAME_BYTES
+        self.unsent_bytes += FRAME_BYTES
         self._put_frame(self._idle.pop() if self._idle else bytearray(FRAME_BYTES))
         return kept
 
@@ -80,19 +83,28 @@ class BufferPool:
         """As `keep_frame`."""
         self._wide = None
         self.kept_bytes += LARGE_BYTES
+        self.unsent_bytes += LARGE_BYTES
 
     def keep_scratch(self) -> None:
-        """The same of the read buffer."""
+        """The same of the read buffer, to be given back by `release_scratch`."""
         self.scratch = memoryview(self._large())
         self.kept_bytes += LARGE_BYTES
 
     @property
     def is_scarce(self) -> bool:
-        """Whether so much is kept that no frame should wait for the next one."""
-        return self.kept_bytes >= KEEP_BUFFERS * FRAME_BYTES
+        """Whether so much waits to be sent that no frame should wait for the next one.
+
+        What is read and not taken does not count: a hundred peers in debt have 32 KiB of it each.
+        """
+        return self.unsent_bytes >= KEEP_BUFFERS * FRAME_BYTES
 
     def release(self, buffer: bytearray) -> None:
         """Give a kept buffer back."""
+        self.unsent_bytes -= len(buffer)
+        self.release_scratch(buffer)
+
+    def release_scratch(self, buffer: bytearray) -> None:
+        """Give back one that was read into."""
         self.kept_bytes -= len(buffer)
         idle, most = self._idle, KEEP_BUFFERS
         if len(buffer) == LARGE_BYTES:

@@ -286,7 +286,7 @@ class TcpConduit:
         if self._partial is not None:
             buffer, self._partial = self._partial[0].obj, None
             assert isinstance(buffer, bytearray)
-            self._pool.release(buffer)
+            self._pool.release_scratch(buffer)
 
     def acknowledged_s(self) -> float | None:
         """See Conduit; nearly 0 while the peer's window is shut: only one that is there can say that."""

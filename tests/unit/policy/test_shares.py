@@ -89,6 +89,16 @@ def test_the_last_part_is_kept_for_those_who_hold_little() -> None:
     assert taken(held, party(3), 9999) == FEW
 
 
+def test_made_up_peers_of_one_network_do_not_use_up_what_is_kept() -> None:
+    """Each of them holds little; together they hold all that one network may."""
+    held = Held(Most.halves(4096))
+    made_up = [party(n, f"/ip4/192.0.2.{n % 250}/tcp/{n}") for n in range(1, 1000)]
+    for one in made_up:
+        taken(held, one, FEW - 1)
+    assert held.total == 4096 - 512
+    assert taken(held, party(9999, "/ip4/198.51.100.7/tcp/1"), 9999) == FEW
+
+
 def test_a_peer_that_is_too_fast_uses_up_its_own_share_only() -> None:
     paced = Paced(Rates(peer=Rate(1, 2), network=Rate(1, 3), all=Rate(1, 4)))
     alice, neighbour = party(1, "/ip4/192.0.2.1/tcp/1"), party(2, "/ip4/192.0.2.1/tcp/2")
