@@ -117,8 +117,11 @@ class Channel(ABC):
         """Seal and send the first `n` bytes of the pool's `staging`; `more`: see `Conduit.send`."""
 
     def send_wide(self, n: int) -> None:
-        """Seal and send what lies at `wide[WIDE_PREFIX_BYTES:]` of the pool, `n` bytes, as one message."""
-        raise NotImplementedError
+        """Seal and send what lies at `wide[WIDE_PREFIX_BYTES:]` of the pool, `n` bytes, as one message.
+
+        For those whose `max_wide` is not 0.
+        """
+        raise NotImplementedError(f"{self.security} has no wide messages")
 
     def uncork(self) -> None:
         """Send what waits for more."""
@@ -208,7 +211,7 @@ class NoiseChannel(Channel):
         super().hand_over(owner)
 
     def send_wide(self, n: int) -> None:
-        """Seal and send what lies at `wide[WIDE_PREFIX_BYTES:]` of the pool, `n` bytes, as one message."""
+        """See Channel.send_wide."""
         wide = self.pool.wide
         first = 0 if n > MAX_PLAINTEXT else WIDE_PREFIX_BYTES - LENGTH_BYTES
         sealed = self._seal.seal_into(wide[WIDE_PREFIX_BYTES : WIDE_PREFIX_BYTES + n], wide[first:])

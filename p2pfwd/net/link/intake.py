@@ -187,7 +187,9 @@ class Intake:
     def _crowd_lane(self) -> Lane | None:
         """Where it waits with its bulk, and how much of that may wait; None where it need not."""
         lanes = self._lanes
-        lane = None if self._reader.is_own else lanes.crowd(self.crowd)
+        lane = lanes.crowd(self.crowd)
+        if lane is not None and self._reader.is_own:  # asked last, for it costs more
+            lane = None
         self._crowd_room = None if lane is None else lanes.room(self.crowd)
         if not self._slow:
             self._squeeze(self._crowd_room)
