@@ -130,7 +130,8 @@ async def test_a_stream_that_gave_way_is_reset_on_both_sides() -> None:
             for _ in range(2)
         ]
         for stream in streams:
-            await stream.write(bytes(200_000))
+            for _ in range(4):  # a wide message that has come in part would hold more than all of this
+                await stream.write(bytes(50_000))
         held = [await taken.get() for _ in streams]
         await until(lambda: any(stream.error is not None for stream in streams))
         (lost,) = [stream for stream in held if stream.error is not None]

@@ -310,6 +310,8 @@ def outcome(case: Case, *, together: bool) -> Outcome:
         patch.setattr(channel_module, "MAX_PLAINTEXT", MESSAGE_BYTES)
         patch.setattr(tcp, "FRAME_BYTES", MESSAGE_BYTES)
         patch.setattr(outbox, "WIDE_WINDOW_BYTES", 1 if together else 1 << 30)
+        patch.setattr(outbox, "BULK_FRAME_BYTES", MESSAGE_BYTES // 2 if together else 1 << 30)
+        patch.setattr(outbox, "TURN_BYTES", 8 * MESSAGE_BYTES)
         if not together:
             patch.setattr(splice_module, "CORKED_FRAMES", 1)
             patch.setattr(tcp, "CORKED_FRAMES", 1)
@@ -332,6 +334,7 @@ cases = st.builds(
 @settings(max_examples=60)
 @example(Case(streams=(((3000,), False), ((3000,), False)), private=False, seed=1))
 @example(Case(streams=(((20_000,), False),), private=False, seed=1, wide=True))
+@example(Case(streams=(((20_000,), False),) * 2 + (((1,), False),), private=False, seed=1, wide=True))
 @given(cases)
 def test_programs_get_the_same_whether_frames_and_pieces_go_together_or_alone(case: Case) -> None:
     alone, together = outcome(case, together=False), outcome(case, together=True)
@@ -344,8 +347,9 @@ def test_programs_get_the_same_whether_frames_and_pieces_go_together_or_alone(ca
             assert sent.startswith(got) if fails else got == sent  # a reset drops what was not taken yet
 
 
-def test_here_messages_are_wide() -> None:
-    case = Case(streams=(((20_000,), False),), private=False, seed=1, wide=True)
+@pytest.mark.parametrize("count", [1, 3])
+def test_here_messages_are_wide(count: int) -> None:
+    case = Case(streams=(((20_000,), False),) * count, private=False, seed=1, wide=True)
     assert outcome(case, together=True).longest_wide > 4 * MESSAGE_BYTES
     assert outcome(case, together=False).longest_wide == 0
 

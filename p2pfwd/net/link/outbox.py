@@ -14,13 +14,20 @@
 Rules:
 - Control frames (credit, FIN, RST, pings) ride in front of the next data frame, or go out when they are due.
 - Streams that wait take turns of one frame; after `FRAMES_PER_TURN` the event loop has its own.
+- Who asks anew and sends little at a time goes first: an echo waits for what is on its way, not for a round
+  of bulk. One turn of four is bulk's all the same.
 - While it is corked, frames wait for the next ones: up to `CORKED_FRAMES` go out in one send. It is so
   in DRAINING, while a splice goes on reading, and while a bridge is given what one read has brought; whoever
   corks uncorks in the same callback, so nothing waits for what may not come. Frames are sealed as they are
   made: what is sent later stands behind them.
-- The only stream with bulk has wide frames instead, where both ends have agreed on wide messages: one pass
-  through here for four. All others' bytes wait behind it as long as behind four that go out in one send. A
-  circuit has none: what comes for it comes in pieces.
+- Streams with bulk have wide frames instead, where both ends have agreed on wide messages: one pass through
+  here for four. All others' bytes wait behind one as long as behind four that go out in one send. A circuit
+  has none: what comes for it comes in pieces.
+- Beside others a turn is worth `TURN_BYTES`: who has had a longer frame lets its next turn pass. Without that
+  a stream whose socket holds half as much would be half as fast.
+- Where messages may be wide, a stream with bulk sends no crumbs (`CRUMB_BYTES`): an initial window is a
+  little more than a wide frame, and what is left of it would cost a pass of its own. More credit is sure to
+  come: the other end, which is a p2pfwd, gives it when half of a window is used.
 - Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with
   them, not for itself.
 - A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into
@@ -42,14 +49,24 @@ from p2pfwd.wire.yamux.frame import HEADER_BYTES
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.stream import StreamCore
 from p2pfwd.wire.yamux.window import Kind
+from p2pfwd.wire.yamux.work import CRUMB_BYTES
 
 FRAMES_PER_TURN: Final = 16
 """Frames sent for waiting streams before the event loop gets its turn. A wide one counts as
 `CORKED_FRAMES`."""
 
 WIDE_WINDOW_BYTES: Final = 512 * 1024
-"""Credit that a stream must have for a wide frame. With less one frame could be the peer's whole window, and
-the next would wait a round trip for its credit."""
+"""Credit for a wide frame of the only stream with bulk. With less one frame could be the peer's whole window,
+and the next would wait a round trip for its credit. Beside others that time is theirs."""
+
+BULK_FRAME_BYTES: Final = 32 * 1024
+"""A stream whose last frame was as long has bulk."""
+
+TURN_BYTES: Final = 128 * 1024
+"""Half of a wide frame: what a local socket has at once as long as its system has not made it larger."""
+
+FAVOURS: Final = 3
+"""Turns in a row of who goes first, while there is bulk."""
 
 PATIENCE_S: Final = 0.001
 """How long the answer to a proposal waits, where its stream's data came along with it, for the service's
@@ -58,6 +75,8 @@ answer: a message and a wake-up less on each side for most streams."""
 
 class Waiting(Protocol):
     """A stream that has something to send."""
+
+    core: StreamCore
 
     def resume(self) -> bool:
         """Send one frame."""
@@ -94,6 +113,8 @@ class Outbox:
         "_corked",
         "_due",
         "_ended",
+        "_favours",
+        "_first",
         "_intake",
         "_loop",
         "_offset",
@@ -124,6 +145,10 @@ class Outbox:
         self._intake = intake
         self._waiting: deque[Waiting] | None = None
         """Made for the first that waits: on an idle connection it would be the largest object."""
+        self._first: deque[Waiting] | None = None
+        """The same of those who go before them."""
+        self._favours = 0
+        """How many of these have had their turns since the last with bulk had."""
         self._phase = Phase.OPEN
         self._due = Due.NOTHING
         self._corked = False
@@ -140,15 +165,23 @@ class Outbox:
     # --- frames of streams ------------------------------------------------------------------------
 
     def begin_frame(self, core: StreamCore) -> memoryview:
-        """Where the stream's next frame's payload goes, behind the control frames that go first."""
+        """Where the stream's next frame's payload goes, behind the control frames that go first.
+
+        Nowhere (empty) where the stream must wait for another turn.
+        """
         most = self._channel.max_plaintext
         offset = len(self._session.control)
         if offset and offset > most // 2:  # they would leave little room for the payload
             self.flush()
             offset = len(self._session.control)
         self._offset = offset
-        self._wide = self._asked_last == core.id and self._may_be_wide(core)
-        if self._wide:
+        self._wide = False
+        alone = self._is_alone(core)
+        if (alone or core.last_frame >= BULK_FRAME_BYTES) and self._may_be_wide(core, alone):
+            if core.last_frame > TURN_BYTES and not alone:
+                core.last_frame = TURN_BYTES  # it has had this turn already
+                return memoryview(b"")
+            self._wide = True
             most = self._channel.max_wide
         start = offset + HEADER_BYTES
         stop = start + core.send_window
@@ -158,12 +191,16 @@ class Outbox:
         """Where the frame is built; not kept, for it is the pool's."""
         return self._pool.wide[WIDE_PREFIX_BYTES:] if self._wide else self._pool.staging
 
-    def _may_be_wide(self, core: StreamCore) -> bool:
+    def _is_alone(self, core: StreamCore) -> bool:
+        """Whether no other has bulk: the stream was the last to ask to cork, and nobody waits."""
+        return self._asked_last == core.id and not (self._first or self._waiting)
+
+    def _may_be_wide(self, core: StreamCore, alone: bool) -> bool:
+        channel = self._channel
         return (
-            self._channel.max_wide > 0
+            channel.max_wide > 0
             and core.receive_window.kind is not Kind.CIRCUIT
-            and core.send_window >= WIDE_WINDOW_BYTES
-            and not self._waiting
+            and core.send_window >= (WIDE_WINDOW_BYTES if alone else channel.max_plaintext)
             and not self._pool.is_scarce
         )
 
@@ -175,6 +212,8 @@ class Outbox:
             session.control.clear()
             self._forget_patience()
         session.write_data_header(core, n, staging, offset)
+        core.last_frame = n
+        core.least_window = CRUMB_BYTES if n >= BULK_FRAME_BYTES and self._channel.max_wide else 1
         self._speech.spoke_at = time.monotonic()
         if self._wide:
             self._channel.send_wide(offset + HEADER_BYTES + n)
@@ -188,11 +227,11 @@ class Outbox:
         wait four times as long for its turn. Not so where they are wide instead. In a round of turns, at
         whose end all is sent, it only says that the stream has bulk.
         """
-        alone = self._asked_last == core.id and not self._waiting
+        alone = self._is_alone(core)
         self._asked_last = core.id
         if self._phase is Phase.DRAINING:
             return False
-        self._corked = alone and not self._may_be_wide(core)
+        self._corked = alone and not self._may_be_wide(core, alone)
         return self._corked
 
     def uncork(self) -> None:
@@ -261,31 +300,47 @@ class Outbox:
 
     def wait_to_send(self, stream: Waiting) -> None:
         """Give the stream its turn when frames can be sent."""
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append(stream)
+        if self._phase is Phase.DRAINING or stream.core.last_frame >= BULK_FRAME_BYTES:
+            if self._waiting is None:
+                self._waiting = deque()
+            self._waiting.append(stream)
+        else:
+            if self._first is None:
+                self._first = deque()
+            self._first.append(stream)
         if not self._channel.congested and self._phase is Phase.OPEN:
             self._make_due(Due.DRAIN)
 
     def stop_waiting(self, stream: Waiting) -> None:
         """The stream is over."""
-        if self._waiting and stream in self._waiting:
-            self._waiting.remove(stream)
+        for line in (self._first, self._waiting):
+            if line and stream in line:
+                line.remove(stream)
+
+    def _next(self) -> Waiting:
+        """Whose turn it is, of those who wait."""
+        first, waiting = self._first, self._waiting
+        if first and (not waiting or self._favours < FAVOURS):
+            self._favours += 1
+            return first.popleft()
+        assert waiting
+        self._favours = 0
+        return waiting.popleft()
 
     def drain(self) -> None:
         """Control first, then one frame each for the streams that wait, in turn."""
         self._intake.drained()
         self.flush()
-        waiting, frames = self._waiting, 0
+        frames = 0
         self._phase, self._corked = Phase.DRAINING, True
         try:
-            while waiting and frames < FRAMES_PER_TURN and not self._channel.congested:
-                waiting.popleft().resume()
+            while (self._first or self._waiting) and frames < FRAMES_PER_TURN and not self._channel.congested:
+                self._next().resume()
                 frames += CORKED_FRAMES if self._wide else 1
         finally:
             self._phase = Phase.OPEN
             self.uncork()
-        if waiting and not self._channel.congested:
+        if (self._first or self._waiting) and not self._channel.congested:
             self._make_due(Due.DRAIN)
 
     # --- turns ------------------------------------------------------------------------------------
@@ -297,7 +352,7 @@ class Outbox:
     def end_turn(self) -> None:
         """Send what the read brought about."""
         self._phase = Phase.OPEN
-        if self._waiting and not self._channel.congested:
+        if (self._first or self._waiting) and not self._channel.congested:
             self.drain()
         elif len(self._session.control) > self._patient_bytes:
             self.flush()

@@ -380,9 +380,9 @@ class Stream:
         Follow with `end_frame` in the same callback, or with nothing.
         """
         core = self.core
-        if not core.send_window or self.conn.congested or not core.can_send:
+        if core.send_window < core.least_window or self.conn.congested or not core.can_send:
             return None
-        return self.conn.outbox.begin_frame(core) or None  # empty: control frames fill it
+        return self.conn.outbox.begin_frame(core) or None  # empty: full of control frames, or not now
 
     def end_frame(self, n: int) -> None:
         """Send the `n` > 0 bytes put into the view of `begin_frame`."""
@@ -403,16 +403,21 @@ class Stream:
         """Have `resume_sending` called (or a waiting `write` woken) when a frame may be sent."""
         if not self._waiting_to_send:
             self._waiting_to_send = True
-            if self.core.send_window:
+            if self.has_credit:
                 self.conn.outbox.wait_to_send(self)
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether the peer lets it send a frame."""
+        return self.core.send_window >= self.core.least_window
 
     @property
     def is_stalled(self) -> bool:
         """Whether something waits to be sent that the peer gives no credit for, or does not read."""
-        return self._waiting_to_send and (not self.core.send_window or self.conn.congested)
+        return self._waiting_to_send and (not self.has_credit or self.conn.congested)
 
     def on_credit(self) -> None:
-        """The send window is open again."""
+        """There is credit again."""
         if self._waiting_to_send:
             self.conn.outbox.wait_to_send(self)
 

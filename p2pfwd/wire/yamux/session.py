@@ -66,7 +66,7 @@ class StreamWasReset:
 
 @dataclass(frozen=True, slots=True)
 class CreditGranted:
-    """Its send window was empty and is not any more."""
+    """Its send window was less than its `least_window` and is not any more."""
 
     stream: StreamCore
 
@@ -330,7 +330,7 @@ class Session:
         stream.send_window = was + delta
         if delta < work.CRUMB_BYTES or was > work.WIDE_WINDOW_BYTES:
             self.toll += work.FRAME_TOLL
-        if not was:
+        if was < stream.least_window <= was + delta:
             events.append(CreditGranted(stream))
 
     def _fin_received(self, stream: StreamCore, events: list[Event]) -> None:

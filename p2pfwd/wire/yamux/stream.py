@@ -70,6 +70,8 @@ class StreamCore:
         "can_send",
         "id",
         "is_tunnel",
+        "last_frame",
+        "least_window",
         "receive_window",
         "send_window",
         "sink",
@@ -87,6 +89,10 @@ class StreamCore:
         self.is_tunnel = False
         """Whether its payload goes to a local socket; set by the owner, see `wire.yamux.work`."""
         self.send_window = INITIAL_WINDOW_BYTES
+        self.least_window = 1
+        """With less of it the stream waits for credit; set by the owner."""
+        self.last_frame = 0
+        """Payload of the last data frame sent, for the owner: it shows how much there is to send."""
         self.receive_window = ReceiveWindow()
         self.backlog: bytearray | None = None
         self.sink: Callable[[memoryview], None] = self._hold

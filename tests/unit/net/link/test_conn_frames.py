@@ -21,7 +21,13 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ConnectionLost, ProtocolNotSupported, RemoteProtocolError, StreamReset
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.conn import Conn
-from p2pfwd.net.link.outbox import FRAMES_PER_TURN, WIDE_WINDOW_BYTES
+from p2pfwd.net.link.outbox import (
+    BULK_FRAME_BYTES,
+    FAVOURS,
+    FRAMES_PER_TURN,
+    TURN_BYTES,
+    WIDE_WINDOW_BYTES,
+)
 from p2pfwd.net.link.stream import LINGER_S, Stream
 from p2pfwd.net.upgrader import describe
 from p2pfwd.system.buffers import (
@@ -38,6 +44,7 @@ from p2pfwd.wire.noise.cipher import MAX_WIDE_MESSAGE, TAG
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
 from p2pfwd.wire.yamux.window import Kind
+from p2pfwd.wire.yamux.work import CRUMB_BYTES
 from tests.support.loops import on_loop, turns
 from tests.support.virtual_time import in_virtual_time
 
@@ -169,7 +176,7 @@ async def opened(conn: Conn, channel: FakeChannel, count: int = 1) -> list[Strea
 
 
 class Pump:
-    """A sink with a lot to send: one frame per turn, recorded."""
+    """A sink with a lot to send: one frame per turn, of at most `size` bytes."""
 
     def __init__(self, stream: Stream, count: int, size: int = 10) -> None:
         self.stream, self.left, self.size = stream, count, size
@@ -179,11 +186,15 @@ class Pump:
         stream.want_to_send()
 
     def resume_sending(self) -> bool:
-        frame = self.stream.begin_frame()
-        if frame is None or not self.left:
+        if not self.left:
             return False
-        frame[: self.size] = bytes([self.stream.id]) * self.size
-        self.stream.end_frame(self.size)
+        frame = self.stream.begin_frame()
+        if frame is None:
+            self.stream.want_to_send()
+            return False
+        size = min(self.size, len(frame))
+        frame[:size] = bytes([self.stream.id]) * size
+        self.stream.end_frame(size)
         self.left -= 1
         if self.after is not None and not self.left:
             self.after()
@@ -527,18 +538,17 @@ async def test_the_only_stream_with_bulk_has_wide_frames_each_sent_at_once() -> 
     two.end_frame(1)
     assert room(one) == MAX_WIDE - f.HEADER_BYTES and channel.wide == [MAX_WIDE]
     assert not two.cork(), "another was the last to ask"
-    assert room(one) == MAX_FRAME
+    two.core.last_frame = BULK_FRAME_BYTES - 1
+    one.core.last_frame = BULK_FRAME_BYTES - 1
+    assert room(one) == MAX_FRAME, "nor was its last frame so long that it has bulk"
     conn.abort()
 
 
 @on_loop
-async def test_no_frame_is_wide_while_another_stream_waits_or_buffers_are_scarce_or_credit_is_small() -> None:
-    channel, conn, one, two = await wide_pair()
+async def test_no_frame_is_wide_while_buffers_are_scarce_or_credit_is_small_or_for_a_circuit() -> None:
+    channel, conn, one, _ = await wide_pair()
     one.cork()
-    pump = Pump(two, 1)
-    assert room(one) == MAX_FRAME, "another waits"
-    await turns()
-    assert pump.left == 0 and room(one) > MAX_FRAME
+    assert room(one) > MAX_FRAME
     for _ in range(KEEP_BUFFERS):
         channel.pool.keep_frame()
     assert room(one) == MAX_FRAME, "so much is kept"
@@ -581,6 +591,101 @@ async def test_wide_frames_give_the_loop_its_turn_after_as_many_bytes() -> None:
     assert len(channel.wide) == FRAMES_PER_TURN // CORKED_FRAMES
     await turns()
     assert len(channel.wide) == FRAMES_PER_TURN
+    conn.abort()
+
+
+async def served(channel: FakeChannel) -> list[tuple[int, int]]:
+    """Which streams have had frames since it was asked last, and of how many bytes."""
+    await turns()
+    return [(frame[2], len(frame[3])) for frame in channel.frames()]
+
+
+@on_loop
+async def test_streams_with_bulk_have_wide_frames_beside_each_other_by_turns_of_the_same_worth() -> None:
+    """One finds half as much as the other at each of its turns: it has two turns for each of the other's."""
+    channel, conn, one, two = await wide_pair()
+    for stream in (one, two):
+        stream.core.last_frame = BULK_FRAME_BYTES
+    Pump(one, 6, MAX_WIDE)
+    Pump(two, 6, TURN_BYTES)
+    wide, half = (one.id, MAX_WIDE - f.HEADER_BYTES), (two.id, TURN_BYTES)
+    assert (await served(channel))[:9] == [wide, half, half] * 3
+    assert len(channel.wide) == 12
+    conn.abort()
+
+
+@on_loop
+async def test_beside_others_a_wide_frame_needs_credit_for_more_than_a_narrow_one() -> None:
+    channel, conn, one, two = await wide_pair()
+    one.core.last_frame = two.core.last_frame = BULK_FRAME_BYTES
+    one.core.send_window = f.INITIAL_WINDOW_BYTES
+    assert room(one) == MAX_WIDE - f.HEADER_BYTES, "its credit may be on its way while others send"
+    one.core.send_window = FakeChannel.max_plaintext - 1
+    assert room(one) == MAX_FRAME
+    channel.max_wide = 0
+    one.core.send_window = f.INITIAL_WINDOW_BYTES
+    assert room(one) == MAX_FRAME, "not agreed on"
+    conn.abort()
+
+
+@on_loop
+async def test_with_wide_messages_bulk_sends_no_crumbs_and_goes_on_when_credit_comes() -> None:
+    channel, conn, one, two = await wide_pair(f.INITIAL_WINDOW_BYTES)
+    one.core.last_frame = BULK_FRAME_BYTES
+    pump = Pump(one, 2, MAX_WIDE)
+    assert await served(channel) == [(one.id, MAX_WIDE - f.HEADER_BYTES)]
+    left = f.INITIAL_WINDOW_BYTES - (MAX_WIDE - f.HEADER_BYTES)
+    assert 0 < one.core.send_window == left < CRUMB_BYTES and pump.left == 1 and one.is_stalled
+    conn.plaintext_received(memoryview(f.encode_header(f.WINDOW_UPDATE, 0, one.id, TURN_BYTES)))
+    conn.turn_ended()
+    assert await served(channel) == [(one.id, TURN_BYTES + left)] and pump.left == 0
+    two.core.send_window = 6
+    await two.write(b"two")
+    await two.write(b"two")
+    assert await served(channel) == [(two.id, 3)] * 2, "who sends little has all of its credit"
+    conn.abort()
+
+
+@on_loop
+async def test_without_wide_messages_all_credit_is_used() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    (one,) = await opened(conn, channel)
+    one.core.send_window = MAX_FRAME + 1
+    Pump(one, 2, MAX_FRAME)
+    assert await served(channel) == [(one.id, MAX_FRAME), (one.id, 1)]
+    conn.abort()
+
+
+@on_loop
+async def test_who_asks_anew_and_sends_little_goes_before_bulk_and_bulk_has_a_turn_in_four() -> None:
+    channel = FakeChannel()
+    conn = made(channel)
+    bulk, *small = await opened(conn, channel, 2 + 2 * FAVOURS)
+    channel.make_room(0)
+    other = small.pop()
+    for stream in (bulk, other):
+        stream.core.last_frame = BULK_FRAME_BYTES
+    pumps = [Pump(stream, 2, 40_000) for stream in (bulk, other)] + [Pump(stream, 1) for stream in small]
+    over = small.pop(0)
+    conn.outbox.stop_waiting(over)
+    channel.make_room(1 << 20)
+    channel.drained()
+    order = [stream for stream, _ in await served(channel)]
+    first, then = small[:FAVOURS], small[FAVOURS:]
+    assert order[: FAVOURS + 1] == [*(stream.id for stream in first), bulk.id]
+    assert order[FAVOURS + 1 :] == [*(stream.id for stream in then), other.id, bulk.id, other.id]
+    assert [pump.left for pump in pumps] == [0, 0, 1, *[0] * len(small)]
+    conn.abort()
+
+
+@on_loop
+async def test_who_asks_again_in_its_turn_waits_for_the_round() -> None:
+    channel, conn, one, two = await wide_pair()
+    one.core.last_frame = BULK_FRAME_BYTES
+    Pump(one, 2, BULK_FRAME_BYTES)
+    Pump(two, 3)
+    assert [stream for stream, _ in await served(channel)] == [two.id, one.id, two.id, one.id, two.id]
     conn.abort()
 
 

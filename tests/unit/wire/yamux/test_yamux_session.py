@@ -119,7 +119,7 @@ def test_a_header_may_come_byte_by_byte() -> None:
     assert [len(event) for event in events] == [0] * (len(wire) - 1) + [1], "FIN counts behind the last byte"
 
 
-def test_credit_ends_and_its_return_is_told_only_then() -> None:
+def test_credit_ends_or_is_too_little_and_its_return_is_told_only_then() -> None:
     session = Session(client=True)
     stream = session.open()
     fill(session, stream, WINDOW - 1)
@@ -128,6 +128,10 @@ def test_credit_ends_and_its_return_is_told_only_then() -> None:
     assert stream.send_window == 0
     assert give(session, (f.WINDOW_UPDATE, 0, 1, 7)) == [CreditGranted(stream)]
     assert stream.send_window == 7
+    stream.least_window = 100
+    assert give(session, (f.WINDOW_UPDATE, 0, 1, 92)) == [], "99 are too few"
+    assert give(session, (f.WINDOW_UPDATE, 0, 1, 1)) == [CreditGranted(stream)]
+    assert give(session, (f.WINDOW_UPDATE, 0, 1, 1)) == [], "it had enough"
 
 
 def test_more_than_the_credit_cannot_be_sent() -> None:
