@@ -33,6 +33,7 @@ from p2pfwd.forwarding.target import Target
 from p2pfwd.system import sockaddrs
 from p2pfwd.system.acceptor import Acceptor, bind_failure
 from p2pfwd.system.host_names import HostAddress, HostNames
+from p2pfwd.wire.noise.cipher import MAX_WIDE_MESSAGE
 from tests.net.forwarding_rig import ANY_PORT, LOOPS, FullBacklog
 from tests.support.sockets import FailingAccept, TcpServer, echo, refusing_port
 
@@ -73,6 +74,7 @@ def test_the_real_address_is_known_and_options_are_inherited(address: str) -> No
                 assert conn.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 assert conn.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * LOOPBACK_RECEIVE_BYTES
+    assert LOOPBACK_RECEIVE_BYTES >= MAX_WIDE_MESSAGE, "a read can fill a wide frame"
 
 
 def test_an_address_somebody_has_is_in_use() -> None:
