@@ -20,7 +20,7 @@ Rules:
   made: what is sent later stands behind them.
 - The only stream with bulk has wide frames instead, where both ends have agreed on wide messages: one pass
   through here for four. All others' bytes wait behind it as long as behind four that go out in one send. A
-  circuit has none: what comes for it comes in pieces.
+  circuit has them for what has come in one: its other pieces wait for the next ones.
 - Some control frames are patient (`send_small`): alone they wait `PATIENCE_S` for company. A FIN waits with
   them, not for itself.
 - A frame is built in place: `begin_frame` gives the room behind the control frames, the caller receives into
@@ -38,6 +38,7 @@ from typing import Final, Protocol
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.intake import Intake
 from p2pfwd.system.buffers import CORKED_FRAMES, WIDE_PREFIX_BYTES
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, MAX_WIDE_MESSAGE
 from p2pfwd.wire.yamux.frame import HEADER_BYTES
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.stream import StreamCore
@@ -139,15 +140,18 @@ class Outbox:
 
     # --- frames of streams ------------------------------------------------------------------------
 
-    def begin_frame(self, core: StreamCore) -> memoryview:
-        """Where the stream's next frame's payload goes, behind the control frames that go first."""
+    def begin_frame(self, core: StreamCore, size: int = 0) -> memoryview:
+        """Where the stream's next frame's payload goes, behind the control frames that go first.
+
+        `size`: of a circuit's piece.
+        """
         most = self._channel.max_plaintext
         offset = len(self._session.control)
         if offset and offset > most // 2:  # they would leave little room for the payload
             self.flush()
             offset = len(self._session.control)
         self._offset = offset
-        self._wide = self._asked_last == core.id and self._may_be_wide(core)
+        self._wide = (size > 0 or self._asked_last == core.id) and self._may_be_wide(core, size)
         if self._wide:
             most = self._channel.max_wide
         start = offset + HEADER_BYTES
@@ -158,10 +162,16 @@ class Outbox:
         """Where the frame is built; not kept, for it is the pool's."""
         return self._pool.wide[WIDE_PREFIX_BYTES:] if self._wide else self._pool.staging
 
-    def _may_be_wide(self, core: StreamCore) -> bool:
+    def wide_bytes(self, core: StreamCore) -> int:
+        """Largest piece of a circuit that has one frame now, and that a wide one; 0: none."""
+        if not self._may_be_wide(core, MAX_WIDE_MESSAGE):
+            return 0
+        return self._channel.max_wide - len(self._session.control) - HEADER_BYTES
+
+    def _may_be_wide(self, core: StreamCore, size: int = 0) -> bool:
         return (
             self._channel.max_wide > 0
-            and core.receive_window.kind is not Kind.CIRCUIT
+            and (size > MAX_PLAINTEXT or core.receive_window.kind is not Kind.CIRCUIT)
             and core.send_window >= WIDE_WINDOW_BYTES
             and not self._waiting
             and not self._pool.is_scarce
