@@ -187,7 +187,7 @@ class CircuitConduit:
         if self._closed or self._finishing:
             return
         if self.congested:
-            self._unsent += view
+            self._keep_unsent(view)
         elif framed:  # the relay's connection builds its frame in the same buffer: it gets another
             buffer = view.obj
             assert isinstance(buffer, bytearray)
@@ -206,7 +206,7 @@ class CircuitConduit:
             if frame is None:
                 self.congested = True
                 self.progressed_at = time.monotonic()
-                self._unsent += view
+                self._keep_unsent(view)
                 self._stream.want_to_send()
                 return
             n = min(len(frame), len(view))
@@ -214,6 +214,10 @@ class CircuitConduit:
             view = view[n:]
             self._sent_bytes += n
             self._stream.end_frame(n)
+
+    def _keep_unsent(self, view: memoryview) -> None:
+        self._unsent += view
+        self._pool.kept_bytes += len(view)
 
     def resume_sending(self) -> bool:
         """From the stream: one frame's turn."""
@@ -226,6 +230,7 @@ class CircuitConduit:
         n = min(len(frame), len(self._unsent))
         frame[:n] = self._unsent[:n]
         del self._unsent[:n]
+        self._pool.kept_bytes -= n
         self._sent_bytes += n
         self._stream.end_frame(n)
         self.progressed_at = time.monotonic()
@@ -294,6 +299,7 @@ class CircuitConduit:
         self.congested = False
         self._carry.clear()
         self._acknowledge(0)
+        self._pool.kept_bytes -= len(self._unsent)
         self._unsent.clear()
         receiver, self._receiver = self._receiver, None
         self._stream.reset()

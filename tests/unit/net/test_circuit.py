@@ -33,7 +33,7 @@ class Stream:
 
     def begin_frame(self, size: int) -> memoryview | None:
         self.log.append(f"{size} to send")
-        return None if "fin" in self.log else memoryview(bytearray(self.frame_bytes))
+        return None if "fin" in self.log else memoryview(bytearray(self.frame_bytes)) or None
 
     def end_frame(self, n: int) -> None:
         self.log.append(f"{n} bytes")
@@ -120,3 +120,17 @@ def test_a_wide_message_has_one_frame_or_is_cut_up(whole: int, cut: list[int]) -
         log += [f"{left} to send", f"{size} bytes"]
         left -= size
     assert stream.log == log and pool.kept_bytes == 0
+
+
+def test_what_waits_for_credit_is_counted_until_it_is_sent_or_given_up() -> None:
+    stream, pool = Stream(), BufferPool()
+    conduit = CircuitConduit(cast("Any", stream), pool, ADDR, ADDR, None)
+    stream.frame_bytes = 0
+    conduit.send(memoryview(bytes(150)))
+    conduit.send(memoryview(bytes(150)))
+    assert conduit.congested and conduit.kept_bytes == pool.kept_bytes == 300
+    stream.frame_bytes = 100
+    assert conduit.resume_sending()
+    assert conduit.kept_bytes == pool.kept_bytes == 200
+    conduit.abort()
+    assert pool.kept_bytes == 0
