@@ -63,8 +63,6 @@ class Channel(ABC):
     cipher: str
     max_plaintext = MAX_PLAINTEXT
     """Largest `n` for `send_staged`."""
-    max_wide = 0
-    """Largest `n` for `send_wide`; 0 where there are no wide messages."""
     missing = 0
     """See `Receiver.missing`."""
 
@@ -91,6 +89,11 @@ class Channel(ABC):
     def kept_bytes(self) -> int:
         """Bytes that wait here and in the conduit."""
         return self.conduit.kept_bytes
+
+    @property
+    def max_wide(self) -> int:
+        """Largest `n` for `send_wide` now; 0 where there are no wide messages."""
+        return 0
 
     @property
     def congested(self) -> bool:
@@ -172,7 +175,7 @@ class Channel(ABC):
 class NoiseChannel(Channel):
     """Noise transport messages: a length, then plaintext sealed, at most 65519 bytes or 262128 (wide)."""
 
-    __slots__ = ("_max_message", "_opener", "_seal", "cipher", "max_plaintext", "max_wide", "missing")
+    __slots__ = ("_max_message", "_opener", "_seal", "_wide", "cipher", "max_plaintext", "missing")
 
     security = NOISE
 
@@ -188,7 +191,8 @@ class NoiseChannel(Channel):
         segment = conduit.segment_bytes
         self.max_plaintext = MAX_PLAINTEXT if segment is None else segment - OVERHEAD_BYTES
         self._max_message = seal.suite.max_message
-        self.max_wide = self.missing = 0
+        self._wide = False
+        self.missing = 0
         self.cipher = seal.suite.name
         self._seal = seal
         self._opener = opener
@@ -206,9 +210,15 @@ class NoiseChannel(Channel):
 
     def hand_over(self, owner: ChannelOwner) -> None:
         """Let another owner go on. Wide messages begin here: whoever is still in a handshake sends none."""
-        if self._max_message > MAX_MESSAGE:
-            self.max_wide = self._max_message - TAG
+        self._wide = self._max_message > MAX_MESSAGE
         super().hand_over(owner)
+
+    @property
+    def max_wide(self) -> int:
+        """See Channel.max_wide."""
+        if not self._wide:
+            return 0
+        return max(0, min(self._max_message, self.conduit.wide_bytes - WIDE_LENGTH_BYTES) - TAG)
 
     def send_wide(self, n: int) -> None:
         """See Channel.send_wide."""
@@ -224,7 +234,7 @@ class NoiseChannel(Channel):
         while end - pos >= LENGTH_BYTES:
             start = pos + LENGTH_BYTES
             length = view[pos] << 8 | view[pos + 1]
-            if length < TAG and self.max_wide:
+            if length < TAG and self._wide:
                 start = pos + WIDE_LENGTH_BYTES
                 if start > end:
                     break

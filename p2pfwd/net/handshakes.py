@@ -31,7 +31,7 @@ RESERVE: Final = 8
 PER_ADDRESS: Final = Rate(per_s=8.0, burst=64.0)
 """Handshakes of one address or /64: an office behind one NAT that comes back all at once."""
 
-PER_NETWORK: Final = Rate(per_s=24.0, burst=160.0)
+PER_NETWORK: Final = Rate(per_s=16.0, burst=160.0)
 """Of one /24, /56 or /48."""
 
 INNER: Final = Rate(per_s=12.0, burst=320.0)

@@ -39,6 +39,9 @@ LEAST_ROOM: Final = 64 * 1024
 CROWD_ROOM: Final = 16 << 20
 """The same for a crowd together that sends in bulk: 1 MiB for each of nine, 128 KiB for each of 128."""
 
+UP_S: Final = 0.0025
+"""What a connection costs until it is up, about: a crowd's count as work of the slow lane."""
+
 CREDIT_S: Final = 0.002
 """Time a lane may save up, or owe at most ten times."""
 

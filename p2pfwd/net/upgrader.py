@@ -318,7 +318,7 @@ class Upgrader:
             muxers=self._muxers,
             entropy=os.urandom(xx.ENTROPY_BYTES),
             aes=has_fast_aes() if self._aes is None else self._aes,
-            wide=conduit.segment_bytes is None and self._psk is None,
+            wide=self._psk is None,
         )
         await self._shake_hands(noise, conduit, inbox, leftover)
         channel = NoiseChannel(conduit, self._pool, noise.remote_peer, noise.seal, noise.open)

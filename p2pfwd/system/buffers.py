@@ -61,13 +61,16 @@ class BufferPool:
         self.staging = self.frame[PREFIX_BYTES:]
         """Its plaintext."""
 
-    def keep_frame(self) -> bytearray:
-        """Take the frame buffer away, to be given back by `release`."""
-        kept = self._buffer
-        self.kept_bytes += FRAME_BYTES
-        self.unsent_bytes += FRAME_BYTES
-        self._put_frame(self._idle.pop() if self._idle else bytearray(FRAME_BYTES))
-        return kept
+    def keep(self, view: memoryview) -> None:
+        """Take the buffer away that `view` lies in, `frame`'s or `wide`'s, to be given back by `release`."""
+        if view.obj is self._buffer:
+            size = FRAME_BYTES
+            self._put_frame(self._idle.pop() if self._idle else bytearray(FRAME_BYTES))
+        else:
+            size = LARGE_BYTES
+            self._wide = None
+        self.kept_bytes += size
+        self.unsent_bytes += size
 
     @property
     def wide(self) -> memoryview:
@@ -79,14 +82,8 @@ class BufferPool:
     def _large(self) -> bytearray:
         return self._idle_large.pop() if self._idle_large else bytearray(LARGE_BYTES)
 
-    def keep_wide(self) -> None:
-        """As `keep_frame`."""
-        self._wide = None
-        self.kept_bytes += LARGE_BYTES
-        self.unsent_bytes += LARGE_BYTES
-
     def keep_scratch(self) -> None:
-        """The same of the read buffer, to be given back by `release_scratch`."""
+        """As `keep`, of the read buffer, to be given back by `release_scratch`."""
         self.scratch = memoryview(self._large())
         self.kept_bytes += LARGE_BYTES
 

@@ -83,6 +83,7 @@ class Taken:
     """Handler that hands the streams of one protocol to the test, which then does as it likes."""
 
     def __init__(self, conn_or_swarm: Swarm, protocol: str = TAKE) -> None:
+        self.protocol = protocol
         self._streams: asyncio.Queue[DuplexStream] = asyncio.Queue()
         conn_or_swarm.services.serve(Service(name=protocol, handler=self._handle))
 

@@ -17,6 +17,7 @@ import pytest
 from p2pfwd.net.conduit.tcp import TcpConduit, tune
 from p2pfwd.system.buffers import CORKED_FRAMES, FRAME_BYTES, KEEP_BUFFERS, LARGE_BYTES, READ_BYTES
 from p2pfwd.system.loop_io import LoopIo
+from tests.support.buffers import keep_frame
 from tests.support.loops import on_loop, until
 
 
@@ -191,7 +192,7 @@ async def test_a_failed_send_of_frames_that_waited_is_told_later_and_once() -> N
 @on_loop
 async def test_where_much_is_kept_no_frame_waits_for_more() -> None:
     with corked() as rig:
-        kept = [rig.pool.keep_frame() for _ in range(KEEP_BUFFERS - 1)]
+        kept = [keep_frame(rig.pool) for _ in range(KEEP_BUFFERS - 1)]
         rig.frame(1)
         assert rig.tight.sends == [[rig.wire]]
         rig.pool.release(kept.pop())

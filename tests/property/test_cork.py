@@ -15,7 +15,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -197,6 +197,8 @@ class Outcome:
     most_bridged: int
     longest_wide: int
     """Of all messages that were built to be wide."""
+    longest_bridged: int
+    """The same of those that the bridging node sent on."""
 
 
 class Channel(NoiseChannel):
@@ -299,6 +301,7 @@ async def carried(case: Case) -> Outcome:
         max((n for program in programs for n in program.sends), default=0),
         max(leaving.line.sends) if case.bridged else 0,
         max(node.channel.longest for node in nodes),
+        leaving.channel.longest if case.bridged else 0,
     )
 
 
@@ -309,6 +312,7 @@ def outcome(case: Case, *, together: bool) -> Outcome:
         patch.setattr(cipher, "MAX_MESSAGE", MESSAGE_BYTES + cipher.TAG)
         patch.setattr(channel_module, "MAX_PLAINTEXT", MESSAGE_BYTES)
         patch.setattr(tcp, "FRAME_BYTES", MESSAGE_BYTES)
+        patch.setattr(outbox, "MAX_PLAINTEXT", MESSAGE_BYTES)
         patch.setattr(outbox, "WIDE_WINDOW_BYTES", 1 if together else 1 << 30)
         patch.setattr(outbox, "BULK_FRAME_BYTES", MESSAGE_BYTES // 2 if together else 1 << 30)
         patch.setattr(outbox, "TURN_BYTES", 8 * MESSAGE_BYTES)
@@ -335,6 +339,7 @@ cases = st.builds(
 @example(Case(streams=(((3000,), False), ((3000,), False)), private=False, seed=1))
 @example(Case(streams=(((20_000,), False),), private=False, seed=1, wide=True))
 @example(Case(streams=(((20_000,), False),) * 2 + (((1,), False),), private=False, seed=1, wide=True))
+@example(Case(streams=(((20_000,), False),), private=False, seed=1, wide=True, bridged=True))
 @given(cases)
 def test_programs_get_the_same_whether_frames_and_pieces_go_together_or_alone(case: Case) -> None:
     alone, together = outcome(case, together=False), outcome(case, together=True)
@@ -352,6 +357,8 @@ def test_here_messages_are_wide(count: int) -> None:
     case = Case(streams=(((20_000,), False),) * count, private=False, seed=1, wide=True)
     assert outcome(case, together=True).longest_wide > 4 * MESSAGE_BYTES
     assert outcome(case, together=False).longest_wide == 0
+    bridged = replace(case, bridged=True)
+    assert outcome(bridged, together=True).longest_bridged > 4 * MESSAGE_BYTES
 
 
 def test_here_they_do_go_together() -> None:

@@ -22,6 +22,7 @@ from p2pfwd.net.transport.relay_transport import Reach
 from p2pfwd.net.transport.table import MakeTransports
 from p2pfwd.net.transport.tcp_transport import Spawn
 from p2pfwd.net.upgrader import Upgrader
+from p2pfwd.system.buffers import LARGE_BYTES
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.wire.circuit import Limit
 
@@ -52,6 +53,7 @@ class MemoryConduit:
     limit: Limit | None = None
     limit_left: Limit | None = None
     segment_bytes: int | None = None
+    wide_bytes = LARGE_BYTES
 
     def __init__(self, local: Multiaddr, remote: Multiaddr, latency_s: float, meter: Meter) -> None:
         self.local_addr = local

@@ -50,6 +50,10 @@ class Conduit(Protocol):
     """Largest piece that goes out whole; None: any."""
 
     @property
+    def wide_bytes(self) -> int:
+        """The same of a wide message that is sent now; 0: it would be cut up."""
+
+    @property
     def limit_left(self) -> Limit | None:
         """What is left of the limit; None where there is none."""
 

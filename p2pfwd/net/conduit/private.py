@@ -29,6 +29,7 @@ class PnetConduit:
         self.remote_addr: Multiaddr = below.remote_addr
         self.limit = below.limit
         self.segment_bytes = below.segment_bytes
+        self.wide_bytes = 0
         self._below = below
         self._psk = psk
         self._receiver: Receiver | None = None

@@ -119,6 +119,7 @@ class TcpConduit:
     limit: Limit | None = None
     limit_left: Limit | None = None
     segment_bytes: int | None = None
+    wide_bytes = LARGE_BYTES
 
     def __init__(self, sock: socket.socket, io: LoopIo) -> None:
         self.local_addr: Multiaddr = sockaddrs.multiaddr_of(sock.getsockname())
@@ -378,10 +379,8 @@ class TcpConduit:
 
     def _keep_unsent(self, view: memoryview, framed: bool) -> None:
         """To be sent later: with the frame that it lies in, or as a copy."""
-        if framed and view.obj is self._pool.frame.obj:
-            self._pool.keep_frame()
-        elif framed:
-            self._pool.keep_wide()
+        if framed:
+            self._pool.keep(view)
         else:
             view = memoryview(bytes(view))
             self._pool.kept_bytes += len(view)

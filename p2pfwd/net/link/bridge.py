@@ -151,7 +151,7 @@ class End:
         if self.state is not _PASSING or bridge.most_bytes is not None:
             self._received_slowly(view)
             return
-        if not self._corked and len(view) >= CORK_BYTES and self.stream.gather(self):
+        if not self._corked and CORK_BYTES <= len(view) <= CHUNK_BYTES and self.stream.gather(self):
             self._corked = self.opposite.stream.cork()
         sent = self._send(view)
         if bridge.is_over:
@@ -192,7 +192,7 @@ class End:
         target = self.opposite.stream
         sent, size = 0, len(view)
         while sent < size and not self._bridge.is_over:
-            frame = target.begin_frame()
+            frame = target.begin_frame(size - sent)
             if frame is None:
                 break
             n = min(len(frame), size - sent)
@@ -247,11 +247,11 @@ class End:
         bridge, pending, target = self._bridge, self._pending, self.opposite.stream
         if not pending or self._rest is not None or bridge.is_over:
             return False
-        frame = target.begin_frame()
+        chunk, offset = pending[0], self._offset
+        frame = target.begin_frame(len(chunk) - offset)
         if frame is None:
             target.want_to_send()
             return False
-        chunk, offset = pending[0], self._offset
         n = min(len(frame), len(chunk) - offset)
         frame[:n] = memoryview(chunk)[offset : offset + n]
         target.end_frame(n)

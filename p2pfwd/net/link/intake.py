@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import Final, Protocol
 
 from p2pfwd.net.channel import Channel
-from p2pfwd.net.lanes import BULK_BYTES, LEAST_ROOM, MODEST_TOLL, Lane, Lanes, Purse
+from p2pfwd.net.lanes import BULK_BYTES, LEAST_ROOM, MODEST_TOLL, UP_S, Lane, Lanes, Purse
 from p2pfwd.policy.networks import crowd
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.wire.yamux.session import Session
@@ -146,7 +146,8 @@ class Intake:
 
     def start(self) -> None:
         """The connection begins. What the system has promised to hold of a flood it does not take back."""
-        self._crowd_lane()
+        if self._crowd_lane() is not None:
+            self._lanes.slow.charge(UP_S)
 
     def hold(self, rest: memoryview) -> None:
         """The turn's work is used up: keep `rest`, take no more."""

@@ -22,7 +22,7 @@ Rules:
   made: what is sent later stands behind them.
 - Streams with bulk have wide frames instead, where both ends have agreed on wide messages: one pass through
   here for four. All others' bytes wait behind one as long as behind four that go out in one send. A circuit
-  has none: what comes for it comes in pieces.
+  has them for what has come in one, while nobody waits: its other pieces wait for the next ones.
 - Beside others a turn is worth `TURN_BYTES`: who has had a longer frame lets its next turn pass. Without that
   a stream whose socket holds half as much would be half as fast.
 - Where messages may be wide, a stream with bulk sends no crumbs (`CRUMB_BYTES`): an initial window is a
@@ -45,6 +45,7 @@ from typing import Final, Protocol
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.link.intake import Intake
 from p2pfwd.system.buffers import CORKED_FRAMES, WIDE_PREFIX_BYTES
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, MAX_WIDE_MESSAGE
 from p2pfwd.wire.yamux.frame import HEADER_BYTES
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.stream import StreamCore
@@ -164,10 +165,10 @@ class Outbox:
 
     # --- frames of streams ------------------------------------------------------------------------
 
-    def begin_frame(self, core: StreamCore) -> memoryview:
+    def begin_frame(self, core: StreamCore, size: int = 0) -> memoryview:
         """Where the stream's next frame's payload goes, behind the control frames that go first.
 
-        Nowhere (empty) where the stream must wait for another turn.
+        Nowhere (empty) where the stream must wait for another turn. `size`: of a circuit's piece.
         """
         most = self._channel.max_plaintext
         offset = len(self._session.control)
@@ -177,8 +178,9 @@ class Outbox:
         self._offset = offset
         self._wide = False
         alone = self._is_alone(core)
-        if (alone or core.last_frame >= BULK_FRAME_BYTES) and self._may_be_wide(core, alone):
-            if core.last_frame > TURN_BYTES and not alone:
+        has_bulk = alone or size > 0 or core.last_frame >= BULK_FRAME_BYTES
+        if has_bulk and self._may_be_wide(core, alone, size):
+            if core.last_frame > TURN_BYTES and not (alone or size):
                 core.last_frame = TURN_BYTES  # it has had this turn already
                 return memoryview(b"")
             self._wide = True
@@ -195,12 +197,19 @@ class Outbox:
         """Whether no other has bulk: the stream was the last to ask to cork, and nobody waits."""
         return self._asked_last == core.id and not (self._first or self._waiting)
 
-    def _may_be_wide(self, core: StreamCore, alone: bool) -> bool:
+    def wide_bytes(self, core: StreamCore) -> int:
+        """Largest piece of a circuit that has one frame now, and that a wide one; 0: none."""
+        if not self._may_be_wide(core, self._is_alone(core), MAX_WIDE_MESSAGE):
+            return 0
+        return self._channel.max_wide - len(self._session.control) - HEADER_BYTES
+
+    def _may_be_wide(self, core: StreamCore, alone: bool, size: int = 0) -> bool:
         channel = self._channel
         return (
             channel.max_wide > 0
-            and core.receive_window.kind is not Kind.CIRCUIT
-            and core.send_window >= (WIDE_WINDOW_BYTES if alone else channel.max_plaintext)
+            and (size > MAX_PLAINTEXT or core.receive_window.kind is not Kind.CIRCUIT)
+            and core.send_window >= (WIDE_WINDOW_BYTES if alone or size else channel.max_plaintext)
+            and not (size and (self._first or self._waiting))
             and not self._pool.is_scarce
         )
 

@@ -374,15 +374,21 @@ class Stream:
         """The sink has seen the end, and is told no more."""
         self._sink = None
 
-    def begin_frame(self) -> memoryview | None:
+    @property
+    def wide_bytes(self) -> int:
+        """Largest piece of a circuit that would go out whole now in a wide frame; 0: none would."""
+        return self.conn.outbox.wide_bytes(self.core)
+
+    def begin_frame(self, size: int = 0) -> memoryview | None:
         """Where to put the payload of the next frame, or None when nothing can be sent now.
 
+        `size`: of the piece to be sent, for a circuit: a long one has a wide frame, where it may be.
         Follow with `end_frame` in the same callback, or with nothing.
         """
         core = self.core
         if core.send_window < core.least_window or self.conn.congested or not core.can_send:
             return None
-        return self.conn.outbox.begin_frame(core) or None  # empty: full of control frames, or not now
+        return self.conn.outbox.begin_frame(core, size) or None  # empty: full of control frames, or not now
 
     def end_frame(self, n: int) -> None:
         """Send the `n` > 0 bytes put into the view of `begin_frame`."""

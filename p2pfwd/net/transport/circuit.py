@@ -55,7 +55,10 @@ class CircuitConduit:
         self._carry = bytearray()
         """What has come and was not taken."""
         self._acknowledged = 0
-        """How many of these bytes the relay has credit for: a receiver before this one had taken them."""
+        """How many of these bytes the relay has credit for: a receiver before this one had taken them, or the
+        rest of their message has yet to come."""
+        self._too_few = 0
+        """So many are less than the message that the receiver left in part."""
         self._delivering = False
         self._paused = False
         self._resumed = False
@@ -71,9 +74,10 @@ class CircuitConduit:
             return
         first = self._receiver is None
         self._receiver = receiver
+        self._too_few = 0
         if leftover:
             self._carry[:0] = leftover
-            self._acknowledged += len(leftover)
+            self._acknowledge(self._acknowledged + len(leftover))
         if first:
             self._stream.set_sink(self, tunnel=True, circuit=True)
         self._deliver()
@@ -99,7 +103,7 @@ class CircuitConduit:
         if used < len(view) and not self._closed:
             self._carry += view[used:]
         self._took(used)
-        if self._resumed:
+        if self._resumed or self._too_few:
             self._deliver()
 
     def _deliver(self) -> None:
@@ -107,7 +111,9 @@ class CircuitConduit:
             return  # the call below goes on
         self._delivering = True
         used = 1
-        while self._carry and (used or self._resumed) and not (self._paused or self._closed):
+        while (used or self._resumed) and len(self._carry) > self._too_few:
+            if self._paused or self._closed:
+                break
             self._resumed = False
             data, self._carry = self._carry, bytearray()
             assert self._receiver is not None
@@ -116,12 +122,27 @@ class CircuitConduit:
                 self._carry[:0] = data[used:]  # in front of what has come meanwhile
             self._took(used)
         self._delivering = False
+        if self._too_few and not self._closed:
+            self._acknowledge_part()
         if self._at_eof and not (self._paused or self._closed):
             self._end_of_data()
 
+    def _acknowledge_part(self) -> None:
+        """The rest of its message must come, whatever the window: it may be smaller than the message."""
+        if (ahead := min(len(self._carry), self._too_few + 1) - self._acknowledged) > 0:
+            self._acknowledge(self._acknowledged + ahead)
+            self._stream.consumed(ahead)
+
+    def _acknowledge(self, n: int) -> None:
+        """So many wait here that the stream does not count any more: the pool does."""
+        self._pool.kept_bytes += n - self._acknowledged
+        self._acknowledged = n
+
     def _took(self, n: int) -> None:
+        missing = 0 if self._receiver is None else self._receiver.missing
+        self._too_few = len(self._carry) + missing - 1 if missing else 0
         known = min(n, self._acknowledged)
-        self._acknowledged -= known
+        self._acknowledge(self._acknowledged - known)
         if n > known:
             self._stream.consumed(n - known)
 
@@ -147,6 +168,11 @@ class CircuitConduit:
         """See Conduit."""
         return len(self._carry) + len(self._unsent)
 
+    @property
+    def wide_bytes(self) -> int:
+        """See Conduit: as the connection to the relay has it."""
+        return self._stream.wide_bytes
+
     def acknowledged_s(self) -> float | None:
         """See Conduit: the relay's system says nothing of the peer's."""
         return None
@@ -161,9 +187,11 @@ class CircuitConduit:
         if self._closed or self._finishing:
             return
         if self.congested:
-            self._unsent += view
+            self._keep_unsent(view)
         elif framed:  # the relay's connection builds its frame in the same buffer: it gets another
-            buffer = self._pool.keep_frame()
+            buffer = view.obj
+            assert isinstance(buffer, bytearray)
+            self._pool.keep(view)
             self._send(view)
             self._pool.release(buffer)
         else:
@@ -174,11 +202,11 @@ class CircuitConduit:
 
     def _send(self, view: memoryview) -> None:
         while len(view):
-            frame = self._stream.begin_frame()
+            frame = self._stream.begin_frame(len(view))
             if frame is None:
                 self.congested = True
                 self.progressed_at = time.monotonic()
-                self._unsent += view
+                self._keep_unsent(view)
                 self._stream.want_to_send()
                 return
             n = min(len(frame), len(view))
@@ -187,17 +215,22 @@ class CircuitConduit:
             self._sent_bytes += n
             self._stream.end_frame(n)
 
+    def _keep_unsent(self, view: memoryview) -> None:
+        self._unsent += view
+        self._pool.kept_bytes += len(view)
+
     def resume_sending(self) -> bool:
         """From the stream: one frame's turn."""
         if self._closed or not self.congested:
             return False
-        frame = self._stream.begin_frame()
+        frame = self._stream.begin_frame(len(self._unsent))
         if frame is None:
             self._stream.want_to_send()
             return True
         n = min(len(frame), len(self._unsent))
         frame[:n] = self._unsent[:n]
         del self._unsent[:n]
+        self._pool.kept_bytes -= n
         self._sent_bytes += n
         self._stream.end_frame(n)
         self.progressed_at = time.monotonic()
@@ -265,6 +298,8 @@ class CircuitConduit:
         self._closed = True
         self.congested = False
         self._carry.clear()
+        self._acknowledge(0)
+        self._pool.kept_bytes -= len(self._unsent)
         self._unsent.clear()
         receiver, self._receiver = self._receiver, None
         self._stream.reset()

@@ -14,7 +14,7 @@ import pytest
 
 from p2pfwd.errors import RemoteProtocolError
 from p2pfwd.net.channel import NoiseChannel, TlsChannel
-from p2pfwd.system.buffers import READ_BYTES, WIDE_PREFIX_BYTES, BufferPool
+from p2pfwd.system.buffers import LARGE_BYTES, READ_BYTES, WIDE_PREFIX_BYTES, BufferPool
 from p2pfwd.wire.noise.cipher import (
     AES,
     AES_WIDE,
@@ -153,8 +153,9 @@ class Wide:
 
     def __init__(self, suite: Suite = AES_WIDE, *, taken_over: bool = True) -> None:
         self.sent: list[bytes] = []
-        conduit = SimpleNamespace(
+        conduit = self.conduit = SimpleNamespace(
             segment_bytes=None,
+            wide_bytes=LARGE_BYTES,
             start=lambda *_: None,
             abort=lambda: None,
             send=lambda view, framed: self.sent.append(bytes(view)),
@@ -188,6 +189,13 @@ def test_what_a_channel_sends_wide_is_what_another_opens(size: int) -> None:
     assert len(wire) == size + TAG + (2 if size <= MAX_PLAINTEXT else 4) <= READ_BYTES
     assert rig.channel.data_received(memoryview(bytearray(wire))) == len(wire)
     assert rig.owner.got == [bytes([5]) * size]
+
+
+def test_a_wide_message_is_no_longer_than_what_goes_out_whole() -> None:
+    rig = Wide()
+    for whole, most in ((MAX_WIDE_MESSAGE + 4, MOST), (200_000, 200_000 - 4 - TAG), (0, 0)):
+        rig.conduit.wide_bytes = whole
+        assert rig.channel.max_wide == most
 
 
 def test_wide_messages_and_others_come_in_any_cut_and_what_is_missing_is_told() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from p2pfwd.net.link.bridge import CORK_BYTES, Bridge
+from p2pfwd.net.link.bridge import CHUNK_BYTES, CORK_BYTES, Bridge
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.bridge import End
@@ -35,7 +35,8 @@ class Stream:
     def set_sink(self, sink: End, **_kinds: bool) -> None:
         self.sink = sink
 
-    def begin_frame(self) -> memoryview | None:
+    def begin_frame(self, size: int) -> memoryview | None:
+        self.asked = size
         return self._frame[: self.room] or None
 
     def end_frame(self, n: int) -> None:
@@ -113,6 +114,17 @@ def test_what_need_not_wait_for_more_does_not(size: int, more_follows: bool, has
     one.sink.data_received(memoryview(bytes(size)))
     one.sink.pass_gathered()
     assert "uncork" not in other.log and ("cork" in other.log) == has_others
+
+
+def test_a_long_piece_is_told_of_as_one_and_waits_for_no_other() -> None:
+    one, other = Stream(), Stream()
+    bridge(one, other)
+    one.more_follows, other.room = True, FRAME_BYTES
+    one.sink.data_received(memoryview(bytes(CHUNK_BYTES + 1)))
+    assert "cork" not in other.log and other.asked == CHUNK_BYTES + 1 - FRAME_BYTES
+    other.room = FRAME_BYTES
+    assert other.sink.resume_sending()
+    assert other.asked == CHUNK_BYTES + 1 - FRAME_BYTES, "what is held of it is not cut up either"
 
 
 def test_what_waits_for_more_goes_out_though_the_bridge_is_over() -> None:

@@ -40,11 +40,12 @@ from p2pfwd.system.buffers import (
     BufferPool,
 )
 from p2pfwd.wire.multistream import HEADER, encode_token
-from p2pfwd.wire.noise.cipher import MAX_WIDE_MESSAGE, TAG
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, MAX_WIDE_MESSAGE, TAG
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import MAX_UNACKED_OPENS
 from p2pfwd.wire.yamux.window import Kind
 from p2pfwd.wire.yamux.work import CRUMB_BYTES
+from tests.support.buffers import keep_frame
 from tests.support.loops import on_loop, turns
 from tests.support.virtual_time import in_virtual_time
 
@@ -97,6 +98,7 @@ class FakeChannel(Channel):
     def __init__(self, room: int = 1 << 30) -> None:
         self.fake = FakeConduit()
         super().__init__(cast("Any", self.fake), BufferPool(), PEER)
+        self.widest = 0
         self.messages: list[bytes] = []
         self.sends: list[int] = []
         """How many messages each send had."""
@@ -122,6 +124,10 @@ class FakeChannel(Channel):
         self.corked += 1
         if not more or self.corked == CORKED_FRAMES:
             self.uncork()
+
+    @property
+    def max_wide(self) -> int:
+        return self.widest
 
     def send_wide(self, n: int) -> None:
         self.wide.append(n)
@@ -506,7 +512,7 @@ MAX_FRAME = FakeChannel.max_plaintext - f.HEADER_BYTES
 async def wide_pair(credit: int = 1 << 24) -> tuple[FakeChannel, Conn, Stream, Stream]:
     """Two streams with so much credit on a connection that has wide messages."""
     channel = FakeChannel()
-    channel.max_wide = MAX_WIDE
+    channel.widest = MAX_WIDE
     conn = made(channel)
     one, two = await opened(conn, channel, 2)
     for stream in (one, two):
@@ -550,7 +556,7 @@ async def test_no_frame_is_wide_while_buffers_are_scarce_or_credit_is_small_or_f
     one.cork()
     assert room(one) > MAX_FRAME
     for _ in range(KEEP_BUFFERS):
-        channel.pool.keep_frame()
+        keep_frame(channel.pool)
     assert room(one) == MAX_FRAME, "so much is kept"
     channel.pool.kept_bytes = channel.pool.unsent_bytes = 0
     one.core.send_window = WIDE_WINDOW_BYTES - 1
@@ -562,8 +568,27 @@ async def test_no_frame_is_wide_while_buffers_are_scarce_or_credit_is_small_or_f
     assert one.cork()
     one.uncork()
     one.core.receive_window.kind = Kind.PLAIN
-    channel.max_wide = 0
+    channel.widest = 0
     assert room(one) == MAX_FRAME, "not agreed on"
+    conn.abort()
+
+
+@on_loop
+async def test_a_circuits_long_piece_has_a_wide_frame() -> None:
+    channel, conn, one, two = await wide_pair()
+    one.core.receive_window.kind = Kind.CIRCUIT
+    size = one.wide_bytes
+    assert size == MAX_WIDE - f.HEADER_BYTES
+    for piece, most in ((size, size), (MAX_PLAINTEXT + 1, size), (MAX_PLAINTEXT, MAX_FRAME)):
+        frame = one.begin_frame(piece)
+        assert frame is not None and len(frame) == most
+    assert one.begin_frame(size) is not None
+    one.end_frame(size)
+    assert channel.wide == [MAX_WIDE]
+    two.reset()
+    assert one.wide_bytes == size - f.HEADER_BYTES, "control frames go first"
+    one.core.send_window = WIDE_WINDOW_BYTES - 1
+    assert one.wide_bytes == 0
     conn.abort()
 
 
@@ -622,7 +647,7 @@ async def test_beside_others_a_wide_frame_needs_credit_for_more_than_a_narrow_on
     assert room(one) == MAX_WIDE - f.HEADER_BYTES, "its credit may be on its way while others send"
     one.core.send_window = FakeChannel.max_plaintext - 1
     assert room(one) == MAX_FRAME
-    channel.max_wide = 0
+    channel.widest = 0
     one.core.send_window = f.INITIAL_WINDOW_BYTES
     assert room(one) == MAX_FRAME, "not agreed on"
     conn.abort()
@@ -967,16 +992,16 @@ async def test_a_sink_that_aborts_the_connection_from_inside_ends_it_cleanly() -
 def test_a_kept_frame_buffer_is_nobody_elses_until_it_is_released() -> None:
     pool = BufferPool()
     pool.staging[:3] = b"one"
-    kept = pool.keep_frame()
+    kept = keep_frame(pool)
     pool.staging[:3] = b"two"
     assert bytes(kept[2:5]) == b"one" and bytes(pool.frame[2:5]) == b"two"
     pool.release(kept)
-    second = pool.keep_frame()
+    second = keep_frame(pool)
     assert pool.frame.obj is kept and second is not kept
     for _ in range(2 * KEEP_BUFFERS):
         pool.release(bytearray(FRAME_BYTES))
     assert len(pool._idle) == KEEP_BUFFERS
-    kept = pool.keep_frame()
+    kept = keep_frame(pool)
     pool.forget_idle()
     pool.release(kept)
     assert pool._idle == [kept], "what is in use comes back"
@@ -987,7 +1012,7 @@ def test_large_buffers_are_counted_kept_and_reused_like_frames_and_made_when_nee
     assert pool._wide is None, "most nodes never send a wide message"
     wide, scratch = pool.wide, pool.scratch
     assert pool.wide is wide
-    pool.keep_wide()
+    pool.keep(pool.wide)
     pool.keep_scratch()
     assert pool.kept_bytes == 2 * LARGE_BYTES
     buffers = {id(wide.obj): wide.obj, id(scratch.obj): scratch.obj}
@@ -996,7 +1021,7 @@ def test_large_buffers_are_counted_kept_and_reused_like_frames_and_made_when_nee
     pool.release(wide.obj)
     pool.release_scratch(scratch.obj)
     assert pool.kept_bytes == pool.unsent_bytes == 0 and pool._idle == []
-    pool.keep_wide()
+    pool.keep(pool.wide)
     assert pool.wide.obj is scratch.obj, "the one kept last"
     for _ in range(2 * KEEP_LARGE):
         pool.release(bytearray(LARGE_BYTES))
@@ -1013,7 +1038,7 @@ def test_what_is_read_and_not_taken_makes_no_frame_go_alone() -> None:
     pool.kept_bytes += KEEP_BUFFERS * FRAME_BYTES
     assert not pool.is_scarce
     for _ in range(KEEP_BUFFERS):
-        pool.keep_frame()
+        keep_frame(pool)
     assert pool.is_scarce
 
 

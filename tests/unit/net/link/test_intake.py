@@ -16,6 +16,7 @@ from p2pfwd.net.lanes import (
     NAP_S,
     OPENS,
     SOFT_TOLL,
+    UP_S,
     Lanes,
 )
 from p2pfwd.net.link import intake as module
@@ -287,6 +288,21 @@ async def test_a_peer_that_reads_no_answers_is_not_read_from_but_not_for_ever() 
     await turns(3)
     assert rig.it.state is Taking.READING, "at once when it reads"
     rig.it.end()
+
+
+@in_virtual_time
+async def test_a_crowds_connections_come_at_the_slow_lanes_cost() -> None:
+    """Else a flood that comes and goes has a share for its handshakes and another one for what it sends."""
+    for others, cost_s in ((FEW, 0.0), (FEW + 1, UP_S)):
+        rig = Rig()
+        rig.lanes.crowds[rig.it.crowd] = others
+        charged: list[float] = []
+        rig.lanes.slow.charge = charged.append  # type: ignore[method-assign]
+        rig.it.start()
+        assert sum(charged) == cost_s
+    rig.is_own = True
+    rig.it.start()
+    assert sum(charged) == cost_s, "the owner's come as ever"
 
 
 @in_virtual_time

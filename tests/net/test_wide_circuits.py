@@ -1,0 +1,117 @@
+"""Bulk over a circuit goes in wide messages, each in one of a relay's frames, and all of it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from p2pfwd.net.channel import NoiseChannel
+from p2pfwd.net.link import outbox
+from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.transport.circuit import CircuitConduit
+from p2pfwd.protocols.relay_client import RelayClient
+from p2pfwd.protocols.relay_service import RelayService
+from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, MAX_WIDE_MESSAGE, TAG
+from tests.net.swarm_rig import Taken, conn_of, host
+from tests.support.loops import on_both_loops, until
+from tests.support.mini_relay import MiniRelay
+
+BULK = random.Random(1).randbytes(9_000_000)
+
+
+class Program:
+    """Has a lot to send, as a splice whose socket always has more, and takes what comes."""
+
+    def __init__(self, stream: DuplexStream, data: bytes) -> None:
+        self.stream = stream
+        self.got = bytearray()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = memoryview(data)
+        stream.set_sink(self, tunnel=True)
+        stream.want_to_send()
+
+    def resume_sending(self) -> bool:
+        frame = self.stream.begin_frame()
+        if frame is not None:
+            n = min(len(frame), len(self._left))
+            frame[:n] = self._left[:n]
+            self._left = self._left[n:]
+            self.stream.cork()
+            self.stream.end_frame(n)
+        if self._left:
+            self.stream.want_to_send()
+        else:
+            self.stream.close_write()
+        return bool(self._left)
+
+    def data_received(self, view: memoryview) -> None:
+        self.got += view
+        self.stream.consumed(len(view))
+
+    def eof_received(self) -> None:
+        self.over.set_result(None)
+
+    def stream_lost(self, exc: Exception) -> None:
+        if not self.over.done():
+            self.over.set_exception(exc)
+
+
+class Sent:
+    """The wide messages that channels send, by what is below them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.circuits: Counter[bool] = Counter()
+        """By whether they are longer than others can be."""
+        self.tcp: Counter[bool] = Counter()
+        was = NoiseChannel.send_wide
+
+        def send_wide(channel: NoiseChannel, n: int) -> None:
+            kind = self.circuits if isinstance(channel.conduit, CircuitConduit) else self.tcp
+            kind[n > MAX_PLAINTEXT] += 1
+            was(channel, n)
+
+        monkeypatch.setattr(NoiseChannel, "send_wide", send_wide)
+
+
+@pytest.mark.parametrize("relays_aes", [True, False])
+@pytest.mark.parametrize("cuts", [True, False])
+@on_both_loops
+async def test_bulk_goes_both_ways_at_once_through_relays_that_cut_it_and_that_do_not(
+    cuts: bool, relays_aes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "WIDE_WINDOW_BYTES", 262_200)  # windows need not have grown far
+    sent = Sent(monkeypatch)
+    async with host(aes=relays_aes) as relay, host(aes=True) as far, host(aes=True) as near:
+        if cuts:  # what it passes on it reads in pieces of 64 KiB, into a window of the initial size
+            MiniRelay(relay)
+        else:
+            service = RelayService(relay.swarm)
+            service.serve("anyone")
+            service.is_own = lambda _peer: True
+        client = RelayClient(far.swarm, strangers=False, is_public=lambda: False)
+        client.start()
+        client.name(relay.peer_id)
+        taken = Taken(far.swarm)
+        await far.swarm.connect(relay.peer_id, relay.swarm.listen_addrs())
+        await until(client.places)
+        over = [far.swarm.listen_addrs()[-1]]
+        await near.swarm.connect(far.peer_id, over, only=True)
+        stream = await near.swarm.open_stream(far.peer_id, [taken.protocol])
+        ends = Program(stream, BULK), Program(await taken.get(), BULK[::-1])
+        await asyncio.gather(*(end.over for end in ends))
+        assert bytes(ends[1].got) == BULK and bytes(ends[0].got) == BULK[::-1]
+        inner = conn_of(stream)._channel
+        assert inner.conduit.kept_bytes == inner.pool.kept_bytes == 0
+        if not relays_aes:
+            assert inner.max_wide == 0 and not sent.circuits, "the connection to the relay would cut it up"
+        else:
+            assert sent.circuits[True] >= 20
+            assert 0 < inner.max_wide < MAX_WIDE_MESSAGE - TAG
+            # Each has a frame of the connection to the relay, and where that does not cut, another one there.
+            assert sent.tcp[True] >= sent.circuits[True] * (1 if cuts else 1.5)
+        await client.close()
+        if not cuts:
+            service.close()
