@@ -24,7 +24,9 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
+from p2pfwd.protocols import identify
 from p2pfwd.protocols.relay_client import ANSWER_S, REASK_WITHIN_S, REST_S, RelayClient
+from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import HOP, Status
 from p2pfwd.wire.identify import ID
 from tests.support.memory_network import MemoryNetwork, Meter
@@ -373,6 +375,42 @@ async def test_a_relay_that_tells_of_itself_is_asked_again_soon_however_long_it_
         refuse(relay, None)
         relay.host.identify.push()
         await within(REST_S + REASK_WITHIN_S + SOON_S, it.held)
+
+
+@asynccontextmanager
+async def late_relay(it: World) -> AsyncIterator[tuple[Host, RelayService]]:
+    """A host that may relay for its owner's peers; named and connected, and not relaying yet."""
+    host = await it.host()
+    service = RelayService(host.swarm)
+    it.client.name(host.peer_id)
+    try:
+        yield host, service
+    finally:
+        service.close()
+
+
+@in_virtual_time
+async def test_a_relay_that_begins_to_relay_while_it_is_asked_who_it_is_tells_so() -> None:
+    """It has answered, and does not know yet that the other one takes pushes."""
+    async with world() as it, late_relay(it) as (host, service):
+        conn = await it.node.swarm.connect(host.peer_id, host.swarm.listen_addrs())
+        service.is_own = it.node.peer_id.__eq__
+        waits = asyncio.Event()
+        real = it.node.identify._answer
+
+        async def late(visit: object) -> None:
+            await waits.wait()
+            await real(visit)  # type: ignore[arg-type]
+
+        it.node.swarm.services.withdraw(ID)
+        it.node.swarm.services.serve(Service(name=ID, talk=late, bounds=identify.IDENTIFY))
+        await conn.identified
+        assert not it.held()
+        service.serve("peers")
+        host.identify.push()
+        await asyncio.sleep(SOON_S)
+        waits.set()
+        await within(SOON_S, it.held)
 
 
 @in_virtual_time
