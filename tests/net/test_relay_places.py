@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,10 @@ import pytest
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon.networks import profile
+from p2pfwd.daemon.relaying import Relaying
 from p2pfwd.daemon.relays import Relays
+from p2pfwd.daemon.settings import Settings
 from p2pfwd.errors import InvalidPeerId
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
@@ -27,6 +31,7 @@ from p2pfwd.net.services import Service
 from p2pfwd.protocols import identify
 from p2pfwd.protocols.relay_client import ANSWER_S, REASK_WITHIN_S, REST_S, RelayClient
 from p2pfwd.protocols.relay_service import RelayService
+from p2pfwd.rpc.paths import Paths
 from p2pfwd.wire.circuit import HOP, Status
 from p2pfwd.wire.identify import ID
 from tests.support.memory_network import MemoryNetwork, Meter
@@ -411,6 +416,23 @@ async def test_a_relay_that_begins_to_relay_while_it_is_asked_who_it_is_tells_so
         await asyncio.sleep(SOON_S)
         waits.set()
         await within(SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_who_is_named_at_the_relay_long_after_it_was_refused_has_its_place_soon(tmp_path: Path) -> None:
+    async with world() as it:
+        host, settings = await it.host(), Settings(network="public")
+        paths = Paths.resolve(str(tmp_path), {})
+        relaying = Relaying(host, paths, settings, profile(settings), lambda: True)
+        relaying.start()
+        it.client.name(host.peer_id)
+        conn = await it.node.swarm.connect(host.peer_id, host.swarm.listen_addrs())
+        await conn.identified
+        await asyncio.sleep(1000.0)
+        assert it.client.refusals() and not it.held()
+        host.swarm.peerstore.pin(it.node.peer_id, (), "named")
+        await within(REASK_WITHIN_S + SOON_S, it.held)
+        relaying.close()
 
 
 @in_virtual_time
