@@ -104,6 +104,7 @@ class Running:
             is_public=self.discovery.is_public,
         )
         self.discovery.autonat.on_change(self.relays.reachability_changed)
+        self.peering.on_names_changed(self.relays.names_changed)
         self.history = History(paths.events_file)
         self.feed = Feed(self.history, host, self.forwarding, self.discovery)
         self.relaying = self._make_relaying(settings)

@@ -70,6 +70,7 @@ class Relaying:
         self._pin(self.tokens.peers())
         self._started = True
         self._host.swarm.own_addresses.on_changed(self._addresses_changed)
+        self._host.swarm.peerstore.on_change(self._may_be_let_in)
         self.look_again()
 
     def close(self) -> None:
@@ -103,6 +104,14 @@ class Relaying:
         for peer in self.service.disowned():
             log.info("%s is none of this node's peers any more", peer)
             self._cut(peer)
+        for peer in self.service.turned_away():
+            self._may_be_let_in(peer)
+
+    def _may_be_let_in(self, peer: PeerId) -> None:
+        """Whoever asked in vain before its owner's word was given asks again when it hears of this node."""
+        if self.service.lets_in_now(peer):
+            log.info("%s asked for a place before, and may have one now", peer)
+            self._host.identify.push(peer)
 
     def _cut(self, peer: PeerId) -> int:
         """Take its place and its circuits away: how many there were."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ log = logging.getLogger("p2pfwd.relay")
 Read = Callable[[Sequence[str]], Awaitable[tuple[PeerId, tuple[Multiaddr, ...]]]]
 
 RETRY_S: Final = 30.0
-"""Between two looks at a relay in the settings whose name nobody has."""
+"""Between two looks at a relay in the settings whose name nobody has, where no name is given meanwhile."""
 
 
 class Relays:
@@ -46,6 +47,8 @@ class Relays:
         self._is_public = is_public
         self._named: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._kept = True
+        self._names_changed = asyncio.Event()
+        """Set when names may mean others, and replaced: who waits looks again."""
         self._tokens: dict[PeerId, str] = {}
         self._shown: WeakKeyDictionary[Link, dict[str, asyncio.Task[None]]] = WeakKeyDictionary()
         """By connection and token."""
@@ -98,7 +101,9 @@ class Relays:
                 if not said:
                     log.warning("reach.relays: %s cannot be used yet: %s", address, exc.message)
                     said = True
-            await asyncio.sleep(RETRY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S):
+                    await self._names_changed.wait()
         if relay == self._host.peer_id:
             log.warning("reach.relays: %s is this node itself", address)
             self._unusable[text] = "it is this node itself; name another machine's in reach.relays"
@@ -156,9 +161,18 @@ class Relays:
         if not swarm.conns(relay):
             why = None if kept is None else kept.outcome
             return f"it is not connected: {why}" if why else "it is being dialed"
+        if relay in self.client.asked():
+            return "it is connected, and is being asked"
+        if not all(conn.identified.done() for conn in swarm.conns(relay)):
+            return "it is connected, and has yet to tell whether it is a relay"
         if HOP not in swarm.peerstore.protocols(relay):
             return "it is connected, and is no relay; p2pfwd status there, and relay.serve, say why"
         return "it is connected, and is asked when another one is lost"
+
+    def names_changed(self) -> None:
+        """A peer has got a name, or there is another network to ask for names."""
+        self._names_changed.set()
+        self._names_changed = asyncio.Event()
 
     def reachability_changed(self) -> None:
         """Whether strangers reach this node may have changed: with a relay, or without."""
@@ -175,6 +189,7 @@ class Relays:
     def _addresses_changed(self, change: Change) -> None:
         if change & (Change.MOVED | Change.STIRRED):
             self.client.look_again()
+            self.names_changed()
 
 
 def _failed(showing: asyncio.Task[None]) -> bool:

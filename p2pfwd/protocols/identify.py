@@ -2,11 +2,13 @@
 
 Asked once on every new connection, both ways; `Conn.identified` is done after it, well or not. A
 failure is logged and the connection stays. Addresses are told and taken by the class of the
-connection: loopback addresses only over loopback, private ones not to public peers.
+connection: loopback addresses only over loopback, private ones not to public peers. What changes here is
+pushed to those who take it, one push at a time over each connection: others bound them, and the last counts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -30,6 +32,9 @@ log = logging.getLogger("p2pfwd.identify")
 
 TIMEOUT_S: Final = 5.0
 
+PUSH_AGAIN_S: Final = 5.0
+"""After a push that was not taken, once: who has sent many may send one in so many seconds."""
+
 
 class Identify:
     """The service; registers itself on the swarm."""
@@ -38,6 +43,8 @@ class Identify:
         self.agent_version = agent_version
         self._swarm = swarm
         self._sequence = time.time_ns()
+        self._untold: dict[Link, bool] = {}
+        """Whom is being told what changed, and whether more has changed since it was written."""
         swarm.services.serve(Service(name=wire.ID, talk=self._answer, bounds=IDENTIFY))
         swarm.services.serve(Service(name=wire.PUSH, talk=self._pushed, bounds=PUSH))
         swarm.on_connected(self._connected)
@@ -113,12 +120,33 @@ class Identify:
     def push(self, peer: PeerId | None = None) -> None:
         """Tell every connected peer that takes pushes, or this one, what changed here."""
         for conn in self._swarm.conns(peer):
-            if wire.PUSH in self._swarm.peerstore.protocols(conn.remote_peer):
-                self._swarm.spawn(self._push(conn), "identify push")
+            is_being_told = conn in self._untold
+            self._untold[conn] = True
+            if not is_being_told:
+                self._swarm.spawn(self._tell(conn), "identify push")
+
+    async def _tell(self, conn: Link) -> None:
+        """Until there is no news. Whether a new peer takes pushes is known when it is identified."""
+        was_in_vain = False
+        try:
+            await asyncio.wait([conn.identified])
+            while self._untold[conn] and wire.PUSH in self._swarm.peerstore.protocols(conn.remote_peer):
+                try:
+                    await self._push(conn)
+                except P2PForwardError:
+                    if was_in_vain or conn.closed.done():
+                        raise
+                    was_in_vain = self._untold[conn] = True
+                    await asyncio.sleep(PUSH_AGAIN_S)
+        finally:
+            del self._untold[conn]
 
     async def _push(self, conn: Link) -> None:
         try:
             async with exchange(conn, wire.PUSH, TIMEOUT_S) as stream:
+                self._untold[conn] = False
                 await stream.write_delimited(self._message_for(conn))
+                stream.close_write()
+                await stream.read(1)  # its end, or a reset where it was one too many
         except TimeoutError:
             raise TimedOut(f"{conn.remote_peer} takes no push within {TIMEOUT_S:g} s") from None

@@ -1,16 +1,19 @@
 """Places at relays, so that others reach this node where they cannot dial it (libp2p spec: circuit relay v2).
 
-While this node is not known to be public it holds `WANTED` reservations at connected peers that relay: those
-the owner has named first, then peers of his own, then (in the public network) strangers, the fastest first.
-Those named are asked though others were sooner, and have given places: `WANTED` of them are held besides.
+While this node is not known to be public it holds reservations at connected peers that relay; which of them
+are asked, and when that is looked at again, is decided in `policy.relay_places`. Each question is a task of
+its own: a relay that does not answer holds up no other.
 
     one relay     IDLE ──wanted──▶ ASKING ──OK──▶ HELD ──RENEW_AT of its time──▶ ASKING (and still held)
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE
-                  any ──its connection is over──▶ IDLE: the place is gone, another is asked for at once
+                                   ASKING ──its connection is over or silent, and another is there──▶ IDLE
+                  any ──its last connection is over──▶ IDLE: the place is gone, another is asked for at once
+                RESTING ──it tells of itself anew──▶ IDLE, soon: it may have been told of this node
                    HELD ──the relay has another connection of ours──▶ ASKING, over that one (and still held)
                    HELD ──it tells of itself anew──▶ ASKING, soon: it may have cut the place (and still held)
-                   HELD ──it tells that it relays no more──▶ IDLE: the place is gone
+              any other ──it tells that it relays no more──▶ IDLE: the place is gone
                    HELD ──it denies the place when asked again──▶ RESTING: the place is gone
+                  any ──this node is public, or it is named no more──▶ IDLE: nothing is kept of a refusal
 
 A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
 """
@@ -24,6 +27,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
@@ -38,19 +43,15 @@ from p2pfwd.net.transport.relay_transport import refusal, through
 from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.pace import Pace, Rate
+from p2pfwd.policy.relay_places import Known, Whose, plan
 from p2pfwd.policy.service_bounds import STOP
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
 
 log = logging.getLogger("p2pfwd.relay")
 
-WANTED: Final = 2
-"""Places held: one relay may go."""
-
-ENOUGH_TO_CHOOSE: Final = 4
-"""Strangers that relay, of whom the fastest are asked; with fewer known, after `CHOOSE_S`."""
-
 CHOOSE_S: Final = 2.0
+"""After the start, until strangers are asked though few are known."""
 
 ANSWER_S: Final = 10.0
 """For a relay's answer, as go."""
@@ -63,8 +64,10 @@ SHORTEST_S: Final = 60.0
 
 LONGEST_S: Final = 24 * 3600.0
 
-REST_S: Final = 5.0
-"""After a refusal; doubled with each, up to ..."""
+REST_S: Final = 1.0
+"""After a refusal: who starts both ends names this node there a moment later. Doubled with each, up to ..."""
+
+LONGEST_REST_S: Final = 600.0
 
 REASK_S: Final = 30.0
 """Between a place and the next question that the relay's telling of itself brings, at least."""
@@ -72,7 +75,9 @@ REASK_S: Final = 30.0
 REASK_WITHIN_S: Final = 2.0
 """... and by chance so much more: a relay tells all who have a place at once."""
 
-LONGEST_REST_S: Final = 600.0
+LOOK_S: Final = 0.05
+"""Between two looks that no news brings, at least: a timer may end a little early."""
+
 STRANGERS_REST_S: Final = 3600.0
 """After a refusal of a stranger's, as go."""
 
@@ -106,8 +111,9 @@ class Place:
 
 @dataclass(slots=True)
 class _Rest:
-    """A relay that failed: not asked again before `until`."""
+    """A relay that failed: not asked again before `until`. Monotonic seconds."""
 
+    since: float
     until: float
     delay_s: float
 
@@ -132,13 +138,13 @@ class RelayClient:
         self._places: dict[PeerId, Place] = {}
         self._rests: dict[PeerId, _Rest] = {}
         self._refusals: dict[PeerId, str] = {}
+        self._asking: dict[PeerId, tuple[Link, asyncio.Task[None]]] = {}
+        """The questions that are on their way, and over which connection."""
         self._callbacks: list[Callable[[], None]] = []
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._begun = time.monotonic()
         self._pace = Pace(STRANGERS_ASKED, self._begun)
-        self._held_up = False
-        """A stranger would be asked, and was not yet."""
         swarm.services.serve(Service(name=wire.STOP, talk=self._stop, accepts=self._is_relay, bounds=STOP))
 
     def start(self) -> None:
@@ -147,13 +153,17 @@ class RelayClient:
         self._swarm.on_identified(self._identified)
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
+        self._swarm.on_silent(self._silent)
         self._task = self._swarm.spawn(self._run(), "relay places")
 
     async def close(self) -> None:
         """Ask no more; the places end with their connections. Idempotent."""
+        tasks = [task for _, task in self._asking.values()]
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            tasks.append(self._task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def name(self, relay: PeerId) -> None:
         """The owner wants this one asked before others; now, though it has refused before."""
@@ -166,6 +176,7 @@ class RelayClient:
         self._named.discard(relay)
         if relay in self._places:
             self._lost(relay)
+        self._forgive(relay)
         self._news.set()
 
     def look_again(self) -> None:
@@ -181,8 +192,12 @@ class RelayClient:
         """Those held."""
         return list(self._places.values())
 
+    def asked(self) -> set[PeerId]:
+        """Relays that have yet to answer."""
+        return set(self._asking)
+
     def refusals(self) -> dict[PeerId, str]:
-        """Why relays that were asked gave no place, in words; forgotten when they do."""
+        """Why relays that were asked gave no place, in words; forgotten when they do, or none is wanted."""
         return dict(self._refusals)
 
     # --- holding places ---------------------------------------------------------------------------
@@ -190,82 +205,83 @@ class RelayClient:
     async def _run(self) -> None:
         while True:
             self._news.clear()
-            if self._is_public():
-                self._leave_all()
-            else:
-                await self._ask_around()
+            look_at = self._look(time.monotonic())
+            wait_s = None if look_at == inf else max(LOOK_S, look_at - time.monotonic())
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause_s()):
+                async with asyncio.timeout(wait_s):
                     await self._news.wait()
 
-    def _pause_s(self) -> float | None:
-        """Until there is something to do that no event tells of."""
-        now = time.monotonic()
-        due = [place.renew_at for place in self._places.values()]
-        if len(self._places) < WANTED:
-            due += [rest.until for rest in self._rests.values() if rest.until > now]
-            if self._held_up:
-                due.append(now + 1 / STRANGERS_ASKED.per_s)
-            if now - self._begun < CHOOSE_S:
-                due.append(self._begun + CHOOSE_S)
-        return max(0.05, min(due) - now) if due else None
+    def _look(self, now: float) -> float:
+        """Ask whom there is to ask; until when there is nothing to do that no event tells of."""
+        if self._is_public():
+            self._leave_all()
+            return inf
+        links: dict[PeerId, Link] = {}
+        relays = []
+        for relay in {*self._places, *(conn.remote_peer for conn in self._swarm.conns())}:
+            link = self._link(relay)
+            if link is not None:
+                links[relay] = link
+            if (known := self._known(relay, link, now)) is not None:
+                relays.append(known)
+        found = plan(relays, now, self._begun + CHOOSE_S)
+        look_at = found.look_at
+        for relay in found.ask:
+            if relay in self._places or self._is_known(relay) or self._pace.take(now):
+                self._begin(links[relay])
+            else:
+                look_at = min(look_at, now + 1 / STRANGERS_ASKED.per_s)
+        return look_at
 
-    async def _ask_around(self) -> None:
-        """Renew what is due; then ask for what is missing, all at once."""
-        now = time.monotonic()
-        links = self._due(now)
-        candidates = self._candidates(now)  # the named ones first
-        named = sum(link.remote_peer in self._named for link in candidates)
-        named_missing = WANTED - sum(relay in self._named for relay in self._places)
-        missing = max(0, WANTED - len(self._places), min(named, named_missing))
-        asked = [link for link in candidates[:missing] if self._may_ask(link.remote_peer, now)]
-        self._held_up = len(asked) < min(missing, len(candidates))
-        links += asked
-        await asyncio.gather(*(self._ask(link) for link in links))
+    def _known(self, relay: PeerId, link: Link | None, now: float) -> Known | None:
+        """What the plan is made of; None of who is not to be asked."""
+        place, rest = self._places.get(relay), self._rests.get(relay)
+        if place is not None and link is None and now >= place.renew_at:
+            place = self._renew_later(place, now + REST_S)  # it is silent: when it is heard, or then
+        if place is None and (link is None or not self._relays(relay) or not self._may_be_asked(relay)):
+            return None
+        return Known(
+            peer=relay,
+            whose=self._whose(relay),
+            rtt_s=None if link is None else link.rtt_s,
+            is_asked=relay in self._asking,
+            renew_at=None if place is None else place.renew_at,
+            rests_until=-inf if rest is None else rest.until,
+        )
 
-    def _may_ask(self, relay: PeerId, now: float) -> bool:
-        return self._is_known(relay) or self._pace.take(now)
+    def _whose(self, relay: PeerId) -> Whose:
+        if relay in self._named:
+            return Whose.NAMED
+        return Whose.OWN if self._swarm.peerstore.is_chosen(relay) else Whose.STRANGER
 
     def _is_known(self, relay: PeerId) -> bool:
         """Named by the owner, or a peer of his own."""
-        return relay in self._named or self._swarm.peerstore.is_chosen(relay)
+        return self._whose(relay) is not Whose.STRANGER
 
-    def _due(self, now: float) -> list[Link]:
-        """Over which renewals are asked for; a relay that is silent is asked when it is heard, or later."""
-        links = []
-        for place in [one for one in self._places.values() if now >= one.renew_at]:
-            if (link := self._link(place.relay)) is not None:
-                links.append(link)
-            else:
-                self._renew_later(place, now + REST_S)
-        return links
+    def _may_be_asked(self, relay: PeerId) -> bool:
+        """Whether a place there is of use."""
+        return not self._is_public() and (self._strangers or self._is_known(relay))
 
-    def _renew_later(self, place: Place, at: float) -> None:
+    def _renew_later(self, place: Place, at: float) -> Place | None:
         """Ask again then, or when the place is over; it is lost where it is over by now."""
         if time.monotonic() >= place.until or place.link.closed.done():
             self._lost(place.relay)
-        else:
-            self._places[place.relay] = replace(place, renew_at=min(at, place.until))
+            return None
+        later = self._places[place.relay] = replace(place, renew_at=min(at, place.until))
+        return later
 
     def _link(self, relay: PeerId) -> Link | None:
         return next((c for c in self._swarm.conns(relay) if c.is_usable and not c.is_relayed), None)
 
-    def _candidates(self, now: float) -> list[Link]:
-        """Connected relays without a place of ours, in the order in which they are asked."""
-        found: list[Link] = []
-        strangers: list[Link] = []
-        for peer in {conn.remote_peer for conn in self._swarm.conns()}:
-            rest = self._rests.get(peer)
-            if peer in self._places or (rest is not None and rest.until > now):
-                continue
-            link = self._link(peer)
-            if link is None or not self._relays(peer):
-                continue
-            (found if self._is_known(peer) else strangers).append(link)
-        found.sort(key=lambda link: (link.remote_peer not in self._named, link.rtt_s or 1.0))
-        if self._strangers and (len(strangers) >= ENOUGH_TO_CHOOSE or now - self._begun >= CHOOSE_S):
-            found += sorted(strangers, key=lambda link: link.rtt_s or 1.0)
-        return found
+    def _begin(self, link: Link) -> None:
+        relay = link.remote_peer
+        task = self._swarm.spawn(self._ask(link), f"ask {relay} for a place")
+        self._asking[relay] = link, task
+        task.add_done_callback(partial(self._asked, relay))
+
+    def _asked(self, relay: PeerId, _task: asyncio.Task[None]) -> None:
+        del self._asking[relay]
+        self._news.set()
 
     async def _ask(self, link: Link) -> None:
         relay = link.remote_peer
@@ -274,10 +290,9 @@ class RelayClient:
                 await self._swarm.introduce(link)
                 reservation, limit = await self._question(link)
         except (P2PForwardError, TimeoutError) as exc:
-            if isinstance(exc, RelayRefused) and exc.details.get("status") == Status.PERMISSION_DENIED.name:
-                self._gone(relay)
-            late = f"it did not answer within {ANSWER_S:g} s"
-            self._refused(link, late if isinstance(exc, TimeoutError) else describe(exc))
+            self._refused(link, exc)
+            return
+        if link.closed.done() or not self._relays(relay) or not self._may_be_asked(relay):  # by now
             return
         now = time.monotonic()
         left_s = min(max(reservation.expires_at - time.time(), SHORTEST_S), LONGEST_S)
@@ -285,15 +300,13 @@ class RelayClient:
         before = self._places.get(relay)
         since = before.since if before is not None else now
         addrs = _announced(link, reservation)
-        self._rests.pop(relay, None)
-        self._refusals.pop(relay, None)
-        if link.closed.done() or not self._relays(relay):  # by now
-            return
         self._places[relay] = Place(relay, link, addrs, limit, since, now, now + left_s, now + renew_s)
         if before is None:
             log.info("the relay %s has a place for this node", relay)
             self._swarm.connmgr.protect(relay, TAG)
-        if before is None or before.addrs != addrs:
+        self._rests.pop(relay, None)
+        was_refused = self._refusals.pop(relay, None) is not None
+        if before is None or before.addrs != addrs or was_refused:
             self._tell()
 
     async def _question(self, link: Link) -> tuple[Reservation, Limit | None]:
@@ -310,41 +323,60 @@ class RelayClient:
                 raise RemoteProtocolError("relay: its voucher is for another relay, or another peer")
         return answer.reservation, answer.limit
 
-    def _refused(self, link: Link, why: str) -> None:
+    def _refused(self, link: Link, exc: Exception) -> None:
         """It rests, and others are asked in its place. Of one that has left nothing is kept."""
-        relay = link.remote_peer
-        is_known = self._is_known(relay)
-        before = self._rests.get(relay)
-        if not self._swarm.conns(relay):
-            log.debug("the relay %s has left: %s", relay, why)
+        relay, now = link.remote_peer, time.monotonic()
+        if isinstance(exc, RelayRefused) and exc.details.get("status") == Status.PERMISSION_DENIED.name:
+            self._gone(relay)
+        if not self._swarm.conns(relay) or not self._relays(relay) or not self._may_be_asked(relay):
+            log.debug("the relay %s has left, or is asked no more: %s", relay, describe(exc))
             return
+        if not link.is_usable and self._link(relay) is not None:
+            return  # it was the connection: it is asked over the other one at once
+        before, is_known = self._rests.get(relay), self._is_known(relay)
         delay_s = REST_S if before is None else min(2 * before.delay_s, LONGEST_REST_S)
         if not is_known:
             delay_s = STRANGERS_REST_S
-        until = time.monotonic() + delay_s * (1 + self._rng.random() / 4)
-        self._rests[relay] = _Rest(until, delay_s)
-        self._refusals[relay] = why
+        until = now + delay_s * (1 + self._rng.random() / 4)
+        self._rests[relay] = _Rest(now, until, delay_s)
+        late = f"it did not answer within {ANSWER_S:g} s"
+        why = self._refusals[relay] = late if isinstance(exc, TimeoutError) else describe(exc)
         if (place := self._places.get(relay)) is not None:
             self._renew_later(place, until)
-        if relay not in self._places:
-            self._news.set()
         if before is None and is_known:
             log.warning("the relay %s has no place for this node: %s", relay, why)
             self._tell_of_change()
 
     def _relays(self, peer: PeerId) -> bool:
-        return wire.HOP in self._swarm.peerstore.protocols(peer)
+        """Whether it says so. A named one that has told nothing of itself is asked all the same."""
+        told = self._swarm.peerstore.protocols(peer)
+        if told or peer not in self._named:
+            return wire.HOP in told
+        return all(conn.identified.done() for conn in self._swarm.conns(peer))
 
     def _identified(self, relay: PeerId) -> None:
-        """It tells of itself, and says no more where it has cut us, or relayed for nobody for a moment."""
-        place = self._places.get(relay)
+        """It tells of itself, and says no more where it has cut us, or relayed for nobody for a moment.
+
+        Nor where it has none for us and would have one now, as its owner has named this node.
+        """
+        place, rest, now = self._places.get(relay), self._rests.get(relay), time.monotonic()
         if not self._relays(relay):
             self._gone(relay)
+            self._forgive(relay)
             return
+        by_chance_s = self._rng.random() * REASK_WITHIN_S
         if place is not None:
-            at = max(time.monotonic(), place.given_at + REASK_S) + self._rng.random() * REASK_WITHIN_S
+            at = max(now, place.given_at + REASK_S) + by_chance_s
             self._places[relay] = replace(place, renew_at=min(place.renew_at, at))
+        elif rest is not None and self._is_known(relay):
+            rest.until = min(rest.until, max(now, rest.since + REST_S) + by_chance_s)
         self._news.set()
+
+    def _forgive(self, relay: PeerId) -> None:
+        """Forget that it has refused a place."""
+        self._rests.pop(relay, None)
+        if self._refusals.pop(relay, None) is not None:
+            self._tell_of_change()
 
     def _gone(self, relay: PeerId) -> None:
         """The relay has said that there is no place of ours any more, if there was one."""
@@ -355,9 +387,24 @@ class RelayClient:
 
     def _connected(self, conn: Link) -> None:
         """A relay reached anew, as the old connection has fallen silent, brings circuits over the new one."""
-        place = self._places.get(conn.remote_peer)
-        if place is not None and not conn.is_relayed and not place.link.is_usable:
+        relay = conn.remote_peer
+        conn.identified.add_done_callback(lambda _: self._is_met(relay))
+        if conn.is_relayed:
+            return
+        place, asking = self._places.get(relay), self._asking.get(relay)
+        if asking is not None and not asking[0].is_usable:
+            asking[1].cancel()  # and asked over the new one
+        if place is not None and not place.link.is_usable:
             self._ask_again(place)
+
+    def _is_met(self, relay: PeerId) -> None:
+        """It has told of itself, or will not: what was known of it before may do."""
+        if self._is_known(relay):
+            self._news.set()
+
+    def _silent(self, _peer: PeerId, why: P2PForwardError | None) -> None:
+        if why is None:  # one that was in doubt answers again, and can be asked
+            self._news.set()
 
     def _ask_again(self, place: Place) -> None:
         self._places[place.relay] = replace(place, renew_at=time.monotonic())
@@ -385,6 +432,8 @@ class RelayClient:
         """Strangers reach this node: it needs no relay. What was reserved there runs out."""
         for relay in list(self._places):
             self._lost(relay)
+        for relay in {*self._rests, *self._refusals}:
+            self._forgive(relay)
 
     def _tell(self) -> None:
         places = sorted(self._places.values(), key=lambda place: place.since)

@@ -123,6 +123,8 @@ class RelayService:
         self._circuits_held = Held(CIRCUITS)
         self._bytes = Paced(BYTES)
         self._ending: asyncio.TimerHandle | None = None
+        self._turned_away: set[PeerId] = set()
+        """Connected peers that asked in vain, as they are none of the owner's."""
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.memory.on_spare(lambda: self._bytes.forget_full(self._clock()))
@@ -160,6 +162,17 @@ class RelayService:
         for one in self._circuits:
             given |= {one.dialer, one.target}.difference(party.peer for party in one.strangers)
         return [peer for peer in given if not self.is_own(peer)]
+
+    def turned_away(self) -> list[PeerId]:
+        """Connected peers that asked for a place and got none, as they were none of the owner's."""
+        return list(self._turned_away)
+
+    def lets_in_now(self, peer: PeerId) -> bool:
+        """Whether it was turned away, and is the owner's by now; said of each refusal once."""
+        lets_in = peer in self._turned_away and is_let_in(self.serves, True) and self.is_own(peer)
+        if lets_in:
+            self._turned_away.discard(peer)
+        return lets_in
 
     def close(self) -> None:
         """Serve nobody, and reset what stands. Idempotent."""
@@ -221,7 +234,10 @@ class RelayService:
         is_own = self.is_own(peer)
         if stream.conn.is_relayed:
             return HopAnswer(Status.PERMISSION_DENIED)
+        self._turned_away.discard(peer)
         if not is_let_in(self.serves, is_own):
+            if self._swarm.conns(peer):  # or it has left meanwhile
+                self._turned_away.add(peer)
             refusals.note("relay-stranger", peer, "relay: it is none of this node's peers, and gets no place")
             return HopAnswer(Status.PERMISSION_DENIED)
         link = next((one for one in self._swarm.conns(peer) if one is stream.conn), None)
@@ -237,6 +253,7 @@ class RelayService:
                     self._places_held.take(old.party)  # what it was promised it keeps
                 elif old is not None:
                     self._give_up(old)
+                self._turned_away.add(peer)
                 refusals.note("relay-reservations", peer, f"relay: no place is left for it ({whose})")
                 return HopAnswer(Status.RESERVATION_REFUSED)
             self._places_held.take(party)
@@ -284,6 +301,8 @@ class RelayService:
         self._end_later()
 
     def _disconnected(self, conn: Link) -> None:
+        if not self._swarm.conns(conn.remote_peer):
+            self._turned_away.discard(conn.remote_peer)
         place = self._places.get(conn.remote_peer)
         if place is None or place.link is not conn:
             return

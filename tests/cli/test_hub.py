@@ -332,6 +332,32 @@ def test_status_says_why_a_relay_refuses_and_what_to_do(fake: FakeDaemon, run: R
     assert "p2pfwd relay token new there" in line
 
 
+def test_a_relay_is_named_here_and_lets_this_node_in_there_after_the_start_of_both(home: Path) -> None:
+    """In any order: each command is what the other end waits for, and no rest is waited for."""
+
+    def relay(client: Daemon) -> dict[str, object]:
+        (found,) = client.json("status")["Relays"]
+        return dict(found)
+
+    (home / "hub").mkdir()
+    with (
+        Daemon(home / "hub", env={"P2PFWD_RELAY_SERVE": "peers"}) as hub,
+        Daemon(home, env={"P2PFWD_REACH_RELAYS": "hub"}) as client,
+    ):
+        assert relay(client)["State"] == "missing"
+        client.ok("peer", "add", "hub", hub.address)
+        _wait_until(lambda: relay(client)["State"] == "refused")
+        hub.ok("peer", "add", "client", client.peer_id)
+        _wait_until(lambda: relay(client)["State"] == "held")
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 # --- three machines ---------------------------------------------------------------------------------
 
 

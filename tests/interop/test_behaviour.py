@@ -18,6 +18,7 @@ from p2pfwd.core.keys import KeyType
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 from p2pfwd.core.terms import ListenTerms
 from p2pfwd.errors import DialFailed, P2PForwardError, ProtocolNotSupported
+from p2pfwd.wire import identify
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
 from tests.interop.conftest import Start
@@ -281,5 +282,20 @@ def test_our_other_key_types(peer: Start, kind: str, key_type: KeyType, security
         async with host(Cell(kind, security, True, key_type)) as node:
             await dialed_by(other, node)
             await node.ping(other.id, timeout_s=10)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["kubo", "p2pd", "js"])
+def test_a_push_is_taken_and_its_stream_ended(peer: Start, kind: str) -> None:
+    """That end is waited for before the next push: a peer without it would be told everything twice."""
+    other = peer(kind, KeyType.ED25519)
+
+    async def main() -> None:
+        async with host(Cell(kind, NOISE, True, KeyType.ED25519)) as node:
+            conn = await node.swarm.connect(other.id, [address(other)])
+            await conn.identified
+            assert identify.PUSH in node.swarm.peerstore.protocols(other.id)
+            await node.identify._push(conn)  # raises where it is reset, or takes too long
 
     asyncio.run(main())

@@ -16,6 +16,7 @@ from p2pfwd.errors import TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.services import Service
+from p2pfwd.net.visits import Visit
 from p2pfwd.policy.service_bounds import PUSH
 from p2pfwd.policy.visible import visible
 from p2pfwd.protocols import identify as identify_module
@@ -81,6 +82,53 @@ async def test_a_push_brings_what_changed() -> None:
         far.identify.push()
         await until(lambda: ECHO in near.swarm.peerstore.protocols(far.peer_id))
         await until(lambda: not conn.streams)
+
+
+@on_loop
+async def test_of_many_changes_one_after_the_other_none_is_one_push_too_many() -> None:
+    """Others take so many pushes at a time and no more: the last of them would be lost."""
+    async with host() as near, host() as far:
+        conn = await near.swarm.connect(far.peer_id, far.swarm.listen_addrs())
+        await conn.identified
+        await until(lambda: bool(far.swarm.conns()))
+        await far.swarm.conns()[0].identified
+        for number in range(8):
+            far.swarm.services.serve(Service(name=f"/test/{number}", handler=echo))
+            far.identify.push()
+            await asyncio.sleep(0)
+        await until(lambda: "/test/7" in near.swarm.peerstore.protocols(far.peer_id))
+        await until(lambda: not conn.streams)
+        assert not near.swarm.refusals.counts
+
+
+@on_loop
+async def test_a_push_that_was_not_taken_is_made_again_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identify_module, "PUSH_AGAIN_S", 0.05)
+    async with host() as near, host() as far:
+        conn = await near.swarm.connect(far.peer_id, far.swarm.listen_addrs())
+        await conn.identified
+        await until(lambda: bool(far.swarm.conns()))
+        await far.swarm.conns()[0].identified
+        real, tries = near.identify._pushed, 0
+
+        async def not_at_first(visit: Visit) -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 2:
+                await real(visit)
+            else:
+                visit.stream.reset()
+
+        near.swarm.services.withdraw(wire.PUSH)
+        near.swarm.services.serve(Service(name=wire.PUSH, talk=not_at_first, bounds=PUSH))
+        far.swarm.services.serve(Service(name=ECHO, handler=echo))
+        far.identify.push()
+        await until(lambda: ECHO in near.swarm.peerstore.protocols(far.peer_id))
+        await until(lambda: not far.identify._untold)
+        tries = 2
+        far.identify.push()
+        await until(lambda: not far.identify._untold)
+        assert tries == 4, "and not without an end"
 
 
 @asynccontextmanager

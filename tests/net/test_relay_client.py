@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 
@@ -323,7 +325,7 @@ async def test_who_is_no_relay_any_more_wakes_nobody(monkeypatch: pytest.MonkeyP
         it.relay.host.swarm.own_addresses.told_anew()
         protocols = it.target.swarm.peerstore.protocols
         await until(lambda: HOP not in protocols(it.relay.host.peer_id))
-        await until(lambda: it.client._pause_s() is None)
+        await until(lambda: it.client._look(time.monotonic()) == inf)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.relay_transport import connect
+from p2pfwd.policy.shares import Party
 from p2pfwd.protocols import relay_token
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.wire.circuit import HOP, Status
@@ -225,3 +227,64 @@ async def test_it_begins_to_relay_when_it_is_found_reachable_and_tells_so(tmp_pa
         made.relaying.look_again()
         assert pushed == [True] and HOP in made.host.swarm.services.names()
         await asyncio.sleep(0)
+
+
+def _pushes(made: Hub) -> list[PeerId | None]:
+    """Who is told of the hub by a push, from now on."""
+    pushed: list[PeerId | None] = []
+    made.host.identify.push = pushed.append  # type: ignore[method-assign, assignment]
+    return pushed
+
+
+@on_loop
+async def test_who_asked_in_vain_is_told_once_when_its_owner_names_it(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made, swarm() as client, swarm() as other:
+        link = await made.link(client)
+        await made.link(other)  # it asked for nothing
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        pushed = _pushes(made)
+        for peer in (other.peer_id, client.peer_id, client.peer_id):
+            made.host.swarm.peerstore.pin(peer, (), "named")
+        assert pushed == [client.peer_id]
+        assert (await reserve(link)).status is Status.OK
+
+
+@on_loop
+async def test_who_asked_in_vain_is_told_when_a_rule_lets_it_in(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made, swarm() as client:
+        link = await made.link(client)
+        assert (await reserve(link)).status is Status.PERMISSION_DENIED
+        pushed = _pushes(made)
+        made.relaying.rights_changed()
+        assert pushed == []
+        made.relaying.service.is_own = client.peer_id.__eq__
+        made.relaying.rights_changed()
+        made.relaying.rights_changed()
+        assert pushed == [client.peer_id]
+
+
+@on_loop
+async def test_who_found_no_room_as_a_stranger_is_told_when_it_is_none_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub(tmp_path, relay_serve="anyone") as made, swarm() as client:
+        link = await made.link(client)
+        monkeypatch.setattr(made.relaying.service._places_held, "full", lambda party: "all")
+        assert (await reserve(link)).status is Status.RESERVATION_REFUSED
+        pushed = _pushes(made)
+        made.host.swarm.peerstore.pin(client.peer_id, (), "named")
+        assert pushed == [client.peer_id]
+
+
+@on_loop
+async def test_of_who_asked_in_vain_and_left_nothing_is_kept(tmp_path: Path) -> None:
+    async with hub(tmp_path) as made, swarm() as client:
+        link = await made.link(client)
+        await reserve(link)
+        assert made.relaying.service.turned_away() == [client.peer_id]
+        await link.close()
+        await until(lambda: not made.relaying.service.turned_away())
+        asked_last = SimpleNamespace(conn=link, remote_peer=client.peer_id)
+        party = Party.at(client.peer_id, link.remote_addr)
+        made.relaying.service._reserve(asked_last, party)  # type: ignore[arg-type]
+        assert not made.relaying.service.turned_away()

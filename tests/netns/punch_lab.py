@@ -39,7 +39,7 @@ KINDS: Final = (
 )
 NAME: Final = "/x/echo"
 READY_S: Final = 30.0
-"""A relay that has refused a place, as it did not know its peer yet, is asked again after 5 and 10 s."""
+"""A relay that has refused a place, as it did not know its peer yet, tells it when it does."""
 
 DIRECT_S: Final = 25.0
 PAYLOAD_BYTES: Final = 300_000
