@@ -5,7 +5,8 @@ rest waits in the kernel's backlog); one short task per connection (`opening`), 
 no stream ends with RST, because a clean EOF would look like an empty answer; a forward whose address
 is not to be had stays, and says so until it is (`rebind`). A peer takes every stream before it knows of its
 service, so a stream that opens proves nothing of a service in doubt: only an answer does. Why one was
-reset, a p2pfwd peer is asked; one that says that this node is not allowed is asked again (`denied`).
+reset, a p2pfwd peer is asked; one that says that this node is not allowed is asked again (`denied`), also
+after it was away, or the address here was.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ _AWAY: Final = (DialFailed, PeerNotFound, ConnectionLost, TimedOut)
 
 _TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code, TargetUnhealthy.code)
 _NOT_FOR_US: Final = (ProtocolNotSupported.code, NotAllowed.code)
+_TELLS_NOTHING: Final = (
+    UNKNOWN,
+    PEER_UNREACHABLE,
+    AddressInUse.code,
+    BindFailed.code,
+    ResourceLimitExceeded.code,
+)
+"""States that take nothing back of what the peer said of this node's rights."""
 
 
 class LocalListener(Listener):
@@ -123,6 +132,7 @@ class LocalListener(Listener):
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
         self._again = AskingAgain(self._loop, self._ask_why)
+        self._denial: tuple[str | None, str | None] | None = None  # reason and hint, until it says otherwise
         self.know(addrs)
         is_unix = unix_path(self._address) is not None
         if not is_unix and address_class(self._address) is not AddressClass.LOOPBACK:
@@ -188,7 +198,7 @@ class LocalListener(Listener):
         self._bound = bind(self._address)
         self.start()
         log.warning("%s: listening on %s now", self.describe(), self._address)
-        self.told(UNKNOWN, None, None)
+        self._nothing_in_the_way()
 
     def cannot_bind(self, error: AddressInUse | BindFailed) -> None:
         """Its address cannot be had."""
@@ -222,8 +232,16 @@ class LocalListener(Listener):
         """The peer is there: what was said of its absence no longer holds."""
         self._openings.tell()
         if self.health.state == PEER_UNREACHABLE:
-            self.told(UNKNOWN, None, None)
+            self._nothing_in_the_way()
         elif self.health.state == NotAllowed.code:
+            self._ask_why()
+
+    def _nothing_in_the_way(self) -> None:
+        """The peer is there again, or the address here: it stands as denied if it did, and asks."""
+        if self._denial is None:
+            self.told(UNKNOWN, None, None)
+        else:
+            self.told(NotAllowed.code, *self._denial)
             self._ask_why()
 
     def peer_silent(self, error: P2PForwardError) -> None:
@@ -337,7 +355,12 @@ class LocalListener(Listener):
 
     def _state_changed(self) -> None:
         super()._state_changed()
-        self._again.stands(not self._stopped and self.health.state == NotAllowed.code)
+        is_denied = self.health.state == NotAllowed.code
+        if is_denied:
+            self._denial = (self.health.reason, self.health.hint)
+        elif self.health.state not in _TELLS_NOTHING:
+            self._denial = None
+        self._again.stands(not self._stopped and is_denied)
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None
