@@ -1,8 +1,9 @@
-"""Durations, as people type and read them: `2h`, `1d12h`, `90s`; `1 h 12 min`."""
+"""Durations and times, as people type and read them: `2h`, `1d12h`, `90s`; `1 h 12 min`."""
 
 from __future__ import annotations
 
 import re
+import time
 from math import ceil
 from typing import Final
 
@@ -31,7 +32,7 @@ def parse_duration(text: str) -> int:
     """Seconds, above 0 and at most `MAX_S`; otherwise as `parse_any_duration`."""
     seconds = parse_any_duration(text)
     if not seconds:
-        raise ValueError(f"{quoted(text)} is no time at all")
+        raise ValueError(f"{quoted(text)} is no time at all: write it as 90s, 30m, 2h or 1d12h")
     if seconds > MAX_S:
         raise ValueError(f"{quoted(text)} is longer than 100 years")
     return seconds
@@ -71,6 +72,12 @@ def exact_duration_text(seconds: int) -> str:
         if n:
             parts.append(f"{n} {word}")
     return " ".join(parts) or "0 s"
+
+
+def utc_text(unix_s: float) -> str:
+    """A time of `read_time` in UTC, to the microsecond: `2026-12-01T18:00:00Z`, `2026-12-01T18:00:00.25Z`."""
+    whole, part = f"{unix_s:.6f}".split(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(whole))) + f".{part}".rstrip(".0") + "Z"
 
 
 def time_left_text(seconds: float) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar
 
+from p2pfwd.core.durations import utc_text
 from p2pfwd.core.terms import terms_to_json
 from p2pfwd.daemon.declared import Declared, only_rule
 from p2pfwd.daemon.kept import knowing
@@ -230,7 +231,10 @@ def _tunnel(tunnel: SavedTunnel) -> list[str]:
     if tunnel.peer is not None:
         words = [f"protocol {tunnel.protocol}", f"peer {tunnel.peer}"]
         words += [f"address {addr}" for addr in sorted(map(str, tunnel.peer_addrs))]
-    return words + [f"{name} {_value(value)}" for name, value in terms_to_json(tunnel.terms).items()]
+    terms = terms_to_json(tunnel.terms)
+    if tunnel.terms.ends_at:
+        terms["ends_at"] = utc_text(tunnel.terms.ends_at)
+    return words + [f"{name} {_value(value)}" for name, value in terms.items()]
 
 
 def _value(value: object) -> str:

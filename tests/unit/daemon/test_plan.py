@@ -99,6 +99,13 @@ AT = f"/ip4/192.0.2.1/tcp/4011/p2p/{LAPTOP}"
             0,
         ),
         (
+            listen(more="ends_at = 1796148000"),
+            listen(more="ends_at = 2026-12-01T18:00:00.5Z"),
+            False,
+            ["changed listen /x/a: ends_at 2026-12-01T18:00:00.5Z"],
+            0,
+        ),
+        (
             named(),
             named(more="keep = true") + RULE + 'others = "none"',
             False,
