@@ -154,6 +154,12 @@ def print_candidates(root: Any, env: Env, words: Sequence[str]) -> None:
             write(f"{value}\t{text}")
 
 
+def command_path(root: Any, words: Sequence[str]) -> str:
+    """The command that `words` are for, without the program's name: `invite revoke`."""
+    _, context, _ = _descend(root, words)
+    return str(context.command_path).strip()
+
+
 def _descend(root: Any, typed: Sequence[str]) -> tuple[Any, Any, list[str]]:
     """The command that `typed` leads to (None: there is no such), its context, and the words after it."""
     command, context, rest = root, _context(root, None), list(typed)
