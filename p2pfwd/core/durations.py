@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from math import ceil
 from typing import Final
 
@@ -76,8 +75,10 @@ def exact_duration_text(seconds: int) -> str:
 
 def utc_text(unix_s: float) -> str:
     """A time of `read_time` in UTC, to the microsecond: `2026-12-01T18:00:00Z`, `2026-12-01T18:00:00.25Z`."""
-    whole, part = f"{unix_s:.6f}".split(".")
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(int(whole))) + f".{part}".rstrip(".0") + "Z"
+    from datetime import UTC, datetime  # of a file or a list of ends alone
+
+    text = datetime.fromtimestamp(unix_s, UTC).isoformat().removesuffix("+00:00")
+    return (text.rstrip("0") if "." in text else text) + "Z"
 
 
 def time_left_text(seconds: float) -> str:

@@ -132,10 +132,14 @@ def _check(after: State, names: Difference[str], wanted: Declared) -> None:
                     "name", f"its peer has the name {other}", f"p2pfwd peer rm {other} first, or --prune"
                 )
     if len(by_id) > MAX_NAMED:
-        raise ResourceLimitExceeded(f"that makes {len(by_id)} named peers, where {MAX_NAMED} is the limit")
+        raise ResourceLimitExceeded(
+            f"with that file there are {len(by_id)} named peers, where {MAX_NAMED} is the limit",
+            hint="take some out of the file, or p2pfwd peer rm",
+        )
     if len(after.tunnels) > MAX_SAVED:
         raise ResourceLimitExceeded(
-            f"that makes {len(after.tunnels)} tunnels, where {MAX_SAVED} is the limit"
+            f"with that file there are {len(after.tunnels)} tunnels, where {MAX_SAVED} is the limit",
+            hint="take some out of the file, or p2pfwd close",
         )
     check_bounds(AccessTable(after.rules, after.blocks))
 
