@@ -134,8 +134,7 @@ class LocalListener(Listener):
         self._again = AskingAgain(self._loop, self._ask_why)
         self._denial: tuple[str | None, str | None] | None = None  # reason and hint, until it says otherwise
         self.know(addrs)
-        is_unix = unix_path(self._address) is not None
-        if not is_unix and address_class(self._address) is not AddressClass.LOOPBACK:
+        if not self.has_file and address_class(self._address) is not AddressClass.LOOPBACK:
             log.warning("%s: other machines can connect to %s", self.describe(), self._address)
 
     @property
@@ -191,6 +190,11 @@ class LocalListener(Listener):
         """Whether programs can connect."""
         return self._bound is not None
 
+    @property
+    def has_file(self) -> bool:
+        """Whether its local address is a Unix socket."""
+        return unix_path(self._address) is not None
+
     def bind(self) -> None:
         """Bind an address that was not to be had before, and begin. Raises AddressInUse, BindFailed."""
         if self._bound is not None or self._stopped:
@@ -205,7 +209,7 @@ class LocalListener(Listener):
         super().failed(error)
 
     def let_go_of_lost_address(self) -> None:
-        """Unbind an address that this machine has no more; its streams go on."""
+        """Unbind an address that this machine has no more, or whose file was removed; its streams go on."""
         if self._bound is not None and self._bound.address_is_gone():
             self._unbind()
 
