@@ -45,20 +45,30 @@ class Shell(StrEnum):
 
 _BASH = r"""
 _p2pfwd() {
-    local IFS=$'\n' words cword cur
-    if declare -F _get_comp_words_by_ref >/dev/null; then
-        _get_comp_words_by_ref -n : cur words cword
-    else
-        words=("${COMP_WORDS[@]}") cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]}
+    local IFS=$'\n' head= cur before i words=()
+    local line=${COMP_LINE:0:COMP_POINT} breaks=${COMP_WORDBREAKS//[^=:]/}
+    # bash breaks words at = and : as well: what no blank divides is one word here.
+    for ((i = 0; i < COMP_CWORD; i++)); do
+        before=${line%%"${COMP_WORDS[i]}"*}
+        if [[ $i -eq 0 || -n $before ]]; then
+            words+=("${COMP_WORDS[i]}")
+        else
+            words[${#words[@]} - 1]+=${COMP_WORDS[i]}
+        fi
+        line=${line#"$before${COMP_WORDS[i]}"}
+    done
+    cur=${line#"${line%%[![:blank:]]*}"}
+    if [[ $cur == "$line" && ${#words[@]} -gt 1 ]]; then
+        cur=${words[${#words[@]} - 1]}$cur
+        unset "words[${#words[@]} - 1]"
     fi
+    # What is before the last break stays where it is.
+    [[ -n $breaks ]] && head=${cur%"${cur##*[$breaks]}"}
     COMPREPLY=()
-    local line
     while IFS= read -r line; do
-        COMPREPLY+=("$(printf '%q' "${line%%$'\t'*}")")
-    done < <("${words[0]}" __complete "${words[@]:1:cword}" 2>/dev/null)
-    if declare -F __ltrim_colon_completions >/dev/null; then
-        __ltrim_colon_completions "$cur"
-    fi
+        line=${line%%$'\t'*}
+        COMPREPLY+=("$(printf '%q' "${line#"$head"}")")
+    done < <("${words[0]}" __complete "${words[@]:1}" "$cur" 2>/dev/null)
 }
 complete -o default -F _p2pfwd p2pfwd
 """
@@ -142,6 +152,12 @@ def print_candidates(root: Any, env: Env, words: Sequence[str]) -> None:
     for value, text in complete(root, env, words):
         if value.isprintable():
             write(f"{value}\t{text}")
+
+
+def command_path(root: Any, words: Sequence[str]) -> str:
+    """The command that `words` are for, without the program's name: `invite revoke`."""
+    _, context, _ = _descend(root, words)
+    return str(context.command_path).strip()
 
 
 def _descend(root: Any, typed: Sequence[str]) -> tuple[Any, Any, list[str]]:

@@ -48,6 +48,8 @@ def digest_line(found: HistoryDigest, now: float) -> str:
     if found.daemon_lost:
         parts.append(f"the daemon was killed or crashed {_times(found.daemon_lost)}")
     parts.append(f"{counted(found.streams, 'stream')}, {found.denied} denied")
+    if found.failure is not None:
+        parts.append(f"in memory only: {found.failure}")
     return f"last 24 h: {'; '.join(parts)}"
 
 

@@ -157,9 +157,16 @@ def run(arguments: Sequence[str]) -> int:
         status = root_command().main(checked_arguments(arguments), prog_name=PROGRAM, standalone_mode=False)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = PROGRAM if context is None else context.command_path
+        command = _named_in(arguments) if context is None else context.command_path
         return report_usage(error.format_message(), command, as_json=wants_json(arguments))
     return status if isinstance(status, int) else int(ExitStatus.OK)
+
+
+def _named_in(arguments: Sequence[str]) -> str:
+    """The program and the command that the arguments are for: not every error says for which it is."""
+    from p2pfwd.cli.completion import command_path
+
+    return f"{PROGRAM} {command_path(root_command(), arguments)}".rstrip()
 
 
 def _complete(words: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""Durations, as people type and read them: `2h`, `1d12h`, `90s`; `1 h 12 min`."""
+"""Durations and times, as people type and read them: `2h`, `1d12h`, `90s`; `1 h 12 min`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_duration(text: str) -> int:
     """Seconds, above 0 and at most `MAX_S`; otherwise as `parse_any_duration`."""
     seconds = parse_any_duration(text)
     if not seconds:
-        raise ValueError(f"{quoted(text)} is no time at all")
+        raise ValueError(f"{quoted(text)} is no time at all: write it as 90s, 30m, 2h or 1d12h")
     if seconds > MAX_S:
         raise ValueError(f"{quoted(text)} is longer than 100 years")
     return seconds
@@ -71,6 +71,14 @@ def exact_duration_text(seconds: int) -> str:
         if n:
             parts.append(f"{n} {word}")
     return " ".join(parts) or "0 s"
+
+
+def utc_text(unix_s: float) -> str:
+    """A time of `read_time` in UTC, to the microsecond: `2026-12-01T18:00:00Z`, `2026-12-01T18:00:00.25Z`."""
+    from datetime import UTC, datetime  # of a file or a list of ends alone
+
+    text = datetime.fromtimestamp(unix_s, UTC).isoformat().removesuffix("+00:00")
+    return (text.rstrip("0") if "." in text else text) + "Z"
 
 
 def time_left_text(seconds: float) -> str:

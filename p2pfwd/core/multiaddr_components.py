@@ -122,9 +122,9 @@ def _name(text: str) -> bytes:
 
 def _checked_name(value: bytes) -> bytes:
     text = value.decode("utf-8")
-    if not text or "/" in text or not text.isprintable():
-        # go takes control characters; they would reach terminals and logs, and no resolver.
-        raise ValueError("a name is printable text without a slash")
+    if not text or "/" in text or " " in text or not text.isprintable():
+        # go takes blanks and control characters; they would reach terminals and logs, and no resolver.
+        raise ValueError("a name is printable text without a slash or a blank")
     return value
 
 

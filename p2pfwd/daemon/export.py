@@ -10,6 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from p2pfwd.core.durations import utc_text
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import terms_to_json
@@ -85,7 +86,9 @@ def _forward(tunnel: SavedTunnel, names: Mapping[PeerId, str]) -> list[str]:
 
 
 def _terms(tunnel: SavedTunnel) -> Iterable[str]:
-    return (_pair(name, value) for name, value in terms_to_json(tunnel.terms).items())
+    for name, value in terms_to_json(tunnel.terms).items():
+        # The number is exact, and what is behind it is for people.
+        yield _pair(name, value) + (f"  # {utc_text(value)}" if name == "ends_at" else "")
 
 
 def _rule(protocol: str, rule: Rule, shown: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar
 
+from p2pfwd.core.durations import utc_text
 from p2pfwd.core.terms import terms_to_json
 from p2pfwd.daemon.declared import Declared, only_rule
 from p2pfwd.daemon.kept import knowing
@@ -131,10 +132,14 @@ def _check(after: State, names: Difference[str], wanted: Declared) -> None:
                     "name", f"its peer has the name {other}", f"p2pfwd peer rm {other} first, or --prune"
                 )
     if len(by_id) > MAX_NAMED:
-        raise ResourceLimitExceeded(f"that makes {len(by_id)} named peers, where {MAX_NAMED} is the limit")
+        raise ResourceLimitExceeded(
+            f"with that file there are {len(by_id)} named peers, where {MAX_NAMED} is the limit",
+            hint="take some out of the file, or p2pfwd peer rm",
+        )
     if len(after.tunnels) > MAX_SAVED:
         raise ResourceLimitExceeded(
-            f"that makes {len(after.tunnels)} tunnels, where {MAX_SAVED} is the limit"
+            f"with that file there are {len(after.tunnels)} tunnels, where {MAX_SAVED} is the limit",
+            hint="take some out of the file, or p2pfwd close",
         )
     check_bounds(AccessTable(after.rules, after.blocks))
 
@@ -230,7 +235,10 @@ def _tunnel(tunnel: SavedTunnel) -> list[str]:
     if tunnel.peer is not None:
         words = [f"protocol {tunnel.protocol}", f"peer {tunnel.peer}"]
         words += [f"address {addr}" for addr in sorted(map(str, tunnel.peer_addrs))]
-    return words + [f"{name} {_value(value)}" for name, value in terms_to_json(tunnel.terms).items()]
+    terms = terms_to_json(tunnel.terms)
+    if tunnel.terms.ends_at:
+        terms["ends_at"] = utc_text(tunnel.terms.ends_at)
+    return words + [f"{name} {_value(value)}" for name, value in terms.items()]
 
 
 def _value(value: object) -> str:

@@ -62,7 +62,9 @@ class BoundSocket:
             log.warning("cannot remove the socket file %s: %s", self.unix.path, exc.strerror)
 
     def address_is_gone(self) -> bool:
-        """Whether no interface of this machine has its address any more."""
+        """Whether no interface of this machine has its address any more, or its socket file was removed."""
+        if self.unix is not None:
+            return not self.unix.is_in_place()
         endpoint = tcp_endpoint(self.address)
         if endpoint is None or address_class(self.address) in _ALWAYS_THERE:
             return False

@@ -1,7 +1,8 @@
 """A forward that stands as denied asks its peer again: the owner there may let it in at any time.
 
 Rules: one question at a time, the first after `FIRST_S`, ever less often, every `MOST_S` at last; none once
-it stands otherwise. A question is a probe: it touches no service, and counts as no denied stream there.
+it stands otherwise. A question is a probe: it touches no service, and counts as no denied stream there. One
+whose peer was away in between stands as denied again when it is back.
 """
 
 from __future__ import annotations

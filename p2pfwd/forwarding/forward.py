@@ -5,7 +5,8 @@ rest waits in the kernel's backlog); one short task per connection (`opening`), 
 no stream ends with RST, because a clean EOF would look like an empty answer; a forward whose address
 is not to be had stays, and says so until it is (`rebind`). A peer takes every stream before it knows of its
 service, so a stream that opens proves nothing of a service in doubt: only an answer does. Why one was
-reset, a p2pfwd peer is asked; one that says that this node is not allowed is asked again (`denied`).
+reset, a p2pfwd peer is asked; one that says that this node is not allowed is asked again (`denied`), also
+after it was away, or the address here was.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ _AWAY: Final = (DialFailed, PeerNotFound, ConnectionLost, TimedOut)
 
 _TARGET_STATES: Final = (TargetRefused.code, TargetTimeout.code, TargetUnhealthy.code)
 _NOT_FOR_US: Final = (ProtocolNotSupported.code, NotAllowed.code)
+_TELLS_NOTHING: Final = (
+    UNKNOWN,
+    PEER_UNREACHABLE,
+    AddressInUse.code,
+    BindFailed.code,
+    ResourceLimitExceeded.code,
+)
+"""States that take nothing back of what the peer said of this node's rights."""
 
 
 class LocalListener(Listener):
@@ -123,9 +132,9 @@ class LocalListener(Listener):
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = -ASK_INTERVAL_S
         self._again = AskingAgain(self._loop, self._ask_why)
+        self._denial: tuple[str | None, str | None] | None = None  # reason and hint, until it says otherwise
         self.know(addrs)
-        is_unix = unix_path(self._address) is not None
-        if not is_unix and address_class(self._address) is not AddressClass.LOOPBACK:
+        if not self.has_file and address_class(self._address) is not AddressClass.LOOPBACK:
             log.warning("%s: other machines can connect to %s", self.describe(), self._address)
 
     @property
@@ -181,6 +190,11 @@ class LocalListener(Listener):
         """Whether programs can connect."""
         return self._bound is not None
 
+    @property
+    def has_file(self) -> bool:
+        """Whether its local address is a Unix socket."""
+        return unix_path(self._address) is not None
+
     def bind(self) -> None:
         """Bind an address that was not to be had before, and begin. Raises AddressInUse, BindFailed."""
         if self._bound is not None or self._stopped:
@@ -188,14 +202,14 @@ class LocalListener(Listener):
         self._bound = bind(self._address)
         self.start()
         log.warning("%s: listening on %s now", self.describe(), self._address)
-        self.told(UNKNOWN, None, None)
+        self._nothing_in_the_way()
 
     def cannot_bind(self, error: AddressInUse | BindFailed) -> None:
         """Its address cannot be had."""
         super().failed(error)
 
     def let_go_of_lost_address(self) -> None:
-        """Unbind an address that this machine has no more; its streams go on."""
+        """Unbind an address that this machine has no more, or whose file was removed; its streams go on."""
         if self._bound is not None and self._bound.address_is_gone():
             self._unbind()
 
@@ -222,8 +236,16 @@ class LocalListener(Listener):
         """The peer is there: what was said of its absence no longer holds."""
         self._openings.tell()
         if self.health.state == PEER_UNREACHABLE:
-            self.told(UNKNOWN, None, None)
+            self._nothing_in_the_way()
         elif self.health.state == NotAllowed.code:
+            self._ask_why()
+
+    def _nothing_in_the_way(self) -> None:
+        """The peer is there again, or the address here: it stands as denied if it did, and asks."""
+        if self._denial is None:
+            self.told(UNKNOWN, None, None)
+        else:
+            self.told(NotAllowed.code, *self._denial)
             self._ask_why()
 
     def peer_silent(self, error: P2PForwardError) -> None:
@@ -337,7 +359,12 @@ class LocalListener(Listener):
 
     def _state_changed(self) -> None:
         super()._state_changed()
-        self._again.stands(not self._stopped and self.health.state == NotAllowed.code)
+        is_denied = self.health.state == NotAllowed.code
+        if is_denied:
+            self._denial = (self.health.reason, self.health.hint)
+        elif self.health.state not in _TELLS_NOTHING:
+            self._denial = None
+        self._again.stands(not self._stopped and is_denied)
 
     def _asked(self, task: asyncio.Task[None]) -> None:
         self._asking = None

@@ -261,6 +261,8 @@ class Forwarding:
         )
         self._listeners.register(listener)
         self._warm.look()
+        if listener.has_file:
+            self._rebinding.watch_files()
         if isinstance(bound, BoundSocket):
             listener.start()
         else:

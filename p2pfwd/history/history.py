@@ -3,6 +3,8 @@
 Rules: `record` costs microseconds and never waits, for a disk least of all. What is recorded is written
 within `EVERY_S`: a daemon that is killed loses no more than that. While the file cannot be written that is
 said once, and the newest `MAX_WAITING` events wait for it; how many were lost is an event itself.
+An id is given once, and later ones are greater, whatever was lost: a daemon gives none below the microseconds
+of its clock at its start, nor below what the file has.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ ANSWER_S: Final = 5.0
 CLOSE_S: Final = 2.0
 """... and at the end: a daemon that stops holds up nobody for its history."""
 
-SKIPPED_IDS: Final = 1_000_000_000
-"""After a daemon that was lost: more than it can have told and not written: a billion, of 2**53."""
+SKIPPED_IDS: Final = 1_000_000
+"""After a daemon that was lost, where the clock is no help: more than it can have told and not written."""
 
 MAX_WAITING: Final = 2000
 """Events that wait to be written: a megabyte of them."""
@@ -71,11 +73,12 @@ class History:
         self._file = HistoryFile(path)
         self._loop = asyncio.get_running_loop()
         self._thread = FileThread("history", self._file.close)
-        self.last_id = 0
-        """Of the newest event there ever was."""
+        self._began_at = wall()
+        self.last_id = max(0, int(self._began_at * 1e6))
+        """Of the newest event there ever was, or more."""
+        self._first_id = self.last_id
         self._waiting: dict[int, Event] = {}  # by id: new, or changed since they were written
         self._in_flight: dict[int, Event] = {}
-        self._began_at = wall()
         self._lost = 0
         self._told: dict[int, int] = {}  # of events that stand for several: with which count last
         self._loading: asyncio.Task[None] | None = None
@@ -179,19 +182,23 @@ class History:
         one finds that, and gives none of its ids again.
         """
         loaded = await self._undamaged(partial(self._file.load, self._wall()))
-        lost = None
         if loaded.lost_at is not None:
-            began = self._began_at
-            lost = Event("daemon-lost", "own", began, began, data={"last": loaded.lost_at})
+            at = self._began_at
+            lost = Event("daemon-lost", "own", at, at, data={"last": loaded.lost_at}, id=self._first_id)
+            self._waiting = {lost.id: lost, **self._waiting}
+        shift = _shift(loaded, self._first_id)
         try:
-            await self._save(_numbered(loaded, lost, map(replace, self._waiting.values())))
+            await self._save(replace(event, id=event.id + shift) for event in self._waiting.values())
         except StorageFailed as exc:
             self._failed(exc)
-        self._take_over(loaded, _numbered(loaded, lost, self._waiting.values()))
+        self._take_over(loaded, shift)
 
-    def _take_over(self, loaded: Loaded, since: list[Event]) -> None:
+    def _take_over(self, loaded: Loaded, shift: int) -> None:
+        since = list(self._waiting.values())
+        for event in since:
+            event.id += shift
         self._waiting = {event.id: event for event in since}
-        self.last_id = since[-1].id if since else loaded.last_id
+        self.last_id += shift
         self._told.clear()
         if loaded.digest is not None:
             self.digest = loaded.digest
@@ -269,15 +276,21 @@ class History:
     async def _undamaged(self, work: Callable[[], T]) -> T:
         """The result of `work` on the file; on a new one, if the old one turns out to be damaged."""
 
+        moved: list[Path] = []
+
         def undamaged() -> T:
             try:
                 return work()
             except DamagedFile as exc:
-                aside = self._file.set_aside()
-                log.warning("%s; it was moved to %s, and a new one begun", exc.message, aside)
+                moved.append(self._file.set_aside())
+                log.warning("%s; it was moved to %s, and a new one begun", exc.message, moved[0])
                 return work()
 
-        return await self._thread.submit(undamaged)
+        try:
+            return await self._thread.submit(undamaged)
+        finally:
+            for aside in moved:
+                self.record("file-damaged", what="the events before", file=str(aside))
 
     def _failed(self, error: StorageFailed) -> None:
         if self.failure is None:
@@ -310,10 +323,7 @@ class History:
             self._tell(event)
 
 
-def _numbered(loaded: Loaded, lost: Event | None, since: Iterable[Event]) -> list[Event]:
-    """What comes after the file, with its ids; `lost`: that the daemon before was."""
-    first_id = loaded.last_id + 1 if lost is None else loaded.last_id + 1 + SKIPPED_IDS
-    numbered = [*since] if lost is None else [lost, *since]
-    for number, event in enumerate(numbered, first_id):
-        event.id = number
-    return numbered
+def _shift(loaded: Loaded, first_id: int) -> int:
+    """What a wrong clock makes the ids of this daemon, which begin at `first_id`, too low for the file."""
+    skipped = 0 if loaded.lost_at is None else SKIPPED_IDS
+    return max(0, loaded.last_id + skipped + 1 - first_id)

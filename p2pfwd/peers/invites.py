@@ -5,7 +5,8 @@
                     └─ revoked ─────────────────────▶ revoked
 
 Rules: of a secret only its verifier is kept, so the file lets nobody in. A use is in the file, with the peer
-it is for, before it is answered and before any right is given; the same peer needs no other. That the right
+it is for, before it is answered and before any right is given; the same peer needs no other, also when its
+time is over, for the answer to the first may have been lost until then. That the right
 was given is in the file afterwards: what its owner takes away later does not come back by the old word. A
 change is written whole or not at all, off the event loop. An invite that has ended is kept a week, so that
 who comes late is told why. A damaged file is moved aside: its invites let nobody in; one of a newer p2pfwd
@@ -92,7 +93,7 @@ class Invite:
     def status(self, peer: PeerId, now: float) -> InviteStatus:
         """What this peer is told who has the secret."""
         state = self.state(now)
-        if state == "used-up" and peer in self.peers:
+        if state in ("used-up", "expired") and peer in self.peers:
             return InviteStatus.OK
         return _STATUS[state]
 

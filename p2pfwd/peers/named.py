@@ -180,7 +180,10 @@ def _check_free(peers: Mapping[str, NamedPeer], named: NamedPeer) -> None:
             hint = f"p2pfwd peer rm {other.name} takes that name away"
             raise PeerExists(f"{named.peer_id} has a name already: {other.name}", hint=hint)
     if old is None and len(peers) >= MAX_NAMED:
-        raise ResourceLimitExceeded(f"there are {MAX_NAMED} named peers, which is the limit")
+        raise ResourceLimitExceeded(
+            f"there are {MAX_NAMED} named peers, which is the limit",
+            hint="p2pfwd peer rm takes a name away",
+        )
 
 
 def _to_json(peers: Mapping[str, NamedPeer]) -> dict[str, Any]:

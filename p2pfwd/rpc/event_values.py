@@ -28,7 +28,7 @@ class EventsParams(Message):
 class HistoryEvent(Message):
     """What happened, once or several times."""
 
-    id: int  # grows from event to event, over restarts too
+    id: int  # grows from event to event, over restarts and a lost file too
     time: float  # of the first, unix seconds
     until: float  # of the last
     count: int
@@ -47,7 +47,7 @@ class EventsResult(Message):
 
     events: tuple[HistoryEvent, ...]  # the oldest first
     peer: str | None = None  # the ID of the peer asked for
-    last_id: int = 0  # of the newest event there is, whether it fits or not
+    last_id: int = 0  # of the newest event there is, whether it fits or not, or more
     complete: bool = True  # whether nothing that fits was left out for the limit
     failure: str | None = None  # why the history is not written at present, or not read
     hint: str | None = None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,25 +153,45 @@ def test_scripts_are_accepted_by_their_shell(run: Run, shell: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-BASH = """
-eval "$(p2pfwd completion bash)"
-complete -p p2pfwd
-COMP_WORDS=({words}) COMP_CWORD={index} COMP_LINE="{line}" COMP_POINT={point}
-_p2pfwd p2pfwd "" ""
-printf '%s\\n' "${{COMPREPLY[@]}}"
+BASH = b"""
+eval "$(command p2pfwd completion bash)"
+p2pfwd() { if [ "$1" = __complete ]; then command p2pfwd "$@"; else printf '%s <%s>\\n' ran "$*"; fi; }
 """
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
-def test_bash_completes_from_the_daemon(filled: FakeDaemon, home: Path) -> None:
-    line = "p2pfwd close -p /x/"
-    script = BASH.format(words=line, index=3, line=line, point=len(line))
+@pytest.mark.parametrize(
+    ("typed", "ran"),
+    [
+        ("close -p /x/we", "close -p /x/web"),
+        ("  close   -p  /x/we", "close -p /x/web"),
+        ("forward --path=di", "forward --path=direct"),
+        ("--home={home} forward --path di", "--home={home} forward --path direct"),
+        ("listen /x/a 1 --allow=lap,an", "listen /x/a 1 --allow=lap,any"),
+        ("close -l /ip6/::1/tcp/2", "close -l /ip6/::1/tcp/2222"),
+    ],
+)
+def test_a_real_bash_completes_what_is_typed(filled: FakeDaemon, home: Path, typed: str, ran: str) -> None:
+    """Where it breaks words itself, too: at = and at colons."""
+    there = replace(FORWARD, listen_address="/ip6/::1/tcp/2222")
+    filled.answers["p2p.ls"] = LsResult((LISTEN, there))
     env = environment(home)
-    env["PATH"] = f"{Path(PROGRAM).parent}:{env['PATH']}"
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
-    registered, *candidates = done.stdout.splitlines()
-    assert registered.endswith("_p2pfwd p2pfwd") and done.stderr == ""
-    assert candidates == ["/x/ssh", "/x/web"]
+    env |= {"PATH": f"{Path(PROGRAM).parent}:{env['PATH']}", "TERM": "dumb"}
+    ours, its = pty.openpty()
+    command = ["bash", "--norc", "--noprofile", "-i"]
+    with os.fdopen(ours, "r+b", buffering=0) as terminal:
+        bash = subprocess.Popen(command, env=env, stdin=its, stdout=its, stderr=its, start_new_session=True)
+        os.close(its)
+        try:
+            terminal.write(BASH + f"p2pfwd {typed}\t\n".format(home=home).encode())
+            shown = b""
+            while (found := re.search(rb"ran <([^>]*)>", shown)) is None:
+                assert select.select([terminal], [], [], 20)[0], shown
+                shown += terminal.read(4096)
+        finally:
+            bash.kill()
+            bash.wait()
+    assert found[1].decode() == ran.format(home=home)
 
 
 def test_an_unknown_shell(run: Run) -> None:

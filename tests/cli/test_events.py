@@ -141,7 +141,10 @@ def test_the_day_in_a_line() -> None:
     assert digest_line(HistoryDigest((laptop,), streams=12, denied=3), AT + 60) == (
         "last 24 h: 3 drops of laptop, last 02:14: the line was silent; 12 streams, 3 denied"
     )
-    assert digest_line(HistoryDigest(), AT) == "last 24 h: no drops; 0 streams, 0 denied"
+    nothing = "last 24 h: no drops; 0 streams, 0 denied"
+    assert digest_line(HistoryDigest(), AT) == nothing
+    sick = HistoryDigest(failure="history: the disk is full")
+    assert digest_line(sick, AT) == f"{nothing}; in memory only: history: the disk is full"
     assert digest_line(HistoryDigest((laptop, *others), daemon_lost=1), AT) == (
         "last 24 h: 3 drops of laptop, last 02:14: the line was silent; "
         "1 drop of 12D3…defLcL, last 11-25 02:20: reset; 2 drops of 12D3…defLcL, last 11-25 02:20: reset; "

@@ -32,6 +32,13 @@ USAGE_ERRORS = [
     (("forward", "/x/a", "2222"), "Missing argument 'PEER...'", "see 'p2pfwd forward --help'"),
     (("completion",), "Missing argument 'SHELL'. Choose from: bash, zsh, fish", ...),
     (("listn",), "No such command 'listn'. Did you mean 'listen', 'limit'?", "see 'p2pfwd --help'"),
+    (("events", "--kind"), "Option '--kind' requires an argument", "see 'p2pfwd events --help'"),
+    (
+        ("swarm", "key", "new", "--json=x"),
+        "Option '--json' does not take a value",
+        "see 'p2pfwd swarm key new --help'",
+    ),
+    (("--home",), "Option '--home' requires an argument", "see 'p2pfwd --help'"),
     (("ls", "--bogus"), "No such option: --bogus", "see 'p2pfwd ls --help'"),
     (("invite", "/x/a", "ls"), BEHIND.format("ls", "invite"), "write: p2pfwd invite ls"),
     (("invite", "--qr", "revoke", "ab"), BEHIND.format("revoke", "invite"), "write: p2pfwd invite revoke"),

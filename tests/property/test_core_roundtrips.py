@@ -40,7 +40,7 @@ inlined_ids = st.one_of(
     st.binary(min_size=33, max_size=33).map(lambda key: b"\x00\x25\x08\x02\x12\x21" + key),
 ).map(PeerId.from_bytes)
 peer_ids = st.one_of(sha256_ids, inlined_ids)
-names = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=20).filter(
+names = st.text(st.characters(codec="utf-8", exclude_characters="/ "), min_size=1, max_size=20).filter(
     str.isprintable
 )
 parts = st.one_of(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 
-from p2pfwd.core.durations import duration_text, parse_duration, time_left_text
+from p2pfwd.core.durations import MAX_TIME, duration_text, parse_duration, time_left_text, utc_text
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_is_read_in_units_of_falling_size(text: str, seconds: int) -> None:
         ("\u0662h", "is no duration"),
         ("1e3s", "is no duration"),
         ("9999999999s", "is no duration"),
-        ("0s", "is no time at all"),
+        ("0s", "is no time at all: write it as 90s"),
         ("0h0m", "is no time at all"),
         ("36501d", "longer than 100 years"),
     ],
@@ -66,6 +68,20 @@ def test_what_is_no_duration_is_named(text: str, why: str) -> None:
 )
 def test_is_shown_in_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("unix_s", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1_796_148_000.0, "2026-12-01T18:00:00Z"),
+        (1_796_148_000.25, "2026-12-01T18:00:00.25Z"),
+        (MAX_TIME, "9999-12-31T23:59:59Z"),
+    ],
+)
+def test_a_time_as_toml_has_it(unix_s: float, text: str) -> None:
+    assert utc_text(unix_s) == text
+    assert tomllib.loads(f"at = {text}")["at"].timestamp() == unix_s
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_sentence_names_the_offending_part(text: str, message: str) -> None:
     "text",
     [
         "/tcp/+1", "/tcp/1_0", "/tcp/ 1", "/tcp/\u0663", "/ip4/1.2.3", "/ip4/01.2.3.4", "/ip6/fe80::1%eth0",
-        "/ip6/1.2.3.4", "/dns/a\nb", "/unix//", "/unix/a\x00b", "/http-path/%zz", "/http-path/%4",
+        "/ip6/1.2.3.4", "/dns/a\nb", "/dns/a b", "/unix//", "/unix/a\x00b", "/http-path/%zz", "/http-path/%4",
         "ip4/1.2.3.4",
         "/garlic64/" + "A" * 520 + "!", "/onion/timaq4ygg2iegci7.onion:80",
     ],

@@ -352,6 +352,13 @@ def test_what_is_written_is_read_back_as_it_was() -> None:
     assert "# Local services that are offered." in text
 
 
+def test_an_end_is_written_exactly_and_for_people() -> None:
+    tunnel = SavedTunnel("listen", "/x/a", ADDRESS, ListenTerms(ends_at=1_796_148_000.1234567))
+    text = written([tunnel], (), {}, Blocks())
+    assert "ends_at = 1796148000.1234567  # 2026-12-01T18:00:00.123457Z\n" in text
+    assert declared(text).tunnels[tunnel.key].terms == tunnel.terms
+
+
 def test_an_empty_node_is_an_empty_file() -> None:
     text = written((), (), {}, Blocks())
     assert (declared(text).tunnels, declared(text).all_rules()) == ({}, {})

@@ -99,6 +99,13 @@ AT = f"/ip4/192.0.2.1/tcp/4011/p2p/{LAPTOP}"
             0,
         ),
         (
+            listen(more="ends_at = 1796148000"),
+            listen(more="ends_at = 2026-12-01T18:00:00.5Z"),
+            False,
+            ["changed listen /x/a: ends_at 2026-12-01T18:00:00.5Z"],
+            0,
+        ),
+        (
             named(),
             named(more="keep = true") + RULE + 'others = "none"',
             False,
@@ -203,8 +210,9 @@ def test_a_peer_with_another_name_is_refused_unless_that_goes() -> None:
 @pytest.mark.parametrize(("bound", "after"), [("MAX_SAVED", listen()), ("MAX_NAMED", named())])
 def test_more_than_can_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch, bound: str, after: str) -> None:
     monkeypatch.setattr(plans, bound, 0)
-    with pytest.raises(ResourceLimitExceeded, match="is the limit"):
+    with pytest.raises(ResourceLimitExceeded, match=r"with that file there are 1 .* is the limit") as caught:
         planned("", after)
+    assert (caught.value.hint or "").startswith("take some out of the file, or p2pfwd ")
 
 
 def test_more_rules_than_can_be_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.errors import DialFailed, ProtocolNotSupported
+from p2pfwd.errors import BindFailed, DialFailed, ProtocolNotSupported
 from p2pfwd.forwarding import probe
 from p2pfwd.forwarding.denied import FIRST_S, MOST_S
 from p2pfwd.forwarding.service import Forwarding
@@ -94,6 +94,65 @@ async def test_a_peer_that_comes_back_is_asked_at_once(forwarding: MakeForwardin
         connected(FakeConn(ALICE))
     await turns()
     assert state(service) == "ready"
+    await service.aclose()
+
+
+@in_virtual_time
+async def test_a_peer_that_was_away_is_asked_when_it_is_back_and_then_as_before(
+    forwarding: MakeForwarding, host: FakeHost
+) -> None:
+    """It may have been told to let this node in while it was away."""
+    service = forwarding()
+    await denied(service, host)
+    host.swarm.answers = [DialFailed("cannot reach it"), saying(b"not-allowed"), saying(b"ready")]
+    await asyncio.sleep(DAY_S)
+    assert (state(service), len(host.swarm.asked)) == ("peer-unreachable", 1)
+    told: list[str | None] = []
+    service.on_listener_event(lambda event: told.append(event.listener and event.listener.state))
+    for connected in host.swarm.connected:
+        connected(FakeConn(ALICE))
+    await turns()
+    row = service.listeners()[0]
+    assert (row.state, len(host.swarm.asked)) == ("not-allowed", 2)
+    assert row.hint is not None and "p2pfwd allow /x/a" in row.hint
+    await asyncio.sleep(FIRST_S)
+    assert (state(service), told) == ("ready", ["not-allowed", "ready"])
+    await service.aclose()
+
+
+@in_virtual_time
+async def test_a_forward_that_lost_its_address_stands_as_denied_when_it_has_it_again(
+    forwarding: MakeForwarding, host: FakeHost
+) -> None:
+    service = forwarding()
+    await denied(service, host)
+    (listener,) = service._forwards()
+    listener._unbind()
+    listener.cannot_bind(BindFailed("no interface has that address"))
+    assert state(service) == "bind-failed"
+    listener.bind()
+    assert state(service) == "not-allowed"
+    host.swarm.answers = [saying(b"ready")]
+    await turns()
+    assert state(service) == "ready"
+    await service.aclose()
+
+
+@in_virtual_time
+@pytest.mark.parametrize("answer", [b"ready", b"target-refused"])
+async def test_who_was_let_in_is_not_shown_as_denied_after_the_peer_was_away(
+    forwarding: MakeForwarding, host: FakeHost, answer: bytes
+) -> None:
+    service = forwarding()
+    await denied(service, host)
+    host.swarm.answers = [saying(answer)]
+    await asyncio.sleep(FIRST_S)
+    assert state(service) == answer.decode()
+    (listener,) = service._forwards()
+    listener.failed(DialFailed("cannot reach it"))
+    for connected in host.swarm.connected:
+        connected(FakeConn(ALICE))
+    assert state(service) == "unknown"
     await service.aclose()
 
 

@@ -96,6 +96,54 @@ async def test_a_change_of_network_and_a_check_try_at_once(
     await made.aclose()
 
 
+class File:
+    """A socket file, which somebody may remove."""
+
+    path = "/run/a.sock"
+
+    def __init__(self) -> None:
+        self.is_there = True
+
+    def is_in_place(self) -> bool:
+        return self.is_there
+
+    def remove_file(self) -> None:
+        self.is_there = False
+
+
+@in_virtual_time
+@pytest.mark.parametrize("failure", [None, TAKEN])
+async def test_a_socket_file_that_was_removed_is_made_anew(
+    forwarding: MakeForwarding, monkeypatch: pytest.MonkeyPatch, failure: P2PForwardError | None
+) -> None:
+    """Or waited for, where another program has made it meanwhile; nothing is looked at without one."""
+    made, place, files = forwarding(), Place(None), [File()]
+
+    def bind(address: Multiaddr) -> BoundSocket:
+        bound = place.bind(address)
+        bound.unix = files[-1]  # type: ignore[assignment]
+        return bound
+
+    monkeypatch.setattr(service, "bind", bind)
+    monkeypatch.setattr(forward, "bind", bind)
+    listener = await made.forward("/x/a", Multiaddr.parse("/unix/run/a.sock"), ALICE)
+    listener.worked()
+    await asyncio.sleep(3600)
+    assert (place.tries, state(made)) == (1, ("ready", None))
+    files[0].is_there, place.failure = False, failure
+    files.append(File())
+    await asyncio.sleep(rebind.LOOK_S)
+    if failure is not None:
+        assert state(made) == ("address-in-use", TAKEN.message)
+        place.failure = None
+        await asyncio.sleep(rebind.FIRST_S)
+    assert listener.is_bound and state(made) == ("unknown", None)
+    made.close(CloseMatch(all=True))
+    await asyncio.sleep(rebind.LOOK_S)
+    assert made._rebinding._looking is None
+    await made.aclose()
+
+
 @in_virtual_time
 async def test_what_becomes_of_streams_and_peers_does_not_hide_it(
     forwarding: MakeForwarding, place: Place

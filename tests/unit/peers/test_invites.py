@@ -107,6 +107,20 @@ def test_it_ends_with_its_time(tmp_path: Path, later_s: float, status: str) -> N
     asyncio.run(main())
 
 
+def test_who_took_it_in_time_may_come_for_a_lost_answer_after_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = Clock()
+        invites = table(tmp_path, clock)
+        invite, _ = await invites.make("/x/ssh", life_s=HOUR, uses=2)
+        await invites.claim(invite.id, ONE)
+        clock.now += HOUR
+        assert await invites.claim(invite.id, ONE) is InviteStatus.OK
+        assert await invites.claim(invite.id, TWO) is InviteStatus.EXPIRED
+        assert invites.all()[0].peers == (ONE,)
+
+    asyncio.run(main())
+
+
 def test_what_ended_long_ago_is_forgotten_with_the_next_one(tmp_path: Path) -> None:
     async def main() -> None:
         clock = Clock()
