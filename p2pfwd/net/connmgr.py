@@ -43,7 +43,7 @@ RESERVE: Final = 8
 WIDER: Final = (1, 2, 4)
 """A network's share, by its width (policy.networks), in shares of one address."""
 
-RANKING_S: Final = 0.5
+RANKING_S: Final = 0.2
 """For how long the order in which connections give way is kept: a flood of newcomers must not have the whole
 table judged for each of them. Who has become useful meanwhile is passed over."""
 

@@ -264,7 +264,7 @@ async def test_an_applications_reset_after_its_half_close_is_the_peers_reset() -
 async def test_an_applications_reset_while_the_peer_takes_no_more_is_the_peers_reset() -> None:
     async with tunnel() as (app, splice, closed, peer):
         sending = asyncio.get_running_loop().create_task(app.send(BULK))
-        await until(lambda: splice._from_socket is State.PARKED and not splice.stream.has_credit)
+        await until(lambda: splice._from_socket is State.PARKED and not splice.stream.core.has_credit)
         sending.cancel()
         app.reset()
         assert isinstance((await closed.once()).error, ConnectionResetError)
@@ -324,7 +324,7 @@ async def test_reset_from_here_is_seen_on_both_sides_and_closes_once() -> None:
 async def test_a_slow_application_holds_the_peer_back_and_gets_it_all_later() -> None:
     async with tunnel(buffer_bytes=8192) as (app, splice, closed, peer):
         writing = asyncio.get_running_loop().create_task(peer.write(BULK))
-        await until(lambda: not peer.has_credit)
+        await until(lambda: not peer.core.has_credit)
         await turns()
         assert not writing.done()
         assert 0 < held(splice) <= INITIAL_WINDOW_BYTES
@@ -341,7 +341,7 @@ async def test_a_peer_that_does_not_read_holds_the_application_back_and_gets_it_
     much = BULK * 3  # the system takes up to 5 MB of it
     async with tunnel() as (app, splice, closed, peer):
         sending = asyncio.get_running_loop().create_task(app.send(much))
-        await until(lambda: not splice.stream.has_credit)
+        await until(lambda: not splice.stream.core.has_credit)
         await turns(100)
         assert not sending.done() and splice.bytes_out <= INITIAL_WINDOW_BYTES
         reading = asyncio.get_running_loop().create_task(read_all(peer))
@@ -356,7 +356,7 @@ async def test_a_peer_that_does_not_read_holds_the_application_back_and_gets_it_
 async def test_a_splice_that_waits_for_credit_ends_with_its_stream() -> None:
     async with tunnel() as (app, splice, closed, peer):
         sending = asyncio.get_running_loop().create_task(app.send(BULK))
-        await until(lambda: not splice.stream.has_credit)
+        await until(lambda: not splice.stream.core.has_credit)
         peer.reset()
         with pytest.raises(ConnectionError):
             await sending

@@ -386,7 +386,7 @@ class Stream:
         Follow with `end_frame` in the same callback, or with nothing.
         """
         core = self.core
-        if core.send_window < core.least_window or self.conn.congested or not core.can_send:
+        if not core.has_credit or self.conn.congested or not core.can_send:
             return None
         return self.conn.outbox.begin_frame(core, size) or None  # empty: full of control frames, or not now
 
@@ -409,18 +409,13 @@ class Stream:
         """Have `resume_sending` called (or a waiting `write` woken) when a frame may be sent."""
         if not self._waiting_to_send:
             self._waiting_to_send = True
-            if self.has_credit:
+            if self.core.has_credit:
                 self.conn.outbox.wait_to_send(self)
-
-    @property
-    def has_credit(self) -> bool:
-        """Whether the peer lets it send a frame."""
-        return self.core.send_window >= self.core.least_window
 
     @property
     def is_stalled(self) -> bool:
         """Whether something waits to be sent that the peer gives no credit for, or does not read."""
-        return self._waiting_to_send and (not self.has_credit or self.conn.congested)
+        return self._waiting_to_send and (not self.core.has_credit or self.conn.congested)
 
     def on_credit(self) -> None:
         """There is credit again."""

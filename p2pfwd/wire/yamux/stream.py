@@ -97,6 +97,11 @@ class StreamCore:
         self.backlog: bytearray | None = None
         self.sink: Callable[[memoryview], None] = self._hold
 
+    @property
+    def has_credit(self) -> bool:
+        """Whether the peer lets it send a frame."""
+        return self.send_window >= self.least_window
+
     def _hold(self, view: memoryview) -> None:
         if self.backlog is None:
             self.backlog = bytearray()
