@@ -16,6 +16,7 @@ from p2pfwd.net import upgrader as upgrader_module
 from p2pfwd.net.conduit.tcp import SPARE_READ_BYTES
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.transport import porch
 from p2pfwd.policy import dial_plan
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
@@ -304,11 +305,17 @@ async def test_who_is_turned_away_is_closed_before_anything_is_made(monkeypatch:
 
         monkeypatch.setattr(victim.handshakes, "turns_away", turns_away)
         monkeypatch.setattr(victim.handshakes, "begin", lambda *_: pytest.fail("a place was asked for"))
+        monkeypatch.setattr(porch, "STAY_S", 0.05)
         endpoint = tcp_endpoint(victim.listen_addrs()[0])
         assert endpoint is not None
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
         assert await reader.read() == b"" and away == ["127.0.0.1"]
         writer.close()
+        monkeypatch.setattr(porch, "STAY_S", 1000.0)
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+        await until(lambda: len(away) == 2)
+    assert await reader.read() == b"", "closed with what listens"
+    writer.close()
 
 
 @on_loop

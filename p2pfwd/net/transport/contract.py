@@ -29,7 +29,7 @@ class Gate(Protocol):
         """
 
     def turns_away(self, host: str) -> bool:
-        """Whether a connection from this literal host is to be closed at once; asked before `admit`."""
+        """Whether a connection from this literal host is to be closed unread; asked before `admit`."""
 
     def arrived(self, conn: Link) -> None:
         """A connection has come up."""

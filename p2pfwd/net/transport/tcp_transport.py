@@ -29,6 +29,7 @@ from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate, Meeting
+from p2pfwd.net.transport.porch import Porch
 from p2pfwd.net.upgrader import Upgrader, describe
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs, tcp_socket
@@ -152,14 +153,16 @@ class TcpTransport:
         assert endpoint is not None
         sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
 
+        porch = Porch(self._io.loop)
+
         def accepted(sock: socket.socket, peer: Sockaddr) -> None:
             if gate.turns_away(peer[0]):
-                sock.close()
+                porch.keep(sock)
             else:
                 self._accepted(sock, gate)
 
         tcp_socket.share_port(sock)
-        return TcpListening(Acceptor(sock, self._io.loop, accepted), on_close)
+        return TcpListening(Acceptor(sock, self._io.loop, accepted), porch, on_close)
 
     def side_door(self, addr: Multiaddr, gate: Gate) -> TcpSideDoor:
         """See `HasSideDoors`."""
@@ -274,15 +277,19 @@ class TcpTransport:
 class TcpListening:
     """One listening socket. `on_close` is told of its end, once."""
 
-    def __init__(self, acceptor: Acceptor, on_close: Callable[[TcpListening], None]) -> None:
+    def __init__(
+        self, acceptor: Acceptor, porch: Porch, on_close: Callable[[TcpListening], None]
+    ) -> None:
         self.addr: Multiaddr = sockaddrs.multiaddr_of(acceptor.sock.getsockname())
         """As it is bound."""
         self._acceptor = acceptor
+        self._porch = porch
         self._on_close: Callable[[TcpListening], None] | None = on_close
 
     def close(self) -> None:
         """Take nothing more. Idempotent."""
         self._acceptor.close()
+        self._porch.close()
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             on_close(self)
