@@ -191,6 +191,8 @@ class End:
         """How much of it the opposite stream takes now."""
         target = self.opposite.stream
         sent, size = 0, len(view)
+        # A long piece that must be cut up goes out in one all the same.
+        corked = size > CHUNK_BYTES and not (self._corked or target.wide_bytes) and target.cork()
         while sent < size and not self._bridge.is_over:
             frame = target.begin_frame(size - sent)
             if frame is None:
@@ -199,6 +201,8 @@ class End:
             frame[:n] = view[sent : sent + n]
             target.end_frame(n)
             sent += n
+        if corked:
+            target.uncork()
         self.passed += sent
         return sent
 

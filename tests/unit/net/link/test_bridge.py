@@ -27,6 +27,7 @@ class Stream:
         self.taken = bytearray()
         self.acknowledged = 0
         self.more_follows = False
+        self.wide_bytes = 1 << 20
         self.has_others = False
         self.gatherer: End | None = None
         self._frame = memoryview(bytearray(FRAME_BYTES))
@@ -125,6 +126,18 @@ def test_a_long_piece_is_told_of_as_one_and_waits_for_no_other() -> None:
     other.room = FRAME_BYTES
     assert other.sink.resume_sending()
     assert other.asked == CHUNK_BYTES + 1 - FRAME_BYTES, "what is held of it is not cut up either"
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_long_piece_that_is_cut_up_goes_out_in_one(wide: bool) -> None:
+    one, other = Stream(), Stream()
+    other.wide_bytes = CHUNK_BYTES + 1 if wide else 0
+    bridge(one, other)
+    one.sink.data_received(memoryview(bytes(CHUNK_BYTES + 1)))
+    corks = [it for it in other.log if not isinstance(it, int)]
+    assert corks == ([] if wide else ["cork", "uncork"]) and len(other.taken) == CHUNK_BYTES + 1
+    if not wide:
+        assert other.log[0] == "cork" and other.log[-1] == "uncork"
 
 
 def test_what_waits_for_more_goes_out_though_the_bridge_is_over() -> None:
