@@ -512,7 +512,7 @@ def test_a_blocked_network_is_refused_at_the_door_and_the_control_socket_is_not(
             refused.settimeout(5)
             with contextlib.suppress(ConnectionResetError):
                 assert await asyncio.to_thread(refused.recv, 1) == b"", "before a byte is said"
-        assert (await owner.refused())["blocked"] == 1
+        assert (await owner.refused())["blocked"] >= 1, "the asker may have come again meanwhile"
         with pytest.raises(errors.P2PForwardError, match="blocked on this node"):
             await owner.call("swarm.connect", s.ConnectParams((asker.address,), 5.0))
         assert [it.what for it in (await owner.call("block.ls")).blocked] == ["0.0.0.0/0", "::/0"]
