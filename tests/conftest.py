@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import tempfile
@@ -22,6 +23,14 @@ def nothing_left_behind() -> Iterator[None]:
     """Fail the test if it leaves a task, a thread or a descriptor open."""
     with leaks.watch():
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_levels() -> Iterator[None]:
+    """A daemon in this process sets them as its configuration says: what the next test logs is its own."""
+    before = logging.getLogger("p2pfwd").level
+    yield
+    logging.getLogger("p2pfwd").setLevel(before)
 
 
 @pytest.fixture
