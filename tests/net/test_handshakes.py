@@ -314,6 +314,8 @@ async def test_who_is_turned_away_is_closed_before_anything_is_made(monkeypatch:
         monkeypatch.setattr(porch, "STAY_S", 1000.0)
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
         await until(lambda: len(away) == 2)
+        (listening,) = victim._transports[0]._listening
+        assert len(listening._porch) == 1, "it stays, and is not read"
     assert await reader.read() == b"", "closed with what listens"
     writer.close()
 

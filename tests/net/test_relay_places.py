@@ -214,21 +214,26 @@ async def test_a_refusal_is_followed_by_questions_soon_and_then_ever_more_seldom
         assert 12 <= it.asked(relay) <= 17
 
 
+def answer_all_but_the_first(relay: MiniRelay) -> list[DuplexStream]:
+    """The questions that have come to it."""
+    asked: list[DuplexStream] = []
+
+    async def hop(stream: DuplexStream) -> None:
+        asked.append(stream)
+        if len(asked) > 1:
+            await relay._hop(stream)
+
+    relay.host.swarm.services.withdraw(HOP)
+    relay.host.swarm.services.serve(Service(name=HOP, handler=hop))
+    return asked
+
+
 @in_virtual_time
 async def test_a_question_whose_connection_is_lost_is_asked_over_the_other_one_at_once() -> None:
     """Both have dialed at the same time, and one of the two is closed again."""
     async with world() as it:
         relay = await it.relay()
-        asked: list[DuplexStream] = []
-        real = relay._hop
-
-        async def first_not(stream: DuplexStream) -> None:
-            asked.append(stream)
-            if len(asked) > 1:
-                await real(stream)
-
-        relay.host.swarm.services.withdraw(HOP)
-        relay.host.swarm.services.serve(Service(name=HOP, handler=first_not))
+        asked = answer_all_but_the_first(relay)
         await it.meet(relay)
         await within(SOON_S, lambda: asked)
         second = await it.node.swarm.dials.beside(relay.host.peer_id)
@@ -242,16 +247,7 @@ async def test_a_question_whose_connection_is_lost_is_asked_over_the_other_one_a
 async def test_a_question_over_a_connection_that_falls_silent_is_asked_over_a_new_one() -> None:
     async with world() as it:
         relay = await it.relay()
-        asked: list[DuplexStream] = []
-        real = relay._hop
-
-        async def first_not(stream: DuplexStream) -> None:
-            asked.append(stream)
-            if len(asked) > 1:
-                await real(stream)
-
-        relay.host.swarm.services.withdraw(HOP)
-        relay.host.swarm.services.serve(Service(name=HOP, handler=first_not))
+        asked = answer_all_but_the_first(relay)
         await it.meet(relay)
         await within(SOON_S, lambda: asked)
         silence(*it.node.swarm.conns())

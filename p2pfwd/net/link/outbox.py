@@ -177,10 +177,9 @@ class Outbox:
             offset = len(self._session.control)
         self._offset = offset
         self._wide = False
-        alone = self._is_alone(core)
-        has_bulk = alone or size > 0 or core.last_frame >= BULK_FRAME_BYTES
-        if has_bulk and self._may_be_wide(core, alone, size):
-            if core.last_frame > TURN_BYTES and not (alone or size):
+        alone = self._is_alone(core, size)
+        if (alone or core.last_frame >= BULK_FRAME_BYTES) and self._may_be_wide(core, alone, size):
+            if core.last_frame > TURN_BYTES and not alone:
                 core.last_frame = TURN_BYTES  # it has had this turn already
                 return memoryview(b"")
             self._wide = True
@@ -193,13 +192,17 @@ class Outbox:
         """Where the frame is built; not kept, for it is the pool's."""
         return self._pool.wide[WIDE_PREFIX_BYTES:] if self._wide else self._pool.staging
 
-    def _is_alone(self, core: StreamCore) -> bool:
-        """Whether no other has bulk: the stream was the last to ask to cork, and nobody waits."""
-        return self._asked_last == core.id and not (self._first or self._waiting)
+    def _is_alone(self, core: StreamCore, size: int = 0) -> bool:
+        """Whether no other has bulk: nobody waits, and the stream was the last to ask to cork.
+
+        A circuit with a long piece need not have asked.
+        """
+        return (size > MAX_PLAINTEXT or self._asked_last == core.id) and not (self._first or self._waiting)
 
     def wide_bytes(self, core: StreamCore) -> int:
         """Largest piece of a circuit that has one frame now, and that a wide one; 0: none."""
-        if not self._may_be_wide(core, self._is_alone(core), MAX_WIDE_MESSAGE):
+        size = MAX_WIDE_MESSAGE
+        if not self._may_be_wide(core, self._is_alone(core, size), size):
             return 0
         return self._channel.max_wide - len(self._session.control) - HEADER_BYTES
 
@@ -207,9 +210,8 @@ class Outbox:
         channel = self._channel
         return (
             channel.max_wide > 0
-            and (size > MAX_PLAINTEXT or core.receive_window.kind is not Kind.CIRCUIT)
-            and core.send_window >= (WIDE_WINDOW_BYTES if alone or size else channel.max_plaintext)
-            and not (size and (self._first or self._waiting))
+            and ((alone and size > MAX_PLAINTEXT) or core.receive_window.kind is not Kind.CIRCUIT)
+            and core.send_window >= (WIDE_WINDOW_BYTES if alone else channel.max_plaintext)
             and not self._pool.is_scarce
         )
 
