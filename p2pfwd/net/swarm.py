@@ -43,8 +43,9 @@ from p2pfwd.net.services import Services
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.tasks import Tasks, log
 from p2pfwd.net.transport.contract import HasSideDoors, Listening, SideDoor
+from p2pfwd.net.transport.legs import Legs
 from p2pfwd.net.transport.table import MakeTransports, transports
-from p2pfwd.net.upgrader import Upgrader
+from p2pfwd.net.upgrader import LegDoor, Upgrader
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
@@ -108,6 +109,8 @@ class Swarm:
         self._transports = make_transports(
             self._upgrader, self.io, self.settings, self._tasks.spawn, self._reach_relay
         )
+        self.legs = Legs(self._upgrader, self.io, self.settings, self._tasks.spawn)
+        """For circuits that come to this node."""
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.peerstore.is_chosen
@@ -212,6 +215,10 @@ class Swarm:
     def arrived(self, conn: Link) -> None:
         """See `transport.contract.Gate`."""
         self.connections.add(conn)
+
+    def take_legs(self, door: LegDoor) -> None:
+        """Have `door` take the legs of circuits that come to a listening socket."""
+        self._upgrader.legs = door
 
     async def adopt(
         self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None

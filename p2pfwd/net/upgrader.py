@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.peer_id import PeerId
@@ -48,6 +48,16 @@ MAX_BUFFERED_BYTES: Final = 64 * 1024
 places taken, and one read of the conduit beyond it, 20 MiB."""
 
 Negotiation = DialerNegotiation | ListenerNegotiation
+
+
+class LegDoor(Protocol):
+    """Who takes the legs of circuits that come to this node: a relay."""
+
+    def knows(self, name: str) -> bool:
+        """Whether a leg of this name is expected."""
+
+    def arrived(self, name: str, conduit: Conduit) -> None:
+        """It has come; nobody reads the conduit any more."""
 
 
 class _Inbox:
@@ -176,6 +186,8 @@ class Upgrader:
         self._muxers = (YAMUX,) if early_muxer else ()
         self._max_inbound_streams = max_inbound_streams
         self._limits = limits
+        self.legs: LegDoor | None = None
+        """Where this node is a relay."""
 
     async def upgrade(
         self,
@@ -192,27 +204,75 @@ class Upgrader:
         caller's; on any failure, cancellation included, the conduit is aborted.
         """
         try:
-            return await self._upgrade(conduit, direction, expected_peer, listens_s)
+            conduit, inbox = self._enter(conduit)
+            search = None if listens_s is None else await self._find_role(conduit, inbox, listens_s)
+            if search is not None:
+                direction = "outbound" if search.role is Role.DIALER else "inbound"
+                negotiation, first, received = search.negotiation(self._security, self._security.__contains__)
+            else:
+                negotiation = self._negotiation(direction == "outbound", self._security)
+                first, received = negotiation.start(), b""
+            protocol = await self._negotiate(conduit, inbox, negotiation, first, received)
+            leftover = negotiation.leftover()
+            return await self._connection(conduit, inbox, protocol, leftover, direction, expected_peer)
         except BaseException:
             conduit.abort()
             raise
 
-    async def _upgrade(
-        self,
-        conduit: Conduit,
-        direction: Direction,
-        expected_peer: PeerId | None,
-        listens_s: float | None,
-    ) -> Conn:
+    async def welcome(self, conduit: Conduit) -> Conn | None:
+        """As `upgrade`, of one that has come to a socket; None: a circuit's leg, taken as that."""
+        try:
+            conduit, inbox = self._enter(conduit)
+            negotiation = ListenerNegotiation(self._is_welcome)
+            protocol = await self._negotiate(conduit, inbox, negotiation, negotiation.start(), b"")
+            leftover = negotiation.leftover()
+            if protocol in self._security:
+                return await self._connection(conduit, inbox, protocol, leftover, "inbound", None)
+            if self.legs is None or leftover or inbox.take():
+                raise RemoteProtocolError("a circuit's leg says something before it stands")
+            conduit.spare(False)
+            self.legs.arrived(protocol, conduit)
+            return None
+        except BaseException:
+            conduit.abort()
+            raise
+
+    def _is_welcome(self, name: str) -> bool:
+        return name in self._security or (self.legs is not None and self.legs.knows(name))
+
+    async def propose_leg(self, conduit: Conduit, name: str) -> tuple[Conduit, bytes]:
+        """Have the relay at the other end take this as a circuit's leg: the conduit, and what has come on it.
+
+        Raises as `upgrade`; the conduit is aborted then.
+        """
+        try:
+            conduit, inbox = self._enter(conduit)
+            negotiation = DialerNegotiation((name,))
+            await self._negotiate(conduit, inbox, negotiation, negotiation.start(), b"")
+        except BaseException:
+            conduit.abort()
+            raise
+        conduit.spare(False)
+        return conduit, negotiation.leftover() + inbox.take()
+
+    def _enter(self, conduit: Conduit) -> tuple[Conduit, _Inbox]:
         if self._psk is not None:
             conduit = PnetConduit(conduit, self._psk)
         inbox = _Inbox(conduit)
         conduit.start(inbox)
-        search = None if listens_s is None else await self._find_role(conduit, inbox, listens_s)
-        if search is not None:
-            direction = "outbound" if search.role is Role.DIALER else "inbound"
+        return conduit, inbox
+
+    async def _connection(
+        self,
+        conduit: Conduit,
+        inbox: _Inbox,
+        protocol: str,
+        leftover: bytes,
+        direction: Direction,
+        expected_peer: PeerId | None,
+    ) -> Conn:
+        """From the security protocol on."""
         dialing = direction == "outbound"
-        protocol, leftover = await self._negotiate_security(conduit, inbox, dialing, search)
         channel, muxers, leftover = await self._secure(
             conduit, inbox, protocol, leftover, dialing, expected_peer
         )
@@ -243,16 +303,10 @@ class Upgrader:
             search.timed_out()
         return search
 
-    async def _negotiate_security(
-        self, conduit: Conduit, inbox: _Inbox, dialing: bool, search: RoleSearch | None
-    ) -> tuple[str, bytes]:
-        """(protocol, bytes that followed its selection)."""
-        received = b""
-        if search is None:
-            negotiation = self._negotiation(dialing, self._security)
-            first = negotiation.start()
-        else:
-            negotiation, first, received = search.negotiation(self._security, self._security.__contains__)
+    async def _negotiate(
+        self, conduit: Conduit, inbox: _Inbox, negotiation: Negotiation, first: bytes, received: bytes
+    ) -> str:
+        """What the connection is to be: a security protocol, mostly."""
         conduit.send(memoryview(first))
         try:
             while negotiation.selected is None:
@@ -264,7 +318,7 @@ class Upgrader:
             if reason is None:
                 raise
             raise NegotiationFailed(reason) from exc
-        return negotiation.selected, negotiation.leftover()
+        return negotiation.selected
 
     def _strangeness(self, exc: RemoteProtocolError) -> str | None:
         """What a peer may be that has not even said it speaks multistream."""

@@ -468,6 +468,7 @@ class RelayClient:
             return
         pool = self._swarm.io.pool
         conduit = CircuitConduit(stream, pool, link.local_addr, through(link), request.limit)
+        self._swarm.legs.promise(conduit, link, request.ticket)
         try:
             await self._swarm.adopt(conduit, "inbound", request.peer)
         except (P2PForwardError, TimeoutError, OSError) as exc:

@@ -42,6 +42,7 @@ from p2pfwd.policy.relay_bounds import (
 from p2pfwd.policy.service_bounds import HOP
 from p2pfwd.policy.shares import Held, Paced, Party
 from p2pfwd.policy.visible import visible
+from p2pfwd.protocols.relay_legs import Legs, Offer
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Limit, Status
 
@@ -77,17 +78,25 @@ class Circuit:
     strangers: tuple[Party, ...]
     """Those of its two ends whose share it takes."""
     bridge: Bridge | None = None
+    legs: Offer | None = None
+    """Where it may have some: see `relay_legs`."""
     timer: asyncio.TimerHandle | None = None
 
     @property
     def bytes_out(self) -> int:
         """From the dialer to the target."""
-        return 0 if self.bridge is None else self.bridge.one.passed
+        by_stream = 0 if self.bridge is None else self.bridge.one.passed
+        return by_stream + (0 if self.legs is None else self.legs.passed[0])
 
     @property
     def bytes_in(self) -> int:
         """From the target to the dialer."""
-        return 0 if self.bridge is None else self.bridge.other.passed
+        by_stream = 0 if self.bridge is None else self.bridge.other.passed
+        return by_stream + (0 if self.legs is None else self.legs.passed[1])
+
+    def ticket(self, end: int) -> bytes | None:
+        """For a leg of the dialer's (0) or the target's (1)."""
+        return None if self.legs is None else self.legs.tickets[end]
 
 
 @dataclass(slots=True)
@@ -121,6 +130,7 @@ class RelayService:
         self._circuits: set[Circuit] = set()
         self._places_held = Held(RESERVATIONS)
         self._circuits_held = Held(CIRCUITS)
+        self._legs = Legs()
         self._bytes = Paced(BYTES)
         self._ending: asyncio.TimerHandle | None = None
         self._turned_away: set[PeerId] = set()
@@ -128,6 +138,7 @@ class RelayService:
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.memory.on_spare(lambda: self._bytes.forget_full(self._clock()))
+        swarm.take_legs(self._legs)
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
 
@@ -205,7 +216,7 @@ class RelayService:
             await self._refuse(visit.stream, Status.MALFORMED_MESSAGE)
             return
         if request.peer is not None:
-            await self._connect(visit, request.peer)
+            await self._connect(visit, request.peer, can_leg=request.can_leg)
             return
         answer = self._reserve(visit.stream, visit.party)
         if answer.status is Status.OK:
@@ -323,7 +334,7 @@ class RelayService:
 
     # --- circuits ---------------------------------------------------------------------------------
 
-    async def _connect(self, visit: Visit, target: PeerId) -> None:
+    async def _connect(self, visit: Visit, target: PeerId, *, can_leg: bool) -> None:
         stream = visit.stream
         found = self._admit(stream, visit.party, target)
         visit.leave()  # from here on it counts as a circuit
@@ -331,13 +342,15 @@ class RelayService:
             await self._refuse(stream, found)
             return
         circuit, place = found
+        if can_leg and circuit.limit is None:
+            circuit.legs = self._legs.offer(partial(self._legs_over, circuit))
         far: DuplexStream | None = None
         try:
             far, status = await self._ask(place, circuit)
             if far is None:
                 await self._refuse(stream, status)
                 return
-            await self._answer(stream, HopAnswer(Status.OK, limit=circuit.limit))
+            await self._answer(stream, HopAnswer(Status.OK, None, circuit.limit, circuit.ticket(0)))
             if circuit in self._circuits:  # it was cut meanwhile
                 self._join(circuit, stream, far)
         finally:
@@ -403,7 +416,7 @@ class RelayService:
     async def _ask_over(self, link: Link, circuit: Circuit) -> tuple[DuplexStream | None, Status]:
         far = await link.open_stream([wire.STOP], STOP_S, known=True)  # or it fails at the answer
         try:
-            request = wire.StopRequest(circuit.dialer, circuit.limit)
+            request = wire.StopRequest(circuit.dialer, circuit.limit, circuit.ticket(1))
             await far.write_delimited(wire.encode_stop_request(request))
             status = wire.decode_stop_answer(await far.read_delimited(wire.MAX_MESSAGE_BYTES))
         except BaseException:
@@ -440,19 +453,27 @@ class RelayService:
         if bridge.limit_reached:
             what = "relay: a stranger's circuit carried as much as it may"
             self._swarm.refusals.note("relay-limit", circuit.dialer, what)
+        if circuit.legs is not None and circuit.legs.pair is not None and bridge.is_whole:
+            return  # both ends have changed over to them
+        self._over(circuit)
+
+    def _legs_over(self, circuit: Circuit) -> None:
+        if circuit.bridge is not None:
+            circuit.bridge.reset()
         self._over(circuit)
 
     def _end(self, circuit: Circuit) -> None:
-        if circuit.bridge is None:
-            self._over(circuit)  # who makes it finds it gone
-        else:
+        if circuit.bridge is not None:
             circuit.bridge.reset()
+        self._over(circuit)  # who makes it finds it gone
 
     def _over(self, circuit: Circuit) -> None:
         if circuit not in self._circuits:
             return
         self._circuits.discard(circuit)
         self.totals.bytes += circuit.bytes_in + circuit.bytes_out
+        if circuit.legs is not None:
+            circuit.legs.close()
         if circuit.timer is not None:
             circuit.timer.cancel()
         for party in circuit.strangers:

@@ -5,6 +5,10 @@ same stream is the circuit: a pipe of bytes between the two ends.
 
     client ──hop RESERVE──▶ relay ──STATUS, reservation──▶ client
     dialer ──hop CONNECT──▶ relay ──stop CONNECT──▶ target ──STATUS──▶ relay ──STATUS──▶ dialer
+
+Between p2pfwd nodes a circuit without limits may get legs: a TCP connection of its own from each end to the
+relay, which moves the bytes between them as they are. They are sealed between the two ends anyway. Each end
+is given a ticket, which names the protocol that it proposes on the new connection. See p2pfwd-protocols(7).
 """
 
 from __future__ import annotations
@@ -25,6 +29,15 @@ from p2pfwd.errors import InvalidPeerId, RemoteProtocolError
 
 HOP: Final = "/libp2p/circuit/relay/0.2.0/hop"
 STOP: Final = "/libp2p/circuit/relay/0.2.0/stop"
+
+LEG: Final = "/p2pfwd/leg/1/"
+"""What is proposed on a leg: this, and its ticket in hexadecimal digits."""
+
+TICKET_BYTES: Final = 16
+"""Of random, for one leg. Another length means none."""
+
+READY: Final = b"\x01"
+"""From the relay on both legs, once both are there: what is sent behind it comes out at the other end."""
 
 MAX_MESSAGE_BYTES: Final = 4096
 """Longest message: the spec's bound."""
@@ -78,6 +91,8 @@ class HopAnswer:
     status: Status
     reservation: Reservation | None = None
     limit: Limit | None = None
+    ticket: bytes | None = None
+    """For a leg of the circuit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,8 @@ class HopRequest:
 
     peer: PeerId | None = None
     """None: a reservation."""
+    can_leg: bool = False
+    """Whether a ticket would be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +111,13 @@ class StopRequest:
 
     peer: PeerId
     limit: Limit | None = None
+    ticket: bytes | None = None
+    """For a leg of the circuit."""
+
+
+def leg_name(ticket: bytes) -> str:
+    """The protocol that is proposed on the leg of this ticket."""
+    return LEG + ticket.hex()
 
 
 # --- hop ------------------------------------------------------------------------------------------
@@ -104,7 +128,10 @@ def encode_hop_request(request: HopRequest) -> bytes:
     if request.peer is None:
         return _Hop(type=_Hop.RESERVE).SerializeToString()
     peer = circuit_pb2.Peer(id=request.peer.to_bytes())
-    return _Hop(type=_Hop.CONNECT, peer=peer).SerializeToString()
+    message = _Hop(type=_Hop.CONNECT, peer=peer)
+    if request.can_leg:
+        message.leg = b""
+    return message.SerializeToString()
 
 
 def decode_hop_request(data: bytes) -> HopRequest:
@@ -114,7 +141,7 @@ def decode_hop_request(data: bytes) -> HopRequest:
         return HopRequest()
     if message.type != _Hop.CONNECT:
         raise RemoteProtocolError("relay: an answer where a request belongs")
-    return HopRequest(_peer(message.peer))
+    return HopRequest(_peer(message.peer), message.HasField("leg"))
 
 
 def encode_hop_answer(answer: HopAnswer) -> bytes:
@@ -127,6 +154,8 @@ def encode_hop_answer(answer: HopAnswer) -> bytes:
             message.reservation.voucher = answer.reservation.voucher
     if answer.limit is not None:
         _put_limit(message.limit, answer.limit)
+    if answer.ticket is not None:
+        message.leg = answer.ticket
     return message.SerializeToString()
 
 
@@ -140,7 +169,7 @@ def decode_hop_answer(data: bytes) -> HopAnswer:
         told = message.reservation
         reservation = Reservation(told.expire, readable(told.addrs, MAX_ADDRESSES), told.voucher)
     limit = _limit(message.limit) if message.HasField("limit") else None
-    return HopAnswer(_status(message), reservation, limit)
+    return HopAnswer(_status(message), reservation, limit, _ticket(message.leg))
 
 
 # --- stop -----------------------------------------------------------------------------------------
@@ -151,6 +180,8 @@ def encode_stop_request(request: StopRequest) -> bytes:
     message = _Stop(type=_Stop.CONNECT, peer=circuit_pb2.Peer(id=request.peer.to_bytes()))
     if request.limit is not None:
         _put_limit(message.limit, request.limit)
+    if request.ticket is not None:
+        message.leg = request.ticket
     return message.SerializeToString()
 
 
@@ -159,7 +190,8 @@ def decode_stop_request(data: bytes) -> StopRequest:
     message = _parsed(_Stop(), data)
     if message.type != _Stop.CONNECT:
         raise RemoteProtocolError("relay: an answer where a request belongs")
-    return StopRequest(_peer(message.peer), _limit(message.limit) if message.HasField("limit") else None)
+    limit = _limit(message.limit) if message.HasField("limit") else None
+    return StopRequest(_peer(message.peer), limit, _ticket(message.leg))
 
 
 def encode_stop_answer(status: Status) -> bytes:
@@ -238,6 +270,10 @@ def _peer(peer: circuit_pb2.Peer) -> PeerId:
         return PeerId.from_bytes(peer.id)
     except InvalidPeerId as exc:
         raise RemoteProtocolError(f"relay: {exc.message}") from None
+
+
+def _ticket(told: bytes) -> bytes | None:
+    return told if len(told) == TICKET_BYTES else None
 
 
 def _limit(limit: circuit_pb2.Limit) -> Limit | None:

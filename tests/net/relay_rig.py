@@ -106,6 +106,6 @@ async def joined(serve: Serve = "peers", *, own: bool = True) -> AsyncIterator[J
     async with swarm() as dialer, swarm() as target, relay(serve, *([dialer, target] if own else [])) as made:
         taking = Target(target)
         assert (await reserve(await made.link(target))).status is Status.OK
-        near, limit = await relay_transport.connect(await made.link(dialer), target.peer_id)
+        near, answer = await relay_transport.connect(await made.link(dialer), target.peer_id)
         _, far = await taking.next()
-        yield Joined(made, dialer, target, near, far, limit)
+        yield Joined(made, dialer, target, near, far, answer.limit)

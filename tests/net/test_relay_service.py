@@ -296,8 +296,8 @@ async def test_over_a_relay_there_is_neither_place_nor_circuit() -> None:
 
         adopting = asyncio.ensure_future(adopt())
         link = await made.link(dialer)
-        stream, limit = await connect(link, far.peer_id)
-        conduit = CircuitConduit(stream, dialer.io.pool, link.local_addr, through(link), limit)
+        stream, answer = await connect(link, far.peer_id)
+        conduit = CircuitConduit(stream, dialer.io.pool, link.local_addr, through(link), answer.limit)
         over = await dialer.adopt(conduit, "outbound", far.peer_id)
         await adopting
         assert (await reserve(over)).status is Status.PERMISSION_DENIED

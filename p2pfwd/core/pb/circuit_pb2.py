@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2pfwd/core/pb/circuit.proto\x12\x0ep2pfwd.circuit\"!\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05\x61\x64\x64rs\x18\x02 \x03(\x0c\"=\n\x0bReservation\x12\x0e\n\x06\x65xpire\x18\x01 \x01(\x04\x12\r\n\x05\x61\x64\x64rs\x18\x02 \x03(\x0c\x12\x0f\n\x07voucher\x18\x03 \x01(\x0c\"\'\n\x05Limit\x12\x10\n\x08\x64uration\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x04\"\x8d\x02\n\nHopMessage\x12-\n\x04type\x18\x01 \x01(\x0e\x32\x1f.p2pfwd.circuit.HopMessage.Type\x12\"\n\x04peer\x18\x02 \x01(\x0b\x32\x14.p2pfwd.circuit.Peer\x12\x30\n\x0breservation\x18\x03 \x01(\x0b\x32\x1b.p2pfwd.circuit.Reservation\x12$\n\x05limit\x18\x04 \x01(\x0b\x32\x15.p2pfwd.circuit.Limit\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.p2pfwd.circuit.Status\",\n\x04Type\x12\x0b\n\x07RESERVE\x10\x00\x12\x0b\n\x07\x43ONNECT\x10\x01\x12\n\n\x06STATUS\x10\x02\"\xd0\x01\n\x0bStopMessage\x12.\n\x04type\x18\x01 \x01(\x0e\x32 .p2pfwd.circuit.StopMessage.Type\x12\"\n\x04peer\x18\x02 \x01(\x0b\x32\x14.p2pfwd.circuit.Peer\x12$\n\x05limit\x18\x03 \x01(\x0b\x32\x15.p2pfwd.circuit.Limit\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.p2pfwd.circuit.Status\"\x1f\n\x04Type\x12\x0b\n\x07\x43ONNECT\x10\x00\x12\n\n\x06STATUS\x10\x01\"E\n\x12ReservationVoucher\x12\r\n\x05relay\x18\x01 \x01(\x0c\x12\x0c\n\x04peer\x18\x02 \x01(\x0c\x12\x12\n\nexpiration\x18\x03 \x01(\x04*\xca\x01\n\x06Status\x12\n\n\x06UNUSED\x10\x00\x12\x06\n\x02OK\x10\x64\x12\x18\n\x13RESERVATION_REFUSED\x10\xc8\x01\x12\x1c\n\x17RESOURCE_LIMIT_EXCEEDED\x10\xc9\x01\x12\x16\n\x11PERMISSION_DENIED\x10\xca\x01\x12\x16\n\x11\x43ONNECTION_FAILED\x10\xcb\x01\x12\x13\n\x0eNO_RESERVATION\x10\xcc\x01\x12\x16\n\x11MALFORMED_MESSAGE\x10\x90\x03\x12\x17\n\x12UNEXPECTED_MESSAGE\x10\x91\x03')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2pfwd/core/pb/circuit.proto\x12\x0ep2pfwd.circuit\"!\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05\x61\x64\x64rs\x18\x02 \x03(\x0c\"=\n\x0bReservation\x12\x0e\n\x06\x65xpire\x18\x01 \x01(\x04\x12\r\n\x05\x61\x64\x64rs\x18\x02 \x03(\x0c\x12\x0f\n\x07voucher\x18\x03 \x01(\x0c\"\'\n\x05Limit\x12\x10\n\x08\x64uration\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x04\"\x9b\x02\n\nHopMessage\x12-\n\x04type\x18\x01 \x01(\x0e\x32\x1f.p2pfwd.circuit.HopMessage.Type\x12\"\n\x04peer\x18\x02 \x01(\x0b\x32\x14.p2pfwd.circuit.Peer\x12\x30\n\x0breservation\x18\x03 \x01(\x0b\x32\x1b.p2pfwd.circuit.Reservation\x12$\n\x05limit\x18\x04 \x01(\x0b\x32\x15.p2pfwd.circuit.Limit\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.p2pfwd.circuit.Status\x12\x0c\n\x03leg\x18\x82\x08 \x01(\x0c\",\n\x04Type\x12\x0b\n\x07RESERVE\x10\x00\x12\x0b\n\x07\x43ONNECT\x10\x01\x12\n\n\x06STATUS\x10\x02\"\xde\x01\n\x0bStopMessage\x12.\n\x04type\x18\x01 \x01(\x0e\x32 .p2pfwd.circuit.StopMessage.Type\x12\"\n\x04peer\x18\x02 \x01(\x0b\x32\x14.p2pfwd.circuit.Peer\x12$\n\x05limit\x18\x03 \x01(\x0b\x32\x15.p2pfwd.circuit.Limit\x12&\n\x06status\x18\x04 \x01(\x0e\x32\x16.p2pfwd.circuit.Status\x12\x0c\n\x03leg\x18\x82\x08 \x01(\x0c\"\x1f\n\x04Type\x12\x0b\n\x07\x43ONNECT\x10\x00\x12\n\n\x06STATUS\x10\x01\"E\n\x12ReservationVoucher\x12\r\n\x05relay\x18\x01 \x01(\x0c\x12\x0c\n\x04peer\x18\x02 \x01(\x0c\x12\x12\n\nexpiration\x18\x03 \x01(\x04*\xca\x01\n\x06Status\x12\n\n\x06UNUSED\x10\x00\x12\x06\n\x02OK\x10\x64\x12\x18\n\x13RESERVATION_REFUSED\x10\xc8\x01\x12\x1c\n\x17RESOURCE_LIMIT_EXCEEDED\x10\xc9\x01\x12\x16\n\x11PERMISSION_DENIED\x10\xca\x01\x12\x16\n\x11\x43ONNECTION_FAILED\x10\xcb\x01\x12\x13\n\x0eNO_RESERVATION\x10\xcc\x01\x12\x16\n\x11MALFORMED_MESSAGE\x10\x90\x03\x12\x17\n\x12UNEXPECTED_MESSAGE\x10\x91\x03')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'p2pfwd.core.pb.circuit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=742
-  _globals['_STATUS']._serialized_end=944
+  _globals['_STATUS']._serialized_start=770
+  _globals['_STATUS']._serialized_end=972
   _globals['_PEER']._serialized_start=48
   _globals['_PEER']._serialized_end=81
   _globals['_RESERVATION']._serialized_start=83
@@ -40,13 +40,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LIMIT']._serialized_start=146
   _globals['_LIMIT']._serialized_end=185
   _globals['_HOPMESSAGE']._serialized_start=188
-  _globals['_HOPMESSAGE']._serialized_end=457
-  _globals['_HOPMESSAGE_TYPE']._serialized_start=413
-  _globals['_HOPMESSAGE_TYPE']._serialized_end=457
-  _globals['_STOPMESSAGE']._serialized_start=460
-  _globals['_STOPMESSAGE']._serialized_end=668
-  _globals['_STOPMESSAGE_TYPE']._serialized_start=637
-  _globals['_STOPMESSAGE_TYPE']._serialized_end=668
-  _globals['_RESERVATIONVOUCHER']._serialized_start=670
-  _globals['_RESERVATIONVOUCHER']._serialized_end=739
+  _globals['_HOPMESSAGE']._serialized_end=471
+  _globals['_HOPMESSAGE_TYPE']._serialized_start=427
+  _globals['_HOPMESSAGE_TYPE']._serialized_end=471
+  _globals['_STOPMESSAGE']._serialized_start=474
+  _globals['_STOPMESSAGE']._serialized_end=696
+  _globals['_STOPMESSAGE_TYPE']._serialized_start=665
+  _globals['_STOPMESSAGE_TYPE']._serialized_end=696
+  _globals['_RESERVATIONVOUCHER']._serialized_start=698
+  _globals['_RESERVATIONVOUCHER']._serialized_end=767
 # @@protoc_insertion_point(module_scope)

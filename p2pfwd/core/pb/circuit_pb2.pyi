@@ -55,7 +55,7 @@ class Limit(_message.Message):
     def __init__(self, duration: _Optional[int] = ..., data: _Optional[int] = ...) -> None: ...
 
 class HopMessage(_message.Message):
-    __slots__ = ("type", "peer", "reservation", "limit", "status")
+    __slots__ = ("type", "peer", "reservation", "limit", "status", "leg")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         RESERVE: _ClassVar[HopMessage.Type]
@@ -69,15 +69,17 @@ class HopMessage(_message.Message):
     RESERVATION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    LEG_FIELD_NUMBER: _ClassVar[int]
     type: HopMessage.Type
     peer: Peer
     reservation: Reservation
     limit: Limit
     status: Status
-    def __init__(self, type: _Optional[_Union[HopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping[str, object]]] = ..., reservation: _Optional[_Union[Reservation, _Mapping[str, object]]] = ..., limit: _Optional[_Union[Limit, _Mapping[str, object]]] = ..., status: _Optional[_Union[Status, str]] = ...) -> None: ...
+    leg: bytes
+    def __init__(self, type: _Optional[_Union[HopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping[str, object]]] = ..., reservation: _Optional[_Union[Reservation, _Mapping[str, object]]] = ..., limit: _Optional[_Union[Limit, _Mapping[str, object]]] = ..., status: _Optional[_Union[Status, str]] = ..., leg: _Optional[bytes] = ...) -> None: ...
 
 class StopMessage(_message.Message):
-    __slots__ = ("type", "peer", "limit", "status")
+    __slots__ = ("type", "peer", "limit", "status", "leg")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         CONNECT: _ClassVar[StopMessage.Type]
@@ -88,11 +90,13 @@ class StopMessage(_message.Message):
     PEER_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    LEG_FIELD_NUMBER: _ClassVar[int]
     type: StopMessage.Type
     peer: Peer
     limit: Limit
     status: Status
-    def __init__(self, type: _Optional[_Union[StopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping[str, object]]] = ..., limit: _Optional[_Union[Limit, _Mapping[str, object]]] = ..., status: _Optional[_Union[Status, str]] = ...) -> None: ...
+    leg: bytes
+    def __init__(self, type: _Optional[_Union[StopMessage.Type, str]] = ..., peer: _Optional[_Union[Peer, _Mapping[str, object]]] = ..., limit: _Optional[_Union[Limit, _Mapping[str, object]]] = ..., status: _Optional[_Union[Status, str]] = ..., leg: _Optional[bytes] = ...) -> None: ...
 
 class ReservationVoucher(_message.Message):
     __slots__ = ("relay", "peer", "expiration")

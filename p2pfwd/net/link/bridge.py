@@ -70,7 +70,9 @@ _PASSING: Final = State.PASSING  # a name of the class costs a look-up for each 
 class Bridge:
     """Between two streams. `on_over(bridge)` is called exactly once."""
 
-    __slots__ = ("_on_over", "debt_s", "is_over", "limit_reached", "loop", "most_bytes", "one", "other")
+    __slots__ = (
+        "_on_over", "debt_s", "is_over", "is_whole", "limit_reached", "loop", "most_bytes", "one", "other",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -87,6 +89,8 @@ class Bridge:
         self.most_bytes = most_bytes
         self.debt_s = debt_s
         self.is_over = False
+        self.is_whole = False
+        """Whether it ended because both FINs have passed."""
         self.limit_reached = False
         """Whether it ended because of `most_bytes`."""
         self.one, self.other = End(self, one), End(self, other)
@@ -102,6 +106,7 @@ class Bridge:
     def finish_if_done(self) -> None:
         """Over, when both FINs have passed."""
         if self.one.state is State.ENDED and self.other.state is State.ENDED:
+            self.is_whole = True
             self._end()
 
     def reset(self) -> None:

@@ -6,26 +6,53 @@ node's to the relay, the relay's to the peer, the peer's own) grow each by itsel
 
 A limited relay ends a circuit in the middle of what flows: with a FIN where so many bytes have passed, with a
 reset after so much time. Neither is the peer's end, and both are told as what they are.
+
+A circuit that has carried bulk may change over to a leg (`net.transport.legs`), each way by itself:
+
+    sending     STREAM ──READY has come on the leg, and nothing waits: FIN on the stream──▶ LEG
+    receiving   STREAM ──FIN on the stream, and READY on the leg──▶ LEG
+
+The FIN is the seam: what was sent before it has come by the stream, what is sent after it comes by the leg.
+READY is sent by the relay when both ends have their leg there, so nobody changes over to one that leads
+nowhere. The end of a leg in use is the circuit's end; one that is not in use is forgotten.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached
-from p2pfwd.net.conduit.contract import Receiver
+from p2pfwd.net.conduit.contract import Conduit, Receiver
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.system.buffers import BufferPool
-from p2pfwd.wire.circuit import Limit
+from p2pfwd.wire.circuit import READY, Limit
 
 SEGMENT_BYTES: Final = 65_507
 """Payload of the largest frame that fits into one message of the connection to the relay: a piece of this
 size is sealed, sent and opened whole, and copied nowhere in between."""
 
+BUSY_BYTES: Final = 1 << 20
+"""A circuit that has carried so much, both ways together, has bulk: a leg is worth its two connections."""
+
 NEARLY: Final = 0.98
 """How much of its limit a circuit has used when its end is the limit's doing: headers count, too."""
+
+
+class Stage(Enum):
+    """How it stands with a circuit's leg."""
+
+    NONE = auto()
+    """There is none, and there will not be one."""
+    PROMISED = auto()
+    """It is dialed when the circuit is busy."""
+    COMING = auto()
+    """It is dialed, or waits for READY."""
+    STANDS = auto()
+    """READY has come."""
 
 
 class CircuitConduit:
@@ -66,6 +93,12 @@ class CircuitConduit:
         self._finishing = False
         self._at_eof = False
         self._closed = False
+        self._stage = Stage.NONE
+        self._ask_for_leg: Callable[[], object] | None = None
+        self._leg: _Leg | None = None
+        self._leg_out: Conduit | None = None
+        """Where we send, once we have changed over."""
+        self._reads_leg = False
 
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
         """See Conduit."""
@@ -74,6 +107,9 @@ class CircuitConduit:
             return
         first = self._receiver is None
         self._receiver = receiver
+        if self._reads_leg and self._leg is not None:
+            self._leg.read(receiver, leftover)
+            return
         self._too_few = 0
         if leftover:
             self._carry[:0] = leftover
@@ -88,6 +124,8 @@ class CircuitConduit:
         """From the stream."""
         self.heard = True
         self._received_bytes += len(view)
+        if self._stage is Stage.PROMISED:
+            self._is_busy()
         if self._closed:
             self._stream.consumed(len(view))
             return
@@ -149,6 +187,8 @@ class CircuitConduit:
     def pause(self) -> None:
         """See Conduit."""
         self._paused = True
+        if self._reads_leg and self._leg is not None:
+            self._leg.conduit.pause()
 
     def resume(self) -> None:
         """See Conduit."""
@@ -156,35 +196,48 @@ class CircuitConduit:
             self._paused = False
             self._resumed = True  # who resumes while it is given something is given the rest after it
             self._deliver()
+            if self._reads_leg and self._leg is not None:
+                self._leg.conduit.resume()
 
     def spare(self, spare: bool) -> None:
-        """See Conduit: the relay's connection reads, and has its own pace."""
+        """See Conduit: the relay's connection reads, and has its own pace; a leg has this one's."""
+        if self._leg is not None:
+            self._leg.conduit.spare(spare)
 
     def squeeze(self, room: int | None) -> None:
-        """See Conduit: no socket of its own."""
+        """See Conduit: no socket of its own but the leg's."""
+        if self._leg is not None:
+            self._leg.conduit.squeeze(room)
 
     @property
     def kept_bytes(self) -> int:
         """See Conduit."""
-        return len(self._carry) + len(self._unsent)
+        leg = 0 if self._leg is None else self._leg.conduit.kept_bytes
+        return len(self._carry) + len(self._unsent) + leg
 
     @property
     def wide_bytes(self) -> int:
-        """See Conduit: as the connection to the relay has it."""
-        return self._stream.wide_bytes
+        """See Conduit: as the connection to the relay has it, or the leg."""
+        return self._stream.wide_bytes if self._leg_out is None else self._leg_out.wide_bytes
 
     def acknowledged_s(self) -> float | None:
         """See Conduit: the relay's system says nothing of the peer's."""
         return None
 
     def retry_within(self, seconds: float | None) -> None:
-        """See Conduit: the relay's connection decides."""
+        """See Conduit: the relay's connection decides, or the leg."""
+        if self._leg_out is not None:
+            self._leg_out.retry_within(seconds)
 
     # --- sending ----------------------------------------------------------------------------------
 
     def send(self, view: memoryview, *, framed: bool = False, more: bool = False) -> None:
         """See Conduit; nothing waits for more here: the relay's connection has its own way."""
         if self._closed or self._finishing:
+            return
+        if (leg := self._leg_out) is not None:
+            leg.send(view, framed=framed, more=more)
+            self._follow(leg)
             return
         if self.congested:
             self._keep_unsent(view)
@@ -199,6 +252,14 @@ class CircuitConduit:
 
     def uncork(self) -> None:
         """See Conduit."""
+        if (leg := self._leg_out) is not None:
+            leg.uncork()
+            self._follow(leg)
+
+    def _follow(self, leg: Conduit) -> None:
+        self.congested = leg.congested
+        if self.congested:
+            self.progressed_at = leg.progressed_at
 
     def _send(self, view: memoryview) -> None:
         while len(view):
@@ -214,6 +275,8 @@ class CircuitConduit:
             view = view[n:]
             self._sent_bytes += n
             self._stream.end_frame(n)
+        if self._stage is Stage.PROMISED:
+            self._is_busy()
 
     def _keep_unsent(self, view: memoryview) -> None:
         self._unsent += view
@@ -240,16 +303,80 @@ class CircuitConduit:
         self.congested = False
         if self._finishing:
             self._stream.close_write()
-        elif self._receiver is not None:
+            return False
+        if self._stage is Stage.STANDS:
+            self._send_by_leg()
+        if self._receiver is not None:
             self._receiver.drained()
         return False
+
+    # --- a leg ------------------------------------------------------------------------------------
+
+    def when_busy(self, ask: Callable[[], object]) -> None:
+        """Have `ask` called once when the circuit has carried bulk: then `take_leg` or `leg_failed`."""
+        if not self._closed:
+            self._stage, self._ask_for_leg = Stage.PROMISED, ask
+
+    def _is_busy(self) -> None:
+        if self._sent_bytes + self._received_bytes >= BUSY_BYTES and self._ask_for_leg is not None:
+            ask, self._ask_for_leg = self._ask_for_leg, None
+            self._stage = Stage.COMING
+            ask()
+
+    def take_leg(self, conduit: Conduit, leftover: bytes) -> None:
+        """The relay has it; `leftover` has come on it."""
+        if self._closed or self._finishing:
+            conduit.abort()
+            self.leg_failed()
+            return
+        self._leg = _Leg(self, conduit)
+        conduit.start(self._leg, leftover)
+
+    def leg_failed(self) -> None:
+        """There is none: the circuit stays a stream. An end that has come meanwhile was its end."""
+        self._stage, self._leg = Stage.NONE, None
+        if self._at_eof and not (self._paused or self._closed):
+            self._end_of_data()
+
+    def leg_stands(self) -> None:
+        """From the leg: READY has come."""
+        self._stage = Stage.STANDS
+        if not (self.congested or self._finishing):
+            self._send_by_leg()
+        if self._at_eof and not self._paused:
+            self._end_of_data()
+
+    def _send_by_leg(self) -> None:
+        assert self._leg is not None
+        self._leg_out = self._leg.conduit
+        self._stream.close_write()
+
+    def leg_drained(self) -> None:
+        """From the leg."""
+        if self._leg_out is not None:
+            self.congested = False
+            if self._receiver is not None:
+                self._receiver.drained()
+
+    def leg_lost(self, exc: Exception | None) -> None:
+        """From the leg: it is gone."""
+        if self._closed:
+            return
+        if self._reads_leg or self._leg_out is not None:
+            self._lose(exc)
+        else:
+            self.leg_failed()
 
     # --- ending -----------------------------------------------------------------------------------
 
     def finish(self) -> None:
         """See Conduit."""
+        if self._closed or self._finishing:
+            return
         self._finishing = True
-        if not self.congested and not self._closed:
+        if self._leg is not None:
+            self._leg.conduit.finish()
+        if self._leg_out is None and not self.congested:
             self._stream.close_write()
 
     def abort(self) -> None:
@@ -262,6 +389,13 @@ class CircuitConduit:
         self._deliver()
 
     def _end_of_data(self) -> None:
+        if self._stage is Stage.COMING:
+            return  # what follows may come by the leg
+        if self._leg is not None:
+            if not self._reads_leg and self._receiver is not None:
+                self._reads_leg = True
+                self._leg.read(self._receiver, b"")
+            return
         self._at_eof = False  # told once
         if (reached := self._limit_reached()) is not None:
             self._lose(reached)
@@ -302,6 +436,68 @@ class CircuitConduit:
         self._pool.kept_bytes -= len(self._unsent)
         self._unsent.clear()
         receiver, self._receiver = self._receiver, None
+        self._stage, self._ask_for_leg = Stage.NONE, None
         self._stream.reset()
+        if self._leg is not None:
+            self._leg.conduit.abort()
         if receiver is not None:
             receiver.conduit_lost(exc)
+
+
+class _Leg:
+    """A circuit's leg as it comes: what receives from it."""
+
+    __slots__ = ("_at_eof", "_circuit", "_receiver", "_stands", "conduit")
+
+    def __init__(self, circuit: CircuitConduit, conduit: Conduit) -> None:
+        self.conduit = conduit
+        self._circuit = circuit
+        self._receiver: Receiver | None = None
+        """Who takes what comes, once the circuit receives by the leg."""
+        self._stands = False
+        self._at_eof = False
+
+    @property
+    def missing(self) -> int:
+        """See Receiver."""
+        return 0 if self._receiver is None else self._receiver.missing
+
+    def read(self, receiver: Receiver, leftover: bytes) -> None:
+        """Give it `leftover`, what has come and what comes from now on."""
+        self._receiver = receiver
+        if leftover:
+            self.conduit.start(self, leftover)
+        self.conduit.resume()
+        if self._at_eof:
+            receiver.eof_received()
+
+    def data_received(self, view: memoryview) -> int:
+        """READY, then what the other end sends: it waits until the circuit receives by the leg."""
+        if self._receiver is not None:
+            return self._receiver.data_received(view)
+        if self._stands:
+            self.conduit.pause()
+            return 0
+        if view[0] != READY[0]:
+            self.conduit.abort()
+            return len(view)
+        self._stands = True
+        self._circuit.leg_stands()
+        return 1 + self.data_received(view[1:]) if len(view) > 1 else 1
+
+    def eof_received(self) -> None:
+        """The other end sends no more, and may say so before its FIN comes by the stream."""
+        if self._receiver is not None:
+            self._receiver.eof_received()
+        elif self._stands:
+            self._at_eof = True
+        else:
+            self.conduit.abort()
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._circuit.leg_lost(exc)
+
+    def drained(self) -> None:
+        """What it kept has been sent."""
+        self._circuit.leg_drained()

@@ -17,12 +17,14 @@ from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.contract import Gate, Listening
+from p2pfwd.net.transport.legs import Legs
+from p2pfwd.net.transport.tcp_transport import Spawn
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs
-from p2pfwd.system.buffers import BufferPool
+from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.wire import circuit as wire
-from p2pfwd.wire.circuit import Limit, Status
+from p2pfwd.wire.circuit import HopAnswer, Status
 
 Reach = Callable[[PeerId, Sequence[Multiaddr]], Awaitable[Link]]
 """A direct connection to a peer, at these addresses or, where there are none, at those that are known."""
@@ -75,11 +77,14 @@ def no_circuit(relay: PeerId, status: Status) -> RelayRefused:
 class RelayTransport:
     """Of one swarm; `reach` is its way to the relays."""
 
-    def __init__(self, upgrader: Upgrader, pool: BufferPool, settings: SwarmSettings, reach: Reach) -> None:
+    def __init__(
+        self, upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, reach: Reach
+    ) -> None:
         self._upgrader = upgrader
-        self._pool = pool
+        self._pool = io.pool
         self._settings = settings
         self._reach = reach
+        self._legs = Legs(upgrader, io, settings, spawn)
 
     def why_not(self, addr: Multiaddr) -> str | None:
         """See `Transport`."""
@@ -102,8 +107,9 @@ class RelayTransport:
             raise InvalidMultiaddr(f"{addr} leads through no relay other than the peer itself")
         link = await self._reach(relay, () if relay_addr is None else (relay_addr,))
         async with asyncio.timeout(self._settings.upgrade_timeout_s):
-            stream, limit = await connect(link, peer_id)
-            conduit = CircuitConduit(stream, self._pool, link.local_addr, through(link), limit)
+            stream, answer = await connect(link, peer_id, can_leg=self._legs.can_dial(link))
+            conduit = CircuitConduit(stream, self._pool, link.local_addr, through(link), answer.limit)
+            self._legs.promise(conduit, link, answer.ticket)
             return await self._upgrader.upgrade(conduit, "outbound", peer_id)
 
 
@@ -113,15 +119,15 @@ def through(link: Link) -> Multiaddr:
     return addr
 
 
-async def connect(link: Link, peer_id: PeerId) -> tuple[DuplexStream, Limit | None]:
-    """Have the relay at the end of `link` make a circuit to the peer: its stream, and what it may carry.
+async def connect(link: Link, peer_id: PeerId, *, can_leg: bool = False) -> tuple[DuplexStream, HopAnswer]:
+    """Have the relay at the end of `link` make a circuit to the peer: its stream, and what is said of it.
 
     The question goes out with the proposal. Raises RelayRefused, RemoteProtocolError, and as
     `Link.open_stream`.
     """
     stream = await link.open_stream([wire.HOP], known=True)  # or it fails at the answer
     try:
-        await stream.write_delimited(wire.encode_hop_request(wire.HopRequest(peer_id)))
+        await stream.write_delimited(wire.encode_hop_request(wire.HopRequest(peer_id, can_leg)))
         answer = wire.decode_hop_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
         if answer.status is not Status.OK:
             raise no_circuit(link.remote_peer, answer.status)
@@ -130,4 +136,4 @@ async def connect(link: Link, peer_id: PeerId) -> tuple[DuplexStream, Limit | No
     except BaseException:
         stream.reset()
         raise
-    return stream, answer.limit
+    return stream, answer

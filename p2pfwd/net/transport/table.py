@@ -18,4 +18,4 @@ def transports(
     upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, reach: Reach
 ) -> Sequence[Transport]:
     """Those of a real node."""
-    return TcpTransport(upgrader, io, settings, spawn), RelayTransport(upgrader, io.pool, settings, reach)
+    return TcpTransport(upgrader, io, settings, spawn), RelayTransport(upgrader, io, settings, spawn, reach)

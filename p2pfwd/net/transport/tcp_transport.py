@@ -196,11 +196,12 @@ class TcpTransport:
     async def _inbound(self, conduit: tcp.TcpConduit, gate: Gate) -> None:
         try:
             async with asyncio.timeout(self._settings.upgrade_timeout_s):
-                conn = await self._upgrader.upgrade(conduit, "inbound")
+                conn = await self._upgrader.welcome(conduit)
         except (P2PForwardError, TimeoutError, OSError) as exc:
             log.debug("inbound from %s failed: %s", conduit.remote_addr, describe(exc))
             return
-        gate.arrived(conn)
+        if conn is not None:
+            gate.arrived(conn)
 
     # --- meetings: both sides dial ----------------------------------------------------------------
 

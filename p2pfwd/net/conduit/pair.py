@@ -1,0 +1,101 @@
+"""Two conduits, moved into each other: what comes on the one is sent on the other, as it is.
+
+Rules:
+- A piece that has come is sent at once. While the other conduit cannot send, this one is not read: at most
+  one read waits here for each way, and the system's own windows slow the sender.
+- The end of what one sends is passed on behind it, and so is the loss of one: the other is aborted.
+- Once one has ended, the other has `LINGER_S` to end as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from p2pfwd.net.conduit.contract import Conduit
+
+LINGER_S: Final = 30.0
+"""For what was sent before the end to arrive, and its receiver to end as well."""
+
+
+class Pair:
+    """Of two conduits that nobody else reads. `on_over()` is called exactly once."""
+
+    def __init__(
+        self, one: Conduit, other: Conduit, loop: asyncio.AbstractEventLoop, on_over: Callable[[], None]
+    ) -> None:
+        self.is_over = False
+        self.one, self.other = End(self, one), End(self, other)
+        self.one.opposite, self.other.opposite = self.other, self.one
+        self._loop = loop
+        self._on_over = on_over
+        self._linger: asyncio.TimerHandle | None = None
+
+    def start(self, first: bytes) -> None:
+        """Send `first` on both, then move bytes."""
+        for end in (self.one, self.other):
+            end.conduit.send(memoryview(first))
+        for end in (self.one, self.other):
+            if not self.is_over:
+                end.conduit.start(end)
+
+    def ended(self) -> None:
+        """One of them has ended, or sent what it had to."""
+        ends = self.one, self.other
+        if all(end.at_eof and not end.conduit.congested for end in ends):
+            self.abort()
+        elif self._linger is None:
+            self._linger = self._loop.call_later(LINGER_S, self.abort)
+
+    def abort(self) -> None:
+        """End both at once. Idempotent."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self._linger is not None:
+            self._linger.cancel()
+        self.one.conduit.abort()
+        self.other.conduit.abort()
+        self._on_over()
+
+
+class End:
+    """One of them, and its receiver."""
+
+    __slots__ = ("at_eof", "conduit", "opposite", "pair", "passed")
+
+    opposite: End
+    missing = 0
+
+    def __init__(self, pair: Pair, conduit: Conduit) -> None:
+        self.pair = pair
+        self.conduit = conduit
+        self.at_eof = False
+        self.passed = 0
+        """Bytes that have come from it."""
+
+    def data_received(self, view: memoryview) -> int:
+        """They go on at once, or wait in the other conduit."""
+        other = self.opposite.conduit
+        other.send(view)
+        self.passed += len(view)
+        if other.congested:
+            self.conduit.pause()
+        return len(view)
+
+    def drained(self) -> None:
+        """What the opposite one gave has been sent."""
+        self.opposite.conduit.resume()
+        if self.opposite.at_eof:
+            self.pair.ended()
+
+    def eof_received(self) -> None:
+        """No more comes from it."""
+        self.at_eof = True
+        self.opposite.conduit.finish()
+        self.pair.ended()
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self.pair.abort()

@@ -1,0 +1,64 @@
+"""Legs, at the ends of a circuit: a connection to the relay that carries it, and nothing else.
+
+A circuit begins as a stream of the connection to the relay: each byte is sealed twice, opened and sealed
+again by the relay, and counted in three windows. Once a circuit has carried bulk, each end that was given a
+ticket dials the relay again and proposes the ticket there; when both have come, the relay moves the bytes
+from one socket to the other. `net.transport.circuit` changes over. What goes over a leg is sealed between the
+two ends, as all of a circuit is: the relay sees no more than before.
+
+Where a leg does not come up, the circuit stays what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from p2pfwd.core.multiaddrs import tcp_endpoint
+from p2pfwd.errors import P2PForwardError
+from p2pfwd.net.conduit import tcp
+from p2pfwd.net.link.contract import Link
+from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.net.transport.circuit import CircuitConduit
+from p2pfwd.net.transport.tcp_transport import Spawn
+from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.system.loop_io import LoopIo
+from p2pfwd.wire import circuit as wire
+
+log = logging.getLogger("p2pfwd.net")
+
+
+class Legs:
+    """Of one swarm: how its circuits get theirs."""
+
+    def __init__(self, upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn) -> None:
+        self._upgrader = upgrader
+        self._io = io
+        self._settings = settings
+        self._spawn = spawn
+
+    def can_dial(self, link: Link) -> bool:
+        """Whether this node can come to the relay a second time: it knows where, for it has dialed it."""
+        return link.direction == "outbound" and tcp_endpoint(link.remote_addr) is not None
+
+    def promise(self, conduit: CircuitConduit, link: Link, ticket: bytes | None) -> None:
+        """Have the circuit over `link` get a leg when it has carried bulk, if there is a ticket for one."""
+        if ticket is not None and self.can_dial(link):
+            name = wire.leg_name(ticket)
+            conduit.when_busy(lambda: self._spawn(self._dial(conduit, link, name), "a circuit's leg"))
+
+    async def _dial(self, conduit: CircuitConduit, link: Link, name: str) -> None:
+        endpoint = tcp_endpoint(link.remote_addr)
+        assert endpoint is not None
+        try:
+            below = await tcp.connect(endpoint, self._io, self._settings.connect_timeout_s)
+            async with asyncio.timeout(self._settings.upgrade_timeout_s):
+                leg, leftover = await self._upgrader.propose_leg(below, name)
+        except (P2PForwardError, TimeoutError, OSError) as exc:
+            log.debug("no leg of the circuit over %s: %s", link.remote_peer, describe(exc))
+            conduit.leg_failed()
+            return
+        except BaseException:
+            conduit.leg_failed()
+            raise
+        conduit.take_leg(leg, leftover)
