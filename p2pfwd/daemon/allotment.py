@@ -20,6 +20,9 @@ RESERVE: Final = 96
 """For what is no tunnel and no peer's: commands' connections, listening sockets, the address book, the log,
 name look-ups, the event loop."""
 
+LEGS_PART: Final = 32
+"""One in so many of the rest, and its other end, may be a leg of a circuit that this node relays."""
+
 CONNECTIONS_PART: Final = 4
 """One in so many of the rest may be a connection with a peer; each carries many tunnels."""
 
@@ -29,12 +32,14 @@ def allot(settings: Settings, descriptors: int) -> Settings:
     free = max(16, descriptors - RESERVE)
     connections = min(settings.max_connections, free // CONNECTIONS_PART)
     pending = min(settings.max_pending_inbound, max(4, free // 16))
-    streams = min(settings.max_streams, free - connections - pending)
+    legs = min(settings.relay_legs, free // LEGS_PART)
+    streams = min(settings.max_streams, free - connections - pending - 2 * legs)
     cut = replace(
         settings,
         max_connections=connections,
         max_pending_inbound=pending,
         max_streams=streams,
+        relay_legs=legs,
         # Shares of one listen are parts of these: of a limit that cannot be met nobody has a share.
         max_streams_per_listener=min(settings.max_streams_per_listener, streams),
         max_streams_per_peer=min(settings.max_streams_per_peer, streams),

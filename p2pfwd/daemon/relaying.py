@@ -51,7 +51,7 @@ class Relaying:
 
         `is_allowed`: whether an access rule lets a peer in by its ID.
         """
-        self.service = RelayService(host.swarm)
+        self.service = RelayService(host.swarm, most_legs=settings.relay_legs)
         self.tokens = RelayTokens(paths.relay_tokens_file)
         self._host = host
         self._wanted: Serve = settings.relay_serve

@@ -18,7 +18,6 @@ from typing import Final
 
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.pair import Pair
-from p2pfwd.policy.relay_bounds import LEGS
 from p2pfwd.wire.circuit import READY, TICKET_BYTES, leg_name
 
 log = logging.getLogger("p2pfwd.relay")
@@ -30,7 +29,7 @@ WAIT_S: Final = 15.0
 class Legs:
     """Of one relay."""
 
-    def __init__(self, most: int = LEGS) -> None:
+    def __init__(self, most: int) -> None:
         """`most`: circuits that may have legs, those with one included."""
         self._most = most
         self._offers: dict[str, Offer] = {}

@@ -32,6 +32,7 @@ from p2pfwd.net.visits import Visit
 from p2pfwd.policy.relay_bounds import (
     BYTES,
     CIRCUITS,
+    LEGS,
     RESERVATION_S,
     RESERVATIONS,
     STOP_S,
@@ -94,6 +95,11 @@ class Circuit:
         by_stream = 0 if self.bridge is None else self.bridge.other.passed
         return by_stream + (0 if self.legs is None else self.legs.passed[1])
 
+    @property
+    def has_legs(self) -> bool:
+        """Whether its bytes go by its own connections."""
+        return self.legs is not None and self.legs.pair is not None
+
     def ticket(self, end: int) -> bytes | None:
         """For a leg of the dialer's (0) or the target's (1)."""
         return None if self.legs is None else self.legs.tickets[end]
@@ -118,6 +124,8 @@ class RelayService:
         swarm: Swarm,
         clock: Callable[[], float] = time.monotonic,
         unix_time: Callable[[], float] = time.time,
+        *,
+        most_legs: int = LEGS,
     ) -> None:
         self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_chosen
         """Whose peers the owner counts as his; set by the daemon, who knows of more."""
@@ -130,7 +138,7 @@ class RelayService:
         self._circuits: set[Circuit] = set()
         self._places_held = Held(RESERVATIONS)
         self._circuits_held = Held(CIRCUITS)
-        self._legs = Legs()
+        self._legs = Legs(most_legs)
         self._bytes = Paced(BYTES)
         self._ending: asyncio.TimerHandle | None = None
         self._turned_away: set[PeerId] = set()
@@ -453,7 +461,7 @@ class RelayService:
         if bridge.limit_reached:
             what = "relay: a stranger's circuit carried as much as it may"
             self._swarm.refusals.note("relay-limit", circuit.dialer, what)
-        if circuit.legs is not None and circuit.legs.pair is not None and bridge.is_whole:
+        if circuit.has_legs and bridge.is_whole:
             return  # both ends have changed over to them
         self._over(circuit)
 

@@ -40,6 +40,7 @@ class RelayCircuit(Message):
     bytes_out: int  # from the dialer to the target
     age_s: float = named("AgeSeconds")
     limited: bool = False  # by bytes and time: a stranger is at one end
+    legs: bool = False  # whether it has connections of its own, as it carried bulk
 
 
 @message

@@ -60,6 +60,7 @@ class RelayMethods:
                     bytes_out=circuit.bytes_out,
                     age_s=now - circuit.opened_at,
                     limited=circuit.limit is not None,
+                    legs=circuit.has_legs,
                 )
                 for circuit in circuits
             ),

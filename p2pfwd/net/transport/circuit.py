@@ -55,6 +55,10 @@ class Stage(Enum):
     """READY has come."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class CircuitConduit:
     """One end of a circuit. `local_addr` and `remote_addr` lead through the relay."""
 
@@ -96,6 +100,7 @@ class CircuitConduit:
         self._stage = Stage.NONE
         self._ask_for_leg: Callable[[], object] | None = None
         self._leg: _Leg | None = None
+        self._on_leg_lost: Callable[[], None] = _nothing
         self._leg_out: Conduit | None = None
         """Where we send, once we have changed over."""
         self._reads_leg = False
@@ -323,14 +328,19 @@ class CircuitConduit:
             self._stage = Stage.COMING
             ask()
 
-    def take_leg(self, conduit: Conduit, leftover: bytes) -> None:
-        """The relay has it; `leftover` has come on it."""
+    def take_leg(self, conduit: Conduit, leftover: bytes, on_lost: Callable[[], None]) -> None:
+        """The relay has it; `leftover` has come on it. `on_lost`: told if it is lost while it is in use."""
         if self._closed or self._finishing:
             conduit.abort()
             self.leg_failed()
             return
-        self._leg = _Leg(self, conduit)
+        self._leg, self._on_leg_lost = _Leg(self, conduit), on_lost
         conduit.start(self._leg, leftover)
+
+    def stand_or_fall(self) -> None:
+        """It has had its time: without READY it is given up."""
+        if self._leg is not None and self._stage is Stage.COMING:
+            self._leg.conduit.abort()
 
     def leg_failed(self) -> None:
         """There is none: the circuit stays a stream. An end that has come meanwhile was its end."""
@@ -363,6 +373,7 @@ class CircuitConduit:
         if self._closed:
             return
         if self._reads_leg or self._leg_out is not None:
+            self._on_leg_lost()
             self._lose(exc)
         else:
             self.leg_failed()

@@ -6,15 +6,20 @@ ticket dials the relay again and proposes the ticket there; when both have come,
 from one socket to the other. `net.transport.circuit` changes over. What goes over a leg is sealed between the
 two ends, as all of a circuit is: the relay sees no more than before.
 
-Where a leg does not come up, the circuit stays what it is.
+Where a leg does not come up, the circuit stays what it is. Where legs come up and are lost again and again, no
+more are asked for at that relay for an hour.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from functools import partial
+from typing import Final
 
 from p2pfwd.core.multiaddrs import tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
@@ -27,6 +32,21 @@ from p2pfwd.wire import circuit as wire
 
 log = logging.getLogger("p2pfwd.net")
 
+STAND_S: Final = 30.0
+"""For the other end's leg to come to the relay, once ours is there."""
+
+SHORT_S: Final = 60.0
+"""A leg that is lost sooner has lived short."""
+
+SHORT_LIVED: Final = 3
+"""So many in a row at one relay: something on the way ends them. Each takes its circuit with it, so there are
+none for `REST_S`."""
+
+REST_S: Final = 3600.0
+
+MOST_RELAYS: Final = 64
+"""Whose legs are remembered."""
+
 
 class Legs:
     """Of one swarm: how its circuits get theirs."""
@@ -36,10 +56,24 @@ class Legs:
         self._io = io
         self._settings = settings
         self._spawn = spawn
+        self._short: dict[PeerId, tuple[int, float]] = {}
+        """How many short-lived legs there were in a row at a relay, and when the last one ended."""
 
     def can_dial(self, link: Link) -> bool:
         """Whether this node can come to the relay a second time: it knows where, for it has dialed it."""
+        count, at = self._short.get(link.remote_peer, (0, 0.0))
+        if count >= SHORT_LIVED and time.monotonic() - at < REST_S:
+            return False
         return link.direction == "outbound" and tcp_endpoint(link.remote_addr) is not None
+
+    def _ended(self, relay: PeerId, began_at: float) -> None:
+        """A leg that was in use is lost."""
+        now = time.monotonic()
+        count, _ = self._short.pop(relay, (0, 0.0))
+        if now - began_at < SHORT_S:
+            while len(self._short) >= MOST_RELAYS:
+                del self._short[next(iter(self._short))]
+            self._short[relay] = count % SHORT_LIVED + 1, now
 
     def promise(self, conduit: CircuitConduit, link: Link, ticket: bytes | None) -> None:
         """Have the circuit over `link` get a leg when it has carried bulk, if there is a ticket for one."""
@@ -61,4 +95,6 @@ class Legs:
         except BaseException:
             conduit.leg_failed()
             raise
-        conduit.take_leg(leg, leftover)
+        conduit.take_leg(leg, leftover, partial(self._ended, link.remote_peer, time.monotonic()))
+        await asyncio.sleep(STAND_S)
+        conduit.stand_or_fall()
