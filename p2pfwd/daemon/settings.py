@@ -177,8 +177,8 @@ class Settings:
     relay_legs: int = _key(
         "relay.legs",
         64,  # policy/relay_bounds has it, and loads what no command needs
-        "Circuits between peers of this relay's own that may go by two TCP connections of their own once they "
-        "carry bulk, which is faster and costs all three machines less; 0: none.",
+        "Circuits between peers of this relay's own that may go by two TCP connections of their own once "
+        "they carry bulk, which is faster and costs all three machines less; 0: none.",
         _at_least(0),
     )
     access_default: Literal["any", "named", "none"] = _key(

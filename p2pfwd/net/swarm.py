@@ -106,11 +106,11 @@ class Swarm:
         self.own_addresses.is_own = self.peerstore.is_chosen
         self._join_limits()
         self._upgrader = self._make_upgrader()
+        spawn = self._tasks.spawn
+        self.legs = Legs(self._upgrader, self.io, self.settings, spawn)
         self._transports = make_transports(
-            self._upgrader, self.io, self.settings, self._tasks.spawn, self._reach_relay
+            self._upgrader, self.io, self.settings, spawn, self._reach_relay, self.legs
         )
-        self.legs = Legs(self._upgrader, self.io, self.settings, self._tasks.spawn)
-        """For circuits that come to this node."""
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.peerstore.is_chosen

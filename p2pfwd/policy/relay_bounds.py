@@ -34,8 +34,8 @@ LIMIT: Final = Limit(duration_s=120, data_bytes=128 * 1024)
 KIB: Final = 1024
 
 LEGS: Final = 64
-"""Circuits between the owner's peers that have legs at the same time (`relay.legs`): two descriptors each, and
-up to half a megabyte where neither end takes what comes. Others go on as streams."""
+"""Circuits between the owner's peers that have legs at the same time (`relay.legs`): two descriptors each,
+and up to half a megabyte where neither end takes what comes. Others go on as streams."""
 
 BYTES: Final = Rates(
     peer=Rate(64 * KIB, 256 * KIB),

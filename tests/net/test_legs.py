@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.transport import circuit, relay_transport
+from p2pfwd.net.transport import legs as legs_module
 from p2pfwd.net.transport.circuit import CircuitConduit, Stage
+from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
 from p2pfwd.protocols import relay_legs
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import Circuit, RelayService
 from p2pfwd.wire.circuit import leg_name
 from tests.net.program import Program
-from tests.net.swarm_rig import Taken, host, next_conn
+from tests.net.swarm_rig import Taken, host, next_conn, stranger
 from tests.support.loops import on_both_loops, on_loop, until
 
 BULK = random.Random(2).randbytes(9_000_000)
@@ -262,3 +265,47 @@ async def test_only_who_has_dialed_the_relay_knows_where_to_come_a_second_time()
         (there,) = it.near.swarm.conns(it.relay.peer_id)
         (here,) = it.relay.swarm.conns(it.near.peer_id)
         assert it.near.swarm.legs.can_dial(there) and not it.near.swarm.legs.can_dial(here)
+
+
+@on_loop
+async def test_legs_that_are_lost_again_and_again_are_asked_for_no_more_for_a_while() -> None:
+    async with relayed() as it:
+        legs, (link,) = it.near.swarm.legs, it.near.swarm.conns(it.relay.peer_id)
+        for long in (0.0, 0.0, SHORT_S + 1, 0.0, 0.0):
+            legs._ended(it.relay.peer_id, time.monotonic() - long)
+            assert legs.can_dial(link)
+        legs._ended(it.relay.peer_id, time.monotonic())
+        assert not legs.can_dial(link)
+        count, at = legs._short[it.relay.peer_id]
+        legs._short[it.relay.peer_id] = count, at - REST_S
+        assert legs.can_dial(link)
+        for _ in range(MOST_RELAYS + 5):
+            legs._ended(stranger(), time.monotonic())
+        assert len(legs._short) == MOST_RELAYS
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@on_loop
+async def test_a_leg_that_is_lost_in_use_counts_and_one_that_ends_does_not(which: int) -> None:
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        legs = (it.near, it.far)[which].swarm.legs
+        conduit = it.conduits[which]
+        assert conduit._leg is not None
+        if which:
+            await it.link.close()
+        else:
+            conduit._leg.conduit_lost(ConnectionResetError())
+        await until(lambda: it.link.closed.done() and it.far_link.closed.done())
+        assert list(legs._short) == ([] if which else [it.relay.peer_id])
+
+
+@on_both_loops
+async def test_a_leg_for_which_the_relay_has_no_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legs_module, "STAND_S", 0.05)
+    async with relayed() as it:
+        monkeypatch.setattr(it.far.swarm.legs, "_dial", nobody)
+        await it.bulk()
+        await until(lambda: it.stages[0] is Stage.NONE and it.service._legs._held == 0)
+        await it.bulk()

@@ -18,6 +18,7 @@ from p2pfwd.net.conduit.contract import Receiver
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate, Transport
+from p2pfwd.net.transport.legs import Legs
 from p2pfwd.net.transport.relay_transport import Reach
 from p2pfwd.net.transport.table import MakeTransports
 from p2pfwd.net.transport.tcp_transport import Spawn
@@ -175,7 +176,12 @@ class MemoryNetwork:
         """For `Host(…, make_transports=…)`: a node at this address; not `is_open`: behind a firewall."""
 
         def make(
-            upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, _reach: Reach
+            upgrader: Upgrader,
+            io: LoopIo,
+            settings: SwarmSettings,
+            spawn: Spawn,
+            _reach: Reach,
+            _legs: Legs,
         ) -> Sequence[Transport]:
             return (MemoryTransport(self, ip, meter, upgrader, settings, spawn, is_open),)
 

@@ -6,8 +6,8 @@ ticket dials the relay again and proposes the ticket there; when both have come,
 from one socket to the other. `net.transport.circuit` changes over. What goes over a leg is sealed between the
 two ends, as all of a circuit is: the relay sees no more than before.
 
-Where a leg does not come up, the circuit stays what it is. Where legs come up and are lost again and again, no
-more are asked for at that relay for an hour.
+Where a leg does not come up, the circuit stays what it is. Where legs come up and are lost again and again,
+no more are asked for at that relay for an hour.
 """
 
 from __future__ import annotations

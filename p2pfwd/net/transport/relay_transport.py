@@ -18,11 +18,10 @@ from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.contract import Gate, Listening
 from p2pfwd.net.transport.legs import Legs
-from p2pfwd.net.transport.tcp_transport import Spawn
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs
-from p2pfwd.system.loop_io import LoopIo
+from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Status
 
@@ -78,13 +77,13 @@ class RelayTransport:
     """Of one swarm; `reach` is its way to the relays."""
 
     def __init__(
-        self, upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, reach: Reach
+        self, upgrader: Upgrader, pool: BufferPool, settings: SwarmSettings, reach: Reach, legs: Legs
     ) -> None:
         self._upgrader = upgrader
-        self._pool = io.pool
+        self._pool = pool
         self._settings = settings
         self._reach = reach
-        self._legs = Legs(upgrader, io, settings, spawn)
+        self._legs = legs
 
     def why_not(self, addr: Multiaddr) -> str | None:
         """See `Transport`."""

@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Transport
+from p2pfwd.net.transport.legs import Legs
 from p2pfwd.net.transport.relay_transport import Reach, RelayTransport
 from p2pfwd.net.transport.tcp_transport import Spawn, TcpTransport
 from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.system.loop_io import LoopIo
 
-MakeTransports = Callable[[Upgrader, LoopIo, SwarmSettings, Spawn, Reach], Sequence[Transport]]
+MakeTransports = Callable[[Upgrader, LoopIo, SwarmSettings, Spawn, Reach, Legs], Sequence[Transport]]
 
 
 def transports(
-    upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, reach: Reach
+    upgrader: Upgrader, io: LoopIo, settings: SwarmSettings, spawn: Spawn, reach: Reach, legs: Legs
 ) -> Sequence[Transport]:
     """Those of a real node."""
-    return TcpTransport(upgrader, io, settings, spawn), RelayTransport(upgrader, io, settings, spawn, reach)
+    relays = RelayTransport(upgrader, io.pool, settings, reach, legs)
+    return TcpTransport(upgrader, io, settings, spawn), relays
