@@ -28,6 +28,7 @@ from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.net.transport.leg_door import Door, Offer
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.relay_bounds import (
     BYTES,
@@ -43,7 +44,6 @@ from p2pfwd.policy.relay_bounds import (
 from p2pfwd.policy.service_bounds import HOP
 from p2pfwd.policy.shares import Held, Paced, Party
 from p2pfwd.policy.visible import visible
-from p2pfwd.protocols.relay_legs import Legs, Offer
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Limit, Status
 
@@ -80,7 +80,7 @@ class Circuit:
     """Those of its two ends whose share it takes."""
     bridge: Bridge | None = None
     legs: Offer | None = None
-    """Where it may have some: see `relay_legs`."""
+    """Where it may have some: see `net.transport.leg_door`."""
     timer: asyncio.TimerHandle | None = None
 
     @property
@@ -138,7 +138,7 @@ class RelayService:
         self._circuits: set[Circuit] = set()
         self._places_held = Held(RESERVATIONS)
         self._circuits_held = Held(CIRCUITS)
-        self._legs = Legs(most_legs)
+        self._door = Door(most_legs)
         self._bytes = Paced(BYTES)
         self._ending: asyncio.TimerHandle | None = None
         self._turned_away: set[PeerId] = set()
@@ -146,7 +146,7 @@ class RelayService:
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.memory.on_spare(lambda: self._bytes.forget_full(self._clock()))
-        swarm.take_legs(self._legs)
+        swarm.take_legs(self._door)
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
 
@@ -351,7 +351,7 @@ class RelayService:
             return
         circuit, place = found
         if can_leg and circuit.limit is None:
-            circuit.legs = self._legs.offer(partial(self._legs_over, circuit))
+            circuit.legs = self._door.offer(partial(self._legs_over, circuit))
         far: DuplexStream | None = None
         try:
             far, status = await self._ask(place, circuit)

@@ -17,11 +17,11 @@ from p2pfwd.errors import NegotiationFailed, P2PForwardError
 from p2pfwd.host.host import Host
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
-from p2pfwd.net.transport import circuit, relay_transport
+from p2pfwd.net.transport import circuit, leg_door, relay_transport
 from p2pfwd.net.transport import legs as legs_module
-from p2pfwd.net.transport.circuit import CircuitConduit, Stage
+from p2pfwd.net.transport.circuit import CircuitConduit
+from p2pfwd.net.transport.leg import Stage
 from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
-from p2pfwd.protocols import relay_legs
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import Circuit, RelayService
 from p2pfwd.wire.circuit import leg_name
@@ -154,12 +154,12 @@ async def nobody(*_: object) -> None:
 
 @on_both_loops
 async def test_a_circuit_whose_other_end_has_no_leg_stays_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_legs, "WAIT_S", 0.05)
+    monkeypatch.setattr(leg_door, "WAIT_S", 0.05)
     async with relayed() as it:
         monkeypatch.setattr(it.far.swarm.legs, "_dial", nobody)
         await it.bulk()
         await until(lambda: it.stages == [Stage.NONE, Stage.COMING])
-        assert it.service._legs._held == 0
+        assert it.service._door._held == 0
         await it.bulk()
         assert carried(it) == (0, 0) and it.one.bytes_out > 2 * len(BULK)
 
@@ -167,7 +167,7 @@ async def test_a_circuit_whose_other_end_has_no_leg_stays_a_stream(monkeypatch: 
 @on_loop
 async def test_a_relay_that_has_as_many_legs_as_it_may_takes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     async with relayed() as it:
-        it.service._legs._most = 0
+        it.service._door._most = 0
         await it.bulk()
         await until(lambda: it.stages == [Stage.NONE] * 2)
         await it.bulk()
@@ -190,7 +190,7 @@ async def test_a_leg_that_is_lost_is_an_error_at_both_ends_and_never_an_end(whic
             with pytest.raises(P2PForwardError):
                 await end.read()
         await until(lambda: not it.service.circuits())
-        assert it.service._legs._held == 0 and not it.service._legs._offers
+        assert it.service._door._held == 0 and not it.service._door._offers
         assert it.link.closed.done() and it.far_link.closed.done()
 
 
@@ -253,7 +253,7 @@ async def test_a_ticket_that_was_not_given_or_was_used_opens_nothing() -> None:
         with pytest.raises(NegotiationFailed):
             await propose(it.one.legs.names[0])
         first.send(memoryview(b"x"))  # before READY
-        await until(lambda: first.kept_bytes == 0 and it.service._legs._held == 0)
+        await until(lambda: first.kept_bytes == 0 and it.service._door._held == 0)
         first.abort()
         await it.bulk()
         assert it.one.bytes_out > len(BULK)
@@ -307,5 +307,5 @@ async def test_a_leg_for_which_the_relay_has_no_word_is_given_up(monkeypatch: py
     async with relayed() as it:
         monkeypatch.setattr(it.far.swarm.legs, "_dial", nobody)
         await it.bulk()
-        await until(lambda: it.stages[0] is Stage.NONE and it.service._legs._held == 0)
+        await until(lambda: it.stages[0] is Stage.NONE and it.service._door._held == 0)
         await it.bulk()

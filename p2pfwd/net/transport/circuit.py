@@ -21,15 +21,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached
 from p2pfwd.net.conduit.contract import Conduit, Receiver
 from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.net.transport.leg import Leg, Stage
 from p2pfwd.system.buffers import BufferPool
-from p2pfwd.wire.circuit import READY, Limit
+from p2pfwd.wire.circuit import Limit
 
 SEGMENT_BYTES: Final = 65_507
 """Payload of the largest frame that fits into one message of the connection to the relay: a piece of this
@@ -40,19 +40,6 @@ BUSY_BYTES: Final = 1 << 20
 
 NEARLY: Final = 0.98
 """How much of its limit a circuit has used when its end is the limit's doing: headers count, too."""
-
-
-class Stage(Enum):
-    """How it stands with a circuit's leg."""
-
-    NONE = auto()
-    """There is none, and there will not be one."""
-    PROMISED = auto()
-    """It is dialed when the circuit is busy."""
-    COMING = auto()
-    """It is dialed, or waits for READY."""
-    STANDS = auto()
-    """READY has come."""
 
 
 def _nothing() -> None:
@@ -99,7 +86,7 @@ class CircuitConduit:
         self._closed = False
         self._stage = Stage.NONE
         self._ask_for_leg: Callable[[], object] | None = None
-        self._leg: _Leg | None = None
+        self._leg: Leg | None = None
         self._on_leg_lost: Callable[[], None] = _nothing
         self._leg_out: Conduit | None = None
         """Where we send, once we have changed over."""
@@ -334,7 +321,7 @@ class CircuitConduit:
             conduit.abort()
             self.leg_failed()
             return
-        self._leg, self._on_leg_lost = _Leg(self, conduit), on_lost
+        self._leg, self._on_leg_lost = Leg(self, conduit), on_lost
         conduit.start(self._leg, leftover)
 
     def stand_or_fall(self) -> None:
@@ -453,62 +440,3 @@ class CircuitConduit:
             self._leg.conduit.abort()
         if receiver is not None:
             receiver.conduit_lost(exc)
-
-
-class _Leg:
-    """A circuit's leg as it comes: what receives from it."""
-
-    __slots__ = ("_at_eof", "_circuit", "_receiver", "_stands", "conduit")
-
-    def __init__(self, circuit: CircuitConduit, conduit: Conduit) -> None:
-        self.conduit = conduit
-        self._circuit = circuit
-        self._receiver: Receiver | None = None
-        """Who takes what comes, once the circuit receives by the leg."""
-        self._stands = False
-        self._at_eof = False
-
-    @property
-    def missing(self) -> int:
-        """See Receiver."""
-        return 0 if self._receiver is None else self._receiver.missing
-
-    def read(self, receiver: Receiver, leftover: bytes) -> None:
-        """Give it `leftover`, what has come and what comes from now on."""
-        self._receiver = receiver
-        if leftover:
-            self.conduit.start(self, leftover)
-        self.conduit.resume()
-        if self._at_eof:
-            receiver.eof_received()
-
-    def data_received(self, view: memoryview) -> int:
-        """READY, then what the other end sends: it waits until the circuit receives by the leg."""
-        if self._receiver is not None:
-            return self._receiver.data_received(view)
-        if self._stands:
-            self.conduit.pause()
-            return 0
-        if view[0] != READY[0]:
-            self.conduit.abort()
-            return len(view)
-        self._stands = True
-        self._circuit.leg_stands()
-        return 1 + self.data_received(view[1:]) if len(view) > 1 else 1
-
-    def eof_received(self) -> None:
-        """The other end sends no more, and may say so before its FIN comes by the stream."""
-        if self._receiver is not None:
-            self._receiver.eof_received()
-        elif self._stands:
-            self._at_eof = True
-        else:
-            self.conduit.abort()
-
-    def conduit_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self._circuit.leg_lost(exc)
-
-    def drained(self) -> None:
-        """What it kept has been sent."""
-        self._circuit.leg_drained()

@@ -26,7 +26,7 @@ WAIT_S: Final = 15.0
 """For the second leg, once one is there: both ends see the circuit get busy at about the same time."""
 
 
-class Legs:
+class Door:
     """Of one relay."""
 
     def __init__(self, most: int) -> None:
@@ -68,7 +68,7 @@ class Legs:
 class Offer:
     """The two legs of one circuit, from their tickets on."""
 
-    def __init__(self, legs: Legs, on_over: Callable[[], None]) -> None:
+    def __init__(self, door: Door, on_over: Callable[[], None]) -> None:
         self.tickets = os.urandom(TICKET_BYTES), os.urandom(TICKET_BYTES)
         """For the end that asked for the circuit, and for the other."""
         self.names = leg_name(self.tickets[0]), leg_name(self.tickets[1])
@@ -76,7 +76,7 @@ class Offer:
         """Once both have come."""
         self.is_held = False
         """Whether it takes one of the places that there are for legs."""
-        self._legs = legs
+        self._door = door
         self._on_over = on_over
         self._waiting: tuple[str, Conduit] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +91,7 @@ class Offer:
         loop = asyncio.get_running_loop()
         if self._waiting is None:
             self.is_held = True
-            self._legs.take()
+            self._door.take()
             self._waiting = name, conduit
             self._timer = loop.call_later(WAIT_S, self.close)
             conduit.start(_Waiting(self))
@@ -109,7 +109,7 @@ class Offer:
             self._timer = None
 
     def _over(self) -> None:
-        self._legs.forget(self)
+        self._door.forget(self)
         self._on_over()
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class Offer:
         if self.pair is not None:
             self.pair.abort()
             return
-        self._legs.forget(self)
+        self._door.forget(self)
         self.is_held = False
         if self._waiting is not None:
             (_, waiting), self._waiting = self._waiting, None

@@ -1,0 +1,98 @@
+"""A leg at one end of its circuit: what comes on it, and how it stands. `net.transport.circuit` changes over.
+
+    NONE    PROMISED ──the circuit is busy──▶ COMING ──READY──▶ STANDS
+              COMING ──not dialed, refused, lost, or no READY in time──▶ NONE
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Protocol
+
+from p2pfwd.net.conduit.contract import Conduit, Receiver
+from p2pfwd.wire.circuit import READY
+
+
+class Stage(Enum):
+    """How it stands with a circuit's leg."""
+
+    NONE = auto()
+    """There is none, and there will not be one."""
+    PROMISED = auto()
+    """It is dialed when the circuit is busy."""
+    COMING = auto()
+    """It is dialed, or waits for READY."""
+    STANDS = auto()
+    """READY has come."""
+
+
+class Owner(Protocol):
+    """The circuit."""
+
+    def leg_stands(self) -> None:
+        """READY has come."""
+
+    def leg_drained(self) -> None:
+        """What it kept has been sent."""
+
+    def leg_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+
+
+class Leg:
+    """One, as it comes: the receiver of its conduit."""
+
+    __slots__ = ("_at_eof", "_circuit", "_receiver", "_stands", "conduit")
+
+    def __init__(self, circuit: Owner, conduit: Conduit) -> None:
+        self.conduit = conduit
+        self._circuit = circuit
+        self._receiver: Receiver | None = None
+        """Who takes what comes, once the circuit receives by the leg."""
+        self._stands = False
+        self._at_eof = False
+
+    @property
+    def missing(self) -> int:
+        """See Receiver."""
+        return 0 if self._receiver is None else self._receiver.missing
+
+    def read(self, receiver: Receiver, leftover: bytes) -> None:
+        """Give it `leftover`, what has come and what comes from now on."""
+        self._receiver = receiver
+        if leftover:
+            self.conduit.start(self, leftover)
+        self.conduit.resume()
+        if self._at_eof:
+            receiver.eof_received()
+
+    def data_received(self, view: memoryview) -> int:
+        """READY, then what the other end sends: it waits until the circuit receives by the leg."""
+        if self._receiver is not None:
+            return self._receiver.data_received(view)
+        if self._stands:
+            self.conduit.pause()
+            return 0
+        if view[0] != READY[0]:
+            self.conduit.abort()
+            return len(view)
+        self._stands = True
+        self._circuit.leg_stands()
+        return 1 + self.data_received(view[1:]) if len(view) > 1 else 1
+
+    def eof_received(self) -> None:
+        """The other end sends no more, and may say so before its FIN comes by the stream."""
+        if self._receiver is not None:
+            self._receiver.eof_received()
+        elif self._stands:
+            self._at_eof = True
+        else:
+            self.conduit.abort()
+
+    def conduit_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._circuit.leg_lost(exc)
+
+    def drained(self) -> None:
+        """What it kept has been sent."""
+        self._circuit.leg_drained()
