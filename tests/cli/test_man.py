@@ -231,7 +231,7 @@ def protocols_in_code() -> set[str]:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.update(re.findall(r"^/p2pfwd/[a-z-]+/\d+\.\d+\.\d+$", node.value))
+                found.update(re.findall(r"^/p2pfwd/[a-z-]+/\d+(?:\.\d+\.\d+|/)$", node.value))
     return found
 
 

@@ -15,6 +15,7 @@ from p2pfwd.daemon.settings import Settings
 from p2pfwd.errors import ExitStatus, InvalidConfig
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.policy import relay_bounds
 from p2pfwd.wire.tls import TLS
 
 PEER = "12D3KooWGRUVh3xoVy6F6FQyRVFiDYpYPSrDzb2YwEGeYL8bBBZQ"
@@ -207,6 +208,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
         "bootstrap",
         "relays",
         "relay_serve",
+        "relay_legs",
         "dht_prefix",
         "dht_mode",
         "mdns",
@@ -222,6 +224,7 @@ def test_every_setting_is_handed_on_with_the_parts_own_default() -> None:
     for f in fields(Settings):
         if f.name in parts and f.name != "security":  # there it is protocol names
             assert f.default == parts[f.name].default, f.name
+    assert Settings().relay_legs == relay_bounds.LEGS
 
 
 @pytest.mark.parametrize(
