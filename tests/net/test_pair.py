@@ -134,6 +134,18 @@ async def test_the_loss_of_one_is_the_loss_of_the_other(which: int) -> None:
 
 
 @on_both_loops
+async def test_two_on_which_nothing_passes_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_module, "IDLE_S", 0.3)
+    async with paired() as it:
+        for _ in range(8):
+            await asyncio.get_running_loop().sock_sendall(it.apps[0], b"x")
+            assert await exactly(it.apps[1], 1) == b"x"
+            await asyncio.sleep(0.05)
+        assert not it.pair.is_over
+        await until(lambda: it.pair.is_over)
+
+
+@on_both_loops
 async def test_who_does_not_end_when_the_other_has_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_module, "LINGER_S", 0.05)
     async with paired() as it:

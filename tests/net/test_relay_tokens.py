@@ -139,9 +139,9 @@ async def test_revoking_cuts_the_place_and_live_circuits(tmp_path: Path) -> None
         for client in (target, dialer):
             await relay_token.show(await made.link(client), text)
         assert (await reserve(await made.link(target))).status is Status.OK
-        near, limit = await connect(await made.link(dialer), target.peer_id)
+        near, answer = await connect(await made.link(dialer), target.peer_id)
         _, far = await taking.next()
-        assert limit is None
+        assert answer.limit is None
         token, circuits = await made.relaying.revoke("all")
         assert set(token.peers) == {target.peer_id, dialer.peer_id} and circuits == 1
         for stream in (near, far):

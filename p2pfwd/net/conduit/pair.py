@@ -5,6 +5,7 @@ Rules:
   one read waits here for each way, and the system's own windows slow the sender.
 - The end of what one sends is passed on behind it, and so is the loss of one: the other is aborted.
 - Once one has ended, the other has `LINGER_S` to end as well.
+- Two on which nothing passes for `IDLE_S` are ended: their machines may be gone without a word.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ LINGER_S: Final = 30.0
 """For what was sent before the end to arrive, and its receiver to end as well."""
 
 
+IDLE_S: Final = 300.0
+"""Connections of p2pfwd ask each other whether they live every two minutes, at least."""
+
+
 class Pair:
     """Of two conduits that nobody else reads. `on_over()` is called exactly once."""
 
@@ -31,6 +36,7 @@ class Pair:
         self._loop = loop
         self._on_over = on_over
         self._linger: asyncio.TimerHandle | None = None
+        self._idle: asyncio.TimerHandle | None = None
 
     def start(self, first: bytes) -> None:
         """Send `first` on both, then move bytes."""
@@ -39,6 +45,14 @@ class Pair:
         for end in (self.one, self.other):
             if not self.is_over:
                 end.conduit.start(end)
+        self._look(-1)
+
+    def _look(self, before: int) -> None:
+        passed = self.one.passed + self.other.passed
+        if passed == before:
+            self.abort()
+        elif not self.is_over:
+            self._idle = self._loop.call_later(IDLE_S, self._look, passed)
 
     def ended(self) -> None:
         """One of them has ended, or sent what it had to."""
@@ -53,8 +67,9 @@ class Pair:
         if self.is_over:
             return
         self.is_over = True
-        if self._linger is not None:
-            self._linger.cancel()
+        for timer in (self._linger, self._idle):
+            if timer is not None:
+                timer.cancel()
         self.one.conduit.abort()
         self.other.conduit.abort()
         self._on_over()
