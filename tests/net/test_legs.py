@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from p2pfwd.net.link.contract import Link
 from p2pfwd.net.transport import circuit, leg_door, relay_transport
 from p2pfwd.net.transport import legs as legs_module
 from p2pfwd.net.transport.circuit import CircuitConduit
-from p2pfwd.net.transport.leg import Stage
+from p2pfwd.net.transport.leg import NEAR_BYTES, Stage
 from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import Circuit, RelayService
@@ -309,3 +310,32 @@ async def test_a_leg_for_which_the_relay_has_no_word_is_given_up(monkeypatch: py
         await it.bulk()
         await until(lambda: it.stages[0] is Stage.NONE and it.service._door._held == 0)
         await it.bulk()
+
+
+@on_loop
+async def test_a_doubt_of_the_other_end_does_not_hurry_the_system_about_the_relay() -> None:
+    """It would give up a leg that the relay does not read, for the other end's sake."""
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        leg = it.conduits[0]._leg_out
+        assert isinstance(leg, tcp.TcpConduit)
+        it.conduits[0].retry_within(0.1)
+        limit_ms = leg._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        assert limit_ms == tcp.USER_TIMEOUT_MS and it.conduits[0].acknowledged_s() is None
+
+
+@on_loop
+async def test_what_the_system_holds_of_a_leg_is_little_where_the_way_is_short() -> None:
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        assert it.one.legs is not None and it.one.legs.pair is not None
+        ends = [end.conduit for end in (it.one.legs.pair.one, it.one.legs.pair.other)]
+        for leg in [*ends, *(end._leg_out for end in it.conduits)]:
+            assert isinstance(leg, tcp.TcpConduit)
+            assert leg.is_near
+            assert leg._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * NEAR_BYTES
+            leg._closed = True
+            assert not leg.is_near
+            leg._closed = False

@@ -132,6 +132,10 @@ class MemoryConduit:
     def spare(self, spare: bool) -> None:
         """See Conduit; nothing is read here."""
 
+    @property
+    def is_near(self) -> bool:
+        return False
+
     def squeeze(self, room: int | None) -> None:
         """See Conduit; no system holds anything."""
 

@@ -93,6 +93,10 @@ class Conduit(Protocol):
     def spare(self, spare: bool) -> None:
         """Read in small pieces while it is so: the receiver has no time for large ones."""
 
+    @property
+    def is_near(self) -> bool:
+        """Whether the way is so short that what the system holds of it is a queue, and no bandwidth."""
+
     def squeeze(self, room: int | None) -> None:
         """Let the system hold about `room` bytes of what the peer sends while it is not read; None: as many
         as it likes."""

@@ -85,6 +85,11 @@ class PnetConduit:
         """As below."""
         self._below.spare(spare)
 
+    @property
+    def is_near(self) -> bool:
+        """As below."""
+        return self._below.is_near
+
     def squeeze(self, room: int | None) -> None:
         """As below."""
         self._below.squeeze(room)

@@ -37,6 +37,9 @@ SPARE_READ_BYTES: Final = 32 * 1024
 SO_BUF_LOCK: Final = 72
 """Linux 5.15; socket(7) has it, Python's socket does not."""
 
+NEAR_S: Final = 0.005
+"""A round trip of less is a short way, see `is_near`."""
+
 USER_TIMEOUT_MS: Final = 40_000
 """TCP_USER_TIMEOUT: unacknowledged data for this long means a dead peer (found within 45 s)."""
 
@@ -80,6 +83,9 @@ def acknowledged_s(sock: socket.socket) -> float | None:
     (last_ack_ms,) = struct.unpack_from("=I", info, _LAST_ACK)
     return float(last_ack_ms) / 1000 + _TICK_S
 
+
+_RTT = 68
+"""In Linux' tcp_info: the smoothed round trip, in microseconds."""
 
 _SEGMENTS_IN, _DATA_SEGMENTS_IN = 140, 152
 """In Linux' tcp_info: how many segments have come, and those of them with data."""
@@ -214,6 +220,14 @@ class TcpConduit:
         self._moved = self._told
         if spare:
             self._moved = _untold
+
+    @property
+    def is_near(self) -> bool:
+        """See Conduit.is_near; asked before there is a queue. Only Linux tells."""
+        if self._closed or sys.platform != "linux":
+            return False
+        (rtt_us,) = struct.unpack_from("=I", self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), _RTT)
+        return float(rtt_us) < NEAR_S * 1e6
 
     def squeeze(self, room: int | None) -> None:
         """See Conduit.squeeze. Left to itself the system takes 6 MB of a flood that nobody reads."""

@@ -196,6 +196,11 @@ class CircuitConduit:
         if self._leg is not None:
             self._leg.conduit.spare(spare)
 
+    @property
+    def is_near(self) -> bool:
+        """See Conduit: its windows see to that."""
+        return False
+
     def squeeze(self, room: int | None) -> None:
         """See Conduit: no socket of its own but the leg's."""
         if self._leg is not None:
@@ -217,9 +222,8 @@ class CircuitConduit:
         return None
 
     def retry_within(self, seconds: float | None) -> None:
-        """See Conduit: the relay's connection decides, or the leg."""
-        if self._leg_out is not None:
-            self._leg_out.retry_within(seconds)
+        """See Conduit: the relay's connection decides. On a leg the system would take a relay that waits for
+        the other end for one that is gone."""
 
     # --- sending ----------------------------------------------------------------------------------
 

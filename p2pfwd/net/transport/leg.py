@@ -7,10 +7,23 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Protocol
+from typing import Final, Protocol
 
 from p2pfwd.net.conduit.contract import Conduit, Receiver
 from p2pfwd.wire.circuit import READY
+
+
+NEAR_BYTES: Final = 256 * 1024
+"""Asked of the system, which doubles it, for what comes on a leg whose other end is near."""
+
+
+def shorten(leg: Conduit) -> None:
+    """Keep the queue short where the way is.
+
+    Left to itself the system holds megabytes of what a busy end has not read, and a keystroke waits in them.
+    """
+    if leg.is_near:
+        leg.squeeze(NEAR_BYTES)
 
 
 class Stage(Enum):
@@ -46,6 +59,7 @@ class Leg:
 
     def __init__(self, circuit: Owner, conduit: Conduit) -> None:
         self.conduit = conduit
+        shorten(conduit)
         self._circuit = circuit
         self._receiver: Receiver | None = None
         """Who takes what comes, once the circuit receives by the leg."""

@@ -18,6 +18,7 @@ from typing import Final
 
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.pair import Pair
+from p2pfwd.net.transport.leg import shorten
 from p2pfwd.wire.circuit import READY, TICKET_BYTES, leg_name
 
 log = logging.getLogger("p2pfwd.relay")
@@ -52,6 +53,7 @@ class Door:
         if offer is None:  # two have come with it
             conduit.abort()
         else:
+            shorten(conduit)
             offer.arrived(name, conduit)
 
     def take(self) -> None:
