@@ -84,7 +84,7 @@ def acknowledged_s(sock: socket.socket) -> float | None:
     return float(last_ack_ms) / 1000 + _TICK_S
 
 
-_RTT = 68
+_RTT: Final = 68
 """In Linux' tcp_info: the smoothed round trip, in microseconds."""
 
 _SEGMENTS_IN, _DATA_SEGMENTS_IN = 140, 152
@@ -226,7 +226,8 @@ class TcpConduit:
         """See Conduit.is_near; asked before there is a queue. Only Linux tells."""
         if self._closed or sys.platform != "linux":
             return False
-        (rtt_us,) = struct.unpack_from("=I", self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72), _RTT)
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        (rtt_us,) = struct.unpack_from("=I", info, _RTT)
         return float(rtt_us) < NEAR_S * 1e6
 
     def squeeze(self, room: int | None) -> None:

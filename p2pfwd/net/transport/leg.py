@@ -12,7 +12,6 @@ from typing import Final, Protocol
 from p2pfwd.net.conduit.contract import Conduit, Receiver
 from p2pfwd.wire.circuit import READY
 
-
 NEAR_BYTES: Final = 256 * 1024
 """Asked of the system, which doubles it, for what comes on a leg whose other end is near."""
 
