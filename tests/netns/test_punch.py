@@ -51,6 +51,27 @@ def test_two_symmetric_routers_stay_on_the_relay_and_it_is_said_why(home: Path) 
         assert "both routers give every connection another port" in it.a.ok("ping", it.b.peer_id)
 
 
+def test_bulk_over_a_relay_goes_by_legs_through_both_routers(home: Path) -> None:
+    with world(home, "symmetric", "symmetric") as it:
+        it.until(it.place, READY_S, "B's address")
+        where = it.place()
+        assert where is not None
+        port = it.forward([where])
+        with it.at_a.connect(port, 40.0) as sock:
+            assert it.echoed(sock, 1000)
+            (one,) = it.relay.json("hub", "ls")["Circuits"]
+            assert not one["Legs"], "a keystroke is not worth them"
+            assert it.echoed(sock, 4_000_000)
+            it.until(lambda: it.relay.json("hub", "ls")["Circuits"][0]["Legs"], READY_S, "the legs")
+            assert it.echoed(sock, 4_000_000)
+            (one,) = it.relay.json("hub", "ls")["Circuits"]
+            assert min(one["BytesIn"], one["BytesOut"]) > 8_000_000
+            it.relay.ok("peer", "rm", "b")
+            with pytest.raises(ConnectionResetError):
+                it.echoed(sock, PAYLOAD_BYTES)
+        assert not it.relay.json("hub", "ls")["Circuits"]
+
+
 def test_a_limited_relay_punches_the_hole_and_carries_no_tunnel(home: Path) -> None:
     with world(home, "cone", "cone", limited=True) as it:
         outcome = it.run()
