@@ -12,13 +12,18 @@ MB = 1 << 20
 
 
 class Rig:
-    """A process of so many resident bytes, of which `release` leaves so many."""
+    """A process that had so many resident bytes when it started, and has `full` now.
 
-    def __init__(self, resident: int, left: int) -> None:
-        self.resident, self.left = resident, left
+    `release` leaves `left` of them.
+    """
+
+    def __init__(self, quiet: int, full: int, left: int) -> None:
+        self.resident, self.left = quiet, left
         self.releases = self.spared = 0
         self.keeper = MemoryKeeper(asyncio.get_running_loop(), lambda: self.resident, self.release)
         self.keeper.on_spare(self.spare)
+        self.keeper.started()
+        self.resident = full
 
     def spare(self) -> None:
         self.spared += 1
@@ -31,9 +36,7 @@ class Rig:
 
 @in_virtual_time
 async def test_after_a_flood_it_is_given_back_once_and_within_half_a_minute() -> None:
-    rig = Rig(40 * MB, 42 * MB)
-    rig.keeper.started()
-    rig.resident = 150 * MB
+    rig = Rig(40 * MB, 150 * MB, 42 * MB)
     for _ in range(100):  # 20 s
         rig.keeper.stir()
         await asyncio.sleep(0.2)
@@ -48,9 +51,7 @@ async def test_after_a_flood_it_is_given_back_once_and_within_half_a_minute() ->
 @in_virtual_time
 async def test_what_little_can_be_given_back_is_given_back_twice_and_then_left() -> None:
     """What is kept for some time of who has gone goes in between, and its pages with it."""
-    rig = Rig(40 * MB, 50 * MB)
-    rig.keeper.started()
-    rig.resident = 150 * MB
+    rig = Rig(40 * MB, 150 * MB, 50 * MB)
     rig.keeper.stir()
     await asyncio.sleep(30 + REST_S)
     assert rig.releases == 2
@@ -64,9 +65,7 @@ async def test_what_little_can_be_given_back_is_given_back_twice_and_then_left()
 
 @in_virtual_time
 async def test_in_quiet_times_nothing_is_done() -> None:
-    rig = Rig(40 * MB, 40 * MB)
-    rig.keeper.started()
-    rig.resident += SLACK_BYTES
+    rig = Rig(40 * MB, 40 * MB + SLACK_BYTES, 40 * MB)
     rig.keeper.stir()
     await asyncio.sleep(600)
     assert not rig.releases
@@ -76,9 +75,7 @@ async def test_in_quiet_times_nothing_is_done() -> None:
 @in_virtual_time
 async def test_a_flood_that_lasts_is_given_back_when_it_ends_all_the_same() -> None:
     """However often it was in vain meanwhile: that much was in use then, and is not now."""
-    rig = Rig(40 * MB, 100 * MB)
-    rig.keeper.started()
-    rig.resident = 100 * MB
+    rig = Rig(40 * MB, 100 * MB, 100 * MB)
     for _ in range(600):
         rig.keeper.stir()
         await asyncio.sleep(1)
@@ -92,9 +89,7 @@ async def test_a_flood_that_lasts_is_given_back_when_it_ends_all_the_same() -> N
 
 @in_virtual_time
 async def test_what_is_in_use_is_asked_for_only_when_something_has_ended() -> None:
-    rig = Rig(40 * MB, 100 * MB)
-    rig.keeper.started()
-    rig.resident = 100 * MB
+    rig = Rig(40 * MB, 100 * MB, 100 * MB)
     rig.keeper.stir()
     await asyncio.sleep(600)
     assert rig.releases == 2
@@ -107,9 +102,7 @@ async def test_what_is_in_use_is_asked_for_only_when_something_has_ended() -> No
 
 @in_virtual_time
 async def test_after_close_nothing_is_done() -> None:
-    rig = Rig(40 * MB, 40 * MB)
-    rig.keeper.started()
-    rig.resident = 100 * MB
+    rig = Rig(40 * MB, 100 * MB, 40 * MB)
     rig.keeper.stir()
     rig.keeper.close()
     rig.keeper.close()
