@@ -165,7 +165,7 @@ class ServiceFailed(P2PForwardError):
 
 
 class StorageFailed(P2PForwardError):
-    """A file of the home cannot be read or written."""
+    """A file of the home, or one that a command names, cannot be read or written."""
 
     code = "storage-failed"
 
