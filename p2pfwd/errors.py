@@ -84,7 +84,7 @@ class InvalidProtocol(UsageError):
 
 
 class InvalidConfig(UsageError):
-    """`config.toml` cannot be used."""
+    """`config.toml` cannot be used, or a file of the home that a newer p2pfwd made."""
 
     code = "invalid-config"
 
