@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
+
+import pytest
 
 from p2pfwd.system.memory import BUSY_S, REST_S, SLACK_BYTES, MemoryKeeper, give_back, rss_bytes
 from tests.support.virtual_time import in_virtual_time
@@ -119,3 +122,17 @@ def test_free_memory_really_goes_back() -> None:
     give_back()
     assert full - rss_bytes() > 30 * MB and keep
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("lacks", ["_ctypes", "dlopen", "dlsym", "call_function"])
+def test_where_pythons_own_module_is_another_garbage_is_collected_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    if lacks == "_ctypes":
+        monkeypatch.setitem(sys.modules, "_ctypes", None)
+    else:
+        monkeypatch.delattr(pytest.importorskip("_ctypes"), lacks, raising=False)
+    collected: list[bool] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
+    give_back()
+    assert collected == [True]
