@@ -84,7 +84,7 @@ class InvalidProtocol(UsageError):
 
 
 class InvalidConfig(UsageError):
-    """`config.toml` cannot be used."""
+    """`config.toml` cannot be used, or a file of the home that a newer p2pfwd made."""
 
     code = "invalid-config"
 
@@ -165,7 +165,7 @@ class ServiceFailed(P2PForwardError):
 
 
 class StorageFailed(P2PForwardError):
-    """A file of the home cannot be read or written."""
+    """A file of the home, or one that a command names, cannot be read or written."""
 
     code = "storage-failed"
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import leaks
+from tests.support import leaks, lifeline
+
+lifeline.hold()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A background job of a script ignores Ctrl-C, and every program started from it would, too.

@@ -24,6 +24,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from tests.support import lifeline
 from tests.support.daemon import PROGRAM, Daemon, environment
 
 BULK_BYTES = 100_000_000
@@ -214,4 +215,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

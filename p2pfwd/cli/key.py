@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from p2pfwd.cli import named_file
 from p2pfwd.cli.options import AsJson, new_group
 from p2pfwd.cli.render import talk, write, write_json
 from p2pfwd.cli.text import printable
-from p2pfwd.errors import DaemonRunning, StorageFailed, UsageError
+from p2pfwd.errors import DaemonRunning
 
 if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
     from p2pfwd.rpc.paths import Paths
 
 key = new_group("The identity of this node.")
+
+_WHAT: Final = "key file"
 
 
 @key.command("export", help="Print the private key, or save it to a file.")
@@ -32,7 +33,6 @@ def export(
 ) -> None:
     """As base64 of its libp2p protobuf, which is Identity.PrivKey of a Kubo configuration."""
     from p2pfwd.state.identity_file import encode, load
-    from p2pfwd.system.private_files import create_atomically
 
     env: Env = ctx.obj
     text = encode(load(env.paths().key_file))
@@ -41,12 +41,7 @@ def export(
             talk("Whoever has this key can be this node: keep it secret.")
         write(text)
         return
-    try:
-        create_atomically(Path(file), text.encode() + b"\n", "key file")
-    except FileExistsError:
-        raise UsageError(
-            f"key file {file}: it exists already", hint="give the name of a new file"
-        ) from None
+    named_file.make(file, text.encode() + b"\n", _WHAT)
     talk(f"Saved the private key to {printable(file)}: keep it secret.")
 
 
@@ -61,10 +56,10 @@ def import_(
 ) -> None:
     """Base64 of a PrivateKey protobuf: Ed25519, RSA, secp256k1 or ECDSA."""
     from p2pfwd.core.peer_id import PeerId
-    from p2pfwd.state.identity_file import import_text
+    from p2pfwd.state.identity_file import MAX_BYTES, import_text
 
     env: Env = ctx.obj
-    text = _read(file)
+    text = named_file.read(file, _WHAT, MAX_BYTES).decode("ascii", "replace")
     with _home_held(env.paths()):
         imported = import_text(env.paths().key_file, text, replace=force)
     peer_id = str(PeerId.from_public_key(imported.public_key))
@@ -92,21 +87,3 @@ def _home_held(paths: Paths) -> Iterator[None]:
         yield
     finally:
         lock.close()
-
-
-def _read(file: str) -> str:
-    from p2pfwd.state.identity_file import MAX_BYTES
-
-    try:
-        if file == "-":
-            data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            with Path(file).open("rb") as source:
-                data = source.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _failed(file, error) from error
-    return data.decode("ascii", "replace")
-
-
-def _failed(file: str, error: OSError) -> StorageFailed:
-    return StorageFailed(f"key file {file}: {error.strerror}")

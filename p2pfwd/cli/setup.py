@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from p2pfwd.cli import named_file
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.options import AsJson, NoStart
 from p2pfwd.cli.render import write, write_json
@@ -62,8 +62,7 @@ def apply(
     file with an error anywhere changes nothing.
     """
     env: Env = ctx.obj
-    name = "stdin" if file == "-" else file
-    params = ApplyParams(text=_read(file), name=name, prune=prune, dry_run=dry_run)
+    params = ApplyParams(text=_read(file), name=named_file.shown(file), prune=prune, dry_run=dry_run)
     result = env.save("p2p.apply", params, ApplyResult, no_start=no_start, timeout_s=TIMEOUT_S)
     if as_json:
         write_json(result)
@@ -94,13 +93,9 @@ def reload(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 def _read(file: str) -> str:
-    """Raises UsageError for what is no text, or too long, OSError."""
-    name = "stdin" if file == "-" else file
-    if file == "-":
-        data = sys.stdin.buffer.read(MAX_APPLIED_BYTES + 1)
-    else:
-        with open(file, "rb") as opened:
-            data = opened.read(MAX_APPLIED_BYTES + 1)
+    """Raises UsageError for what is no text, or too long, StorageFailed."""
+    name = named_file.shown(file)
+    data = named_file.read(file, "file to apply", MAX_APPLIED_BYTES)
     if len(data) > MAX_APPLIED_BYTES:
         raise UsageError(f"{name}: longer than {MAX_APPLIED_BYTES} bytes", hint="apply it in several files")
     try:

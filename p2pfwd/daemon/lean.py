@@ -21,6 +21,11 @@ refuse: 0.9 MB.
 `inspect` with `ast` and `dis` (0.9 MB), `locale` (0.4 MB) and `tokenize` are imported by asyncio,
 dataclasses, subprocess and `linecache` for what is hardly ever done. They come when it is done, so nobody has
 to know that they were not there.
+
+There is no public way to any of it: libraries import what they may need as they are imported, `dataclass`
+shares no code between classes, and `cryptography` asks its backend in any case. So a private name is only
+used where it is as it is known here, and no module is an empty one: whoever reads more of it gets all of it.
+Another version of a library costs memory, and nothing else.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, module_from_spec
 from threading import RLock
 from types import FunctionType, GeneratorType, MethodType, ModuleType
@@ -44,6 +50,7 @@ _BUILT_IN_HASHES = (
 _LEFT_OUT = ("ssl", "_ssl", "_hashlib")
 _TLS_IN_PYTHON = "asyncio.sslproto"
 """asyncio's own side of TLS transports; asyncio imports it, and reads nothing of it before one is made."""
+_C_PROTOBUF = "google._upb._message"
 _PYTHON_PROTOBUF = "google.protobuf.internal.python_message"
 _WELL_KNOWN_TYPES = "google.protobuf.internal.well_known_types"
 _BACKENDS = "cryptography.hazmat.backends.openssl"
@@ -65,32 +72,33 @@ def leave_out_openssl() -> bool:
         return False
     for name in _LEFT_OUT:
         sys.modules[name] = None  # type: ignore[assignment]  # what the import system documents for this
-    sys.modules[_TLS_IN_PYTHON] = ModuleType(_TLS_IN_PYTHON, "Left out; see p2pfwd.daemon.lean.")
+    _put_off(_TLS_IN_PYTHON, {})
     return True
 
 
 def leave_out_python_protobuf() -> bool:
     """Keep protobuf's Python half from being loaded; False, and nothing done, where it is needed."""
     chosen = "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION" in os.environ
-    if chosen or "google.protobuf" in sys.modules or find_spec("google._upb._message") is None:
+    if chosen or "google.protobuf" in sys.modules or _find(_C_PROTOBUF) is None:
         return False
-    sys.modules[_PYTHON_PROTOBUF] = ModuleType(_PYTHON_PROTOBUF, "Left out; see p2pfwd.daemon.lean.")
-    well_known = ModuleType(_WELL_KNOWN_TYPES, "Left out; see p2pfwd.daemon.lean.")
-    well_known.WKTBASES = {}  # type: ignore[attr-defined]  # all that is read of it, in C
-    sys.modules[_WELL_KNOWN_TYPES] = well_known
+    _put_off(_PYTHON_PROTOBUF, {})
+    _put_off(_WELL_KNOWN_TYPES, {"WKTBASES": {}})  # all that is read of it, in C
     return True
 
 
 def put_off_cryptographys_backend() -> None:
     """Have it loaded when more is asked of it than whether there are Ed25519 and X25519."""
-    if _BACKEND not in sys.modules:
-        module = ModuleType(_BACKEND, "Put off; see p2pfwd.daemon.lean.")
-        module.backend = _Backend()  # type: ignore[attr-defined]
-        sys.modules[_BACKEND] = module
+    module = _put_off(_BACKEND, {})
+    if module is not None:
+        vars(module)["backend"] = _Backend(module.__getattr__)
 
 
 class _Backend:
     """In place of cryptography's, which has only methods."""
+
+    def __init__(self, load: Callable[[str], Any]) -> None:
+        """`load` gives a name of the module, which has the real one after that."""
+        self._load = load
 
     def ed25519_supported(self) -> bool:
         """There is no p2pfwd without it."""
@@ -101,11 +109,10 @@ class _Backend:
         return True
 
     def __getattr__(self, name: str) -> Any:
-        if getattr(sys.modules[_BACKEND], "backend", None) is self:
-            del sys.modules[_BACKEND]
-            # Its package has the backend by the same name as the module.
-            vars(import_module(_BACKENDS))["backend"] = import_module(_BACKEND).backend
-        return getattr(sys.modules[_BACKEND].backend, name)
+        real = self._load("backend")
+        # Its package has the backend by the same name as the module.
+        vars(import_module(_BACKENDS))["backend"] = real
+        return getattr(real, name)
 
 
 def put_off_imports() -> None:
@@ -126,7 +133,7 @@ def share_dataclass_code() -> bool:
     """
     import dataclasses
 
-    if not (hasattr(dataclasses, "_repr_fn") and hasattr(dataclasses, "_frozen_get_del_attr")):
+    if any(_parameters(getattr(dataclasses, name, None)) != known for name, known in _MAKERS.items()):
         return False  # Python 3.13 and later
 
     def show(self: Any) -> str:
@@ -139,9 +146,19 @@ def share_dataclass_code() -> bool:
     def __delattr__(self: object, name: str) -> None:
         raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
 
-    dataclasses._repr_fn = lambda fields, globals: show
+    dataclasses._repr_fn = lambda fields, globals: show  # type: ignore[attr-defined]
     dataclasses._frozen_get_del_attr = lambda cls, fields, globals: (__setattr__, __delattr__)  # type: ignore[attr-defined]
     return True
+
+
+_MAKERS = {"_repr_fn": ("fields", "globals"), "_frozen_get_del_attr": ("cls", "fields", "globals")}
+"""Functions of `dataclasses` in 3.11 and 3.12, and their parameters."""
+
+
+def _parameters(function: object) -> tuple[str, ...] | None:
+    if not isinstance(function, FunctionType):
+        return None
+    return function.__code__.co_varnames[: function.__code__.co_argcount]
 
 
 def _is_generator(value: object) -> bool:
@@ -174,19 +191,36 @@ a task is shown: by error reports, when there may be no descriptor left, and by 
 of an error that it makes and drops where `asyncio.Runner` has set a handler before."""
 
 
-def _put_off(name: str, at_once: Mapping[str, object]) -> None:
+def _find(name: str) -> ModuleSpec | None:
+    """As `importlib.util.find_spec`, but runs the code of no package that it is in."""
+    package, _, _ = name.rpartition(".")
+    if not package:
+        return find_spec(name)
+    around = _find(package)
+    places = None if around is None else around.submodule_search_locations
+    if around is None or places is None:
+        return None
+    if around.origin is None:  # a namespace: it has no code, and knows its places once it is imported
+        import_module(package)
+    return PathFinder.find_spec(name, places)
+
+
+def _put_off(name: str, at_once: Mapping[str, object]) -> ModuleType | None:
     """Put a module in place that has only `at_once` until another of its attributes is asked for.
 
+    None, and nothing done, where there is no such module, or it has been loaded.
     `importlib.util.LazyLoader` is not it: the second `import` of such a module loads it, up to Python 3.11.
     """
-    spec = None if name in sys.modules else find_spec(name)
+    spec = None if name in sys.modules else _find(name)
     if spec is None or spec.loader is None:
-        return
+        return None
     module, loader, lock = module_from_spec(spec), spec.loader, RLock()
     loading = False
 
     def load(attribute: str) -> Any:
         nonlocal loading
+        if attribute == "__path__":  # of packages, which have it: `from` asks each module
+            raise AttributeError(f"module {name!r} is no package", name=attribute)
         with lock:  # another thread waits for all of it; the module itself may ask on its way
             if not loading and "__getattr__" in vars(module):
                 loading = True
@@ -203,6 +237,7 @@ def _put_off(name: str, at_once: Mapping[str, object]) -> None:
     module.__getattr__ = load  # type: ignore[method-assign]
     vars(module).update(at_once)
     sys.modules[name] = module
+    return module
 
 
 def import_uvloop() -> ModuleType | None:

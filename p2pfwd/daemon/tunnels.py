@@ -63,7 +63,7 @@ class Tunnels:
         self._clock = clock
 
     async def load(self) -> None:
-        """Read what is saved. Raises StorageFailed."""
+        """Read what is saved. Raises InvalidConfig where a newer p2pfwd saved it, StorageFailed."""
         self._saved = {tunnel.key: tunnel for tunnel in await self._file.load()}
 
     async def start(self, declared: Iterable[DeclaredTunnel] = ()) -> None:

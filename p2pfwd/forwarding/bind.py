@@ -156,12 +156,15 @@ def _bind_unix(address: Multiaddr, path: str) -> BoundSocket:
 
 def _unix_failure(exc: OSError, address: Multiaddr) -> AddressInUse | BindFailed:
     if isinstance(exc, unix_socket.NotASocket):
-        return AddressInUse(f"cannot listen on {address}: a file that is no socket has that path")
+        where = f"cannot listen on {address}: a file that is no socket has that path"
+        return AddressInUse(where, hint="choose another path, or move that file away")
     if isinstance(exc, unix_socket.SomebodyListens):
         where = f"cannot listen on {address}: another program listens there"
         return AddressInUse(where, hint="choose another path")
     if exc.errno in (errno.EACCES, errno.EPERM):  # bind_failure would speak of privileged ports
-        return BindFailed(f"cannot listen on {address}: no permission to create the socket file")
-    if exc.errno == errno.ENOENT:
-        return BindFailed(f"cannot listen on {address}: the directory does not exist")
+        where = f"cannot listen on {address}: no permission to create the socket file"
+        return BindFailed(where, hint="choose a path in a directory of yours")
+    if exc.errno in (errno.ENOENT, errno.ENOTDIR):
+        where = f"cannot listen on {address}: the directory does not exist"
+        return BindFailed(where, hint="make it first, or choose another path")
     return bind_failure(exc, str(address))

@@ -9,7 +9,7 @@ name says another unit. Empty lists are `[]`; an absent value is `null`.
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal
 
 from p2pfwd.rpc.access_values import (  # noqa: F401 - as below
     AccessAllowParams,
@@ -189,7 +189,7 @@ class OwnAddress(Message):
     """One address of this node, and what it rests on."""
 
     address: str
-    kind: str  # "bound" | "proved" | "mapped" | "observed" | "relayed"
+    kind: Literal["bound", "proved", "mapped", "observed", "relayed"]
     by: tuple[str, ...] = ()  # the peers who proved it, or see this node there
     age_s: float | None = None  # of the proof
     left_s: float | None = None  # until the proof counts no longer

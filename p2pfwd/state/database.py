@@ -47,6 +47,10 @@ class DamagedFile(StorageFailed):
     """The file is no database of its kind, or a broken one."""
 
 
+class NewerFile(StorageFailed):
+    """The file has a form that only a newer p2pfwd knows."""
+
+
 class Database:
     """The file at `path`; made with the first use of `working`."""
 
@@ -57,7 +61,7 @@ class Database:
 
     @contextmanager
     def working(self) -> Iterator[Connection]:
-        """The open database, in autocommit. Raises StorageFailed, DamagedFile among them.
+        """The open database, in autocommit. Raises StorageFailed, DamagedFile and NewerFile among them.
 
         After a failure it is closed, and what was begun undone: sqlite forgets what it knew of a sick disk.
         """
@@ -166,7 +170,7 @@ class Database:
                 db.execute(statement)
             version += 1
         if version != form.version:
-            raise StorageFailed(
+            raise NewerFile(
                 f"{form.what} {self.path}: it has the form {version}, of a newer version of p2pfwd",
                 hint=f"use that version; or move the file away: then {form.without}",
                 path=str(self.path),

@@ -18,8 +18,8 @@ from p2pfwd.core.durations import read_time
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.terms import ForwardTerms, ListenTerms, terms_from_json, terms_to_json
-from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, ResourceLimitExceeded
-from p2pfwd.state.database import DamagedFile, Database, Form
+from p2pfwd.errors import InvalidConfig, InvalidMultiaddr, InvalidPeerId, ResourceLimitExceeded
+from p2pfwd.state.database import DamagedFile, Database, Form, NewerFile
 
 if TYPE_CHECKING:
     from sqlite3 import Connection
@@ -113,7 +113,10 @@ class TunnelFile:
         return self._db.aside
 
     def load(self) -> list[SavedTunnel]:
-        """Every tunnel in it, in the order in which they were saved; nothing where there is no file."""
+        """Every tunnel in it, in the order in which they were saved; nothing where there is no file.
+
+        Raises InvalidConfig where a newer p2pfwd made it: trying again does not help.
+        """
         if not self.path.exists():
             return []
         try:
@@ -121,6 +124,8 @@ class TunnelFile:
                 self._db.check(db)
                 rows = db.execute(f"SELECT {_COLUMNS} FROM tunnels ORDER BY id").fetchall()
                 tunnels = [self._tunnel(row) for row in rows]
+        except NewerFile as exc:
+            raise InvalidConfig(exc.message, hint=exc.hint, **exc.details) from exc
         except DamagedFile as exc:
             self._set_aside(exc, self.aside)
             self.moved = self.aside

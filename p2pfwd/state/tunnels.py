@@ -28,7 +28,7 @@ class SavedTunnels:
         self._thread = FileThread("state file", self._file.close)
 
     async def load(self) -> list[SavedTunnel]:
-        """Every saved tunnel, in the order in which they were saved. Raises StorageFailed."""
+        """Every saved tunnel, in the order in which they were saved. Raises InvalidConfig, StorageFailed."""
         found = await self._thread.submit(self._file.load) if self._file.path.exists() else []
         if self._file.aside.exists():
             self.lost = self._file.aside

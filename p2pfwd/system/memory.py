@@ -45,10 +45,11 @@ def give_back() -> None:
     """Collect garbage, and have glibc return its free pages; another C library is left alone."""
     gc.collect()
     if sys.platform == "linux":
-        import _ctypes  # `ctypes` makes 400 objects, in the very memory that is to be freed
+        # A C library without it; a Python without what is below `ctypes`, or with another.
+        with suppress(OSError, ImportError, AttributeError, TypeError):
+            import _ctypes  # `ctypes` makes 400 objects, in the very memory that is to be freed
 
-        program = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # as `ctypes.CDLL(None)` does
-        with suppress(OSError):  # a C library without it
+            program = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # as `ctypes.CDLL(None)` does
             _ctypes.call_function(_ctypes.dlsym(program, "malloc_trim"), (0,))
 
 

@@ -22,6 +22,7 @@ from tests.bench.report import render, verdicts
 from tests.bench.results import Results
 from tests.bench.runner import PHASES, Plan, Runner
 from tests.bench.tunnels import SETUPS
+from tests.support import lifeline
 from tests.support.netns import enter, is_loopback_only
 
 QUICK_TUNNELS = (
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     compileall.compile_dir("p2pfwd", quiet=1)  # as where it is installed, whatever the environment forbids
     isolate()
     raise_file_limit()
-    signal.signal(signal.SIGTERM, stop)  # so that what was started is ended
+    signal.signal(signal.SIGTERM, stop)  # so that what was measured is printed
     with tempfile.TemporaryDirectory(prefix="p2pfwd-bench-", ignore_cleanup_errors=True) as name:
         work = Path(name)
         client = find_client(work, python=options.python_client)
@@ -106,4 +107,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -31,6 +31,7 @@ from tests.bench.__main__ import isolate, raise_file_limit
 from tests.bench.client import Client, find_client
 from tests.bench.procs import POLL_S, Cpu, free_port
 from tests.bench.tunnels import PROTOCOL, Lab, p2pfwd_node, tcp
+from tests.support import lifeline
 
 INJECT = Path(__file__).with_name("inject")
 ROOT = Path(__file__).parents[2]
@@ -153,4 +154,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

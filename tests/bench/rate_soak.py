@@ -31,6 +31,7 @@ from tests.bench.procs import TICK_S, machine_busy_s, run_s
 from tests.bench.report import grid, number, spread
 from tests.bench.results import Spread
 from tests.bench.tunnels import SETUPS, Lab, Setup, Tunnel
+from tests.support import lifeline
 from tests.support.figures import percentile
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
 
@@ -294,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     isolate()
     raise_file_limit()
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, stop)  # so that what was measured is printed
     with tempfile.TemporaryDirectory(prefix="p2pfwd-rate-", ignore_cleanup_errors=True) as name:
         soak = Soak(find_client(Path(name)), Path(name), Ends(seed=1))
         try:
@@ -311,4 +312,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -25,6 +25,7 @@ from p2pfwd.wire.circuit import Status
 from tests.bench.__main__ import isolate, raise_file_limit
 from tests.bench.procs import Memory
 from tests.net.relay_rig import Target, reserve
+from tests.support import lifeline
 
 AT_ONCE = 32
 ANY = Multiaddr.parse("/ip4/127.0.0.1/tcp/0")
@@ -126,4 +127,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     main()

@@ -330,11 +330,3 @@ def test_a_closed_name_is_told_to_the_other_person_as_one_that_is_not_there(home
             said.append(done.stderr.replace(name, "NAME"))
         assert said[0] == said[1] and "does not serve NAME" in said[0]
         assert not owner.json("access", "requests")["Requests"], "the owner has answered that peer"
-
-
-def test_a_daemon_does_not_start_with_the_rules_of_a_newer_one(home: Path) -> None:
-    (home / "access.json").write_text('{"version": 2}')
-    done = run_cli(home, "daemon")
-    assert done.returncode == 2 and "it has the form 2, of a newer version of p2pfwd" in done.stderr
-    assert "move the file away" in done.stderr
-    assert (home / "access.json").read_text() == '{"version": 2}'

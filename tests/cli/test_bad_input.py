@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.rpc.schema import MAX_LINE_BYTES
+from p2pfwd.state.identity_file import load_or_create
 from tests.support.daemon import PROGRAM, Daemon, Program, environment, run_cli
 from tests.support.fake_daemon import until
 from tests.support.in_process import Pair, two_daemons
@@ -312,6 +313,87 @@ def test_bad_arguments_start_a_daemon_all_the_same_and_change_nothing_else(home:
         assert run_cli(home, "ls").stdout == ""
     finally:
         run_cli(home, "shutdown")
+
+
+# --- files that a command names ---------------------------------------------------------------------
+
+
+def run_unprivileged(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *words],
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=unprivileged,
+        timeout=30,
+    )
+
+
+PATH_RIGHT = "see that its path is right; - is standard input"
+READABLE = "have it made readable for you, or give what it holds on standard input, which is -"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "hint"),
+    [
+        ("none", "No such file or directory", PATH_RIGHT),
+        ("shut/below", "Not a directory", PATH_RIGHT),
+        ("", "Is a directory", "name a file; - is standard input"),
+        ("shut", "Permission denied", READABLE),
+    ],
+)
+@pytest.mark.parametrize(("command", "what"), [("apply", "file to apply"), ("key import", "key file")])
+def test_a_file_that_cannot_be_read(
+    home: Path, command: str, what: str, path: str, reason: str, hint: str
+) -> None:
+    (home / "shut").touch(0o000)
+    words, message = [*command.split(), str(home / path)], f"{what} {home / path}: {reason}"
+    result = run_unprivileged(home, *words)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {message}\nhint: {hint}\n"
+    told = json.loads(run_unprivileged(home, *words, "--json").stderr)
+    assert told == {"Code": "storage-failed", "Message": message, "Hint": hint}
+
+
+def test_a_standard_input_that_cannot_be_read(home: Path) -> None:
+    with (home / "file").open("wb") as write_only:
+        result = subprocess.run(
+            [PROGRAM, "apply", "-"],
+            env=environment(home),
+            stdin=write_only,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (result.returncode, sentence(result.stderr)) == (1, "file to apply stdin: Bad file descriptor")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason", "hint"),
+    [
+        ("none/new", 1, "No such file or directory", "make its directory first, or name another one"),
+        ("file/new", 1, "Not a directory", "name a file in a directory"),
+        ("shut/new", 1, "Permission denied", "name a file in a directory of yours"),
+        ("file", 2, "it exists already", "give the name of a new file"),
+        ("", 2, "it exists already", "give the name of a new file"),
+    ],
+)
+def test_a_file_that_cannot_be_made(home: Path, path: str, status: int, reason: str, hint: str) -> None:
+    load_or_create(home / "identity.key")
+    (home / "file").touch()
+    (home / "shut").mkdir(0o500)
+    result = run_unprivileged(home, "key", "export", str(home / path))
+    assert (result.returncode, result.stdout) == (status, "")
+    assert result.stderr == f"Error: key file {home / path}: {reason}\nhint: {hint}\n"
+
+
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_without_a_name_is_no_new_file(home: Path, path: str) -> None:
+    load_or_create(home / "identity.key")
+    result = run_cli(home, "key", "export", path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert sentence(result.stderr) == f"key file {path or '.'}: it exists already"
 
 
 # --- interrupts -----------------------------------------------------------------------------------

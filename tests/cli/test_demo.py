@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.daemon import daemons_of
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "tools.demo"]
 
@@ -46,8 +48,3 @@ def test_interrupted_demo_cleans_up(home: Path) -> None:
     assert len(pids) == 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert list(home.iterdir()) == []
-
-
-def daemons_of(pid: int) -> set[int]:
-    """The child processes of `pid`."""
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}

@@ -80,11 +80,6 @@ def test_import_refuses_what_is_no_key(home: Path, run: Run) -> None:
         assert not (home / "identity.key").exists()
 
 
-def test_import_of_a_file_that_is_not_there(home: Path, run: Run) -> None:
-    result = run("key", "import", str(home / "none"))
-    assert (result.status, result.err) == (1, f"Error: key file {home / 'none'}: No such file or directory\n")
-
-
 def test_import_is_refused_while_a_daemon_runs(fake: FakeDaemon, home: Path, run: Run) -> None:
     (home / "given.key").write_text(made_key(home / "other"))
     result = run("key", "import", str(home / "given.key"))

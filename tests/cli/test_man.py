@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -30,6 +30,8 @@ from p2pfwd.history.kinds import KINDS, TOPICS
 from p2pfwd.policy import service_bounds
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.rpc import schema
+from p2pfwd.rpc.paths import Paths
+from p2pfwd.state import swarm_key_file
 from p2pfwd.wire.invite import InviteStatus
 from p2pfwd.wire.yamux import reset_codes
 
@@ -181,6 +183,118 @@ def test_the_objects_of_the_rpc(kind: Any) -> None:
     assert members(sections("p2pfwd-rpc.7", "Ss")[kind.__name__]) == [
         schema.wire_name(f) for f in fields(kind)
     ]
+
+
+def parts(kind: Any) -> Iterator[Any]:
+    """The types that a type is made of, itself among them."""
+    yield kind
+    for part in get_args(kind):
+        yield from parts(part)
+
+
+def described(name: str) -> str:
+    """A section of the RPC's page, with those that it refers to."""
+    page = sections("p2pfwd-rpc.7", "Ss")
+    referred = [line.split()[1] for line in page[name] if line.startswith(".Sx ")]
+    return " ".join(line for it in (name, *referred) for line in page.get(it, []))
+
+
+def words_of(kind: Any) -> set[str]:
+    """The fixed words of an object's fields; of objects without a section of their own also their names."""
+    found: set[str] = set()
+    for hint in get_type_hints(kind).values():
+        for part in parts(hint):
+            if get_origin(part) is Literal:
+                found.update(get_args(part))
+            elif is_dataclass(part) and part.__name__ not in sections("p2pfwd-rpc.7", "Ss"):
+                found.update(schema.wire_name(f) for f in fields(part))
+                found |= words_of(part)
+    return found
+
+
+OBJECTS = {name: getattr(schema, name, None) for name in sections("p2pfwd-rpc.7", "Ss")}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_the_words_of_a_section_of_the_rpc(name: str) -> None:
+    kinds = schema.METHODS[name] if name in schema.METHODS else (OBJECTS[name],)
+    words = set().union(*(words_of(kind) for kind in kinds if is_dataclass(kind)))
+    text = described(name)
+    assert {it for it in words if not re.search(rf"(?<![\w-]){re.escape(it)}(?![\w-])", text)} == set()
+
+
+OWN_JSON = {
+    "config": "config show",
+    "daemon": "shutdown",
+    "foreground": "listen Fl \\-foreground , Ic forward Fl \\-foreground",
+    "forward": "forward , join",
+    "hub": "hub",
+    "join": "forward , join",
+    "key": "key import",
+    "listen": "listen",
+    "network": "network join",
+    "p2p": "ls",
+    "service": "service install , service uninstall , service status",
+    "swarm": "ping",
+    "swarm_key": "swarm key new , swarm key show",
+}
+"""Modules of the command line that name something in what they print, and where the page tells it."""
+
+
+def names_given_by(module: Path) -> set[str]:
+    """The keys of JSON objects that a module writes: those of its dicts that begin with a capital."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        keys = node.keys if isinstance(node, ast.Dict) else []
+        texts = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+        found.update(text for text in texts if re.fullmatch(r"[A-Z][A-Za-z]+", text))
+    return found
+
+
+def test_the_names_in_json_that_no_method_has() -> None:
+    given = {path.stem: names_given_by(path) for path in (PACKAGE / "cli").glob("*.py")}
+    assert given.pop("exits") == {"Code", "Message", "Hint"}
+    described: dict[str, set[str]] = {}
+    for line in sections("p2pfwd.1", "Sh")["JSON"]:
+        if line.startswith(".It Ic "):
+            names = described[line.removeprefix(".It Ic ")] = set()
+        elif line.startswith(".It Vt "):
+            names.add(line.removeprefix(".It Vt "))
+    assert {module: described[place] for module, place in OWN_JSON.items()} == {
+        module: names for module, names in given.items() if names
+    }
+    assert set(described) == set(OWN_JSON.values())
+
+
+NOT_TO_BE_SET = {"INVOCATION_ID", "P2PFWD_READY_FD", "PYTHONPATH"}
+"""Variables by which processes of ours, and systemd, know each other."""
+
+
+VARIABLE = re.compile(
+    r"(P2PFWD|LIBP2P|XDG|NOTIFY|WATCHDOG|JOURNAL|INVOCATION)_[A-Z_]*[A-Z]|PYTHON[A-Z]+|NO_COLOR|TERM"
+)
+
+
+def test_the_variables_of_the_environment() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.update([node.value] if VARIABLE.fullmatch(node.value) else [])
+    assert {"P2PFWD_HOME", "TERM", "PYTHONMALLOC"} <= found, "the search finds them"
+    told = set()
+    for page in ("p2pfwd.1", "p2pfwd-daemon.8"):
+        lines = [line for line in sections(page, "Sh")["ENVIRONMENT"] if line.startswith(".It Ev ")]
+        told.update(word for line in lines for word in line.removeprefix(".It Ev ").split(" , "))
+    assert told - {"COLUMNS"} == found - NOT_TO_BE_SET
+
+
+def test_the_files() -> None:
+    paths = Paths.resolve("/home", {})
+    named = [getattr(paths, name) for name in dir(paths) if name.endswith("_file")]
+    files = {path.name for path in (*named, paths.socket, swarm_key_file.location(paths.home, ""))}
+    lines = sections("p2pfwd-daemon.8", "Sh")["FILES"]
+    assert {line.rpartition("/")[2] for line in lines if line.startswith(".It Pa ")} == files
 
 
 def members(lines: list[str]) -> list[str]:

@@ -159,18 +159,29 @@ def test_a_port_that_is_taken_at_the_start_is_waited_for(home: Path) -> None:
         connect(port).close()
 
 
-def test_a_newer_state_file_is_refused_with_its_cure(home: Path) -> None:
-    with sqlite3.connect(home / "state.db") as db:
-        db.execute("PRAGMA user_version = 99")
-    db.close()
-    refused = run_cli(home, "daemon")
-    assert (refused.returncode, refused.stderr.splitlines()[-2:]) == (
-        1,
-        [
-            f"Error: state file {home / 'state.db'}: it has the form 99, of a newer version of p2pfwd",
-            "hint: use that version; or move the file away: then no tunnel is saved",
-        ],
-    )
+@pytest.mark.parametrize(
+    "name", ["state.db", "access.json", "peers.json", "invites.json", "relay-tokens.json"]
+)
+def test_a_file_of_a_newer_version_is_refused_with_its_cure(home: Path, name: str) -> None:
+    """With the exit status of what a service manager need not try again, and left as it is."""
+    path = home / name
+    if name == "state.db":
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+    else:
+        path.write_text('{"version": 99}')
+        path.chmod(0o600)
+    before = path.read_bytes()
+    for words, env in ((["daemon"], {}), (["listen", "/x/a", "9"], {"P2PFWD_AUTOSTART": "1"})):
+        refused = run_cli(home, *words, env=env)
+        error, hint = refused.stderr.splitlines()[-2:]
+        assert refused.returncode == 2
+        assert error.startswith("Error: ")
+        assert error.endswith(f" {path}: it has the form 99, of a newer version of p2pfwd")
+        assert hint.startswith("hint: use that version; or move the file away: then ")
+        assert path.read_bytes() == before
 
 
 def test_what_a_damaged_file_has_lost_is_told_where_one_looks(home: Path) -> None:

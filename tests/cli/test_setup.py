@@ -132,12 +132,6 @@ def test_what_no_daemon_is_asked(run: Run, fake: FakeDaemon, tmp_path: Path, dat
     assert done.status == 2 and said in done.err
 
 
-def test_a_file_that_is_not_there(run: Run, fake: FakeDaemon, tmp_path: Path) -> None:
-    done = run("apply", str(tmp_path / "none.toml"))
-    assert (done.status, done.out) == (1, "")
-    assert "none.toml" in done.err and "no such file" in done.err.lower()
-
-
 def test_a_bad_file_is_told_with_its_place_and_changes_nothing(home: Path) -> None:
     with Daemon(home) as daemon:
         text = SSH + '[[listen]]\nprotocol = "/x/web"\ntarget = "zebra"\n'

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz import mutator
+from tests.support import lifeline
 
 FOLDER = Path(__file__).parent
 KEPT = FOLDER / "corpus"
@@ -182,4 +183,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

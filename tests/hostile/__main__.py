@@ -23,6 +23,7 @@ from tests.hostile.measure import QUICK, Measured, Measurement, Times
 from tests.hostile.report import OK, is_doubtful, render, short_of, verdict
 from tests.hostile.stage import LINES, NET48
 from tests.hostile.victim import Rig
+from tests.support import lifeline
 
 RIGS = 5
 """Rigs that wait for their last look at the same time; each is three daemons."""
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ground.Unavailable as exc:
         print(f"hostile: skipped: {exc}")
         return 0
-    signal.signal(signal.SIGTERM, stop)  # so that what was started is ended
+    signal.signal(signal.SIGTERM, stop)  # so that what was measured is printed
     with tempfile.TemporaryDirectory(prefix="p2pfwd-hostile-", ignore_cleanup_errors=True) as name:
         runner = Runner(Path(name), QUICK if options.quick else Times(), options.tries)
         try:
@@ -171,4 +172,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

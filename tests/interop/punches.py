@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from tests.interop.peers.fetch import PeerMissing
 from tests.interop.punch_rig import RELAYS, Rig
 from tests.netns.two_machines import Unavailable
+from tests.support import lifeline
 
 PAIRS: Final = (("kubo", "kubo"), ("kubo", "p2pfwd"), ("p2pfwd", "kubo"))
 
@@ -85,4 +86,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -157,8 +157,9 @@ def test_a_unix_socket_somebody_answers_on_is_in_use(home: Path, backlog: str) -
 def test_a_file_is_never_overwritten(home: Path) -> None:
     path = home / "notes.txt"
     path.write_text("precious")
-    with pytest.raises(AddressInUse, match="no socket"):
+    with pytest.raises(AddressInUse, match="no socket") as told:
         bound(f"/unix{path}")
+    assert told.value.hint == "choose another path, or move that file away"
     assert path.read_text() == "precious"
 
 
@@ -174,16 +175,18 @@ def test_the_file_of_a_successor_is_not_removed(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "words"),
+    ("path", "words", "hint"),
     [
-        ("/" + "a" * 107, "108 bytes long, the system's limit is 107"),
-        ("/" + "ä" * 54, "109 bytes long"),
-        ("/no/such/directory/sock", "the directory does not exist"),
+        ("/" + "a" * 107, "108 bytes long, the system's limit is 107", "choose a shorter path"),
+        ("/" + "ä" * 54, "109 bytes long", "choose a shorter path"),
+        ("/no/such/directory/sock", "the directory does not exist", "make it first, or choose another path"),
+        ("/dev/null/sock", "the directory does not exist", "make it first, or choose another path"),
     ],
 )
-def test_unix_paths_that_cannot_be_say_why(path: str, words: str) -> None:
-    with pytest.raises(BindFailed, match=words):
+def test_unix_paths_that_cannot_be_say_why(path: str, words: str, hint: str) -> None:
+    with pytest.raises(BindFailed, match=words) as told:
         bound(f"/unix{path}")
+    assert told.value.hint == hint
 
 
 @pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0"])

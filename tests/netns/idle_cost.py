@@ -18,6 +18,7 @@ from typing import Final
 from tests.netns.nat import KINDS, Router
 from tests.netns.recovery_hubs import HubNetwork, held
 from tests.netns.two_machines import Machine, Unavailable
+from tests.support import lifeline
 
 GOAL_MB: Final = 1.0
 SETTLE_S: Final = 60.0
@@ -61,4 +62,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

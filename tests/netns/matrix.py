@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.netns.punch_lab import KINDS, Outcome, World, works_directly
 from tests.netns.two_machines import Unavailable
+from tests.support import lifeline
 
 
 def attempt(a: str, b: str, limited: bool, udp: bool) -> Outcome | str:
@@ -70,4 +71,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -34,6 +34,7 @@ from tests.netns.nat import Router
 from tests.netns.punch_lab import World
 from tests.netns.recovery_hubs import HubNetwork, until
 from tests.netns.two_machines import Unavailable
+from tests.support import lifeline
 from tests.support.figures import percentile
 from tests.support.sockets import CHUNK, Handler, Payload, TcpServer, echo, send_payload
 
@@ -307,4 +308,5 @@ def _part(outcome: object, number: int) -> object:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -22,6 +22,7 @@ from typing import Final
 from tests.netns.recovery_hubs import HUB_FAULTS, HubWorld
 from tests.netns.recovery_lab import FAULTS, Fault, L, Outcome, World, bad_line, suffer
 from tests.netns.two_machines import Unavailable
+from tests.support import lifeline
 from tests.support.figures import percentile
 
 P50_S, P99_S = 2.0, 5.0
@@ -126,4 +127,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main(sys.argv[1:]))

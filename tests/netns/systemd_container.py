@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.netns.two_machines import Unavailable
+from tests.support import lifeline
 
 ROOT = Path(__file__).resolve().parents[2]
 INIT = Path("/lib/systemd/systemd")
@@ -110,6 +111,7 @@ class SystemdContainer:
         if os.geteuid() != 0 or missing:
             raise Unavailable(f"a systemd of its own needs root and {', '.join(missing) or 'namespaces'}")
         self._env = {
+            **lifeline.mark(),
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "DIR": str(directory),
             "GROUP": f"p2pfwd-lab-{os.getpid()}",

@@ -20,6 +20,7 @@ from pathlib import Path
 from p2pfwd.errors import ConnectionLost, DaemonNotRunning
 from p2pfwd.rpc.client import Client
 from tests.rpc.durable_things import Found, Thing, things
+from tests.support import lifeline
 from tests.support.daemon import Program
 from tests.support.in_process import QuickDaemon
 
@@ -130,4 +131,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

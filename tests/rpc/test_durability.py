@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
+import select
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.rpc import durability, durable_things
+from tests.support.daemon import daemons_of
+from tests.support.fake_daemon import until
 from tests.support.in_process import QuickDaemon
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(180)
@@ -17,6 +27,30 @@ def test_killed_at_random_instants_it_has_lost_no_answer(home: Path) -> None:
     result = durability.run(tries=15, seed=20_261_126)
     assert result.lost == []
     assert result.answers.total() > 100 and len(result.answers) == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's /proc")
+def test_a_run_that_is_killed_leaves_no_daemon_behind(home: Path) -> None:
+    """As of every slow tier: see `tests.support.lifeline`."""
+    words = [sys.executable, "-m", "tests.rpc.durability", "--tries", "1000"]
+    env = {**os.environ, "TMPDIR": str(home)}
+    with subprocess.Popen(words, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as run:
+        found: list[int] = []
+
+        def has_daemon() -> bool:
+            with contextlib.suppress(ProcessLookupError):  # killed meanwhile: it does that
+                found[:] = [os.pidfd_open(pid) for pid in daemons_of(run.pid)]
+            return bool(found)
+
+        assert until(has_daemon)
+        run.kill()
+    try:
+        assert all(select.select([daemon], [], [], 20.0)[0] for daemon in found)
+    finally:
+        for daemon in found:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(daemon, signal.SIGKILL)
+            os.close(daemon)
 
 
 def test_a_full_disk_is_told_with_its_cure_and_changes_nothing(home: Path) -> None:

@@ -19,14 +19,16 @@ from p2pfwd.rpc import autostart
 from p2pfwd.rpc.client import Client
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.rpc.schema import CheckParams, ListenParams
+from tests.support import lifeline
 from tests.support.fake_daemon import until
 
 LOOPBACK = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0", "P2PFWD_NETWORK": "lan"}
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """A whole environment: nothing of this process's."""
-    return {"PATH": os.environ["PATH"], "P2PFWD_HOME": str(home), "LC_ALL": "C.UTF-8", **LOOPBACK, **more}
+    """A whole environment: nothing of this process's, but that the daemon ends with it."""
+    fixed = {"PATH": os.environ["PATH"], "P2PFWD_HOME": str(home), "LC_ALL": "C.UTF-8"}
+    return {**fixed, **LOOPBACK, **lifeline.mark(), **more}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from p2pfwd.daemon.node import Running
 from p2pfwd.errors import (
     AddressInUse,
     DaemonNotRunning,
+    InvalidConfig,
     InvalidProtocol,
     ListenerExists,
     P2PForwardError,
@@ -357,7 +358,7 @@ def test_a_newer_state_file_keeps_the_daemon_from_starting(lives: Lives, home: P
     with sqlite3.connect(home / "state.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(StorageFailed, match="it has the form 99") as caught:
+    with pytest.raises(InvalidConfig, match="it has the form 99") as caught:
         lives(ls)
     assert caught.value.hint == "use that version; or move the file away: then no tunnel is saved"
     with pytest.raises(DaemonNotRunning):

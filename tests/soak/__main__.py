@@ -20,6 +20,7 @@ from typing import Final
 from tests.netns.two_machines import Unavailable
 from tests.soak.churn import Faults, Owner
 from tests.soak.lab import COUNTED, FORWARDS, LASTING, NAMES, Holdings, Lab
+from tests.support import lifeline
 
 SETTLE_S: Final = 15.0
 QUIET_S: Final = 120.0
@@ -195,4 +196,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    lifeline.hold()
     sys.exit(main())

@@ -16,9 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from tests.support import lifeline
 
 PROGRAM = str(Path(sys.executable).with_name("p2pfwd"))
 READY = "Daemon is ready"
@@ -39,7 +42,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "SYSTEMROOT") if name in os.environ}
     fixed = {"P2PFWD_HOME": str(home), "P2PFWD_AUTOSTART": "0", "HOME": str(home), "LC_ALL": "C.UTF-8"}
     quiet = {"P2PFWD_NETWORK": "lan", "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
-    return {**kept, **fixed, **quiet, **(extra or {})}
+    return {**kept, **fixed, **quiet, **lifeline.mark(), **(extra or {})}
 
 
 def run_cli(
@@ -60,6 +63,16 @@ def run_cli(
         timeout=timeout_s,
         check=False,
     )
+
+
+def daemons_of(pid: int) -> list[int]:
+    """The processes of daemons that the main thread of this one has started; one may have ended meanwhile."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"p2pfwd.daemon" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 class Program:

@@ -102,10 +102,10 @@ def test_keys_need_no_backend_of_cryptographys_and_who_asks_it_more_has_all_of_i
 
 LOADED = """
 import sys
-from p2pfwd.daemon.lean import import_uvloop, leave_out_openssl, leave_out_python_protobuf, put_off_imports
-put_off_imports(); leave_out_openssl(); leave_out_python_protobuf()
+from p2pfwd.daemon import lean
+lean.put_off_imports(); lean.leave_out_openssl(); lean.leave_out_python_protobuf()
 import asyncio, functools, signal
-import_uvloop()
+lean.import_uvloop()
 import p2pfwd.daemon.node
 async def main():
     task = functools.partial(print, asyncio.current_task())
@@ -114,7 +114,9 @@ async def main():
 print(asyncio.run(main()))
 heavy = {"ast", "dis", "calendar", "unicodedata", "encodings.idna", "ctypes", "typer", "ssl", "OpenSSL"}
 print(sorted(name for name in heavy if sys.modules.get(name)))
-print([name for name in ("inspect", "locale", "tokenize") if "__getattr__" not in vars(sys.modules[name])])
+put_off = ["inspect", "locale", "tokenize", lean._TLS_IN_PYTHON]
+put_off += [lean._PYTHON_PROTOBUF, lean._WELL_KNOWN_TYPES]
+print([name for name in put_off if "__getattr__" not in vars(sys.modules[name])])
 """
 
 
@@ -156,6 +158,106 @@ def test_dataclasses_that_share_their_code_are_shown_and_guarded_as_others() -> 
         f"One(a=1) Two(c=3) One(a=2) True True\n{shares} {shares}\n",
         "",
     )
+
+
+# --- other versions of the libraries ----------------------------------------------------------------
+
+MESSAGE = """
+from p2pfwd.core.pb.keys_pb2 import PublicKey
+assert PublicKey.FromString(PublicKey(type=1, data=b"x").SerializeToString()).data == b"x"
+"""
+LOOP = """
+import asyncio
+assert asyncio.run(asyncio.sleep(0, True))
+"""
+KEY = """
+from p2pfwd.core.keys import PrivateKey
+key = PrivateKey.generate()
+assert key.public_key.verify(b"said", key.sign(b"said"))
+"""
+
+WITHOUT = [
+    ("_TLS_IN_PYTHON", "asyncio.other", "leave_out_openssl", True, LOOP),
+    ("_C_PROTOBUF", "google._upb.other", "leave_out_python_protobuf", False, MESSAGE),
+    ("_C_PROTOBUF", "google._other._message", "leave_out_python_protobuf", False, MESSAGE),
+    ("_PYTHON_PROTOBUF", "google.protobuf.internal.other", "leave_out_python_protobuf", True, MESSAGE),
+    ("_WELL_KNOWN_TYPES", "google.protobuf.other.well_known", "leave_out_python_protobuf", True, MESSAGE),
+    ("_BACKEND", "cryptography.hazmat.other", "put_off_cryptographys_backend", None, KEY),
+]
+"""Names that are known in `lean`, in whose place another version has none."""
+
+
+@pytest.mark.parametrize(("name", "other", "function", "result", "work"), WITHOUT)
+def test_a_version_without_a_module_that_is_known_here_works(
+    name: str, other: str, function: str, result: bool | None, work: str
+) -> None:
+    script = f"""
+from p2pfwd.daemon import lean
+lean.{name} = {other!r}
+print(lean.{function}())
+{work}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{result}\n", "")
+
+
+READS_MORE = [
+    ("leave_out_openssl", LOOP, lean._TLS_IN_PYTHON, "SSLProtocol"),
+    ("leave_out_python_protobuf", MESSAGE, lean._PYTHON_PROTOBUF, "GeneratedProtocolMessageType"),
+    ("leave_out_python_protobuf", MESSAGE, lean._WELL_KNOWN_TYPES, "Timestamp"),
+    ("put_off_cryptographys_backend", KEY, lean._BACKEND, "Backend"),
+]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("function", "work", "module", "name"), READS_MORE)
+def test_a_version_that_reads_more_of_a_module_has_all_of_it(
+    function: str, work: str, module: str, name: str, late: bool
+) -> None:
+    steps = [f"from {module} import {name}", work][:: -1 if late else 1]
+    lines = ["from p2pfwd.daemon import lean", f"lean.{function}()", *steps, f"print({name}.__module__)"]
+    script = "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{module}\n", "")
+
+
+MADE = """
+from dataclasses import FrozenInstanceError, dataclass
+@dataclass(frozen=True)
+class One:
+    "One."
+    a: int
+try:
+    One(1).a = 2
+except FrozenInstanceError as exc:
+    print(One(1), exc)
+"""
+
+
+@pytest.mark.parametrize(
+    ("known", "other"),
+    [
+        ("_repr_fn", "_shown_fn"),
+        ("_frozen_get_del_attr", "_guards"),
+        ("def _repr_fn(fields, globals", "def _repr_fn(fields, globals, more=None"),
+        ("_get_del_attr(cls, fields, globals)", "_get_del_attr(cls, fields, globals, more=None)"),
+    ],
+)
+def test_dataclasses_of_a_version_that_makes_its_functions_otherwise_are_left_alone(
+    known: str, other: str
+) -> None:
+    script = f"""
+import sys
+from importlib.util import find_spec, module_from_spec
+spec = find_spec("dataclasses")
+module = sys.modules["dataclasses"] = module_from_spec(spec)
+exec(spec.loader.get_source("dataclasses").replace({known!r}, {other!r}), vars(module))
+from p2pfwd.daemon.lean import share_dataclass_code
+print(share_dataclass_code())
+{MADE}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\nOne(a=1) cannot assign to field 'a'\n", "")
 
 
 def test_what_is_put_off_is_whole_when_it_is_used_and_for_those_that_imported_it_before() -> None:

@@ -125,6 +125,13 @@ def test_a_defect_in_the_middle_of_a_read_ends_the_connection_while_its_views_ar
 # --- wide messages ----------------------------------------------------------------------------------
 
 
+def test_a_channel_without_wide_messages_sends_nothing_as_one_and_takes_no_more() -> None:
+    channel, _, _ = made()
+    channel.send_wide(channel.max_wide)
+    with pytest.raises(AssertionError):
+        channel.send_wide(channel.max_wide + 1)
+
+
 class Taker:
     """Takes everything."""
 

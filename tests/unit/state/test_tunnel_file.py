@@ -14,7 +14,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.terms import PLAIN_LISTEN, ForwardTerms, ListenTerms
-from p2pfwd.errors import ResourceLimitExceeded, StorageFailed
+from p2pfwd.errors import InvalidConfig, ResourceLimitExceeded, StorageFailed
 from p2pfwd.state import tunnel_file
 from p2pfwd.state.database import DamagedFile
 from p2pfwd.state.tunnel_file import SavedTunnel, TunnelFile
@@ -120,8 +120,8 @@ def test_a_newer_form_is_refused_with_the_cure_and_left_alone(file: TunnelFile) 
         db.execute(f"PRAGMA user_version = {tunnel_file.VERSION + 1}")
     db.close()
     before = file.path.read_bytes()
-    for work in (file.load, lambda: file.change(put=[SSH])):
-        with pytest.raises(StorageFailed, match=r"state file .*state\.db: it has the form 3") as caught:
+    for work, error in ((file.load, InvalidConfig), (lambda: file.change(put=[SSH]), StorageFailed)):
+        with pytest.raises(error, match=r"state file .*state\.db: it has the form 3") as caught:
             work()
         assert caught.value.hint == "use that version; or move the file away: then no tunnel is saved"
     file.close()
