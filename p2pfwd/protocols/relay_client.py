@@ -14,6 +14,8 @@ its own: a relay that does not answer holds up no other.
               any other ──it tells that it relays no more──▶ IDLE: the place is gone
                    HELD ──it denies the place when asked again──▶ RESTING: the place is gone
                   any ──this node is public, or it is named no more──▶ IDLE: nothing is kept of a refusal
+                 HELD ──it is the owner's no more, and strangers' relays are not asked──▶ IDLE: nor of a place
+    RESTING as a stranger's ──it is the owner's now──▶ IDLE
 
 A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
 """
@@ -116,6 +118,7 @@ class _Rest:
     since: float
     until: float
     delay_s: float
+    is_strangers: bool
 
 
 class RelayClient:
@@ -154,6 +157,7 @@ class RelayClient:
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._swarm.on_silent(self._silent)
+        self._swarm.peerstore.on_change(self._standing_changed)
         self._task = self._swarm.spawn(self._run(), "relay places")
 
     async def close(self) -> None:
@@ -236,6 +240,9 @@ class RelayClient:
     def _known(self, relay: PeerId, link: Link | None, now: float) -> Known | None:
         """What the plan is made of; None of who is not to be asked."""
         place, rest = self._places.get(relay), self._rests.get(relay)
+        if place is not None and not self._may_be_asked(relay):
+            self._lost(relay)
+            return None
         if place is not None and link is None and now >= place.renew_at:
             place = self._renew_later(place, now + REST_S)  # it is silent: when it is heard, or then
         if place is None and (link is None or not self._relays(relay) or not self._may_be_asked(relay)):
@@ -338,7 +345,7 @@ class RelayClient:
         if not is_known:
             delay_s = STRANGERS_REST_S
         until = now + delay_s * (1 + self._rng.random() / 4)
-        self._rests[relay] = _Rest(now, until, delay_s)
+        self._rests[relay] = _Rest(now, until, delay_s, not is_known)
         late = f"it did not answer within {ANSWER_S:g} s"
         why = self._refusals[relay] = late if isinstance(exc, TimeoutError) else describe(exc)
         if (place := self._places.get(relay)) is not None:
@@ -371,6 +378,17 @@ class RelayClient:
         elif rest is not None and self._is_known(relay):
             rest.until = min(rest.until, max(now, rest.since + REST_S) + by_chance_s)
         self._news.set()
+
+    def _standing_changed(self, relay: PeerId) -> None:
+        """It may be one of the owner's now, or be it no longer."""
+        if self._is_known(relay):
+            rest = self._rests.get(relay)
+            if rest is not None and rest.is_strangers:
+                self._forgive(relay)
+            if self._relays(relay):
+                self._news.set()
+        elif relay in self._places:
+            self._news.set()
 
     def _forgive(self, relay: PeerId) -> None:
         """Forget that it has refused a place."""

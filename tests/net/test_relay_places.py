@@ -94,10 +94,10 @@ async def start(network: MemoryNetwork, number: int) -> Host:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(*, strangers: bool = False) -> AsyncIterator[World]:
     network, is_public = MemoryNetwork(), [False]
     node = await start(network, 1)
-    client = RelayClient(node.swarm, strangers=False, is_public=lambda: is_public[0])
+    client = RelayClient(node.swarm, strangers=strangers, is_public=lambda: is_public[0])
     client.start()
     made = World(network, node, client, is_public)
     try:
@@ -452,3 +452,46 @@ async def test_a_relay_of_the_settings_whose_name_is_given_later_is_dialed_at_on
     await relays.close()
     for host in (node, relay):
         await host.close()
+
+
+@in_virtual_time
+async def test_a_connected_relay_that_becomes_the_owners_is_asked_at_once() -> None:
+    """Where strangers' relays are not asked it was passed over when it told of itself."""
+    async with world() as it:
+        relay = await it.relay()
+        there = relay.host.swarm.listen_addrs()
+        conn = await it.node.swarm.connect(relay.host.peer_id, there, only=True)
+        await conn.identified
+        await asyncio.sleep(SOON_S)
+        assert not it.asked(relay)
+        it.node.swarm.peerstore.pin(relay.host.peer_id, (), "named")
+        await within(SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_strangers_relay_that_refused_and_becomes_the_owners_is_asked_at_once() -> None:
+    async with world(strangers=True) as it:
+        relay = await it.relay()
+        refuse(relay)
+        there = relay.host.swarm.listen_addrs()
+        await it.node.swarm.connect(relay.host.peer_id, there, only=True)
+        await within(3.0, it.client.refusals)
+        await asyncio.sleep(60.0)
+        assert it.asked(relay) == 1
+        refuse(relay, None)
+        it.node.swarm.peerstore.pin(relay.host.peer_id, (), "named")
+        await within(SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_place_at_a_relay_that_is_the_owners_no_more_is_given_up_and_not_asked_for() -> None:
+    """It was asked for anew all the time, as soon as it was to be renewed."""
+    async with world() as it:
+        relay = await it.relay()
+        it.node.swarm.peerstore.pin(relay.host.peer_id, (), "named")
+        await it.node.swarm.connect(relay.host.peer_id, relay.host.swarm.listen_addrs(), only=True)
+        await within(SOON_S, it.held)
+        it.node.swarm.peerstore.unpin(relay.host.peer_id, "named")
+        await within(SOON_S, lambda: not it.held())
+        await asyncio.sleep(3600.0)
+        assert it.asked(relay) == 1
