@@ -64,7 +64,9 @@ RENEW_AT: Final = 0.75
 SHORTEST_S: Final = 60.0
 """A relay whose clock is behind gives a time that is over already: the place is there all the same."""
 
-LONGEST_S: Final = 24 * 3600.0
+LONGEST_S: Final = 3600.0
+"""What relays give at least. Where this node's clock is behind, the time given seems longer than it is, and the
+place would be over long before it is renewed."""
 
 REST_S: Final = 1.0
 """After a refusal: who starts both ends names this node there a moment later. Doubled with each, up to ..."""

@@ -495,3 +495,14 @@ async def test_a_place_at_a_relay_that_is_the_owners_no_more_is_given_up_and_not
         await within(SOON_S, lambda: not it.held())
         await asyncio.sleep(3600.0)
         assert it.asked(relay) == 1
+
+
+@in_virtual_time
+async def test_a_place_is_renewed_within_the_hour_though_a_clock_that_is_behind_makes_it_seem_longer() -> None:
+    async with world() as it:
+        relay = await it.relay()
+        relay.ttl_s = 400 * 24 * 3600.0  # an hour, to a node that is in last year
+        await it.meet(relay)
+        await within(SOON_S, it.held)
+        await asyncio.sleep(3600.0)
+        assert it.asked(relay) == 2
