@@ -8,7 +8,7 @@ its own: a relay that does not answer holds up no other.
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE
                                    ASKING ──its connection is over or silent, and another is there──▶ IDLE
                   any ──its last connection is over──▶ IDLE: the place is gone, another is asked for at once
-                RESTING ──it tells of itself anew──▶ IDLE, soon: it may have been told of this node
+                RESTING ──it tells of itself anew──▶ IDLE, soon: it may know this node now, or have room
                    HELD ──the relay has another connection of ours──▶ ASKING, over that one (and still held)
                    HELD ──it tells of itself anew──▶ ASKING, soon: it may have cut the place (and still held)
               any other ──it tells that it relays no more──▶ IDLE: the place is gone
@@ -65,8 +65,8 @@ SHORTEST_S: Final = 60.0
 """A relay whose clock is behind gives a time that is over already: the place is there all the same."""
 
 LONGEST_S: Final = 3600.0
-"""What relays give at least. Where this node's clock is behind, the time given seems longer than it is, and the
-place would be over long before it is renewed."""
+"""What relays give at least. Where this node's clock is behind, the time given seems longer than it is, and
+the place would be over long before it is renewed."""
 
 REST_S: Final = 1.0
 """After a refusal: who starts both ends names this node there a moment later. Doubled with each, up to ..."""
@@ -74,7 +74,8 @@ REST_S: Final = 1.0
 LONGEST_REST_S: Final = 600.0
 
 REASK_S: Final = 30.0
-"""Between a place and the next question that the relay's telling of itself brings, at least."""
+"""Between a place, or a stranger's refusal, and the next question that the relay's telling of itself brings,
+at least."""
 
 REASK_WITHIN_S: Final = 2.0
 """... and by chance so much more: a relay tells all who have a place at once."""
@@ -366,7 +367,7 @@ class RelayClient:
     def _identified(self, relay: PeerId) -> None:
         """It tells of itself, and says no more where it has cut us, or relayed for nobody for a moment.
 
-        Nor where it has none for us and would have one now, as its owner has named this node.
+        Nor where it has none for us and would have one now: its owner has named this node, or there is room.
         """
         place, rest, now = self._places.get(relay), self._rests.get(relay), time.monotonic()
         if not self._relays(relay):
@@ -377,8 +378,9 @@ class RelayClient:
         if place is not None:
             at = max(now, place.given_at + REASK_S) + by_chance_s
             self._places[relay] = replace(place, renew_at=min(place.renew_at, at))
-        elif rest is not None and self._is_known(relay):
-            rest.until = min(rest.until, max(now, rest.since + REST_S) + by_chance_s)
+        elif rest is not None:
+            pause_s = REASK_S if rest.is_strangers else REST_S
+            rest.until = min(rest.until, max(now, rest.since + pause_s) + by_chance_s)
         self._news.set()
 
     def _standing_changed(self, relay: PeerId) -> None:

@@ -28,12 +28,14 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
-from p2pfwd.protocols import identify
-from p2pfwd.protocols.relay_client import ANSWER_S, REASK_WITHIN_S, REST_S, RelayClient
+from p2pfwd.policy.shares import Most
+from p2pfwd.protocols import identify, relay_service
+from p2pfwd.protocols.relay_client import ANSWER_S, REASK_S, REASK_WITHIN_S, REST_S, RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.wire.circuit import HOP, Status
 from p2pfwd.wire.identify import ID
+from tests.net.relay_rig import reserve
 from tests.support.memory_network import MemoryNetwork, Meter
 from tests.support.mini_relay import MiniRelay
 from tests.support.virtual_time import in_virtual_time
@@ -498,7 +500,7 @@ async def test_a_place_at_a_relay_that_is_the_owners_no_more_is_given_up_and_not
 
 
 @in_virtual_time
-async def test_a_place_is_renewed_within_the_hour_though_a_clock_that_is_behind_makes_it_seem_longer() -> None:
+async def test_a_place_is_renewed_within_the_hour_though_it_seems_longer_by_a_clock_that_is_behind() -> None:
     async with world() as it:
         relay = await it.relay()
         relay.ttl_s = 400 * 24 * 3600.0  # an hour, to a node that is in last year
@@ -506,3 +508,28 @@ async def test_a_place_is_renewed_within_the_hour_though_a_clock_that_is_behind_
         await within(SOON_S, it.held)
         await asyncio.sleep(3600.0)
         assert it.asked(relay) == 2
+
+
+@pytest.mark.parametrize(("strangers", "pause_s"), [(False, REST_S), (True, REASK_S)])
+@in_virtual_time
+async def test_who_found_no_room_at_a_relay_has_its_place_soon_after_another_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strangers: bool, pause_s: float
+) -> None:
+    """However long it would rest: a stranger's relay is not asked for an hour."""
+    monkeypatch.setattr(relay_service, "RESERVATIONS", Most(all=1, peer=1, network=1))
+    async with world(strangers=strangers) as it:
+        host, other, settings = await it.host(), await it.host(), Settings(relay_serve="anyone")
+        relaying = Relaying(
+            host, Paths.resolve(str(tmp_path), {}), settings, profile(settings), lambda: True
+        )
+        relaying.start()
+        conn = await other.swarm.connect(host.peer_id, host.swarm.listen_addrs())
+        assert (await reserve(conn)).status is Status.OK
+        if not strangers:
+            it.client.name(host.peer_id)
+        await it.node.swarm.connect(host.peer_id, host.swarm.listen_addrs(), only=True)
+        await within(4.0, it.client.refusals)
+        await asyncio.sleep(0.0 if strangers else 1000.0)
+        await conn.close()
+        await within(pause_s + REASK_WITHIN_S + SOON_S, it.held)
+        relaying.close()
