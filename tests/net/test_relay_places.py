@@ -433,27 +433,105 @@ async def test_who_is_named_at_the_relay_long_after_it_was_refused_has_its_place
         relaying.close()
 
 
-@in_virtual_time
-async def test_a_relay_of_the_settings_whose_name_is_given_later_is_dialed_at_once() -> None:
+@dataclass
+class Named:
+    """A node whose settings name relays by names that it knows."""
+
+    node: Host
+    hosts: list[Host]
+    relays: Relays
+    names: dict[str, tuple[PeerId, tuple[Multiaddr, ...]]]
+
+    def says(self, name: str, relay: Host | None, *addrs: Multiaddr) -> None:
+        """From now on it means this one, or nobody."""
+        self.names.pop(name, None)
+        if relay is not None:
+            self.names[name] = relay.peer_id, addrs or tuple(relay.swarm.listen_addrs())
+        self.relays.names_changed()
+
+    def held(self) -> set[PeerId]:
+        return {place.relay for place in self.relays.client.places()}
+
+
+@asynccontextmanager
+async def named(*texts: str) -> AsyncIterator[Named]:
+    """Two relays are there."""
     network = MemoryNetwork()
-    node, relay = await start(network, 1), await start(network, 2)
-    MiniRelay(relay)
-    names: dict[str, PeerId] = {}
+    node, one, two = [await start(network, number) for number in (1, 2, 3)]
+    names: dict[str, tuple[PeerId, tuple[Multiaddr, ...]]] = {}
+    for host in (one, two):
+        MiniRelay(host)
 
     async def read(texts: Sequence[str]) -> tuple[PeerId, tuple[Multiaddr, ...]]:
         if texts[0] not in names:
             raise InvalidPeerId("nobody has this name")
-        return names[texts[0]], tuple(relay.swarm.listen_addrs())
+        return names[texts[0]]
 
-    relays = Relays(node, ["hub"], read, strangers=False, is_public=lambda: False)
+    relays = Relays(node, texts, read, strangers=False, is_public=lambda: False)
     relays.start()
-    await asyncio.sleep(SOON_S)
-    names["hub"] = relay.peer_id
-    relays.names_changed()
-    await within(2 * SOON_S, relays.client.places)
-    await relays.close()
-    for host in (node, relay):
-        await host.close()
+    try:
+        yield Named(node, [one, two], relays, names)
+    finally:
+        await relays.close()
+        for host in (node, one, two):
+            await host.close()
+
+
+@in_virtual_time
+async def test_a_relay_of_the_settings_whose_name_is_given_later_is_dialed_at_once() -> None:
+    async with named("hub") as it:
+        await asyncio.sleep(SOON_S)
+        it.says("hub", it.hosts[0])
+        await within(2 * SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_name_that_is_anothers_now_means_that_relay_and_one_that_is_nobodys_none() -> None:
+    async with named("hub") as it:
+        one, two = it.hosts
+        it.says("hub", one)
+        await within(2 * SOON_S, it.held)
+        it.says("hub", two)
+        await within(2 * SOON_S, lambda: it.held() == {two.peer_id})
+        assert not it.relays.is_named(one.peer_id) and it.node.keeper.status(one.peer_id) is None
+        it.says("hub", None)
+        await within(2 * SOON_S, lambda: not it.held())
+        assert it.relays.missing() == {"hub": "nobody has this name"}
+
+
+@in_virtual_time
+async def test_a_name_that_is_given_while_it_is_looked_up_is_looked_up_again_at_once() -> None:
+    async with named("hub") as it:
+        real = it.relays._read
+
+        async def slowly(texts: Sequence[str]) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+            it.relays._read = real
+            try:
+                return await real(texts)
+            finally:
+                await asyncio.sleep(0.1)
+
+        it.relays._read = slowly
+        it.relays.names_changed()
+        await asyncio.sleep(0.05)
+        it.says("hub", it.hosts[0])
+        await within(2 * SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_relay_that_the_settings_name_at_two_addresses_is_dialed_at_both_until_none_does() -> None:
+    """Of IPv4 and IPv6, say: only what came last was known."""
+    async with named("v4", "v6") as it:
+        one, here = it.hosts[0], tuple(it.hosts[0].swarm.listen_addrs())
+        there = Multiaddr.parse("/ip6/2001:db8::1/tcp/4011")
+        it.says("v4", one, *here)
+        it.says("v6", one, there)
+        await within(2 * SOON_S, it.held)
+        assert set(it.node.swarm.peerstore.pinned(one.peer_id)) == {*here, there}
+        it.relays.change(["v4"])
+        assert it.node.swarm.peerstore.pinned(one.peer_id) == list(here) and it.held()
+        it.relays.change([])
+        assert not it.held() and it.node.keeper.status(one.peer_id) is None
 
 
 @in_virtual_time
