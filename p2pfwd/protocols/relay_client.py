@@ -204,8 +204,13 @@ class RelayClient:
         return set(self._asking)
 
     def refusals(self) -> dict[PeerId, str]:
-        """Why relays that were asked gave no place, in words; forgotten when they do, or none is wanted."""
-        return dict(self._refusals)
+        """Why relays that were asked gave no place, in words, as long as they rest for it or are asked again.
+
+        Of one that is not asked again, as there are places enough, it is not known what it would say now.
+        """
+        now = time.monotonic()
+        current = self.asked() | {relay for relay, rest in self._rests.items() if rest.until > now}
+        return {relay: why for relay, why in self._refusals.items() if relay in current}
 
     # --- holding places ---------------------------------------------------------------------------
 

@@ -611,3 +611,17 @@ async def test_who_found_no_room_at_a_relay_has_its_place_soon_after_another_lea
         await conn.close()
         await within(pause_s + REASK_WITHIN_S + SOON_S, it.held)
         relaying.close()
+
+
+@in_virtual_time
+async def test_what_a_relay_refused_is_no_news_any_more_where_it_is_not_asked_again() -> None:
+    async with world() as it:
+        full, one, two = await it.relay(), await it.relay(), await it.relay()
+        refuse(full, Status.RESERVATION_REFUSED)
+        await it.meet(full)
+        await within(SOON_S, it.client.refusals)
+        await it.meet(one, two)
+        await within(SOON_S, lambda: len(it.held()) == 2)
+        assert it.client.refusals()
+        await asyncio.sleep(2 * REST_S)
+        assert not it.client.refusals() and it.asked(full) == 1
