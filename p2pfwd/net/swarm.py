@@ -344,6 +344,11 @@ class Swarm:
 
     # --- streams ----------------------------------------------------------------------------------
 
+    async def connect_by(self, peer_id: PeerId, way: Way, timeout_s: float) -> Link:
+        """A connection that a tunnel may go over. Raises as `connect`, NoDirectPath."""
+        found = self.connections.fitting(peer_id, way)
+        return found or await self._connect(peer_id, (), self._loop.time() + timeout_s, way)
+
     async def open_stream(
         self,
         peer_id: PeerId,

@@ -33,7 +33,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolError, RelayRefused, RemoteProtocolError
 from p2pfwd.net.exchange import exchange
@@ -45,7 +45,7 @@ from p2pfwd.net.transport.relay_transport import refusal, through
 from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.pace import Pace, Rate
-from p2pfwd.policy.relay_places import Known, Whose, plan
+from p2pfwd.policy.relay_places import Known, Whose, plan, to_announce
 from p2pfwd.policy.service_bounds import STOP
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
@@ -88,9 +88,6 @@ STRANGERS_REST_S: Final = 3600.0
 
 STRANGERS_ASKED: Final = Rate(per_s=0.2, burst=16)
 """For a place: all peers are told of each that is given, and of each that is lost again."""
-
-MAX_ANNOUNCED: Final = 4
-"""Addresses of one relay that are told to others."""
 
 TAG: Final = "relay"
 """The protection of a relay that gives us a place."""
@@ -314,7 +311,8 @@ class RelayClient:
         renew_s = left_s * (RENEW_AT - self._rng.random() / 10)
         before = self._places.get(relay)
         since = before.since if before is not None else now
-        addrs = _announced(link, reservation)
+        found = link.remote_addr if link.direction == "outbound" else None
+        addrs = tuple(wire.relayed(to_announce(found, reservation.addrs), relay))
         self._places[relay] = Place(relay, link, addrs, limit, since, now, now + left_s, now + renew_s)
         if before is None:
             log.info("the relay %s has a place for this node", relay)
@@ -499,15 +497,3 @@ class RelayClient:
             await self._swarm.adopt(conduit, "inbound", request.peer)
         except (P2PForwardError, TimeoutError, OSError) as exc:
             log.debug("a circuit from %s failed: %s", request.peer, describe(exc))
-
-
-def _announced(link: Link, reservation: Reservation) -> tuple[Multiaddr, ...]:
-    """Where others reach the relay: what it says of itself, and where this node has reached it.
-
-    A relay in a lab or an office says nothing, or what only its neighbours can use.
-    """
-    told = [addr for addr in reservation.addrs if address_class(addr) is AddressClass.PUBLIC]
-    found = [link.remote_addr] if link.direction == "outbound" else []
-    found += [addr.without_peer_id() for addr in (told or reservation.addrs)]
-    direct = [addr for addr in dict.fromkeys(found) if tcp_endpoint(addr) is not None]
-    return tuple(wire.relayed(direct[:MAX_ANNOUNCED], link.remote_peer))

@@ -278,13 +278,31 @@ async def test_a_check_tells_the_way_that_the_next_stream_has(no_plain_dial: Non
     """While a hole is being punched it waits a moment; not with `--path relay`, and where none can be."""
     async with rig() as it:
         await it.reach()
-        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0)).path == "direct"
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way())).path == "direct"
     async with rig() as it:
         deaf(it)
         await it.reach()
-        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0)).path == "relayed"
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way())).path == "relayed"
         it.a.swarm.paths.wait_direct = None  # type: ignore[assignment,method-assign]
-        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, "relay")).path == "relayed"
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way("relay"))).path == "relayed"
+
+
+@on_loop
+async def test_a_check_goes_the_way_of_the_tunnel_and_none_there_is_what_it_finds() -> None:
+    """It said that the peer answers, over a relay that no tunnel may go over: each connection failed."""
+    async with rig(LIMIT) as it:
+        deaf(it)
+        await it.reach()
+        for way in (Way(), Way("direct", limited=True)):
+            outcome = await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, way)
+            assert not outcome.ok and outcome.state == "no-direct-path", way
+            assert "no /libp2p/dcutr" in (outcome.reason or "")
+        outcome = await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way(limited=True))
+        assert outcome.ok and outcome.path == "relayed"
+    async with rig() as it:
+        await it.reach()
+        await direct(it.a, it.b)
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way("relay"))).path == "relayed"
 
 
 @on_loop

@@ -297,13 +297,19 @@ class Doctor:
         note("found", _WAS_FOUND)
         took_ms = (time.monotonic() - begin) * 1000
         note("reachable", ("good", f"{self._path(conn)}, after {took_ms:.0f} ms", None))
-        note("direct", await self._direct(conn))
+        direct = await self._direct(conn)
+        note("direct", direct)
         ways = await self._services(peer)
         for check in ways:
             note("service", check)
-        good = all(state != "bad" for state, _, _ in ways)
-        verdict = "the peer is reached" if good else "a service of the peer is not there"
-        return DoctorResult(tuple(findings), good, verdict)
+        states = [state for state, _, _ in ways]
+        # A forward may use a relay with limits all the same.
+        is_carried = direct[0] != "bad" or "good" in states
+        is_served = "bad" not in states
+        verdict = "the peer is reached" if is_served else "a service of the peer is not there"
+        if not is_carried:
+            verdict = "the peer is reached, and no tunnel goes over the relay that leads there"
+        return DoctorResult(tuple(findings), is_carried and is_served, verdict)
 
     def _path(self, conn: Link) -> str:
         return self._swarm.paths.code(conn).words
@@ -313,6 +319,8 @@ class Doctor:
         try:
             direct = await self._swarm.paths.wait_direct(peer, DIRECT_S) if conn.is_relayed else conn
         except P2PForwardError:
+            if conn.limit is not None:
+                return "bad", f"{self._path(conn)}; the relay that leads there carries little", _LIMITED
             return "note", self._path(conn), "p2pfwd doctor there says what its router does"
         return "good", self._path(direct), None
 
@@ -351,6 +359,10 @@ _WHO: Final = "p2pfwd access ls shows which; p2pfwd deny PROTOCOL any lets in on
 _FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
 _NAMED_RELAY: Final = "p2pfwd status says of each why, and what to do"
+_LIMITED: Final = (
+    "a relay of your own, named in reach.relays there, has no limits; p2pfwd forward --allow-limited-relay "
+    "uses this one"
+)
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
 _WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
 
