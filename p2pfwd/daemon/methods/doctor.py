@@ -172,7 +172,7 @@ class Doctor:
             return "note", "every destination gets another port: it cannot be punched", _FORWARD
         if not self._node.network.is_public:
             return "left out", "nobody outside of this network sees this node", None
-        return "note", "not known: too few peers have said where they see this node", None
+        return "note", "not known: too few peers have said where they see this node", _IS_ANYBODY
 
     def _ipv6(self) -> Check:
         bound = [addr for addr in self._swarm.own_addresses.bound() if addr.has("ip6")]
@@ -190,7 +190,7 @@ class Doctor:
             dialed = f"{count} {'peer is' if count == 1 else 'peers are'} connected that dialed this node"
             return "good", f"{dialed}; whether others can from elsewhere is not known", None
         if is_public:
-            return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
+            return "note", "no peer has tried to dial back yet", _IS_ANYBODY
         return "note", f"not known: none of the {self._others} has dialed this node", self._to_be_dialed
 
     @property
@@ -223,7 +223,9 @@ class Doctor:
             return "good", f"the router leads {', '.join(mapped)} here", None
         reasons = [one.reason or "the router is being asked" for one in found]
         needless = all(one.state in ("not-needed", "no-router") for one in found)
-        return ("left out" if needless else "note"), "; ".join(dict.fromkeys(reasons)), None
+        cures = dict.fromkeys(_MAPPING_CURES[one.state] for one in found if one.state in _MAPPING_CURES)
+        state: FindingState = "left out" if needless else "note"
+        return state, "; ".join(dict.fromkeys(reasons)), "; ".join(cures) or None
 
     def _relays(self) -> Check:
         client = self._node.relays.client
@@ -354,6 +356,15 @@ _VERDICTS: Final = {
     Outlook.NONE: "no {} gets a tunnel",
     Outlook.UNKNOWN: "it is not known whether a {} gets a tunnel: nobody has tried to dial this node",
 }
+
+_IS_ANYBODY: Final = "is anybody connected? p2pfwd swarm peers"
+_BY_HAND: Final = "switch UPnP, NAT-PMP or PCP on in the router, or forward the port there by hand"
+_MAPPING_CURES: Final = {
+    "refused": _BY_HAND,
+    "silent": _BY_HAND,
+    "useless": "the router before it would have to lead the port on; a relay of your own needs no port",
+}
+"""By the state of a port."""
 
 _WHO: Final = "p2pfwd access ls shows which; p2pfwd deny PROTOCOL any lets in only whom you allow"
 _FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"

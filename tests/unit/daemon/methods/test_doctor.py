@@ -1,4 +1,4 @@
-"""What `doctor PEER` says of a peer that only a relay leads to."""
+"""What `doctor` says of a router, and `doctor PEER` of a peer that only a relay leads to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from p2pfwd.daemon.methods.doctor import Doctor
 from p2pfwd.errors import NoDirectPath
 from p2pfwd.forwarding.values import CheckOutcome
+from p2pfwd.host.port_mapping import MappedPort, State
 from p2pfwd.policy.paths import PathCode
 from p2pfwd.wire.circuit import Limit
 from tests.net.swarm_rig import stranger
@@ -61,3 +62,23 @@ async def test_over_a_relay_with_limits_no_tunnel_is_to_be_had(
     assert (direct.state, found.reachable) == (state, reachable)
     assert ("carries little" in direct.text) is (limit is not None)
     assert ("no tunnel" in found.verdict) is (limit is not None and not reachable)
+
+
+@pytest.mark.parametrize(
+    ("state", "found", "cure"),
+    [
+        ("searching", "note", None),
+        ("refused", "note", "switch UPnP"),
+        ("silent", "note", "forward the port there by hand"),
+        ("useless", "note", "a relay of your own"),
+        ("not-needed", "left out", None),
+        ("no-router", "left out", None),
+    ],
+)
+def test_a_port_that_is_not_mapped_has_its_cure(state: State, found: str, cure: str | None) -> None:
+    ports = (MappedPort(4011, state, "why"), MappedPort(4012, state, "why"))
+    mapping = SimpleNamespace(statuses=lambda: ports)
+    node: Any = SimpleNamespace(host=SimpleNamespace(swarm=None), mapping=mapping)
+    said = Doctor(node)._mapping()
+    assert said[:2] == (found, "why")
+    assert said[2] is None if cure is None else cure in (said[2] or "")
