@@ -111,17 +111,24 @@ class HolePunch:
             circuit.direction == "inbound" for circuit in self._swarm.paths.circuits(conn.remote_peer)
         ):
             self._begin(conn.remote_peer)
+        elif not conn.is_relayed:
+            self._note_spoken(conn.remote_peer)
 
     def _identified(self, peer_id: PeerId) -> None:
         """It may have said that it is elsewhere now, and whether it speaks this protocol."""
         if (effort := self._efforts.get(peer_id)) is not None:
             effort.news.set()
-            return
+        else:
+            self._note_spoken(peer_id)
+
+    def _note_spoken(self, peer_id: PeerId) -> None:
+        """Who does not speak this protocol begins no try: nobody is to wait for one."""
         paths = self._swarm.paths
         ours = [circuit for circuit in paths.circuits(peer_id) if circuit.direction == "outbound"]
         if not ours or paths.direct(peer_id) is not None:
             return
-        if wire.PROTOCOL not in self._swarm.peerstore.protocols(peer_id):
+        told = self._swarm.peerstore.protocols(peer_id)
+        if told and wire.PROTOCOL not in told:
             paths.note(peer_id, PathCode.NOT_SPOKEN, settled=True)
         elif paths.code(ours[0]) is PathCode.NOT_SPOKEN:
             paths.note(peer_id, PathCode.RELAYED)

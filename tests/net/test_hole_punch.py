@@ -288,6 +288,20 @@ async def test_a_check_tells_the_way_that_the_next_stream_has(no_plain_dial: Non
 
 
 @on_loop
+async def test_where_a_peer_punches_no_holes_nobody_waits_for_one_when_a_direct_connection_is_lost() -> None:
+    async with rig() as it:
+        deaf(it)
+        circuit = await it.reach()
+        await until(lambda: it.a.swarm.paths.code(circuit) is PathCode.NOT_SPOKEN)
+        conn = await it.a.swarm.dials.beside(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
+        conn.abort()
+        await until(lambda: it.a.swarm.paths.direct(it.b.peer_id) is None)
+        with pytest.raises(NoDirectPath, match="no /libp2p/dcutr"):
+            await asyncio.wait_for(it.a.swarm.paths.wait_direct(it.b.peer_id, 20.0), 2.0)
+        assert it.codes[-1] is PathCode.NOT_SPOKEN
+
+
+@on_loop
 async def test_a_check_goes_the_way_of_the_tunnel_and_none_there_is_what_it_finds() -> None:
     """It said that the peer answers, over a relay that no tunnel may go over: each connection failed."""
     async with rig(LIMIT) as it:
