@@ -477,8 +477,21 @@ async def test_a_peer_without_a_place_is_not_reached_and_it_is_said_why() -> Non
         await until(it.client.places)
         circuit = it.circuit
         it.relay.reserved.clear()
-        with pytest.raises(DialFailed, match="not connected to it, or has no reservation"):
+        with pytest.raises(DialFailed, match="not connected to it, or has no reservation") as caught:
             await it.dialer.swarm.connect(it.target.peer_id, [circuit], only=True)
+        assert "p2pfwd status there shows its relays" in (caught.value.hint or ""), "the relay's own cure"
+
+
+@on_loop
+async def test_a_circuit_through_a_relay_that_nobody_knows_has_its_cure() -> None:
+    relay = stranger()
+    async with host() as node:
+        with pytest.raises(DialFailed, match=f"no address is known for {relay}") as caught:
+            await node.swarm.connect(stranger(), [Multiaddr.parse(f"/p2p/{relay}/p2p-circuit")], only=True)
+        cure = f"give its address too: /ip4/<address>/tcp/<port>/p2p/{relay}"
+        assert caught.value.hint == cure
+        (attempt,) = caught.value.details["attempts"]
+        assert attempt["Hint"] == cure
 
 
 @on_loop
