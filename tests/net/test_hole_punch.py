@@ -234,6 +234,28 @@ async def test_a_lost_direct_connection_is_made_again_from_the_relayed_one(no_pl
 
 
 @on_loop
+async def test_a_direct_connection_that_is_lost_as_soon_as_it_is_there_is_made_again(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The effort was about to end, and took the news for itself: nobody tried again."""
+    monkeypatch.setattr(hole_punch, "NEWS_PAUSE_S", 0.05)
+    forget, lost = hole_punch._Effort._forget_early, list[Link]()
+
+    async def loses(self: hole_punch._Effort) -> None:
+        if not lost and (conn := self._swarm.paths.direct(self.peer_id)) is not None:
+            lost.append(conn)
+            conn.abort()
+            await until(lambda: self._swarm.paths.direct(self.peer_id) is None)
+        await forget(self)
+
+    monkeypatch.setattr(hole_punch._Effort, "_forget_early", loses)
+    async with rig() as it:
+        await it.reach()
+        await until(lambda: lost)
+        await until(lambda: it.b.swarm.paths.direct(it.a.peer_id) is not None)
+
+
+@on_loop
 async def test_an_address_that_took_a_hole_is_no_proved_one(no_plain_dial: None) -> None:
     """A dial of it alone would only spoil the next hole; a dial that worked alone proves its address."""
     async with rig() as it:
