@@ -44,6 +44,7 @@ from p2pfwd.policy.shares import Held, Paced, Party
 from p2pfwd.policy.visible import visible
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Limit, Status
+from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 log = logging.getLogger("p2pfwd.relay")
 
@@ -460,7 +461,7 @@ class RelayService:
 
     def _time_is_up(self, circuit: Circuit) -> None:
         self._swarm.refusals.note("relay-limit", circuit.dialer, "relay: a stranger's circuit had its time")
-        self._end(circuit)
+        self._end(circuit, RESOURCE_LIMIT_EXCEEDED)
 
     def _bridge_over(self, circuit: Circuit, bridge: Bridge) -> None:
         if bridge.limit_reached:
@@ -468,11 +469,11 @@ class RelayService:
             self._swarm.refusals.note("relay-limit", circuit.dialer, what)
         self._over(circuit)
 
-    def _end(self, circuit: Circuit) -> None:
+    def _end(self, circuit: Circuit, code: int = NO_REASON) -> None:
         if circuit.bridge is None:
             self._over(circuit)  # who makes it finds it gone
         else:
-            circuit.bridge.reset()
+            circuit.bridge.reset(code)
 
     def _over(self, circuit: Circuit) -> None:
         if circuit not in self._circuits:
