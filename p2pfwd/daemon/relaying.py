@@ -143,10 +143,11 @@ class Relaying:
         for peer in peers:
             self._host.swarm.peerstore.pin(peer, (), PIN)
 
-    async def revoke(self, name: str) -> tuple[RelayToken, int]:
+    async def revoke(self, name: str) -> tuple[RelayToken, int, list[PeerId]]:
         """Take a token away, and cut those it let in: the entry, and how many circuits ended.
 
-        Raises NotFound, StorageFailed.
+        And those who may use this relay all the same: by another token, or as the owner's peers in another
+        way. Raises NotFound, StorageFailed.
         """
         token = await self.tokens.revoke(name)
         left = self.tokens.peers()
@@ -156,4 +157,4 @@ class Relaying:
                 self._host.swarm.peerstore.unpin(peer, PIN)
                 ended += self._cut(peer)
             await asyncio.sleep(0)  # there may be a thousand
-        return token, ended
+        return token, ended, [peer for peer in token.peers if self.service.is_own(peer)]

@@ -102,6 +102,7 @@ class RelayTokenRevokeResult(Message):
 
     token: RelayToken
     circuits: int  # that were reset
+    still: tuple[str, ...] = ()  # of its peers: those who may use the relay all the same
 
 
 @message

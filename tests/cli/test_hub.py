@@ -292,7 +292,12 @@ def test_token_commands_say_what_they_did(
     assert fake.called("relay.token.new") == [{"name": "nas", "many": False}]
     assert run("relay", "token", "ls").out.split() == ["nas", "one", OTHER]
     assert "12D3…wvuTHr" in on_terminal("relay", "token", "ls")
-    assert run("relay", "token", "revoke", "nas").out == "Revoked nas: 1 peer, 2 circuits reset.\n"
+    revoked = run("relay", "token", "revoke", "nas")
+    assert (revoked.out, revoked.err) == ("Revoked nas: 1 peer, 2 circuits reset.\n", "")
+    fake.answers["relay.token.revoke"] = RelayTokenRevokeResult(token, 2, (OTHER,))
+    revoked = run("relay", "token", "revoke", "nas")
+    assert revoked.status == 0 and "12D3…wvuTHr may use this relay all the same" in revoked.err
+    assert "p2pfwd block" in revoked.err
 
 
 # --- relays of the settings -------------------------------------------------------------------------

@@ -142,13 +142,27 @@ async def test_revoking_cuts_the_place_and_live_circuits(tmp_path: Path) -> None
         near, limit = await connect(await made.link(dialer), target.peer_id)
         _, far = await taking.next()
         assert limit is None
-        token, circuits = await made.relaying.revoke("all")
-        assert set(token.peers) == {target.peer_id, dialer.peer_id} and circuits == 1
+        token, circuits, still = await made.relaying.revoke("all")
+        assert set(token.peers) == {target.peer_id, dialer.peer_id} and circuits == 1 and not still
         for stream in (near, far):
             with pytest.raises(StreamReset):
                 await stream.read()
         assert (await reserve(await made.link(target))).status is Status.PERMISSION_DENIED
         assert not made.host.swarm.peerstore.is_chosen(target.peer_id)
+
+
+@on_loop
+async def test_who_may_use_the_relay_without_the_token_is_named_when_it_is_revoked(tmp_path: Path) -> None:
+    """Its owner believes that it is out."""
+    async with hub(tmp_path) as made, swarm() as named, swarm() as twice, swarm() as other:
+        _, text = await made.relaying.tokens.make("all", many=True)
+        _, second = await made.relaying.tokens.make("second")
+        for client in (named, twice, other):
+            await relay_token.show(await made.link(client), text)
+        await relay_token.show(await made.link(twice), second)
+        made.host.swarm.peerstore.pin(named.peer_id, (), "named")
+        *_, still = await made.relaying.revoke("all")
+        assert set(still) == {named.peer_id, twice.peer_id}
 
 
 @asynccontextmanager

@@ -94,8 +94,8 @@ class RelayMethods:
         self, context: CallContext, params: s.RelayTokenRevokeParams
     ) -> s.RelayTokenRevokeResult:
         """Take a token away, with the places and circuits of whom it let in. Raises NotFound."""
-        token, circuits = await self._relaying.revoke(params.name)
-        return s.RelayTokenRevokeResult(_token(token), circuits)
+        token, circuits, still = await self._relaying.revoke(params.name)
+        return s.RelayTokenRevokeResult(_token(token), circuits, tuple(map(str, still)))
 
 
 def _newest_first(conn: Link) -> float:
