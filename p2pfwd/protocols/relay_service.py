@@ -170,6 +170,10 @@ class RelayService:
         """Connected peers that have a place as strangers, or asked for one and got none."""
         return [*self._turned_away, *(it.peer for it in self._places.values() if not it.is_own)]
 
+    def is_turned_away(self, peer: PeerId) -> bool:
+        """Whether a connected peer asked for a place, and got none."""
+        return peer in self._turned_away
+
     def adopt(self, peer: PeerId) -> bool:
         """Whether one of the `strangers` is the owner's by now; said once. Its place has no limits then."""
         place = self._places.get(peer)

@@ -256,10 +256,11 @@ async def test_who_asked_in_vain_is_told_once_when_its_owner_names_it(tmp_path: 
         link = await made.link(client)
         await made.link(other)  # it asked for nothing
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
-        pushed = _pushes(made)
+        pushed, service = _pushes(made), made.relaying.service
+        assert service.is_turned_away(client.peer_id) and not service.is_turned_away(other.peer_id)
         for peer in (other.peer_id, client.peer_id, client.peer_id):
             made.host.swarm.peerstore.pin(peer, (), "named")
-        assert pushed == [client.peer_id]
+        assert pushed == [client.peer_id] and not service.is_turned_away(client.peer_id)
         assert (await reserve(link)).status is Status.OK
 
 

@@ -72,7 +72,13 @@ class RelayMethods:
     def _others(self, placed: set[PeerId], names: dict[PeerId, str], now: float) -> tuple[s.RelayPeer, ...]:
         oldest = {conn.remote_peer: conn for conn in sorted(self._peering.swarm.conns(), key=_newest_first)}
         return tuple(
-            s.RelayPeer(str(peer), names.get(peer), str(conn.remote_addr), now - conn.opened_at)
+            s.RelayPeer(
+                peer=str(peer),
+                name=names.get(peer),
+                remote_address=str(conn.remote_addr),
+                age_s=now - conn.opened_at,
+                refused=self._relaying.service.is_turned_away(peer),
+            )
             for peer, conn in oldest.items()
             if peer not in placed
         )
