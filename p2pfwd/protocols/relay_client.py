@@ -472,7 +472,7 @@ class RelayClient:
     # --- taking circuits --------------------------------------------------------------------------
 
     def _is_relay(self, peer: PeerId, _protocol: str) -> bool:
-        return peer in self._places
+        return peer in self._places or peer in self._asking  # a circuit may come right behind the place
 
     async def _stop(self, visit: Visit) -> None:
         stream = visit.stream

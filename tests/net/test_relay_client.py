@@ -24,7 +24,16 @@ from p2pfwd.net.services import Service
 from p2pfwd.policy.pace import Rate
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
-from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
+from p2pfwd.wire.circuit import (
+    HOP,
+    STOP,
+    Limit,
+    Status,
+    StopRequest,
+    Voucher,
+    decode_stop_answer,
+    encode_stop_request,
+)
 from p2pfwd.wire.yamux.window import Kind
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
 from tests.support.loops import on_loop, until
@@ -492,6 +501,28 @@ async def test_a_circuit_through_a_relay_that_nobody_knows_has_its_cure() -> Non
         assert caught.value.hint == cure
         (attempt,) = caught.value.details["attempts"]
         assert attempt["Hint"] == cure
+
+
+@on_loop
+async def test_a_circuit_that_comes_before_the_relays_answer_was_read_is_taken() -> None:
+    """Who waits for this node at the relay asks there every moment."""
+    statuses: list[Status] = []
+
+    async def hop(relay: MiniRelay, stream: DuplexStream) -> None:
+        (conn,) = relay.host.swarm.conns(stream.remote_peer)
+        stop = await conn.open_stream([STOP])
+        await stop.write_delimited(encode_stop_request(StopRequest(stranger())))
+        statuses.append(decode_stop_answer(await stop.read_delimited(4096)))
+        stop.reset()
+        await relay._hop(stream)
+
+    def before(relay: MiniRelay) -> None:
+        relay.host.swarm.services.withdraw(HOP)
+        relay.host.swarm.services.serve(Service(name=HOP, handler=lambda stream: hop(relay, stream)))
+
+    async with rig(before) as it:
+        await until(it.client.places)
+        assert statuses == [Status.OK]
 
 
 @on_loop
