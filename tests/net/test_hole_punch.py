@@ -13,7 +13,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import NoDirectPath, P2PForwardError, TimedOut
+from p2pfwd.errors import NoDirectPath, P2PForwardError, PeerNotFound, TimedOut
 from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
@@ -361,6 +361,16 @@ async def test_path_relay_uses_one_though_there_is_a_direct_connection() -> None
         await it.reach()
         await direct(it.a, it.b)
         assert await it.say(b"over the relay", Way("relay")) == (b"over the relay", True)
+
+
+@on_loop
+async def test_path_relay_says_so_where_the_peer_has_no_relay() -> None:
+    """It said that no address of the peer is known, to which there was a connection."""
+    async with host() as a, host() as b:
+        await a.swarm.connect(b.peer_id, b.swarm.listen_addrs())
+        with pytest.raises(PeerNotFound, match="told no address over a relay") as caught:
+            await a.swarm.open_stream(b.peer_id, [ECHO], way=Way("relay"))
+        assert "shows its relays" in (caught.value.hint or "")
 
 
 @on_loop
