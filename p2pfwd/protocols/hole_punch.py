@@ -155,6 +155,15 @@ class HolePunch:
             await effort.run()
         finally:
             del self._efforts[effort.peer_id]
+            if not self._swarm.connections.closing:
+                self._begin_next()
+
+    def _begin_next(self) -> None:
+        """With one of the strangers for whom there was no room."""
+        for conn in self._swarm.conns():
+            peer_id, is_led = conn.remote_peer, conn.is_relayed and conn.direction == "inbound"
+            if is_led and peer_id not in self._efforts and self._swarm.paths.code(conn) is PathCode.BUSY:
+                return self._begin(peer_id)
 
     def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
         """The peer was heard on a network that this node is on, at these addresses: no relay is needed.

@@ -256,6 +256,31 @@ async def test_a_direct_connection_that_is_lost_as_soon_as_it_is_there_is_made_a
 
 
 @on_loop
+async def test_who_found_no_room_among_those_that_are_punched_has_his_turn_when_another_has_had_it(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hole_punch, "MAX_PUNCHED", 1)
+    async with rig() as it, host() as third:
+        assert it.b.hole_punch is not None
+        began: list[PeerId] = []
+        real, goes_on = hole_punch._Effort._round, asyncio.Event()
+
+        async def waits(self: hole_punch._Effort, circuit: Link) -> None:
+            began.append(self.peer_id)
+            await goes_on.wait()
+            await real(self, circuit)
+
+        monkeypatch.setattr(hole_punch._Effort, "_round", waits)
+        await it.reach()
+        await until(lambda: it.a.peer_id in began)
+        circuit = await third.swarm.connect(it.b.peer_id, [it.b.swarm.listen_addrs()[-1]], only=True)
+        await until(lambda: it.b.swarm.refusals.counts.get("dcutr-dials"))
+        assert third.peer_id not in began and circuit.is_relayed
+        goes_on.set()
+        await until(lambda: it.b.swarm.paths.direct(third.peer_id))
+
+
+@on_loop
 async def test_an_address_that_took_a_hole_is_no_proved_one(no_plain_dial: None) -> None:
     """A dial of it alone would only spoil the next hole; a dial that worked alone proves its address."""
     async with rig() as it:
