@@ -14,6 +14,12 @@ from p2pfwd.cli.text import endpoint, host_port, is_loopback, unix_path
 MAX_PASTED_ADDRESSES = 3
 """Addresses in the pasted line: enough for a LAN, a public and an IPv6 one; more would hide the command."""
 
+MAX_PASTED_BESIDE_RELAYS = 2
+MAX_PASTED_RELAYS = 2
+"""... where there are places at relays: what is direct then helps on the same network at most."""
+
+_CIRCUIT = "/p2p-circuit"
+
 _PORT_SHIFT = 10_000
 """From a service's port to the suggested local one: both fit on one machine, for a first try alone."""
 
@@ -93,9 +99,19 @@ def suggested_port(protocol: str, target: str) -> int:
 
 
 def pasted_addresses(addresses: Sequence[str]) -> list[str]:
-    """The addresses worth giving away: the first few from outside; loopback ones only if all are."""
-    outside = [address for address in addresses if not is_loopback(address)]
-    return (outside or list(addresses))[:MAX_PASTED_ADDRESSES]
+    """The addresses worth giving away: the first few from outside; loopback ones only if all are.
+
+    Those that lead over a relay, one for each, are never pushed out by others: from far away there may be
+    no other way.
+    """
+    outside = [address for address in addresses if not is_loopback(address)] or list(addresses)
+    direct = [address for address in outside if _CIRCUIT not in address]
+    by_relay: dict[str, str] = {}
+    for address in outside:
+        if _CIRCUIT in address:
+            by_relay.setdefault(address.partition(_CIRCUIT)[0].rpartition("/p2p/")[2], address)
+    relayed = list(by_relay.values())[:MAX_PASTED_RELAYS]
+    return direct[: MAX_PASTED_BESIDE_RELAYS if relayed else MAX_PASTED_ADDRESSES] + relayed
 
 
 def forward_command(protocol: str, target: str, peer: str, addresses: Sequence[str]) -> str:

@@ -51,6 +51,7 @@ _PLACES = (
 _OTHERS = (
     Column("PEER", keep=11),
     Column("NAME", keep=12),
+    Column("PLACE"),
     Column("ADDRESS", keep=21),
     Column("AGE", right=True),
 )
@@ -62,6 +63,12 @@ _CIRCUITS = (
     Column("OUT", right=True),
     Column("AGE", right=True),
 )
+
+_REFUSED = {
+    "off": "This node relays no more.",
+    "peers": "p2pfwd peer add lets one in, as a token does.",
+    "anyone": "There is no room for more strangers; p2pfwd peer add lets one in.",
+}
 
 hub = new_acting_group()
 
@@ -258,7 +265,10 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
         rows = [
             ("place", it.peer, it.name or "-", _limits(not it.own), it.remote_address) for it in result.places
         ]
-        rows += [("peer", it.peer, it.name or "-", "-", it.remote_address) for it in result.others]
+        rows += [
+            ("peer", it.peer, it.name or "-", "refused" if it.refused else "-", it.remote_address)
+            for it in result.others
+        ]
         rows += [
             ("circuit", it.dialer, it.target, _limits(it.limited), f"{it.bytes_in}/{it.bytes_out}")
             for it in result.circuits
@@ -278,8 +288,11 @@ def ls(ctx: typer.Context, headers: Headers = False, as_json: AsJson = False) ->
     whom = {"off": "nobody", "peers": "own peers", "anyone": "anyone"}[result.serves]
     because = f" ({result.reason})" if result.reason else ""
     write(f"Relaying for {whom}{because}: {counted(len(result.places), 'place')}, {ever}.")
-    if result.others:
-        write(f"Connected without a place, as others can dial them: {counted(len(result.others), 'peer')}.")
+    refused = sum(it.refused for it in result.others)
+    if able := len(result.others) - refused:
+        write(f"Connected without a place, as others can dial them: {counted(able, 'peer')}.")
+    if refused:
+        write(f"Asked for a place, and got none: {counted(refused, 'peer')}. {_REFUSED[result.serves]}")
 
 
 def _limits(limited: bool) -> str:
@@ -292,7 +305,8 @@ def _place(it: RelayPlace) -> tuple[str, ...]:
 
 
 def _other(it: RelayPeer) -> tuple[str, ...]:
-    return short_peer(it.peer), it.name or "-", short_address(it.remote_address), age(it.age_s)
+    place = "refused" if it.refused else "none"
+    return short_peer(it.peer), it.name or "-", place, short_address(it.remote_address), age(it.age_s)
 
 
 def _circuit(it: RelayCircuit) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.exits import warn
 from p2pfwd.cli.options import AsJson, Headers, NoStart, new_group
 from p2pfwd.cli.render import Column, talk, write, write_json, write_lines, write_table
 from p2pfwd.cli.text import age, counted, short_peer
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from p2pfwd.cli.env import Env
 
 _COLUMNS = (Column("NAME", keep=12), Column("FOR"), Column("MADE", right=True), Column("SHOWN BY", keep=11))
+
+_STILL = (
+    "it has another token or a name, is kept, forwarded to, allowed, or was given in a command; "
+    "p2pfwd block shuts a peer out"
+)
 
 relay = new_group("This node as a relay for others.")
 token = new_group("Tokens that let a peer in at this relay.")
@@ -93,6 +99,8 @@ def revoke(
         f"Revoked {result.token.name}: {counted(len(result.token.peers), 'peer')}, "
         f"{counted(result.circuits, 'circuit')} reset."
     )
+    for peer in result.still:
+        warn(f"{short_peer(peer)} may use this relay all the same: it is one of your peers", _STILL)
 
 
 def _whom(it: RelayToken) -> str:

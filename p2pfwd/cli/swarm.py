@@ -227,8 +227,6 @@ def ping(
     if not answered:
         assert failure is not None
         raise failure
-    if until_direct and answered[-1].path != "direct":
-        raise _still_relayed(answered[-1], time.monotonic() - begin)
     summary = _summary(answered, number + 1) | {"Paths": paths.changes}
     if as_json:
         write_json(summary)
@@ -236,6 +234,8 @@ def ping(
         least, mean, most = (milliseconds(summary[f"{name}Milliseconds"]) for name in ("Min", "Mean", "Max"))
         told = f"{len(answered)} of {number + 1} answered"
         write(f"{told}; round trip: least {least}, mean {mean}, most {most}")
+    if until_direct and answered[-1].path != "direct":
+        raise _still_relayed(answered[-1], time.monotonic() - begin)
 
 
 def _still_relayed(result: PingResult, waited_s: float) -> TimedOut:

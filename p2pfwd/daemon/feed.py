@@ -197,7 +197,8 @@ class Feed:
             self._record("strangers-up", stranger=True)
             return
         code = self._paths[peer] = self._swarm.paths.code(conn)
-        self._record("peer-up", peer=str(peer), path=code.words, address=str(conn.remote_addr))
+        address = str(conn.remote_addr)
+        self._record("peer-up", peer=str(peer), path=code.words, path_code=code.value, address=address)
 
     def _disconnected(self, conn: Link) -> None:
         peer = conn.remote_peer
@@ -222,7 +223,7 @@ class Feed:
         if not self._is_on or before in (None, code) or code in IN_BETWEEN:
             return
         self._paths[peer] = code
-        self._record("peer-path", peer=str(peer), path=code.words)
+        self._record("peer-path", peer=str(peer), path=code.words, path_code=code.value)
 
     def _answers(self, peer: PeerId, error: P2PForwardError | None) -> None:
         if not self._is_on or not self._is_own(peer) or (error is None) == (peer not in self._silent):

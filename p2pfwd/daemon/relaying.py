@@ -63,6 +63,7 @@ class Relaying:
         self._started = False
         is_private, is_chosen = network.name == "private", host.swarm.peerstore.is_chosen
         self.service.is_own = lambda peer: is_private or is_chosen(peer) or is_allowed(peer)
+        self.service.on_room = self._has_room
 
     def start(self) -> None:
         """Read the tokens, and relay where it can be. Raises as `RelayTokens.load`."""
@@ -70,7 +71,7 @@ class Relaying:
         self._pin(self.tokens.peers())
         self._started = True
         self._host.swarm.own_addresses.on_changed(self._addresses_changed)
-        self._host.swarm.peerstore.on_change(self._may_be_let_in)
+        self._host.swarm.peerstore.on_change(self._may_be_own)
         self.look_again()
 
     def close(self) -> None:
@@ -104,14 +105,21 @@ class Relaying:
         for peer in self.service.disowned():
             log.info("%s is none of this node's peers any more", peer)
             self._cut(peer)
-        for peer in self.service.turned_away():
-            self._may_be_let_in(peer)
+        for peer in self.service.strangers():
+            self._may_be_own(peer)
 
-    def _may_be_let_in(self, peer: PeerId) -> None:
-        """Whoever asked in vain before its owner's word was given asks again when it hears of this node."""
-        if self.service.lets_in_now(peer):
-            log.info("%s asked for a place before, and may have one now", peer)
+    def _may_be_own(self, peer: PeerId) -> None:
+        """Whoever asked before its owner's word was given asks again when it hears of this node.
+
+        It had no place, or one with limits: that it has none any more it learns when it asks.
+        """
+        if self.service.adopt(peer):
+            log.info("%s asked for a place as a stranger, and may have one as an own peer now", peer)
             self._host.identify.push(peer)
+
+    def _has_room(self, peer: PeerId) -> None:
+        log.info("%s asked for a place before, and there is room for it now", peer)
+        self._host.identify.push(peer)
 
     def _cut(self, peer: PeerId) -> int:
         """Take its place and its circuits away: how many there were."""
@@ -135,10 +143,11 @@ class Relaying:
         for peer in peers:
             self._host.swarm.peerstore.pin(peer, (), PIN)
 
-    async def revoke(self, name: str) -> tuple[RelayToken, int]:
+    async def revoke(self, name: str) -> tuple[RelayToken, int, list[PeerId]]:
         """Take a token away, and cut those it let in: the entry, and how many circuits ended.
 
-        Raises NotFound, StorageFailed.
+        And those who may use this relay all the same: by another token, or as the owner's peers in another
+        way. Raises NotFound, StorageFailed.
         """
         token = await self.tokens.revoke(name)
         left = self.tokens.peers()
@@ -148,4 +157,4 @@ class Relaying:
                 self._host.swarm.peerstore.unpin(peer, PIN)
                 ended += self._cut(peer)
             await asyncio.sleep(0)  # there may be a thousand
-        return token, ended
+        return token, ended, [peer for peer in token.peers if self.service.is_own(peer)]

@@ -1,4 +1,8 @@
-"""The daemon's relays: those that the settings name are kept connected while this node needs a place."""
+"""The daemon's relays: those that the settings name are kept connected while this node needs a place.
+
+Rules: a relay may stand in the settings several times, at an address each; it is named as long as one of them
+means it. A name is read anew whenever names change: it may mean another peer, or nobody.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -30,6 +34,14 @@ RETRY_S: Final = 30.0
 """Between two looks at a relay in the settings whose name nobody has, where no name is given meanwhile."""
 
 
+class _Meant(NamedTuple):
+    """What one text of the settings means."""
+
+    relay: PeerId
+    addrs: tuple[Multiaddr, ...]
+    token: str | None
+
+
 class Relays:
     """Of one daemon; `start` begins, `close` ends it."""
 
@@ -41,15 +53,13 @@ class Relays:
         self._host = host
         self._texts = tuple(dict.fromkeys(texts))
         self._learning: dict[str, asyncio.Task[None]] = {}
-        self._meant: dict[str, PeerId] = {}  # text of the settings -> whom it meant
+        self._meant: dict[str, _Meant] = {}  # by text of the settings
         self._unusable: dict[str, str] = {}  # text of the settings -> why it means nobody to ask
         self._read = read
         self._is_public = is_public
-        self._named: dict[PeerId, tuple[Multiaddr, ...]] = {}
         self._kept = True
         self._names_changed = asyncio.Event()
         """Set when names may mean others, and replaced: who waits looks again."""
-        self._tokens: dict[PeerId, str] = {}
         self._shown: WeakKeyDictionary[Link, dict[str, asyncio.Task[None]]] = WeakKeyDictionary()
         """By connection and token."""
         host.swarm.introduce = self._introduce
@@ -77,49 +87,71 @@ class Relays:
         for text in set(self._texts).difference(texts):
             self._learning.pop(text).cancel()
             self._unusable.pop(text, None)
-            relay = self._meant.pop(text, None)
-            if relay is not None:
-                self._named.pop(relay, None)
-                self._tokens.pop(relay, None)
-                self._host.keeper.release(relay, Priority.RELAY)
-                self.client.unname(relay)
+            self._means_nobody(text)
         before, self._texts = self._texts, tuple(dict.fromkeys(texts))
         for text in self._texts:
-            if text not in before or self._meant.get(text) not in (None, *self._named):
-                self._learning.pop(text, None)
+            if text not in before:
                 self._begin(text)
 
     async def _learn(self, text: str) -> None:
         address, _, token = text.partition("#")
-        said = False
+        said = ""
         while True:
+            names_changed = self._names_changed  # while it is read, too
             try:
                 relay, addrs = await self._read([address])
-                break
             except P2PForwardError as exc:
+                self._means_nobody(text)
                 self._unusable[text] = exc.message
-                if not said:
+                if said != exc.message:
                     log.warning("reach.relays: %s cannot be used yet: %s", address, exc.message)
-                    said = True
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S):
-                    await self._names_changed.wait()
-        if relay == self._host.peer_id:
-            log.warning("reach.relays: %s is this node itself", address)
+                    said = exc.message
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await names_changed.wait()
+                continue
+            said = ""
+            self._means(text, _Meant(relay, addrs, read_token(token) if token else None))
+            if address.startswith("/"):
+                return
+            await names_changed.wait()
+
+    def _means(self, text: str, now: _Meant) -> None:
+        before = self._meant.get(text)
+        if now == before:
+            return
+        if before is not None and before.relay != now.relay:
+            self._means_nobody(text)
+        if now.relay == self._host.peer_id:
+            if text not in self._unusable:
+                log.warning("reach.relays: %s is this node itself", text.partition("#")[0])
             self._unusable[text] = "it is this node itself; name another machine's in reach.relays"
             return
         self._unusable.pop(text, None)
-        self._meant[text] = relay
-        self._named[relay] = addrs
-        if token:
-            self._tokens[relay] = read_token(token)
+        self._meant[text] = now
         if self._kept:
-            self._host.keeper.keep(relay, addrs, Priority.RELAY)
-        self.client.name(relay)
+            self._keep(now.relay)
+        if before is None or before.relay != now.relay:
+            self.client.name(now.relay)
+
+    def _means_nobody(self, text: str) -> None:
+        """Any more, if it meant anybody."""
+        if (before := self._meant.pop(text, None)) is None:
+            return
+        if not self.is_named(before.relay):
+            self._host.keeper.release(before.relay, Priority.RELAY)
+            self.client.unname(before.relay)
+        elif self._kept:
+            self._keep(before.relay)
+
+    def _keep(self, relay: PeerId) -> None:
+        addrs = dict.fromkeys(addr for it in self._meant.values() if it.relay == relay for addr in it.addrs)
+        self._host.keeper.keep(relay, addrs, Priority.RELAY)
 
     async def _introduce(self, link: Link) -> None:
-        """Show the relay its token, each once for a connection."""
-        token = self._tokens.get(link.remote_peer)
+        """Show the relay its token, each once for a connection; where it has several, the last one."""
+        tokens = [it.token for it in self._meant.values() if it.relay == link.remote_peer and it.token]
+        token = tokens[-1] if tokens else None
         if token is None:
             return
         shown = self._shown.setdefault(link, {})
@@ -130,7 +162,7 @@ class Relays:
 
     def is_named(self, relay: PeerId) -> bool:
         """Whether the settings name it."""
-        return relay in self._named
+        return any(it.relay == relay for it in self._meant.values())
 
     def best_place(self) -> Place:
         """Of those held."""
@@ -149,11 +181,11 @@ class Relays:
         answered = {place.relay for place in self.client.places()} | set(self.client.refusals())
         found: dict[str, str] = {}
         for text in self._texts:
-            relay = self._meant.get(text)
-            if relay is None:
+            meant = self._meant.get(text)
+            if meant is None:
                 found[text.partition("#")[0]] = self._unusable.get(text, "it is being looked up")
-            elif relay not in answered:
-                found[str(relay)] = self._why_missing(relay)
+            elif meant.relay not in answered:
+                found[str(meant.relay)] = self._why_missing(meant.relay)
         return found
 
     def _why_missing(self, relay: PeerId) -> str:
@@ -170,7 +202,7 @@ class Relays:
         return "it is connected, and is asked when another one is lost"
 
     def names_changed(self) -> None:
-        """A peer has got a name, or there is another network to ask for names."""
+        """A peer has got a name or lost it, or there is another network to ask for names."""
         self._names_changed.set()
         self._names_changed = asyncio.Event()
 
@@ -179,9 +211,9 @@ class Relays:
         wanted = not self._is_public()
         if wanted != self._kept:
             self._kept = wanted
-            for relay, addrs in self._named.items():
+            for relay in {it.relay for it in self._meant.values()}:
                 if wanted:
-                    self._host.keeper.keep(relay, addrs, Priority.RELAY)
+                    self._keep(relay)
                 else:
                     self._host.keeper.release(relay, Priority.RELAY)
         self.client.look_again()

@@ -7,12 +7,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.core.terms import PathWish
 from p2pfwd.errors import P2PForwardError, TimedOut
 from p2pfwd.forwarding.health_check import failure
 from p2pfwd.forwarding.probe import probe
 from p2pfwd.forwarding.values import READY, UNKNOWN, CheckOutcome
-from p2pfwd.policy.paths import worth_waiting_s
+from p2pfwd.policy.paths import Way, worth_waiting_s
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.contract import Carrier
@@ -23,9 +22,9 @@ _ANSWER_S: Final = 2.0
 
 
 async def check_peer(
-    swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float, wish: PathWish = "any"
+    swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float, way: Way
 ) -> CheckOutcome:
-    """Can the peer be reached, does it serve the protocol, and does its service answer (see probe.py)?
+    """Is the peer reached by this way, does it serve the protocol, does its service answer? (See probe.py)
 
     Where a direct connection may come at any moment it is waited for: who opens a stream next has the way
     that is told, for as long as the stream lasts.
@@ -36,11 +35,11 @@ async def check_peer(
         # Not inside the time limit below: it has one itself, and says what it waited for.
         link = await swarm.connect(peer, timeout_s=timeout_s, force=True)  # somebody asked: no back-off
         async with asyncio.timeout_at(deadline):
-            answer = await probe(swarm, peer, protocol, timeout_s)
+            answer = await probe(swarm, peer, protocol, timeout_s, way)
             conn = answer.conn
             elapsed_s = time.monotonic() - started
             rtt_s = await conn.measure_rtt(timeout_s)
-            if conn.is_relayed and wish != "relay":
+            if conn.is_relayed and way.wish != "relay":
                 left_s = worth_waiting_s(time.monotonic() - link.opened_at, rtt_s)
                 conn, rtt_s = await _better(swarm, conn, rtt_s, left_s)
     except TimeoutError:

@@ -119,7 +119,7 @@ class LocalListener(Listener):
         self.limits = limits
         self._protocols = (protocol,)
         self.terms: ForwardTerms = terms
-        self._way = Way(terms.path, terms.limited_relay)
+        self.way = Way(terms.path, terms.limited_relay)
         self.addrs: tuple[Multiaddr, ...] = ()
         self._stopped = False
         self._acceptor: Acceptor | None = None
@@ -170,7 +170,7 @@ class LocalListener(Listener):
     def set_terms(self, terms: ForwardTerms) -> None:
         """Other terms from now on; streams that are there keep theirs."""
         self.terms = terms
-        self._way = Way(terms.path, terms.limited_relay)
+        self.way = Way(terms.path, terms.limited_relay)
         self._events.listener("changed", self.info)
 
     def know(self, addrs: Iterable[Multiaddr]) -> None:
@@ -388,7 +388,7 @@ class LocalListener(Listener):
             close_with_reset(sock)
             self.failed(exc)
             return
-        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self._way)
+        stream = self._swarm.open_stream_at_once(self.peer_id, self.protocol, self.way)
         if stream is not None:
             self._connect(sock, origin, stream)
         else:
@@ -415,7 +415,7 @@ class LocalListener(Listener):
     async def open_stream(self) -> DuplexStream:
         """One try to open a stream. Raises as `Swarm.open_stream`."""
         return await self._swarm.open_stream(
-            self.peer_id, self._protocols, timeout_s=self.limits.open_timeout_s, way=self._way
+            self.peer_id, self._protocols, timeout_s=self.limits.open_timeout_s, way=self.way
         )
 
     def is_worth_waiting(self, error: P2PForwardError) -> bool:

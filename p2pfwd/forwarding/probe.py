@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from p2pfwd.net.link.contract import Accepts, Carrier, DuplexStream
     from p2pfwd.net.swarm import Swarm
     from p2pfwd.net.visits import Visit
+    from p2pfwd.policy.paths import Way
 
 PREFIX: Final = "/p2pfwd/probe/1.0.0"
 MAX_STATE_BYTES: Final = 64
@@ -117,21 +118,21 @@ def not_allowed(protocol: str, own: PeerId) -> NotAllowed:
     return NotAllowed(f"not allowed yet to use {protocol}", hint=f"ask them to run: {line}")
 
 
-async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float) -> ProbeAnswer:
-    """Ask `peer` about `protocol`; connects if need be.
+async def probe(swarm: Swarm, peer: PeerId, protocol: str, timeout_s: float, way: Way) -> ProbeAnswer:
+    """Ask `peer` about `protocol`, by the way that a tunnel may go over; connects if need be.
 
     Raises what `Swarm.open_stream` raises (ProtocolNotSupported names `protocol`), NotAllowed, TimeoutError.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    conn = await swarm.connect(peer, timeout_s=timeout_s)
+    conn = await swarm.connect_by(peer, way, timeout_s)
     await asyncio.wait([conn.identified], timeout=min(LISTED_WAIT_S, timeout_s))
     listed = swarm.peerstore.protocols(peer)
     if protocol in listed and PREFIX not in listed:
         return ProbeAnswer(conn, UNKNOWN, NOT_TRIED)
     left_s = deadline - loop.time()
     try:
-        stream = await swarm.open_stream(peer, (PREFIX + protocol, protocol), timeout_s=left_s)
+        stream = await swarm.open_stream(peer, (PREFIX + protocol, protocol), timeout_s=left_s, way=way)
     except ProtocolNotSupported as exc:
         raise not_served(protocol) from exc
     try:

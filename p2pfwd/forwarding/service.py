@@ -400,7 +400,7 @@ class Forwarding:
                 health = listener.health
                 return CheckOutcome(False, health.state, health.reason, health.hint)
             outcome = await check_peer(
-                self._swarm, listener.peer_id, listener.protocol, timeout_s, listener.terms.path
+                self._swarm, listener.peer_id, listener.protocol, timeout_s, listener.way
             )
         else:
             assert isinstance(listener, RemoteListener)

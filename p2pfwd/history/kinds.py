@@ -47,7 +47,7 @@ _TABLE: Final = (
     Kind("daemon-lost", "daemon", "the daemon was killed, or crashed; it was last heard at {last:clock}"),
     Kind("file-damaged", "daemon", "{what} are lost: what is left of them is in {file}", fold="never"),
     Kind("events-lost", "daemon", "{events} events were not written: {reason}"),
-    # --- peers of one's own. Fields: path, address, reason
+    # --- peers of one's own. Fields: path (in words), path_code, address, reason
     Kind("peer-up", "peer", "{peer} is connected: {path}, {address}"),
     Kind("peer-down", "peer", "the connection to {peer} was closed {reason}"),
     Kind("peer-lost", "peer", "the connection to {peer} was lost: {reason}"),

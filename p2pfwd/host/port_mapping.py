@@ -5,7 +5,8 @@
 - Ports are mapped that listen at our address towards the gateway; none where that address is public.
 - What the gateway maps is no more than a candidate: it is told to others when a stranger has come in by it.
 - Announcements count from the gateway alone, and only make us ask it.
-- At the end the mappings are undone, which takes `UNMAP_S` at most.
+- At the end the mappings are undone, which takes `UNMAP_S` at most; that which was being asked for, too: the
+  gateway may have agreed by then.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class PortMapping:
         self._loop = asyncio.get_running_loop()
         self._gateway: Gateway | None = None
         self._plans: dict[int, Plan] = {}
+        self._asked: dict[int, Grant] = {}
+        """By port: what the gateway is being asked for, and has not answered."""
         self._groups: list[GroupSocket] = []
         self._boot: bytes | None = None
         """What the gateway's UPnP said with its last restart."""
@@ -118,10 +121,13 @@ class PortMapping:
         if gateway is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(UNMAP_S):
-                    for plan in self._plans.values():
-                        if plan.grant is not None:
-                            way = self._ways[plan.grant.protocol]
-                            await way.unmap(gateway, plan.port, plan.grant)
+                    for port, grant in self._given().items():
+                        await self._ways[grant.protocol].unmap(gateway, port, grant)
+
+    def _given(self) -> dict[int, Grant]:
+        """By port: what the gateway maps, or may map by now."""
+        grants = {port: plan.grant for port, plan in self._plans.items() if plan.grant is not None}
+        return self._asked | grants
 
     # --- where we are -----------------------------------------------------------------------------
 
@@ -146,7 +152,7 @@ class PortMapping:
         self._gateway = gateway
         protocols, now = tuple(self._ways), self._loop.time()
         self._plans = {port: Plan(port, now, self._rng, protocols) for port in ports}
-        self._boot = None
+        self._asked, self._boot = {}, None
         self._said.clear()
         self._own.set_mapped(())
         self._hear_nobody()
@@ -228,7 +234,9 @@ class PortMapping:
             else:
                 plan.alive(sign.epoch_s, sign.host, now)
             return
+        self._asked = {plan.port: Grant(step.protocol, gateway.host, step.external_port, LEASE_S)}
         said = await way.map(gateway, plan.port, step.external_port, LEASE_S)
+        self._asked = {}
         now = self._loop.time()
         if said is None:
             plan.silent(now)

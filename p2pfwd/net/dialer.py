@@ -49,6 +49,9 @@ MAX_BACKOFFS: Final = 4096
 MAX_UNDIALABLE_TOLD: Final = 4
 """Addresses that cannot be dialed, in one sentence: a peer of the public network may have dozens."""
 
+MAX_HINTS: Final = 2
+"""Of relays, in one sentence: most say the same."""
+
 NAME: Final = "name"
 NETWORK: Final = "network"
 OUT_OF_BOUNDS: Final = "outside"
@@ -64,16 +67,20 @@ class Attempt(NamedTuple):
     addr: str
     reason: str
     code: str
+    hint: str | None = None
+    """The cure, where a relay was between: it knows more than what all of them have in common."""
 
     @property
     def detail(self) -> dict[str, str]:
         """As `details["attempts"]` of a failed dial lists it."""
-        return {"Address": self.addr, "Reason": self.reason, "Code": self.code}
+        found = {"Address": self.addr, "Reason": self.reason, "Code": self.code}
+        return found if self.hint is None else {**found, "Hint": self.hint}
 
 
 def attempts_of(error: P2PForwardError) -> list[Attempt]:
     """What a failed dial tried."""
-    return [Attempt(one["Address"], one["Reason"], one["Code"]) for one in error.details.get("attempts", ())]
+    found = error.details.get("attempts", ())
+    return [Attempt(one["Address"], one["Reason"], one["Code"], one.get("Hint")) for one in found]
 
 
 def told(attempts: Sequence[Attempt]) -> str:
@@ -98,6 +105,8 @@ def failed_dial(
 def cure(peer_id: PeerId, attempts: Sequence[Attempt]) -> str | None:
     """What to do about them; None where their reasons say it."""
     codes = {one.code for one in attempts}
+    if hints := list(dict.fromkeys(one.hint for one in attempts if one.hint is not None)):
+        return "; ".join(hints[:MAX_HINTS])
     if NETWORK in codes:
         return (
             "is the daemon running there, and does a firewall or NAT let its port through? "
@@ -276,7 +285,8 @@ class Dialer:
         if isinstance(exc, PeerIdMismatch):
             self._peerstore.drop_addr(peer_id, addr)
         log.debug("%s is not reached at %s: %s", peer_id, addr, reason)
-        failure, key = Attempt(str(addr), reason, code), (peer_id, addr)
+        hint = exc.hint if isinstance(exc, P2PForwardError) and is_relayed(addr) else None
+        failure, key = Attempt(str(addr), reason, code, hint), (peer_id, addr)
         previous = self._backoffs.get(key)
         delay_s = min(previous.delay_s * 2, BACKOFF_MOST_S) if previous is not None else BACKOFF_FIRST_S
         if previous is None and len(self._backoffs) >= MAX_BACKOFFS:

@@ -259,10 +259,10 @@ class Recovery:
         return self._route(peer_id, failure)
 
     def search_ended(self, peer_id: PeerId) -> None:
-        """Found, or given up."""
+        """Found, or given up; or wanted anew since, when this one had made up its mind."""
         del self._searches[peer_id]
         self._wake(peer_id)
-        for other in self._waiters:
+        for other in (peer_id, *self._waiters):
             if other not in self._searches and self.still_wanted(other):
                 self._search(other)
 

@@ -22,6 +22,7 @@ from p2pfwd.errors import (
     NoDirectPath,
     P2PForwardError,
     PeerBlocked,
+    PeerNotFound,
     ProtocolNotSupported,
     TimedOut,
 )
@@ -351,6 +352,11 @@ class Swarm:
 
     # --- streams ----------------------------------------------------------------------------------
 
+    async def connect_by(self, peer_id: PeerId, way: Way, timeout_s: float) -> Link:
+        """A connection that a tunnel may go over. Raises as `connect`, NoDirectPath."""
+        found = self.connections.fitting(peer_id, way)
+        return found or await self._connect(peer_id, (), self._loop.time() + timeout_s, way)
+
     async def open_stream(
         self,
         peer_id: PeerId,
@@ -421,8 +427,15 @@ class Swarm:
             raise NoDirectPath(text, hint=hint, **exc.details) from exc
 
     async def _over_relay(self, peer_id: PeerId, end: float | None, way: Way) -> Link:
-        """A connection over a relay, though there is a direct one. Raises NoDirectPath, and as `connect`."""
+        """A connection over a relay, though there is a direct one.
+
+        Raises NoDirectPath, PeerNotFound where no relay is known, and as `connect`.
+        """
         known = [addr for addr in self.peerstore.dialable(peer_id) if is_relayed(addr)]
+        if not known:
+            hint = "p2pfwd status there shows its relays; --path any takes the direct connection"
+            text = f"{peer_id} has told no address over a relay, and only that will do"
+            raise PeerNotFound(text, hint=hint)
         try:
             async with asyncio.timeout(self._left_s(end)):
                 conn = await self.dials.beside(peer_id, known)

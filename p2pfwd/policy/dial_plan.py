@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import (
+    AddressClass,
+    Multiaddr,
+    address_class,
+    is_relayed,
+    split_circuit,
+    tcp_endpoint,
+)
 from p2pfwd.policy.provenance import Provenance
 
 NEAR_STEP_S: Final = 0.03
@@ -69,8 +76,11 @@ class PlannedDial:
 
 
 def is_local(addr: Multiaddr) -> bool:
-    """Whether the address is on this machine or in its own network, by its class."""
-    return address_class(addr) in _LOCAL
+    """Whether the address is on this machine or in its own network, by its class.
+
+    A relay that is to be dialed wherever it is known to be is judged by that.
+    """
+    return address_class(addr) in _LOCAL or (is_relayed(addr) and split_circuit(addr)[1] is None)
 
 
 def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list[PlannedDial]:

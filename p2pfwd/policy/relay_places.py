@@ -1,4 +1,4 @@
-"""Which relays are asked for a place now, and when to look again: a pure policy.
+"""Which relays are asked for a place now, when to look again, and where others find them: a pure policy.
 
 `WANTED` places are held: those the owner has named first, then peers of his own, then strangers, the fastest
 first. Those named are asked though others were sooner, and have given places: `WANTED` of them are held
@@ -24,6 +24,7 @@ from enum import IntEnum
 from math import inf
 from typing import Final
 
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 
 WANTED: Final = 2
@@ -33,6 +34,9 @@ ENOUGH_TO_CHOOSE: Final = 4
 """Strangers that relay, of whom the fastest are asked; with fewer known, after a while."""
 
 UNKNOWN_RTT_S: Final = 1.0
+
+MAX_ANNOUNCED: Final = 4
+"""Addresses of one relay that are told to others."""
 
 
 class Whose(IntEnum):
@@ -96,6 +100,17 @@ def plan(relays: Sequence[Known], now: float, choose_at: float) -> Plan:
         else:
             ends.append(it.renew_at)
     return Plan(tuple(it.peer for it in due + asked), min(ends, default=inf))
+
+
+def to_announce(found: Multiaddr | None, told: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """Where others reach a relay: where this node has `found` it, and what it has `told` of itself.
+
+    A relay in a lab or an office tells nothing, or what only its neighbours can use.
+    """
+    public = [addr for addr in told if address_class(addr) is AddressClass.PUBLIC]
+    addrs = [] if found is None else [found]
+    addrs += [addr.without_peer_id() for addr in public or told]
+    return [addr for addr in dict.fromkeys(addrs) if tcp_endpoint(addr) is not None][:MAX_ANNOUNCED]
 
 
 def _is_wanted(relay: Known, places: Sequence[Known]) -> bool:

@@ -111,17 +111,24 @@ class HolePunch:
             circuit.direction == "inbound" for circuit in self._swarm.paths.circuits(conn.remote_peer)
         ):
             self._begin(conn.remote_peer)
+        elif not conn.is_relayed:
+            self._note_spoken(conn.remote_peer)
 
     def _identified(self, peer_id: PeerId) -> None:
         """It may have said that it is elsewhere now, and whether it speaks this protocol."""
         if (effort := self._efforts.get(peer_id)) is not None:
             effort.news.set()
-            return
+        else:
+            self._note_spoken(peer_id)
+
+    def _note_spoken(self, peer_id: PeerId) -> None:
+        """Who does not speak this protocol begins no try: nobody is to wait for one."""
         paths = self._swarm.paths
         ours = [circuit for circuit in paths.circuits(peer_id) if circuit.direction == "outbound"]
         if not ours or paths.direct(peer_id) is not None:
             return
-        if wire.PROTOCOL not in self._swarm.peerstore.protocols(peer_id):
+        told = self._swarm.peerstore.protocols(peer_id)
+        if told and wire.PROTOCOL not in told:
             paths.note(peer_id, PathCode.NOT_SPOKEN, settled=True)
         elif paths.code(ours[0]) is PathCode.NOT_SPOKEN:
             paths.note(peer_id, PathCode.RELAYED)
@@ -140,10 +147,23 @@ class HolePunch:
             self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
             return
         effort = self._efforts[peer_id] = _Effort(self, self._swarm, peer_id)
-        self._swarm.spawn(effort.run(), "hole punch").add_done_callback(lambda _: self._ended(effort))
+        self._swarm.spawn(self._lead(effort), "hole punch")
 
-    def _ended(self, effort: _Effort) -> None:
-        del self._efforts[effort.peer_id]
+    async def _lead(self, effort: _Effort) -> None:
+        """It is there as long as it takes notice of news: from its last look on there may be another."""
+        try:
+            await effort.run()
+        finally:
+            del self._efforts[effort.peer_id]
+            if not self._swarm.connections.closing:
+                self._begin_next()
+
+    def _begin_next(self) -> None:
+        """With one of the strangers for whom there was no room."""
+        for conn in self._swarm.conns():
+            peer_id, is_led = conn.remote_peer, conn.is_relayed and conn.direction == "inbound"
+            if is_led and peer_id not in self._efforts and self._swarm.paths.code(conn) is PathCode.BUSY:
+                return self._begin(peer_id)
 
     def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
         """The peer was heard on a network that this node is on, at these addresses: no relay is needed.
@@ -348,11 +368,13 @@ class _Effort:
             try:
                 await asyncio.wait([circuit.identified], timeout=ANSWER_S)
                 self.news.clear()
-                if self._swarm.paths.direct(self.peer_id) is not None or await self._round(circuit):
-                    return
+                if self._swarm.paths.direct(self.peer_id) is None:
+                    await self._round(circuit)
             finally:
                 await self._forget_early()
-            failures += 1
+            if self._swarm.paths.direct(self.peer_id) is not None:
+                return
+            failures += 1  # also where it was there, and is lost already
             await self._rest(circuit, punching.again_s(failures))
 
     async def _forget_early(self) -> None:
@@ -377,10 +399,10 @@ class _Effort:
             async with asyncio.timeout(pause_s - NEWS_PAUSE_S):
                 await self.news.wait()
 
-    async def _round(self, circuit: Link) -> bool:
-        """All tries of one round; whether there is a direct connection."""
+    async def _round(self, circuit: Link) -> None:
+        """All tries of one round, until there is a direct connection."""
         if await self._plain(circuit):
-            return True
+            return
         paths = self._swarm.paths
         code, done, most = PathCode.FAILED, 0, punching.TRIES
         while done < most:
@@ -394,12 +416,11 @@ class _Effort:
             except (P2PForwardError, TimeoutError) as exc:
                 log.debug("no direct connection to %s yet: %s", self.peer_id, exc)
             if paths.direct(self.peer_id) is not None:
-                return True
+                return
             if not circuit.can_open:
                 break
             done += 1
         paths.note(self.peer_id, code, settled=True)
-        return False
 
     async def _plain(self, circuit: Link) -> bool:
         """Dial the peer's public addresses, if it tells any: it may be that no hole is needed."""

@@ -8,12 +8,14 @@ its own: a relay that does not answer holds up no other.
                                    ASKING ──refused, no answer──▶ RESTING ──time──▶ IDLE
                                    ASKING ──its connection is over or silent, and another is there──▶ IDLE
                   any ──its last connection is over──▶ IDLE: the place is gone, another is asked for at once
-                RESTING ──it tells of itself anew──▶ IDLE, soon: it may have been told of this node
+                RESTING ──it tells of itself anew──▶ IDLE, soon: it may know this node now, or have room
                    HELD ──the relay has another connection of ours──▶ ASKING, over that one (and still held)
                    HELD ──it tells of itself anew──▶ ASKING, soon: it may have cut the place (and still held)
               any other ──it tells that it relays no more──▶ IDLE: the place is gone
                    HELD ──it denies the place when asked again──▶ RESTING: the place is gone
                   any ──this node is public, or it is named no more──▶ IDLE: nothing is kept of a refusal
+                 HELD ──it is the owner's no more, and strangers' relays are not asked──▶ IDLE: nor of a place
+    RESTING as a stranger's ──it is the owner's now──▶ IDLE
 
 A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
 """
@@ -31,7 +33,7 @@ from functools import partial
 from math import inf
 from typing import Final
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolError, RelayRefused, RemoteProtocolError
 from p2pfwd.net.exchange import exchange
@@ -43,7 +45,7 @@ from p2pfwd.net.transport.relay_transport import refusal, through
 from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.pace import Pace, Rate
-from p2pfwd.policy.relay_places import Known, Whose, plan
+from p2pfwd.policy.relay_places import Known, Whose, plan, to_announce
 from p2pfwd.policy.service_bounds import STOP
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
@@ -62,7 +64,9 @@ RENEW_AT: Final = 0.75
 SHORTEST_S: Final = 60.0
 """A relay whose clock is behind gives a time that is over already: the place is there all the same."""
 
-LONGEST_S: Final = 24 * 3600.0
+LONGEST_S: Final = 3600.0
+"""What relays give at least. Where this node's clock is behind, the time given seems longer than it is, and
+the place would be over long before it is renewed."""
 
 REST_S: Final = 1.0
 """After a refusal: who starts both ends names this node there a moment later. Doubled with each, up to ..."""
@@ -70,7 +74,8 @@ REST_S: Final = 1.0
 LONGEST_REST_S: Final = 600.0
 
 REASK_S: Final = 30.0
-"""Between a place and the next question that the relay's telling of itself brings, at least."""
+"""Between a place, or a stranger's refusal, and the next question that the relay's telling of itself brings,
+at least."""
 
 REASK_WITHIN_S: Final = 2.0
 """... and by chance so much more: a relay tells all who have a place at once."""
@@ -83,9 +88,6 @@ STRANGERS_REST_S: Final = 3600.0
 
 STRANGERS_ASKED: Final = Rate(per_s=0.2, burst=16)
 """For a place: all peers are told of each that is given, and of each that is lost again."""
-
-MAX_ANNOUNCED: Final = 4
-"""Addresses of one relay that are told to others."""
 
 TAG: Final = "relay"
 """The protection of a relay that gives us a place."""
@@ -116,6 +118,7 @@ class _Rest:
     since: float
     until: float
     delay_s: float
+    is_strangers: bool
 
 
 class RelayClient:
@@ -154,6 +157,7 @@ class RelayClient:
         self._swarm.on_connected(self._connected)
         self._swarm.on_disconnected(self._disconnected)
         self._swarm.on_silent(self._silent)
+        self._swarm.peerstore.on_change(self._standing_changed)
         self._task = self._swarm.spawn(self._run(), "relay places")
 
     async def close(self) -> None:
@@ -197,8 +201,13 @@ class RelayClient:
         return set(self._asking)
 
     def refusals(self) -> dict[PeerId, str]:
-        """Why relays that were asked gave no place, in words; forgotten when they do, or none is wanted."""
-        return dict(self._refusals)
+        """Why relays that were asked gave no place, in words, as long as they rest for it or are asked again.
+
+        Of one that is not asked again, as there are places enough, it is not known what it would say now.
+        """
+        now = time.monotonic()
+        current = self.asked() | {relay for relay, rest in self._rests.items() if rest.until > now}
+        return {relay: why for relay, why in self._refusals.items() if relay in current}
 
     # --- holding places ---------------------------------------------------------------------------
 
@@ -236,6 +245,9 @@ class RelayClient:
     def _known(self, relay: PeerId, link: Link | None, now: float) -> Known | None:
         """What the plan is made of; None of who is not to be asked."""
         place, rest = self._places.get(relay), self._rests.get(relay)
+        if place is not None and not self._may_be_asked(relay):
+            self._lost(relay)
+            return None
         if place is not None and link is None and now >= place.renew_at:
             place = self._renew_later(place, now + REST_S)  # it is silent: when it is heard, or then
         if place is None and (link is None or not self._relays(relay) or not self._may_be_asked(relay)):
@@ -299,7 +311,8 @@ class RelayClient:
         renew_s = left_s * (RENEW_AT - self._rng.random() / 10)
         before = self._places.get(relay)
         since = before.since if before is not None else now
-        addrs = _announced(link, reservation)
+        found = link.remote_addr if link.direction == "outbound" else None
+        addrs = tuple(wire.relayed(to_announce(found, reservation.addrs), relay))
         self._places[relay] = Place(relay, link, addrs, limit, since, now, now + left_s, now + renew_s)
         if before is None:
             log.info("the relay %s has a place for this node", relay)
@@ -338,7 +351,7 @@ class RelayClient:
         if not is_known:
             delay_s = STRANGERS_REST_S
         until = now + delay_s * (1 + self._rng.random() / 4)
-        self._rests[relay] = _Rest(now, until, delay_s)
+        self._rests[relay] = _Rest(now, until, delay_s, not is_known)
         late = f"it did not answer within {ANSWER_S:g} s"
         why = self._refusals[relay] = late if isinstance(exc, TimeoutError) else describe(exc)
         if (place := self._places.get(relay)) is not None:
@@ -357,7 +370,7 @@ class RelayClient:
     def _identified(self, relay: PeerId) -> None:
         """It tells of itself, and says no more where it has cut us, or relayed for nobody for a moment.
 
-        Nor where it has none for us and would have one now, as its owner has named this node.
+        Nor where it has none for us and would have one now: its owner has named this node, or there is room.
         """
         place, rest, now = self._places.get(relay), self._rests.get(relay), time.monotonic()
         if not self._relays(relay):
@@ -368,9 +381,21 @@ class RelayClient:
         if place is not None:
             at = max(now, place.given_at + REASK_S) + by_chance_s
             self._places[relay] = replace(place, renew_at=min(place.renew_at, at))
-        elif rest is not None and self._is_known(relay):
-            rest.until = min(rest.until, max(now, rest.since + REST_S) + by_chance_s)
+        elif rest is not None:
+            pause_s = REASK_S if rest.is_strangers else REST_S
+            rest.until = min(rest.until, max(now, rest.since + pause_s) + by_chance_s)
         self._news.set()
+
+    def _standing_changed(self, relay: PeerId) -> None:
+        """It may be one of the owner's now, or be it no longer."""
+        if self._is_known(relay):
+            rest = self._rests.get(relay)
+            if rest is not None and rest.is_strangers:
+                self._forgive(relay)
+            if self._relays(relay):
+                self._news.set()
+        elif relay in self._places:
+            self._news.set()
 
     def _forgive(self, relay: PeerId) -> None:
         """Forget that it has refused a place."""
@@ -447,7 +472,7 @@ class RelayClient:
     # --- taking circuits --------------------------------------------------------------------------
 
     def _is_relay(self, peer: PeerId, _protocol: str) -> bool:
-        return peer in self._places
+        return peer in self._places or peer in self._asking  # a circuit may come right behind the place
 
     async def _stop(self, visit: Visit) -> None:
         stream = visit.stream
@@ -473,15 +498,3 @@ class RelayClient:
             await self._swarm.adopt(conduit, "inbound", request.peer)
         except (P2PForwardError, TimeoutError, OSError) as exc:
             log.debug("a circuit from %s failed: %s", request.peer, describe(exc))
-
-
-def _announced(link: Link, reservation: Reservation) -> tuple[Multiaddr, ...]:
-    """Where others reach the relay: what it says of itself, and where this node has reached it.
-
-    A relay in a lab or an office says nothing, or what only its neighbours can use.
-    """
-    told = [addr for addr in reservation.addrs if address_class(addr) is AddressClass.PUBLIC]
-    found = [link.remote_addr] if link.direction == "outbound" else []
-    found += [addr.without_peer_id() for addr in (told or reservation.addrs)]
-    direct = [addr for addr in dict.fromkeys(found) if tcp_endpoint(addr) is not None]
-    return tuple(wire.relayed(direct[:MAX_ANNOUNCED], link.remote_peer))

@@ -46,6 +46,7 @@ from p2pfwd.policy.shares import Held, Paced, Party
 from p2pfwd.policy.visible import visible
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Limit, Status
+from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 log = logging.getLogger("p2pfwd.relay")
 
@@ -129,6 +130,8 @@ class RelayService:
     ) -> None:
         self.is_own: Callable[[PeerId], bool] = swarm.peerstore.is_chosen
         """Whose peers the owner counts as his; set by the daemon, who knows of more."""
+        self.on_room: Callable[[PeerId], None] = lambda _peer: None
+        """Told of a peer that asked in vain, and for whom there is a stranger's place now; once."""
         self.serves: Serve = "off"
         self.totals = Totals()
         self._swarm = swarm
@@ -141,8 +144,8 @@ class RelayService:
         self._door = Door(most_legs)
         self._bytes = Paced(BYTES)
         self._ending: asyncio.TimerHandle | None = None
-        self._turned_away: set[PeerId] = set()
-        """Connected peers that asked in vain, as they are none of the owner's."""
+        self._turned_away: dict[PeerId, Party] = {}
+        """Connected peers that asked in vain, as they are none of the owner's; who asked first, first."""
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.memory.on_spare(lambda: self._bytes.forget_full(self._clock()))
@@ -182,16 +185,27 @@ class RelayService:
             given |= {one.dialer, one.target}.difference(party.peer for party in one.strangers)
         return [peer for peer in given if not self.is_own(peer)]
 
-    def turned_away(self) -> list[PeerId]:
-        """Connected peers that asked for a place and got none, as they were none of the owner's."""
-        return list(self._turned_away)
+    def strangers(self) -> list[PeerId]:
+        """Connected peers that have a place as strangers, or asked for one and got none."""
+        return [*self._turned_away, *(it.peer for it in self._places.values() if not it.is_own)]
 
-    def lets_in_now(self, peer: PeerId) -> bool:
-        """Whether it was turned away, and is the owner's by now; said of each refusal once."""
-        lets_in = peer in self._turned_away and is_let_in(self.serves, True) and self.is_own(peer)
-        if lets_in:
-            self._turned_away.discard(peer)
-        return lets_in
+    def is_turned_away(self, peer: PeerId) -> bool:
+        """Whether a connected peer asked for a place, and got none."""
+        return peer in self._turned_away
+
+    def adopt(self, peer: PeerId) -> bool:
+        """Whether one of the `strangers` is the owner's by now; said once. Its place has no limits then."""
+        place = self._places.get(peer)
+        has_limits = place is not None and not place.is_own
+        if not (has_limits or peer in self._turned_away):
+            return False
+        if not is_let_in(self.serves, True) or not self.is_own(peer):
+            return False
+        self._turned_away.pop(peer, None)
+        if place is not None and has_limits:
+            self._places[peer] = replace(place, is_own=True)
+            self._give_share(place.party)
+        return True
 
     def close(self) -> None:
         """Serve nobody, and reset what stands. Idempotent."""
@@ -253,10 +267,10 @@ class RelayService:
         is_own = self.is_own(peer)
         if stream.conn.is_relayed:
             return HopAnswer(Status.PERMISSION_DENIED)
-        self._turned_away.discard(peer)
+        self._turned_away.pop(peer, None)
         if not is_let_in(self.serves, is_own):
             if self._swarm.conns(peer):  # or it has left meanwhile
-                self._turned_away.add(peer)
+                self._turned_away[peer] = party
             refusals.note("relay-stranger", peer, "relay: it is none of this node's peers, and gets no place")
             return HopAnswer(Status.PERMISSION_DENIED)
         link = next((one for one in self._swarm.conns(peer) if one is stream.conn), None)
@@ -272,13 +286,15 @@ class RelayService:
                     self._places_held.take(old.party)  # what it was promised it keeps
                 elif old is not None:
                     self._give_up(old)
-                self._turned_away.add(peer)
+                self._turned_away[peer] = party
                 refusals.note("relay-reservations", peer, f"relay: no place is left for it ({whose})")
                 return HopAnswer(Status.RESERVATION_REFUSED)
             self._places_held.take(party)
         now = self._clock()
         since = now if old is None else old.since
         self._keep(Place(peer, link, party, is_own, since, now + RESERVATION_S))
+        if is_own and old is not None and not old.is_own:
+            self._tell_of_room()
         self._swarm.connmgr.protect(peer, RELAY_TAG)
         self.totals.reservations += 1
         return HopAnswer(Status.OK, self._reservation(link), limit_between(is_own, is_own))
@@ -295,9 +311,24 @@ class RelayService:
 
     def _give_up(self, place: Place) -> None:
         del self._places[place.peer]
-        if not place.is_own:
-            self._places_held.give(place.party)
         self._swarm.connmgr.unprotect(place.peer, RELAY_TAG)
+        if not place.is_own:
+            self._give_share(place.party)
+
+    def _give_share(self, party: Party) -> None:
+        self._places_held.give(party)
+        self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        """A stranger's place is free: one of those who asked in vain may have it.
+
+        No more are told than there is room for, or all would ask for each place that is given up.
+        """
+        for peer, party in self._turned_away.items():
+            if is_let_in(self.serves, self.is_own(peer)) and self._places_held.full(party) is None:
+                del self._turned_away[peer]
+                self.on_room(peer)
+                return
 
     def _expire(self) -> None:
         now = self._clock()
@@ -321,7 +352,7 @@ class RelayService:
 
     def _disconnected(self, conn: Link) -> None:
         if not self._swarm.conns(conn.remote_peer):
-            self._turned_away.discard(conn.remote_peer)
+            self._turned_away.pop(conn.remote_peer, None)
         place = self._places.get(conn.remote_peer)
         if place is None or place.link is not conn:
             return
@@ -455,7 +486,7 @@ class RelayService:
 
     def _time_is_up(self, circuit: Circuit) -> None:
         self._swarm.refusals.note("relay-limit", circuit.dialer, "relay: a stranger's circuit had its time")
-        self._end(circuit)
+        self._end(circuit, RESOURCE_LIMIT_EXCEEDED)
 
     def _bridge_over(self, circuit: Circuit, bridge: Bridge) -> None:
         if bridge.limit_reached:
@@ -470,9 +501,9 @@ class RelayService:
             circuit.bridge.reset()
         self._over(circuit)
 
-    def _end(self, circuit: Circuit) -> None:
+    def _end(self, circuit: Circuit, code: int = NO_REASON) -> None:
         if circuit.bridge is not None:
-            circuit.bridge.reset()
+            circuit.bridge.reset(code)
         self._over(circuit)  # who makes it finds it gone
 
     def _over(self, circuit: Circuit) -> None:

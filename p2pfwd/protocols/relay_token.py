@@ -51,7 +51,8 @@ async def show(link: Link, token: str) -> None:
             await stream.write_delimited(wire.encode_request(token))
             status = wire.decode_answer(await stream.read_delimited(wire.MAX_MESSAGE_BYTES))
     except ProtocolNotSupported as exc:
-        raise RelayRefused(f"the relay {relay} knows no tokens", status="NO_TOKENS") from exc
+        why = f"the relay {relay} knows no tokens; take the # and what follows it out of reach.relays"
+        raise RelayRefused(why, status="NO_TOKENS") from exc
     except TimeoutError:
         raise TimedOut(f"the relay {relay} did not answer within {ANSWER_S:g} s") from None
     if status is not TokenStatus.OK:

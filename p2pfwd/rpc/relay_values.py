@@ -22,12 +22,13 @@ class RelayPlace(Message):
 
 @message
 class RelayPeer(Message):
-    """One peer that is connected, and has no place at this relay, as one that others can dial."""
+    """One peer that is connected, and has no place at this relay, as one that others can dial, or in vain."""
 
     peer: str
     name: str | None  # as `peer add` gave it, or the token's
     remote_address: str  # of its oldest connection
     age_s: float = named("AgeSeconds")
+    refused: bool = False  # it asked for a place, and got none
 
 
 @message
@@ -103,6 +104,7 @@ class RelayTokenRevokeResult(Message):
 
     token: RelayToken
     circuits: int  # that were reset
+    still: tuple[str, ...] = ()  # of its peers: those who may use the relay all the same
 
 
 @message

@@ -10,6 +10,10 @@ from p2pfwd.cli import advice, text
 from tests.support.fake_daemon import PEER
 
 LAN, V6, NAT = (f"/ip4/192.168.1.5/tcp/4011/p2p/{PEER}", f"/ip6/fd00::5/tcp/4011/p2p/{PEER}", PEER)
+OVER_ONE, OVER_TWO, OVER_THREE = (
+    f"/ip4/11.0.0.{number}/tcp/4011/p2p/12D3Relay{number}/p2p-circuit/p2p/{PEER}" for number in (1, 2, 3)
+)
+ALSO_OVER_ONE = OVER_ONE.replace("/ip4/11.0.0.1", "/ip6/2001:db8::1")
 LOOP, LOOP6 = f"/ip4/127.0.0.1/tcp/4011/p2p/{PEER}", f"/ip6/::1/tcp/4011/p2p/{PEER}"
 
 
@@ -40,9 +44,13 @@ def test_the_suggested_port_is_free_of_the_targets_own(protocol: str, target: st
         ([LOOP, LOOP6], [LOOP, LOOP6]),
         ([LOOP, LAN, LOOP6, V6], [LAN, V6]),
         ([LAN, V6, LAN, V6], [LAN, V6, LAN]),
+        ([LAN, V6, LAN, OVER_ONE, ALSO_OVER_ONE, OVER_TWO, OVER_THREE], [LAN, V6, OVER_ONE, OVER_TWO]),
+        ([LOOP, OVER_ONE], [OVER_ONE]),
     ],
 )
-def test_addresses_given_away_lead_out_of_this_machine(addresses: list[str], chosen: list[str]) -> None:
+def test_addresses_given_away_lead_out_of_this_machine_and_over_each_relay(
+    addresses: list[str], chosen: list[str]
+) -> None:
     assert advice.pasted_addresses(addresses) == chosen
 
 

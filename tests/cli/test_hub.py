@@ -93,12 +93,27 @@ def test_hub_ls_shows_members_that_need_no_place(
     others = (RelayPeer(OTHER, "nas", "/ip4/192.0.2.7/tcp/4011", 12.0),)
     fake.answers["relay.ls"] = replace(LS, places=(), circuits=(), others=others)
     assert on_terminal("hub", "ls") == (
-        "PEER         NAME  ADDRESS         AGE\n"
-        "12D3…wvuTHr  nas   192.0.2.7:4011  12s\n"
+        "PEER         NAME  PLACE  ADDRESS         AGE\n"
+        "12D3…wvuTHr  nas   none   192.0.2.7:4011  12s\n"
         "Relaying for own peers: 0 places, 3 circuits so far, 70kB.\n"
         "Connected without a place, as others can dial them: 1 peer.\n"
     )
     assert run("hub", "ls").out.split() == ["peer", OTHER, "nas", "-", "/ip4/192.0.2.7/tcp/4011"]
+
+
+def test_hub_ls_tells_whom_it_has_refused_apart_from_those_that_need_no_place(
+    fake: FakeDaemon, run: Run, on_terminal: Callable[..., str]
+) -> None:
+    others = (RelayPeer(OTHER, None, "/ip4/192.0.2.7/tcp/4011", 12.0, refused=True),)
+    fake.answers["relay.ls"] = replace(LS, places=(), circuits=(), others=others)
+    said = on_terminal("hub", "ls")
+    assert "12D3…wvuTHr  -     refused  192.0.2.7:4011  12s\n" in said and "can dial them" not in said
+    assert said.endswith(
+        "Asked for a place, and got none: 1 peer. p2pfwd peer add lets one in, as a token does.\n"
+    )
+    assert run("hub", "ls").out.split() == ["peer", OTHER, "-", "refused", "/ip4/192.0.2.7/tcp/4011"]
+    fake.answers["relay.ls"] = replace(LS, serves="anyone", places=(), circuits=(), others=others)
+    assert "no room for more strangers" in on_terminal("hub", "ls")
 
 
 def test_hub_ls_of_circuits_alone_begins_with_their_table(
@@ -292,7 +307,12 @@ def test_token_commands_say_what_they_did(
     assert fake.called("relay.token.new") == [{"name": "nas", "many": False}]
     assert run("relay", "token", "ls").out.split() == ["nas", "one", OTHER]
     assert "12D3…wvuTHr" in on_terminal("relay", "token", "ls")
-    assert run("relay", "token", "revoke", "nas").out == "Revoked nas: 1 peer, 2 circuits reset.\n"
+    revoked = run("relay", "token", "revoke", "nas")
+    assert (revoked.out, revoked.err) == ("Revoked nas: 1 peer, 2 circuits reset.\n", "")
+    fake.answers["relay.token.revoke"] = RelayTokenRevokeResult(token, 2, (OTHER,))
+    revoked = run("relay", "token", "revoke", "nas")
+    assert revoked.status == 0 and "12D3…wvuTHr may use this relay all the same" in revoked.err
+    assert "p2pfwd block" in revoked.err
 
 
 # --- relays of the settings -------------------------------------------------------------------------

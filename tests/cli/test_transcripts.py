@@ -754,6 +754,9 @@ def test_ping_until_direct_tells_each_change_of_path_with_its_time(
     fake.answers["ping"] = PingResult(OTHER, "/ip4/192.0.2.1/tcp/1", "relayed", 1.0)
     result = run("ping", "--until-direct", "-n", "2", OTHER)
     assert result.status == 6 and "is still reached over a relay" in result.err
+    result = run("ping", "--until-direct", "-n", "2", "--json", OTHER)
+    assert result.status == 6 and json.loads(result.err)["Code"] == "timed-out"
+    assert [it["Path"] for it in json.loads(result.out)["Paths"]] == ["relayed"], "what there was is told"
 
 
 MAPPED = PortMapping(

@@ -12,6 +12,7 @@ from p2pfwd.errors import StreamReset
 from p2pfwd.host.host import Host
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
+from p2pfwd.protocols.autonat import v1
 from p2pfwd.protocols.autonat.service import AutoNat, AutoNatSettings
 from p2pfwd.system.interfaces import Interface
 from p2pfwd.wire import autonat as wire
@@ -155,8 +156,11 @@ async def test_every_address_that_works_is_proved_for_itself_and_taken_back_when
 
 @pytest.mark.usefixtures("public_loopback")
 @on_loop
-async def test_after_any_number_of_changes_the_address_of_now_is_proved() -> None:
+async def test_after_any_number_of_changes_the_address_of_now_is_proved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A line that gets a new address now and then: the old ones go, the new one is never kept out."""
+    monkeypatch.setattr(v1, "household", str)  # each server is of a network of its own
     async with host() as far, host() as third, asking() as (near, client):
         servers = [Places(far), Places(third)]
         await join(near, far)
@@ -173,6 +177,33 @@ async def test_after_any_number_of_changes_the_address_of_now_is_proved() -> Non
         assert client.reachability is Reachability.PUBLIC
 
 
+@pytest.mark.parametrize("how", ["two networks", "never dialed"])
+@pytest.mark.usefixtures("public_loopback")
+@on_loop
+async def test_who_was_dialed_and_gets_in_by_a_router_proves_nothing_alone(
+    monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Some routers let in whomever this node has sent to: strangers are not let in for that."""
+    async with host() as far, host() as third, asking() as (near, client):
+        own, port = near.swarm.own_addresses, tcp_endpoint(near.swarm.listen_addrs()[0])
+        assert port is not None
+        outside = Multiaddr.parse(f"/ip4/203.0.113.1/tcp/{port.port}")
+        servers = [Places(far), Places(third)]
+        for each, server in zip((far, third), servers, strict=True):
+            server.reachable = [outside]
+            await join(near, each)
+            own.note_observed(near.swarm.conns(each.peer_id)[0], outside)
+        await until(lambda: min(len(server.asked) for server in servers) > 5)
+        assert client.reachability is not Reachability.PUBLIC, "they are of one network"
+        assert outside not in own.proofs.addresses()
+        if how == "two networks":
+            monkeypatch.setattr(v1, "household", str)
+        else:
+            own.is_contacted = lambda _addr: False  # type: ignore[method-assign]
+        await until(lambda: client.reachability is Reachability.PUBLIC)
+        assert outside in own.proofs.addresses()
+
+
 @pytest.mark.usefixtures("public_loopback")
 @on_loop
 async def test_an_answer_for_an_address_that_was_not_asked_about_is_not_announced() -> None:
@@ -185,6 +216,7 @@ async def test_an_answer_for_an_address_that_was_not_asked_about_is_not_announce
             await stream.close()
 
         far.swarm.services.serve(Service(name=wire.PROTOCOL, handler=lie))
+        near.swarm.own_addresses.is_contacted = lambda _addr: False  # type: ignore[method-assign]
         await join(near, far)
         await until(lambda: client.reachability is Reachability.PUBLIC)
         assert elsewhere not in near.swarm.listen_addrs()

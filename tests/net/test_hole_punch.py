@@ -13,7 +13,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import NoDirectPath, P2PForwardError, TimedOut
+from p2pfwd.errors import NoDirectPath, P2PForwardError, PeerNotFound, TimedOut
 from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
 from p2pfwd.net import own_addresses
@@ -234,6 +234,53 @@ async def test_a_lost_direct_connection_is_made_again_from_the_relayed_one(no_pl
 
 
 @on_loop
+async def test_a_direct_connection_that_is_lost_as_soon_as_it_is_there_is_made_again(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The effort was about to end, and took the news for itself: nobody tried again."""
+    monkeypatch.setattr(hole_punch, "NEWS_PAUSE_S", 0.05)
+    forget, lost = hole_punch._Effort._forget_early, list[Link]()
+
+    async def loses(self: hole_punch._Effort) -> None:
+        if not lost and (conn := self._swarm.paths.direct(self.peer_id)) is not None:
+            lost.append(conn)
+            conn.abort()
+            await until(lambda: self._swarm.paths.direct(self.peer_id) is None)
+        await forget(self)
+
+    monkeypatch.setattr(hole_punch._Effort, "_forget_early", loses)
+    async with rig() as it:
+        await it.reach()
+        await until(lambda: lost)
+        await until(lambda: it.b.swarm.paths.direct(it.a.peer_id) is not None)
+
+
+@on_loop
+async def test_who_found_no_room_among_those_that_are_punched_has_his_turn_when_another_has_had_it(
+    no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hole_punch, "MAX_PUNCHED", 1)
+    async with rig() as it, host() as third:
+        assert it.b.hole_punch is not None
+        began: list[PeerId] = []
+        real, goes_on = hole_punch._Effort._round, asyncio.Event()
+
+        async def waits(self: hole_punch._Effort, circuit: Link) -> None:
+            began.append(self.peer_id)
+            await goes_on.wait()
+            await real(self, circuit)
+
+        monkeypatch.setattr(hole_punch._Effort, "_round", waits)
+        await it.reach()
+        await until(lambda: it.a.peer_id in began)
+        circuit = await third.swarm.connect(it.b.peer_id, [it.b.swarm.listen_addrs()[-1]], only=True)
+        await until(lambda: it.b.swarm.refusals.counts.get("dcutr-dials"))
+        assert third.peer_id not in began and circuit.is_relayed
+        goes_on.set()
+        await until(lambda: it.b.swarm.paths.direct(third.peer_id))
+
+
+@on_loop
 async def test_an_address_that_took_a_hole_is_no_proved_one(no_plain_dial: None) -> None:
     """A dial of it alone would only spoil the next hole; a dial that worked alone proves its address."""
     async with rig() as it:
@@ -278,13 +325,45 @@ async def test_a_check_tells_the_way_that_the_next_stream_has(no_plain_dial: Non
     """While a hole is being punched it waits a moment; not with `--path relay`, and where none can be."""
     async with rig() as it:
         await it.reach()
-        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0)).path == "direct"
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way())).path == "direct"
     async with rig() as it:
         deaf(it)
         await it.reach()
-        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0)).path == "relayed"
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way())).path == "relayed"
         it.a.swarm.paths.wait_direct = None  # type: ignore[assignment,method-assign]
-        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, "relay")).path == "relayed"
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way("relay"))).path == "relayed"
+
+
+@on_loop
+async def test_where_a_peer_punches_no_holes_nobody_waits_for_one_when_a_direct_connection_is_lost() -> None:
+    async with rig() as it:
+        deaf(it)
+        circuit = await it.reach()
+        await until(lambda: it.a.swarm.paths.code(circuit) is PathCode.NOT_SPOKEN)
+        conn = await it.a.swarm.dials.beside(it.b.peer_id, it.b.swarm.listen_addrs()[:1])
+        conn.abort()
+        await until(lambda: it.a.swarm.paths.direct(it.b.peer_id) is None)
+        with pytest.raises(NoDirectPath, match="no /libp2p/dcutr"):
+            await asyncio.wait_for(it.a.swarm.paths.wait_direct(it.b.peer_id, 20.0), 2.0)
+        assert it.codes[-1] is PathCode.NOT_SPOKEN
+
+
+@on_loop
+async def test_a_check_goes_the_way_of_the_tunnel_and_none_there_is_what_it_finds() -> None:
+    """It said that the peer answers, over a relay that no tunnel may go over: each connection failed."""
+    async with rig(LIMIT) as it:
+        deaf(it)
+        await it.reach()
+        for way in (Way(), Way("direct", limited=True)):
+            outcome = await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, way)
+            assert not outcome.ok and outcome.state == "no-direct-path", way
+            assert "no /libp2p/dcutr" in (outcome.reason or "")
+        outcome = await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way(limited=True))
+        assert outcome.ok and outcome.path == "relayed"
+    async with rig() as it:
+        await it.reach()
+        await direct(it.a, it.b)
+        assert (await check_peer(it.a.swarm, it.b.peer_id, ECHO, 10.0, Way("relay"))).path == "relayed"
 
 
 @on_loop
@@ -307,6 +386,16 @@ async def test_path_relay_uses_one_though_there_is_a_direct_connection() -> None
         await it.reach()
         await direct(it.a, it.b)
         assert await it.say(b"over the relay", Way("relay")) == (b"over the relay", True)
+
+
+@on_loop
+async def test_path_relay_says_so_where_the_peer_has_no_relay() -> None:
+    """It said that no address of the peer is known, to which there was a connection."""
+    async with host() as a, host() as b:
+        await a.swarm.connect(b.peer_id, b.swarm.listen_addrs())
+        with pytest.raises(PeerNotFound, match="told no address over a relay") as caught:
+            await a.swarm.open_stream(b.peer_id, [ECHO], way=Way("relay"))
+        assert "shows its relays" in (caught.value.hint or "")
 
 
 @on_loop

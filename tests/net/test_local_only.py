@@ -12,6 +12,7 @@ from p2pfwd.net import swarm as swarm_module
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.dialer import OUTSIDE
 from p2pfwd.net.resolver import Resolver
+from p2pfwd.policy.provenance import Provenance
 from tests.net.swarm_rig import stranger, swarm
 from tests.support.fake_dns import FakeDns
 from tests.support.loops import on_loop
@@ -47,6 +48,21 @@ async def test_addresses_outside_are_not_dialed_and_are_told(connects: list[str]
     found = reasons(caught.value)
     assert set(found) == {*FAR, *NEAR}
     assert {address for address, reason in found.items() if reason == OUTSIDE} == set(FAR)
+
+
+@on_loop
+async def test_a_relay_without_an_address_is_dialed_where_it_is_known_to_be_and_nowhere_outside(
+    connects: list[str],
+) -> None:
+    relay = stranger()
+    async with swarm(local_only=True) as node:
+        there = map(Multiaddr.parse, (FAR[0], NEAR[1]))
+        node.peerstore.add_addrs(relay, there, 60.0, Provenance.GIVEN)
+        with pytest.raises(DialFailed) as caught:
+            await node.connect(stranger(), [Multiaddr.parse(f"/p2p/{relay}/p2p-circuit")])
+    assert connects == ["10.1.2.3"]
+    (reason,) = reasons(caught.value).values()
+    assert f"cannot reach {relay}: " in reason and f"{FAR[0]}: {OUTSIDE}" in reason
 
 
 @on_loop

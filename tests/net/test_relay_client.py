@@ -24,7 +24,16 @@ from p2pfwd.net.services import Service
 from p2pfwd.policy.pace import Rate
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
-from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
+from p2pfwd.wire.circuit import (
+    HOP,
+    STOP,
+    Limit,
+    Status,
+    StopRequest,
+    Voucher,
+    decode_stop_answer,
+    encode_stop_request,
+)
 from p2pfwd.wire.yamux.window import Kind
 from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
 from tests.support.loops import on_loop, until
@@ -477,8 +486,43 @@ async def test_a_peer_without_a_place_is_not_reached_and_it_is_said_why() -> Non
         await until(it.client.places)
         circuit = it.circuit
         it.relay.reserved.clear()
-        with pytest.raises(DialFailed, match="not connected to it, or has no reservation"):
+        with pytest.raises(DialFailed, match="not connected to it, or has no reservation") as caught:
             await it.dialer.swarm.connect(it.target.peer_id, [circuit], only=True)
+        assert "p2pfwd status there shows its relays" in (caught.value.hint or ""), "the relay's own cure"
+
+
+@on_loop
+async def test_a_circuit_through_a_relay_that_nobody_knows_has_its_cure() -> None:
+    relay = stranger()
+    async with host() as node:
+        with pytest.raises(DialFailed, match=f"no address is known for {relay}") as caught:
+            await node.swarm.connect(stranger(), [Multiaddr.parse(f"/p2p/{relay}/p2p-circuit")], only=True)
+        cure = f"give its address too: /ip4/<address>/tcp/<port>/p2p/{relay}"
+        assert caught.value.hint == cure
+        (attempt,) = caught.value.details["attempts"]
+        assert attempt["Hint"] == cure
+
+
+@on_loop
+async def test_a_circuit_that_comes_before_the_relays_answer_was_read_is_taken() -> None:
+    """Who waits for this node at the relay asks there every moment."""
+    statuses: list[Status] = []
+
+    async def hop(relay: MiniRelay, stream: DuplexStream) -> None:
+        (conn,) = relay.host.swarm.conns(stream.remote_peer)
+        stop = await conn.open_stream([STOP])
+        await stop.write_delimited(encode_stop_request(StopRequest(stranger())))
+        statuses.append(decode_stop_answer(await stop.read_delimited(4096)))
+        stop.reset()
+        await relay._hop(stream)
+
+    def before(relay: MiniRelay) -> None:
+        relay.host.swarm.services.withdraw(HOP)
+        relay.host.swarm.services.serve(Service(name=HOP, handler=lambda stream: hop(relay, stream)))
+
+    async with rig(before) as it:
+        await until(it.client.places)
+        assert statuses == [Status.OK]
 
 
 @on_loop

@@ -28,12 +28,14 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
-from p2pfwd.protocols import identify
-from p2pfwd.protocols.relay_client import ANSWER_S, REASK_WITHIN_S, REST_S, RelayClient
+from p2pfwd.policy.shares import Most
+from p2pfwd.protocols import identify, relay_service
+from p2pfwd.protocols.relay_client import ANSWER_S, REASK_S, REASK_WITHIN_S, REST_S, RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.wire.circuit import HOP, Status
 from p2pfwd.wire.identify import ID
+from tests.net.relay_rig import reserve
 from tests.support.memory_network import MemoryNetwork, Meter
 from tests.support.mini_relay import MiniRelay
 from tests.support.virtual_time import in_virtual_time
@@ -94,10 +96,10 @@ async def start(network: MemoryNetwork, number: int) -> Host:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(*, strangers: bool = False) -> AsyncIterator[World]:
     network, is_public = MemoryNetwork(), [False]
     node = await start(network, 1)
-    client = RelayClient(node.swarm, strangers=False, is_public=lambda: is_public[0])
+    client = RelayClient(node.swarm, strangers=strangers, is_public=lambda: is_public[0])
     client.start()
     made = World(network, node, client, is_public)
     try:
@@ -431,24 +433,195 @@ async def test_who_is_named_at_the_relay_long_after_it_was_refused_has_its_place
         relaying.close()
 
 
-@in_virtual_time
-async def test_a_relay_of_the_settings_whose_name_is_given_later_is_dialed_at_once() -> None:
+@dataclass
+class Named:
+    """A node whose settings name relays by names that it knows."""
+
+    node: Host
+    hosts: list[Host]
+    relays: Relays
+    names: dict[str, tuple[PeerId, tuple[Multiaddr, ...]]]
+
+    def says(self, name: str, relay: Host | None, *addrs: Multiaddr) -> None:
+        """From now on it means this one, or nobody."""
+        self.names.pop(name, None)
+        if relay is not None:
+            self.names[name] = relay.peer_id, addrs or tuple(relay.swarm.listen_addrs())
+        self.relays.names_changed()
+
+    def held(self) -> set[PeerId]:
+        return {place.relay for place in self.relays.client.places()}
+
+
+@asynccontextmanager
+async def named(*texts: str) -> AsyncIterator[Named]:
+    """Two relays are there."""
     network = MemoryNetwork()
-    node, relay = await start(network, 1), await start(network, 2)
-    MiniRelay(relay)
-    names: dict[str, PeerId] = {}
+    node, one, two = [await start(network, number) for number in (1, 2, 3)]
+    names: dict[str, tuple[PeerId, tuple[Multiaddr, ...]]] = {}
+    for host in (one, two):
+        MiniRelay(host)
 
     async def read(texts: Sequence[str]) -> tuple[PeerId, tuple[Multiaddr, ...]]:
         if texts[0] not in names:
             raise InvalidPeerId("nobody has this name")
-        return names[texts[0]], tuple(relay.swarm.listen_addrs())
+        return names[texts[0]]
 
-    relays = Relays(node, ["hub"], read, strangers=False, is_public=lambda: False)
+    relays = Relays(node, texts, read, strangers=False, is_public=lambda: False)
     relays.start()
-    await asyncio.sleep(SOON_S)
-    names["hub"] = relay.peer_id
-    relays.names_changed()
-    await within(2 * SOON_S, relays.client.places)
-    await relays.close()
-    for host in (node, relay):
-        await host.close()
+    try:
+        yield Named(node, [one, two], relays, names)
+    finally:
+        await relays.close()
+        for host in (node, one, two):
+            await host.close()
+
+
+@in_virtual_time
+async def test_a_relay_of_the_settings_whose_name_is_given_later_is_dialed_at_once() -> None:
+    async with named("hub") as it:
+        await asyncio.sleep(SOON_S)
+        it.says("hub", it.hosts[0])
+        await within(2 * SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_name_that_is_anothers_now_means_that_relay_and_one_that_is_nobodys_none() -> None:
+    async with named("hub") as it:
+        one, two = it.hosts
+        it.says("hub", one)
+        await within(2 * SOON_S, it.held)
+        it.says("hub", two)
+        await within(2 * SOON_S, lambda: it.held() == {two.peer_id})
+        assert not it.relays.is_named(one.peer_id) and it.node.keeper.status(one.peer_id) is None
+        it.says("hub", None)
+        await within(2 * SOON_S, lambda: not it.held())
+        assert it.relays.missing() == {"hub": "nobody has this name"}
+
+
+@in_virtual_time
+async def test_a_name_that_is_given_while_it_is_looked_up_is_looked_up_again_at_once() -> None:
+    async with named("hub") as it:
+        real = it.relays._read
+
+        async def slowly(texts: Sequence[str]) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+            it.relays._read = real
+            try:
+                return await real(texts)
+            finally:
+                await asyncio.sleep(0.1)
+
+        it.relays._read = slowly
+        it.relays.names_changed()
+        await asyncio.sleep(0.05)
+        it.says("hub", it.hosts[0])
+        await within(2 * SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_relay_that_the_settings_name_at_two_addresses_is_dialed_at_both_until_none_does() -> None:
+    """Of IPv4 and IPv6, say: only what came last was known."""
+    async with named("v4", "v6") as it:
+        one, here = it.hosts[0], tuple(it.hosts[0].swarm.listen_addrs())
+        there = Multiaddr.parse("/ip6/2001:db8::1/tcp/4011")
+        it.says("v4", one, *here)
+        it.says("v6", one, there)
+        await within(2 * SOON_S, it.held)
+        assert set(it.node.swarm.peerstore.pinned(one.peer_id)) == {*here, there}
+        it.relays.change(["v4"])
+        assert it.node.swarm.peerstore.pinned(one.peer_id) == list(here) and it.held()
+        it.relays.change([])
+        assert not it.held() and it.node.keeper.status(one.peer_id) is None
+
+
+@in_virtual_time
+async def test_a_connected_relay_that_becomes_the_owners_is_asked_at_once() -> None:
+    """Where strangers' relays are not asked it was passed over when it told of itself."""
+    async with world() as it:
+        relay = await it.relay()
+        there = relay.host.swarm.listen_addrs()
+        conn = await it.node.swarm.connect(relay.host.peer_id, there, only=True)
+        await conn.identified
+        await asyncio.sleep(SOON_S)
+        assert not it.asked(relay)
+        it.node.swarm.peerstore.pin(relay.host.peer_id, (), "named")
+        await within(SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_strangers_relay_that_refused_and_becomes_the_owners_is_asked_at_once() -> None:
+    async with world(strangers=True) as it:
+        relay = await it.relay()
+        refuse(relay)
+        there = relay.host.swarm.listen_addrs()
+        await it.node.swarm.connect(relay.host.peer_id, there, only=True)
+        await within(3.0, it.client.refusals)
+        await asyncio.sleep(60.0)
+        assert it.asked(relay) == 1
+        refuse(relay, None)
+        it.node.swarm.peerstore.pin(relay.host.peer_id, (), "named")
+        await within(SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_place_at_a_relay_that_is_the_owners_no_more_is_given_up_and_not_asked_for() -> None:
+    """It was asked for anew all the time, as soon as it was to be renewed."""
+    async with world() as it:
+        relay = await it.relay()
+        it.node.swarm.peerstore.pin(relay.host.peer_id, (), "named")
+        await it.node.swarm.connect(relay.host.peer_id, relay.host.swarm.listen_addrs(), only=True)
+        await within(SOON_S, it.held)
+        it.node.swarm.peerstore.unpin(relay.host.peer_id, "named")
+        await within(SOON_S, lambda: not it.held())
+        await asyncio.sleep(3600.0)
+        assert it.asked(relay) == 1
+
+
+@in_virtual_time
+async def test_a_place_is_renewed_within_the_hour_though_it_seems_longer_by_a_clock_that_is_behind() -> None:
+    async with world() as it:
+        relay = await it.relay()
+        relay.ttl_s = 400 * 24 * 3600.0  # an hour, to a node that is in last year
+        await it.meet(relay)
+        await within(SOON_S, it.held)
+        await asyncio.sleep(3600.0)
+        assert it.asked(relay) == 2
+
+
+@pytest.mark.parametrize(("strangers", "pause_s"), [(False, REST_S), (True, REASK_S)])
+@in_virtual_time
+async def test_who_found_no_room_at_a_relay_has_its_place_soon_after_another_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strangers: bool, pause_s: float
+) -> None:
+    """However long it would rest: a stranger's relay is not asked for an hour."""
+    monkeypatch.setattr(relay_service, "RESERVATIONS", Most(all=1, peer=1, network=1))
+    async with world(strangers=strangers) as it:
+        host, other, settings = await it.host(), await it.host(), Settings(relay_serve="anyone")
+        relaying = Relaying(
+            host, Paths.resolve(str(tmp_path), {}), settings, profile(settings), lambda: True
+        )
+        relaying.start()
+        conn = await other.swarm.connect(host.peer_id, host.swarm.listen_addrs())
+        assert (await reserve(conn)).status is Status.OK
+        if not strangers:
+            it.client.name(host.peer_id)
+        await it.node.swarm.connect(host.peer_id, host.swarm.listen_addrs(), only=True)
+        await within(4.0, it.client.refusals)
+        await asyncio.sleep(0.0 if strangers else 1000.0)
+        await conn.close()
+        await within(pause_s + REASK_WITHIN_S + SOON_S, it.held)
+        relaying.close()
+
+
+@in_virtual_time
+async def test_what_a_relay_refused_is_no_news_any_more_where_it_is_not_asked_again() -> None:
+    async with world() as it:
+        full, one, two = await it.relay(), await it.relay(), await it.relay()
+        refuse(full, Status.RESERVATION_REFUSED)
+        await it.meet(full)
+        await within(SOON_S, it.client.refusals)
+        await it.meet(one, two)
+        await within(SOON_S, lambda: len(it.held()) == 2)
+        assert it.client.refusals()
+        await asyncio.sleep(2 * REST_S)
+        assert not it.client.refusals() and it.asked(full) == 1

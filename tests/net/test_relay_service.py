@@ -29,6 +29,7 @@ from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Status, Voucher
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.frame import INITIAL_WINDOW_BYTES
+from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
 from p2pfwd.wire.yamux.window import Kind
 from tests.net.relay_rig import Target, call, joined, relay, reserve
 from tests.net.relay_rig import ask as ask_relay
@@ -403,12 +404,14 @@ async def test_a_strangers_circuit_carries_its_limit_and_is_reset() -> None:
         most = relay_bounds.LIMIT.data_bytes
         writing = asyncio.ensure_future(it.near.write(BULK))
         got = bytearray()
-        with pytest.raises(StreamReset):
+        with pytest.raises(StreamReset) as at_the_target:
             while True:
                 got += await it.far.read()
         assert got == BULK[: len(got)] and len(got) <= most
-        with pytest.raises(StreamReset):
+        with pytest.raises(StreamReset) as at_the_dialer:
             await writing
+        for reset in (at_the_target, at_the_dialer):
+            assert reset.value.details["reset_code"] == RESOURCE_LIMIT_EXCEEDED, "it is told why"
         assert it.refused["relay-limit"] == 1
         assert it.relay.service.circuits() == []
 
@@ -432,8 +435,9 @@ async def test_a_strangers_circuit_ends_with_its_time(monkeypatch: pytest.Monkey
         circuit.timer.cancel()
         it.relay.service._time_is_up(circuit)
         for stream in (it.near, it.far):
-            with pytest.raises(StreamReset):
+            with pytest.raises(StreamReset) as reset:
                 await stream.read()
+            assert reset.value.details["reset_code"] == RESOURCE_LIMIT_EXCEEDED
         assert it.refused["relay-limit"] == 1
 
 

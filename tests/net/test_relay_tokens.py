@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +22,8 @@ from p2pfwd.host.host import Host
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.relay_transport import connect
-from p2pfwd.policy.shares import Party
-from p2pfwd.protocols import relay_token
+from p2pfwd.policy.shares import Most, Party
+from p2pfwd.protocols import relay_service, relay_token
 from p2pfwd.rpc.paths import Paths
 from p2pfwd.wire.circuit import HOP, Status
 from tests.net.relay_rig import Target, reserve
@@ -127,7 +127,7 @@ async def test_a_refusal_says_why_and_what_to_do(tmp_path: Path, kind: str, stat
 async def test_who_knows_no_tokens_says_so() -> None:
     async with swarm() as client, swarm() as other:
         link = await client.connect(other.peer_id, other.listen_addrs())
-        with pytest.raises(RelayRefused, match="knows no tokens"):
+        with pytest.raises(RelayRefused, match="knows no tokens; take the # and what follows it out"):
             await relay_token.show(link, "a" * 26)
 
 
@@ -142,13 +142,27 @@ async def test_revoking_cuts_the_place_and_live_circuits(tmp_path: Path) -> None
         near, answer = await connect(await made.link(dialer), target.peer_id)
         _, far = await taking.next()
         assert answer.limit is None
-        token, circuits = await made.relaying.revoke("all")
-        assert set(token.peers) == {target.peer_id, dialer.peer_id} and circuits == 1
+        token, circuits, still = await made.relaying.revoke("all")
+        assert set(token.peers) == {target.peer_id, dialer.peer_id} and circuits == 1 and not still
         for stream in (near, far):
             with pytest.raises(StreamReset):
                 await stream.read()
         assert (await reserve(await made.link(target))).status is Status.PERMISSION_DENIED
         assert not made.host.swarm.peerstore.is_chosen(target.peer_id)
+
+
+@on_loop
+async def test_who_may_use_the_relay_without_the_token_is_named_when_it_is_revoked(tmp_path: Path) -> None:
+    """Its owner believes that it is out."""
+    async with hub(tmp_path) as made, swarm() as named, swarm() as twice, swarm() as other:
+        _, text = await made.relaying.tokens.make("all", many=True)
+        _, second = await made.relaying.tokens.make("second")
+        for client in (named, twice, other):
+            await relay_token.show(await made.link(client), text)
+        await relay_token.show(await made.link(twice), second)
+        made.host.swarm.peerstore.pin(named.peer_id, (), "named")
+        *_, still = await made.relaying.revoke("all")
+        assert set(still) == {named.peer_id, twice.peer_id}
 
 
 @asynccontextmanager
@@ -242,10 +256,11 @@ async def test_who_asked_in_vain_is_told_once_when_its_owner_names_it(tmp_path: 
         link = await made.link(client)
         await made.link(other)  # it asked for nothing
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
-        pushed = _pushes(made)
+        pushed, service = _pushes(made), made.relaying.service
+        assert service.is_turned_away(client.peer_id) and not service.is_turned_away(other.peer_id)
         for peer in (other.peer_id, client.peer_id, client.peer_id):
             made.host.swarm.peerstore.pin(peer, (), "named")
-        assert pushed == [client.peer_id]
+        assert pushed == [client.peer_id] and not service.is_turned_away(client.peer_id)
         assert (await reserve(link)).status is Status.OK
 
 
@@ -281,10 +296,68 @@ async def test_of_who_asked_in_vain_and_left_nothing_is_kept(tmp_path: Path) -> 
     async with hub(tmp_path) as made, swarm() as client:
         link = await made.link(client)
         await reserve(link)
-        assert made.relaying.service.turned_away() == [client.peer_id]
+        assert made.relaying.service.strangers() == [client.peer_id]
         await link.close()
-        await until(lambda: not made.relaying.service.turned_away())
+        await until(lambda: not made.relaying.service.strangers())
         asked_last = SimpleNamespace(conn=link, remote_peer=client.peer_id)
         party = Party.at(client.peer_id, link.remote_addr)
         made.relaying.service._reserve(asked_last, party)  # type: ignore[arg-type]
-        assert not made.relaying.service.turned_away()
+        assert not made.relaying.service.strangers()
+
+
+@on_loop
+async def test_of_those_who_found_no_room_one_is_told_for_each_place_that_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_service, "RESERVATIONS", Most(all=2, peer=1, network=2))
+    async with hub(tmp_path, relay_serve="anyone") as made, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(swarm()) for _ in range(5)]
+        links = [await made.link(client) for client in clients]
+        answers = [(await reserve(link)).status for link in links]
+        assert answers == [Status.OK] * 2 + [Status.RESERVATION_REFUSED] * 3
+        pushed = _pushes(made)
+        await links[2].close()  # who has left is told of nothing
+        await until(lambda: clients[2].peer_id not in made.relaying.service.strangers())
+        made.relaying.service.cut(clients[0].peer_id)
+        assert pushed == [clients[3].peer_id]
+        assert (await reserve(links[3])).status is Status.OK
+        await links[1].close()
+        await until(lambda: len(pushed) == 2)
+        assert pushed[1] == clients[4].peer_id
+
+
+@on_loop
+async def test_who_has_a_strangers_place_and_is_named_has_it_without_limits_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_service, "RESERVATIONS", Most(all=1, peer=1, network=1))
+    async with hub(tmp_path, relay_serve="anyone") as made, swarm() as client, swarm() as other:
+        service, store = made.relaying.service, made.host.swarm.peerstore
+        link = await made.link(client)
+        assert (await reserve(link)).limit is not None
+        assert (await reserve(await made.link(other))).status is Status.RESERVATION_REFUSED
+        pushed = _pushes(made)
+        for _ in range(2):
+            store.pin(client.peer_id, (), "named")
+        assert sorted(map(str, pushed)) == sorted(map(str, (client.peer_id, other.peer_id))), "it left room"
+        assert [place.is_own for place in service.places()] == [True]
+        assert (await reserve(link)).limit is None
+        store.unpin(client.peer_id, "named")
+        made.relaying.rights_changed()
+        assert not service.places() and service._places_held.total == 0
+
+
+@on_loop
+async def test_who_asks_anew_as_an_own_peer_leaves_room_for_a_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let in by a rule, say, of which nobody was told yet."""
+    monkeypatch.setattr(relay_service, "RESERVATIONS", Most(all=1, peer=1, network=1))
+    async with hub(tmp_path, relay_serve="anyone") as made, swarm() as client, swarm() as other:
+        link = await made.link(client)
+        await reserve(link)
+        await reserve(await made.link(other))
+        pushed = _pushes(made)
+        made.relaying.service.is_own = client.peer_id.__eq__
+        assert (await reserve(link)).limit is None
+        assert pushed == [other.peer_id]

@@ -111,7 +111,7 @@ class Stream:
     def close_write(self) -> None:
         self.finished = True
 
-    def reset(self) -> None:
+    def reset(self, code: int = 0) -> None:
         self.is_over = True
 
     def consumed(self, n: int) -> None:

@@ -172,7 +172,7 @@ class Doctor:
             return "note", "every destination gets another port: it cannot be punched", _FORWARD
         if not self._node.network.is_public:
             return "left out", "nobody outside of this network sees this node", None
-        return "note", "not known: too few peers have said where they see this node", None
+        return "note", "not known: too few peers have said where they see this node", _IS_ANYBODY
 
     def _ipv6(self) -> Check:
         bound = [addr for addr in self._swarm.own_addresses.bound() if addr.has("ip6")]
@@ -190,7 +190,7 @@ class Doctor:
             dialed = f"{count} {'peer is' if count == 1 else 'peers are'} connected that dialed this node"
             return "good", f"{dialed}; whether others can from elsewhere is not known", None
         if is_public:
-            return "note", "no peer has tried to dial back yet", "is anybody connected? p2pfwd swarm peers"
+            return "note", "no peer has tried to dial back yet", _IS_ANYBODY
         return "note", f"not known: none of the {self._others} has dialed this node", self._to_be_dialed
 
     @property
@@ -223,7 +223,9 @@ class Doctor:
             return "good", f"the router leads {', '.join(mapped)} here", None
         reasons = [one.reason or "the router is being asked" for one in found]
         needless = all(one.state in ("not-needed", "no-router") for one in found)
-        return ("left out" if needless else "note"), "; ".join(dict.fromkeys(reasons)), None
+        cures = dict.fromkeys(_MAPPING_CURES[one.state] for one in found if one.state in _MAPPING_CURES)
+        state: FindingState = "left out" if needless else "note"
+        return state, "; ".join(dict.fromkeys(reasons)), "; ".join(cures) or None
 
     def _relays(self) -> Check:
         client = self._node.relays.client
@@ -297,13 +299,19 @@ class Doctor:
         note("found", _WAS_FOUND)
         took_ms = (time.monotonic() - begin) * 1000
         note("reachable", ("good", f"{self._path(conn)}, after {took_ms:.0f} ms", None))
-        note("direct", await self._direct(conn))
+        direct = await self._direct(conn)
+        note("direct", direct)
         ways = await self._services(peer)
         for check in ways:
             note("service", check)
-        good = all(state != "bad" for state, _, _ in ways)
-        verdict = "the peer is reached" if good else "a service of the peer is not there"
-        return DoctorResult(tuple(findings), good, verdict)
+        states = [state for state, _, _ in ways]
+        # A forward may use a relay with limits all the same.
+        is_carried = direct[0] != "bad" or "good" in states
+        is_served = "bad" not in states
+        verdict = "the peer is reached" if is_served else "a service of the peer is not there"
+        if not is_carried:
+            verdict = "the peer is reached, and no tunnel goes over the relay that leads there"
+        return DoctorResult(tuple(findings), is_carried and is_served, verdict)
 
     def _path(self, conn: Link) -> str:
         return self._swarm.paths.code(conn).words
@@ -313,6 +321,8 @@ class Doctor:
         try:
             direct = await self._swarm.paths.wait_direct(peer, DIRECT_S) if conn.is_relayed else conn
         except P2PForwardError:
+            if conn.limit is not None:
+                return "bad", f"{self._path(conn)}; the relay that leads there carries little", _LIMITED
             return "note", self._path(conn), "p2pfwd doctor there says what its router does"
         return "good", self._path(direct), None
 
@@ -347,10 +357,23 @@ _VERDICTS: Final = {
     Outlook.UNKNOWN: "it is not known whether a {} gets a tunnel: nobody has tried to dial this node",
 }
 
+_IS_ANYBODY: Final = "is anybody connected? p2pfwd swarm peers"
+_BY_HAND: Final = "switch UPnP, NAT-PMP or PCP on in the router, or forward the port there by hand"
+_MAPPING_CURES: Final = {
+    "refused": _BY_HAND,
+    "silent": _BY_HAND,
+    "useless": "the router before it would have to lead the port on; a relay of your own needs no port",
+}
+"""By the state of a port."""
+
 _WHO: Final = "p2pfwd access ls shows which; p2pfwd deny PROTOCOL any lets in only whom you allow"
 _FORWARD: Final = "forward the port in the router, or name a relay of your own in reach.relays"
 _OWN_RELAY: Final = "name a relay of your own in reach.relays; any public machine with p2pfwd can be one"
 _NAMED_RELAY: Final = "p2pfwd status says of each why, and what to do"
+_LIMITED: Final = (
+    "a relay of your own, named in reach.relays there, has no limits; p2pfwd forward --allow-limited-relay "
+    "uses this one"
+)
 _THERE: Final = "is the daemon running there? p2pfwd status there shows its addresses"
 _WAS_FOUND: Final[Check] = ("good", "addresses of the peer are known", None)
 

@@ -73,7 +73,13 @@ class RelayMethods:
     def _others(self, placed: set[PeerId], names: dict[PeerId, str], now: float) -> tuple[s.RelayPeer, ...]:
         oldest = {conn.remote_peer: conn for conn in sorted(self._peering.swarm.conns(), key=_newest_first)}
         return tuple(
-            s.RelayPeer(str(peer), names.get(peer), str(conn.remote_addr), now - conn.opened_at)
+            s.RelayPeer(
+                peer=str(peer),
+                name=names.get(peer),
+                remote_address=str(conn.remote_addr),
+                age_s=now - conn.opened_at,
+                refused=self._relaying.service.is_turned_away(peer),
+            )
             for peer, conn in oldest.items()
             if peer not in placed
         )
@@ -95,8 +101,8 @@ class RelayMethods:
         self, context: CallContext, params: s.RelayTokenRevokeParams
     ) -> s.RelayTokenRevokeResult:
         """Take a token away, with the places and circuits of whom it let in. Raises NotFound."""
-        token, circuits = await self._relaying.revoke(params.name)
-        return s.RelayTokenRevokeResult(_token(token), circuits)
+        token, circuits, still = await self._relaying.revoke(params.name)
+        return s.RelayTokenRevokeResult(_token(token), circuits, tuple(map(str, still)))
 
 
 def _newest_first(conn: Link) -> float:

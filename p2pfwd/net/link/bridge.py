@@ -27,6 +27,7 @@ from enum import Enum, auto
 from typing import Final
 
 from p2pfwd.net.link.contract import DuplexStream
+from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 CHUNK_BYTES: Final = 64 * 1024
 """Small pieces that wait are joined up to this. A whole frame stays whole: who opens it at the end of the
@@ -109,13 +110,13 @@ class Bridge:
             self.is_whole = True
             self._end()
 
-    def reset(self) -> None:
-        """End abruptly on both sides. Idempotent."""
+    def reset(self, code: int = NO_REASON) -> None:
+        """End abruptly on both sides; `code` tells them why (`wire.yamux.reset_codes`). Idempotent."""
         if self.is_over:
             return
         self._end()
-        self.one.stream.reset()
-        self.other.stream.reset()
+        self.one.stream.reset(code)
+        self.other.stream.reset(code)
 
     def _end(self) -> None:
         if self.is_over:
@@ -188,7 +189,7 @@ class End:
             self.stream.consumed(sent)
         if most is not None and self._came > most:
             bridge.limit_reached = True
-            bridge.reset()
+            bridge.reset(RESOURCE_LIMIT_EXCEEDED)
         elif bridge.debt_s is not None and (debt_s := bridge.debt_s(len(view))) > 0:
             self._rest_for(debt_s)
 

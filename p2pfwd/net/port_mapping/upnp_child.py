@@ -44,8 +44,6 @@ def answer(argv: list[str]) -> dict[str, Any]:
     control = router.selectigd(location)
     if urlsplit(control).hostname != urlsplit(location).hostname:
         return {"error": "it leads to somebody else"}
-    if task == "unmap":
-        return {"done": bool(router.deleteportmapping(external_port, "TCP"))}
     if task == "map":
         request = (external_port, "TCP", own_host, port, DESCRIPTION, "")
         try:
@@ -57,6 +55,8 @@ def answer(argv: list[str]) -> dict[str, Any]:
             router.addportmapping(*request, lease_s)
     found = router.getspecificportmapping(external_port, "TCP")
     ours = found is not None and found[0] == own_host and int(found[1]) == port
+    if task == "unmap":  # it may be another machine's by now
+        return {"done": ours and bool(router.deleteportmapping(external_port, "TCP"))}
     if task == "map" and ours:
         lease_s = min(lease_s, max(0, int(found[4])))
     elif task == "map" and found is not None:

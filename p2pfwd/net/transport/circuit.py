@@ -5,7 +5,8 @@ the stream's window bounds it, and the other end runs out of credit. The three w
 node's to the relay, the relay's to the peer, the peer's own) grow each by itself.
 
 A limited relay ends a circuit in the middle of what flows: with a FIN where so many bytes have passed, with a
-reset after so much time. Neither is the peer's end, and both are told as what they are.
+reset after so much time. Neither is the peer's end, and both are told as what they are. A p2pfwd resets both
+ends, with a code: what waited there then was lost, and by the bytes that came nobody could tell.
 
 A circuit that has carried bulk may change over to a leg (`net.transport.legs`), each way by itself:
 
@@ -24,12 +25,13 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.errors import CircuitLimitReached
+from p2pfwd.errors import CircuitLimitReached, StreamReset
 from p2pfwd.net.conduit.contract import Conduit, Receiver
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.net.transport.leg import Leg, Stage
 from p2pfwd.system.buffers import BufferPool
 from p2pfwd.wire.circuit import Limit
+from p2pfwd.wire.yamux.reset_codes import RESOURCE_LIMIT_EXCEEDED
 
 SEGMENT_BYTES: Final = 65_507
 """Payload of the largest frame that fits into one message of the connection to the relay: a piece of this
@@ -406,7 +408,7 @@ class CircuitConduit:
 
     def stream_lost(self, exc: Exception) -> None:
         """From the stream."""
-        self._lose(self._limit_reached() or exc)
+        self._lose(self._limit_reached() or self._limit_told(exc) or exc)
 
     @property
     def limit_left(self) -> Limit | None:
@@ -427,6 +429,16 @@ class CircuitConduit:
         if limit.duration_s and time.monotonic() - self._opened_at >= NEARLY * limit.duration_s:
             return CircuitLimitReached(f"the relay ends a circuit after {limit.duration_s} s")
         return None
+
+    def _limit_told(self, exc: Exception) -> CircuitLimitReached | None:
+        limit = self.limit
+        if limit is None or not isinstance(exc, StreamReset):
+            return None
+        if exc.details.get("reset_code") != RESOURCE_LIMIT_EXCEEDED:
+            return None
+        most = [f"{limit.data_bytes} bytes"] if limit.data_bytes else []
+        most += [f"{limit.duration_s} s"] if limit.duration_s else []
+        return CircuitLimitReached(f"the relay has ended the circuit, which had {' and '.join(most)} at most")
 
     def _lose(self, exc: Exception | None) -> None:
         if self._closed:

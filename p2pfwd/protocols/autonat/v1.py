@@ -2,6 +2,9 @@
 
 Connected servers are asked until `SURE` of them agree, then about one address after the other, each every
 quarter of an hour. Used only where no connected peer speaks v2: an unreachable server counts against us here.
+
+A router may let in whomever this node has dialed. So where an address is the router's, who got in says
+nothing unless this node never dialed him, or servers of two networks got in.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
+from p2pfwd.policy.networks import household
 from p2pfwd.policy.shares import Party
 from p2pfwd.protocols.autonat.budget import Budget
 from p2pfwd.wire import autonat as wire
@@ -33,6 +37,9 @@ DIAL_BACK_S: Final = 15.0
 
 ANSWER_S: Final = DIAL_BACK_S + 15.0
 """For a server's answer: nobody needs longer."""
+
+NETWORKS: Final = 2
+"""Of servers that were dialed before, until it counts that they got in by a router."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +64,12 @@ class FirstClient:
         self._rng = rng
         self._told = told
         self._asked: dict[PeerId, float] = {}
+        self._let_in: set[str] = set()
+        """Networks of servers that got in by a router, and had been dialed before."""
 
     def forget(self) -> bool:
         """Nothing that was found out holds; whether anything was."""
+        self._let_in.clear()
         return self.verdict.forget()
 
     def stirred(self) -> None:
@@ -111,12 +121,24 @@ class FirstClient:
             log.debug("%s does not dial back: %s %r", peer, answer.status.name, answer.text)
             return
         reachable = answer.status is wire.Status.OK
+        if reachable and not self._proves(conn, answer.addr):
+            log.debug("%s got in, as the router may let in whom this node has dialed", peer)
+            return
         if reachable and answer.addr is not None and answer.addr in asked:
             own.prove(answer.addr, peer)
         elif not reachable and len(asked) == 1:
             own.refute(asked[0], peer)
         if reachable or len(asked) == len(candidates):
             self._add(reachable, peer)
+
+    def _proves(self, conn: Link, addr: Multiaddr | None) -> bool:
+        """Whether it means something that this server got in, at `addr`."""
+        own = self._swarm.own_addresses
+        if addr in own.bound() or not own.is_contacted(conn.remote_addr):
+            return True
+        if len(self._let_in) < NETWORKS:
+            self._let_in.add(household(conn.remote_addr))
+        return len(self._let_in) >= NETWORKS
 
     def _add(self, reachable: bool, peer: PeerId) -> None:
         """One more answer about the node as a whole."""

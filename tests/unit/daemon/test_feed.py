@@ -258,8 +258,9 @@ def test_a_way_is_news_when_it_is_another_and_found_out_of(parts: Parts) -> None
     for code in (PathCode.RELAYED, PathCode.PUNCHING, PathCode.PUNCHED, PathCode.PUNCHED, PathCode.FAILED):
         parts.swarm.paths.tell("on_change", LAPTOP, code)
     parts.swarm.paths.tell("on_change", STRANGER, PathCode.PUNCHED)
-    told = [fields["path"] for code, fields in parts.events if code == "peer-path"]
-    assert told == [PathCode.PUNCHED.words, PathCode.FAILED.words]
+    told = [(it["path"], it["path_code"]) for code, it in parts.events if code in ("peer-up", "peer-path")]
+    codes = (PathCode.RELAYED, PathCode.PUNCHED, PathCode.FAILED)
+    assert told == [(code.words, code.value) for code in codes]
 
 
 def test_a_silent_peer_is_told_once_and_that_it_answers(parts: Parts) -> None:

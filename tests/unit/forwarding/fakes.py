@@ -260,6 +260,9 @@ class FakeSwarm:
         conn.identified.set_result(None)
         return conn
 
+    async def connect_by(self, peer_id: PeerId, way: Way, timeout_s: float) -> Any:
+        return await self.connect(peer_id, timeout_s=timeout_s)
+
     def conns(self, peer_id: PeerId) -> list[Any]:
         return self.live.get(peer_id, [])
 

@@ -151,6 +151,28 @@ async def test_a_mapped_address_is_a_candidate_and_is_given_back() -> None:
 
 
 @in_virtual_time
+async def test_what_is_being_asked_for_at_the_end_is_undone_too() -> None:
+    """The router may have agreed, and nobody heard it: by UPnP perhaps for ever."""
+    node = Node(UPNP)
+    node.ways[UPNP].grants()
+    node.ways[UPNP].takes_s = 1.0
+    node.mapping.start()
+    await asyncio.sleep(0.5)
+    await node.mapping.close()
+    assert node.asked(UPNP) == ["map 4011 as 4011 at 10.1.0.1", "unmap 4011"]
+
+
+@in_virtual_time
+async def test_what_a_router_has_refused_is_not_undone() -> None:
+    node = Node(UPNP)
+    node.ways[UPNP].said = No("no")
+    node.mapping.start()
+    await asyncio.sleep(1)
+    await node.mapping.close()
+    assert node.asked(UPNP) == ["map 4011 as 4011 at 10.1.0.1"]
+
+
+@in_virtual_time
 async def test_hours_of_renewals_and_checks_ask_nothing_else() -> None:
     node = Node(PCP)
     node.ways[PCP].grants()

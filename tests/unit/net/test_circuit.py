@@ -7,8 +7,11 @@ from typing import Any, cast
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.errors import CircuitLimitReached, StreamReset
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.system.buffers import BufferPool
+from p2pfwd.wire.circuit import Limit
+from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 ADDR = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
 
@@ -61,6 +64,7 @@ class Receiver:
         self.size = size
         self.missing = self.asked = 0
         self.got = bytearray()
+        self.lost: Exception | None = None
 
     def data_received(self, view: memoryview) -> int:
         self.asked += 1
@@ -71,7 +75,7 @@ class Receiver:
         return used
 
     def conduit_lost(self, exc: Exception | None) -> None:
-        assert exc is None
+        self.lost = exc
 
 
 def test_a_part_of_a_message_is_acknowledged_and_nobody_is_asked_before_the_rest_has_come() -> None:
@@ -88,7 +92,7 @@ def test_a_part_of_a_message_is_acknowledged_and_nobody_is_asked_before_the_rest
         assert conduit.kept_bytes == pool.kept_bytes == at - len(receiver.got) < 100
     assert receiver.got == sent[:200]
     conduit.abort()
-    assert pool.kept_bytes == 0
+    assert pool.kept_bytes == 0 and receiver.lost is None
 
 
 def test_what_a_paused_receiver_was_not_given_is_not_acknowledged() -> None:
@@ -134,3 +138,27 @@ def test_what_waits_for_credit_is_counted_until_it_is_sent_or_given_up() -> None
     assert conduit.kept_bytes == pool.kept_bytes == 200
     conduit.abort()
     assert pool.kept_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "code", "words"),
+    [
+        (Limit(120, 1 << 17), RESOURCE_LIMIT_EXCEEDED, "131072 bytes and 120 s at most"),
+        (Limit(0, 1 << 17), RESOURCE_LIMIT_EXCEEDED, "had 131072 bytes at most"),
+        (Limit(120, 1 << 17), NO_REASON, None),
+        (None, RESOURCE_LIMIT_EXCEEDED, None),
+    ],
+)
+def test_a_relay_that_says_that_a_limit_is_reached_is_believed_though_less_has_come(
+    limit: Limit | None, code: int, words: str | None
+) -> None:
+    """What waited at the relay for a slow end was lost with the circuit."""
+    receiver, reset = Receiver(1), StreamReset("the peer reset the stream", by="remote", reset_code=code)
+    conduit = CircuitConduit(cast("Any", Stream()), BufferPool(), ADDR, ADDR, limit)
+    conduit.start(cast("Any", receiver))
+    conduit.data_received(memoryview(bytearray(1000)))
+    conduit.stream_lost(reset)
+    if words is None:
+        assert receiver.lost is reset
+    else:
+        assert isinstance(receiver.lost, CircuitLimitReached) and words in str(receiver.lost)

@@ -451,3 +451,30 @@ async def test_relays_are_asked_for_all_peers_together_no_more_than_they_take() 
         await asyncio.sleep(9.9)
         usual = len(peers) * (1 + 9.9 / REDIAL_S)
         assert len(rig.dials) <= usual + AT_RELAY.burst + 10 * AT_RELAY.per_s
+
+
+@in_virtual_time
+async def test_a_peer_that_is_in_doubt_again_while_its_search_ends_is_searched_anew() -> None:
+    """Dials that are given up take a moment; nothing else would begin another search."""
+    async with made() as rig:
+        dial, ending = rig._dial, asyncio.Event()
+
+        async def slow_to_end(peer: PeerId) -> FakeConn:
+            try:
+                return await dial(peer)
+            finally:
+                ending.set()
+                await asyncio.sleep(0.2)
+
+        rig.recovery._dial = slow_to_end
+        rig.dial_s = 60.0
+        rig.kept.add(PEER)
+        conn = rig.add(FakeConn())
+        conn.liveness.doubt()
+        await asyncio.sleep(0.01)
+        conn.liveness.doubt(False)
+        await ending.wait()
+        before = len(rig.dials)
+        conn.liveness.doubt()
+        await asyncio.sleep(0.5)
+        assert len(rig.dials) == before + 1

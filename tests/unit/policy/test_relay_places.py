@@ -6,10 +6,12 @@ from math import inf
 
 import pytest
 
-from p2pfwd.policy.relay_places import Known, Whose, plan
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.policy.relay_places import MAX_ANNOUNCED, Known, Whose, plan, to_announce
 from tests.support.peers import peer
 
 NOW, CHOOSE_AT, LATER = 1000.0, 1002.0, 1100.0
+MANY = tuple(f"/ip4/11.0.0.1/tcp/{number}" for number in range(1, 9))
 ONE, TWO, THREE, FOUR = (peer(number) for number in range(1, 5))
 
 
@@ -79,3 +81,21 @@ def test_who_is_asked_and_when_that_is_looked_at_again(
 
 def test_after_a_while_a_stranger_is_asked_though_there_are_few() -> None:
     assert plan([stranger(1)], CHOOSE_AT, CHOOSE_AT).ask == (ONE,)
+
+
+@pytest.mark.parametrize(
+    ("found", "told", "announced"),
+    [
+        ("/ip4/10.0.0.1/tcp/1", (), ["/ip4/10.0.0.1/tcp/1"]),
+        (None, ("/ip4/10.0.0.1/tcp/1",), ["/ip4/10.0.0.1/tcp/1"]),
+        (None, ("/ip4/10.0.0.1/tcp/1", "/ip4/11.0.0.1/tcp/1"), ["/ip4/11.0.0.1/tcp/1"]),
+        ("/ip4/11.0.0.1/tcp/1", ("/ip4/11.0.0.1/tcp/1",), ["/ip4/11.0.0.1/tcp/1"]),
+        (None, ("/ip4/11.0.0.1/udp/1/quic-v1",), []),
+        (None, MANY, list(MANY[:MAX_ANNOUNCED])),
+    ],
+)
+def test_a_relay_is_announced_where_it_was_found_and_where_it_says(
+    found: str | None, told: tuple[str, ...], announced: list[str]
+) -> None:
+    where = None if found is None else Multiaddr.parse(found)
+    assert list(map(str, to_announce(where, list(map(Multiaddr.parse, told))))) == announced

@@ -174,6 +174,24 @@ def test_what_a_router_says_by_soap(
 
 
 @needs_library
+@pytest.mark.parametrize(("there", "is_undone"), [(OURS, True), (OTHERS, False), (714, False)])
+def test_nobody_elses_mapping_is_undone(
+    monkeypatch: pytest.MonkeyPatch, there: int | dict[str, str], is_undone: bool
+) -> None:
+    """After a restart of the router the port may be another machine's."""
+    igd = Igd({"GetSpecificPortMappingEntry": [there], "DeletePortMapping": [{}]})
+    with TcpServer(igd) as server:
+
+        async def found(gateway: Gateway) -> str:
+            return f"http://127.0.0.1:{server.port}/d.xml"
+
+        monkeypatch.setattr(upnp, "search", found)
+        asyncio.run(Upnp().unmap(HERE, 4011, Grant(Protocol.UPNP, "11.1.0.1", 4012, 0)))
+    asked = [values for action, values in igd.asked if action == "DeletePortMapping"]
+    assert [values["NewExternalPort"] for values in asked] == ["4012"] * is_undone
+
+
+@needs_library
 def test_the_process_has_bounds_before_it_reads_anything() -> None:
     code = (
         "import resource, signal; from p2pfwd.net.port_mapping import upnp_child as child; child.bound();"
