@@ -147,7 +147,7 @@ class Swarm:
     def _join_limits(self) -> None:
         """Tell the limits whose the peers are, who holds what, and who comes and goes."""
         limits, connections = self.limits, self.connections
-        limits.is_own = self.connmgr.is_own = self.peerstore.has_reserve
+        limits.is_own = self.connmgr.is_own = self.services.is_own = self.peerstore.has_reserve
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
         self.handshakes.own_hosts = self._own_hosts
