@@ -122,6 +122,7 @@ class Swarm:
             self.dials.ask_where,
             self.connmgr.is_wanted,
         )
+        self.recovery.is_own = self.peerstore.is_chosen
         self.peerstore.on_change(self.recovery.address_learned)
         self.paths = Paths(self.connections, self._transports, self)
         self.introduce: Callable[[Link], Awaitable[None]] = _no_introduction
