@@ -22,6 +22,8 @@ from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.policy.pace import Rate
+from p2pfwd.policy.shares import Rates
+from p2pfwd.protocols import relay_client
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import HOP, Limit, Status, Voucher
@@ -488,6 +490,34 @@ async def test_a_stranger_cannot_bring_circuits() -> None:
         conn = await it.dialer.swarm.connect(it.target.peer_id, it.target.swarm.own_addresses.bound())
         with pytest.raises(P2PForwardError, match="stop"):
             await conn.open_stream(["/libp2p/circuit/relay/0.2.0/stop"])
+
+
+@on_loop
+async def test_strangers_haste_over_a_relay_keeps_none_of_the_owners_peers_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = Rate(1e6, 1e6)
+    monkeypatch.setattr(relay_client, "BROUGHT", Rates(peer=wide, network=Rate(0.001, 1)))
+    async with rig() as it, host() as own, host() as another:
+        await until(it.client.places)
+        await it.connect()
+        with pytest.raises(DialFailed, match="as many circuits"):
+            await another.swarm.connect(it.target.peer_id, [it.circuit], only=True)
+        assert it.target.swarm.refusals.counts["circuit-opens"] == 1
+        it.target.swarm.peerstore.pin(own.peer_id, (), "named")
+        assert (await own.swarm.connect(it.target.peer_id, [it.circuit], only=True)).is_relayed
+
+
+@on_loop
+async def test_a_peer_has_so_many_circuits_a_second_whoever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Rate(1e6, 1e6)
+    monkeypatch.setattr(relay_client, "BROUGHT", Rates(peer=Rate(0.001, 1), network=wide))
+    async with rig() as it:
+        await until(it.client.places)
+        it.target.swarm.peerstore.pin(it.dialer.peer_id, (), "named")
+        await (await it.connect()).close()
+        with pytest.raises(DialFailed, match="as many circuits"):
+            await it.dialer.swarm.connect(it.target.peer_id, [it.circuit], only=True, force=True)
 
 
 @on_loop
