@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -43,7 +44,8 @@ CHECK_TIMEOUT_S: Final = 10.0
 """For a newcomer to answer before it is let into the table."""
 
 MAX_CHECKS: Final = 16
-"""Newcomers checked at once."""
+"""Newcomers checked at once, of those that came to us and are none of the owner's. Strangers who say that
+they are servers and answer nothing would hold up whom this node has dialed to be let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ class Dht:
             return
         self._checking.add(peer)
         try:
-            async with self._checks:
+            at_once = conn.direction == "outbound" or self._swarm.peerstore.has_reserve(peer)
+            async with nullcontext() if at_once else self._checks:
                 if self.table.wants(peer, conn.remote_addr):
                     await self._check(conn)
         finally:
