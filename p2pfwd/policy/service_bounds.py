@@ -192,7 +192,8 @@ PUNCHES: Final = Rates(peer=Rate(6 / 60, 6), network=Rate(12 / 60, 12), all=Rate
 addresses at most, dialed for five seconds: three SYNs each."""
 
 MAX_PUNCHED: Final = 64
-"""Peers with which a direct connection is being tried, or will be again; the owner's own come on top."""
+"""Peers with which a direct connection is being tried, or will be again; the owner's own come on top. With
+more, who has rested longest after its tries gives way."""
 
 PROBE: Final = Bounds(
     label="probe",

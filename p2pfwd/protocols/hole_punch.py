@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -135,15 +136,27 @@ class HolePunch:
         if peer_id in self._efforts:
             self._efforts[peer_id].news.set()
             return
-        if len(self._efforts) >= MAX_PUNCHED and not self.is_own(peer_id):
+        if len(self._efforts) >= MAX_PUNCHED and not (self.is_own(peer_id) or self._makes_room()):
             self._swarm.paths.note(peer_id, PathCode.BUSY, settled=True)
             self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
             return
         effort = self._efforts[peer_id] = _Effort(self, self._swarm, peer_id)
-        self._swarm.spawn(effort.run(), "hole punch").add_done_callback(lambda _: self._ended(effort))
+        effort.task = self._swarm.spawn(effort.run(), "hole punch")
+        effort.task.add_done_callback(lambda _: self._ended(effort))
+
+    def _makes_room(self) -> bool:
+        """Whether a stranger's effort gives way: the one that has rested longest, if any rests."""
+        strangers = [one for one in self._efforts.values() if not self.is_own(one.peer_id)]
+        oldest = min(strangers, key=lambda one: one.rests_since, default=None)
+        if oldest is None or oldest.task is None or oldest.rests_since == inf:
+            return False
+        oldest.task.cancel()
+        self._ended(oldest)
+        return True
 
     def _ended(self, effort: _Effort) -> None:
-        del self._efforts[effort.peer_id]
+        if self._efforts.get(effort.peer_id) is effort:
+            del self._efforts[effort.peer_id]
 
     def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
         """The peer was heard on a network that this node is on, at these addresses: no relay is needed.
@@ -335,6 +348,9 @@ class _Effort:
         self.peer_id = peer_id
         self.news = asyncio.Event()
         """Another network here or there, or another connection over a relay."""
+        self.task: asyncio.Task[None] | None = None
+        self.rests_since = inf
+        """By the loop's clock; while it tries, never."""
         self._punch = punch
         self._swarm = swarm
         self._loop = asyncio.get_running_loop()
@@ -353,7 +369,9 @@ class _Effort:
             finally:
                 await self._forget_early()
             failures += 1
+            self.rests_since = self._loop.time()
             await self._rest(circuit, punching.again_s(failures))
+            self.rests_since = inf
 
     async def _forget_early(self) -> None:
         """Where it was not needed."""
