@@ -203,4 +203,4 @@ async def _run(begin: Callable[[], Coroutine[Any, Any, None]], visit: Visit) -> 
         stream.reset()
         raise
     finally:
-        stream.when_over(visit.leave)
+        visit.served()

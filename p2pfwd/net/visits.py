@@ -182,14 +182,15 @@ class Room:
 class Visit:
     """One inbound stream, while it is served."""
 
-    __slots__ = ("_has_left", "_read", "_room", "party", "stream", "waits_since")
+    __slots__ = ("_goes_on", "_has_left", "_read", "_room", "party", "stream", "waits_since")
 
     def __init__(self, room: Room, stream: DuplexStream, party: Party) -> None:
         self.stream = stream
         self.party = party
         self.waits_since: float | None = None
-        """While its peer is to send something, or to take an answer; by the room's clock."""
+        """While its peer is to send something, to take an answer or to end it; by the room's clock."""
         self._room = room
+        self._goes_on = False
         self._has_left = False
         self._read = 0
 
@@ -197,6 +198,16 @@ class Visit:
     def bounds(self) -> Bounds:
         """Of the service."""
         return self._room.bounds
+
+    def go_on(self) -> None:
+        """The stream is something else from now on, and has a place as long as that lasts."""
+        self._goes_on = True
+
+    def served(self) -> None:
+        """Its handler has ended: the rest is its peer's to do."""
+        if not self._goes_on:
+            self.waits_since = self._room.clock()
+        self.stream.when_over(self.leave)
 
     def leave(self) -> None:
         """The stream is gone, and so is its handler; or it has given way. Idempotent."""

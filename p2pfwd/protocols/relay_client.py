@@ -463,8 +463,7 @@ class RelayClient:
 
     async def _stop(self, visit: Visit) -> None:
         stream = visit.stream
-        message = await visit.message()
-        if message is None:
+        if (message := await visit.message()) is None:
             stream.reset()
             return
         status, link = Status.OK, self._link(stream.remote_peer)
@@ -480,6 +479,7 @@ class RelayClient:
         if status is not Status.OK or link is None:
             await stream.close()
             return
+        visit.go_on()
         pool = self._swarm.io.pool
         conduit = CircuitConduit(stream, pool, link.local_addr, through(link), request.limit)
         try:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import pytest
@@ -22,7 +22,8 @@ from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.policy.pace import Rate
-from p2pfwd.policy.shares import Rates
+from p2pfwd.policy.service_bounds import STOP
+from p2pfwd.policy.shares import Most, Rates
 from p2pfwd.protocols import relay_client
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
@@ -506,6 +507,18 @@ async def test_strangers_haste_over_a_relay_keeps_none_of_the_owners_peers_from_
         assert it.target.swarm.refusals.counts["circuit-opens"] == 1
         it.target.swarm.peerstore.pin(own.peer_id, (), "named")
         assert (await own.swarm.connect(it.target.peer_id, [it.circuit], only=True)).is_relayed
+
+
+@on_loop
+async def test_a_live_circuit_gives_way_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_client, "STOP", replace(STOP, most=Most(all=1, peer=2, network=2)))
+    async with rig() as it, host() as another:
+        await until(it.client.places)
+        it.target.swarm.services.is_own = lambda _peer: False
+        conn = await it.connect()
+        with pytest.raises(DialFailed):
+            await another.swarm.connect(it.target.peer_id, [it.circuit], only=True)
+        assert await ask(conn, b"still here") == b"still here"
 
 
 @on_loop

@@ -458,3 +458,22 @@ async def test_the_owners_peers_are_bound_by_their_own_share_alone_and_never_giv
     assert house.open(Conn(9)).was_reset, "opens in all are used up for strangers"
     del strangers
     await house.tasks.close()
+
+
+@in_virtual_time
+async def test_a_stream_that_its_peer_does_not_end_gives_way_and_one_that_goes_on_does_not() -> None:
+    house = House()
+
+    async def talk(visit: Visit) -> None:
+        if await visit.block() == b"go":
+            visit.go_on()
+
+    house.serve(talk=talk, bounds=bounds(message_bytes=2, most=Most(all=2, peer=1, network=9)))
+    circuit = house.open(Conn(1), b"go")
+    await asyncio.sleep(1)
+    lingers = house.open(Conn(2), b"no")
+    await asyncio.sleep(1)
+    newcomer = house.open(Conn(3), b"go")
+    await asyncio.sleep(1)
+    assert lingers.was_reset and not newcomer.was_reset and not circuit.was_reset
+    assert house.open(Conn(4), b"no").was_reset, "both go on"
