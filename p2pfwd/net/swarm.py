@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, forget_remembered, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, forget_remembered, is_relayed, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     BindFailed,
@@ -50,6 +50,7 @@ from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import networks_of_host
 from p2pfwd.policy.paths import Way
+from p2pfwd.policy.visible import place
 from p2pfwd.policy.waking import RUN_MESSAGES, Waking
 from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
@@ -250,6 +251,14 @@ class Swarm:
     def conns(self, peer_id: PeerId | None = None) -> list[Link]:
         """Live connections, to one peer or all, direct and old ones first."""
         return self.connections.all() if peer_id is None else self.connections.of(peer_id)
+
+    def place_of(self, conn: Carrier) -> AddressClass:
+        """Where the peer at the other end is, for what it may be told and is believed.
+
+        All of a private network are the owner's.
+        """
+        is_own = self.settings.psk is not None or self.peerstore.is_chosen(conn.remote_peer)
+        return place(conn.remote_addr, is_own=is_own)
 
     def block(self, blocks: Blocks) -> list[Link]:
         """Speak to none of these from now on; the connections that this has ended."""

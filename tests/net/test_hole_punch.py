@@ -25,7 +25,7 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
 from p2pfwd.net.visits import Visit
 from p2pfwd.peers.store import SERVED_PROOF_S
-from p2pfwd.policy import punching
+from p2pfwd.policy import punching, visible
 from p2pfwd.policy.paths import PathCode, Way
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.policy.service_bounds import DCUTR
@@ -53,6 +53,7 @@ def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(punching, "address_class", classes)
     monkeypatch.setattr(own_addresses, "address_class", classes)
+    monkeypatch.setattr(visible, "address_class", classes)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from math import inf
 
 import pytest
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.errors import CircuitLimitReached, ConnectionLost, DialFailed, P2PForwardError
 from p2pfwd.host.host import Host
 from p2pfwd.net import upgrader
@@ -507,6 +507,24 @@ async def test_strangers_haste_over_a_relay_keeps_none_of_the_owners_peers_from_
         assert it.target.swarm.refusals.counts["circuit-opens"] == 1
         it.target.swarm.peerstore.pin(own.peer_id, (), "named")
         assert (await own.swarm.connect(it.target.peer_id, [it.circuit], only=True)).is_relayed
+
+
+@on_loop
+async def test_who_comes_over_a_relay_near_by_is_told_and_believed_nothing_that_is_near() -> None:
+    """A hub on the local network brings strangers from anywhere: they had this node knock at its doors."""
+    async with rig() as it, host() as own:
+        await until(it.client.places)
+        it.target.swarm.peerstore.pin(own.peer_id, (), "named")
+        for node in (it.dialer, own):
+            node.swarm.place_of = lambda _conn: AddressClass.LOOPBACK  # it tells all, and believes all
+            circuit = next_conn(it.target.swarm)
+            conn = await node.swarm.connect(it.target.peer_id, [it.circuit], only=True)
+            await asyncio.gather(conn.identified, (await circuit).identified)
+        told = it.target.swarm.peerstore.known
+        assert told(own.peer_id) and not told(it.dialer.peer_id)
+        known = [node.swarm.peerstore.known(it.target.peer_id) for node in (own, it.dialer)]
+        assert len(known[0]) > 1, "the owner's peers are where the relay is"
+        assert [one.addr for one in known[1]] == [it.circuit], "where it was dialed"
 
 
 @on_loop

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr, address_class
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolTaken
 from p2pfwd.net.link.contract import DuplexStream, Link
@@ -125,7 +125,7 @@ class Dht:
         return self._swarm.peerstore.tellable(peer_id)
 
     def _respond(self, request: Request, stream: DuplexStream) -> Response | None:
-        via = address_class(stream.conn.remote_addr)
+        via = self._swarm.place_of(stream.conn)
         return self._responder.respond(request, stream.remote_peer, via, time.monotonic())
 
     # --- who is in the table ----------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Dht:
         store, peer = self._swarm.peerstore, conn.remote_peer
         if self.protocol not in store.protocols(peer):
             return False
-        return is_at_home(store.addrs(peer), self.scope, address_class(conn.remote_addr))
+        return is_at_home(store.addrs(peer), self.scope, self._swarm.place_of(conn))
 
     async def _check(self, conn: Link) -> bool:
         peer = conn.remote_peer
@@ -250,7 +250,7 @@ class Dht:
         conn, response = task.result()
         assert response is not None
         self._answered(conn)
-        via, local = address_class(conn.remote_addr), self._swarm.peer_id
+        via, local = self._swarm.place_of(conn), self._swarm.peer_id
         closer = passing_peers(response.closer_peers, self.scope, via, local=local)
         query.on_response(peer, closer, now)
 
