@@ -152,7 +152,7 @@ class Swarm:
         limits.is_own = self.connmgr.is_own = self.services.is_own = self.peerstore.has_reserve
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
-        self.handshakes.own_hosts = self._own_hosts
+        self.handshakes.own_hosts, self.handshakes.is_own = self._own_hosts, self.peerstore.has_reserve
         connections.on_connected(lambda conn: limits.lanes.joined(conn.crowd))
         connections.on_disconnected(lambda conn: limits.lanes.left(conn.crowd))
         connections.on_disconnected(lambda _conn: self.memory.stir())
@@ -200,12 +200,16 @@ class Swarm:
         return frozenset(endpoint.host for endpoint in endpoints if endpoint is not None)
 
     def admit(
-        self, remote: Multiaddr, abort: Callable[[], None], heard: Callable[[], bool]
+        self,
+        remote: Multiaddr,
+        abort: Callable[[], None],
+        heard: Callable[[], bool],
+        peer: PeerId | None = None,
     ) -> Callable[[], None]:
-        """See `transport.contract.Gate`."""
+        """See `transport.contract.Gate`; `peer`: who it must prove to be, where that is known."""
         if self.settings.local_only and not is_local(remote):
             raise ConnectionRefusedError(f"{remote} is outside the local network")
-        return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard))
+        return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard, peer))
 
     def turns_away(self, host: str) -> bool:
         """See `transport.contract.Gate`."""
@@ -226,7 +230,7 @@ class Swarm:
         leave: Callable[[], None] = _nothing
         try:
             if direction == "inbound":
-                leave = self.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard)
+                leave = self.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard, expected_peer)
             async with asyncio.timeout(self.settings.upgrade_timeout_s):
                 conn = await self._upgrader.upgrade(conduit, direction, expected_peer)
         except BaseException:

@@ -510,13 +510,16 @@ async def test_strangers_haste_over_a_relay_keeps_none_of_the_owners_peers_from_
 
 
 @on_loop
-async def test_who_comes_over_a_relay_near_by_is_told_and_believed_nothing_that_is_near() -> None:
+async def test_who_comes_over_a_relay_near_by_is_told_and_believed_nothing_that_is_near(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A hub on the local network brings strangers from anywhere: they had this node knock at its doors."""
     async with rig() as it, host() as own:
         await until(it.client.places)
         it.target.swarm.peerstore.pin(own.peer_id, (), "named")
         for node in (it.dialer, own):
-            node.swarm.place_of = lambda _conn: AddressClass.LOOPBACK  # it tells all, and believes all
+            # This one tells all, and believes all.
+            monkeypatch.setattr(node.swarm, "place_of", lambda _conn: AddressClass.LOOPBACK)
             circuit = next_conn(it.target.swarm)
             conn = await node.swarm.connect(it.target.peer_id, [it.circuit], only=True)
             await asyncio.gather(conn.identified, (await circuit).identified)
