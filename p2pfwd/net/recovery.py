@@ -48,8 +48,8 @@ MAX_AT_ONCE: Final = 64
 """Peers dialed at a time: a cut line makes all connections doubtful, and all dials are in vain."""
 
 MAX_STRANGERS: Final = 16
-"""Of them those that are none of the owner's: a hundred strangers whose tunnels fall silent would take all,
-and have this node knock for a minute wherever they said they were. An honest one comes anew by itself."""
+"""Of them those that only use this node: a hundred strangers whose tunnels fall silent would take all, and
+have this node knock for a minute wherever they said they were. An honest one comes anew by itself."""
 
 ROUTE_S: Final = 10.0
 """Between two questions where the peer is."""
@@ -90,7 +90,7 @@ class Recovery:
         self._route = route
         self._is_kept = is_kept
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
-        """Whether the owner has chosen the peer."""
+        """Whether the owner has chosen the peer, or this node wants it by itself."""
         self._loop = asyncio.get_running_loop()
         self._searches: dict[PeerId, _Search] = {}
         self._waiters: dict[PeerId, set[asyncio.Future[None]]] = {}

@@ -123,13 +123,16 @@ class Swarm:
             self.dials.ask_where,
             self.connmgr.is_wanted,
         )
-        self.recovery.is_own = self.peerstore.is_chosen
+        self.recovery.is_own = self._is_wanted
         self.peerstore.on_change(self.recovery.address_learned)
         self.paths = Paths(self.connections, self._transports, self)
         self.introduce: Callable[[Link], Awaitable[None]] = _no_introduction
         """Awaited before a relay is asked for anything: who we are to it. What it raises is a refusal."""
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
+
+    def _is_wanted(self, peer_id: PeerId) -> bool:
+        return self.peerstore.is_chosen(peer_id) or self.connmgr.is_kept(peer_id)
 
     def _make_upgrader(self) -> Upgrader:
         settings = self.settings
