@@ -2,8 +2,9 @@
 
 Rules: one peer has at most half of a listen's streams and of the dials under way, its network five eighths,
 and the last eighth is kept for others; one listen has at most half of all dials. A tunnel that ends without
-the peer's having used it costs its peer a token; tunnels that are used have no rate. The owner's own limits
-of a listen (`--max-streams`, `--max-streams-per-peer`) come first, to the letter.
+the peer's having used it costs its peer a token; tunnels that are used have no rate. The owner's peers are
+bound by their own share alone. The owner's own limits of a listen (`--max-streams`, `--max-streams-per-peer`)
+come first, to the letter.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.forwarding.glances import Glances
 from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
-from p2pfwd.policy.shares import Held, Most, Paced, Party
+from p2pfwd.policy.shares import Held, Most, Paced, Party, Whose
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.values import ForwardingLimits
@@ -60,11 +61,11 @@ class ListenAdmission:
             what = f"{stream.protocol}: it is refused a stream, {what}"
             whole.services.refusals.note("tunnel-limit", party.peer, what)
             return None
-        if whole.unused.is_spent(party, whole.clock()) is not None:
+        if self._is_refused(party, whole.unused.is_spent(party, whole.clock())):
             whole.services.refused(stream, "tunnel-unused", hasty=True)
             return None
         whose = self._streams.full(party)
-        if whose is not None:
+        if self._is_refused(party, whose):
             whole.services.refused(stream, "tunnel-streams", hasty=False)
             if whose == "all":
                 most = self._streams.most.all
@@ -72,6 +73,10 @@ class ListenAdmission:
             return None
         self._streams.take(party)
         return party
+
+    def _is_refused(self, party: Party, whose: Whose | None) -> bool:
+        """Whether a share that is used up, if one is, binds this peer."""
+        return whose is not None and (whose == "peer" or not self._whole.services.is_own(party.peer))
 
     def _beyond(self, party: Party) -> str | None:
         """Which of the owner's limits is reached, in words."""
@@ -94,7 +99,7 @@ class ListenAdmission:
 
     def may_dial(self, stream: DuplexStream, party: Party) -> bool:
         """Whether one more dial to a target may be under way; else it is counted as refused."""
-        if self._dials.full(party) is None and self._whole.dials.full(party) is None:
+        if not any(self._is_refused(party, held.full(party)) for held in (self._dials, self._whole.dials)):
             return True
         self._whole.services.refused(stream, "tunnel-dials", hasty=False)
         return False

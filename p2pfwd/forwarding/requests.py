@@ -88,11 +88,6 @@ class Requests:
         return max(self._requests, key=lambda key: len(nets.intersection(self._requests[key].party.networks)))
 
     def _of_the_largest_crowd(self) -> Key:
-        crowds = Counter(_crowd(it.party) for it in self._requests.values())
+        crowds = Counter(it.party.crowd for it in self._requests.values())
         ((most, _),) = crowds.most_common(1)
-        return next(key for key, it in self._requests.items() if _crowd(it.party) == most)
-
-
-def _crowd(party: Party) -> object:
-    """Who counts as one where all is full: the widest network; of this machine, the peer."""
-    return party.networks[-1] if party.networks else party.peer
+        return next(key for key, it in self._requests.items() if it.party.crowd == most)

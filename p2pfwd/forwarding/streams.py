@@ -184,11 +184,12 @@ class StreamRegistry:
         """Raise ResourceLimitExceeded if one more stream would be too many.
 
         The shares of a listen's peers are `admission`'s; here strangers leave the last eighth to the
-        owner's forwards.
+        owner's forwards and peers.
         """
         limits = self.limits
-        most, is_listen = limits.max_streams, listener.direction == "listen"
-        if len(self._entries) >= most - (most // 8 if is_listen else 0):
+        most, is_listen, held = limits.max_streams, listener.direction == "listen", len(self._entries)
+        is_in_reserve = is_listen and held >= most - most // 8
+        if held >= most or (is_in_reserve and not self._swarm.limits.is_own(peer)):
             raise ResourceLimitExceeded(f"the limit of {most} streams is reached")
         if is_listen:
             return

@@ -136,13 +136,11 @@ class Channel(ABC):
         try:
             used = self._open(view)
         except ProtocolError as exc:
-            self.conduit_lost(exc)
-            self.conduit.abort()
+            self.fail(exc)
             return len(view)
         except Exception as exc:
             # A defect: the rest of the read is lost, and what was gathered lies where the next one goes.
-            self.conduit_lost(exc)
-            self.conduit.abort()
+            self.fail(exc)
             raise
         if not self._lost:
             self._owner.turn_ended()
@@ -155,6 +153,11 @@ class Channel(ABC):
     def eof_received(self) -> None:
         """The peer is gone; what it left open is an error there, which the owner knows."""
         self.conduit_lost(ConnectionResetError("the peer closed the connection"))
+        self.conduit.abort()
+
+    def fail(self, exc: Exception) -> None:
+        """End at once: what has come cannot be gone on with."""
+        self.conduit_lost(exc)
         self.conduit.abort()
 
     def drained(self) -> None:

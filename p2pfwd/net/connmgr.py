@@ -87,6 +87,10 @@ class ConnMgr:
         """Whether this node would reach the peer again: who only uses it as a relay comes by itself."""
         return bool(self._protected.get(peer_id, set()) - _RELAYED_FOR)
 
+    def is_kept(self, peer_id: PeerId) -> bool:
+        """Whether this node wants the peer: it does not only use this node's tunnels, or its relay."""
+        return bool(self._protected.get(peer_id, set()) - _STRANGERS)
+
     def is_urgent(self, peer_id: PeerId) -> bool:
         """Whether the loss of the peer must be noticed soon: a person's programs would wait for it."""
         tags = self._protected.get(peer_id, ())

@@ -4,7 +4,7 @@ Rules: nobody has said who they are yet, so networks count (policy.networks), an
 table gives way: who has said nothing goes first, then the oldest; of the network that holds most. The
 newcomer never goes alone, but for haste: a network that comes faster than `PER_ADDRESS` and its kin is shut
 out for the moment, because each handshake costs two milliseconds. Whoever comes from an address of an own
-peer takes a place from the reserve.
+peer takes a place from the reserve; so does an own peer over a relay, which says who it is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
@@ -66,6 +67,8 @@ class Handshakes:
     def __init__(self, settings: SwarmSettings, refusals: Refusals, clock: Callable[[], float]) -> None:
         self.own_hosts: Callable[[], frozenset[str]] = frozenset
         """Hosts at which own peers are known."""
+        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        """Whether this is one."""
         self._settings = settings
         self._refusals = refusals
         self._clock = clock
@@ -80,20 +83,27 @@ class Handshakes:
     def __len__(self) -> int:
         return len(self._places)
 
-    def begin(self, addr: Multiaddr, abort: Callable[[], None], heard: Callable[[], bool]) -> Handshake:
+    def begin(
+        self,
+        addr: Multiaddr,
+        abort: Callable[[], None],
+        heard: Callable[[], bool],
+        peer: PeerId | None = None,
+    ) -> Handshake:
         """A place for a stranger, until `end`; others may have given way.
 
-        Raises ResourceLimitExceeded: close the connection at once, before any byte.
+        `peer`: who it must prove to be, where that is known. Raises ResourceLimitExceeded: close the
+        connection at once, before any byte.
         """
         now, nets = self._clock(), networks(addr)
-        handshake = Handshake(addr, nets, now, abort, heard)
+        handshake = Handshake(addr, nets, now, abort, heard, peer is not None and self.is_own(peer))
         self._check_haste(handshake, now)
         for network in nets:
             if self._held[network] >= self._share(addr, network):
                 self._give_way(network)
         most = self._settings.max_pending_inbound
         if len(self._places) >= most - most // RESERVE:
-            handshake.is_own = self._is_own(addr, now)
+            handshake.is_own = handshake.is_own or self._is_own(addr, now)
             if not handshake.is_own or len(self._places) >= most:
                 self._give_way(None)
         self._places[handshake] = None
@@ -138,7 +148,8 @@ class Handshakes:
                     self._shut[network] = now + PAUSE_S
                     self._refuse(network.text, "comes too fast")
                 return
-        if not inner and not self._all.take(now) and not self._is_own(handshake.addr, now):
+        is_in_rush = not inner and not self._all.take(now)
+        if is_in_rush and not handshake.is_own and not self._is_own(handshake.addr, now):
             self._refuse(handshake.networks[0].text if handshake.networks else "?", "comes in a rush of all")
 
     def _refuse(self, network: str, why: str) -> None:

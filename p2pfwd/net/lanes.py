@@ -109,16 +109,18 @@ class Lane:
         self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * self._share)
         self._at = now
         may_go = self._credit_s > 0 or self._moves() == self._seen
-        if may_go:
-            self._queue.popleft()()
+        try:
+            if may_go:
+                self._queue.popleft()()
+        finally:  # a defect in one's slice must not hold up those behind it
             self.charge(self._clock() - now)
-        self._seen = self._moves()
-        if not self._queue:
-            self._due = False
-        elif may_go:
-            self._loop.call_soon(self._run)
-        else:
-            self._loop.call_later(NAP_S, self._run)
+            self._seen = self._moves()
+            if not self._queue:
+                self._due = False
+            elif may_go:
+                self._loop.call_soon(self._run)
+            else:
+                self._loop.call_later(NAP_S, self._run)
 
 
 class Purse:

@@ -29,6 +29,7 @@ from p2pfwd.net.link.contract import Carrier
 from p2pfwd.policy import nat_kind
 from p2pfwd.policy.nat_kind import Endpoint, NatKind, Sight
 from p2pfwd.policy.networks import household
+from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.proofs import Proofs
 from p2pfwd.system.interfaces import Interfaces
 
@@ -45,6 +46,11 @@ OBSERVERS: Final = 2
 
 MOST_SEEN: Final = 3
 """Observed addresses that count, of one listening address."""
+
+SIGHTS: Final = Rate(per_s=1 / 15, burst=16)
+"""How often strangers may have it told that we are seen elsewhere: each time all efforts for a direct
+connection begin anew. More wait for their turn, as one. One that says something else each time would make it
+every second."""
 
 MAX_CONTACTED: Final = 4096
 """Hosts that are remembered as dialed from the listening port; with more, all count as dialed."""
@@ -119,6 +125,8 @@ class OwnAddresses:
         self._known: tuple[Multiaddr, ...] = ()  # as the last change left them
         self._callbacks: list[Callable[[Change], None]] = []
         self._untold = Change(0)
+        self._sights = Pace(SIGHTS, now())
+        self._sight_due: asyncio.TimerHandle | None = None
 
     # --- the event --------------------------------------------------------------------------------
 
@@ -172,9 +180,12 @@ class OwnAddresses:
         self._known = self.bound()
 
     def unbind_all(self) -> None:
-        """None does any more."""
+        """None does any more, and nothing is told later."""
         self._sockets.clear()
         self._listed_of = None
+        if self._sight_due is not None:
+            self._sight_due.cancel()
+            self._sight_due = None
 
     def told_anew(self) -> None:
         """A socket listens since a moment ago, though others are connected: they are to be told."""
@@ -253,7 +264,20 @@ class OwnAddresses:
         hosts = {one.seen.host for one in self._observed.values() if one.seen is not None}
         self._observed[conn] = now
         if self._weigh_for(before, now) or (now.seen is not None and now.seen.host not in hosts):
+            self._saw(conn.remote_peer)
+
+    def _saw(self, by: PeerId) -> None:
+        """What is seen of us has changed, by this peer's word."""
+        now = self._now()
+        if self.is_own(by) or self._sights.take(now):
             self._note(Change.SEEN)
+        elif self._sight_due is None:
+            self._sight_due = self._loop.call_later(self._sights.wait_s(now), self._saw_before)
+
+    def _saw_before(self) -> None:
+        self._sight_due = None
+        self._sights.owe(self._now(), 1.0)
+        self._note(Change.SEEN)
 
     def _observation(self, conn: Carrier, addr: Multiaddr) -> _Observation:
         local, seen, sight = tcp_endpoint(conn.local_addr), tcp_endpoint(addr), None
@@ -270,7 +294,7 @@ class OwnAddresses:
     def forget_connection(self, conn: Carrier) -> None:
         """The connection is over."""
         if self._weigh_for(self._observed.pop(conn, None)):
-            self._note(Change.SEEN)
+            self._saw(conn.remote_peer)
 
     def _weigh_for(self, *changed: _Observation | None) -> bool:
         """As `_weigh`; what is no public sight changes nothing, and is not worth a walk over all."""

@@ -47,6 +47,10 @@ MAX_DIALS: Final = 3
 MAX_AT_ONCE: Final = 64
 """Peers dialed at a time: a cut line makes all connections doubtful, and all dials are in vain."""
 
+MAX_STRANGERS: Final = 16
+"""Of them those that only use this node: a hundred strangers whose tunnels fall silent would take all, and
+have this node knock for a minute wherever they said they were. An honest one comes anew by itself."""
+
 ROUTE_S: Final = 10.0
 """Between two questions where the peer is."""
 
@@ -85,6 +89,8 @@ class Recovery:
         self._dial = dial
         self._route = route
         self._is_kept = is_kept
+        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        """Whether the owner has chosen the peer, or this node wants it by itself."""
         self._loop = asyncio.get_running_loop()
         self._searches: dict[PeerId, _Search] = {}
         self._waiters: dict[PeerId, set[asyncio.Future[None]]] = {}
@@ -209,7 +215,8 @@ class Recovery:
             silent = isinstance(conn.closed.result(), TimedOut | TimeoutError)
             self._lost[peer_id] = self._loop.time() + (SILENT_S if silent else LOST_S)
             if len(self._lost) > MAX_LOST:
-                del self._lost[next(iter(self._lost))]
+                strangers = (one for one in self._lost if not self.is_own(one))
+                del self._lost[next(strangers, next(iter(self._lost)))]
         self._wake(peer_id)
 
     def forget_lost(self) -> None:
@@ -236,9 +243,13 @@ class Recovery:
     # --- searching --------------------------------------------------------------------------------
 
     def _search(self, peer_id: PeerId) -> None:
-        if peer_id not in self._searches and len(self._searches) < MAX_AT_ONCE:
-            search = self._searches[peer_id] = _Search(self, peer_id)
-            self._tasks.spawn(search.run(), f"dial {peer_id} beside")
+        if peer_id in self._searches or len(self._searches) >= MAX_AT_ONCE:
+            return
+        strangers = sum(not self.is_own(other) for other in self._searches)
+        if strangers >= MAX_STRANGERS and not self.is_own(peer_id):
+            return
+        search = self._searches[peer_id] = _Search(self, peer_id)
+        self._tasks.spawn(search.run(), f"dial {peer_id} beside")
 
     def still_wanted(self, peer_id: PeerId) -> bool:
         """Whether a search is to go on."""

@@ -6,7 +6,8 @@ must find neither the hosts file nor a search domain. In the local network nothi
 hosts file, `.local` where the system asks the segment, and the servers that the settings name.
 
 The TXT records of a dnsaddr are those of `_dnsaddr.<domain>`. An entry counts only if it ends with what
-followed `/dnsaddr/<domain>` in the question; entries may name further dnsaddrs, to a bounded depth.
+followed `/dnsaddr/<domain>` in the question; entries may name further dnsaddrs, to a bounded depth and in
+bounded number.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ MAX_DEPTH: Final = 4
 MAX_RESULTS: Final = 100
 """Addresses out of one name, as go: a hostile zone must not fill the dialer."""
 
+MAX_QUESTIONS: Final = 64
+"""Questions to name servers for one name that the owner gave: bootstrap.libp2p.io takes about thirty."""
+
+MAX_STRANGERS_QUESTIONS: Final = 16
+"""The same for a name that others told: each entry of a hostile zone may lead to as many again, and nothing
+but the dial's end would end it."""
+
 HOST_NAMES: Final[dict[str, tuple[Kind, ...]]] = {"dns": ("A", "AAAA"), "dns4": ("A",), "dns6": ("AAAA",)}
 _KIND_FAMILY: Final = {"A": int(socket.AF_INET), "AAAA": int(socket.AF_INET6)}
 
@@ -37,6 +45,19 @@ _KIND_FAMILY: Final = {"A": int(socket.AF_INET), "AAAA": int(socket.AF_INET6)}
 def has_name(addr: Multiaddr) -> bool:
     """Whether `addr` must be resolved before it can be dialed."""
     return any(name == "dnsaddr" or name in HOST_NAMES for name, _ in addr.components())
+
+
+class _Questions:
+    """How many may yet be asked for one name."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def take(self, name: str, count: int) -> None:
+        """Before so many are asked. Raises NameFailed."""
+        if self._left < count:
+            raise NameFailed(f"{name} is not looked up: {self._most} questions for one address are enough")
+        self._left -= count
 
 
 class Resolver:
@@ -62,23 +83,28 @@ class Resolver:
         `DNS: `, when a name does not exist or nobody answers.
         """
         try:
-            return (await self._resolve(addr, trusted, MAX_DEPTH))[:MAX_RESULTS]
+            questions = _Questions(MAX_QUESTIONS if trusted else MAX_STRANGERS_QUESTIONS)
+            return (await self._resolve(addr, trusted, MAX_DEPTH, questions))[:MAX_RESULTS]
         except NameFailed as exc:
             raise PeerNotFound(f"DNS: {exc}") from exc
 
-    async def _resolve(self, addr: Multiaddr, trusted: bool, depth: int) -> list[Multiaddr]:
+    async def _resolve(
+        self, addr: Multiaddr, trusted: bool, depth: int, questions: _Questions
+    ) -> list[Multiaddr]:
         if why_undialable(addr, lambda _zone: True) is not None:
             return [addr]
         components = addr.components()
         for i, (name, value) in enumerate(components):
             if name == "dnsaddr" and value is not None:
-                return await self._dnsaddr(value, components[i + 1 :], depth)
+                return await self._dnsaddr(value, components[i + 1 :], depth, questions)
             if name in HOST_NAMES and value is not None:
-                found = await self._host(value, name, trusted)
+                found = await self._host(value, name, trusted, questions)
                 return [_join([*components[:i], *_parts(one), *components[i + 1 :]]) for one in found]
         return [addr]
 
-    async def _host(self, host: str, component: str, trusted: bool) -> list[HostAddress]:
+    async def _host(
+        self, host: str, component: str, trusted: bool, questions: _Questions
+    ) -> list[HostAddress]:
         kinds, family = HOST_NAMES[component], FAMILY_OF[component]
         if host.rstrip(".").lower() == "localhost":  # never asked of a name server (RFC 6761)
             loopback = {"A": "127.0.0.1", "AAAA": "::1"}
@@ -90,6 +116,7 @@ class Resolver:
                 return found
             if host.rstrip(".").lower().endswith(".local") and host_names.asks_local_names_locally():
                 return await self._names.find(host, family)
+        questions.take(host, len(kinds))
         return await self._ask_for_host(host, kinds)
 
     async def _ask_for_host(self, host: str, kinds: Sequence[Kind]) -> list[HostAddress]:
@@ -108,10 +135,11 @@ class Resolver:
         return found
 
     async def _dnsaddr(
-        self, domain: str, suffix: Sequence[tuple[str, str | None]], depth: int
+        self, domain: str, suffix: Sequence[tuple[str, str | None]], depth: int, questions: _Questions
     ) -> list[Multiaddr]:
         if depth == 0:
             raise NameFailed(f"dnsaddr entries of {domain} are nested more than {MAX_DEPTH} deep")
+        questions.take(domain, 1)
         found: list[Multiaddr] = []
         failure: NameFailed | None = None
         for text in await self._servers.ask(f"_dnsaddr.{domain}", "TXT"):
@@ -123,7 +151,7 @@ class Resolver:
                 continue  # one entry of somebody's zone; the others may be good
             if tuple(entry.components()[-len(suffix) :]) == tuple(suffix) or not suffix:
                 try:
-                    found += await self._resolve(entry, False, depth - 1)
+                    found += await self._resolve(entry, False, depth - 1, questions)
                 except NameFailed as exc:
                     failure = exc  # and so may the names they lead to
             if len(found) >= MAX_RESULTS:

@@ -2,9 +2,9 @@
 
 Rules: a name belongs to one service; a second claim is refused. Whether a peer is served is asked during the
 negotiation, with the peer's proven ID. The bounds (`policy.service_bounds`) are enforced before a handler
-runs: a stream too many is reset, and counted by its cause. A stream counts until it is gone from its
-connection and its handler has ended. Handlers run as tasks of the swarm; what escapes from one is logged and
-resets its stream.
+runs: of streams too many one is reset, and counted by its cause (`visits` says which). A stream counts until
+it is gone from its connection and its handler has ended. Handlers run as tasks of the swarm; what escapes
+from one is logged and resets its stream.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Services:
         on_offence: OnOffence = lambda _conn, _cause: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        """For whom limits keep a reserve; set by the swarm."""
         self.refusals = refusals if refusals is not None else Refusals()
         self._tasks = tasks
         self._on_offence = on_offence
@@ -88,7 +90,12 @@ class Services:
         table[service.name] = service
         label = service.bounds.label
         if label not in self._rooms:
-            self._rooms[label] = Room(service.bounds, self._turns, self.refused, self._clock)
+            self._rooms[label] = Room(
+                service.bounds, self._turns, self.refused, self._clock, self._has_reserve
+            )
+
+    def _has_reserve(self, peer: PeerId) -> bool:
+        return self.is_own(peer)
 
     def reserve(self, name: str) -> None:
         """Keep a name for one of the node's own protocols, also while it is not served."""
@@ -196,4 +203,4 @@ async def _run(begin: Callable[[], Coroutine[Any, Any, None]], visit: Visit) -> 
         stream.reset()
         raise
     finally:
-        stream.when_over(visit.leave)
+        visit.served()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr, forget_remembered, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, forget_remembered, is_relayed, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     BindFailed,
@@ -52,6 +52,7 @@ from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import networks_of_host
 from p2pfwd.policy.paths import Way
+from p2pfwd.policy.visible import place
 from p2pfwd.policy.waking import RUN_MESSAGES, Waking
 from p2pfwd.system.interfaces import Interfaces
 from p2pfwd.system.loop_io import LoopIo
@@ -126,12 +127,16 @@ class Swarm:
             self.dials.ask_where,
             self.connmgr.is_wanted,
         )
+        self.recovery.is_own = self._is_wanted
         self.peerstore.on_change(self.recovery.address_learned)
         self.paths = Paths(self.connections, self._transports, self)
         self.introduce: Callable[[Link], Awaitable[None]] = _no_introduction
         """Awaited before a relay is asked for anything: who we are to it. What it raises is a refusal."""
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
+
+    def _is_wanted(self, peer_id: PeerId) -> bool:
+        return self.peerstore.is_chosen(peer_id) or self.connmgr.is_kept(peer_id)
 
     def _make_upgrader(self) -> Upgrader:
         settings = self.settings
@@ -151,10 +156,10 @@ class Swarm:
     def _join_limits(self) -> None:
         """Tell the limits whose the peers are, who holds what, and who comes and goes."""
         limits, connections = self.limits, self.connections
-        limits.is_own = self.connmgr.is_own = self.peerstore.has_reserve
+        limits.is_own = self.connmgr.is_own = self.services.is_own = self.peerstore.has_reserve
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
-        self.handshakes.own_hosts = self._own_hosts
+        self.handshakes.own_hosts, self.handshakes.is_own = self._own_hosts, self.peerstore.has_reserve
         connections.on_connected(lambda conn: limits.lanes.joined(conn.crowd))
         connections.on_disconnected(lambda conn: limits.lanes.left(conn.crowd))
         connections.on_disconnected(lambda _conn: self.memory.stir())
@@ -202,12 +207,16 @@ class Swarm:
         return frozenset(endpoint.host for endpoint in endpoints if endpoint is not None)
 
     def admit(
-        self, remote: Multiaddr, abort: Callable[[], None], heard: Callable[[], bool]
+        self,
+        remote: Multiaddr,
+        abort: Callable[[], None],
+        heard: Callable[[], bool],
+        peer: PeerId | None = None,
     ) -> Callable[[], None]:
-        """See `transport.contract.Gate`."""
+        """See `transport.contract.Gate`; `peer`: who it must prove to be, where that is known."""
         if self.settings.local_only and not is_local(remote):
             raise ConnectionRefusedError(f"{remote} is outside the local network")
-        return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard))
+        return partial(self.handshakes.end, self.handshakes.begin(remote, abort, heard, peer))
 
     def turns_away(self, host: str) -> bool:
         """See `transport.contract.Gate`."""
@@ -232,7 +241,7 @@ class Swarm:
         leave: Callable[[], None] = _nothing
         try:
             if direction == "inbound":
-                leave = self.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard)
+                leave = self.admit(conduit.remote_addr, conduit.abort, lambda: conduit.heard, expected_peer)
             async with asyncio.timeout(self.settings.upgrade_timeout_s):
                 conn = await self._upgrader.upgrade(conduit, direction, expected_peer)
         except BaseException:
@@ -257,6 +266,14 @@ class Swarm:
     def conns(self, peer_id: PeerId | None = None) -> list[Link]:
         """Live connections, to one peer or all, direct and old ones first."""
         return self.connections.all() if peer_id is None else self.connections.of(peer_id)
+
+    def place_of(self, conn: Carrier) -> AddressClass:
+        """Where the peer at the other end is, for what it may be told and is believed.
+
+        All of a private network are the owner's.
+        """
+        is_own = self.settings.psk is not None or self.peerstore.is_chosen(conn.remote_peer)
+        return place(conn.remote_addr, is_own=is_own)
 
     def block(self, blocks: Blocks) -> list[Link]:
         """Speak to none of these from now on; the connections that this has ended."""

@@ -2,20 +2,24 @@
 
 Rules: a request above the rate waits, its stream unread; one that would wait too long resets its stream.
 After each request the event loop gets its turn, and no more than a few are answered between two turns,
-first come, first served over all connections.
+first come, first served over all connections. Where all places are taken, whose peer has kept this node
+waiting longest gives way to a newcomer: of the network that is full, or of the one that has most. The owner's
+peers are bound by their own share alone, and never give way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError, ResourceLimitExceeded, TimedOut
 from p2pfwd.net.link.contract import DuplexStream
-from p2pfwd.policy.service_bounds import REQUESTS_PER_TURN, SLOWED_S, Bounds
-from p2pfwd.policy.shares import Held, Paced, Party
+from p2pfwd.policy.networks import Network
+from p2pfwd.policy.service_bounds import NO_BOUND, REQUESTS_PER_TURN, SLOWED_S, Bounds
+from p2pfwd.policy.shares import WIDER, Held, Paced, Party, Whose
 
 T = TypeVar("T")
 
@@ -78,12 +82,22 @@ class Turns:
 class Room:
     """What is held and asked of the services that share one set of bounds."""
 
-    def __init__(self, bounds: Bounds, turns: Turns, refuse: Refuse, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bounds: Bounds,
+        turns: Turns,
+        refuse: Refuse,
+        clock: Callable[[], float],
+        is_own: Callable[[PeerId], bool],
+    ) -> None:
         self.bounds = bounds
         self.held = Held(bounds.most)
         self.turns = turns
         self.refuse = refuse
-        self._clock = clock
+        self.clock = clock
+        self._is_own = is_own
+        self._visits: dict[Visit, None] = {}
+        """Those that may have to give way."""
         self._opens = None if bounds.opens is None else Paced(bounds.opens)
         self._requests = None if bounds.requests is None else Paced(bounds.requests)
 
@@ -91,26 +105,71 @@ class Room:
         """Count a stream in; None where it is one too many, or comes too soon."""
         label = self.bounds.label
         if self._opens is not None:
-            whose = self._opens.empty(party, self._clock())
-            if whose is not None:
+            whose = self._opens.empty(party, self.clock())
+            if whose is not None and not self._is_spared(party, whose):
                 self.refuse(stream, f"{label}-opens", hasty=whose == "peer")
                 return None
-        if self.held.full(party) is not None:
+        if not self._has_place(party):
             self.refuse(stream, f"{label}-streams", hasty=False)
             return None
         self.held.take(party)
-        return Visit(self, stream, party)
+        visit = Visit(self, stream, party)
+        if self.bounds.most.all < NO_BOUND:
+            self._visits[visit] = None
+        return visit
+
+    def left(self, visit: Visit) -> None:
+        """From a visit, once."""
+        self.held.give(visit.party)
+        self._visits.pop(visit, None)
+
+    def _is_spared(self, party: Party, whose: Whose) -> bool:
+        """Whether a share that is used up does not bind this peer: it is the owner's, and not its own one."""
+        return whose != "peer" and self._is_own(party.peer)
+
+    def _has_place(self, party: Party) -> bool:
+        """Whether there is one for this peer, if need be because others give way."""
+        while (whose := self.held.full(party)) is not None:
+            if self._is_spared(party, whose):
+                return True
+            victim = None if whose == "peer" else self._most_silent(party, whose)
+            if victim is None:
+                return False
+            self.refuse(victim.stream, f"{self.bounds.label}-streams", hasty=False)
+            victim.stream.reset()
+            victim.leave()
+        return True
+
+    def _most_silent(self, party: Party, whose: Whose) -> Visit | None:
+        """Who gives way to this peer; None where nobody's peer keeps this node waiting."""
+        visits = list(self._visits)
+        if whose == "network":
+            visits = next(filter(None, (self._of_full(network) for network in party.networks)), [])
+        crowds = Counter(visit.party.crowd for visit in visits)
+        ranked = [
+            (-crowds[visit.party.crowd], visit.waits_since, visit)
+            for visit in visits
+            if visit.waits_since is not None
+        ]
+        ranked.sort(key=lambda it: it[:2])
+        return next((visit for _, _, visit in ranked if not self._is_own(visit.party.peer)), None)
+
+    def _of_full(self, network: Network) -> list[Visit]:
+        """The visits of a network, where these are all that it may have."""
+        inside = [visit for visit in self._visits if network in visit.party.networks]
+        return inside if len(inside) >= self.bounds.most.network * WIDER[network.width] else []
 
     def forget_full(self) -> None:
         """See `Paced.forget_full`."""
         for paced in (self._opens, self._requests):
             if paced is not None:
-                paced.forget_full(self._clock())
+                paced.forget_full(self.clock())
 
     async def admit_request(self, visit: Visit) -> None:
         """Wait until a request may be answered. Raises ResourceLimitExceeded where that is too long."""
         if self._requests is not None:
-            wait_s, whose = self._requests.waits_s(visit.party, self._clock(), SLOWED_S)
+            alone = self._is_own(visit.party.peer)
+            wait_s, whose = self._requests.waits_s(visit.party, self.clock(), SLOWED_S, alone=alone)
             if wait_s or whose is not None:
                 self.refuse(visit.stream, f"{self.bounds.label}-requests", hasty=whose == "peer")
             if whose is not None:
@@ -123,29 +182,41 @@ class Room:
 class Visit:
     """One inbound stream, while it is served."""
 
-    __slots__ = ("_read", "_room", "party", "stream")
+    __slots__ = ("_goes_on", "_has_left", "_read", "_room", "party", "stream", "waits_since")
 
     def __init__(self, room: Room, stream: DuplexStream, party: Party) -> None:
         self.stream = stream
         self.party = party
-        self._room: Room | None = room
+        self.waits_since: float | None = None
+        """While its peer is to send something, to take an answer or to end it; by the room's clock."""
+        self._room = room
+        self._goes_on = False
+        self._has_left = False
         self._read = 0
 
     @property
     def bounds(self) -> Bounds:
         """Of the service."""
-        assert self._room is not None
         return self._room.bounds
 
+    def go_on(self) -> None:
+        """The stream is something else from now on, and has a place as long as that lasts."""
+        self._goes_on = True
+
+    def served(self) -> None:
+        """Its handler has ended: the rest is its peer's to do."""
+        if not self._goes_on:
+            self.waits_since = self._room.clock()
+        self.stream.when_over(self.leave)
+
     def leave(self) -> None:
-        """The stream is gone, and so is its handler. Idempotent."""
-        room, self._room = self._room, None
-        if room is not None:
-            room.held.give(self.party)
+        """The stream is gone, and so is its handler; or it has given way. Idempotent."""
+        if not self._has_left:
+            self._has_left = True
+            self._room.left(self)
 
     async def turn(self) -> None:
         """Wait for one's turn to make work, and for the event loop's."""
-        assert self._room is not None
         await self._room.turns.take()
 
     async def message(self) -> bytes | None:
@@ -173,7 +244,6 @@ class Visit:
         if not first:
             return None
         self._read += 1
-        assert self._room is not None
         await self._room.admit_request(self)
         return await self._in_time(rest(first))
 
@@ -184,15 +254,16 @@ class Visit:
         most = self.bounds.message_bytes
         length = await self.stream.read_length(first)
         if length > most:
-            assert self._room is not None
             self._room.refuse(self.stream, f"{self.bounds.label}-message", hasty=False)
             raise RemoteProtocolError(f"a message of {length} bytes, more than {most}")
         return await self.stream.read_exactly(length)
 
     async def _in_time(self, work: Awaitable[T]) -> T:
-        idle_s = self.bounds.idle_s
+        idle_s, self.waits_since = self.bounds.idle_s, self._room.clock()
         try:
             async with asyncio.timeout(idle_s):
                 return await work
         except TimeoutError:
             raise TimedOut(f"the peer did not go on within {idle_s:g} s") from None
+        finally:
+            self.waits_since = None

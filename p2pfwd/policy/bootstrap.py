@@ -5,8 +5,9 @@ by (mDNS); peers of the address book that served the DHT before. Rules:
 - Bootstrap peers go first and are dialed all the time (when again: `dial_schedule`). The others have their
   turn where nobody of the DHT answers: `PATIENCE_S` later, or at once when no bootstrap peer is left to wait
   for.
-- Near ones come before the address book's. Of these: whose network was tried least often, then who was tried
-  least, is best founded, was seen last.
+- Near ones come before the address book's, `NEAR_AHEAD` tries at most: then they take turns, for a neighbour
+  can make up any number. Of each: whose network was tried least often, then who was tried least, is best
+  founded, was seen last.
 - At most `AT_ONCE` at a time, ever more slowly (`PAUSES`); each rests between two tries, ever longer.
 - In the public network its public DHT is what counts: its twin on the LAN is empty wherever there are no
   neighbours, and is helped only where the other is empty too. In the others one DHT with somebody is enough.
@@ -32,6 +33,9 @@ AT_ONCE: Final = 4
 
 PAUSES: Final = ((16, 0.0), (64, 5.0), (inf, 60.0))
 """So many tries in vain, and the pause from one to the next until then."""
+
+NEAR_AHEAD: Final = 8
+"""Tries of peers near by before the first of the address book's: a few neighbours, each tried twice."""
 
 REST_FIRST_S: Final = 30.0
 REST_MOST_S: Final = 3600.0
@@ -111,14 +115,18 @@ def whom_to_try(
     if now < ready_at:
         return Turn((), max(ready_at, resting_until))
     chosen: list[PeerId] = []
-    tried = Counter[str]()
+    tried, by_source = Counter[str](), Counter[Source]()
     for seed in known:
         tried[seed.crowd] += seed.tries + seed.is_trying
+        by_source[seed.source] += seed.tries + seed.is_trying
     ready = [seed for seed in known if not seed.is_trying and _rested_at(seed) <= now]
     while ready and len(chosen) < (1 if pause_s else room):
-        best = min(ready, key=lambda seed: _rank(seed, tried[seed.crowd]))
+        is_books_turn = by_source[Source.NEAR] - by_source[Source.BOOK] >= NEAR_AHEAD
+        first = Source.BOOK if is_books_turn else Source.NEAR
+        best = min(ready, key=lambda seed: _rank(seed, first, tried[seed.crowd]))
         ready.remove(best)
         tried[best.crowd] += 1
+        by_source[best.source] += 1
         chosen.append(best.peer_id)
     if ready:
         return Turn(tuple(chosen), now + pause_s if pause_s else inf)
@@ -126,8 +134,8 @@ def whom_to_try(
     return Turn(tuple(chosen), min(resting, default=inf))
 
 
-def _rank(seed: Seed, tried: int) -> tuple[float, ...]:
-    return seed.source, tried, seed.tries, seed.provenance, seed.age_s
+def _rank(seed: Seed, first: Source, tried: int) -> tuple[float, ...]:
+    return seed.source is not first, tried, seed.tries, seed.provenance, seed.age_s
 
 
 def _rested_at(seed: Seed) -> float:

@@ -163,12 +163,17 @@ STOP: Final = Bounds(
     # Circuits that a relay brings: it is one that this node chose. Each is a connection of a stranger's, and
     # counts with the others once it is secured; until then it holds a place among the handshakes.
     most=Most(all=512, peer=256, network=256),
-    opens=Rates(peer=Rate(10, 64), network=Rate(20, 128), all=Rate(40, 256)),
+    # As many as a relay of ours lets be asked for (HOP): who is at the other end the message says.
+    opens=Rates(peer=Rate(100, 1024), network=Rate(120, 1024), all=Rate(200, 2048)),
     message_bytes=4096,
     delimited=True,
     messages=1,
     idle_s=15.0,
 )
+
+BROUGHT: Final = Rates(peer=Rate(2, 16), network=Rate(10, 64), all=Rate(40, 256))
+"""Circuits a second, by who is at their other end, by the relay that brings them, and in all: a handshake
+each. The owner's peers are bound by the first alone, or any stranger could keep them from coming."""
 
 DCUTR: Final = Bounds(
     label="dcutr",
@@ -187,7 +192,8 @@ PUNCHES: Final = Rates(peer=Rate(6 / 60, 6), network=Rate(12 / 60, 12), all=Rate
 addresses at most, dialed for five seconds: three SYNs each."""
 
 MAX_PUNCHED: Final = 64
-"""Peers with which a direct connection is being tried, or will be again; the owner's own come on top."""
+"""Peers with which a direct connection is being tried, or will be again; the owner's own come on top. With
+more, who has rested longest after its tries gives way."""
 
 PROBE: Final = Bounds(
     label="probe",

@@ -67,6 +67,11 @@ class Party:
         self.peer = peer
         self.networks = networks
 
+    @property
+    def crowd(self) -> PeerId | Network:
+        """Who counts as one where all is full: the widest network; of this machine, the peer."""
+        return self.networks[-1] if self.networks else self.peer
+
     @classmethod
     def at(cls, peer: PeerId, addr: Multiaddr) -> Party:
         """A peer that is seen at `addr`. Programs of this machine count by peer only."""
@@ -179,18 +184,21 @@ class Paced:
         all_ = self._in_all(now)
         return None if all_ is None or all_.has(now) else "all"
 
-    def waits_s(self, party: Party, now: float, most_s: float) -> tuple[float, Whose | None]:
+    def waits_s(
+        self, party: Party, now: float, most_s: float, *, alone: bool = False
+    ) -> tuple[float, Whose | None]:
         """Take one in advance: (seconds until it may be done, None), or (0, whose) beyond `most_s`.
 
-        A peer that has to wait for its own share takes from the wider ones no earlier than that.
+        A peer that has to wait for its own share takes from the wider ones no earlier than that; with `alone`
+        it takes from its own only.
         """
         later_s = 0.0
-        for whose, paces, key in self._of(party):
+        for whose, paces, key in self._of(party)[: 1 if alone else None]:
             wait_s = paces.reserve(key, now, most_s, later_s)
             if wait_s is None:
                 return 0.0, whose
             later_s += wait_s
-        all_ = self._in_all(now)
+        all_ = None if alone else self._in_all(now)
         if all_ is not None:
             wait_s = all_.reserve(now, most_s, later_s)
             if wait_s is None:

@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -142,20 +143,19 @@ class HolePunch:
         if peer_id in self._efforts:
             self._efforts[peer_id].news.set()
             return
-        if len(self._efforts) >= MAX_PUNCHED and not self.is_own(peer_id):
+        if len(self._efforts) >= MAX_PUNCHED and not (self.is_own(peer_id) or self._makes_room()):
             self._swarm.paths.note(peer_id, PathCode.BUSY, settled=True)
             self._swarm.refusals.note("dcutr-dials", peer_id, "dcutr: too many are being tried")
             return
         effort = self._efforts[peer_id] = _Effort(self, self._swarm, peer_id)
-        self._swarm.spawn(self._lead(effort), "hole punch")
+        effort.task = self._swarm.spawn(self._lead(effort), "hole punch")
 
     async def _lead(self, effort: _Effort) -> None:
         """It is there as long as it takes notice of news: from its last look on there may be another."""
         try:
             await effort.run()
         finally:
-            del self._efforts[effort.peer_id]
-            if not self._swarm.connections.closing:
+            if self._ended(effort) and not self._swarm.connections.closing:
                 self._begin_next()
 
     def _begin_next(self) -> None:
@@ -164,6 +164,23 @@ class HolePunch:
             peer_id, is_led = conn.remote_peer, conn.is_relayed and conn.direction == "inbound"
             if is_led and peer_id not in self._efforts and self._swarm.paths.code(conn) is PathCode.BUSY:
                 return self._begin(peer_id)
+
+    def _makes_room(self) -> bool:
+        """Whether a stranger's effort gives way: the one that has rested longest, if any rests."""
+        strangers = [one for one in self._efforts.values() if not self.is_own(one.peer_id)]
+        oldest = min(strangers, key=lambda one: one.rests_since, default=None)
+        if oldest is None or oldest.task is None or oldest.rests_since == inf:
+            return False
+        self._ended(oldest)
+        oldest.task.cancel()
+        return True
+
+    def _ended(self, effort: _Effort) -> bool:
+        """Whether it ended by itself: one that gave way is forgotten before."""
+        if self._efforts.get(effort.peer_id) is not effort:
+            return False
+        del self._efforts[effort.peer_id]
+        return True
 
     def nearby(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> None:
         """The peer was heard on a network that this node is on, at these addresses: no relay is needed.
@@ -355,6 +372,9 @@ class _Effort:
         self.peer_id = peer_id
         self.news = asyncio.Event()
         """Another network here or there, or another connection over a relay."""
+        self.task: asyncio.Task[None] | None = None
+        self.rests_since = inf
+        """By the loop's clock; while it tries, never."""
         self._punch = punch
         self._swarm = swarm
         self._loop = asyncio.get_running_loop()
@@ -375,7 +395,9 @@ class _Effort:
             if self._swarm.paths.direct(self.peer_id) is not None:
                 return
             failures += 1  # also where it was there, and is lost already
+            self.rests_since = self._loop.time()
             await self._rest(circuit, punching.again_s(failures))
+            self.rests_since = inf
 
     async def _forget_early(self) -> None:
         """Where it was not needed."""

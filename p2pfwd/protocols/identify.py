@@ -1,8 +1,8 @@
 """Identify and identify-push on the swarm: who, what and where a peer is (libp2p spec: identify).
 
 Asked once on every new connection, both ways; `Conn.identified` is done after it, well or not. A
-failure is logged and the connection stays. Addresses are told and taken by the class of the
-connection: loopback addresses only over loopback, private ones not to public peers. What changes here is
+failure is logged and the connection stays. Addresses are told and taken by where the peer is
+(`policy.visible`): loopback addresses only over loopback, private ones not to public peers. What changes is
 pushed to those who take it, one push at a time over each connection: others bound them, and the last counts.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import P2PForwardError, TimedOut
@@ -57,11 +57,11 @@ class Identify:
         if change & Change.TOLD:
             self.push()
 
-    def message(self, remote_addr: Multiaddr, peer: PeerId | None = None) -> bytes:
-        """What we tell this peer, or any, that is seen at `remote_addr`."""
+    def message(self, remote_addr: Multiaddr, there: AddressClass, peer: PeerId | None = None) -> bytes:
+        """What we tell this peer, or any, that is seen at `remote_addr`, and is `there`."""
         swarm = self._swarm
         self._sequence = max(self._sequence + 1, time.time_ns())
-        addrs = tuple(visible(swarm.listen_addrs(), remote_addr))
+        addrs = tuple(visible(swarm.listen_addrs(), there))
         record = PeerRecord(swarm.peer_id, self._sequence, addrs).to_signed(swarm.identity)
         return wire.encode(
             wire.IdentifyMessage(
@@ -76,7 +76,7 @@ class Identify:
         )
 
     def _message_for(self, conn: Carrier) -> bytes:
-        return self.message(conn.remote_addr, conn.remote_peer)
+        return self.message(conn.remote_addr, self._swarm.place_of(conn), conn.remote_peer)
 
     async def _answer(self, visit: Visit) -> None:
         await visit.answer(self._message_for(visit.stream.conn))
@@ -111,8 +111,8 @@ class Identify:
         addrs, _certified = wire.verify(message, conn.remote_peer)
         store = self._swarm.peerstore
         store.identified(conn.remote_peer, message.agent_version, message.protocols)
-        over = conn.remote_addr
-        store.tells(conn.remote_peer, visible(addrs, over), lambda addr: is_visible(addr, over))
+        there = self._swarm.place_of(conn)
+        store.tells(conn.remote_peer, visible(addrs, there), lambda addr: is_visible(addr, there))
         if message.observed_addr is not None:
             self._swarm.own_addresses.note_observed(conn, message.observed_addr)
         self._swarm.note_identified(conn.remote_peer)

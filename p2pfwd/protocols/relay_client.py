@@ -43,10 +43,12 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.relay_transport import refusal, through
 from p2pfwd.net.upgrader import describe
-from p2pfwd.net.visits import Visit
+from p2pfwd.net.visits import Visit, said
+from p2pfwd.policy.networks import Network
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.relay_places import Known, Whose, plan, to_announce
-from p2pfwd.policy.service_bounds import STOP
+from p2pfwd.policy.service_bounds import BROUGHT, STOP
+from p2pfwd.policy.shares import Paced, Party
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
 
@@ -148,6 +150,8 @@ class RelayClient:
         self._task: asyncio.Task[None] | None = None
         self._begun = time.monotonic()
         self._pace = Pace(STRANGERS_ASKED, self._begun)
+        self._brought = Paced(BROUGHT)
+        swarm.memory.on_spare(lambda: self._brought.forget_full(time.monotonic()))
         swarm.services.serve(Service(name=wire.STOP, talk=self._stop, accepts=self._is_relay, bounds=STOP))
 
     def start(self) -> None:
@@ -474,10 +478,17 @@ class RelayClient:
     def _is_relay(self, peer: PeerId, _protocol: str) -> bool:
         return peer in self._places or peer in self._asking  # a circuit may come right behind the place
 
+    def _may_come(self, peer: PeerId, relay: PeerId) -> bool:
+        """Whether circuits of this peer, as the relay says, do not come too fast; it is counted."""
+        whose = self._brought.empty(Party(peer, (Network(str(relay), 0),)), time.monotonic())
+        if whose is None or (whose != "peer" and self._swarm.peerstore.has_reserve(peer)):
+            return True
+        self._swarm.refusals.note(f"{STOP.label}-opens", peer, said(f"{STOP.label}-opens"))
+        return False
+
     async def _stop(self, visit: Visit) -> None:
         stream = visit.stream
-        message = await visit.message()
-        if message is None:
+        if (message := await visit.message()) is None:
             stream.reset()
             return
         status, link = Status.OK, self._link(stream.remote_peer)
@@ -487,10 +498,13 @@ class RelayClient:
             request = wire.decode_stop_request(message)
         except ProtocolError:
             status = Status.MALFORMED_MESSAGE
+        if status is Status.OK and not self._may_come(request.peer, stream.remote_peer):
+            status = Status.RESOURCE_LIMIT_EXCEEDED
         await visit.answer(wire.encode_stop_answer(status))
         if status is not Status.OK or link is None:
             await stream.close()
             return
+        visit.go_on()
         pool = self._swarm.io.pool
         conduit = CircuitConduit(stream, pool, link.local_addr, through(link), request.limit)
         self._swarm.legs.promise(conduit, link, request.ticket)

@@ -302,12 +302,11 @@ class RelayService:
     def _reservation(self, link: Link) -> wire.Reservation:
         swarm, peer = self._swarm, link.remote_peer
         expires_at = int(self._unix_time()) + RESERVATION_S
-        told = [
-            addr for addr in visible(swarm.listen_addrs(), link.remote_addr) if not addr.has("p2p-circuit")
-        ]
-        addrs = tuple(addr.with_peer_id(swarm.peer_id) for addr in told[: wire.MAX_ADDRESSES])
+        addrs = visible(swarm.listen_addrs(), swarm.place_of(link))
+        told = [addr for addr in addrs if not addr.has("p2p-circuit")]
+        here = tuple(addr.with_peer_id(swarm.peer_id) for addr in told[: wire.MAX_ADDRESSES])
         voucher = wire.Voucher(swarm.peer_id, peer, expires_at).to_signed(swarm.identity)
-        return wire.Reservation(expires_at, addrs, voucher)
+        return wire.Reservation(expires_at, here, voucher)
 
     def _give_up(self, place: Place) -> None:
         del self._places[place.peer]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import pytest
 
 from p2pfwd.policy.relay_bounds import CIRCUITS, RESERVATIONS
+from p2pfwd.policy.service_bounds import HOP
+from p2pfwd.protocols import relay_service
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Status
 from p2pfwd.wire.yamux import frame as f
@@ -88,3 +94,20 @@ async def test_circuits_to_nowhere_are_refused_and_paced() -> None:
             assert refused[Status.NO_RESERVATION] < FEW
             assert made.service.circuits() == []
         await until(lambda: not made.swarm.conns())
+
+
+@on_loop
+async def test_who_asks_for_nothing_in_all_places_of_the_service_keeps_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_service, "HOP", replace(HOP, idle_s=60.0))  # however slow this machine is
+    async with swarm() as own, swarm() as newcomer, relay("anyone", own) as made, AsyncExitStack() as stack:
+        for _ in range(HOP.most.all // HOP.most.peer):
+            peer = await stack.enter_async_context(await RawPeer.dial(made.swarm.listen_addrs()[0]))
+            await peer.send(b"".join(opened(1 + 2 * n, hello(wire.HOP)) for n in range(HOP.most.peer)))
+        held = made.swarm.services.room(HOP.label).held
+        await until(lambda: held.total == HOP.most.all)
+        for client in (newcomer, own):
+            assert (await reserve(await made.link(client))).status is Status.OK
+        assert made.swarm.refusals.counts["relay-streams"] >= 1
+        await until(lambda: held.total < HOP.most.all)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.contract import Meeting
 from p2pfwd.net.visits import Visit
 from p2pfwd.peers.store import SERVED_PROOF_S
-from p2pfwd.policy import punching
+from p2pfwd.policy import punching, visible
 from p2pfwd.policy.paths import PathCode, Way
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.policy.service_bounds import DCUTR
@@ -52,6 +53,7 @@ def public_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(punching, "address_class", classes)
     monkeypatch.setattr(own_addresses, "address_class", classes)
+    monkeypatch.setattr(visible, "address_class", classes)
 
 
 @pytest.fixture
@@ -538,6 +540,39 @@ async def test_a_try_that_begins_before_the_last_is_over_is_waited_for(
         await second.close()
         with pytest.raises(NoDirectPath):
             await asyncio.wait_for(waits, 10.0)
+
+
+@on_loop
+async def test_strangers_that_were_tried_in_vain_give_way_to_a_newcomer_and_none_that_is_being_tried(
+    monkeypatch: pytest.MonkeyPatch, no_plain_dial: None
+) -> None:
+    """Sixty-four that held their circuits and could not be met kept everybody else on the relay."""
+    monkeypatch.setattr(hole_punch, "MAX_PUNCHED", 1)
+    going_on = asyncio.Event()
+
+    async def in_vain(*_args: object, **_options: object) -> bool:
+        await going_on.wait()
+        return False
+
+    monkeypatch.setattr(hole_punch._Effort, "_round", in_vain)
+    async with rig() as it, host() as second, host() as third:
+        punch, circuit = it.b.hole_punch, it.b.swarm.listen_addrs()[-1]
+        assert punch is not None
+        await it.reach()
+        await until(lambda: it.a.peer_id in punch._efforts)
+        first = punch._efforts[it.a.peer_id]
+        await second.swarm.connect(it.b.peer_id, [circuit], only=True)
+        await until(lambda: it.b.swarm.refusals.counts["dcutr-dials"] == 1)
+        assert list(punch._efforts) == [it.a.peer_id]
+        going_on.set()
+        await until(lambda: first.rests_since < inf)
+        going_on.clear()
+        await third.swarm.connect(it.b.peer_id, [circuit], only=True)
+        await until(lambda: list(punch._efforts) == [third.peer_id])
+        assert first.task is not None and first.task.cancelling()
+        it.b.swarm.peerstore.pin(second.peer_id, (), "named")
+        punch._begin(second.peer_id)
+        assert list(punch._efforts) == [third.peer_id, second.peer_id], "the owner's come on top"
 
 
 @on_loop

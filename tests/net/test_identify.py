@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.core.record import PeerRecord
 from p2pfwd.errors import TimedOut
 from p2pfwd.host.host import Host
@@ -18,13 +18,13 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.services import Service
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.service_bounds import PUSH
-from p2pfwd.policy.visible import visible
+from p2pfwd.policy.visible import place, visible
 from p2pfwd.protocols import identify as identify_module
 from p2pfwd.wire import identify as wire
 from p2pfwd.wire import ping
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.yamux import frame as f
-from tests.net.swarm_rig import ECHO, echo, host, next_conn
+from tests.net.swarm_rig import ECHO, echo, host, next_conn, stranger
 from tests.support.loops import on_loop, until
 from tests.support.raw_peer import RawPeer, delimited
 
@@ -34,16 +34,24 @@ PUBLIC = Multiaddr.parse("/ip4/198.51.100.7/tcp/4001")
 NAME = Multiaddr.parse("/dns4/example.org/tcp/4001")
 
 
+RELAY = Multiaddr.parse(f"/p2p/{stranger()}/p2p-circuit")
+
+
 @pytest.mark.parametrize(
-    ("over", "expected"),
+    ("over", "is_own", "expected"),
     [
-        (LOOPBACK, [LOOPBACK, PRIVATE, PUBLIC, NAME]),
-        (PRIVATE, [PRIVATE, PUBLIC, NAME]),
-        (PUBLIC, [PUBLIC, NAME]),
+        (LOOPBACK, False, [LOOPBACK, PRIVATE, PUBLIC, NAME]),
+        (PRIVATE, False, [PRIVATE, PUBLIC, NAME]),
+        (PUBLIC, True, [PUBLIC, NAME]),
+        (PRIVATE.encapsulate(RELAY), False, [PUBLIC, NAME]),  # it may be anywhere
+        (PRIVATE.encapsulate(RELAY), True, [PRIVATE, PUBLIC, NAME]),
+        (PUBLIC.encapsulate(RELAY), True, [PUBLIC, NAME]),
     ],
 )
-def test_addresses_are_told_to_those_who_may_reach_them(over: Multiaddr, expected: list[Multiaddr]) -> None:
-    assert visible([LOOPBACK, PRIVATE, PUBLIC, NAME], over) == expected
+def test_addresses_are_told_to_those_who_may_reach_them(
+    over: Multiaddr, is_own: bool, expected: list[Multiaddr]
+) -> None:
+    assert visible([LOOPBACK, PRIVATE, PUBLIC, NAME], place(over, is_own=is_own)) == expected
 
 
 @on_loop
@@ -285,7 +293,7 @@ async def test_each_record_is_newer_than_the_last() -> None:
     async with host() as node:
         numbers = []
         for _ in range(3):
-            record = wire.decode(node.identify.message(LOOPBACK)).signed_peer_record
+            record = wire.decode(node.identify.message(LOOPBACK, AddressClass.LOOPBACK)).signed_peer_record
             assert record is not None
             numbers.append(PeerRecord.from_signed(record).seq)
         assert numbers == sorted(set(numbers))

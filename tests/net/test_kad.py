@@ -6,14 +6,19 @@ import asyncio
 import hashlib
 import itertools
 import time
+from contextlib import AsyncExitStack
 
 import pytest
 
+from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, PeerNotFound
+from p2pfwd.host.host import Host
 from p2pfwd.net.name_servers import NameServers
+from p2pfwd.net.services import Service
 from p2pfwd.peers.store import GRACE_S
+from p2pfwd.protocols.kad import service
 from p2pfwd.protocols.kad.requests import ask
 from p2pfwd.wire.kad.messages import (
     AddProvider,
@@ -26,7 +31,7 @@ from p2pfwd.wire.kad.messages import (
 )
 from p2pfwd.wire.kad.query_values import Ending
 from tests.net.kad_rig import PROTOCOL, Node, dead_address, hostile, hostile_bytes, network, start
-from tests.net.swarm_rig import stranger
+from tests.net.swarm_rig import ANY_PORT, stranger
 from tests.support.fake_dns import FakeDns
 from tests.support.loops import on_loop, until
 
@@ -53,6 +58,29 @@ async def test_who_becomes_a_server_is_let_in_and_who_ceases_to_be_one_is_let_go
         changing.dht.serve(False)
         changing.host.identify.push()
         await until(lambda: not any(changing.peer_id in node.dht.table for node in known_by))
+
+
+@on_loop
+async def test_who_was_dialed_to_be_let_in_does_not_wait_for_strangers_that_answer_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "MAX_CHECKS", 2)
+    monkeypatch.setattr(service, "CHECK_TIMEOUT_S", 60.0)  # however slow this machine is
+    async with AsyncExitStack() as stack:
+        node, server, own = [await start() for _ in range(3)]
+        for each in (node, server, own):
+            stack.push_async_callback(each.close)
+        addrs = node.host.swarm.listen_addrs()
+        for _ in range(3):
+            silent = await Host.start(PrivateKey.generate(), [ANY_PORT])
+            stack.push_async_callback(silent.close)
+            silent.swarm.services.serve(Service(name=PROTOCOL, handler=lambda _stream: None))
+            await silent.swarm.connect(node.peer_id, addrs)
+        await until(lambda: len(node.dht._checking) == 3)
+        await node.join(server)
+        node.host.swarm.peerstore.pin(own.peer_id, (), "named")
+        await own.join(node)
+        await until(lambda: server.peer_id in node.dht.table and own.peer_id in node.dht.table)
 
 
 @on_loop

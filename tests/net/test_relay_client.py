@@ -8,12 +8,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import pytest
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.errors import CircuitLimitReached, ConnectionLost, DialFailed, P2PForwardError
 from p2pfwd.host.host import Host
 from p2pfwd.net import upgrader
@@ -21,7 +21,10 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
+from p2pfwd.policy import service_bounds
 from p2pfwd.policy.pace import Rate
+from p2pfwd.policy.shares import Most, Rates
+from p2pfwd.protocols import relay_client
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import (
@@ -532,6 +535,67 @@ async def test_a_stranger_cannot_bring_circuits() -> None:
         conn = await it.dialer.swarm.connect(it.target.peer_id, it.target.swarm.own_addresses.bound())
         with pytest.raises(P2PForwardError, match="stop"):
             await conn.open_stream(["/libp2p/circuit/relay/0.2.0/stop"])
+
+
+@on_loop
+async def test_strangers_haste_over_a_relay_keeps_none_of_the_owners_peers_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wide = Rate(1e6, 1e6)
+    monkeypatch.setattr(relay_client, "BROUGHT", Rates(peer=wide, network=Rate(0.001, 1)))
+    async with rig() as it, host() as own, host() as another:
+        await until(it.client.places)
+        await it.connect()
+        with pytest.raises(DialFailed, match="as many circuits"):
+            await another.swarm.connect(it.target.peer_id, [it.circuit], only=True)
+        assert it.target.swarm.refusals.counts["circuit-opens"] == 1
+        it.target.swarm.peerstore.pin(own.peer_id, (), "named")
+        assert (await own.swarm.connect(it.target.peer_id, [it.circuit], only=True)).is_relayed
+
+
+@on_loop
+async def test_who_comes_over_a_relay_near_by_is_told_and_believed_nothing_that_is_near(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hub on the local network brings strangers from anywhere: they had this node knock at its doors."""
+    async with rig() as it, host() as own:
+        await until(it.client.places)
+        it.target.swarm.peerstore.pin(own.peer_id, (), "named")
+        for node in (it.dialer, own):
+            # This one tells all, and believes all.
+            monkeypatch.setattr(node.swarm, "place_of", lambda _conn: AddressClass.LOOPBACK)
+            circuit = next_conn(it.target.swarm)
+            conn = await node.swarm.connect(it.target.peer_id, [it.circuit], only=True)
+            await asyncio.gather(conn.identified, (await circuit).identified)
+        told = it.target.swarm.peerstore.known
+        assert told(own.peer_id) and not told(it.dialer.peer_id)
+        known = [node.swarm.peerstore.known(it.target.peer_id) for node in (own, it.dialer)]
+        assert len(known[0]) > 1, "the owner's peers are where the relay is"
+        assert [one.addr for one in known[1]] == [it.circuit], "where it was dialed"
+
+
+@on_loop
+async def test_a_live_circuit_gives_way_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_client, "STOP", replace(service_bounds.STOP, most=Most(all=1, peer=2, network=2)))
+    async with rig() as it, host() as another:
+        await until(it.client.places)
+        it.target.swarm.services.is_own = lambda _peer: False
+        conn = await it.connect()
+        with pytest.raises(DialFailed):
+            await another.swarm.connect(it.target.peer_id, [it.circuit], only=True)
+        assert await ask(conn, b"still here") == b"still here"
+
+
+@on_loop
+async def test_a_peer_has_so_many_circuits_a_second_whoever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Rate(1e6, 1e6)
+    monkeypatch.setattr(relay_client, "BROUGHT", Rates(peer=Rate(0.001, 1), network=wide))
+    async with rig() as it:
+        await until(it.client.places)
+        it.target.swarm.peerstore.pin(it.dialer.peer_id, (), "named")
+        await (await it.connect()).close()
+        with pytest.raises(DialFailed, match="as many circuits"):
+            await it.dialer.swarm.connect(it.target.peer_id, [it.circuit], only=True, force=True)
 
 
 @on_loop

@@ -24,6 +24,7 @@ from p2pfwd.errors import (
     TimedOut,
 )
 from p2pfwd.host.host import Host, HostSettings
+from p2pfwd.net.connmgr import TUNNEL_TAG
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
@@ -375,3 +376,14 @@ async def test_what_is_remembered_of_addresses_goes_when_memory_is_given_back() 
         assert networks_of_host.cache_info().currsize
         made._spare()
         assert not networks_of_host.cache_info().currsize and not address_class.cache_info().currsize
+
+
+@on_loop
+async def test_what_strangers_lose_does_not_count_for_whom_this_node_wants() -> None:
+    """See `net.recovery`: relays and servers that it chose, and the owner's peers."""
+    async with swarm() as node:
+        used, chosen, kept = stranger(), stranger(), stranger()
+        node.connmgr.protect(used, TUNNEL_TAG)
+        node.peerstore.pin(chosen, (), "named")
+        node.connmgr.protect(kept, "relay")
+        assert [node.recovery.is_own(one) for one in (used, chosen, kept)] == [False, True, True]

@@ -74,6 +74,27 @@ def test_architecture_md_places_every_module() -> None:
     assert [str(module) for module in MODULES if module in committed and module.stem not in named] == []
 
 
+def rule(number: int) -> str:
+    """One of the rules of ARCHITECTURE.md."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## Rules")[2]
+    found = re.search(rf"^{number}\. (.*?)^(?:{number + 1}\. |## )", page, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_architecture_md_names_what_is_an_exception_to_its_rules() -> None:
+    """Every lock (rule 2), and every class of more than 400 lines (rule 9)."""
+    locks = {str(module.with_suffix("")) for module in MODULES if "asyncio.Lock(" in read(module)}
+    assert locks == {f"p2pfwd/{name}" for name in re.findall(r"`([a-z_/]+/[a-z_]+)`", rule(2))}
+    classes = [node for module in MODULES for node in ast.walk(ast.parse(read(module)))]
+    large = {
+        node.name
+        for node in classes
+        if isinstance(node, ast.ClassDef) and (node.end_lineno or 0) - node.lineno >= 400
+    }
+    assert large == set(re.findall(r"`([A-Z][A-Za-z]+)`", rule(9)))
+
+
 HOT = (
     *("wire/yamux/frame", "wire/yamux/session", "wire/yamux/stream", "wire/yamux/window", "wire/yamux/work"),
     *("wire/noise/cipher", "wire/multistream", "net/channel", "net/conduit/tcp", "net/link/bridge"),

@@ -270,16 +270,21 @@ class Intake:
         held, self._held = self._held, None
         if held is not None:
             self._session.ledger.used -= len(held)
-            self._in_slice = True
-            if held:  # the turn may have ended with the read: an empty message of the peer's costs toll
-                self._reader.plaintext_received(held)
-            self._in_slice = False
-            if self.state is Taking.READING:
-                self._in_slice = True
-                self._reader.turn_ended()
-                self._in_slice = False
+            try:
+                self._take(held)
+            except Exception as exc:
+                self._channel.fail(exc)  # a defect, as in the middle of a read
+                raise
         if self.state is Taking.READING:
             self._channel.resume()
+
+    def _take(self, held: memoryview) -> None:
+        self._in_slice = True
+        if held:  # the turn may have ended with the read: an empty message of the peer's costs toll
+            self._reader.plaintext_received(held)
+        if self.state is Taking.READING:
+            self._reader.turn_ended()
+        self._in_slice = False
 
     def end(self) -> None:
         """The connection is over."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.policy.service_bounds import AUTONAT_DIALS
 from p2pfwd.policy.shares import Paced, Party
@@ -12,13 +14,16 @@ from p2pfwd.policy.shares import Paced, Party
 class Budget:
     """Of one node."""
 
-    def __init__(self, refusals: Refusals) -> None:
+    def __init__(self, refusals: Refusals, is_own: Callable[[PeerId], bool]) -> None:
+        """`is_own`: who is bound by its own share alone."""
         self._dials = Paced(AUTONAT_DIALS)
         self._refusals = refusals
+        self._is_own = is_own
 
     def take(self, party: Party) -> bool:
         """Whether a request of this peer's may be answered with a dial; who asks too often is counted."""
-        if self._dials.empty(party, time.monotonic()) is None:
+        whose = self._dials.empty(party, time.monotonic())
+        if whose is None or (whose != "peer" and self._is_own(party.peer)):
             return True
         self._refusals.note("autonat-dials", party.peer, "autonat: it asks for too many dials back")
         return False

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr, address_class
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolTaken
 from p2pfwd.net.link.contract import DuplexStream, Link
@@ -43,7 +44,8 @@ CHECK_TIMEOUT_S: Final = 10.0
 """For a newcomer to answer before it is let into the table."""
 
 MAX_CHECKS: Final = 16
-"""Newcomers checked at once."""
+"""Newcomers checked at once, of those that came to us and are none of the owner's. Strangers who say that
+they are servers and answer nothing would hold up whom this node has dialed to be let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Dht:
         return self._swarm.peerstore.tellable(peer_id)
 
     def _respond(self, request: Request, stream: DuplexStream) -> Response | None:
-        via = address_class(stream.conn.remote_addr)
+        via = self._swarm.place_of(stream.conn)
         return self._responder.respond(request, stream.remote_peer, via, time.monotonic())
 
     # --- who is in the table ----------------------------------------------------------------------
@@ -146,7 +148,8 @@ class Dht:
             return
         self._checking.add(peer)
         try:
-            async with self._checks:
+            at_once = conn.direction == "outbound" or self._swarm.peerstore.has_reserve(peer)
+            async with nullcontext() if at_once else self._checks:
                 if self.table.wants(peer, conn.remote_addr):
                     await self._check(conn)
         finally:
@@ -156,7 +159,7 @@ class Dht:
         store, peer = self._swarm.peerstore, conn.remote_peer
         if self.protocol not in store.protocols(peer):
             return False
-        return is_at_home(store.addrs(peer), self.scope, address_class(conn.remote_addr))
+        return is_at_home(store.addrs(peer), self.scope, self._swarm.place_of(conn))
 
     async def _check(self, conn: Link) -> bool:
         peer = conn.remote_peer
@@ -247,7 +250,7 @@ class Dht:
         conn, response = task.result()
         assert response is not None
         self._answered(conn)
-        via, local = address_class(conn.remote_addr), self._swarm.peer_id
+        via, local = self._swarm.place_of(conn), self._swarm.peer_id
         closer = passing_peers(response.closer_peers, self.scope, via, local=local)
         query.on_response(peer, closer, now)
 

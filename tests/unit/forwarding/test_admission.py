@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.forwarding.admission import Admission, ListenAdmission
 from p2pfwd.forwarding.values import ForwardingLimits
@@ -23,9 +24,11 @@ class Node:
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
         self.refused: list[tuple[str, bool]] = []
+        self.own: set[PeerId] = set()
         services: Any = SimpleNamespace(
             party=lambda conn: conn,
             refused=lambda stream, cause, *, hasty: self.refused.append((cause, hasty)),
+            is_own=lambda peer: peer in self.own,
         )
         self.whole = Admission(services, ForwardingLimits(**limits), lambda: self.now)  # type: ignore[arg-type]
 
@@ -105,3 +108,28 @@ def test_tunnels_that_are_used_have_no_rate() -> None:
     for _ in range(20_000):
         assert let_in(listen, party(1), 1)
         listen.leave(party(1), used=True)
+
+
+def test_the_owners_peers_are_bound_by_their_own_share_whatever_strangers_hold() -> None:
+    # Strangers from three hundred networks, fifteen tunnels each, held all of a listen.
+    node = Node(max_streams_per_listener=64, max_pending_targets=32)
+    listen, own = node.listen(), new_party(200, "/ip4/192.0.2.1/tcp/1")
+    node.own.add(own.peer)
+    assert sum(let_in(listen, party(number), 4) for number in range(16)) == 64
+    assert let_in(listen, own, 40) == 32, "half of a listen is a peer's"
+    for number in range(16):
+        while listen.may_dial(stream(party(number)), party(number)):
+            listen.dialing(party(number))
+    dials = 0
+    while listen.may_dial(stream(own), own):
+        listen.dialing(own)
+        dials += 1
+    assert dials == 8
+    other = node.listen()
+    neighbours = [new_party(number, "/ip4/192.0.2.1/tcp/9") for number in range(300, 303)]
+    for _ in range(int(UNUSED_TUNNELS.network.burst)):
+        for neighbour in neighbours:
+            if other.enter(stream(neighbour)) is not None:
+                other.leave(neighbour, used=False)
+    assert not let_in(other, new_party(310, "/ip4/192.0.2.1/tcp/9"), 1), "their network has to pause"
+    assert let_in(other, own, 1), "whose port scans these were"

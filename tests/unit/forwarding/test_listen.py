@@ -441,3 +441,17 @@ def test_where_a_connection_ends_as_the_proxy_header_says_it(address: str, host:
 @pytest.mark.parametrize("address", ["/dns4/nas/tcp/22", f"/ip4/192.0.2.7/tcp/1/p2p/{BOB}/p2p-circuit"])
 def test_what_is_no_ip_address_is_not_told(address: str) -> None:
     assert _endpoint(Multiaddr.parse(address)) is None
+
+
+def test_strangers_leave_the_last_eighth_of_all_streams_to_the_owners_peers(
+    forwarding: MakeForwarding, host: FakeHost, splices: list[FakeSplice], target: FakeTarget
+) -> None:
+    async def main() -> None:
+        service = forwarding(max_streams=8)
+        host.swarm.limits.is_own = lambda peer: peer == BOB
+        await service.listen("/x/a", TARGET)
+        assert [incoming(host).resets for _ in range(8)] == 7 * [0] + [1]
+        assert [incoming(host, peer=BOB).resets for _ in range(2)] == [0, 1]
+        await service.aclose()
+
+    asyncio.run(main())

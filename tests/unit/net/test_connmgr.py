@@ -10,7 +10,7 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.forwarding.streams import PROTECT_TAG
-from p2pfwd.net.connmgr import RANKING_S, TUNNEL_TAG, ConnMgr
+from p2pfwd.net.connmgr import CIRCUIT_TAG, RANKING_S, RELAY_TAG, TUNNEL_TAG, ConnMgr
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy import trimming
@@ -162,3 +162,12 @@ def test_a_flood_of_newcomers_does_not_judge_the_table_each_time(monkeypatch: py
     assert gives_way(NOW + 1.5 * RANKING_S) is None and judged == [14, 14, 14]
     it.to_let_go(there, NOW)
     assert not it._rankings, "nothing holds connections for long"
+
+
+def test_whom_this_node_wants_does_more_than_use_it() -> None:
+    it = manager()
+    uses, wanted = [(TUNNEL_TAG,), (RELAY_TAG, CIRCUIT_TAG)], [("relay",), (TUNNEL_TAG, "static")]
+    for number, tags in enumerate((*uses, *wanted)):
+        for tag in tags:
+            it.protect(peer(number), tag)
+    assert [it.is_kept(peer(number)) for number in range(5)] == [False, False, True, True, False]

@@ -11,6 +11,7 @@ from p2pfwd.net.handshakes import Handshakes
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy.pace import Rate
+from tests.support.peers import peer
 
 
 class Rig:
@@ -162,3 +163,23 @@ def test_of_networks_that_came_and_went_nothing_is_kept() -> None:
     rig.now += 1.0
     rig.it.forget_full()
     assert not sum(map(len, rig.it._paces.values()))
+
+
+def test_an_own_peer_over_a_relay_is_spared_whatever_strangers_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_ALL", Rate(1.0, 16.0))
+    own = peer(1)
+    rig = Rig(max_pending_inbound=16)
+    rig.it.is_own = own.__eq__
+    over = Multiaddr.parse(f"/ip4/9.9.9.9/tcp/1/p2p/{peer(2)}/p2p-circuit")
+    for n in range(16):
+        rig.at(f"1.{n}.0.1")
+    with pytest.raises(ResourceLimitExceeded, match="rush"):
+        rig.it.begin(over, lambda: None, lambda: False, peer(3))
+    for _ in range(2):
+        rig.it.begin(over, lambda: rig.ended.append("own"), lambda: False, own)
+    assert len(rig.it) == 16 and len(rig.ended) == 2, "they have the reserve"
+    rig.now += 20.0
+    for n in range(20):
+        rig.now += 1.0
+        rig.at(f"2.{n}.0.1")
+    assert "own" not in rig.ended

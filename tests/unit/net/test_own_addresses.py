@@ -9,7 +9,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, TcpEndpoint, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.own_addresses import MAX_CONTACTED, Change, OwnAddresses
+from p2pfwd.net.own_addresses import MAX_CONTACTED, SIGHTS, Change, OwnAddresses
 from p2pfwd.policy.nat_kind import NatKind
 from p2pfwd.policy.proofs import PROOF_S
 from p2pfwd.system.interfaces import Interface, Interfaces, Listing
@@ -355,3 +355,25 @@ async def test_what_is_seen_is_taken_apart_once_however_many_see_us(monkeypatch:
     us.own.forget_connection(conns[1])
     us.own.sights()
     assert len(taken) == 2
+
+
+@in_virtual_time
+async def test_strangers_have_it_told_seldom_that_we_are_seen_elsewhere_and_nothing_is_lost() -> None:
+    """Each time is a new round of every effort for a direct connection, the owner's peers' included."""
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    for n in range(250):
+        us.own.note_observed(by(ONE, "9.9.9.1"), at(f"8.8.{n}.4"))
+        await asyncio.sleep(0.1)
+    burst = int(SIGHTS.burst)
+    assert burst <= len(us.changes) <= burst + 25 * SIGHTS.per_s + 1
+    us.changes.clear()
+    us.own.is_own = TWO.__eq__
+    us.own.note_observed(by(TWO, "9.9.9.2"), at("8.8.4.4"))
+    await asyncio.sleep(0.001)
+    assert us.changes == [Change.SEEN], "the owner's peers' word is told at once"
+    us.changes.clear()
+    await asyncio.sleep(2 / SIGHTS.per_s)
+    assert us.changes == [Change.SEEN], "what was said last is told in the end, once"
+    us.own.note_observed(by(ONE, "9.9.9.1"), at("8.1.1.1"))
+    us.own.unbind_all()

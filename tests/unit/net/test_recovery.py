@@ -378,6 +378,7 @@ async def test_what_is_remembered_and_searched_for_is_bounded() -> None:
     async with made() as rig:
         peers = [PeerId(b"\x00\x24\x08\x01\x12\x20" + n.to_bytes(32, "big")) for n in range(300)]
         rig.kept.update(peers)
+        rig.recovery.is_own = rig.kept.__contains__
         conns = [rig.add(FakeConn(peer)) for peer in peers]
         for conn in conns:
             conn.liveness.doubt()
@@ -386,6 +387,27 @@ async def test_what_is_remembered_and_searched_for_is_bounded() -> None:
             conn.abort(ConnectionResetError())
         await asyncio.sleep(0.01)
         assert len(rig.recovery._lost) == module.MAX_LOST
+
+
+@in_virtual_time
+async def test_strangers_that_fall_silent_or_leave_take_nothing_from_the_owners_peers() -> None:
+    async with made() as rig:
+        own, *strangers = (PeerId(b"\x00\x24\x08\x01\x12\x20" + n.to_bytes(32, "big")) for n in range(300))
+        rig.kept |= {own, *strangers}  # as whoever has a tunnel is
+        rig.recovery.is_own = own.__eq__
+        mine = rig.add(FakeConn(own))
+        theirs = [rig.add(FakeConn(peer)) for peer in strangers]
+        for conn in theirs:
+            conn.liveness.doubt()
+        assert rig.under_way == module.MAX_STRANGERS
+        mine.liveness.doubt()
+        assert rig.under_way == module.MAX_STRANGERS + 1, "its line is dialed beside at once"
+        mine.abort(ConnectionResetError())
+        for conn in theirs:
+            conn.abort(ConnectionResetError())
+        await asyncio.sleep(0.01)
+        assert len(rig.recovery._lost) == module.MAX_LOST
+        assert rig.recovery.is_worth_waiting(own), "who wants it is not refused meanwhile"
 
 
 @in_virtual_time

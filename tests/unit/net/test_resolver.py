@@ -13,7 +13,13 @@ import pytest
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import PeerNotFound
 from p2pfwd.net import name_servers as name_servers_module
-from p2pfwd.net.resolver import MAX_RESULTS, Resolver, has_name
+from p2pfwd.net.resolver import (
+    MAX_QUESTIONS,
+    MAX_RESULTS,
+    MAX_STRANGERS_QUESTIONS,
+    Resolver,
+    has_name,
+)
 from p2pfwd.system import host_names
 from p2pfwd.system.host_names import HostAddress, HostNames
 from tests.support.fake_dns import FakeDns
@@ -141,6 +147,22 @@ def test_a_hostile_zone_does_not_fill_the_dialer(dns: FakeDns) -> None:
         f"dnsaddr=/ip4/10.0.{n // 250}.{n % 250}/tcp/1/p2p/{ALICE}" for n in range(MAX_RESULTS + 50)
     ]
     assert len(resolve(dns, f"/dnsaddr/big.example/p2p/{ALICE}")) == MAX_RESULTS
+
+
+@pytest.mark.parametrize(("trusted", "most"), [(True, MAX_QUESTIONS), (False, MAX_STRANGERS_QUESTIONS)])
+def test_a_hostile_zone_does_not_have_us_ask_without_end(dns: FakeDns, trusted: bool, most: int) -> None:
+    for level in range(4):
+        entries = [f"dnsaddr=/dnsaddr/{level + 1}-{n}.example/p2p/{ALICE}" for n in range(10)]
+        for n in range(10):
+            dns.texts[f"_dnsaddr.{level}-{n}.example."] = entries
+
+    async def ask() -> list[Multiaddr]:
+        addr = Multiaddr.parse(f"/dnsaddr/0-0.example/p2p/{ALICE}")
+        return await Resolver([dns.address]).resolve(addr, trusted=trusted)
+
+    with pytest.raises(PeerNotFound, match=f"{most} questions for one address are enough"):
+        asyncio.run(ask())
+    assert len(dns.asked) == most
 
 
 def test_a_name_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

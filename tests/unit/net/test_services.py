@@ -362,3 +362,118 @@ async def test_an_error_of_the_peers_resets_its_stream() -> None:
     stream = house.open(Conn(1))
     await asyncio.sleep(1)
     assert stream.was_reset
+
+
+async def _asked(visit: Visit) -> None:
+    while await visit.block() is not None:
+        pass
+
+
+@in_virtual_time
+async def test_where_all_places_are_taken_the_longest_silent_of_the_largest_network_gives_way() -> None:
+    # Two addresses of one /24 held all 64 places of a relay's service, five seconds each and anew: its
+    # owner's peers got no circuit.
+    house = House()
+    house.serve(talk=_asked, bounds=bounds(message_bytes=4, most=Most(all=4, peer=1, network=4)))
+    first = house.open(Conn(0, "/ip4/203.0.113.1/tcp/1"), ends=False)
+    await asyncio.sleep(1)
+    crowd = []
+    for n in range(3):
+        crowd.append(house.open(Conn(n + 1, f"/ip4/192.0.2.{n}/tcp/1"), ends=False))
+        await asyncio.sleep(1)
+    newcomer = house.open(Conn(9))
+    await asyncio.sleep(1)
+    assert not newcomer.was_reset and not first.was_reset, "it is older, and alone in its network"
+    assert [stream.was_reset for stream in crowd] == [True, False, False]
+    assert house.refusals.counts == {"test-streams": 1} and house.services.room("test").held.total == 4
+    await house.tasks.close()
+
+
+@in_virtual_time
+async def test_in_a_full_network_its_longest_silent_gives_way_and_nobody_of_another() -> None:
+    house = House()
+    house.serve(talk=_asked, bounds=bounds(message_bytes=4, most=Most(all=9, peer=2, network=2)))
+    other = house.open(Conn(7, "/ip4/203.0.113.1/tcp/1"), ends=False)
+    await asyncio.sleep(1)
+    inside = [house.open(Conn(n, "/ip4/192.0.2.1/tcp/1"), ends=False) for n in range(2)]
+    await asyncio.sleep(1)
+    inside[0].data = b"abcd"  # nobody reads it any more: it comes too late
+    newcomer = house.open(Conn(5, "/ip4/192.0.2.1/tcp/1"), ends=False)
+    assert inside[0].was_reset and not (inside[1].was_reset or newcomer.was_reset or other.was_reset)
+    await asyncio.sleep(0.1)
+    neighbours = [house.open(Conn(n + 10, f"/ip4/192.0.2.{n + 2}/tcp/1"), ends=False) for n in range(2)]
+    await asyncio.sleep(0.1)
+    late = house.open(Conn(20, "/ip4/192.0.2.9/tcp/1"), ends=False)
+    assert inside[1].was_reset and not late.was_reset, "the /24 is full, no address of it"
+    assert not (other.was_reset or any(stream.was_reset for stream in neighbours))
+    await house.tasks.close()
+
+
+@in_virtual_time
+async def test_who_is_served_gives_way_to_nobody_nor_who_fills_its_own_share() -> None:
+    house, going_on = House(), asyncio.Event()
+
+    async def talk(visit: Visit) -> None:
+        assert await visit.block() is not None
+        await going_on.wait()
+
+    house.serve(talk=talk, bounds=bounds(message_bytes=1, most=Most(all=2, peer=1, network=9)))
+    served = [house.open(Conn(n), b"x") for n in range(2)]
+    await asyncio.sleep(1)
+    assert house.open(Conn(5)).was_reset, "both wait for this node, not for their peers"
+    assert not any(stream.was_reset for stream in served)
+    going_on.set()
+    await asyncio.sleep(1)
+    served[0].over()
+    silent = house.open(Conn(7), ends=False)
+    await asyncio.sleep(1)
+    assert house.open(Conn(7), ends=False).was_reset and not silent.was_reset
+    await house.tasks.close()
+
+
+@in_virtual_time
+async def test_the_owners_peers_are_bound_by_their_own_share_alone_and_never_give_way() -> None:
+    house = House()
+    own = Conn(1, "/ip4/192.0.2.1/tcp/1")
+    house.services.is_own = lambda peer: peer == own.remote_peer
+    wide, one = Rate(1e6, 1e6), Rate(0.001, 3)
+    house.serve(
+        talk=_asked,
+        bounds=bounds(
+            message_bytes=4,
+            most=Most(all=3, peer=2, network=2),
+            opens=Rates(peer=wide, network=wide, all=one),
+            requests=Rates(peer=wide, network=one, all=one),
+        ),
+    )
+    mine = [house.open(own, ends=False)]
+    await asyncio.sleep(1)
+    strangers = [house.open(Conn(n + 2), b"abcd" * 3, ends=False) for n in range(2)]
+    await asyncio.sleep(10)
+    mine.append(house.open(own, b"abcd" * 3, ends=False))
+    assert not any(stream.was_reset for stream in mine), "the strangers' haste and number are not its own"
+    await asyncio.sleep(0.1)
+    assert not mine[1].data, "nor are their requests"
+    assert house.open(own).was_reset, "its own share has a bound"
+    assert house.open(Conn(9)).was_reset, "opens in all are used up for strangers"
+    del strangers
+    await house.tasks.close()
+
+
+@in_virtual_time
+async def test_a_stream_that_its_peer_does_not_end_gives_way_and_one_that_goes_on_does_not() -> None:
+    house = House()
+
+    async def talk(visit: Visit) -> None:
+        if await visit.block() == b"go":
+            visit.go_on()
+
+    house.serve(talk=talk, bounds=bounds(message_bytes=2, most=Most(all=2, peer=1, network=9)))
+    circuit = house.open(Conn(1), b"go")
+    await asyncio.sleep(1)
+    lingers = house.open(Conn(2), b"no")
+    await asyncio.sleep(1)
+    newcomer = house.open(Conn(3), b"go")
+    await asyncio.sleep(1)
+    assert lingers.was_reset and not newcomer.was_reset and not circuit.was_reset
+    assert house.open(Conn(4), b"no").was_reset, "both go on"

@@ -10,6 +10,7 @@ import pytest
 
 from p2pfwd.policy.bootstrap import (
     AT_ONCE,
+    NEAR_AHEAD,
     PATIENCE_S,
     PAUSES,
     REST_FIRST_S,
@@ -151,3 +152,15 @@ def test_a_day_without_anybody_costs_few_dials() -> None:
             last, dials = now, dials + 1
         now = now if found.peers and found.again_at == inf else max(found.again_at, now)
     assert 200 < dials <= 24 * 60 + 64
+
+
+def test_made_up_neighbours_leave_the_address_book_its_turns() -> None:
+    # Five hundred that one machine of the segment invents had their turns, one a minute, before all others.
+    near = [seed(number, Source.NEAR, crowd="192.168.1.0/24") for number in range(100)]
+    book = [seed(1000 + number) for number in range(3)]
+    in_vain = [tried(one, ago_s=60.0) for one in near[:NEAR_AHEAD]]
+    left = near[NEAR_AHEAD:]
+    assert turn(*left, *book).peers == tuple(one.peer_id for one in left[:AT_ONCE]), "they go first"
+    found = turn(*in_vain, *left, *book).peers
+    assert found == (book[0].peer_id, left[0].peer_id, book[1].peer_id, left[1].peer_id)
+    assert turn(*in_vain, *left).peers == tuple(one.peer_id for one in left[:AT_ONCE])

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from typing import Any, cast
 
+import pytest
+
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.net.lanes import (
     BULK_BYTES,
@@ -44,6 +46,7 @@ class FakeChannel:
         self.paused = self.spared = self.congested = False
         self.room: int | None = None
         self.resumes = 0
+        self.failed: Exception | None = None
 
     def pause(self) -> None:
         self.paused = True
@@ -51,6 +54,9 @@ class FakeChannel:
     def resume(self) -> None:
         self.paused = False
         self.resumes += 1
+
+    def fail(self, exc: Exception) -> None:
+        self.failed = exc
 
     def spare(self, spare: bool) -> None:
         self.spared = spare
@@ -342,3 +348,24 @@ async def test_the_end_takes_back_what_was_held() -> None:
     before = rig.pings
     await turns(5)
     assert rig.pings == before
+
+
+@in_virtual_time
+async def test_a_defect_in_a_slice_ends_its_connection_and_holds_up_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig, other = Rig(), Rig()
+    other.it = Intake(other.session, cast("Any", other.channel), rig.lanes, rig.loop, other)
+    defects: list[object] = []
+    rig.loop.set_exception_handler(lambda _loop, context: defects.append(context["exception"]))
+
+    def breaks(_view: memoryview) -> None:
+        raise KeyError("a defect")
+
+    rig.read(2000)
+    monkeypatch.setattr(rig, "plaintext_received", breaks)
+    other.read(2000)
+    assert rig.it.state is other.it.state is Taking.QUEUED
+    await asyncio.sleep(1)
+    assert isinstance(rig.channel.failed, KeyError) and defects == [rig.channel.failed]
+    assert other.it.state is Taking.READING and other.pings == 2000, "its turns have come all the same"
