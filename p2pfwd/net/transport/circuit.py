@@ -142,7 +142,7 @@ class CircuitConduit:
         self._delivering = True
         used = 1
         while (used or self._resumed) and len(self._carry) > self._too_few:
-            if self._paused or self._closed:
+            if not self.takes:
                 break
             self._resumed = False
             data, self._carry = self._carry, bytearray()
@@ -154,7 +154,7 @@ class CircuitConduit:
         self._delivering = False
         if self._too_few and not self._closed:
             self._acknowledge_part()
-        if self._at_eof and not (self._paused or self._closed):
+        if self._at_eof and self.takes:
             self._end_of_data()
 
     def _acknowledge_part(self) -> None:
@@ -188,8 +188,13 @@ class CircuitConduit:
             self._paused = False
             self._resumed = True  # who resumes while it is given something is given the rest after it
             self._deliver()
-            if self._reads_leg and self._leg is not None:
-                self._leg.conduit.resume()
+            if self._reads_leg and self.takes and self._leg is not None:
+                self._leg.resume()
+
+    @property
+    def takes(self) -> bool:
+        """Whether the receiver may be given something."""
+        return not (self._paused or self._closed)
 
     def spare(self, spare: bool) -> None:
         """See Conduit: the relay's connection reads, and has its own pace; a leg has this one's."""
@@ -321,12 +326,13 @@ class CircuitConduit:
 
     def take_leg(self, conduit: Conduit, leftover: bytes, on_lost: Callable[[], None]) -> None:
         """The relay has it; `leftover` has come on it. `on_lost`: told if it is lost while it is in use."""
-        if self._closed or self._finishing:
+        if self._closed:
             conduit.abort()
-            self.leg_failed()
             return
         self._leg, self._on_leg_lost = Leg(self, conduit), on_lost
         conduit.start(self._leg, leftover)
+        if self._finishing:  # an abort would end the circuit before what was sent has passed
+            conduit.finish()
 
     def stand_or_fall(self) -> None:
         """It has had its time: without READY it is given up."""
@@ -336,7 +342,7 @@ class CircuitConduit:
     def leg_failed(self) -> None:
         """There is none: the circuit stays a stream. An end that has come meanwhile was its end."""
         self._stage, self._leg = Stage.NONE, None
-        if self._at_eof and not (self._paused or self._closed):
+        if self._at_eof and self.takes:
             self._end_of_data()
 
     def leg_stands(self) -> None:
@@ -344,7 +350,7 @@ class CircuitConduit:
         self._stage = Stage.STANDS
         if not (self.congested or self._finishing):
             self._send_by_leg()
-        if self._at_eof and not self._paused:
+        if self._at_eof and self.takes:
             self._end_of_data()
 
     def _send_by_leg(self) -> None:

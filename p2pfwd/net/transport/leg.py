@@ -41,6 +41,10 @@ class Stage(Enum):
 class Owner(Protocol):
     """The circuit."""
 
+    @property
+    def takes(self) -> bool:
+        """Whether the receiver may be given something."""
+
     def leg_stands(self) -> None:
         """READY has come."""
 
@@ -75,9 +79,18 @@ class Leg:
         self._receiver = receiver
         if leftover:
             self.conduit.start(self, leftover)
+        if self._circuit.takes:
+            self.resume()
+
+    def resume(self) -> None:
+        """Give the receiver what has come, and the end behind all of it."""
         self.conduit.resume()
-        if self._at_eof:
-            receiver.eof_received()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self._at_eof and self._receiver is not None and self._circuit.takes:
+            self._at_eof = False  # told once
+            self._receiver.eof_received()
 
     def data_received(self, view: memoryview) -> int:
         """READY, then what the other end sends: it waits until the circuit receives by the leg."""
@@ -95,10 +108,9 @@ class Leg:
 
     def eof_received(self) -> None:
         """The other end sends no more, and may say so before its FIN comes by the stream."""
-        if self._receiver is not None:
-            self._receiver.eof_received()
-        elif self._stands:
+        if self._stands:
             self._at_eof = True
+            self._tell_end()
         else:
             self.conduit.abort()
 

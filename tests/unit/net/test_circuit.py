@@ -1,4 +1,5 @@
-"""Pins what an end of a circuit does once it is finished; its bytes are in `tests/net/test_relay_service`."""
+"""Pins what an end of a circuit does; its bytes are in `tests/net/test_relay_service`, its legs in
+`tests/property/test_legs`."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ from typing import Any, cast
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.net.transport import circuit
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.system.buffers import BufferPool
+from p2pfwd.wire.circuit import READY
 
 ADDR = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
 
@@ -61,9 +64,14 @@ class Receiver:
         self.size = size
         self.missing = self.asked = 0
         self.got = bytearray()
+        self.pauses: CircuitConduit | None = None
+        """Who is paused behind each message."""
 
     def data_received(self, view: memoryview) -> int:
         self.asked += 1
+        if self.pauses is not None:
+            self.pauses.pause()
+            view = view[: self.size]
         used = len(view) // self.size * self.size
         self.got += view[:used]
         rest = len(view) - used
@@ -134,3 +142,82 @@ def test_what_waits_for_credit_is_counted_until_it_is_sent_or_given_up() -> None
     assert conduit.kept_bytes == pool.kept_bytes == 200
     conduit.abort()
     assert pool.kept_bytes == 0
+
+
+class Leg:
+    """A socket that somebody else reads; it keeps what its receiver leaves."""
+
+    kept_bytes = 0
+    receiver: Any
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.carry = b""
+        self.paused = self.congested = False
+        self.progressed_at = 1.0
+
+    def start(self, receiver: object, leftover: bytes) -> None:
+        self.receiver = receiver
+        if leftover:
+            self.give(leftover)
+
+    def give(self, data: bytes) -> None:
+        view = memoryview(bytearray(self.carry + data))
+        self.carry = bytes(view[self.receiver.data_received(view) :])
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.give(b"")
+
+    def send(self, view: memoryview, **_kinds: bool) -> None:
+        self.congested = True
+
+    def finish(self) -> None:
+        self.log.append("fin")
+
+    def abort(self) -> None:
+        self.log.append("abort")
+        self.receiver.conduit_lost(None)
+
+
+def busy(monkeypatch: pytest.MonkeyPatch, stream: Stream, receiver: Receiver) -> CircuitConduit:
+    """One that has asked for its leg."""
+    monkeypatch.setattr(circuit, "BUSY_BYTES", 1)
+    conduit = CircuitConduit(cast("Any", stream), BufferPool(), ADDR, ADDR, None)
+    asked: list[bool] = []
+    conduit.when_busy(lambda: asked.append(True))
+    conduit.start(cast("Any", receiver))
+    conduit.data_received(memoryview(bytearray(100)))
+    assert asked
+    return conduit
+
+
+def test_who_pauses_in_the_middle_of_the_change_over_is_given_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leg, receiver = Leg(), Receiver(100)
+    conduit = busy(monkeypatch, Stream(), receiver)
+    conduit.pause()
+    conduit.take_leg(cast("Any", leg), READY, pytest.fail)
+    leg.give(bytes(range(200)))
+    conduit.eof_received()
+    assert receiver.asked == 1, "it is paused"
+    receiver.pauses = conduit
+    for asked in (2, 3):
+        conduit.resume()
+        assert receiver.asked == asked and len(receiver.got) == 100 * asked
+    assert receiver.got[100:] == bytes(range(200))
+
+
+def test_an_end_that_comes_while_a_leg_is_dialed_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg, stream = Leg(), Stream()
+    conduit = busy(monkeypatch, stream, Receiver(100))
+    conduit.finish()
+    conduit.take_leg(cast("Any", leg), b"", pytest.fail)
+    assert leg.log == ["fin"], "an abort would end the circuit at the relay, with what is under way there"
+    leg.give(READY)
+    assert stream.log == ["fin"]
