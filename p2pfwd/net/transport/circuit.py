@@ -64,7 +64,7 @@ class CircuitConduit:
         self.remote_addr = remote_addr
         self.limit = limit
         self.congested = False
-        self.progressed_at = 0.0
+        self._progressed_at = 0.0
         self._stream = stream
         self._pool = pool
         self._opened_at = time.monotonic()
@@ -222,6 +222,11 @@ class CircuitConduit:
         """See Conduit: as the connection to the relay has it, or the leg."""
         return self._stream.wide_bytes if self._leg_out is None else self._leg_out.wide_bytes
 
+    @property
+    def progressed_at(self) -> float:
+        """See Conduit: a leg may take what waits bit by bit, and tells nobody of it."""
+        return self._progressed_at if self._leg_out is None else self._leg_out.progressed_at
+
     def acknowledged_s(self) -> float | None:
         """See Conduit: the relay's system says nothing of the peer's."""
         return None
@@ -238,7 +243,7 @@ class CircuitConduit:
             return
         if (leg := self._leg_out) is not None:
             leg.send(view, framed=framed, more=more)
-            self._follow(leg)
+            self.congested = leg.congested
             return
         if self.congested:
             self._keep_unsent(view)
@@ -255,19 +260,14 @@ class CircuitConduit:
         """See Conduit."""
         if (leg := self._leg_out) is not None:
             leg.uncork()
-            self._follow(leg)
-
-    def _follow(self, leg: Conduit) -> None:
-        self.congested = leg.congested
-        if self.congested:
-            self.progressed_at = leg.progressed_at
+            self.congested = leg.congested
 
     def _send(self, view: memoryview) -> None:
         while len(view):
             frame = self._stream.begin_frame(len(view))
             if frame is None:
                 self.congested = True
-                self.progressed_at = time.monotonic()
+                self._progressed_at = time.monotonic()
                 self._keep_unsent(view)
                 self._stream.want_to_send()
                 return
@@ -297,7 +297,7 @@ class CircuitConduit:
         self._pool.kept_bytes -= n
         self._sent_bytes += n
         self._stream.end_frame(n)
-        self.progressed_at = time.monotonic()
+        self._progressed_at = time.monotonic()
         if self._unsent:
             self._stream.want_to_send()
             return True

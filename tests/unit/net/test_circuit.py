@@ -221,3 +221,13 @@ def test_an_end_that_comes_while_a_leg_is_dialed_takes_nothing_back(monkeypatch:
     assert leg.log == ["fin"], "an abort would end the circuit at the relay, with what is under way there"
     leg.give(READY)
     assert stream.log == ["fin"]
+
+
+def test_a_leg_that_takes_what_waits_bit_by_bit_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Leg()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    conduit.take_leg(cast("Any", leg), READY, pytest.fail)
+    conduit.send(memoryview(b"much"))
+    assert conduit.congested and conduit.progressed_at == 1.0
+    leg.progressed_at = 2.0
+    assert conduit.progressed_at == 2.0
