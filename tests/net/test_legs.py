@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
 
 from p2pfwd.core.multiaddrs import tcp_endpoint
-from p2pfwd.errors import NegotiationFailed, P2PForwardError
+from p2pfwd.errors import NegotiationFailed, P2PForwardError, PeerBlocked
 from p2pfwd.host.host import Host
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
@@ -23,6 +24,7 @@ from p2pfwd.net.transport import legs as legs_module
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.leg import NEAR_BYTES, Stage
 from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
+from p2pfwd.policy.blocks import Blocks
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import Circuit, RelayService
 from p2pfwd.wire.circuit import leg_name
@@ -203,6 +205,35 @@ async def test_who_loses_its_rights_at_the_relay_loses_its_legs_at_once() -> Non
         assert it.service.cut(it.near.peer_id) == 1
         await until(lambda: it.link.closed.done() and it.far_link.closed.done())
         assert not it.service.circuits()
+
+
+LOOPBACK = Blocks(networks=[IPv4Network("127.0.0.0/8")])
+
+
+@pytest.mark.parametrize("what", ["dialer", "target", "address"])
+@on_both_loops
+async def test_who_is_blocked_at_the_relay_loses_its_legs_at_once(what: str) -> None:
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        for host in (it.near, it.far):  # the circuit outlives these
+            await it.relay.swarm.disconnect(host.peer_id)
+        assert len(it.service.circuits()) == 1
+        peer = it.near.peer_id if what == "dialer" else it.far.peer_id
+        it.relay.swarm.block(LOOPBACK if what == "address" else Blocks([peer]))
+        await until(lambda: it.link.closed.done() and it.far_link.closed.done())
+        assert not it.service.circuits()
+
+
+@pytest.mark.parametrize("what", ["peer", "address"])
+@on_both_loops
+async def test_nothing_goes_on_through_a_relay_that_an_end_has_blocked(what: str) -> None:
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        it.near.swarm.block(LOOPBACK if what == "address" else Blocks([it.relay.peer_id]))
+        await until(lambda: it.link.closed.done() and it.far_link.closed.done())
+        assert isinstance(it.link.closed.result(), PeerBlocked)
 
 
 @on_both_loops
