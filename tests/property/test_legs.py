@@ -124,6 +124,12 @@ class Wire:
     def uncork(self) -> None:
         pass
 
+    def spare(self, spare: bool) -> None:
+        pass
+
+    def squeeze(self, room: int | None) -> None:
+        pass
+
     def finish(self) -> None:
         self.finishing = True
         self.finished = not self.congested

@@ -80,6 +80,9 @@ class CircuitConduit:
         self._delivering = False
         self._paused = False
         self._resumed = False
+        self._spare = False
+        self._room: int | None = None
+        """As `spare` and `squeeze` have said it: a leg that comes later is told."""
         self._unsent = bytearray()
         self._finishing = False
         self._at_eof = False
@@ -198,6 +201,7 @@ class CircuitConduit:
 
     def spare(self, spare: bool) -> None:
         """See Conduit: the relay's connection reads, and has its own pace; a leg has this one's."""
+        self._spare = spare
         if self._leg is not None:
             self._leg.conduit.spare(spare)
 
@@ -208,6 +212,7 @@ class CircuitConduit:
 
     def squeeze(self, room: int | None) -> None:
         """See Conduit: no socket of its own but the leg's."""
+        self._room = room
         if self._leg is not None:
             self._leg.conduit.squeeze(room)
 
@@ -330,6 +335,8 @@ class CircuitConduit:
             conduit.abort()
             return
         self._leg, self._on_leg_lost = Leg(self, conduit), on_lost
+        conduit.spare(self._spare)
+        conduit.squeeze(self._room)
         conduit.start(self._leg, leftover)
         if self._finishing:  # an abort would end the circuit before what was sent has passed
             conduit.finish()
@@ -370,10 +377,14 @@ class CircuitConduit:
         if self._closed:
             return
         if self._reads_leg or self._leg_out is not None:
-            self._on_leg_lost()
+            self._leg_is_lost()
             self._lose(exc)
         else:
             self.leg_failed()
+
+    def _leg_is_lost(self) -> None:
+        on_lost, self._on_leg_lost = self._on_leg_lost, _nothing
+        on_lost()
 
     # --- ending -----------------------------------------------------------------------------------
 
@@ -388,7 +399,10 @@ class CircuitConduit:
             self._stream.close_write()
 
     def abort(self) -> None:
-        """See Conduit."""
+        """See Conduit. Who gives up, though neither end has ended, has found the leg dead."""
+        leg = self._leg
+        if self._leg_out is not None and leg is not None and not (self._finishing or leg.at_eof):
+            self._leg_is_lost()
         self._lose(None)
 
     def eof_received(self) -> None:

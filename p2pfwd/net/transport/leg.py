@@ -58,7 +58,7 @@ class Owner(Protocol):
 class Leg:
     """One, as it comes: the receiver of its conduit."""
 
-    __slots__ = ("_at_eof", "_circuit", "_receiver", "_stands", "conduit")
+    __slots__ = ("_circuit", "_end_told", "_receiver", "_stands", "at_eof", "conduit")
 
     def __init__(self, circuit: Owner, conduit: Conduit) -> None:
         self.conduit = conduit
@@ -67,7 +67,9 @@ class Leg:
         self._receiver: Receiver | None = None
         """Who takes what comes, once the circuit receives by the leg."""
         self._stands = False
-        self._at_eof = False
+        self.at_eof = False
+        """Whether the other end has said that it sends no more."""
+        self._end_told = False
 
     @property
     def missing(self) -> int:
@@ -88,8 +90,8 @@ class Leg:
         self._tell_end()
 
     def _tell_end(self) -> None:
-        if self._at_eof and self._receiver is not None and self._circuit.takes:
-            self._at_eof = False  # told once
+        if self.at_eof and not self._end_told and self._receiver is not None and self._circuit.takes:
+            self._end_told = True
             self._receiver.eof_received()
 
     def data_received(self, view: memoryview) -> int:
@@ -109,7 +111,7 @@ class Leg:
     def eof_received(self) -> None:
         """The other end sends no more, and may say so before its FIN comes by the stream."""
         if self._stands:
-            self._at_eof = True
+            self.at_eof = True
             self._tell_end()
         else:
             self.conduit.abort()

@@ -176,6 +176,12 @@ class Leg:
     def send(self, view: memoryview, **_kinds: bool) -> None:
         self.congested = True
 
+    def spare(self, spare: bool) -> None:
+        self.log.append(f"spare {spare}")
+
+    def squeeze(self, room: int | None) -> None:
+        self.log.append(f"room {room}")
+
     def finish(self) -> None:
         self.log.append("fin")
 
@@ -218,9 +224,35 @@ def test_an_end_that_comes_while_a_leg_is_dialed_takes_nothing_back(monkeypatch:
     conduit = busy(monkeypatch, stream, Receiver(100))
     conduit.finish()
     conduit.take_leg(cast("Any", leg), b"", pytest.fail)
-    assert leg.log == ["fin"], "an abort would end the circuit at the relay, with what is under way there"
+    assert leg.log[-1] == "fin", "an abort would end the circuit at the relay, with what is under way there"
     leg.give(READY)
     assert stream.log == ["fin"]
+
+
+def test_a_leg_is_read_as_its_peer_deserves(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Leg()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    conduit.spare(True)
+    conduit.squeeze(1000)
+    conduit.take_leg(cast("Any", leg), b"", pytest.fail)
+    assert leg.log == ["spare True", "room 1000"]
+
+
+@pytest.mark.parametrize("ended", ["here", "there", "not at all"])
+def test_a_leg_in_use_that_is_given_up_and_has_not_ended_was_lost(
+    ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer is silent for too long: where that comes of legs, there are no more for a while."""
+    leg, lost = Leg(), list[bool]()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    conduit.take_leg(cast("Any", leg), READY, lambda: lost.append(True))
+    if ended == "here":
+        conduit.finish()
+    elif ended == "there":
+        leg.receiver.eof_received()
+    conduit.abort()
+    conduit.abort()
+    assert lost == ([True] if ended == "not at all" else [])
 
 
 def test_a_leg_that_takes_what_waits_bit_by_bit_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
