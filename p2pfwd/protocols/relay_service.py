@@ -366,7 +366,7 @@ class RelayService:
             await self._refuse(stream, found)
             return
         circuit, place = found
-        if can_leg and circuit.limit is None:
+        if can_leg and circuit.limit is None and self._door.is_open:
             circuit.legs = self._door.offer(partial(self._legs_over, circuit))
         far: DuplexStream | None = None
         try:

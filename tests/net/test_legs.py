@@ -25,6 +25,7 @@ from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.leg import NEAR_BYTES, Stage
 from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
 from p2pfwd.policy.blocks import Blocks
+from p2pfwd.policy.relay_bounds import LEGS
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import Circuit, RelayService
 from p2pfwd.wire.circuit import leg_name
@@ -79,9 +80,9 @@ class Relayed:
 
 
 @asynccontextmanager
-async def relayed(*, own: bool = True, **settings: Any) -> AsyncIterator[Relayed]:
+async def relayed(*, own: bool = True, most_legs: int = LEGS, **settings: Any) -> AsyncIterator[Relayed]:
     async with host(**settings) as relay, host(**settings) as far, host(**settings) as near:
-        service = RelayService(relay.swarm)
+        service = RelayService(relay.swarm, most_legs=most_legs)
         service.serve("anyone")
         service.is_own = lambda _peer: own
         client = RelayClient(far.swarm, strangers=False, is_public=lambda: False)
@@ -175,6 +176,12 @@ async def test_a_relay_that_has_as_many_legs_as_it_may_takes_no_more(monkeypatch
         await until(lambda: it.stages == [Stage.NONE] * 2)
         await it.bulk()
         assert it.one.bytes_out > 2 * len(BULK)
+
+
+@on_loop
+async def test_nobody_dials_in_vain_a_relay_that_takes_no_legs() -> None:
+    async with relayed(most_legs=0) as it:
+        assert it.stages == [Stage.NONE] * 2 and it.one.legs is None
 
 
 @pytest.mark.parametrize("which", [0, 1])

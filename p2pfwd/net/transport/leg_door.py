@@ -36,6 +36,11 @@ class Door:
         self._offers: dict[str, Offer] = {}
         self._held = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is any use in a ticket."""
+        return self._most > 0
+
     def offer(self, on_over: Callable[[], None]) -> Offer:
         """Two tickets for a circuit; `on_over` is told once when legs that were joined have ended."""
         offer = Offer(self, on_over)
