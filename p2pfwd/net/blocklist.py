@@ -6,7 +6,7 @@ What is refused is counted as `blocked`.
 
 from __future__ import annotations
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, split_circuit
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import PeerBlocked
 from p2pfwd.net.link.contract import Link
@@ -30,8 +30,16 @@ class Blocklist:
         return True
 
     def has(self, conn: Link) -> bool:
-        """Whether this connection may not be."""
+        """Whether this connection may not be, or the relay that it leads through."""
+        if conn.is_relayed:
+            relay, addr = split_circuit(conn.remote_addr)
+            if relay in self.blocks.peers or (addr is not None and self.blocks.has_addr(addr)):
+                return True
         return conn.remote_peer in self.blocks.peers or self.blocks.has_addr(conn.remote_addr)
+
+    def has_peer(self, peer_id: PeerId) -> bool:
+        """Whether this peer is on the list by its ID."""
+        return peer_id in self.blocks.peers
 
     def has_addr(self, addr: Multiaddr) -> bool:
         """Whether this address is not dialed."""
@@ -46,7 +54,7 @@ class Blocklist:
 
     def check(self, peer_id: PeerId) -> None:
         """Raise PeerBlocked where nothing may be opened to this peer."""
-        if peer_id in self.blocks.peers:
+        if self.has_peer(peer_id):
             raise PeerBlocked(
                 f"{peer_id} is blocked on this node", hint=f"p2pfwd unblock {peer_id} takes it off the list"
             )

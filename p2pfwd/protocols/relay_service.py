@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
 from p2pfwd.net.connmgr import CIRCUIT_TAG, RELAY_TAG
@@ -101,6 +102,12 @@ class Circuit:
         """Whether its bytes go by its own connections."""
         return self.legs is not None and self.legs.pair is not None
 
+    @property
+    def leg_addrs(self) -> tuple[Multiaddr, ...]:
+        """Where these come from."""
+        pair = None if self.legs is None else self.legs.pair
+        return () if pair is None else (pair.one.conduit.remote_addr, pair.other.conduit.remote_addr)
+
     def ticket(self, end: int) -> bytes | None:
         """For a leg of the dialer's (0) or the target's (1)."""
         return None if self.legs is None else self.legs.tickets[end]
@@ -152,6 +159,7 @@ class RelayService:
         swarm.take_legs(self._door)
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
+        swarm.on_blocked(self._cut_blocked)
 
     # --- whom it serves ---------------------------------------------------------------------------
 
@@ -177,6 +185,14 @@ class RelayService:
         for circuit in found:
             self._end(circuit)
         return len(found)
+
+    def _cut_blocked(self) -> None:
+        """By their legs circuits outlive the connections that a block has ended."""
+        blocklist = self._swarm.blocklist
+        for circuit in tuple(self._circuits):
+            peers, addrs = (circuit.dialer, circuit.target), circuit.leg_addrs
+            if any(map(blocklist.has_peer, peers)) or any(map(blocklist.has_addr, addrs)):
+                self._end(circuit)
 
     def disowned(self) -> list[PeerId]:
         """Who has a place or a circuit as a peer of the owner's, and is none any more."""
@@ -380,7 +396,7 @@ class RelayService:
             await self._refuse(stream, found)
             return
         circuit, place = found
-        if can_leg and circuit.limit is None:
+        if can_leg and circuit.limit is None and self._door.is_open:
             circuit.legs = self._door.offer(partial(self._legs_over, circuit))
         far: DuplexStream | None = None
         try:

@@ -11,6 +11,7 @@ import pytest
 from p2pfwd.core.keys import KeyType
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.host.host import Host
+from p2pfwd.net.transport import leg_door
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.noise import NOISE
 from tests.interop.conftest import Start
@@ -105,3 +106,34 @@ def test_a_stranger_is_told_its_limits(peer: Start, kind: str) -> None:
             await conn.measure_rtt(5.0)
 
     run()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_foreign_target_passes_over_the_ticket_for_a_leg_and_the_circuit_stays_a_stream(
+    peer: Start, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leg_door, "WAIT_S", 0.1)
+    with TcpServer(echo) as service_behind:
+
+        @on_loop
+        async def run() -> None:
+            async with relay(own=True) as (made, service), host(CELL) as dialer:
+                target = await start(peer, kind, made)
+                await in_place(service, target)
+                proto = f"/x/ticket/{kind}"
+                await serve(target, proto, service_behind.address)
+                where = Multiaddr.parse(over(made, target)).without_peer_id()
+                conn = await dialer.swarm.connect(target.id, [where], only=True)
+                (circuit,) = service.circuits()
+                assert circuit.legs is not None, "it was offered some"
+                stream = await conn.open_stream([proto])
+                sent = bytes(range(256)) * 256
+                for _ in range(24):
+                    await stream.write(sent)
+                    assert await stream.read_exactly(len(sent)) == sent
+                await until(lambda: service._door._held == 0 and not service._door._offers)
+                await stream.write(sent)
+                assert await stream.read_exactly(len(sent)) == sent and not circuit.has_legs
+                stream.reset()
+
+        run()

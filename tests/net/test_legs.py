@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
 
 from p2pfwd.core.multiaddrs import tcp_endpoint
-from p2pfwd.errors import NegotiationFailed, P2PForwardError
+from p2pfwd.errors import NegotiationFailed, P2PForwardError, PeerBlocked
 from p2pfwd.host.host import Host
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
@@ -23,6 +24,8 @@ from p2pfwd.net.transport import legs as legs_module
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.leg import NEAR_BYTES, Stage
 from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
+from p2pfwd.policy.blocks import Blocks
+from p2pfwd.policy.relay_bounds import LEGS
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import Circuit, RelayService
 from p2pfwd.wire.circuit import leg_name
@@ -77,9 +80,9 @@ class Relayed:
 
 
 @asynccontextmanager
-async def relayed(*, own: bool = True, **settings: Any) -> AsyncIterator[Relayed]:
+async def relayed(*, own: bool = True, most_legs: int = LEGS, **settings: Any) -> AsyncIterator[Relayed]:
     async with host(**settings) as relay, host(**settings) as far, host(**settings) as near:
-        service = RelayService(relay.swarm)
+        service = RelayService(relay.swarm, most_legs=most_legs)
         service.serve("anyone")
         service.is_own = lambda _peer: own
         client = RelayClient(far.swarm, strangers=False, is_public=lambda: False)
@@ -175,6 +178,12 @@ async def test_a_relay_that_has_as_many_legs_as_it_may_takes_no_more(monkeypatch
         assert it.one.bytes_out > 2 * len(BULK)
 
 
+@on_loop
+async def test_nobody_dials_in_vain_a_relay_that_takes_no_legs() -> None:
+    async with relayed(most_legs=0) as it:
+        assert it.stages == [Stage.NONE] * 2 and it.one.legs is None
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @on_both_loops
 async def test_a_leg_that_is_lost_is_an_error_at_both_ends_and_never_an_end(which: int) -> None:
@@ -203,6 +212,35 @@ async def test_who_loses_its_rights_at_the_relay_loses_its_legs_at_once() -> Non
         assert it.service.cut(it.near.peer_id) == 1
         await until(lambda: it.link.closed.done() and it.far_link.closed.done())
         assert not it.service.circuits()
+
+
+LOOPBACK = Blocks(networks=[IPv4Network("127.0.0.0/8")])
+
+
+@pytest.mark.parametrize("what", ["dialer", "target", "address"])
+@on_both_loops
+async def test_who_is_blocked_at_the_relay_loses_its_legs_at_once(what: str) -> None:
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        for host in (it.near, it.far):  # the circuit outlives these
+            await it.relay.swarm.disconnect(host.peer_id)
+        assert len(it.service.circuits()) == 1
+        peer = it.near.peer_id if what == "dialer" else it.far.peer_id
+        it.relay.swarm.block(LOOPBACK if what == "address" else Blocks([peer]))
+        await until(lambda: it.link.closed.done() and it.far_link.closed.done())
+        assert not it.service.circuits()
+
+
+@pytest.mark.parametrize("what", ["peer", "address"])
+@on_both_loops
+async def test_nothing_goes_on_through_a_relay_that_an_end_has_blocked(what: str) -> None:
+    async with relayed() as it:
+        await it.bulk()
+        await until(lambda: stands(it))
+        it.near.swarm.block(LOOPBACK if what == "address" else Blocks([it.relay.peer_id]))
+        await until(lambda: it.link.closed.done() and it.far_link.closed.done())
+        assert isinstance(it.link.closed.result(), PeerBlocked)
 
 
 @on_both_loops

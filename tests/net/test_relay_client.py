@@ -576,7 +576,8 @@ async def test_who_comes_over_a_relay_near_by_is_told_and_believed_nothing_that_
 
 @on_loop
 async def test_a_live_circuit_gives_way_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_client, "STOP", replace(service_bounds.STOP, most=Most(all=1, peer=2, network=2)))
+    bounds = replace(service_bounds.STOP, most=Most(all=1, peer=2, network=2))
+    monkeypatch.setattr(relay_client, "STOP", bounds)
     async with rig() as it, host() as another:
         await until(it.client.places)
         it.target.swarm.services.is_own = lambda _peer: False

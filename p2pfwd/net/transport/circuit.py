@@ -66,7 +66,7 @@ class CircuitConduit:
         self.remote_addr = remote_addr
         self.limit = limit
         self.congested = False
-        self.progressed_at = 0.0
+        self._progressed_at = 0.0
         self._stream = stream
         self._pool = pool
         self._opened_at = time.monotonic()
@@ -82,6 +82,9 @@ class CircuitConduit:
         self._delivering = False
         self._paused = False
         self._resumed = False
+        self._spare = False
+        self._room: int | None = None
+        """As `spare` and `squeeze` have said it: a leg that comes later is told."""
         self._unsent = bytearray()
         self._finishing = False
         self._at_eof = False
@@ -144,7 +147,7 @@ class CircuitConduit:
         self._delivering = True
         used = 1
         while (used or self._resumed) and len(self._carry) > self._too_few:
-            if self._paused or self._closed:
+            if not self.takes:
                 break
             self._resumed = False
             data, self._carry = self._carry, bytearray()
@@ -156,7 +159,7 @@ class CircuitConduit:
         self._delivering = False
         if self._too_few and not self._closed:
             self._acknowledge_part()
-        if self._at_eof and not (self._paused or self._closed):
+        if self._at_eof and self.takes:
             self._end_of_data()
 
     def _acknowledge_part(self) -> None:
@@ -190,11 +193,17 @@ class CircuitConduit:
             self._paused = False
             self._resumed = True  # who resumes while it is given something is given the rest after it
             self._deliver()
-            if self._reads_leg and self._leg is not None:
-                self._leg.conduit.resume()
+            if self._reads_leg and self.takes and self._leg is not None:
+                self._leg.resume()
+
+    @property
+    def takes(self) -> bool:
+        """Whether the receiver may be given something."""
+        return not (self._paused or self._closed)
 
     def spare(self, spare: bool) -> None:
         """See Conduit: the relay's connection reads, and has its own pace; a leg has this one's."""
+        self._spare = spare
         if self._leg is not None:
             self._leg.conduit.spare(spare)
 
@@ -205,8 +214,9 @@ class CircuitConduit:
 
     def squeeze(self, room: int | None) -> None:
         """See Conduit: no socket of its own but the leg's."""
+        self._room = room
         if self._leg is not None:
-            self._leg.conduit.squeeze(room)
+            self._leg.squeeze(room)
 
     @property
     def kept_bytes(self) -> int:
@@ -218,6 +228,11 @@ class CircuitConduit:
     def wide_bytes(self) -> int:
         """See Conduit: as the connection to the relay has it, or the leg."""
         return self._stream.wide_bytes if self._leg_out is None else self._leg_out.wide_bytes
+
+    @property
+    def progressed_at(self) -> float:
+        """See Conduit: a leg may take what waits bit by bit, and tells nobody of it."""
+        return self._progressed_at if self._leg_out is None else self._leg_out.progressed_at
 
     def acknowledged_s(self) -> float | None:
         """See Conduit: the relay's system says nothing of the peer's."""
@@ -235,7 +250,7 @@ class CircuitConduit:
             return
         if (leg := self._leg_out) is not None:
             leg.send(view, framed=framed, more=more)
-            self._follow(leg)
+            self.congested = leg.congested
             return
         if self.congested:
             self._keep_unsent(view)
@@ -252,19 +267,14 @@ class CircuitConduit:
         """See Conduit."""
         if (leg := self._leg_out) is not None:
             leg.uncork()
-            self._follow(leg)
-
-    def _follow(self, leg: Conduit) -> None:
-        self.congested = leg.congested
-        if self.congested:
-            self.progressed_at = leg.progressed_at
+            self.congested = leg.congested
 
     def _send(self, view: memoryview) -> None:
         while len(view):
             frame = self._stream.begin_frame(len(view))
             if frame is None:
                 self.congested = True
-                self.progressed_at = time.monotonic()
+                self._progressed_at = time.monotonic()
                 self._keep_unsent(view)
                 self._stream.want_to_send()
                 return
@@ -294,7 +304,7 @@ class CircuitConduit:
         self._pool.kept_bytes -= n
         self._sent_bytes += n
         self._stream.end_frame(n)
-        self.progressed_at = time.monotonic()
+        self._progressed_at = time.monotonic()
         if self._unsent:
             self._stream.want_to_send()
             return True
@@ -323,12 +333,15 @@ class CircuitConduit:
 
     def take_leg(self, conduit: Conduit, leftover: bytes, on_lost: Callable[[], None]) -> None:
         """The relay has it; `leftover` has come on it. `on_lost`: told if it is lost while it is in use."""
-        if self._closed or self._finishing:
+        if self._closed:
             conduit.abort()
-            self.leg_failed()
             return
         self._leg, self._on_leg_lost = Leg(self, conduit), on_lost
+        conduit.spare(self._spare)
+        self._leg.squeeze(self._room)
         conduit.start(self._leg, leftover)
+        if self._finishing:  # an abort would end the circuit before what was sent has passed
+            conduit.finish()
 
     def stand_or_fall(self) -> None:
         """It has had its time: without READY it is given up."""
@@ -338,7 +351,7 @@ class CircuitConduit:
     def leg_failed(self) -> None:
         """There is none: the circuit stays a stream. An end that has come meanwhile was its end."""
         self._stage, self._leg = Stage.NONE, None
-        if self._at_eof and not (self._paused or self._closed):
+        if self._at_eof and self.takes:
             self._end_of_data()
 
     def leg_stands(self) -> None:
@@ -346,7 +359,7 @@ class CircuitConduit:
         self._stage = Stage.STANDS
         if not (self.congested or self._finishing):
             self._send_by_leg()
-        if self._at_eof and not self._paused:
+        if self._at_eof and self.takes:
             self._end_of_data()
 
     def _send_by_leg(self) -> None:
@@ -366,10 +379,14 @@ class CircuitConduit:
         if self._closed:
             return
         if self._reads_leg or self._leg_out is not None:
-            self._on_leg_lost()
+            self._leg_is_lost()
             self._lose(exc)
         else:
             self.leg_failed()
+
+    def _leg_is_lost(self) -> None:
+        on_lost, self._on_leg_lost = self._on_leg_lost, _nothing
+        on_lost()
 
     # --- ending -----------------------------------------------------------------------------------
 
@@ -384,7 +401,10 @@ class CircuitConduit:
             self._stream.close_write()
 
     def abort(self) -> None:
-        """See Conduit."""
+        """See Conduit. Who gives up, though neither end has ended, has found the leg dead."""
+        leg = self._leg
+        if self._leg_out is not None and leg is not None and not (self._finishing or leg.at_eof):
+            self._leg_is_lost()
         self._lose(None)
 
     def eof_received(self) -> None:

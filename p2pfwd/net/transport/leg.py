@@ -16,13 +16,12 @@ NEAR_BYTES: Final = 256 * 1024
 """Asked of the system, which doubles it, for what comes on a leg whose other end is near."""
 
 
-def shorten(leg: Conduit) -> None:
-    """Keep the queue short where the way is.
+def room_of(leg: Conduit) -> int | None:
+    """For what the system may hold of it: little where the way is short. Asked before there is a queue.
 
     Left to itself the system holds megabytes of what a busy end has not read, and a keystroke waits in them.
     """
-    if leg.is_near:
-        leg.squeeze(NEAR_BYTES)
+    return NEAR_BYTES if leg.is_near else None
 
 
 class Stage(Enum):
@@ -41,6 +40,10 @@ class Stage(Enum):
 class Owner(Protocol):
     """The circuit."""
 
+    @property
+    def takes(self) -> bool:
+        """Whether the receiver may be given something."""
+
     def leg_stands(self) -> None:
         """READY has come."""
 
@@ -54,30 +57,45 @@ class Owner(Protocol):
 class Leg:
     """One, as it comes: the receiver of its conduit."""
 
-    __slots__ = ("_at_eof", "_circuit", "_receiver", "_stands", "conduit")
+    __slots__ = ("_circuit", "_end_told", "_receiver", "_room", "_stands", "at_eof", "conduit")
 
     def __init__(self, circuit: Owner, conduit: Conduit) -> None:
         self.conduit = conduit
-        shorten(conduit)
+        self._room = room_of(conduit)
         self._circuit = circuit
         self._receiver: Receiver | None = None
         """Who takes what comes, once the circuit receives by the leg."""
         self._stands = False
-        self._at_eof = False
+        self.at_eof = False
+        """Whether the other end has said that it sends no more."""
+        self._end_told = False
 
     @property
     def missing(self) -> int:
         """See Receiver."""
         return 0 if self._receiver is None else self._receiver.missing
 
+    def squeeze(self, room: int | None) -> None:
+        """See Conduit.squeeze; None: as short as the way is."""
+        self.conduit.squeeze(self._room if room is None else room)
+
     def read(self, receiver: Receiver, leftover: bytes) -> None:
         """Give it `leftover`, what has come and what comes from now on."""
         self._receiver = receiver
         if leftover:
             self.conduit.start(self, leftover)
+        if self._circuit.takes:
+            self.resume()
+
+    def resume(self) -> None:
+        """Give the receiver what has come, and the end behind all of it."""
         self.conduit.resume()
-        if self._at_eof:
-            receiver.eof_received()
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self.at_eof and not self._end_told and self._receiver is not None and self._circuit.takes:
+            self._end_told = True
+            self._receiver.eof_received()
 
     def data_received(self, view: memoryview) -> int:
         """READY, then what the other end sends: it waits until the circuit receives by the leg."""
@@ -95,10 +113,9 @@ class Leg:
 
     def eof_received(self) -> None:
         """The other end sends no more, and may say so before its FIN comes by the stream."""
-        if self._receiver is not None:
-            self._receiver.eof_received()
-        elif self._stands:
-            self._at_eof = True
+        if self._stands:
+            self.at_eof = True
+            self._tell_end()
         else:
             self.conduit.abort()
 

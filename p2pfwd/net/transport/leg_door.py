@@ -18,7 +18,7 @@ from typing import Final
 
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.pair import Pair
-from p2pfwd.net.transport.leg import shorten
+from p2pfwd.net.transport.leg import room_of
 from p2pfwd.wire.circuit import READY, TICKET_BYTES, leg_name
 
 log = logging.getLogger("p2pfwd.relay")
@@ -35,6 +35,11 @@ class Door:
         self._most = most
         self._offers: dict[str, Offer] = {}
         self._held = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is any use in a ticket."""
+        return self._most > 0
 
     def offer(self, on_over: Callable[[], None]) -> Offer:
         """Two tickets for a circuit; `on_over` is told once when legs that were joined have ended."""
@@ -53,7 +58,7 @@ class Door:
         if offer is None:  # two have come with it
             conduit.abort()
         else:
-            shorten(conduit)
+            conduit.squeeze(room_of(conduit))
             offer.arrived(name, conduit)
 
     def take(self) -> None:

@@ -1,4 +1,5 @@
-"""Pins what an end of a circuit does once it is finished; its bytes are in `tests/net/test_relay_service`."""
+"""Pins what an end of a circuit does; its bytes are in `tests/net/test_relay_service`, its legs in
+`tests/property/test_legs`."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached, StreamReset
+from p2pfwd.net.transport import circuit
 from p2pfwd.net.transport.circuit import CircuitConduit
+from p2pfwd.net.transport.leg import NEAR_BYTES
 from p2pfwd.system.buffers import BufferPool
-from p2pfwd.wire.circuit import Limit
+from p2pfwd.wire.circuit import READY, Limit
 from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 ADDR = Multiaddr.parse("/ip4/192.0.2.1/tcp/1")
@@ -65,9 +68,14 @@ class Receiver:
         self.missing = self.asked = 0
         self.got = bytearray()
         self.lost: Exception | None = None
+        self.pauses: CircuitConduit | None = None
+        """Who is paused behind each message."""
 
     def data_received(self, view: memoryview) -> int:
         self.asked += 1
+        if self.pauses is not None:
+            self.pauses.pause()
+            view = view[: self.size]
         used = len(view) // self.size * self.size
         self.got += view[:used]
         rest = len(view) - used
@@ -162,3 +170,130 @@ def test_a_relay_that_says_that_a_limit_is_reached_is_believed_though_less_has_c
         assert receiver.lost is reset
     else:
         assert isinstance(receiver.lost, CircuitLimitReached) and words in str(receiver.lost)
+
+
+class Leg:
+    """A socket that somebody else reads; it keeps what its receiver leaves."""
+
+    kept_bytes = 0
+    receiver: Any
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.carry = b""
+        self.paused = self.congested = self.is_near = False
+        self.progressed_at = 1.0
+
+    def start(self, receiver: object, leftover: bytes) -> None:
+        self.receiver = receiver
+        if leftover:
+            self.give(leftover)
+
+    def give(self, data: bytes) -> None:
+        view = memoryview(bytearray(self.carry + data))
+        self.carry = bytes(view[self.receiver.data_received(view) :])
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.give(b"")
+
+    def send(self, view: memoryview, **_kinds: bool) -> None:
+        self.congested = True
+
+    def spare(self, spare: bool) -> None:
+        self.log.append(f"spare {spare}")
+
+    def squeeze(self, room: int | None) -> None:
+        self.log.append(f"room {room}")
+
+    def finish(self) -> None:
+        self.log.append("fin")
+
+    def abort(self) -> None:
+        self.log.append("abort")
+        self.receiver.conduit_lost(None)
+
+
+def busy(monkeypatch: pytest.MonkeyPatch, stream: Stream, receiver: Receiver) -> CircuitConduit:
+    """One that has asked for its leg."""
+    monkeypatch.setattr(circuit, "BUSY_BYTES", 1)
+    conduit = CircuitConduit(cast("Any", stream), BufferPool(), ADDR, ADDR, None)
+    asked: list[bool] = []
+    conduit.when_busy(lambda: asked.append(True))
+    conduit.start(cast("Any", receiver))
+    conduit.data_received(memoryview(bytearray(100)))
+    assert asked
+    return conduit
+
+
+def test_who_pauses_in_the_middle_of_the_change_over_is_given_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leg, receiver = Leg(), Receiver(100)
+    conduit = busy(monkeypatch, Stream(), receiver)
+    conduit.pause()
+    conduit.take_leg(cast("Any", leg), READY, pytest.fail)
+    leg.give(bytes(range(200)))
+    conduit.eof_received()
+    assert receiver.asked == 1, "it is paused"
+    receiver.pauses = conduit
+    for asked in (2, 3):
+        conduit.resume()
+        assert receiver.asked == asked and len(receiver.got) == 100 * asked
+    assert receiver.got[100:] == bytes(range(200))
+
+
+def test_an_end_that_comes_while_a_leg_is_dialed_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg, stream = Leg(), Stream()
+    conduit = busy(monkeypatch, stream, Receiver(100))
+    conduit.finish()
+    conduit.take_leg(cast("Any", leg), b"", pytest.fail)
+    assert leg.log[-1] == "fin", "an abort would end the circuit at the relay, with what is under way there"
+    leg.give(READY)
+    assert stream.log == ["fin"]
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_leg_is_read_as_its_peer_deserves_and_as_far_as_it_is(
+    near: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leg = Leg()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    conduit.spare(True)
+    conduit.squeeze(1000)
+    leg.is_near = near
+    conduit.take_leg(cast("Any", leg), b"", pytest.fail)
+    assert leg.log == ["spare True", "room 1000"]
+    conduit.squeeze(None)
+    assert leg.log[2:] == [f"room {NEAR_BYTES if near else None}"]
+
+
+@pytest.mark.parametrize("ended", ["here", "there", "not at all"])
+def test_a_leg_in_use_that_is_given_up_and_has_not_ended_was_lost(
+    ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer is silent for too long: where that comes of legs, there are no more for a while."""
+    leg, lost = Leg(), list[bool]()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    conduit.take_leg(cast("Any", leg), READY, lambda: lost.append(True))
+    if ended == "here":
+        conduit.finish()
+    elif ended == "there":
+        leg.receiver.eof_received()
+    conduit.abort()
+    conduit.abort()
+    assert lost == ([True] if ended == "not at all" else [])
+
+
+def test_a_leg_that_takes_what_waits_bit_by_bit_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Leg()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    conduit.take_leg(cast("Any", leg), READY, pytest.fail)
+    conduit.send(memoryview(b"much"))
+    assert conduit.congested and conduit.progressed_at == 1.0
+    leg.progressed_at = 2.0
+    assert conduit.progressed_at == 2.0
