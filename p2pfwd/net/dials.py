@@ -15,12 +15,13 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     ConnectionLost,
     DialFailed,
     DialTimeout,
+    NoDirectPath,
     P2PForwardError,
     PeerNotFound,
     SelfDial,
@@ -161,6 +162,26 @@ class Dials:
         """
         known = self._peerstore.dialable(peer_id) if addrs is None else addrs
         return await self._dial(peer_id, known, force=True, fresh_port=fresh_port)
+
+    async def over_relay(self, peer_id: PeerId, timeout_s: float | None, way: Way) -> Link:
+        """A new connection over a relay, though there is a direct one.
+
+        Raises NoDirectPath, PeerNotFound where no relay is known, and as `connect`.
+        """
+        known = [addr for addr in self._peerstore.dialable(peer_id) if is_relayed(addr)]
+        if not known:
+            hint = "p2pfwd status there shows its relays; --path any takes the direct connection"
+            text = f"{peer_id} has told no address over a relay, and only that will do"
+            raise PeerNotFound(text, hint=hint)
+        try:
+            async with asyncio.timeout(timeout_s):
+                conn = await self.beside(peer_id, known)
+        except TimeoutError:
+            raise TimedOut(f"{peer_id} could not be reached over a relay in time") from None
+        if way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None):
+            return conn
+        hint = "--allow-limited-relay uses it for a tunnel all the same, for as long as it lasts"
+        raise NoDirectPath(f"the relay that leads to {peer_id} carries little", hint=hint)
 
     async def ask_where(self, peer_id: PeerId, failure: P2PForwardError) -> None:
         """Ask the router, as a `connect` that has failed does. Raises `failure`, or what that raises."""

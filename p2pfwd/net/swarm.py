@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, forget_remembered, is_relayed, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, forget_remembered, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import (
     BindFailed,
@@ -22,9 +22,7 @@ from p2pfwd.errors import (
     NoDirectPath,
     P2PForwardError,
     PeerBlocked,
-    PeerNotFound,
     ProtocolNotSupported,
-    TimedOut,
 )
 from p2pfwd.net.blocklist import Blocklist
 from p2pfwd.net.conduit.contract import Conduit
@@ -46,7 +44,7 @@ from p2pfwd.net.tasks import Tasks, log
 from p2pfwd.net.transport.contract import HasSideDoors, Listening, SideDoor
 from p2pfwd.net.transport.legs import Legs
 from p2pfwd.net.transport.table import MakeTransports, transports
-from p2pfwd.net.upgrader import LegDoor, Upgrader
+from p2pfwd.net.upgrader import Upgrader
 from p2pfwd.peers.store import Peerstore
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
@@ -226,10 +224,6 @@ class Swarm:
     def arrived(self, conn: Link) -> None:
         """See `transport.contract.Gate`."""
         self.connections.add(conn)
-
-    def take_legs(self, door: LegDoor) -> None:
-        """Have `door` take the legs of circuits that come to a listening socket."""
-        self._upgrader.legs = door
 
     async def adopt(
         self, conduit: Conduit, direction: Direction, expected_peer: PeerId | None = None
@@ -437,7 +431,7 @@ class Swarm:
         if way is None or way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None):
             return conn
         if way.wish == "relay" and not conn.is_relayed:
-            return await self._over_relay(peer_id, end, way)
+            return await self.dials.over_relay(peer_id, self._left_s(end), way)
         try:
             left_s = self._left_s(end)
             return await self.paths.wait_direct(peer_id, WAIT_S if left_s is None else left_s)
@@ -449,26 +443,6 @@ class Swarm:
             hint = "--allow-limited-relay uses it for a tunnel all the same, for as long as it lasts"
             text = f"{exc.message}; the relay that leads there carries little"
             raise NoDirectPath(text, hint=hint, **exc.details) from exc
-
-    async def _over_relay(self, peer_id: PeerId, end: float | None, way: Way) -> Link:
-        """A connection over a relay, though there is a direct one.
-
-        Raises NoDirectPath, PeerNotFound where no relay is known, and as `connect`.
-        """
-        known = [addr for addr in self.peerstore.dialable(peer_id) if is_relayed(addr)]
-        if not known:
-            hint = "p2pfwd status there shows its relays; --path any takes the direct connection"
-            text = f"{peer_id} has told no address over a relay, and only that will do"
-            raise PeerNotFound(text, hint=hint)
-        try:
-            async with asyncio.timeout(self._left_s(end)):
-                conn = await self.dials.beside(peer_id, known)
-        except TimeoutError:
-            raise TimedOut(f"{peer_id} could not be reached over a relay in time") from None
-        if way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None):
-            return conn
-        hint = "--allow-limited-relay uses it for a tunnel all the same, for as long as it lasts"
-        raise NoDirectPath(f"the relay that leads to {peer_id} carries little", hint=hint)
 
     def _left_s(self, end: float | None) -> float | None:
         return None if end is None else max(0.0, end - self._loop.time())

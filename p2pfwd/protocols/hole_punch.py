@@ -11,7 +11,7 @@ B, who was reached over the relay, leads; A, who dialed, follows. One effort of 
     RESTING ──1, 2, 4 … minutes, or another network──▶ PLAIN
 
 Done: a direct connection has answered a ping. New streams take it; the relayed one is closed when it has no
-streams, after `GRACE_S`, and made again when the direct one is lost. An effort ends with its success, or with
+streams (`net.needless`), and made again when the direct one is lost. An effort ends with its success, or with
 the relayed connection.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -31,6 +30,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolNotSupported, TimedOut
 from p2pfwd.net.link.contract import Carrier, DuplexStream, Link
+from p2pfwd.net.needless import Needless
 from p2pfwd.net.own_addresses import Change
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -58,9 +58,6 @@ ANSWERED_S: Final = 0.01
 NEXT_S: Final = 2.0
 """After a try that B ended, for its next one, or for a direct connection that is nearly there."""
 
-GRACE_S: Final = 15.0
-"""Before a relayed connection without streams is closed, once there is a direct one."""
-
 
 class HolePunch:
     """Of one node; serves at once, `close` ends it."""
@@ -76,7 +73,7 @@ class HolePunch:
         self._paced = Paced(PUNCHES)
         self._failures: WeakKeyDictionary[Carrier, int] = WeakKeyDictionary()
         """How often A has dialed in vain, by the connection over the relay."""
-        self._tidying: asyncio.TimerHandle | None = None
+        self._needless = Needless(swarm.connections, swarm.paths, swarm.spawn)
         self._settling: dict[PeerId, asyncio.TimerHandle] = {}
         """Of peers that lead and have begun no next try yet."""
         self._following: Counter[PeerId] = Counter()
@@ -92,9 +89,7 @@ class HolePunch:
         for timer in self._settling.values():
             timer.cancel()
         self._settling.clear()
-        if self._tidying is not None:
-            self._tidying.cancel()
-            self._tidying = None
+        self._needless.close()
 
     # --- when -------------------------------------------------------------------------------------
 
@@ -102,7 +97,7 @@ class HolePunch:
         if conn.is_relayed and conn.direction == "inbound":
             self._begin(conn.remote_peer)
         if conn.is_relayed or self._swarm.paths.circuits(conn.remote_peer):
-            self._tidy_later()
+            self._needless.look_later()
 
     def _disconnected(self, conn: Link) -> None:
         """A lost direct connection is to be made anew from one over a relay; a lost one of these ends it."""
@@ -326,29 +321,6 @@ class HolePunch:
             self._settle_later(peer_id, code)
         elif self._swarm.paths.direct(peer_id) is None:
             self._swarm.paths.note(peer_id, code, settled=True)
-
-    # --- afterwards -------------------------------------------------------------------------------
-
-    def _tidy_later(self) -> None:
-        if self._tidying is None and not self._swarm.connections.closing:
-            self._tidying = self._loop.call_later(GRACE_S, self._tidy)
-
-    def _tidy(self) -> None:
-        """Close relayed connections that nobody needs, for there is a direct one."""
-        self._tidying = None
-        left, now = False, time.monotonic()
-        for conn in self._swarm.conns():
-            if not conn.is_relayed:
-                continue
-            direct = self._swarm.paths.direct(conn.remote_peer)
-            if direct is None:
-                continue
-            left = True
-            if not conn.streams and now - max(direct.opened_at, conn.opened_at) >= GRACE_S:
-                log.info("the relayed connection to %s is not needed any more", conn.remote_peer)
-                self._swarm.spawn(conn.close(), "close a relayed connection")
-        if left:
-            self._tidy_later()
 
 
 class _Answer(NamedTuple):

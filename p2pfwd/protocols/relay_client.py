@@ -17,7 +17,7 @@ its own: a relay that does not answer holds up no other.
                  HELD ──it is the owner's no more, and strangers' relays are not asked──▶ IDLE: nor of a place
     RESTING as a stranger's ──it is the owner's now──▶ IDLE
 
-A circuit that a relay brings is taken only from a relay that has been asked, and never over a circuit.
+Circuits that a relay brings are taken in `net.brought`.
 """
 
 from __future__ import annotations
@@ -35,20 +35,15 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import P2PForwardError, ProtocolError, RelayRefused, RemoteProtocolError
+from p2pfwd.errors import P2PForwardError, RelayRefused, RemoteProtocolError
+from p2pfwd.net.brought import Brought
 from p2pfwd.net.exchange import exchange
 from p2pfwd.net.link.contract import Link
-from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
-from p2pfwd.net.transport.circuit import CircuitConduit
-from p2pfwd.net.transport.relay_transport import refusal, through
+from p2pfwd.net.transport.relay_transport import refusal
 from p2pfwd.net.upgrader import describe
-from p2pfwd.net.visits import Visit, said
-from p2pfwd.policy.networks import Network
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.relay_places import Known, Whose, plan, to_announce
-from p2pfwd.policy.service_bounds import BROUGHT, STOP
-from p2pfwd.policy.shares import Paced, Party
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Limit, Reservation, Status, Voucher
 
@@ -150,9 +145,7 @@ class RelayClient:
         self._task: asyncio.Task[None] | None = None
         self._begun = time.monotonic()
         self._pace = Pace(STRANGERS_ASKED, self._begun)
-        self._brought = Paced(BROUGHT)
-        swarm.memory.on_spare(lambda: self._brought.forget_full(time.monotonic()))
-        swarm.services.serve(Service(name=wire.STOP, talk=self._stop, accepts=self._is_relay, bounds=STOP))
+        Brought(swarm, self._is_relay)
 
     def start(self) -> None:
         """Begin to hold places."""
@@ -473,42 +466,5 @@ class RelayClient:
         for callback in tuple(self._callbacks):
             callback()
 
-    # --- taking circuits --------------------------------------------------------------------------
-
-    def _is_relay(self, peer: PeerId, _protocol: str) -> bool:
+    def _is_relay(self, peer: PeerId) -> bool:
         return peer in self._places or peer in self._asking  # a circuit may come right behind the place
-
-    def _may_come(self, peer: PeerId, relay: PeerId) -> bool:
-        """Whether circuits of this peer, as the relay says, do not come too fast; it is counted."""
-        whose = self._brought.empty(Party(peer, (Network(str(relay), 0),)), time.monotonic())
-        if whose is None or (whose != "peer" and self._swarm.peerstore.has_reserve(peer)):
-            return True
-        self._swarm.refusals.note(f"{STOP.label}-opens", peer, said(f"{STOP.label}-opens"))
-        return False
-
-    async def _stop(self, visit: Visit) -> None:
-        stream = visit.stream
-        if (message := await visit.message()) is None:
-            stream.reset()
-            return
-        status, link = Status.OK, self._link(stream.remote_peer)
-        if stream.conn.is_relayed or link is None:
-            status = Status.PERMISSION_DENIED
-        try:
-            request = wire.decode_stop_request(message)
-        except ProtocolError:
-            status = Status.MALFORMED_MESSAGE
-        if status is Status.OK and not self._may_come(request.peer, stream.remote_peer):
-            status = Status.RESOURCE_LIMIT_EXCEEDED
-        await visit.answer(wire.encode_stop_answer(status))
-        if status is not Status.OK or link is None:
-            await stream.close()
-            return
-        visit.go_on()
-        pool = self._swarm.io.pool
-        conduit = CircuitConduit(stream, pool, link.local_addr, through(link), request.limit)
-        self._swarm.legs.promise(conduit, link, request.ticket)
-        try:
-            await self._swarm.adopt(conduit, "inbound", request.peer)
-        except (P2PForwardError, TimeoutError, OSError) as exc:
-            log.debug("a circuit from %s failed: %s", request.peer, describe(exc))

@@ -17,19 +17,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
 from p2pfwd.net.connmgr import CIRCUIT_TAG, RELAY_TAG
 from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.contract import DuplexStream, Link
+from p2pfwd.net.relayed import Circuit, Place, Totals
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
-from p2pfwd.net.transport.leg_door import Door, Offer
+from p2pfwd.net.transport.leg_door import Door
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.relay_bounds import (
     BYTES,
@@ -46,7 +46,7 @@ from p2pfwd.policy.service_bounds import HOP
 from p2pfwd.policy.shares import Held, Paced, Party
 from p2pfwd.policy.visible import visible
 from p2pfwd.wire import circuit as wire
-from p2pfwd.wire.circuit import HopAnswer, Limit, Status
+from p2pfwd.wire.circuit import HopAnswer, Status
 from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 log = logging.getLogger("p2pfwd.relay")
@@ -56,72 +56,6 @@ ANSWER_S: Final = 10.0
 
 ENDING_S: Final = 1.0
 """Between two looks for places whose time is over, at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What one peer has reserved. Times are monotonic seconds."""
-
-    peer: PeerId
-    link: Link
-    party: Party
-    is_own: bool
-    since: float
-    ends_at: float
-
-
-@dataclass(slots=True, eq=False)
-class Circuit:
-    """One, from the request on; `bridge` once it stands."""
-
-    dialer: PeerId
-    target: PeerId
-    limit: Limit | None
-    opened_at: float
-    strangers: tuple[Party, ...]
-    """Those of its two ends whose share it takes."""
-    bridge: Bridge | None = None
-    legs: Offer | None = None
-    """Where it may have some: see `net.transport.leg_door`."""
-    timer: asyncio.TimerHandle | None = None
-
-    @property
-    def bytes_out(self) -> int:
-        """From the dialer to the target."""
-        by_stream = 0 if self.bridge is None else self.bridge.one.passed
-        return by_stream + (0 if self.legs is None else self.legs.passed[0])
-
-    @property
-    def bytes_in(self) -> int:
-        """From the target to the dialer."""
-        by_stream = 0 if self.bridge is None else self.bridge.other.passed
-        return by_stream + (0 if self.legs is None else self.legs.passed[1])
-
-    @property
-    def has_legs(self) -> bool:
-        """Whether its bytes go by its own connections."""
-        return self.legs is not None and self.legs.pair is not None
-
-    @property
-    def leg_addrs(self) -> tuple[Multiaddr, ...]:
-        """Where these come from."""
-        pair = None if self.legs is None else self.legs.pair
-        return () if pair is None else (pair.one.conduit.remote_addr, pair.other.conduit.remote_addr)
-
-    def ticket(self, end: int) -> bytes | None:
-        """For a leg of the dialer's (0) or the target's (1)."""
-        return None if self.legs is None else self.legs.tickets[end]
-
-
-@dataclass(slots=True)
-class Totals:
-    """Since the start."""
-
-    reservations: int = 0
-    circuits: int = 0
-    bytes: int = 0
-    """Of circuits that are over, both ways."""
-    refused: dict[Status, int] = field(default_factory=dict)
 
 
 class RelayService:
@@ -156,7 +90,7 @@ class RelayService:
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
         """Of circuits whose target has yet to answer: done when its place is at another connection."""
         swarm.memory.on_spare(lambda: self._bytes.forget_full(self._clock()))
-        swarm.take_legs(self._door)
+        swarm.legs.take(self._door)
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
         swarm.on_blocked(self._cut_blocked)

@@ -17,7 +17,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import NoDirectPath, P2PForwardError, PeerNotFound, TimedOut
 from p2pfwd.forwarding.check import check_peer
 from p2pfwd.host.host import Host
-from p2pfwd.net import own_addresses
+from p2pfwd.net import needless, own_addresses
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
@@ -212,7 +212,7 @@ async def test_who_is_public_is_dialed_without_a_hole() -> None:
 async def test_the_relayed_connection_goes_when_nothing_is_on_it(
     no_plain_dial: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hole_punch, "GRACE_S", 0.2)
+    monkeypatch.setattr(needless, "GRACE_S", 0.2)
     async with rig() as it:
         circuit = await it.reach()
         stream = await circuit.open_stream([ECHO])

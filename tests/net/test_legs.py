@@ -19,6 +19,7 @@ from p2pfwd.errors import NegotiationFailed, P2PForwardError, PeerBlocked
 from p2pfwd.host.host import Host
 from p2pfwd.net.conduit import tcp
 from p2pfwd.net.link.contract import Link
+from p2pfwd.net.relayed import Circuit
 from p2pfwd.net.transport import circuit, leg_door, relay_transport
 from p2pfwd.net.transport import legs as legs_module
 from p2pfwd.net.transport.circuit import CircuitConduit
@@ -27,7 +28,7 @@ from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.relay_bounds import LEGS
 from p2pfwd.protocols.relay_client import RelayClient
-from p2pfwd.protocols.relay_service import Circuit, RelayService
+from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import leg_name
 from tests.net.program import Program
 from tests.net.swarm_rig import Taken, host, next_conn, stranger

@@ -16,7 +16,7 @@ import pytest
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr
 from p2pfwd.errors import CircuitLimitReached, ConnectionLost, DialFailed, P2PForwardError
 from p2pfwd.host.host import Host
-from p2pfwd.net import upgrader
+from p2pfwd.net import brought, upgrader
 from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.link.stream import Stream
@@ -24,7 +24,6 @@ from p2pfwd.net.services import Service
 from p2pfwd.policy import service_bounds
 from p2pfwd.policy.pace import Rate
 from p2pfwd.policy.shares import Most, Rates
-from p2pfwd.protocols import relay_client
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import (
@@ -542,7 +541,7 @@ async def test_strangers_haste_over_a_relay_keeps_none_of_the_owners_peers_from_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wide = Rate(1e6, 1e6)
-    monkeypatch.setattr(relay_client, "BROUGHT", Rates(peer=wide, network=Rate(0.001, 1)))
+    monkeypatch.setattr(brought, "BROUGHT", Rates(peer=wide, network=Rate(0.001, 1)))
     async with rig() as it, host() as own, host() as another:
         await until(it.client.places)
         await it.connect()
@@ -577,7 +576,7 @@ async def test_who_comes_over_a_relay_near_by_is_told_and_believed_nothing_that_
 @on_loop
 async def test_a_live_circuit_gives_way_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     bounds = replace(service_bounds.STOP, most=Most(all=1, peer=2, network=2))
-    monkeypatch.setattr(relay_client, "STOP", bounds)
+    monkeypatch.setattr(brought, "STOP", bounds)
     async with rig() as it, host() as another:
         await until(it.client.places)
         it.target.swarm.services.is_own = lambda _peer: False
@@ -590,7 +589,7 @@ async def test_a_live_circuit_gives_way_to_no_other(monkeypatch: pytest.MonkeyPa
 @on_loop
 async def test_a_peer_has_so_many_circuits_a_second_whoever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     wide = Rate(1e6, 1e6)
-    monkeypatch.setattr(relay_client, "BROUGHT", Rates(peer=Rate(0.001, 1), network=wide))
+    monkeypatch.setattr(brought, "BROUGHT", Rates(peer=Rate(0.001, 1), network=wide))
     async with rig() as it:
         await until(it.client.places)
         it.target.swarm.peerstore.pin(it.dialer.peer_id, (), "named")

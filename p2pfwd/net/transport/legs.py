@@ -26,7 +26,7 @@ from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.tcp_transport import Spawn
-from p2pfwd.net.upgrader import Upgrader, describe
+from p2pfwd.net.upgrader import LegDoor, Upgrader, describe
 from p2pfwd.system.loop_io import LoopIo
 from p2pfwd.wire import circuit as wire
 
@@ -58,6 +58,10 @@ class Legs:
         self._spawn = spawn
         self._short: dict[PeerId, tuple[int, float]] = {}
         """How many short-lived legs there were in a row at a relay, and when the last one ended."""
+
+    def take(self, door: LegDoor) -> None:
+        """Have `door` take those that come to a listening socket: this node is a relay."""
+        self._upgrader.legs = door
 
     def can_dial(self, link: Link) -> bool:
         """Whether this node can come to the relay a second time: it knows where, for it has dialed it."""

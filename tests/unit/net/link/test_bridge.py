@@ -66,7 +66,7 @@ class Stream:
     def close_write(self) -> None:
         self.log.append("fin")
 
-    def reset(self) -> None:
+    def reset(self, _code: int = 0) -> None:
         self.log.append("reset")
 
 
