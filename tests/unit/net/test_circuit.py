@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.net.conduit.hurry import RETRY_S, STUCK_S
 from p2pfwd.net.transport import circuit
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.system.buffers import BufferPool
@@ -148,10 +149,13 @@ class Leg:
     """A socket that somebody else reads; it keeps what its receiver leaves."""
 
     kept_bytes = 0
+    is_near = False
     receiver: Any
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.retries: list[float | None] = []
+        self.acknowledged: float | None = 0.0
         self.carry = b""
         self.paused = self.congested = False
         self.progressed_at = 1.0
@@ -175,6 +179,12 @@ class Leg:
 
     def send(self, view: memoryview, **_kinds: bool) -> None:
         self.congested = True
+
+    def acknowledged_s(self) -> float | None:
+        return self.acknowledged
+
+    def retry_within(self, seconds: float | None) -> None:
+        self.retries.append(seconds)
 
     def spare(self, spare: bool) -> None:
         self.log.append(f"spare {spare}")
@@ -236,6 +246,19 @@ def test_a_leg_is_read_as_its_peer_deserves(monkeypatch: pytest.MonkeyPatch) -> 
     conduit.squeeze(1000)
     conduit.take_leg(cast("Any", leg), b"", pytest.fail)
     assert leg.log == ["spare True", "room 1000"]
+
+
+def test_the_line_of_a_leg_is_looked_at_whenever_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Leg()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    assert conduit.acknowledged_s() is None
+    conduit.take_leg(cast("Any", leg), READY, pytest.fail)
+    leg.acknowledged = 2 * STUCK_S
+    assert conduit.acknowledged_s() is None, "it says nothing of the other end"
+    (wanted,) = leg.retries
+    assert wanted is not None and wanted >= RETRY_S
+    conduit.retry_within(5.0)
+    assert len(leg.retries) == 1
 
 
 @pytest.mark.parametrize("ended", ["here", "there", "not at all"])
