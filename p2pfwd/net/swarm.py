@@ -83,8 +83,7 @@ class Swarm:
         self.peerstore = Peerstore()
         self.connmgr = ConnMgr(self.settings)
         self.resolver = Resolver(self.settings.dns_servers, local_only=self.settings.local_only)
-        loop = asyncio.get_running_loop()
-        self._loop = loop
+        loop = self._loop = asyncio.get_running_loop()
         waking = Waking(self.settings.busy_poll, on_battery, random.random)
         self.io = LoopIo.of(loop, waking, RUN_MESSAGES)
         self._tasks = Tasks(loop)
@@ -103,7 +102,6 @@ class Swarm:
         self.memory.on_spare(self._spare)
         self.handshakes = Handshakes(self.settings, self.refusals, loop.time)
         self.own_addresses = OwnAddresses(Interfaces())
-        self.own_addresses.is_own = self.peerstore.is_chosen
         self._join_limits()
         self._upgrader = self._make_upgrader()
         spawn = self._tasks.spawn
@@ -113,7 +111,7 @@ class Swarm:
         )
         dialer = Dialer(self._transports, self.resolver, self.peerstore, self.settings)
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
-        self.dials.is_own = self.peerstore.is_chosen
+        self.dials.is_own = self.own_addresses.is_own = self.peerstore.is_chosen
         self.dials.check_blocked = self.blocklist.check
         self.connections.on_connected(dialer.arrived)
         dialer.is_blocked = self.blocklist.has_addr

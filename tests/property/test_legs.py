@@ -65,6 +65,7 @@ class Wire:
     other: Wire
     limit = limit_left = segment_bytes = None
     heard = True
+    is_near = False
     local_addr = remote_addr = ADDR
     progressed_at = 0.0
 

@@ -4,6 +4,7 @@ Rules:
 - A piece that has come is sent at once. While the other conduit cannot send, this one is not read: at most
   one read waits here for each way, and the system's own windows slow the sender.
 - The end of what one sends is passed on behind it, and so is the loss of one: the other is aborted.
+- While bytes pass, or wait, a line that is cut is tried again every few seconds.
 - Once one has ended, the other has `LINGER_S` to end as well.
 - Two on which nothing passes for `IDLE_S` are ended: their machines may be gone without a word.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from p2pfwd.net.conduit.contract import Conduit
+from p2pfwd.net.conduit.hurry import Hurry
 
 LINGER_S: Final = 30.0
 """For what was sent before the end to arrive, and its receiver to end as well."""
@@ -22,6 +24,9 @@ LINGER_S: Final = 30.0
 
 IDLE_S: Final = 300.0
 """Connections of p2pfwd ask each other whether they live every two minutes, at least."""
+
+WATCH_S: Final = 1.0
+"""Between two looks at whether the lines are whole, while there is traffic."""
 
 
 class Pair:
@@ -37,6 +42,10 @@ class Pair:
         self._on_over = on_over
         self._linger: asyncio.TimerHandle | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._watched = 0
+        """Bytes that had passed at the last look."""
+        self._lines = Hurry(one, loop.time), Hurry(other, loop.time)
 
     def start(self, first: bytes) -> None:
         """Send `first` on both, then move bytes."""
@@ -54,6 +63,23 @@ class Pair:
         elif not self.is_over:
             self._idle = self._loop.call_later(IDLE_S, self._look, passed)
 
+    def stir(self) -> None:
+        """Something has passed: watch the lines."""
+        if self._watch is None and not self.is_over:
+            for line in self._lines:
+                line.settled()  # nothing was on its way
+            self._watch_later()
+
+    def _watch_later(self) -> None:
+        self._watch = self._loop.call_later(WATCH_S, self._look_at_lines)
+
+    def _look_at_lines(self) -> None:
+        self._watch = None
+        waits = [line.look() for line in self._lines]
+        before, self._watched = self._watched, self.one.passed + self.other.passed
+        if any(waits) or self._watched != before:
+            self._watch_later()
+
     def ended(self) -> None:
         """One of them has ended, or sent what it had to."""
         ends = self.one, self.other
@@ -67,7 +93,7 @@ class Pair:
         if self.is_over:
             return
         self.is_over = True
-        for timer in (self._linger, self._idle):
+        for timer in (self._linger, self._idle, self._watch):
             if timer is not None:
                 timer.cancel()
         self.one.conduit.abort()
@@ -95,6 +121,7 @@ class End:
         other = self.opposite.conduit
         other.send(view)
         self.passed += len(view)
+        self.pair.stir()
         if other.congested:
             self.conduit.pause()
         return len(view)

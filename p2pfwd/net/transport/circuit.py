@@ -27,6 +27,7 @@ from typing import Final
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached, StreamReset
 from p2pfwd.net.conduit.contract import Conduit, Receiver
+from p2pfwd.net.conduit.hurry import Hurry
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.net.transport.leg import Leg, Stage
 from p2pfwd.system.buffers import BufferPool
@@ -95,6 +96,7 @@ class CircuitConduit:
         self._on_leg_lost: Callable[[], None] = _nothing
         self._leg_out: Conduit | None = None
         """Where we send, once we have changed over."""
+        self._hurry: Hurry | None = None
         self._reads_leg = False
 
     def start(self, receiver: Receiver, leftover: bytes = b"") -> None:
@@ -235,7 +237,10 @@ class CircuitConduit:
         return self._progressed_at if self._leg_out is None else self._leg_out.progressed_at
 
     def acknowledged_s(self) -> float | None:
-        """See Conduit: the relay's system says nothing of the peer's."""
+        """See Conduit: the relay's system says nothing of the peer's. The line to the relay is looked at on
+        this occasion, where it is a leg's own."""
+        if self._hurry is not None:
+            self._hurry.look()
         return None
 
     def retry_within(self, seconds: float | None) -> None:
@@ -365,6 +370,7 @@ class CircuitConduit:
     def _send_by_leg(self) -> None:
         assert self._leg is not None
         self._leg_out = self._leg.conduit
+        self._hurry = Hurry(self._leg_out)
         self._stream.close_write()
 
     def leg_drained(self) -> None:

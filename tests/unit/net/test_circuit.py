@@ -9,6 +9,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import CircuitLimitReached, StreamReset
+from p2pfwd.net.conduit.hurry import RETRY_S, STUCK_S
 from p2pfwd.net.transport import circuit
 from p2pfwd.net.transport.circuit import CircuitConduit
 from p2pfwd.net.transport.leg import NEAR_BYTES
@@ -176,10 +177,13 @@ class Leg:
     """A socket that somebody else reads; it keeps what its receiver leaves."""
 
     kept_bytes = 0
+    is_near = False
     receiver: Any
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.retries: list[float | None] = []
+        self.acknowledged: float | None = 0.0
         self.carry = b""
         self.paused = self.congested = self.is_near = False
         self.progressed_at = 1.0
@@ -203,6 +207,12 @@ class Leg:
 
     def send(self, view: memoryview, **_kinds: bool) -> None:
         self.congested = True
+
+    def acknowledged_s(self) -> float | None:
+        return self.acknowledged
+
+    def retry_within(self, seconds: float | None) -> None:
+        self.retries.append(seconds)
 
     def spare(self, spare: bool) -> None:
         self.log.append(f"spare {spare}")
@@ -270,6 +280,19 @@ def test_a_leg_is_read_as_its_peer_deserves_and_as_far_as_it_is(
     assert leg.log == ["spare True", "room 1000"]
     conduit.squeeze(None)
     assert leg.log[2:] == [f"room {NEAR_BYTES if near else None}"]
+
+
+def test_the_line_of_a_leg_is_looked_at_whenever_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Leg()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    assert conduit.acknowledged_s() is None
+    conduit.take_leg(cast("Any", leg), READY, pytest.fail)
+    leg.acknowledged = 2 * STUCK_S
+    assert conduit.acknowledged_s() is None, "it says nothing of the other end"
+    (wanted,) = leg.retries
+    assert wanted is not None and wanted >= RETRY_S
+    conduit.retry_within(5.0)
+    assert len(leg.retries) == 1
 
 
 @pytest.mark.parametrize("ended", ["here", "there", "not at all"])
