@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
 from p2pfwd.net.connmgr import CIRCUIT_TAG, RELAY_TAG
@@ -101,12 +100,6 @@ class Circuit:
         """Whether its bytes go by its own connections."""
         return self.legs is not None and self.legs.pair is not None
 
-    @property
-    def leg_addrs(self) -> tuple[Multiaddr, ...]:
-        """Where these come from."""
-        pair = None if self.legs is None else self.legs.pair
-        return () if pair is None else (pair.one.conduit.remote_addr, pair.other.conduit.remote_addr)
-
     def ticket(self, end: int) -> bytes | None:
         """For a leg of the dialer's (0) or the target's (1)."""
         return None if self.legs is None else self.legs.tickets[end]
@@ -156,7 +149,7 @@ class RelayService:
         swarm.take_legs(self._door)
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
-        swarm.on_blocked(self._cut_blocked)
+        swarm.blocklist.on_changed = self._cut_blocked
 
     # --- whom it serves ---------------------------------------------------------------------------
 
@@ -187,7 +180,7 @@ class RelayService:
         """By their legs circuits outlive the connections that a block has ended."""
         blocklist = self._swarm.blocklist
         for circuit in tuple(self._circuits):
-            peers, addrs = (circuit.dialer, circuit.target), circuit.leg_addrs
+            peers, addrs = (circuit.dialer, circuit.target), circuit.legs.addrs if circuit.legs else ()
             if any(map(blocklist.has_peer, peers)) or any(map(blocklist.has_addr, addrs)):
                 self._end(circuit)
 
