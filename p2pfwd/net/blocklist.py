@@ -6,6 +6,8 @@ What is refused is counted as `blocked`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from p2pfwd.core.multiaddrs import Multiaddr, split_circuit
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import PeerBlocked
@@ -20,6 +22,8 @@ class Blocklist:
     def __init__(self, refusals: Refusals) -> None:
         self.blocks = Blocks()
         """Replaced as a whole where it changes."""
+        self.on_changed: Callable[[], None] = lambda: None
+        """Called when its connections have ended: set by the relay, whose circuits may need none."""
         self._refusals = refusals
 
     def turns_away(self, host: str) -> bool:

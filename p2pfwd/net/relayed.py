@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.contract import Link
@@ -57,12 +56,6 @@ class Circuit:
     def has_legs(self) -> bool:
         """Whether its bytes go by its own connections."""
         return self.legs is not None and self.legs.pair is not None
-
-    @property
-    def leg_addrs(self) -> tuple[Multiaddr, ...]:
-        """Where these come from."""
-        pair = None if self.legs is None else self.legs.pair
-        return () if pair is None else (pair.one.conduit.remote_addr, pair.other.conduit.remote_addr)
 
     def ticket(self, end: int) -> bytes | None:
         """For a leg of the dialer's (0) or the target's (1)."""

@@ -130,7 +130,6 @@ class Swarm:
         """Awaited before a relay is asked for anything: who we are to it. What it raises is a refusal."""
         self._listening: list[Listening] = []
         self._identified: list[Callable[[PeerId], None]] = []
-        self._blocked: list[Callable[[], None]] = []
 
     def _is_wanted(self, peer_id: PeerId) -> bool:
         return self.peerstore.is_chosen(peer_id) or self.connmgr.is_kept(peer_id)
@@ -274,13 +273,8 @@ class Swarm:
         ended = [conn for conn in self.conns() if self.blocklist.has(conn)]
         for conn in ended:
             conn.abort(PeerBlocked(f"{conn.remote_peer} was blocked on this node"))
-        for callback in self._blocked:
-            callback()
+        self.blocklist.on_changed()
         return ended
-
-    def on_blocked(self, callback: Callable[[], None]) -> None:
-        """Be told that the block list is another one."""
-        self._blocked.append(callback)
 
     def on_connected(self, callback: Callable[[Link], None]) -> None:
         """Be told of every new connection."""

@@ -93,7 +93,7 @@ class RelayService:
         swarm.legs.take(self._door)
         swarm.services.reserve(wire.HOP)
         swarm.on_disconnected(self._disconnected)
-        swarm.on_blocked(self._cut_blocked)
+        swarm.blocklist.on_changed = self._cut_blocked
 
     # --- whom it serves ---------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class RelayService:
         """By their legs circuits outlive the connections that a block has ended."""
         blocklist = self._swarm.blocklist
         for circuit in tuple(self._circuits):
-            peers, addrs = (circuit.dialer, circuit.target), circuit.leg_addrs
+            peers, addrs = (circuit.dialer, circuit.target), circuit.legs.addrs if circuit.legs else ()
             if any(map(blocklist.has_peer, peers)) or any(map(blocklist.has_addr, addrs)):
                 self._end(circuit)
 

@@ -365,16 +365,20 @@ async def test_a_doubt_of_the_other_end_does_not_hurry_the_system_about_the_rela
 
 
 @on_loop
-async def test_what_the_system_holds_of_a_leg_is_little_where_the_way_is_short() -> None:
-    async with relayed() as it:
-        await it.bulk()
-        await until(lambda: stands(it))
-        assert it.one.legs is not None and it.one.legs.pair is not None
-        ends = [end.conduit for end in (it.one.legs.pair.one, it.one.legs.pair.other)]
-        for leg in [*ends, *(end._leg_out for end in it.conduits)]:
-            assert isinstance(leg, tcp.TcpConduit)
-            assert leg.is_near
-            assert leg._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * NEAR_BYTES
-            leg._closed = True
-            assert not leg.is_near
-            leg._closed = False
+async def test_what_the_system_holds_of_a_leg_is_little_where_the_way_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for limit_s, is_short in ((60.0, True), (0.0, False)):
+        monkeypatch.setattr(tcp, "NEAR_S", limit_s)
+        async with relayed() as it:
+            await it.bulk()
+            await until(lambda: stands(it))
+            assert it.one.legs is not None and it.one.legs.pair is not None
+            ends = [end.conduit for end in (it.one.legs.pair.one, it.one.legs.pair.other)]
+            for leg in [*ends, *(end._leg_out for end in it.conduits)]:
+                assert isinstance(leg, tcp.TcpConduit)
+                assert leg.is_near is is_short
+                room = leg._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+                assert room <= 2 * NEAR_BYTES or not is_short
+                lock = leg._sock.getsockopt(socket.SOL_SOCKET, tcp.SO_BUF_LOCK)
+                assert bool(lock & 2) is is_short

@@ -374,3 +374,53 @@ async def test_a_pause_keeps_a_wide_message_that_has_come_in_part_and_small_read
         rig.conduit.resume()
         rig.bring(wire[size:])
         assert rig.told.got == [wire] and max(rig.rooms[1:]) <= 32 * 1024
+
+
+class Left(Told):
+    """Leaves what comes, and pauses, until it is told to take it."""
+
+    takes = False
+
+    def __init__(self, conduit: TcpConduit) -> None:
+        super().__init__()
+        self.conduit = conduit
+
+    def data_received(self, view: memoryview) -> int:
+        if not self.takes:
+            self.conduit.pause()
+            return 0
+        return super().data_received(view)
+
+
+@on_loop
+async def test_who_is_resumed_within_another_ones_read_leaves_that_read_alone() -> None:
+    """As a circuit does whose last bytes come by its stream while others wait on its leg."""
+    io = LoopIo.of(asyncio.get_running_loop(), 0)
+    fars, nears = [], []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for _ in range(2):
+            fars.append(socket.create_connection(listener.getsockname()))
+            nears.append(listener.accept()[0])
+            tune(nears[-1])
+    one, other = (TcpConduit(near, io) for near in nears)
+    left = Left(other)
+    other.start(left)
+    fars[1].sendall(b"left" * 100)
+    await until(lambda: other.kept_bytes)
+
+    class Resuming(Told):
+        def data_received(self, view: memoryview) -> int:
+            left.takes = True
+            other.resume()
+            return super().data_received(view)
+
+    told = Resuming()
+    one.start(told)
+    fars[0].sendall(b"read" * 50)
+    await until(lambda: told.bytes)
+    assert told.bytes == b"read" * 50 and left.bytes == b"left" * 100
+    one.abort()
+    other.abort()
+    for far in fars:
+        far.close()
+    io.close()

@@ -207,10 +207,8 @@ class TcpConduit:
             return
         self._paused = False
         if self._carry and self._receiver is not None:
-            end = len(self._carry)
-            scratch = self._pool.scratch
-            scratch[:end] = self._carry
-            self._keep(scratch[self._receiver.data_received(scratch[:end]) : end])
+            view = memoryview(bytearray(self._carry))  # not in the scratch: another's read may lie there
+            self._keep(view[self._receiver.data_received(view) :])
         if not (self._paused or self._closed or self._at_eof):
             self._poller.add_reader(self._fd, self._readable)
 

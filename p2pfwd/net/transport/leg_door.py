@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.net.conduit.contract import Conduit
 from p2pfwd.net.conduit.pair import Pair
 from p2pfwd.net.transport.leg import room_of
@@ -92,6 +93,12 @@ class Offer:
     def passed(self) -> tuple[int, int]:
         """Bytes from the end that asked for the circuit, and from the other."""
         return (0, 0) if self.pair is None else (self.pair.one.passed, self.pair.other.passed)
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Where they come from, once both have come."""
+        pair = self.pair
+        return () if pair is None else (pair.one.conduit.remote_addr, pair.other.conduit.remote_addr)
 
     def arrived(self, name: str, conduit: Conduit) -> None:
         """One of them is here."""
