@@ -7,7 +7,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
@@ -380,5 +380,6 @@ async def test_what_the_system_holds_of_a_leg_is_little_where_the_way_is_short(
                 assert leg.is_near is is_short
                 room = leg._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
                 assert room <= 2 * NEAR_BYTES or not is_short
-                lock = leg._sock.getsockopt(socket.SOL_SOCKET, tcp.SO_BUF_LOCK)
-                assert bool(lock & 2) is is_short
+                with suppress(OSError):  # before Linux 5.15
+                    lock = leg._sock.getsockopt(socket.SOL_SOCKET, tcp.SO_BUF_LOCK)
+                    assert bool(lock & 2) is is_short
