@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from p2pfwd.net.link.bridge import CHUNK_BYTES, CORK_BYTES, Bridge
+from p2pfwd.wire.yamux.reset_codes import NO_REASON, RESOURCE_LIMIT_EXCEEDED
 
 if TYPE_CHECKING:
     from p2pfwd.net.link.bridge import End
@@ -66,8 +67,8 @@ class Stream:
     def close_write(self) -> None:
         self.log.append("fin")
 
-    def reset(self, _code: int = 0) -> None:
-        self.log.append("reset")
+    def reset(self, code: int = NO_REASON) -> None:
+        self.log.append("reset" if code == NO_REASON else f"reset {code:#x}")
 
 
 def bridge(
@@ -183,4 +184,5 @@ def test_no_more_passes_than_a_bounded_bridge_lets() -> None:
     one.sink.data_received(memoryview(b"abc"))
     assert not made.is_over
     one.sink.data_received(memoryview(b"d"))
-    assert bytes(other.taken) == b"abc" and made.limit_reached and other.log[-1] == "reset"
+    assert bytes(other.taken) == b"abc" and made.limit_reached
+    assert one.log[-1] == other.log[-1] == f"reset {RESOURCE_LIMIT_EXCEEDED:#x}", "both are told why"
