@@ -37,8 +37,8 @@ SPARE_READ_BYTES: Final = 32 * 1024
 SO_BUF_LOCK: Final = 72
 """Linux 5.15; socket(7) has it, Python's socket does not."""
 
-NEAR_S: Final = 0.005
-"""A round trip of less is a short way, see `is_near`."""
+NEAR_S: Final = 0.001
+"""A round trip of less is a short way, see `is_near`: within a machine, or a local network."""
 
 USER_TIMEOUT_MS: Final = 40_000
 """TCP_USER_TIMEOUT: unacknowledged data for this long means a dead peer (found within 45 s)."""
@@ -84,8 +84,8 @@ def acknowledged_s(sock: socket.socket) -> float | None:
     return float(last_ack_ms) / 1000 + _TICK_S
 
 
-_RTT: Final = 68
-"""In Linux' tcp_info: the smoothed round trip, in microseconds."""
+_MIN_RTT: Final = 148
+"""In Linux' tcp_info: the shortest round trip, in microseconds."""
 
 _SEGMENTS_IN, _DATA_SEGMENTS_IN = 140, 152
 """In Linux' tcp_info: how many segments have come, and those of them with data."""
@@ -221,11 +221,13 @@ class TcpConduit:
 
     @property
     def is_near(self) -> bool:
-        """See Conduit.is_near; asked before there is a queue. Only Linux tells."""
+        """See Conduit.is_near. Only Linux tells."""
         if self._closed or sys.platform != "linux":
             return False
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
-        (rtt_us,) = struct.unpack_from("=I", info, _RTT)
+        if len(info) < _MIN_RTT + 4:  # before Linux 4.6
+            return False
+        (rtt_us,) = struct.unpack_from("=I", info, _MIN_RTT)
         return float(rtt_us) < NEAR_S * 1e6
 
     def squeeze(self, room: int | None) -> None:
