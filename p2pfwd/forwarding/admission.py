@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.forwarding.glances import Glances
 from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
-from p2pfwd.policy.shares import Held, Most, Paced, Party, Whose
+from p2pfwd.policy.shares import Held, Most, Paced, Party, Whose, binds
 
 if TYPE_CHECKING:
     from p2pfwd.forwarding.values import ForwardingLimits
@@ -76,7 +76,7 @@ class ListenAdmission:
 
     def _is_refused(self, party: Party, whose: Whose | None) -> bool:
         """Whether a share that is used up, if one is, binds this peer."""
-        return whose is not None and (whose == "peer" or not self._whole.services.is_own(party.peer))
+        return binds(whose, party.peer, self._whole.services.is_own)
 
     def _beyond(self, party: Party) -> str | None:
         """Which of the owner's limits is reached, in words."""

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import P2PForwardError, ProtocolError
-from p2pfwd.net.link.contract import Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.circuit import CircuitConduit
@@ -21,7 +20,7 @@ from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit, said
 from p2pfwd.policy.networks import Network
 from p2pfwd.policy.service_bounds import BROUGHT, STOP
-from p2pfwd.policy.shares import Paced, Party
+from p2pfwd.policy.shares import Paced, Party, binds
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import Status
 
@@ -44,20 +43,17 @@ class Brought:
     def _may_come(self, peer: PeerId, relay: PeerId) -> bool:
         """Whether circuits of this peer, as the relay says, do not come too fast; it is counted."""
         whose = self._paced.empty(Party(peer, (Network(str(relay), 0),)), time.monotonic())
-        if whose is None or (whose != "peer" and self._swarm.peerstore.has_reserve(peer)):
+        if not binds(whose, peer, self._swarm.peerstore.has_reserve):
             return True
         self._swarm.refusals.note(f"{STOP.label}-opens", peer, said(f"{STOP.label}-opens"))
         return False
-
-    def _link(self, relay: PeerId) -> Link | None:
-        return next((c for c in self._swarm.conns(relay) if c.is_usable and not c.is_relayed), None)
 
     async def _stop(self, visit: Visit) -> None:
         stream = visit.stream
         if (message := await visit.message()) is None:
             stream.reset()
             return
-        status, link = Status.OK, self._link(stream.remote_peer)
+        status, link = Status.OK, self._swarm.paths.direct(stream.remote_peer)
         if stream.conn.is_relayed or link is None:
             status = Status.PERMISSION_DENIED
         try:

@@ -249,8 +249,10 @@ class Upgrader:
             conduit, inbox = self._enter(conduit)
             negotiation = DialerNegotiation((name,))
             await self._negotiate(conduit, inbox, negotiation, negotiation.start(), b"")
-        except BaseException:
+        except BaseException as exc:
             conduit.abort()
+            if isinstance(exc, NegotiationFailed):  # whose words have the ticket
+                raise NegotiationFailed("the relay takes no leg for this ticket") from None
             raise
         conduit.spare(False)
         return conduit, negotiation.leftover() + inbox.take()

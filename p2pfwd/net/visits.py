@@ -19,7 +19,7 @@ from p2pfwd.errors import RemoteProtocolError, ResourceLimitExceeded, TimedOut
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.policy.networks import Network
 from p2pfwd.policy.service_bounds import NO_BOUND, REQUESTS_PER_TURN, SLOWED_S, Bounds
-from p2pfwd.policy.shares import WIDER, Held, Paced, Party, Whose
+from p2pfwd.policy.shares import WIDER, Held, Paced, Party, Whose, binds
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class Room:
         label = self.bounds.label
         if self._opens is not None:
             whose = self._opens.empty(party, self.clock())
-            if whose is not None and not self._is_spared(party, whose):
+            if binds(whose, party.peer, self._is_own):
                 self.refuse(stream, f"{label}-opens", hasty=whose == "peer")
                 return None
         if not self._has_place(party):
@@ -123,14 +123,10 @@ class Room:
         self.held.give(visit.party)
         self._visits.pop(visit, None)
 
-    def _is_spared(self, party: Party, whose: Whose) -> bool:
-        """Whether a share that is used up does not bind this peer: it is the owner's, and not its own one."""
-        return whose != "peer" and self._is_own(party.peer)
-
     def _has_place(self, party: Party) -> bool:
         """Whether there is one for this peer, if need be because others give way."""
         while (whose := self.held.full(party)) is not None:
-            if self._is_spared(party, whose):
+            if not binds(whose, party.peer, self._is_own):
                 return True
             victim = None if whose == "peer" else self._most_silent(party, whose)
             if victim is None:

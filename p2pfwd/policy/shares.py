@@ -6,6 +6,7 @@ share uses up nobody else's. A wider network has a larger share: twice the narro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -56,6 +57,11 @@ class Count:
 
 Account = tuple[Count, ...]
 """A peer's count, then those of its networks, the narrowest first."""
+
+
+def binds(whose: Whose | None, peer: PeerId, is_own: Callable[[PeerId], bool]) -> bool:
+    """Whether a share that is used up, if one is, binds this peer: of the owner's each has its own alone."""
+    return whose is not None and (whose == "peer" or not is_own(peer))
 
 
 class Party:

@@ -225,7 +225,7 @@ class RelayClient:
         links: dict[PeerId, Link] = {}
         relays = []
         for relay in {*self._places, *(conn.remote_peer for conn in self._swarm.conns())}:
-            link = self._link(relay)
+            link = self._swarm.paths.direct(relay)
             if link is not None:
                 links[relay] = link
             if (known := self._known(relay, link, now)) is not None:
@@ -278,9 +278,6 @@ class RelayClient:
             return None
         later = self._places[place.relay] = replace(place, renew_at=min(at, place.until))
         return later
-
-    def _link(self, relay: PeerId) -> Link | None:
-        return next((c for c in self._swarm.conns(relay) if c.is_usable and not c.is_relayed), None)
 
     def _begin(self, link: Link) -> None:
         relay = link.remote_peer
@@ -341,7 +338,7 @@ class RelayClient:
         if not self._swarm.conns(relay) or not self._relays(relay) or not self._may_be_asked(relay):
             log.debug("the relay %s has left, or is asked no more: %s", relay, describe(exc))
             return
-        if not link.is_usable and self._link(relay) is not None:
+        if not link.is_usable and self._swarm.paths.direct(relay) is not None:
             return  # it was the connection: it is asked over the other one at once
         before, is_known = self._rests.get(relay), self._is_known(relay)
         delay_s = REST_S if before is None else min(2 * before.delay_s, LONGEST_REST_S)
@@ -434,7 +431,7 @@ class RelayClient:
 
     def _disconnected(self, conn: Link) -> None:
         place = self._places.get(conn.remote_peer)
-        if self._link(conn.remote_peer) is not None:
+        if self._swarm.paths.direct(conn.remote_peer) is not None:
             if place is not None and place.link is conn:
                 self._ask_again(place)
         else:

@@ -331,7 +331,7 @@ class RelayService:
             return
         circuit, place = found
         if can_leg and circuit.limit is None and self._door.is_open:
-            circuit.legs = self._door.offer(partial(self._legs_over, circuit))
+            circuit.legs = self._door.offer(partial(self._end, circuit))
         far: DuplexStream | None = None
         try:
             far, status = await self._ask(place, circuit)
@@ -443,11 +443,6 @@ class RelayService:
             self._swarm.refusals.note("relay-limit", circuit.dialer, what)
         if circuit.has_legs and bridge.is_whole:
             return  # both ends have changed over to them
-        self._over(circuit)
-
-    def _legs_over(self, circuit: Circuit) -> None:
-        if circuit.bridge is not None:
-            circuit.bridge.reset()
         self._over(circuit)
 
     def _end(self, circuit: Circuit, code: int = NO_REASON) -> None:

@@ -207,10 +207,9 @@ def test_a_home_that_cannot_be_made(home: Path) -> None:
     assert sentence(result.stderr) == f"home directory {home / 'file' / 'below'}: Not a directory"
 
 
-def test_a_home_that_is_not_writable(home: Path) -> None:
-    home.chmod(0o500)
-    result = subprocess.run(
-        [PROGRAM, "daemon"],
+def run_unprivileged(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *words],
         env=environment(home),
         capture_output=True,
         text=True,
@@ -218,6 +217,11 @@ def test_a_home_that_is_not_writable(home: Path) -> None:
         preexec_fn=unprivileged,
         timeout=30,
     )
+
+
+def test_a_home_that_is_not_writable(home: Path) -> None:
+    home.chmod(0o500)
+    result = run_unprivileged(home, "daemon")
     home.chmod(0o700)
     assert (result.returncode, result.stdout) == (1, "")
     assert sentence(result.stderr).startswith(f"home directory {home}: ")
@@ -316,18 +320,6 @@ def test_bad_arguments_start_a_daemon_all_the_same_and_change_nothing_else(home:
 
 
 # --- files that a command names ---------------------------------------------------------------------
-
-
-def run_unprivileged(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *words],
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=unprivileged,
-        timeout=30,
-    )
 
 
 PATH_RIGHT = "see that its path is right; - is standard input"

@@ -8,15 +8,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.host.host import Host
 from p2pfwd.net.link.contract import DuplexStream, Link
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport import relay_transport
 from p2pfwd.policy.relay_bounds import Serve
+from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Limit, Status, StopRequest
 from tests.net.swarm_rig import swarm
+from tests.support.loops import until
 
 
 @dataclass
@@ -44,6 +47,16 @@ async def relay(serve: Serve = "peers", *own: Swarm) -> AsyncIterator[Relay]:
             yield found
         finally:
             service.close()
+
+
+async def placed(client: Host, relay: Host) -> RelayClient:
+    """The client's own asking for a place there, once it has one; to be closed."""
+    asking = RelayClient(client.swarm, strangers=False, is_public=lambda: False)
+    asking.start()
+    asking.name(relay.peer_id)
+    await client.swarm.connect(relay.peer_id, relay.swarm.listen_addrs())
+    await until(asking.places)
+    return asking
 
 
 async def ask(link: Link, message: bytes) -> HopAnswer:

@@ -27,10 +27,10 @@ from p2pfwd.net.transport.leg import NEAR_BYTES, Stage
 from p2pfwd.net.transport.legs import MOST_RELAYS, REST_S, SHORT_S
 from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.relay_bounds import LEGS
-from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import leg_name
 from tests.net.program import Program
+from tests.net.relay_rig import placed
 from tests.net.swarm_rig import Taken, host, next_conn, stranger
 from tests.support.loops import on_both_loops, on_loop, until
 
@@ -86,12 +86,7 @@ async def relayed(*, own: bool = True, most_legs: int = LEGS, **settings: Any) -
         service = RelayService(relay.swarm, most_legs=most_legs)
         service.serve("anyone")
         service.is_own = lambda _peer: own
-        client = RelayClient(far.swarm, strangers=False, is_public=lambda: False)
-        client.start()
-        client.name(relay.peer_id)
-        taken = Taken(far.swarm)
-        await far.swarm.connect(relay.peer_id, relay.swarm.listen_addrs())
-        await until(client.places)
+        client, taken = await placed(far, relay), Taken(far.swarm)
         arrived = next_conn(far.swarm)
         link = await near.swarm.connect(far.peer_id, [far.swarm.listen_addrs()[-1]], only=True)
         try:
@@ -287,7 +282,7 @@ async def test_a_ticket_that_was_not_given_or_was_used_opens_nothing() -> None:
             await upgrader.propose_leg(conduit, name)
             return conduit
 
-        with pytest.raises(NegotiationFailed):
+        with pytest.raises(NegotiationFailed, match=r"takes no leg for this ticket$"):
             await propose(leg_name(bytes(16)))
         first = await propose(it.one.legs.names[0])
         with pytest.raises(NegotiationFailed):

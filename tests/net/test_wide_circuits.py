@@ -12,12 +12,12 @@ from p2pfwd.net.channel import NoiseChannel
 from p2pfwd.net.link import outbox
 from p2pfwd.net.transport import circuit
 from p2pfwd.net.transport.circuit import CircuitConduit
-from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.noise.cipher import MAX_PLAINTEXT, MAX_WIDE_MESSAGE, TAG
 from tests.net.program import Program
+from tests.net.relay_rig import placed
 from tests.net.swarm_rig import Taken, conn_of, host
-from tests.support.loops import on_both_loops, until
+from tests.support.loops import on_both_loops
 from tests.support.mini_relay import MiniRelay
 
 BULK = random.Random(1).randbytes(9_000_000)
@@ -60,12 +60,7 @@ async def test_bulk_goes_both_ways_at_once_through_relays_that_cut_it_and_that_d
             service = RelayService(relay.swarm)
             service.serve("anyone")
             service.is_own = lambda _peer: True
-        client = RelayClient(far.swarm, strangers=False, is_public=lambda: False)
-        client.start()
-        client.name(relay.peer_id)
-        taken = Taken(far.swarm)
-        await far.swarm.connect(relay.peer_id, relay.swarm.listen_addrs())
-        await until(client.places)
+        client, taken = await placed(far, relay), Taken(far.swarm)
         over = [far.swarm.listen_addrs()[-1]]
         await near.swarm.connect(far.peer_id, over, only=True)
         stream = await near.swarm.open_stream(far.peer_id, [taken.protocol])

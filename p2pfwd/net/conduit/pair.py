@@ -21,7 +21,6 @@ from p2pfwd.net.conduit.hurry import Hurry
 LINGER_S: Final = 30.0
 """For what was sent before the end to arrive, and its receiver to end as well."""
 
-
 IDLE_S: Final = 300.0
 """Connections of p2pfwd ask each other whether they live every two minutes, at least."""
 
@@ -81,9 +80,8 @@ class Pair:
             self._watch_later()
 
     def ended(self) -> None:
-        """One of them has ended, or sent what it had to."""
-        ends = self.one, self.other
-        if all(end.at_eof and not end.conduit.congested for end in ends):
+        """One of them has ended: nothing of it waits in the other, or it had not been read to its end."""
+        if self.one.at_eof and self.other.at_eof:
             self.abort()
         elif self._linger is None:
             self._linger = self._loop.call_later(LINGER_S, self.abort)
@@ -129,8 +127,6 @@ class End:
     def drained(self) -> None:
         """What the opposite one gave has been sent."""
         self.opposite.conduit.resume()
-        if self.opposite.at_eof:
-            self.pair.ended()
 
     def eof_received(self) -> None:
         """No more comes from it."""

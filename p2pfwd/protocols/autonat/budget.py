@@ -8,7 +8,7 @@ from collections.abc import Callable
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.policy.service_bounds import AUTONAT_DIALS
-from p2pfwd.policy.shares import Paced, Party
+from p2pfwd.policy.shares import Paced, Party, binds
 
 
 class Budget:
@@ -22,8 +22,7 @@ class Budget:
 
     def take(self, party: Party) -> bool:
         """Whether a request of this peer's may be answered with a dial; who asks too often is counted."""
-        whose = self._dials.empty(party, time.monotonic())
-        if whose is None or (whose != "peer" and self._is_own(party.peer)):
+        if not binds(self._dials.empty(party, time.monotonic()), party.peer, self._is_own):
             return True
         self._refusals.note("autonat-dials", party.peer, "autonat: it asks for too many dials back")
         return False
