@@ -284,6 +284,13 @@ class Settings:
     max_pending_inbound_per_ip: int = _key(
         "limits.pending_inbound_per_ip", 8, "Inbound handshakes under way, per IP or /64.", _at_least(1)
     )
+    max_turned_away: int = _key(
+        "limits.turned_away",
+        512,
+        "Connections, at each listening address, that came too fast and stay unread for a second before they "
+        "are closed.",
+        _at_least(1),
+    )
     high_water: int = _key(
         "limits.high_water",
         192,

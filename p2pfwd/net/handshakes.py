@@ -35,9 +35,9 @@ PER_ADDRESS: Final = Rate(per_s=8.0, burst=64.0)
 PER_NETWORK: Final = Rate(per_s=16.0, burst=160.0)
 """Of one /24, /56 or /48."""
 
-INNER: Final = Rate(per_s=12.0, burst=320.0)
-"""Of loopback or a local network, where there are few and each is near: programs that test, a home. The rate
-alone may take a tenth of a processor, with what follows a handshake."""
+INNER: Final = Rate(per_s=12.0, burst=128.0)
+"""Of loopback or a local network, by address and by network: programs that test, a home. The burst may take
+half a second of a processor, with what follows a handshake, and the rate alone a twentieth of one."""
 
 IN_ALL: Final = Rate(per_s=100.0, burst=400.0)
 """Of all strangers: a fifth of a processor, and more than 512 connections need in a busy minute."""

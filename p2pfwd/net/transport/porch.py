@@ -7,6 +7,7 @@ times a second, which was a tenth of what this node did. So whoever is turned aw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from typing import Final
@@ -14,15 +15,18 @@ from typing import Final
 STAY_S: Final = 1.0
 """How long a connection stays; closed up to a tenth of it earlier, some together."""
 
-MOST: Final = 128
-"""At one listening socket; the next is closed at once. The system holds 64 KiB of what each sends."""
+ROOM: Final = 2048
+"""What the system may hold of what one sends: bytes of SO_RCVBUF. Linux takes one packet more: 32 KiB at most
+between two programs of one machine, and a tenth of that from elsewhere."""
 
 
 class Porch:
     """Of one listening socket."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        """`most` stay; the next is closed at once."""
         self._loop = loop
+        self._most = most
         self._stays: deque[tuple[float, socket.socket]] = deque()  # the first to go first
         self._timer: asyncio.TimerHandle | None = None
 
@@ -31,9 +35,11 @@ class Porch:
 
     def keep(self, sock: socket.socket) -> None:
         """Close it in a while; at once where there are too many."""
-        if len(self._stays) >= MOST:
+        if len(self._stays) >= self._most:
             sock.close()
             return
+        with contextlib.suppress(OSError):  # macOS: of a peer that has gone already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
         self._stays.append((self._loop.time() + STAY_S, sock))
         if self._timer is None:
             self._timer = self._loop.call_later(STAY_S, self._close_due)

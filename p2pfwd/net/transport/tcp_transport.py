@@ -153,7 +153,7 @@ class TcpTransport:
         assert endpoint is not None
         sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
 
-        porch = Porch(self._io.loop)
+        porch = Porch(self._io.loop, self._settings.max_turned_away)
 
         def accepted(sock: socket.socket, peer: Sockaddr) -> None:
             if gate.turns_away(peer[0]):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 import pytest
 
-from p2pfwd.net.transport.porch import MOST, STAY_S, Porch
+from p2pfwd.net.transport.porch import ROOM, STAY_S, Porch
 from tests.support.virtual_time import in_virtual_time
 
 
 class Socket:
     def __init__(self) -> None:
         self.closed_at: float | None = None
+        self.options: list[tuple[int, int, int]] = []
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options.append((level, option, value))
 
     def close(self) -> None:
         assert self.closed_at is None, "once"
@@ -30,7 +35,7 @@ def come(porch: Porch, count: int = 1) -> list[Socket]:
 @in_virtual_time
 async def test_each_stays_for_a_moment_and_is_closed() -> None:
     loop = asyncio.get_running_loop()
-    porch, began = Porch(loop), loop.time()
+    porch, began = Porch(loop, 8), loop.time()
     (first,) = come(porch)
     await asyncio.sleep(STAY_S / 20)
     (second,) = come(porch)
@@ -46,10 +51,11 @@ async def test_each_stays_for_a_moment_and_is_closed() -> None:
 @in_virtual_time
 async def test_one_too_many_is_closed_at_once_and_the_end_closes_all() -> None:
     loop = asyncio.get_running_loop()
-    porch = Porch(loop)
-    staying = come(porch, MOST)
+    porch = Porch(loop, 8)
+    staying = come(porch, 8)
     (late,) = come(porch)
-    assert late.closed_at == loop.time() and len(porch) == MOST
+    assert late.closed_at == loop.time() and len(porch) == 8
+    assert all(sock.options == [(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)] for sock in staying)
     await asyncio.sleep(STAY_S)
     assert not len(porch), "their places are free again"
     staying += come(porch, 2)
