@@ -7,6 +7,7 @@ what comes in is opened in place and handed to its owner's `plaintext_received`,
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
@@ -57,7 +58,7 @@ class ChannelOwner(Protocol):
 class Channel(ABC):
     """What Noise and TLS channels share: the conduit below, the owner above, and ending."""
 
-    __slots__ = ("_cause", "_lost", "_owner", "_paused", "conduit", "pool", "remote_peer")
+    __slots__ = ("_cause", "_lost", "_owner", "_paused", "conduit", "pool", "read_at", "remote_peer", "timed")
 
     security: str
     cipher: str
@@ -70,6 +71,10 @@ class Channel(ABC):
         self.conduit = conduit
         self.remote_peer = remote_peer
         self.pool = pool
+        self.timed = False
+        """Whether `read_at` is wanted."""
+        self.read_at = 0.0
+        """When the last read began to be opened while it was wanted, monotonic."""
         self._owner: ChannelOwner | None = None
         self._lost = False
         self._paused = False
@@ -133,6 +138,8 @@ class Channel(ABC):
     def data_received(self, view: memoryview) -> int:
         """Ciphertext from the conduit; how much was taken."""
         assert self._owner is not None
+        if self.timed:
+            self.read_at = time.monotonic()
         try:
             used = self._open(view)
         except ProtocolError as exc:

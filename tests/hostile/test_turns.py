@@ -49,6 +49,7 @@ FLOODS = {
     "open and reset": _streams(b"", f.SYN, then=reset(0)),
     "identify asks": _streams(hello(identify.ID)),
     "smallest pushes": _streams(hello(identify.PUSH) + b"\x00"),
+    "refused proposals": _streams(hello("/a") + b"\x03/a\n" * 900),
     "one DHT stream": opened(3, hello(LAN_PROTOCOL)) + opened(3, dht.SMALL * (FLOOD_BYTES // 7), f.FIN),
     "tunnels opened and reset": _streams(hello(ECHO), f.SYN, then=reset(0)),
 }

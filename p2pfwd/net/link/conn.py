@@ -53,7 +53,7 @@ from p2pfwd.wire.yamux.session import (
     WentAway,
 )
 from p2pfwd.wire.yamux.stream import State, StreamCore
-from p2pfwd.wire.yamux.work import SHED_TOLL
+from p2pfwd.wire.yamux.work import REFUSAL_WORK, SHED_TOLL
 
 log = logging.getLogger("p2pfwd.net")
 
@@ -319,6 +319,11 @@ class Conn:
     def _forget_if_over(self, core: StreamCore) -> None:
         if core.id not in self._session.streams:
             self.streams.pop(core.id, None)
+
+    def pay_for_refusals(self, count: int) -> None:
+        """A stream's negotiation has refused so many proposals."""
+        self._session.work_left -= count * REFUSAL_WORK
+        self._session.toll += count * REFUSAL_WORK
 
     @property
     def congested(self) -> bool:

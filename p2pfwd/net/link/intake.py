@@ -87,6 +87,7 @@ class Intake:
         "_crowd_room",
         "_hard",
         "_held",
+        "_in_lane",
         "_in_slice",
         "_lanes",
         "_loop",
@@ -125,6 +126,7 @@ class Intake:
         self._reader = reader
         self._turn_work = TURN_WORK
         self._held: memoryview | None = None
+        self._in_lane = False  # whose time is taken by the lane itself
         self._in_slice = False
         self._slow = False
         self._crowd_room: int | None = None
@@ -157,16 +159,16 @@ class Intake:
         self._session.ledger.used += len(rest)
         self._turn_work = SLICE_WORK
         self._channel.pause()
-        self._channel.conduit.spare(True)
+        self._spare(True)
 
     def settle(self, now: float) -> None:
         """At the end of each turn: what was spent is paid, and when the next one comes is decided."""
         session = self._session
         session.work_left = self._turn_work
         bulk, self.turn_bytes = self.turn_bytes > BULK_BYTES, 0
-        wait_s = 0.0
+        wait_s, spent_s = 0.0, self._spent_s()
         if session.toll or session.opens or self._slow:
-            wait_s = self._pay(now)
+            wait_s = self._pay(now, spent_s)
         if self.state is not Taking.READING:
             return
         if wait_s > 0:
@@ -174,6 +176,7 @@ class Intake:
         elif self._slow:
             self._queue(self._lanes.slow)
         elif self._held is not None:
+            self._lanes.fair.charge(spent_s)
             self._queue(self._lanes.fair)
         elif bulk and (lane := self._crowd_lane()) is not None:
             lane.charge(BULK_READ_S)
@@ -183,7 +186,7 @@ class Intake:
             self._leave_unread(CHOKED_S)
         elif self._turn_work != TURN_WORK and not self._in_slice:  # a whole read was taken within a slice
             self._turn_work = session.work_left = TURN_WORK
-            self._channel.conduit.spare(False)
+            self._spare(False)
 
     def _crowd_lane(self) -> Lane | None:
         """Where it waits with its bulk, and how much of that may wait; None where it need not."""
@@ -196,12 +199,24 @@ class Intake:
             self._squeeze(self._crowd_room)
         return lane
 
+    def _spent_s(self) -> float:
+        """Since its read began, where it has turns in a lane: what came may cost more than its frames say."""
+        if self._in_lane or not self._channel.timed:
+            return 0.0
+        return max(0.0, self._lanes.clock() - self._channel.read_at)
+
+    def _spare(self, spare: bool) -> None:
+        self._channel.conduit.spare(spare)
+        if spare and not self._channel.timed:
+            self._channel.read_at = float("inf")  # when the read began that goes on now nobody knows
+        self._channel.timed = spare
+
     def _squeeze(self, room: int | None) -> None:
         if room != self._room:
             self._room = room
             self._channel.conduit.squeeze(room)
 
-    def _pay(self, now: float) -> float:
+    def _pay(self, now: float, spent_s: float) -> float:
         """Take the toll; how long to leave the peer unread, seconds."""
         session = self._session
         toll, session.toll = session.toll, 0
@@ -209,14 +224,15 @@ class Intake:
         if toll:
             toll += READ_TOLL
         if self._slow:
-            self._lanes.slow.charge((toll + opens * OPEN_AFTERWORK) * 1e-6)
+            spent_s = max(spent_s, 0.0 if self._in_lane else toll * 1e-6)
+            self._lanes.slow.charge(spent_s + opens * OPEN_AFTERWORK * 1e-6)
         in_debt = self._purse.pay(now, toll, opens)
         node_in_debt = self._lanes.toll.owe(now, toll) < 0
         is_modest = self._modest.owe(now, toll) >= 0
         slow = in_debt or (node_in_debt and not is_modest) or self._crowd_in_debt(now, toll, opens)
         if slow != self._slow:
             self._slow = slow
-            self._channel.conduit.spare(slow)
+            self._spare(slow)
             self._turn_work = self._session.work_left = SLICE_WORK if slow else TURN_WORK
         self._squeeze(LEAST_ROOM if in_debt or (slow and not is_modest) else self._crowd_room)
         if self._hard.owe(now, toll) >= 0:
@@ -267,6 +283,13 @@ class Intake:
         if self.state is not Taking.QUEUED:
             return
         self.state = Taking.READING
+        self._in_lane = True
+        try:
+            self._go_on()
+        finally:
+            self._in_lane = False
+
+    def _go_on(self) -> None:
         held, self._held = self._held, None
         if held is not None:
             self._session.ledger.used -= len(held)

@@ -190,7 +190,7 @@ class Session:
                     used = f.HEADER_BYTES
                 pos += used
         self.taken = pos
-        if not end:  # a message with nothing in it
+        if len(self._partial) >= end:  # a message with nothing in it, or with a part of a header only
             self.work_left -= work.EMPTY_WORK
             self.toll += work.FRAME_TOLL
         if len(self.control) > MAX_CONTROL_BYTES:
@@ -223,6 +223,7 @@ class Session:
         return stop - pos
 
     def _body(self, view: memoryview, events: list[Event]) -> None:
+        self.work_left -= work.DATA_WORK  # a body may come in as many messages as it has bytes
         self._body_left -= len(view)
         stream = self._body_stream
         if stream is None:

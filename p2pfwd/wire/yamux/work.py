@@ -14,13 +14,13 @@ from typing import Final
 UNLIMITED: Final = 1 << 60
 
 DATA_WORK: Final = 4
-"""A data frame: its header, the sink's call. Its bytes are bounded by what one read brings."""
+"""A data frame, or a piece of one: header, the sink's call. Its bytes are bounded by what one read brings."""
 
 FRAME_WORK: Final = 2
 """Any other frame."""
 
 EMPTY_WORK: Final = 4
-"""A secured message with nothing in it: it is legal, and has to be opened all the same."""
+"""A secured message with nothing in it, or a part of a header: legal, and has to be opened all the same."""
 
 OPEN_WORK: Final = 60
 """A SYN: the stream's state, its negotiation, its handler."""
@@ -43,6 +43,9 @@ BARREN_TOLL: Final = 80
 
 TUNNEL_TOLL: Final = 20
 """One that was: 5,000 a second are more than a machine can serve."""
+
+REFUSAL_WORK: Final = 1
+"""A proposal of a protocol that is refused; as much toll. Up to 1,000 fit into one frame."""
 
 SHED_TOLL: Final = 20_000
 """A stream that had to be reset because its peer made this node hold too much: who goes on is slowed."""

@@ -17,6 +17,7 @@ from p2pfwd.net.lanes import (
     MODEST_TOLL,
     NAP_S,
     OPENS,
+    SLOW_SHARE,
     SOFT_TOLL,
     UP_S,
     Lanes,
@@ -43,7 +44,8 @@ class FakeChannel:
 
     def __init__(self) -> None:
         self.conduit = self
-        self.paused = self.spared = self.congested = False
+        self.paused = self.spared = self.congested = self.timed = False
+        self.read_at = 0.0
         self.room: int | None = None
         self.resumes = 0
         self.failed: Exception | None = None
@@ -171,6 +173,25 @@ async def test_many_opens_wait_while_others_are_busy_and_are_no_debt() -> None:
         if rig.it.state is Taking.READING:
             read()
     assert opened > OPENS.per_s and not rig.floods, "with nobody else busy they go as fast as they come"
+
+
+@in_virtual_time
+async def test_in_a_lane_a_read_counts_for_the_time_that_it_took() -> None:
+    """A frame may hold a thousand refused proposals, and a ping come in twelve messages."""
+    rig, took_s, reads = Rig(), 0.0, 0
+    rig.lanes.clock = lambda: rig.loop.time() + took_s
+    while rig.it.state is Taking.READING:
+        rig.read(400)
+    assert rig.channel.timed
+    for _ in range(2000):
+        rig.moves += 1
+        await asyncio.sleep(NAP_S / 2)
+        if rig.it.state is Taking.READING:
+            reads += 1
+            rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
+            rig.read(75)
+    assert SLOW_SHARE / 0.0005 / 2 < reads < 1.2 * SLOW_SHARE / 0.0005, "a second, in which others were busy"
+    rig.it.end()
 
 
 @in_virtual_time

@@ -149,3 +149,25 @@ def test_a_message_with_nothing_in_it_costs_too() -> None:
     for _ in range(10):
         assert session.receive(memoryview(b"")) == []
     assert before - session.work_left == 10 * work.EMPTY_WORK and session.toll == 10 * work.FRAME_TOLL
+
+
+def test_a_part_of_a_header_costs_as_much_as_nothing() -> None:
+    """Else twelve messages with a byte each were one ping's work."""
+    session, _ = opened()
+    before = session.work_left = 1000
+    ping = f.encode_header(f.PING, f.SYN, 0, 7)
+    for at in range(len(ping)):
+        session.receive(memoryview(ping)[at : at + 1])
+    parts = len(ping) - 1
+    assert before - session.work_left == parts * work.EMPTY_WORK + work.FRAME_WORK
+    assert session.toll == (parts + 1) * work.FRAME_TOLL
+
+
+def test_each_piece_of_a_body_is_work_and_a_tunnels_pays_no_toll() -> None:
+    session, got = opened()
+    session.streams[1].is_tunnel = True
+    session.receive(memoryview(f.encode_header(f.DATA, 0, 1, 10)))
+    before = session.work_left = 1000
+    for _ in range(10):
+        session.receive(memoryview(b"x"))
+    assert before - session.work_left == 10 * work.DATA_WORK and not session.toll and len(got) == 10
