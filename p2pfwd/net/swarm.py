@@ -113,7 +113,7 @@ class Swarm:
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.own_addresses.is_own = self.peerstore.is_chosen
         self.dials.check_blocked = self.blocklist.check
-        self.connections.on_connected(dialer.arrived)
+        self.connections.on_connected(self.dials.arrived)
         dialer.is_blocked = self.blocklist.has_addr
         self.recovery = self.dials.recovery = Recovery(
             self.connections,

@@ -106,6 +106,11 @@ class Held:
             return "all"
         return None
 
+    def used(self, party: Party) -> float:
+        """How much of a share is used up, of its fullest: 1 where nothing is left."""
+        account = self._accounts.get(party) or self._account(party)
+        return max(count.held / count.most for count in account)
+
     def held(self, party: Party) -> int:
         """How many its peer holds."""
         return (self._accounts.get(party) or self._account(party))[0].held
