@@ -246,6 +246,7 @@ OTHER_CAUSES: Final = (
     "dcutr-dials",
     "invite-refused",
     "relay-circuits",
+    "relay-gave-way",
     "relay-limit",
     "relay-reservations",
     "relay-stranger",
