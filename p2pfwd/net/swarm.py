@@ -460,9 +460,11 @@ class Swarm:
 
         return settled
 
-    def _offended(self, conn: Carrier, cause: str) -> None:
-        """A connection goes on opening or asking far too fast."""
+    def _offended(self, conn: Carrier, cause: str, pays: bool) -> None:
+        """See `OnOffence`."""
         self.refusals.note("offender", conn.remote_peer, f"it does not stop ({cause})")
+        if pays:
+            conn.holdings.offended()
 
     def _on_stream(self, stream: DuplexStream) -> None:
         if self.connections.closing:
