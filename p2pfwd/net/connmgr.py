@@ -6,7 +6,7 @@ Bookkeeping; who goes is decided in `policy.trimming`, and `connections` obeys.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -96,16 +96,14 @@ class ConnMgr:
         tags = self._protected.get(peer_id, ())
         return any(not tag.startswith(FOUND_BY) for tag in tags) or self.is_own(peer_id)
 
+    def has_use_beside(self, conn: Link, tag: str) -> bool:
+        """Whether a connection is of any use but the one that this tag tells of."""
+        return _use(conn, self._protected.get(conn.remote_peer, set()) - {tag}) is not Use.NONE
+
     # --- who goes ---------------------------------------------------------------------------------
 
     def _standing(self, conn: Link) -> Standing:
-        tags = self._protected.get(conn.remote_peer)
-        if tags:
-            use = Use.TUNNELS if tags <= _STRANGERS else Use.KEPT
-        elif any(stream.direction == "outbound" for stream in conn.streams.values()):
-            use = Use.ASKED
-        else:
-            use = Use.NONE
+        use = _use(conn, self._protected.get(conn.remote_peer, ()))
         is_outbound = conn.direction == "outbound"
         return Standing(use, self.is_own(conn.remote_peer), conn.useful_at, conn.crowd, is_outbound)
 
@@ -169,6 +167,14 @@ class ConnMgr:
             if not conn.closed.done() and (now.use, now.is_own) <= (then.use, then.is_own):
                 return conn
         return None
+
+
+def _use(conn: Link, tags: Collection[str]) -> Use:
+    """What a connection is good for, whose peer is protected by these tags."""
+    if tags:
+        return Use.TUNNELS if _STRANGERS.issuperset(tags) else Use.KEPT
+    is_asked = any(stream.direction == "outbound" for stream in conn.streams.values())
+    return Use.ASKED if is_asked else Use.NONE
 
 
 @dataclass(slots=True)

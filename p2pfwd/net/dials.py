@@ -3,8 +3,8 @@
 Rules: concurrent callers share one dial, to which each adds what it knows, and one look-up per peer; a caller
 that gives up ends neither. A direct connection that comes up in another way ends the shared dial. A dial
 through a relay reaches that by a dial of its own, which leads through none: two peers that are each other's
-relays would wait for each other. Dials of strangers are few at a time: they are made on others' word, and
-each has sockets of its own.
+relays would wait for each other. Dials of strangers are few at a time (`net.dial_slots`): they are made on
+others' word, and each has sockets of its own. What the owner wants does not wait.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from p2pfwd.errors import (
     TimedOut,
 )
 from p2pfwd.net.connections import Connections
+from p2pfwd.net.dial_slots import DialSlots, dialed
 from p2pfwd.net.dialer import Dialer, attempts_of, cure, told
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.recovery import Recovery
@@ -36,11 +37,9 @@ from p2pfwd.net.upgrader import describe
 from p2pfwd.peers.store import TYPED_TTL_S, Peerstore
 from p2pfwd.policy.paths import Way
 from p2pfwd.policy.provenance import Provenance
+from p2pfwd.policy.shares import Party
 
 log = logging.getLogger("p2pfwd.net")
-
-MAX_DIALS: Final = 64
-"""Strangers dialed at once, with a few addresses each; more wait. What the owner wants does not."""
 
 DIRECT: Final = Way("direct")
 
@@ -75,7 +74,7 @@ class Dials:
         """Whether the owner has chosen the peer."""
         self.check_blocked: Callable[[PeerId], None] = lambda _peer: None
         """See `net.blocklist.Blocklist.check`."""
-        self._slots = asyncio.Semaphore(MAX_DIALS)
+        self._slots = DialSlots()
         self._dialing: dict[PeerId, asyncio.Task[Link]] = {}
         self._routing: dict[PeerId, asyncio.Task[None]] = {}
 
@@ -191,6 +190,8 @@ class Dials:
 
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Link:
         if (task := self._dialing.get(peer_id)) is not None:
+            if force or self.is_own(peer_id):
+                self._slots.let_pass(peer_id)
             known = given if only else [*given, *self._peerstore.dialable(peer_id)]
             joined = self.dialer.join(peer_id, known)
             try:
@@ -226,7 +227,8 @@ class Dials:
         is_shared: bool = False,
         direct: bool = False,
     ) -> Link:
-        async with nullcontext() if force or self.is_own(peer_id) else self._slots:
+        at_once = force or self.is_own(peer_id)
+        async with nullcontext() if at_once else self._slots.one(self._whose(peer_id, addrs)):
             if is_shared and (there := self._connections.usable(peer_id)) is not None:
                 return there  # it came while this waited for its slot
             conn = await self.dialer.dial(
@@ -243,6 +245,14 @@ class Dials:
             self._refuse_when_closing()
             raise ConnectionLost(f"the connection to {peer_id} ended as it came up")
         return conn
+
+    def _whose(self, peer_id: PeerId, addrs: Sequence[Multiaddr]) -> Party:
+        return dialed(peer_id, [addr for addr in addrs if self.dialer.why_not(addr) is None])
+
+    def arrived(self, conn: Link) -> None:
+        """A connection has come up in another way, by the peer or another dial."""
+        self.dialer.arrived(conn)
+        self._slots.let_pass(conn.remote_peer)
 
     async def _route(self, peer_id: PeerId, router: Router, failure: P2PForwardError) -> None:
         """One look-up per peer at a time, shared."""

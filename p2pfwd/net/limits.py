@@ -45,6 +45,7 @@ class Holder(Protocol):
     def streams(self) -> int: ...
     def shed_bytes(self) -> None: ...
     def shed_streams(self, count: int) -> None: ...
+    def offended(self) -> None: ...
 
 
 class Limits:
@@ -70,17 +71,17 @@ class Limits:
     # --- work -------------------------------------------------------------------------------------
 
     def flooded(self, holder: Holder, must_go: bool) -> None:
-        """A peer sends much that moves nothing: it is slowed, or `must_go`."""
+        """A peer sends much that is of no use: it is slowed, or `must_go`."""
         peer = holder.remote_peer
         self.stirred()
         if not must_go:
-            what = f"{holder.remote_addr} is slowed: it sends frames that move nothing"
+            what = f"{holder.remote_addr} is slowed: it sends too much that is of no use"
             self._refusals.note("flood-slowed", peer, what)
             return
         if self.is_own(peer):
             return
         self._refusals.note("flood-dropped", peer, f"{holder.remote_addr} is dropped: it went on")
-        holder.abort(ResourceLimitExceeded("the peer sent too many frames that move nothing"))
+        holder.abort(ResourceLimitExceeded("the peer sent too much that is of no use"))
 
     # --- memory and streams -----------------------------------------------------------------------
 

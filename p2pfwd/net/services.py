@@ -30,8 +30,8 @@ Work = Coroutine[Any, Any, None] | None
 Handler = Callable[[DuplexStream], Work]
 Talk = Callable[[Visit], Coroutine[Any, Any, None]]
 
-OnOffence = Callable[[Carrier, str], None]
-"""(connection, cause): it goes on opening or asking far too fast."""
+OnOffence = Callable[[Carrier, str, bool], None]
+"""(connection, cause, pays): it goes on opening or asking far too fast, and is to be slowed for that."""
 
 
 def _everybody(_peer: PeerId, _protocol: str) -> bool:
@@ -63,7 +63,7 @@ class Services:
         self,
         tasks: Tasks,
         refusals: Refusals | None = None,
-        on_offence: OnOffence = lambda _conn, _cause: None,
+        on_offence: OnOffence = lambda _conn, _cause, _pays: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
@@ -90,9 +90,8 @@ class Services:
         table[service.name] = service
         label = service.bounds.label
         if label not in self._rooms:
-            self._rooms[label] = Room(
-                service.bounds, self._turns, self.refused, self._clock, self._has_reserve
-            )
+            refuse = partial(self.refused, pays=service.bounds.pays)
+            self._rooms[label] = Room(service.bounds, self._turns, refuse, self._clock, self._has_reserve)
 
     def _has_reserve(self, peer: PeerId) -> bool:
         return self.is_own(peer)
@@ -170,8 +169,11 @@ class Services:
             begin = partial(_given, work)
         self._tasks.spawn(_run(begin, visit), f"serve {stream.protocol}")
 
-    def refused(self, stream: DuplexStream, cause: str, *, hasty: bool) -> None:
-        """Count a refusal; a peer refused for its own haste again and again is an offender."""
+    def refused(self, stream: DuplexStream, cause: str, *, hasty: bool, pays: bool = False) -> None:
+        """Count a refusal; a peer refused for its own haste again and again is an offender.
+
+        `pays`: whether a stranger is slowed for that, too.
+        """
         self.refusals.note(cause, stream.remote_peer, said(cause))
         if not hasty:
             return
@@ -180,7 +182,7 @@ class Services:
         if patience is None:
             patience = self._haste[conn] = Pace(HASTE, now)
         if not patience.take(now):
-            self._on_offence(conn, cause)
+            self._on_offence(conn, cause, pays and not self.is_own(stream.remote_peer))
 
 
 async def _conversation(talk: Talk, visit: Visit) -> None:

@@ -113,7 +113,7 @@ class Swarm:
         self.dials = Dials(self.peer_id, dialer, self.connections, self.peerstore, self.own_addresses.all)
         self.dials.is_own = self.own_addresses.is_own = self.peerstore.is_chosen
         self.dials.check_blocked = self.blocklist.check
-        self.connections.on_connected(dialer.arrived)
+        self.connections.on_connected(self.dials.arrived)
         dialer.is_blocked = self.blocklist.has_addr
         self.recovery = self.dials.recovery = Recovery(
             self.connections,
@@ -460,9 +460,11 @@ class Swarm:
 
         return settled
 
-    def _offended(self, conn: Carrier, cause: str) -> None:
-        """A connection goes on opening or asking far too fast."""
+    def _offended(self, conn: Carrier, cause: str, pays: bool) -> None:
+        """See `OnOffence`."""
         self.refusals.note("offender", conn.remote_peer, f"it does not stop ({cause})")
+        if pays:
+            conn.holdings.offended()
 
     def _on_stream(self, stream: DuplexStream) -> None:
         if self.connections.closing:

@@ -10,16 +10,15 @@ peers are bound by their own share alone, and never give way.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError, ResourceLimitExceeded, TimedOut
 from p2pfwd.net.link.contract import DuplexStream
-from p2pfwd.policy.networks import Network
 from p2pfwd.policy.service_bounds import NO_BOUND, REQUESTS_PER_TURN, SLOWED_S, Bounds
-from p2pfwd.policy.shares import WIDER, Held, Paced, Party, Whose, binds
+from p2pfwd.policy.shares import Held, Paced, Party, binds, giving_way
 
 T = TypeVar("T")
 
@@ -128,32 +127,14 @@ class Room:
         while (whose := self.held.full(party)) is not None:
             if not binds(whose, party.peer, self._is_own):
                 return True
-            victim = None if whose == "peer" else self._most_silent(party, whose)
+            order = giving_way(self._visits, party, whose, self.bounds.most, _waits_since)
+            victim = next((visit for visit in order if not self._is_own(visit.party.peer)), None)
             if victim is None:
                 return False
             self.refuse(victim.stream, f"{self.bounds.label}-streams", hasty=False)
             victim.stream.reset()
             victim.leave()
         return True
-
-    def _most_silent(self, party: Party, whose: Whose) -> Visit | None:
-        """Who gives way to this peer; None where nobody's peer keeps this node waiting."""
-        visits = list(self._visits)
-        if whose == "network":
-            visits = next(filter(None, (self._of_full(network) for network in party.networks)), [])
-        crowds = Counter(visit.party.crowd for visit in visits)
-        ranked = [
-            (-crowds[visit.party.crowd], visit.waits_since, visit)
-            for visit in visits
-            if visit.waits_since is not None
-        ]
-        ranked.sort(key=lambda it: it[:2])
-        return next((visit for _, _, visit in ranked if not self._is_own(visit.party.peer)), None)
-
-    def _of_full(self, network: Network) -> list[Visit]:
-        """The visits of a network, where these are all that it may have."""
-        inside = [visit for visit in self._visits if network in visit.party.networks]
-        return inside if len(inside) >= self.bounds.most.network * WIDER[network.width] else []
 
     def forget_full(self) -> None:
         """See `Paced.forget_full`."""
@@ -173,6 +154,10 @@ class Room:
             if wait_s:
                 await asyncio.sleep(wait_s)
         await self.turns.take()
+
+
+def _waits_since(visit: Visit) -> float | None:
+    return visit.waits_since
 
 
 class Visit:

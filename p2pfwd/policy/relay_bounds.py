@@ -25,6 +25,11 @@ STOP_S: Final = 30.0
 RESERVATIONS: Final = Most(all=128, peer=1, network=8)
 """Places of strangers. A peer that asks anew keeps its one."""
 
+QUIET_S: Final = 600.0
+"""A stranger's place that has carried no circuit for so long gives way to a newcomer where none is left. Who
+gave way gets no other's for as long: or one client too many would push out all the others, one after the
+other, as each comes back."""
+
 CIRCUITS: Final = Most(all=128, peer=8, network=16)
 """Ends of circuits that strangers have, those that are being made included."""
 

@@ -33,6 +33,8 @@ class Bounds:
     """For the next message to be complete, or for an answer to be sent."""
     delimited: bool = False
     """Whether messages have their length in front; else all are `message_bytes` long, if any are read."""
+    pays: bool = True
+    """Whether who is refused for its haste, and goes on, is slowed for that, then dropped."""
     reads: bool = True
     """False: what comes with or after the opening is dropped at once."""
 
@@ -165,6 +167,7 @@ STOP: Final = Bounds(
     most=Most(all=512, peer=256, network=256),
     # As many as a relay of ours lets be asked for (HOP): who is at the other end the message says.
     opens=Rates(peer=Rate(100, 1024), network=Rate(120, 1024), all=Rate(200, 2048)),
+    pays=False,  # the relay brings what others ask it for
     message_bytes=4096,
     delimited=True,
     messages=1,
@@ -246,6 +249,7 @@ OTHER_CAUSES: Final = (
     "dcutr-dials",
     "invite-refused",
     "relay-circuits",
+    "relay-gave-way",
     "relay-limit",
     "relay-reservations",
     "relay-stranger",

@@ -6,9 +6,10 @@ share uses up nobody else's. A wider network has a larger share: twice the narro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
@@ -106,6 +107,11 @@ class Held:
             return "all"
         return None
 
+    def used(self, party: Party) -> float:
+        """How much of a share is used up, of its fullest: 1 where nothing is left."""
+        account = self._accounts.get(party) or self._account(party)
+        return max(count.held / count.most for count in account)
+
     def held(self, party: Party) -> int:
         """How many its peer holds."""
         return (self._accounts.get(party) or self._account(party))[0].held
@@ -139,6 +145,50 @@ class Held:
         if count is None:
             count = self._counts[key] = Count(whose, most)
         return count
+
+
+class Holder(Protocol):
+    """One thing that is held."""
+
+    @property
+    def party(self) -> Party: ...
+
+
+H = TypeVar("H", bound=Holder)
+
+
+def giving_way(
+    holders: Iterable[H],
+    newcomer: Party,
+    whose: Whose,
+    most: Most,
+    silent_since: Callable[[H], float | None],
+) -> list[H]:
+    """Who gives way to a newcomer that finds this share used up, the first first.
+
+    Of its network that is full, or of the one that holds most, who is silent longest. Who is silent since
+    None stays. For a peer beyond its own share nobody goes.
+    """
+    if whose == "peer":
+        return []
+    around = list(holders)
+    if whose == "network":
+        inside = (_inside(around, network, most) for network in newcomer.networks)
+        around = next(filter(None, inside), [])
+    crowds = Counter(holder.party.crowd for holder in around)
+    ranked = [
+        (-crowds[holder.party.crowd], since, holder)
+        for holder in around
+        if (since := silent_since(holder)) is not None
+    ]
+    ranked.sort(key=lambda it: it[:2])
+    return [holder for _, _, holder in ranked]
+
+
+def _inside(holders: list[H], network: Network, most: Most) -> list[H]:
+    """Those of a network, where they are all that it may have."""
+    inside = [holder for holder in holders if network in holder.party.networks]
+    return inside if len(inside) >= most.network * WIDER[network.width] else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

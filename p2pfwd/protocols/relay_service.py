@@ -7,8 +7,9 @@
 Rules: a place is held by one connection and dies with it, or with its time, by one timer for all. Who has one
 is reached by everybody who can speak to this node; who may have one is its owner's choice
 (`policy.relay_bounds.Serve`). Strangers' places and circuits are bounded (`policy.relay_bounds`), the owner's
-peers' are not. What flows is sealed between the two ends: the relay moves it (`net.link.bridge`), and can
-neither read nor change it unnoticed.
+peers' are not. Where strangers have all of theirs, a place that is of no use gives way to a newcomer's: its
+peer's connections end, and so all clients notice. What flows is sealed between the two ends: the relay moves
+it (`net.link.bridge`), and can neither read nor change it unnoticed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from p2pfwd.errors import P2PForwardError, RemoteProtocolError, TimedOut
 from p2pfwd.net.connmgr import CIRCUIT_TAG, RELAY_TAG
 from p2pfwd.net.link.bridge import Bridge
 from p2pfwd.net.link.contract import DuplexStream, Link
-from p2pfwd.net.relayed import Circuit, Place, Totals
+from p2pfwd.net.relayed import Circuit, GivingWay, Place, Totals
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport.leg_door import Door
@@ -43,7 +44,7 @@ from p2pfwd.policy.relay_bounds import (
     limit_between,
 )
 from p2pfwd.policy.service_bounds import HOP
-from p2pfwd.policy.shares import Held, Paced, Party
+from p2pfwd.policy.shares import Held, Paced, Party, Whose
 from p2pfwd.policy.visible import visible
 from p2pfwd.wire import circuit as wire
 from p2pfwd.wire.circuit import HopAnswer, Status
@@ -85,6 +86,7 @@ class RelayService:
         self._door = Door(most_legs)
         self._bytes = Paced(BYTES)
         self._ending: asyncio.TimerHandle | None = None
+        self._giving_way = GivingWay(RESERVATIONS, self._is_used)
         self._turned_away: dict[PeerId, Party] = {}
         """Connected peers that asked in vain, as they are none of the owner's; who asked first, first."""
         self._moved: dict[PeerId, set[asyncio.Future[None]]] = {}
@@ -231,7 +233,7 @@ class RelayService:
         if old is not None and not old.is_own:
             self._places_held.give(old.party)
         if not is_own:
-            if (whose := self._places_held.full(party)) is not None:
+            if (whose := self._make_room(party)) is not None:
                 if old is not None and not old.is_own:
                     self._places_held.take(old.party)  # what it was promised it keeps
                 elif old is not None:
@@ -241,8 +243,8 @@ class RelayService:
                 return HopAnswer(Status.RESERVATION_REFUSED)
             self._places_held.take(party)
         now = self._clock()
-        since = now if old is None else old.since
-        self._keep(Place(peer, link, party, is_own, since, now + RESERVATION_S))
+        since, quiet_since = (now, now) if old is None else (old.since, old.quiet_since)
+        self._keep(Place(peer, link, party, is_own, since, quiet_since, now + RESERVATION_S))
         if is_own and old is not None and not old.is_own:
             self._tell_of_room()
         self._swarm.connmgr.protect(peer, RELAY_TAG)
@@ -258,9 +260,30 @@ class RelayService:
         voucher = wire.Voucher(swarm.peer_id, peer, expires_at).to_signed(swarm.identity)
         return wire.Reservation(expires_at, here, voucher)
 
-    def _give_up(self, place: Place) -> None:
+    def _make_room(self, party: Party) -> Whose | None:
+        """For one place more, if need be another's; else whose share leaves none."""
+        while (whose := self._places_held.full(party)) is not None:
+            victim = self._giving_way.victim(self._places.values(), party, whose, self._clock())
+            if victim is None:
+                return whose
+            peer = victim.peer
+            self._drop(victim)
+            self._places_held.give(victim.party)  # nobody is told of room: there is none
+            self._swarm.refusals.note("relay-gave-way", peer, "relay: its place, of no use, went to another")
+            self._swarm.spawn(self._swarm.disconnect(peer), "a place gave way")
+        return None
+
+    def _is_used(self, peer: PeerId) -> bool:
+        """Whether a peer's connections are of use beside its place: by their end alone all peers notice."""
+        swarm = self._swarm
+        return any(swarm.connmgr.has_use_beside(conn, RELAY_TAG) for conn in swarm.conns(peer))
+
+    def _drop(self, place: Place) -> None:
         del self._places[place.peer]
         self._swarm.connmgr.unprotect(place.peer, RELAY_TAG)
+
+    def _give_up(self, place: Place) -> None:
+        self._drop(place)
         if not place.is_own:
             self._give_share(place.party)
 
@@ -455,6 +478,8 @@ class RelayService:
             return
         self._circuits.discard(circuit)
         self.totals.bytes += circuit.bytes_in + circuit.bytes_out
+        if circuit.bridge is not None and (place := self._places.get(circuit.target)) is not None:
+            self._places[place.peer] = replace(place, quiet_since=self._clock())
         if circuit.legs is not None:
             circuit.legs.close()
         if circuit.timer is not None:

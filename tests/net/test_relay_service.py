@@ -12,7 +12,7 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import StreamReset
-from p2pfwd.net.connmgr import RELAY_TAG
+from p2pfwd.net.connmgr import RELAY_TAG, TUNNEL_TAG
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
@@ -216,6 +216,63 @@ async def test_a_stranger_whose_renewal_is_refused_keeps_what_it_was_promised() 
         assert place.party is here[0] and held.total == len(others) + 1
         made.service.cut(client.peer_id)
         assert held.total == len(others)
+
+
+@on_loop
+async def test_a_place_of_no_use_goes_to_a_newcomer_and_its_connection_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However the peer's program keeps account of its places: it asks elsewhere at once."""
+    monkeypatch.setattr(relay_service, "RESERVATIONS", relay_bounds.Most(all=1, peer=1, network=1))
+    async with swarm() as one, swarm() as two, relay("anyone") as made:
+        now = [time.monotonic()]
+        made.service._clock = lambda: now[0]
+        first, second = await made.link(one), await made.link(two)
+        assert (await reserve(first)).status is Status.OK
+        told: list[object] = []
+        made.service.on_room = told.append
+        now[0] += relay_bounds.QUIET_S - 1
+        assert (await reserve(second)).status is Status.RESERVATION_REFUSED, "it was given a moment ago"
+        assert (await reserve(first)).status is Status.OK, "to ask again is no use of it"
+        now[0] += 1
+        assert (await reserve(second)).status is Status.OK
+        await asyncio.wait([first.closed])
+        assert [place.peer for place in made.service.places()] == [two.peer_id]
+        assert not told and not made.swarm.connmgr.is_protected(one.peer_id)
+        assert made.swarm.refusals.counts["relay-gave-way"] == 1
+        now[0] += relay_bounds.QUIET_S - 1
+        assert (await reserve(await made.link(one))).status is Status.RESERVATION_REFUSED
+        assert made.service._places_held.total == 1 and second.can_open
+
+
+@on_loop
+async def test_a_place_that_is_of_use_gives_way_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has carried a circuit of late, or whose connection has tunnels; or an own peer's."""
+    monkeypatch.setattr(relay_service, "RESERVATIONS", relay_bounds.Most(all=1, peer=1, network=1))
+    async with swarm() as one, swarm() as two, swarm() as own, relay("anyone", own) as made:
+        now = [time.monotonic()]
+        made.service._clock = lambda: now[0]
+        target = Target(one)
+        second, protect = await made.link(two), made.swarm.connmgr.protect
+        for client in (one, own):
+            assert (await reserve(await made.link(client))).status is Status.OK
+
+        async def newcomer(after_s: float) -> Status:
+            now[0] += after_s
+            return (await reserve(second)).status
+
+        near, _ = await connect(second, one.peer_id)
+        _, far = await target.next()
+        assert await newcomer(relay_bounds.QUIET_S) is Status.RESERVATION_REFUSED
+        near.reset()
+        far.reset()
+        await until(lambda: not made.service.circuits())
+        assert await newcomer(relay_bounds.QUIET_S - 1) is Status.RESERVATION_REFUSED
+        protect(one.peer_id, TUNNEL_TAG)
+        assert await newcomer(1) is Status.RESERVATION_REFUSED
+        made.swarm.connmgr.unprotect(one.peer_id, TUNNEL_TAG)
+        assert await newcomer(0) is Status.OK
+        assert {place.peer for place in made.service.places()} == {two.peer_id, own.peer_id}
 
 
 @on_loop

@@ -22,6 +22,7 @@ from p2pfwd.forwarding.service import Forwarding
 from p2pfwd.forwarding.target import Target
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.host.host import Host
+from p2pfwd.net.link import intake
 from p2pfwd.net.services import Service
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.pace import Rate
@@ -228,6 +229,20 @@ async def test_streams_of_requests_without_end(monkeypatch: pytest.MonkeyPatch) 
         assert refused(node, "dht-streams") == burst - most
         assert refused(node, "dht-opens") == 150
         assert refused(node, "offender") >= 20, "a hundred refusals for haste are forgiven, and one a second"
+        await serves_others(node)
+
+
+@on_loop
+async def test_who_pushes_on_and_on_though_it_is_refused_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though what it costs the machine would be borne: a tenth of a millisecond each."""
+    monkeypatch.setattr(intake, "HARD_TOLL", Rate(10_000.0, 200_000.0))
+    monkeypatch.setattr(intake, "DROP_AFTER_S", 0.0)
+    async with visited() as (node, peer), reading(peer):
+        with suppress(ConnectionError):
+            for n in range(1000):
+                await peer.send(opened(1 + 2 * n, hello(identify.PUSH)))
+        await until(lambda: not node.swarm.conns())
+        assert refused(node, "flood-slowed") == refused(node, "flood-dropped") == 1
         await serves_others(node)
 
 

@@ -422,7 +422,7 @@ class Conn:
         return self._limits.is_own(self.remote_peer)
 
     def flooded(self, must_go: bool) -> None:
-        """From the intake: the peer sends much that moves nothing."""
+        """From the intake: the peer sends much that is of no use."""
         self._limits.flooded(self.holdings, must_go)
 
     @property

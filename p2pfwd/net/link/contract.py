@@ -42,6 +42,10 @@ class Carrier(Protocol):
     """What seals the bytes: `aes-256-gcm`, `chacha20-poly1305`, `aes-128-gcm`."""
 
     @property
+    def holdings(self) -> Holder:
+        """What the peer makes this node hold."""
+
+    @property
     def limit_left(self) -> Limit | None:
         """What is left of the limit; None where there is none."""
 
@@ -151,8 +155,6 @@ class Link(Carrier, Protocol):
 
     @property
     def liveness(self) -> Life: ...
-    @property
-    def holdings(self) -> Holder: ...
     @property
     def streams(self) -> Mapping[int, DuplexStream]: ...
     @property

@@ -51,6 +51,10 @@ class Holdings:
         else:
             self._reset(max(session.streams.values(), key=lambda core: core.receive_window.unconsumed))
 
+    def offended(self) -> None:
+        """See `Intake`."""
+        self._intake.offended()
+
     def shed_streams(self, count: int) -> None:
         """Reset `count` streams, those that are no tunnel before others, the oldest first."""
         cores = sorted(self._session.streams.values(), key=lambda core: core.is_tunnel)

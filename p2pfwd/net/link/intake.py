@@ -42,6 +42,10 @@ BREAK_S: Final = 5.0
 BULK_READ_S: Final = 0.0005
 """What a read of 256 KiB costs, about: it is done in the loop's turn after the slice that allowed it."""
 
+OFFENCE_TOLL: Final = 2000
+"""Of each stream or question that is refused as it comes too fast, where the peer does not stop: fifty a
+second are the hard limit. They make little work, but who goes on like that needs no answer."""
+
 READ_TOLL: Final = 20
 """Of every read in which toll was due: a frame a segment costs more than frames in bulk."""
 
@@ -245,6 +249,12 @@ class Intake:
             return 0.0
         self._unread_at = now
         return self._hard.wait_s(now, 0.0)
+
+    def offended(self) -> None:
+        """The peer was refused for its haste again, and goes on: it pays, its crowd and the node do not."""
+        now = self._lanes.clock()
+        if self._hard.has(now):  # a burst must not be left unread for minutes
+            self._hard.owe(now, OFFENCE_TOLL)
 
     def _crowd_in_debt(self, now: float, toll: int, opens: int) -> bool:
         """Pay for the crowd; whether it is in debt, and this turn has added to it.

@@ -83,6 +83,15 @@ def test_tunnels_are_the_protection_that_a_stranger_gives_itself() -> None:
     assert it.is_protected(peer(1))
 
 
+def test_what_else_a_connection_is_of_use_for_beside_a_place_at_the_relay() -> None:
+    it, idle = manager(), conn(1, streams={1: FakeStream("inbound")})
+    asked = conn(2, streams={2: FakeStream("outbound")})
+    assert not it.has_use_beside(idle, RELAY_TAG) and it.has_use_beside(asked, RELAY_TAG)
+    for tag in (RELAY_TAG, CIRCUIT_TAG):
+        it.protect(peer(1), tag)
+        assert it.has_use_beside(idle, RELAY_TAG) is (tag == CIRCUIT_TAG)
+
+
 def test_the_longest_idle_go_first_and_the_useful_stay() -> None:
     it = manager(high_water=4, low_water=2, grace_s=10)
     old, older = conn(1, "8.8.1.1", useful_at=5.0), conn(2, "8.8.2.2")

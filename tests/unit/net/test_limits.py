@@ -50,6 +50,9 @@ class FakeHolder:
         self.streams -= gone
         self._limits.ledger.streams -= gone
 
+    def offended(self) -> None:
+        self.sheds += 1
+
 
 def made(*holders: tuple[int, str, int, int]) -> tuple[Limits, list[FakeHolder], Refusals]:
     refusals = Refusals()

@@ -83,11 +83,11 @@ class House:
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self.offences: list[tuple[Any, str]] = []
+        self.offences: list[tuple[Any, str, bool]] = []
         self.tasks = Tasks(loop)
         self.refusals = Refusals(loop.time)
         self.services = Services(
-            self.tasks, self.refusals, lambda conn, cause: self.offences.append((conn, cause)), loop.time
+            self.tasks, self.refusals, lambda *offence: self.offences.append(offence), loop.time
         )
 
     def serve(self, **fields: Any) -> None:
@@ -178,10 +178,29 @@ async def test_who_opens_too_fast_is_refused_and_who_does_not_stop_is_an_offende
     streams = [house.open(flooder) for _ in range(10 + int(HASTE.burst) + 5)]
     assert sum(not stream.was_reset for stream in streams) == 10
     assert house.refusals.counts == {"test-opens": int(HASTE.burst) + 5}
-    assert house.offences == [(flooder, "test-opens")] * 5
+    assert house.offences == [(flooder, "test-opens", True)] * 5
     assert not house.open(honest).was_reset
     await asyncio.sleep(1)
     assert not house.open(flooder).was_reset
+
+
+@in_virtual_time
+async def test_an_own_peer_pays_for_no_haste_nor_a_relay_for_others_nor_who_tries_a_dead_tunnel() -> None:
+    house = House()
+    own, relay, tunnels = Conn(1), Conn(2), Conn(3)
+    house.services.is_own = lambda one: one == own.remote_peer
+    house.serve(handler=Stream.over, bounds=bounds(opens=rates(0.001, 1)))
+    house.serve(
+        name="/test/2", handler=Stream.over, bounds=bounds(label="else", opens=rates(0.001, 1), pays=False)
+    )
+    for _ in range(int(HASTE.burst) + 2):
+        house.open(own)
+        brought = Stream(relay)
+        brought.protocol = "/test/2"
+        house.services.dispatch(brought)  # type: ignore[arg-type]
+        house.services.refused(Stream(tunnels), "tunnel-unused", hasty=True)  # type: ignore[arg-type]
+    pays = {conn: pays for conn, _, pays in house.offences}
+    assert pays == {own: False, relay: False, tunnels: False}
 
 
 @in_virtual_time

@@ -16,6 +16,7 @@ from p2pfwd.net.lanes import (
     LEAST_ROOM,
     MODEST_TOLL,
     NAP_S,
+    NODE_TOLL,
     OPENS,
     SLOW_SHARE,
     SOFT_TOLL,
@@ -26,6 +27,7 @@ from p2pfwd.net.link import intake as module
 from p2pfwd.net.link.intake import (
     DROP_AFTER_S,
     HARD_TOLL,
+    OFFENCE_TOLL,
     SLICE_WORK,
     TURN_WORK,
     Intake,
@@ -294,6 +296,46 @@ async def test_who_stops_for_a_while_is_not_dropped() -> None:
         await keep_on(rig, 8.0)
         await asyncio.sleep(module.BREAK_S + 1)
     assert True not in rig.floods and rig.it.state is not Taking.ENDED
+    rig.it.end()
+
+
+async def offend(rig: Rig, per_s: float, seconds: float) -> None:
+    """Be refused so often, on what a service does not answer; each costs no more than a frame."""
+    until = rig.loop.time() + seconds
+    while rig.loop.time() < until and rig.it.state is not Taking.ENDED:
+        if rig.channel.paused:
+            await asyncio.sleep(0.001)
+        else:
+            rig.it.offended()
+            rig.read(1)
+            await asyncio.sleep(1 / per_s)
+
+
+@in_virtual_time
+async def test_who_goes_on_with_what_is_refused_is_left_unread_and_in_the_end_dropped() -> None:
+    rig = Rig()
+    await offend(rig, 200, DROP_AFTER_S - 1)
+    assert rig.floods == [False] and rig.channel.resumes > 10
+    await offend(rig, 200, 30)
+    assert rig.floods == [False, True] and rig.it.state is Taking.ENDED
+    assert rig.lanes.toll.tokens(rig.loop.time()) > 0.9 * NODE_TOLL.burst, "and nobody else was slowed for it"
+
+
+@in_virtual_time
+async def test_who_is_refused_now_and_then_or_in_a_burst_is_not_dropped() -> None:
+    rig = Rig()
+    await offend(rig, 0.8 * HARD_TOLL.per_s / OFFENCE_TOLL, 300)
+    assert not rig.floods
+    for _ in range(10_000):
+        rig.it.offended()
+    rig.read(1)
+    assert rig.it.state is Taking.UNREAD
+    await asyncio.sleep(2 * OFFENCE_TOLL / HARD_TOLL.per_s)
+    assert rig.it.state is Taking.READING, "however many: for a moment"
+    await asyncio.sleep(DROP_AFTER_S)
+    rig.it.offended()
+    rig.read(1)
+    assert True not in rig.floods
     rig.it.end()
 
 
