@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support import leaks, lifeline
 
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # `tmp_path` is there to be looked at
 lifeline.hold()
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -223,6 +223,8 @@ def _print(results: Sequence[ListenResult], allowed: Sequence[str]) -> None:
     write(f"To stop sharing: {stop}")
     if results[0].taken_ports and results[0].addresses:
         _warn_of_passing_addresses(results[0].taken_ports, len(commands))
+    for notice in results[0].notices:
+        warn(notice.message, notice.hint)
     for result in results:
         if result.listener.access is not None:
             warn_of_config(result.listener.access, allowed)

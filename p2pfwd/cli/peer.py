@@ -36,6 +36,8 @@ _COLUMNS = (
     Column("NEXT", right=True),
 )
 
+_STILL = "it is kept, forwarded to, or let in by a relay token; p2pfwd block shuts a peer out"
+
 peer = new_group("Names for peers, and whom to keep connected.")
 
 
@@ -71,10 +73,10 @@ def add(
         warn(notice.message, notice.hint)
 
 
-@peer.command("rm", help="Take a peer's name away.")
+@peer.command("rm", help="Take a peer's name away; it is none of yours any more.")
 def rm(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `peer ls` shows it.")],
+    name: Annotated[str, typer.Argument(metavar="PEER", help="Its name, as `peer ls` shows it, or its ID.")],
     no_start: NoStart = False,
     as_json: AsJson = False,
 ) -> None:
@@ -83,8 +85,11 @@ def rm(
     result = env.save("peer.rm", PeerRmParams(name=name), PeerRmResult, no_start=no_start)
     if as_json:
         write_json(result)
-    else:
-        write(f"Removed {result.peer.name}: {result.peer.peer}.")
+        return
+    named = result.peer
+    write(f"Removed {named.name}: {named.peer}." if named.name else f"Removed {named.peer}.")
+    if result.still_own:
+        warn(f"{short_peer(named.peer)} is one of your peers all the same", _STILL)
 
 
 @peer.command("ls", help="List named peers, and how it stands with those that are kept.")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _COLUMNS = (Column("NAME", keep=12), Column("FOR"), Column("MADE", right=True), Column("SHOWN BY", keep=11))
 
 _STILL = (
-    "it has another token or a name, is kept, forwarded to, allowed, or was given in a command; "
-    "p2pfwd block shuts a peer out"
+    "it has another token, is kept, forwarded to or allowed, or has a name or was given in a command: p2pfwd "
+    "peer rm ends these two, and p2pfwd block shuts a peer out"
 )
 
 relay = new_group("This node as a relay for others.")

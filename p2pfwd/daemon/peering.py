@@ -16,10 +16,10 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
 from p2pfwd.core.typed import parse_peer
-from p2pfwd.errors import InvalidPeerId, PeerExists, SelfDial
+from p2pfwd.errors import InvalidPeerId, NotFound, PeerExists, SelfDial
 from p2pfwd.peers.arguments import Resolve, named_peer, read_filter, read_peers
 from p2pfwd.peers.book import AddressBook
-from p2pfwd.peers.named import MAX_NAME_CHARS, NamedPeer, NamedPeers, read_name
+from p2pfwd.peers.named import MAX_NAME_CHARS, NamedPeer, NamedPeers, is_name, read_name
 
 if TYPE_CHECKING:
     from p2pfwd.host.host import Host
@@ -84,20 +84,41 @@ class Peering:
                 self._apply()
         return named, replaced
 
-    async def remove(self, name: str) -> NamedPeer:
-        """Take a name away; connections stay.
+    async def remove(self, text: str) -> NamedPeer:
+        """Take a peer's name away, and that it was given in a command or forwarded to; connections stay.
 
-        Raises as `NamedPeers.remove`, and PeerExists where config.toml, without it, could not be read again.
+        By its name, or by what has its ID: then it may have no name, and the entry has none. Raises as
+        `NamedPeers.remove` and `identify`, NotFound where there is nothing to take away, and PeerExists where
+        config.toml, without the name, could not be read again.
         """
+        await self._until_book_is_read()
         async with self.changing:
+            name = text
+            if not is_name(text):
+                peer_id = self.identify(text)
+                if (name := self.names_by_id().get(str(peer_id), "")) == "":
+                    return await self._disown(peer_id)
             if (where := self._used.get(name.lower())) is not None:
                 raise PeerExists(
                     f"{where} uses the name {quoted(name)}", hint="change it there, then p2pfwd reload"
                 )
             try:
-                return await self.names.remove(name)
+                removed = await self.names.remove(name)
             finally:
                 self._apply()
+            await self._book.write(removed.peer_id)
+            return removed
+
+    async def _disown(self, peer_id: PeerId) -> NamedPeer:
+        """Of a peer without a name."""
+        if not self.swarm.peerstore.disown(peer_id):
+            raise NotFound(
+                f"{peer_id} has no name here, and no command gave an address of it",
+                hint="p2pfwd peer ls -a shows who has a name or is kept; p2pfwd block shuts a peer out",
+            )
+        self._apply()
+        await self._book.write(peer_id)
+        return NamedPeer("", peer_id, (), keep=False)
 
     def names_by_id(self) -> dict[str, str]:
         """The names of peers, by the text of their ID."""
@@ -145,7 +166,10 @@ class Peering:
         self._apply()
 
     def _apply(self) -> None:
-        """Make pins and keeping agree with the table, whatever became of a change."""
+        """Make pins and keeping agree with the table, whatever became of a change.
+
+        Who loses its name loses what else its owner said of it.
+        """
         wanted = {named.peer_id: named for named in self.names.all()}
         for peer_id in [*self._applied, *wanted]:
             old, new = self._applied.get(peer_id), wanted.get(peer_id)
@@ -153,6 +177,7 @@ class Peering:
                 continue
             if new is None:
                 self.swarm.peerstore.unpin(peer_id, PIN)
+                self.swarm.peerstore.disown(peer_id)
             else:
                 self.swarm.peerstore.pin(peer_id, new.addrs, PIN)
             if new is None or not new.keep:
@@ -175,13 +200,16 @@ class Peering:
 
         Raises as `read_peers`.
         """
+        await self._until_book_is_read()
+        return await read_peers(texts, self.names, self._resolve)
+
+    async def _until_book_is_read(self) -> None:
         if not self._book.loaded.is_set():
             try:
                 async with asyncio.timeout(BOOK_WAIT_S):
                     await self._book.loaded.wait()
             except TimeoutError:
                 log.debug("a command goes on without the address book")
-        return await read_peers(texts, self.names, self._resolve)
 
     def identify(self, text: str) -> PeerId:
         """The peer of an ID, of an address that ends in one, or of a name.

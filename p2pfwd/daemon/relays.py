@@ -30,6 +30,9 @@ log = logging.getLogger("p2pfwd.relay")
 
 Read = Callable[[Sequence[str]], Awaitable[tuple[PeerId, tuple[Multiaddr, ...]]]]
 
+FIRST_PLACE_S: Final = 3.0
+"""After a relay was named, until nobody waits for a place any more: a dial and three questions take less."""
+
 RETRY_S: Final = 30.0
 """Between two looks at a relay in the settings whose name nobody has, where no name is given meanwhile."""
 
@@ -60,6 +63,10 @@ class Relays:
         self._kept = True
         self._names_changed = asyncio.Event()
         """Set when names may mean others, and replaced: who waits looks again."""
+        self._named_at = 0.0  # the last one, of the loop's clock
+        self._answered = asyncio.Event()
+        """Set when a place is got or lost or refused, and replaced: as `_names_changed`."""
+        self.client.on_change(self._places_changed)
         self._shown: WeakKeyDictionary[Link, dict[str, asyncio.Task[None]]] = WeakKeyDictionary()
         """By connection and token."""
         host.swarm.introduce = self._introduce
@@ -80,6 +87,7 @@ class Relays:
         await self.client.close()
 
     def _begin(self, text: str) -> None:
+        self._named_at = asyncio.get_running_loop().time()
         self._learning[text] = self._host.swarm.spawn(self._learn(text), "relay of the settings")
 
     def change(self, texts: Sequence[str]) -> None:
@@ -170,6 +178,20 @@ class Relays:
         if not limits:
             return Place.NONE
         return Place.UNLIMITED if None in limits else Place.LIMITED
+
+    async def first_place(self) -> None:
+        """Wait for a place where none is held, only just after relays were named.
+
+        What is told of this node then leads here through one.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._named_at + FIRST_PLACE_S):
+                while self.missing() and not self.client.places():
+                    await self._answered.wait()
+
+    def _places_changed(self) -> None:
+        self._answered.set()
+        self._answered = asyncio.Event()
 
     def missing(self) -> dict[str, str]:
         """Named relays that give no place and refused none -> why; none where none is needed.

@@ -19,6 +19,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -121,6 +122,16 @@ class AddressBook:
                     self._thread.join()
         except TimeoutError:
             log.warning("the address book was not written: the disk did not answer")
+
+    async def write(self, peer_id: PeerId) -> None:
+        """Put what is known of a peer on the disk now; gives up as `close` does. A failure is tried again."""
+        if self._closing or not self._has_begun:
+            return
+        written = asyncio.Event()
+        self._submit(partial(self._write, [self._stored(peer_id, self._wall())], written))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._pace.close_s):
+                await written.wait()
 
     # --- in the event loop ------------------------------------------------------------------------
 
@@ -251,6 +262,11 @@ class AddressBook:
         except StorageFailed as exc:
             error = exc
         self._tell(self._has_saved, error)
+
+    def _write(self, batch: Sequence[StoredPeer], written: asyncio.Event) -> None:
+        with suppress(StorageFailed):  # it is one of those that have changed, and written with them
+            self._undamaged(partial(self._file.save, batch))
+        self._tell(written.set)
 
     def _undamaged(self, work: Callable[[], Any]) -> Any:
         """The result of `work` on the file; on a new one, if the old one turns out to be damaged."""

@@ -97,6 +97,13 @@ class Claims:
         """Forget an address altogether; whether it was known."""
         return self._claims.pop(addr, None) is not None
 
+    def withdraw(self, provenance: Provenance) -> None:
+        """Forget what was claimed with this provenance, and each address that nothing else speaks for."""
+        for addr, claims in list(self._claims.items()):
+            claims.pop(provenance, None)
+            if not claims:
+                del self._claims[addr]
+
     def release(self, now: float, grace_s: float, addrs: Collection[Multiaddr] | None = None) -> bool:
         """What was held, at `addrs` or everywhere, ages from now on, and expires after `grace_s`.
 

@@ -213,11 +213,30 @@ class Peerstore:
     def is_chosen(self, peer_id: PeerId) -> bool:
         """Whether the peer is one of the owner's, by his own doing: what rights and trust go by.
 
-        That is: it is named, kept, forwarded to or let in by a relay token; or was given in a command or
-        forwarded to before.
+        That is: it is named, kept, forwarded to or let in by a relay token; or since it was last disowned a
+        command gave an address of it, or a connection went to it through a forward.
         """
         entry = self._peers.get(peer_id)
         return entry is not None and (bool(entry.pinned) or entry.standing is Standing.OWN)
+
+    def disown(self, peer_id: PeerId) -> bool:
+        """Take back that it was given in a command, or forwarded to; whether it was. What pins it stays."""
+        entry = self._peers.get(peer_id)
+        if entry is None or entry.standing is not Standing.OWN:
+            return False
+        before = len(entry.claims)
+        entry.claims.withdraw(Provenance.GIVEN)
+        self._addresses -= before - len(entry.claims)
+        self._may_go[entry.standing].pop(peer_id, None)
+        grounds = [_LEAST[known.provenance] for known in entry.claims.known(self.clock())]
+        grounds.append(Standing.SERVED if peer_id in self._served else Standing.HEARD_OF)
+        grounds.append(Standing.MET if entry.connected else Standing.HEARD_OF)
+        entry.standing = max(grounds)
+        self._touch(peer_id, entry)
+        if entry.says_nothing:
+            self._forget(peer_id, entry)
+        self._changed(peer_id)
+        return True
 
     def note_forwarded(self, peer_id: PeerId) -> None:
         """A connection of the owner's programs has gone to this peer."""

@@ -63,6 +63,11 @@ class Pace:
         self._tokens -= n
         return self._tokens
 
+    def owes_s(self, now: float, n: float, most_s: float) -> float:
+        """Take `n`, there or not, but owe no more than `most_s` pay: seconds until the debt is paid."""
+        self._tokens = max(self.owe(now, n), -most_s * self._rate.per_s)
+        return max(0.0, -self._tokens) / self._rate.per_s
+
     def wait_s(self, now: float, n: float = 1.0) -> float:
         """How long until `n` may be done, seconds."""
         self._fill(now)
@@ -116,10 +121,10 @@ class Paces:
         pace = self._of(key, now)
         return None if pace is None else pace.reserve(now, most_s, later_s)
 
-    def owes_s(self, key: Hashable, now: float, n: float) -> float:
-        """Take `n` from this key's bucket, there or not: how long until the debt is paid, seconds."""
+    def owes_s(self, key: Hashable, now: float, n: float, most_s: float) -> float:
+        """As `Pace.owes_s`, of this key's bucket."""
         pace = self._of(key, now)
-        return 0.0 if pace is None else max(0.0, -pace.owe(now, n)) / self._rate.per_s
+        return 0.0 if pace is None else pace.owes_s(now, n, most_s)
 
     def forget_full(self, now: float) -> bool:
         """Drop the buckets that are full: it changes nothing. Whether there were any."""

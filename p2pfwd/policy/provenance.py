@@ -45,7 +45,8 @@ _BY_TEXT: Final = {provenance.text: provenance for provenance in Provenance} | {
 
 
 class Standing(IntEnum):
-    """How well a peer is known; it only rises. A stranger can make itself MET, by connecting."""
+    """How well a peer is known; it rises, and falls only where the owner takes his word back. A stranger can
+    make itself MET, by connecting."""
 
     HEARD_OF = 0
     """Others spoke of it."""

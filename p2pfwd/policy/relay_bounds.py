@@ -47,7 +47,13 @@ BYTES: Final = Rates(
     network=Rate(256 * KIB, 1024 * KIB),
     all=Rate(1024 * KIB, 4096 * KIB),
 )
-"""Bytes a second of strangers' circuits, both ways together: what comes faster waits at its sender."""
+"""Bytes a second of strangers' circuits, both ways together, of each stranger at their ends: what comes
+faster waits at its sender."""
+
+DEBT_S: Final = 30.0
+"""How long such a share may be in debt. What all circuits carry that there may be at once is paid by then;
+what is beyond it was brought by circuits that are over, and is let off, or later ones would stand still for
+hours."""
 
 
 def is_let_in(serve: Serve, is_own: bool) -> bool:

@@ -262,13 +262,15 @@ class Paced:
             later_s += wait_s
         return later_s, None
 
-    def owes_s(self, party: Party, now: float, n: float) -> float:
-        """Take `n`, there or not: how long until whose debt lasts longest has paid, seconds."""
-        longest_s = max(paces.owes_s(key, now, n) for _, paces, key in self._of(party))
-        all_, rate = self._in_all(now), self.rates.all
-        if all_ is None or rate is None:
-            return longest_s
-        return max(longest_s, -all_.owe(now, n) / rate.per_s)
+    def owes_s(self, parties: tuple[Party, ...], now: float, n: float, most_s: float) -> float:
+        """Take `n`, there or not, of each share of theirs: how long until the longest debt is paid, seconds.
+
+        What they have in common pays once. No debt lasts longer than `most_s`: what is beyond it is let off.
+        """
+        shares = {(paces, key) for party in parties for _, paces, key in self._of(party)}
+        longest_s = max(paces.owes_s(key, now, n, most_s) for paces, key in shares)
+        all_ = self._in_all(now)
+        return longest_s if all_ is None else max(longest_s, all_.owes_s(now, n, most_s))
 
     def forget_full(self, now: float) -> None:
         """Drop what is as new: it changes nothing."""

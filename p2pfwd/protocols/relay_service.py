@@ -35,6 +35,7 @@ from p2pfwd.net.visits import Visit
 from p2pfwd.policy.relay_bounds import (
     BYTES,
     CIRCUITS,
+    DEBT_S,
     LEGS,
     RESERVATION_S,
     RESERVATIONS,
@@ -454,7 +455,7 @@ class RelayService:
         circuit.bridge.start()
 
     def _debt_s(self, strangers: tuple[Party, ...], n: int) -> float:
-        return self._bytes.owes_s(strangers[0], self._clock(), n)
+        return self._bytes.owes_s(strangers, self._clock(), n, DEBT_S)
 
     def _time_is_up(self, circuit: Circuit) -> None:
         self._swarm.refusals.note("relay-limit", circuit.dialer, "relay: a stranger's circuit had its time")

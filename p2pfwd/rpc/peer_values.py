@@ -27,7 +27,7 @@ class PeerAddResult(Message):
 class PeerRmParams(Message):
     """Parameters of `peer.rm`."""
 
-    name: str
+    name: str  # or the ID of a peer, with a name or without
 
 
 @message
@@ -35,6 +35,7 @@ class PeerRmResult(Message):
     """Result of `peer.rm`."""
 
     peer: NamedPeer
+    still_own: bool = False  # it is the owner's for another reason
 
 
 @message

@@ -38,6 +38,7 @@ class ListenResult(Message):
     addresses: tuple[str, ...]  # own full addresses, each ending in /p2p/<self>, best first
     taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
     stood: bool = False  # before this call, just as it was asked for
+    notices: tuple[Notice, ...] = ()
 
 
 @message

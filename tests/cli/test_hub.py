@@ -312,7 +312,7 @@ def test_token_commands_say_what_they_did(
     fake.answers["relay.token.revoke"] = RelayTokenRevokeResult(token, 2, (OTHER,))
     revoked = run("relay", "token", "revoke", "nas")
     assert revoked.status == 0 and "12D3…wvuTHr may use this relay all the same" in revoked.err
-    assert "p2pfwd block" in revoked.err
+    assert "p2pfwd peer rm" in revoked.err and "p2pfwd block" in revoked.err
 
 
 # --- relays of the settings -------------------------------------------------------------------------

@@ -114,6 +114,12 @@ def test_rm_says_what_it_did(fake: FakeDaemon, run: Run) -> None:
     fake.answers["peer.rm"] = PeerRmResult(NAS)
     assert run("peer", "rm", "nas").out == f"Removed nas: {OTHER}.\n"
     assert json.loads(run("peer", "rm", "nas", "--json").out)["Peer"]["Name"] == "nas"
+    fake.answers["peer.rm"] = PeerRmResult(NAMELESS)
+    assert (run("peer", "rm", PEER).out, run("peer", "rm", PEER).err) == (f"Removed {PEER}.\n", "")
+    fake.answers["peer.rm"] = PeerRmResult(NAS, still_own=True)
+    done = run("peer", "rm", "nas")
+    assert (done.status, done.out) == (0, f"Removed nas: {OTHER}.\n")
+    assert done.err.startswith("Warning: 12D3…wvuTHr is one of your peers all the same\nhint: it is kept")
 
 
 def test_peer_commands_start_no_daemon(run: Run) -> None:

@@ -312,6 +312,13 @@ def test_listen_warns_of_a_target_that_does_not_answer(fake: FakeDaemon, run: Ru
     )
 
 
+def test_listen_says_that_no_relay_has_a_place_yet(fake: FakeDaemon, run: Run) -> None:
+    fake.answers["p2p.listen"] = replace(LISTENED, notices=(Notice("no-place", "no relay yet", "again"),))
+    result = run("listen", "/x/web", "8000")
+    assert (result.status, result.err) == (0, "Warning: no relay yet\nhint: again\n")
+    assert json.loads(run("listen", "/x/web", "8000", "--json").out)["Notices"][0]["Code"] == "no-place"
+
+
 def test_listen_says_how_long_streams_wait_for_a_target_that_does_not_answer(
     fake: FakeDaemon, run: Run
 ) -> None:

@@ -303,11 +303,21 @@ async def test_a_server_that_asks_for_data_gets_it_and_one_that_asks_for_too_muc
 
 
 @on_loop
-async def test_a_server_that_does_not_answer_is_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_does_not_answer_is_silent_until_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("p2pfwd.protocols.autonat.v2.ANSWER_S", 0.05)
     async with host() as far, host() as near:
         Server(far, lambda _request, _stream: asyncio.sleep(0.2), WORKED)
-        assert await outcome_of(near, far) is Outcome.NO_EVIDENCE
+        client = SecondClient(near.swarm)
+        await join(near, far)
+        (conn,), (mine,) = near.swarm.conns(far.peer_id), near.swarm.listen_addrs()
+        assert not client.is_silent(conn)
+        assert (await client.test(conn, mine, mine.__eq__)).outcome is Outcome.SILENT
+        assert client.is_silent(conn)
+        monkeypatch.setattr("p2pfwd.protocols.autonat.v2.ANSWER_S", 10.0)
+        assert (await client.test(conn, mine, mine.__eq__)).outcome is Outcome.NO_EVIDENCE
+        assert not client.is_silent(conn)
 
 
 @on_loop

@@ -21,7 +21,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.networks import profile
 from p2pfwd.daemon.relaying import Relaying
-from p2pfwd.daemon.relays import Relays
+from p2pfwd.daemon.relays import FIRST_PLACE_S, Relays
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.errors import InvalidPeerId
 from p2pfwd.host.host import Host
@@ -483,6 +483,28 @@ async def test_a_relay_of_the_settings_whose_name_is_given_later_is_dialed_at_on
         await asyncio.sleep(SOON_S)
         it.says("hub", it.hosts[0])
         await within(2 * SOON_S, it.held)
+
+
+@in_virtual_time
+async def test_a_place_is_waited_for_just_after_relays_were_named_and_no_longer() -> None:
+    loop = asyncio.get_running_loop()
+    async with named("hub", "nobody") as it:
+        it.says("hub", it.hosts[0])
+        await it.relays.first_place()
+        assert it.held() == {it.hosts[0].peer_id}
+    async with named("hub") as it:
+        begin = loop.time()
+        for _ in range(2):
+            await it.relays.first_place()
+            assert loop.time() - begin == pytest.approx(FIRST_PLACE_S)
+        it.says("other", it.hosts[1])
+        it.relays.change(["hub", "other"])
+        await it.relays.first_place()
+        assert it.held() == {it.hosts[1].peer_id}
+    async with named() as it:
+        begin = loop.time()
+        await it.relays.first_place()
+        assert loop.time() == begin, "nothing to wait for"
 
 
 @in_virtual_time

@@ -524,6 +524,23 @@ async def test_who_sends_faster_than_a_stranger_may_waits(monkeypatch: pytest.Mo
 
 
 @on_loop
+async def test_two_dialers_that_pour_into_one_stranger_use_up_its_share() -> None:
+    kib = 1024
+    async with swarm() as one, swarm() as other, swarm() as target, relay("anyone") as made:
+        taking = Target(target)
+        await reserve(await made.link(target))
+        for dialer in (one, other):
+            await connect(await made.link(dialer), target.peer_id)
+            await taking.next()
+        made.service._clock = lambda: 0.0
+        first, second = (circuit.bridge for circuit in made.service.circuits())
+        assert first is not None and first.debt_s is not None
+        assert second is not None and second.debt_s is not None
+        assert first.debt_s(256 * kib) == 0.0, "so much may come at once"
+        assert second.debt_s(64 * kib) == 1.0, "the target's share, not the dialer's, is in debt"
+
+
+@on_loop
 async def test_both_ends_are_kept_as_long_as_they_have_a_circuit() -> None:
     async with joined() as it:
         kept = it.relay.swarm.connmgr.is_protected

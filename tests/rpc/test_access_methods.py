@@ -541,5 +541,9 @@ def test_whom_a_rule_lets_in_by_its_id_has_a_place_at_the_relay_as_long_as_it_do
         assert (await reserve(link)).status is Status.OK
         await owner.call("peer.rm", s.PeerRmParams("laptop"))
         assert owner.running.relaying.service.places() == []
+        await owner.call("swarm.connect", s.ConnectParams((asker.address,)))
+        assert (await reserve(link)).status is Status.OK, "it was given in a command"
+        await owner.call("peer.rm", s.PeerRmParams(asker.peer))
+        assert owner.running.relaying.service.places() == []
 
     run(home, script, replace(SETTINGS, network="public", dht_mode="server", bootstrap=()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.settings import Settings
+from p2pfwd.peers.book_file import AddressFile
 from p2pfwd.policy.dial_schedule import Priority
+from p2pfwd.policy.provenance import Standing
 from p2pfwd.rpc import schema as s
 from tests.rpc import node
 from tests.rpc.node import STRANGER
@@ -95,6 +99,59 @@ def test_the_addresses_of_a_name_are_found_by_the_bare_id_as_long_as_it_is_there
     run(home, script)
 
 
+def is_own_on_disk(home: Path, peer_id: PeerId) -> bool:
+    """What a daemon would find that starts after a kill: the address book in a copy."""
+    copy = Path(tempfile.mkdtemp(dir=home))
+    for path in home.glob("peers.db*"):
+        shutil.copy(path, copy)
+    file = AddressFile(copy / "peers.db")
+    try:
+        return any(it.peer_id == peer_id and it.standing is Standing.OWN for it in file.load())
+    finally:
+        file.close()
+
+
+def test_whom_a_command_gave_is_the_owners_until_it_is_removed_by_its_id(home: Path) -> None:
+    async def script(near: Node, far: Node) -> None:
+        peer_id = PeerId.parse(far.peer)
+        await near.call("ping", s.PingParams(far.address))
+        await near.running.stop()
+        again = await start(home / "a")
+        await again.running.peering.book_loaded.wait()
+        assert again.running.host.swarm.peerstore.is_chosen(peer_id)
+        assert is_own_on_disk(home / "a", peer_id)
+        removed = await again.call("peer.rm", s.PeerRmParams(far.peer))
+        assert (removed.peer.name, removed.peer.peer, removed.still_own) == ("", far.peer, False)
+        assert not again.running.host.swarm.peerstore.is_chosen(peer_id)
+        assert not is_own_on_disk(home / "a", peer_id)
+        with pytest.raises(errors.NotFound, match=f"{far.peer} has no name here, and no command gave"):
+            await again.call("peer.rm", s.PeerRmParams(far.peer))
+        await again.running.stop()
+        last = await start(home / "a")
+        try:
+            await last.running.peering.book_loaded.wait()
+            assert not last.running.host.swarm.peerstore.is_chosen(peer_id)
+        finally:
+            await last.running.stop()
+
+    run(home, script)
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+def test_who_loses_its_name_is_the_owners_as_long_as_a_forward_leads_there(home: Path, by_id: bool) -> None:
+    async def script(near: Node, far: Node) -> None:
+        store, peer_id = near.running.host.swarm.peerstore, PeerId.parse(far.peer)
+        await near.call("peer.add", s.PeerAddParams("nas", (far.address,)))
+        await near.call("p2p.forward", s.ForwardParams("/x/a", "0", ("nas",)))
+        store.note_forwarded(peer_id)
+        removed = await near.call("peer.rm", s.PeerRmParams(far.peer if by_id else "nas"))
+        assert (removed.peer.name, removed.still_own) == ("nas", True)
+        await near.call("p2p.close", s.CloseParams(target_address=far.peer))
+        assert not store.is_chosen(peer_id)
+
+    run(home, script)
+
+
 def test_a_kept_peer_is_dialed_at_once_and_at_the_next_start_and_released(home: Path) -> None:
     async def script(near: Node, far: Node) -> None:
         await near.call("peer.add", s.PeerAddParams("nas", (far.address,), keep=True))
@@ -150,6 +207,8 @@ def test_kept_peers_without_a_name_are_shown_when_asked(home: Path) -> None:
         (s.PeerAddParams("nas", ("phone",)), errors.InvalidPeerId, '"phone" is no peer ID, and no peer has'),
         (s.PeerAddParams("nas", ("12D3KooWNo",)), errors.InvalidPeerId, '"12D3KooWNo" is no peer ID: it is'),
         (s.PeerRmParams("nas"), errors.NotFound, 'no peer is named "nas"'),
+        (s.PeerRmParams(STRANGER), errors.NotFound, f"{STRANGER} has no name here"),
+        (s.PeerRmParams("12D3KooWNo"), errors.InvalidPeerId, '"12D3KooWNo" is no peer ID: it is'),
     ],
 )
 def test_what_is_refused(home: Path, params: Any, error: type[Exception], said: str) -> None:

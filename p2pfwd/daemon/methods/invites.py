@@ -41,6 +41,7 @@ class InviteMethods:
 
     async def new(self, context: CallContext, params: s.InviteNewParams) -> s.InviteNewResult:
         """Make an invite. Raises InvalidProtocol, UsageError, ResourceLimitExceeded, StorageFailed."""
+        await self._node.relays.first_place()
         invite, token = await self._inviting.make(
             params.protocol, life_s=params.expires_s, uses=params.uses, name=params.name
         )
@@ -49,7 +50,7 @@ class InviteMethods:
             token=str(token),
             command=f"p2pfwd join {token}",
             addresses=views.full_addresses(list(token.addrs), token.peer),
-            notices=tuple(self._inviting.notices(invite, token)),
+            notices=(*self._inviting.notices(invite, token), *notices.of_relays(self._node.relays)),
         )
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.InviteLsResult:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
 from p2pfwd.net.own_addresses import OwnAddresses, best_first
 from p2pfwd.policy.undialable import UNDIALABLE
 from p2pfwd.rpc.schema import Notice
 
+if TYPE_CHECKING:
+    from p2pfwd.daemon.relays import Relays
+
 EXPOSED = "exposed"
+NO_PLACE = "no-place"
 MAX_LISTED = 6
 """Addresses of this machine in one sentence: containers give a machine dozens."""
 
@@ -32,6 +37,15 @@ def _listed(addrs: Iterable[Multiaddr]) -> str:
     hosts = [endpoint.host for endpoint in found if endpoint is not None]
     more = len(hosts) - MAX_LISTED
     return ", ".join(hosts[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def of_relays(relays: Relays) -> list[Notice]:
+    """That a named relay has yet to give a place, where there is none: no address leads through one."""
+    missing = next(iter(relays.missing().items()), None)
+    if missing is None or relays.client.places():
+        return []
+    message = "no relay of reach.relays has given this node a place yet: {}: {}".format(*missing)
+    return [Notice(NO_PLACE, message, "once p2pfwd status shows one, the same command prints its address")]
 
 
 def of_peer_addresses(addrs: Iterable[Multiaddr], why_not: Callable[[Multiaddr], str | None]) -> list[Notice]:

@@ -35,8 +35,10 @@ class PeerMethods:
         return s.PeerAddResult(self._view(named), replaced is not None, told)
 
     async def rm(self, context: CallContext, params: s.PeerRmParams) -> s.PeerRmResult:
-        """Forget a name, and keep its peer no more. Raises NotFound."""
-        return s.PeerRmResult(self._view(await self._peering.remove(params.name)))
+        """Forget a name, and the owner's word for its peer. Raises as `Peering.remove`."""
+        removed = await self._peering.remove(params.name)
+        is_own = self._peering.swarm.peerstore.is_chosen(removed.peer_id)
+        return s.PeerRmResult(self._view(removed), still_own=is_own)
 
     async def ls(self, context: CallContext, params: s.PeerLsParams) -> s.PeerLsResult:
         """The named peers; with `all` also those kept for another reason."""

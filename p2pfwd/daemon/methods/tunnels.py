@@ -23,7 +23,7 @@ from p2pfwd.errors import P2PForwardError, UsageError
 from p2pfwd.forwarding.bind import numeric
 from p2pfwd.forwarding.listen import RemoteListener
 from p2pfwd.forwarding.registry import Listener
-from p2pfwd.forwarding.values import CloseMatch
+from p2pfwd.forwarding.values import CheckOutcome, CloseMatch
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
@@ -91,7 +91,13 @@ class TunnelMethods:
                 await undo()
 
         assert isinstance(listener, RemoteListener)  # which may be closed by now
-        outcome = await _or(node.forwarding.look(listener, TARGET_CHECK_S), take_back)
+
+        async def look() -> CheckOutcome:
+            outcome = await node.forwarding.look(listener, TARGET_CHECK_S)
+            await node.relays.first_place()
+            return outcome
+
+        outcome = await _or(look(), take_back)
         addrs = views.to_paste(node.host.swarm.listen_addrs())
         return s.ListenResult(
             listener=node.shown(listener.info()),
@@ -100,6 +106,7 @@ class TunnelMethods:
             addresses=views.full_addresses(addrs, node.host.peer_id),
             taken_ports=node.host.taken_ports,
             stood=stood,
+            notices=tuple(notices.of_relays(node.relays)),
         )
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:

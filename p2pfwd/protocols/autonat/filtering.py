@@ -24,13 +24,19 @@ from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.policy.evidence import Filtering
 from p2pfwd.policy.networks import household
-from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient
+from p2pfwd.protocols.autonat.v2 import Outcome, SecondClient, Trial
 from p2pfwd.wire import identify
 
 log = logging.getLogger("p2pfwd.autonat")
 
 SEEN_S: Final = 5.0
 """To dial the first server from the side door, and to be told what it sees."""
+
+NEXT_S: Final = 5.0
+"""Until another one is asked beside the one in another network: it may say nothing."""
+
+OTHERS_S: Final = 30.0
+"""For all of these."""
 
 
 async def find_filtering(swarm: Swarm, client: SecondClient, servers: Sequence[Link]) -> Filtering:
@@ -65,11 +71,36 @@ async def _ask(
     if outcome is Outcome.FAILED:
         return Filtering.BY_PORT
     if outcome is Outcome.WORKED:
-        for conn in others:
-            outcome = (await client.test(conn, seen, door.__eq__)).outcome
-            if outcome is not Outcome.NO_EVIDENCE:
-                return Filtering.EVERYBODY if outcome is Outcome.WORKED else Filtering.BY_ADDRESS
+        async with asyncio.timeout(OTHERS_S):
+            return await _word_of(client, others, seen, door)
     return Filtering.UNKNOWN
+
+
+async def _word_of(
+    client: SecondClient, others: Sequence[Link], seen: Multiaddr, door: Multiaddr
+) -> Filtering:
+    """By the first of them that says whether it gets in."""
+    asked: set[asyncio.Task[Trial]] = set()
+    left = iter(others)
+    try:
+        while True:
+            if (conn := next(left, None)) is not None:
+                asked.add(asyncio.create_task(client.test(conn, seen, door.__eq__)))
+            elif not asked:
+                return Filtering.UNKNOWN
+            timeout_s = None if conn is None else NEXT_S
+            done, asked = await asyncio.wait(
+                asked, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            outcomes = {task.result().outcome for task in done}
+            if Outcome.WORKED in outcomes:
+                return Filtering.EVERYBODY
+            if Outcome.FAILED in outcomes:
+                return Filtering.BY_ADDRESS
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def _seen(link: Link) -> Multiaddr | None:

@@ -4,6 +4,11 @@ Client: v2 wherever a connected peer speaks it. Each candidate address is tested
 different networks if there are any; what follows is `policy.evidence`. It is tested anew every quarter of an
 hour. A change of our addresses starts all of it anew. v1 is asked only while nobody connected speaks v2.
 Server: both, with one budget of dials.
+
+Strangers who claim v2 and answer nothing cost little time. Beside a server that is slow another is asked
+after `SLOW_S`: one that this node has dialed, for no stranger makes itself that. Who let a question's time
+pass is asked last, as all its household is, and counts as none that speaks v2, until it answers. So where
+servers that were dialed answer, each answer that a verdict needs comes `SLOW_S` later at most.
 """
 
 from __future__ import annotations
@@ -41,6 +46,10 @@ __all__ = ["AutoNat", "AutoNatSettings"]
 AT_ONCE: Final = 2
 """Servers that test one address at a time: one may be slow."""
 
+SLOW_S: Final = 5.0
+"""Until others are asked beside a server; a go takes 10 s to find that it cannot connect. Where none answers
+six are asked at once."""
+
 SAME_AGAIN_S: Final = 10.0
 """Before a server that could not connect tries again, where nobody else decides: its word twice is two."""
 
@@ -60,7 +69,10 @@ class _Candidate:
     """When a server may be asked again; of connected ones only."""
     by: PeerId | None = None
     """Who got through last."""
-    testing: int = 0
+    testing: set[PeerId] = field(default_factory=set)
+    """Who is asked, and has not been slow."""
+    slow: int = 0
+    """Servers in a row that were."""
     unanswered: int = 0
     """Tests in a row that said nothing."""
     pause_until: float = -inf
@@ -162,7 +174,7 @@ class AutoNat:
     def _weigh(self) -> None:
         """Form the verdict anew, and tell it where it has changed."""
         own = self._swarm.own_addresses
-        servers = self._servers_of_v2()
+        servers = [conn for conn in self._servers_of_v2() if not self._second.is_silent(conn)]
         findings = [
             finding
             for addr, one in self._candidates.items()
@@ -193,11 +205,12 @@ class AutoNat:
             self._forget_expired()
             proved = own.proofs.addresses()
             guessed = autonat.candidates(own.bound(), own.observed(), proved, own.mapped())
+            wait_s = self._settings.refresh_s
             if servers := self._servers_of_v2():
                 seen = () if own.nat.is_per_destination else own.counting()  # no other comes in there
                 wait_s = self._start_tests((*seen, *guessed), servers)
-            else:
-                wait_s = await self._first.step(guessed)
+            if all(map(self._second.is_silent, servers)):
+                wait_s = min(wait_s, await self._first.step(guessed))
             self._weigh()
             if wait_s:
                 with suppress(TimeoutError):
@@ -212,12 +225,13 @@ class AutoNat:
                 self._candidates[addr] = _Candidate(testing=candidate.testing)
 
     def _servers_of_v2(self) -> list[Link]:
-        """One connection to each connected peer that speaks it."""
+        """One connection to each connected peer that speaks it: the silent last, who came behind others."""
         found: dict[PeerId, Link] = {}
         for conn in self._swarm.conns():
             if conn.can_open and not conn.is_relayed and self._speaks(conn.remote_peer, autonat2.REQUEST):
                 found.setdefault(conn.remote_peer, conn)
-        return list(found.values())
+        is_silent = self._second.is_silent
+        return sorted(found.values(), key=lambda conn: (is_silent(conn), conn.direction == "inbound"))
 
     def _start_tests(self, addrs: tuple[Multiaddr, ...], servers: list[Link]) -> float:
         """Begin what is due; seconds until more may be."""
@@ -254,23 +268,28 @@ class AutoNat:
     ) -> float:
         """Have up to `most` servers test an address at a time; when another may be asked."""
         own, again_s, ready = self._swarm.own_addresses, self._settings.ask_again_s, candidate.ready
-        # Whom we never dialed tells most; then who was asked longest ago.
+        # Whom we never dialed tells most, but may be there to say nothing; then who was asked longest ago.
+        dialed_first = candidate.slow > 0 or candidate.unanswered >= AT_ONCE
         in_order = sorted(
             servers,
-            key=lambda one: (own.is_contacted(one.remote_addr), ready.get(one.remote_peer, -inf)),
+            key=lambda one: (
+                self._second.is_silent(one),
+                own.is_contacted(one.remote_addr) != dialed_first,
+                ready.get(one.remote_peer, -inf),
+            ),
         )
         one_place = len({household(conn.remote_addr) for conn in servers}) == 1
         places: set[str] = set()
         for conn in in_order:
-            place = household(conn.remote_addr)
-            if candidate.testing >= most or ready.get(conn.remote_peer, -inf) > now:
+            peer, place = conn.remote_peer, household(conn.remote_addr)
+            if len(candidate.testing) >= most or peer in candidate.testing or ready.get(peer, -inf) > now:
                 continue
             if one_place or place not in places:
                 places.add(place)
-                ready[conn.remote_peer] = now + again_s
-                candidate.testing += 1
+                ready[peer] = now + again_s
+                candidate.testing.add(peer)
                 self._spawn(self._test(conn, addr, candidate))
-        if candidate.testing >= most:  # its end is news
+        if len(candidate.testing) >= most:  # its end is news
             return again_s
         return min((at - now for at in ready.values() if at > now), default=again_s)
 
@@ -280,13 +299,22 @@ class AutoNat:
         task.add_done_callback(self._tests.discard)
 
     async def _test(self, conn: Link, addr: Multiaddr, candidate: _Candidate) -> None:
+        loop = asyncio.get_running_loop()
+        slow = loop.call_later(SLOW_S, self._is_slow, candidate, conn.remote_peer)
         try:
             tested = await self._second.test(conn, addr, self._ends_at(addr))
         finally:
-            candidate.testing -= 1
+            slow.cancel()
+            candidate.testing.discard(conn.remote_peer)
             self._news.set()
         if self._candidates.get(addr) is candidate:
             self._take(addr, candidate, conn.remote_peer, tested)
+
+    def _is_slow(self, candidate: _Candidate, peer: PeerId) -> None:
+        """Others are asked beside it; what it says later counts all the same."""
+        candidate.testing.discard(peer)
+        candidate.slow += 1
+        self._news.set()
 
     def _ends_at(self, addr: Multiaddr) -> Callable[[Multiaddr], bool]:
         """Whether a local address is where a dial to `addr` ends: that very one, or any behind the router."""
@@ -295,6 +323,8 @@ class AutoNat:
 
     def _take(self, addr: Multiaddr, candidate: _Candidate, peer: PeerId, tested: Trial) -> None:
         now, again_s = time.monotonic(), self._settings.ask_again_s
+        if tested.outcome is Outcome.SILENT:
+            return  # it took its time already
         if tested.outcome is Outcome.NO_EVIDENCE:
             pause_s = min(again_s, FIRST_PAUSE_S * 2**candidate.unanswered)
             candidate.unanswered = min(candidate.unanswered + 1, 10)
@@ -302,7 +332,7 @@ class AutoNat:
             if tested.again_s is not None:
                 candidate.ready[peer] = now + min(tested.again_s, again_s)
             return
-        candidate.unanswered = 0
+        candidate.unanswered = candidate.slow = 0
         if tested.outcome is Outcome.WORKED:
             is_new = tested.back is not None and not self._swarm.own_addresses.is_contacted(tested.back)
             candidate.evidence.worked(afresh=is_new)

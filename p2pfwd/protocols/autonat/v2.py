@@ -18,6 +18,7 @@ from p2pfwd.net.link.contract import Carrier, Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
 from p2pfwd.net.visits import Visit
+from p2pfwd.policy.networks import household
 from p2pfwd.policy.shares import Party
 from p2pfwd.protocols.autonat.budget import Budget
 from p2pfwd.wire import autonat2 as wire
@@ -34,6 +35,9 @@ ANSWER_S: Final = 15.0
 """For a server's answer; as go."""
 
 
+MAX_SILENT: Final = 64
+"""Households remembered as silent, the last of them."""
+
 BUSY_S: Final = 15.0
 """Before a server is asked again that was asked for more dials than it makes: a p2pfwd makes five a minute
 for a peer (`AUTONAT_DIALS`), a go twelve, and three moves use them up."""
@@ -45,7 +49,9 @@ class Outcome(Enum):
     WORKED = auto()
     FAILED = auto()
     NO_EVIDENCE = auto()
-    """The server did not try, or nothing came in time."""
+    """The server did not try, or is gone."""
+    SILENT = auto()
+    """Nothing came in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,11 @@ class SecondClient:
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
         self._expected: dict[int, _Expected] = {}
+        self._silent: dict[str, None] = {}
+
+    def is_silent(self, conn: Link) -> bool:
+        """Whether the last question to its household got no answer in time."""
+        return household(conn.remote_addr) in self._silent
 
     async def test(self, conn: Link, addr: Multiaddr, arrives_at: Callable[[Multiaddr], bool]) -> Trial:
         """Have the peer dial `addr`. `arrives_at`: whether a local address is where such a dial ends."""
@@ -80,11 +91,16 @@ class SecondClient:
         expected = self._expected[nonce] = _Expected(arrives_at, frozenset(self._swarm.conns()))
         try:
             response = await self._question(conn, wire.Request((addr,), nonce))
-        except (P2PForwardError, TimeoutError) as exc:
+        except TimeoutError:
+            log.debug("%s did not tell in time whether it can dial %s", conn.remote_peer, addr)
+            self._note_silent(household(conn.remote_addr))
+            return Trial(Outcome.SILENT)
+        except P2PForwardError as exc:
             log.debug("%s did not tell whether it can dial %s: %s", conn.remote_peer, addr, exc)
             return Trial(Outcome.NO_EVIDENCE, again_s=_again_s(exc))
         finally:
             del self._expected[nonce]
+        self._silent.pop(household(conn.remote_addr), None)
         log.debug("%s on %s: %s, %s", conn.remote_peer, addr, response.status.name, response.dial.name)
         if response.status is not wire.Status.OK or response.index != 0:
             again_s = BUSY_S if response.status is wire.Status.REJECTED else None
@@ -93,6 +109,12 @@ class SecondClient:
             return Trial(Outcome.WORKED, expected.back)
         failed = response.dial is wire.DialStatus.DIAL_ERROR
         return Trial(Outcome.FAILED if failed else Outcome.NO_EVIDENCE)
+
+    def _note_silent(self, place: str) -> None:
+        self._silent.pop(place, None)
+        self._silent[place] = None
+        if len(self._silent) > MAX_SILENT:
+            del self._silent[next(iter(self._silent))]
 
     async def _question(self, conn: Link, request: wire.Request) -> wire.Response:
         async with exchange(conn, wire.REQUEST, ANSWER_S) as stream:

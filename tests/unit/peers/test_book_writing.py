@@ -64,6 +64,27 @@ def fake_files(monkeypatch: pytest.MonkeyPatch) -> list[FakeFile]:
     return made
 
 
+def test_what_is_to_be_on_the_disk_is_there_when_it_is_said_also_behind_a_failure(
+    home: Path, fake_files: list[FakeFile]
+) -> None:
+    async def life() -> None:
+        store, book = a_life(home / "none", Clocks(), NEVER)
+        (file,) = fake_files
+        store.add_addrs(ALICE, [addr(1)], 900.0, Provenance.GIVEN)
+        store.add_addrs(BOB, [addr(1)], 900.0, Provenance.GIVEN)
+        file.failing = StorageFailed("the disk is full")
+        await book.write(ALICE)
+        file.failing = None
+        await book.write(ALICE)
+        assert [(it.peer_id, it.standing) for it in file.saves[0]] == [(ALICE, Standing.OWN)]
+        await book.close()
+        assert sorted(it.peer_id for it in file.saves[1]) == [ALICE, BOB], "with what has changed"
+        await book.write(ALICE)
+        assert len(file.saves) == 2, "nothing is written after the end"
+
+    asyncio.run(life())
+
+
 def test_changes_are_written_together_and_a_restored_peer_is_no_change(
     home: Path, fake_files: list[FakeFile]
 ) -> None:

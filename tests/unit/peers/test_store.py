@@ -277,6 +277,31 @@ def test_ones_own_are_pinned_given_and_forwarded_to_and_not_whoever_came_or_was_
     assert not it.store.is_chosen(named) and not it.store.has_reserve(named)
 
 
+def test_who_is_disowned_is_known_as_well_as_others_would_be_and_what_pins_it_stays() -> None:
+    it = Watched()
+    given, reached, served, came, heard_of, named = map(peer, range(10, 16))
+    everybody = (given, reached, served, came, heard_of, named)
+    it.store.connected(reached, addr(2))
+    it.store.note_served(served)
+    it.store.connected(came, None)
+    it.store.add_addrs(heard_of, [addr(3)], 10.0, HEARSAY)
+    it.store.pin(named, [], "named")
+    for who in everybody:
+        it.store.add_addrs(who, [addr(1)], 10.0, GIVEN)
+        it.store.note_forwarded(who)
+    it.changes()
+    assert [who for who in everybody if it.store.disown(who)] == list(everybody)
+    assert it.changes() == list(everybody)
+    assert [who for who in everybody if it.store.is_chosen(who)] == [named]
+    assert not any(it.store.is_trusted(who, addr(1)) for who in everybody)
+    left = {who: it.store.dialable(who) for who in everybody if it.store.dialable(who)}
+    assert left == {reached: [addr(2)], heard_of: [addr(3)]} and it.store._addresses == 2
+    standings = [it.store.standing(who) for who in (reached, served, came, heard_of)]
+    assert standings == [Standing.REACHED, Standing.SERVED, Standing.MET, Standing.HEARD_OF]
+    assert given not in it.store.peers(), "of whom nothing else is known"
+    assert not any(map(it.store.disown, (*everybody, ALICE))) and it.changes() == []
+
+
 def test_who_was_served_has_a_reserve_an_hour_later_and_a_flood_of_others_takes_no_place() -> None:
     it = Watched()
     for number in range(MAX_SERVED):

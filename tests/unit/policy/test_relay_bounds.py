@@ -31,6 +31,18 @@ def test_a_limited_circuit_is_never_slower_than_its_time_allows() -> None:
     assert it.LIMIT.data_bytes / it.BYTES.peer.per_s < it.LIMIT.duration_s / 10
 
 
+def test_what_all_circuits_at_once_may_carry_is_paid_for_before_a_debt_is_let_off() -> None:
+    """Whatever is let off was brought by circuits that are over, so the rates hold."""
+    assert it.BYTES.all is not None
+    bounds = (
+        (it.CIRCUITS.peer, it.BYTES.peer),
+        (it.CIRCUITS.network, it.BYTES.network),
+        (it.CIRCUITS.all, it.BYTES.all),
+    )
+    for ends, rate in bounds:
+        assert (ends * 2 * it.LIMIT.data_bytes - rate.burst) / rate.per_s <= it.DEBT_S
+
+
 @pytest.mark.parametrize("most", [it.RESERVATIONS, it.CIRCUITS])
 def test_a_peer_has_less_than_its_network_and_that_less_than_all(most: it.Most) -> None:
     assert most.peer <= most.network < most.all
@@ -49,5 +61,6 @@ def test_security_md_says_the_same() -> None:
         f"reset; strangers' circuits have {bytes_.peer.per_s / kib:g} KiB a second of a peer "
         f"({bytes_.peer.burst / kib:g} KiB at once), {bytes_.network.per_s / kib:g} KiB of a network "
         f"({bytes_.network.burst / kib:g} KiB) and {bytes_.all.per_s / kib:g} KiB in all "
-        f"({bytes_.all.burst / kib:g} KiB)"
+        f"({bytes_.all.burst / kib:g} KiB), of the strangers at both ends: what comes faster waits at its "
+        f"sender. Such a debt lasts {it.DEBT_S:g} seconds at most."
     ) in SECURITY

@@ -130,3 +130,28 @@ def test_a_wait_for_ones_own_share_counts_for_the_wider_ones() -> None:
     assert paced.waits_s(party(1), 0.0, 5.0) == (0.0, None)
     wait_s, whose = paced.waits_s(party(1), 0.0, 5.0)
     assert (wait_s, whose) == (pytest.approx(0.1), None)
+
+
+def test_a_debt_of_two_is_taken_of_both_and_lasts_as_long_as_the_longer_one() -> None:
+    paced = Paced(Rates(peer=Rate(10, 10), network=Rate(100, 100), all=Rate(1000, 1000)))
+    alice, bob, carol = party(1), party(2), party(3)
+    assert paced.owes_s((alice, bob), 0.0, 10, 60.0) == 0.0
+    assert paced.owes_s((carol, bob), 0.0, 10, 60.0) == 1.0, "of whom the first has poured into as well"
+    assert paced.owes_s((alice, carol), 0.0, 10, 60.0) == 1.0
+    assert paced.owes_s((carol,), 0.0, 10, 60.0) == 2.0
+
+
+def test_what_two_have_in_common_pays_once() -> None:
+    paced = Paced(Rates(peer=Rate(1000, 1000), network=Rate(10, 10), all=Rate(1000, 1000)))
+    neighbours = party(1, "/ip4/192.0.2.1/tcp/1"), party(2, "/ip4/192.0.2.1/tcp/2")
+    assert paced.owes_s(neighbours, 0.0, 10, 60.0) == 0.0
+    assert paced.owes_s(neighbours, 0.0, 10, 60.0) == 1.0
+    in_all = Paced(Rates(peer=Rate(1000, 1000), network=Rate(1000, 1000), all=Rate(10, 10)))
+    assert in_all.owes_s((party(1), party(2)), 0.0, 20, 60.0) == 1.0
+
+
+def test_a_debt_is_let_off_beyond_the_longest_that_it_may_last() -> None:
+    paced = Paced(Rates(peer=Rate(10, 10), network=Rate(10, 10), all=Rate(10, 10)))
+    assert paced.owes_s((party(1),), 0.0, 10_000, 30.0) == 30.0
+    assert paced.owes_s((party(1),), 30.0, 10, 30.0) == 1.0
+    assert paced.owes_s((party(2),), 30.0, 0, 30.0) == 1.0, "as all do"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -76,6 +77,8 @@ class Ground:
     async def test(self, conn: Any, addr: Multiaddr, arrives_at: Any) -> Trial:
         assert addr == SEEN and arrives_at(DOOR) and not arrives_at(SEEN)
         self.asked.append(conn)
+        if conn.outcome == ".":
+            await asyncio.Event().wait()
         outcomes = {"+": Outcome.WORKED, "-": Outcome.FAILED, "?": Outcome.NO_EVIDENCE}
         return Trial(outcomes[conn.outcome])
 
@@ -97,6 +100,9 @@ class Ground:
         ("+", "?", Filtering.UNKNOWN),
         ("+", "?-", Filtering.BY_ADDRESS),
         ("?", "+", Filtering.UNKNOWN),
+        ("+", "..+", Filtering.EVERYBODY),
+        ("+", ".?.-", Filtering.BY_ADDRESS),
+        ("+", ".........+", Filtering.UNKNOWN),  # they have half a minute together
     ],
 )
 @in_virtual_time
