@@ -48,9 +48,6 @@ def encode_token(name: str) -> bytes:
 HEADER: Final = encode_token(MULTISTREAM)
 _NA: Final = encode_token("na")
 
-REFUSAL_BYTES: Final = len(_NA)
-"""Of an answer, for each proposal that is refused."""
-
 KEPT_OPENINGS: Final = 128
 """Names whose bytes are kept: the owner's tunnels, most of the time."""
 

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
@@ -24,7 +23,6 @@ from p2pfwd.errors import (
     ConnectionLost,
     P2PForwardError,
     RemoteProtocolError,
-    StreamReset,
     TimedOut,
     without_frames,
 )
@@ -61,14 +59,6 @@ CLOSE_TIMEOUT_S: Final = 3.0
 """How long a graceful close waits for what was sent to arrive, and for the peer's EOF."""
 
 INBOUND_NEGOTIATION_S: Final = 10.0
-
-
-def _reset_error(code: int, overflow: bool) -> StreamReset:
-    if overflow:
-        return StreamReset("the stream was reset here: too much of the peer's data waits", by="local")
-    why = reset_codes.reason(code)
-    because = f": {why}" if why is not None else ""
-    return StreamReset(f"the peer reset the stream{because}", by="remote", reset_code=code)
 
 
 class Conn:
@@ -299,9 +289,17 @@ class Conn:
             if stream.error is None and self._on_stream is not None:
                 self._on_stream(stream)
 
-        stream.answer(ListenerNegotiation(partial(self._accepts, self.remote_peer)), negotiated)
+        stream.answer(ListenerNegotiation(self._takes), negotiated)
         if stream.negotiating:  # mostly all of it came with the SYN
             deadline = self.loop.call_later(INBOUND_NEGOTIATION_S, stream.reset)
+
+    def _takes(self, protocol: str) -> bool:
+        """Whether the peer may have this protocol. A proposal in vain is work, and moves nothing."""
+        takes = self._accepts(self.remote_peer, protocol)
+        if not takes:
+            self._session.work_left -= REFUSAL_WORK
+            self._session.toll += REFUSAL_WORK
+        return takes
 
     def finish_stream(self, core: StreamCore) -> None:
         """Send FIN on a stream."""
@@ -319,11 +317,6 @@ class Conn:
     def _forget_if_over(self, core: StreamCore) -> None:
         if core.id not in self._session.streams:
             self.streams.pop(core.id, None)
-
-    def pay_for_refusals(self, count: int) -> None:
-        """A stream's negotiation has refused so many proposals."""
-        self._session.work_left -= count * REFUSAL_WORK
-        self._session.toll += count * REFUSAL_WORK
 
     @property
     def congested(self) -> bool:
@@ -410,7 +403,7 @@ class Conn:
                     stream.on_finished()
             case StreamWasReset(stream=core, code=code, overflow=overflow):
                 if (stream := self.streams.pop(core.id, None)) is not None:
-                    stream.on_lost(_reset_error(code, overflow))
+                    stream.on_lost(reset_codes.failure(code, overflow=overflow))
             case PingAcked():
                 self.liveness.ponged()
             case WentAway(code=code):

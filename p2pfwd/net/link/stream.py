@@ -32,7 +32,7 @@ from p2pfwd.errors import (
 from p2pfwd.net.conduit.contract import GatheringSink, StreamSink
 from p2pfwd.net.link.contract import Carrier, Direction
 from p2pfwd.net.link.outbox import Outbox
-from p2pfwd.wire.multistream import REFUSAL_BYTES, DialerNegotiation, ListenerNegotiation, SoleProposal
+from p2pfwd.wire.multistream import DialerNegotiation, ListenerNegotiation, SoleProposal
 from p2pfwd.wire.yamux.reset_codes import NO_REASON
 from p2pfwd.wire.yamux.stream import StreamCore
 from p2pfwd.wire.yamux.window import Kind
@@ -54,7 +54,6 @@ class StreamCarrier(Carrier, Protocol):
     def gather(self, sink: GatheringSink) -> bool: ...
     def finish_stream(self, core: StreamCore) -> None: ...
     def reset_stream(self, stream: Stream, code: int) -> None: ...
-    def pay_for_refusals(self, count: int) -> None: ...
 
 
 class Stream:
@@ -139,18 +138,11 @@ class Stream:
     def _negotiate(self, view: memoryview, opening: bytes = b"") -> None:
         negotiation = self._negotiation
         assert negotiation is not None
-        failure: P2PForwardError | None = None
         try:
-            answer = negotiation.receive(view)
+            answer = opening + negotiation.receive(view)
         except (ProtocolError, ProtocolNotSupported) as exc:
-            failure, answer = exc, negotiation.last_words()
-        in_vain = len(answer) - len(negotiation.selected or "")
-        if in_vain >= REFUSAL_BYTES:
-            self.conn.pay_for_refusals(in_vain // REFUSAL_BYTES)
-        answer = opening + answer
-        if failure is not None:
-            self._send_small(answer)
-            self._fail(failure)
+            self._send_small(opening + negotiation.last_words())
+            self._fail(exc)
             self.reset()
             return
         if negotiation.selected is None:

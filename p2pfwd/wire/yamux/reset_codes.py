@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from p2pfwd.errors import StreamReset
+
 NO_REASON: Final = 0
 PROTOCOL_NEGOTIATION_FAILED: Final = 0x1001
 RESOURCE_LIMIT_EXCEEDED: Final = 0x1002
@@ -36,3 +38,12 @@ def reason(code: int) -> str | None:
     """What a code says, in words about the peer; None where it says nothing that is known."""
     words = _WORDS.get(code)
     return f"{words} (code {code:#x})" if words is not None else None
+
+
+def failure(code: int, *, overflow: bool) -> StreamReset:
+    """What a stream fails with that the peer has reset; `overflow`: this node, as too much of it waited."""
+    if overflow:
+        return StreamReset("the stream was reset here: too much of the peer's data waits", by="local")
+    why = reason(code)
+    because = f": {why}" if why is not None else ""
+    return StreamReset(f"the peer reset the stream{because}", by="remote", reset_code=code)
