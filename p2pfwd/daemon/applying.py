@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.terms import ListenTerms
 from p2pfwd.daemon.declared import Declared, read_all, without_ended
-from p2pfwd.daemon.export import written
 from p2pfwd.daemon.plan import Plan, State, plan, skipped, told
 from p2pfwd.daemon.tables import parse
 from p2pfwd.daemon.tunnels import to_its_end
@@ -67,6 +66,8 @@ class Applying:
 
     def export(self) -> ExportResult:
         """Everything that is there tomorrow."""
+        from p2pfwd.daemon.export import written  # hardly ever needed
+
         state = self._state()
         return ExportResult(
             written(state.tunnels.values(), state.names.values(), state.rules, state.blocks)

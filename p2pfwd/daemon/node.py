@@ -27,7 +27,6 @@ from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.access import AccessMethods
 from p2pfwd.daemon.methods.dht import DhtMethods
 from p2pfwd.daemon.methods.discover import Near
-from p2pfwd.daemon.methods.doctor import DoctorMethods
 from p2pfwd.daemon.methods.events import EventMethods
 from p2pfwd.daemon.methods.invites import InviteMethods
 from p2pfwd.daemon.methods.peers import PeerMethods
@@ -48,9 +47,10 @@ from p2pfwd.forwarding.values import ForwardingEvent, ForwardingLimits, Listener
 from p2pfwd.history.history import History
 from p2pfwd.host.host import Host, HostSettings
 from p2pfwd.net.settings import SwarmSettings
+from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.codec import result_to_json
 from p2pfwd.rpc.schema import Listener
-from p2pfwd.rpc.server import Handler, RpcServer
+from p2pfwd.rpc.server import CallContext, Handler, RpcServer
 from p2pfwd.wire.noise import NOISE
 from p2pfwd.wire.tls import TLS
 
@@ -226,12 +226,17 @@ class Running:
             **AccessMethods(self.access).table(),
             **InviteMethods(self, self.inviting, self.joining).table(),
             **SetupMethods(self.applying, self.reloading).table(),
-            **DoctorMethods(self).table(),
+            "doctor": self._doctor,
             **DhtMethods(self.discovery, self.peering).table(),
             **EventMethods(self.history, self.peering).table(),
             **RelayMethods(self.relaying, self.peering).table(),
             **self.near.table(),
         }
+
+    async def _doctor(self, context: CallContext, params: s.DoctorParams) -> s.DoctorResult:
+        from p2pfwd.daemon.methods.doctor import doctor  # 0.2 MB that are hardly ever needed
+
+        return await doctor(self, params)
 
     def _live(self) -> dict[str, Live]:
         """What makes settings hold that can change while the daemon runs."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class
@@ -21,7 +21,6 @@ from p2pfwd.policy.nat_kind import NatKind
 from p2pfwd.policy.outlook import Outlook, outlook
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.doctor_values import DoctorResult, Finding, FindingState
-from p2pfwd.rpc.server import CallContext, Handler
 from p2pfwd.rpc.time_limit import check_timeout
 from p2pfwd.system import clock_sync
 from p2pfwd.system.network_watch import reachable_hosts
@@ -47,24 +46,13 @@ EARLIEST: Final = 1_764_000_000.0
 Check = tuple[FindingState, str, str | None]
 
 
-class DoctorMethods:
-    """Methods of one daemon."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._doctor = Doctor(node)
-
-    def table(self) -> Mapping[str, Handler]:
-        """Method name -> coroutine function."""
-        return {"doctor": self.doctor}
-
-    async def doctor(self, context: CallContext, params: s.DoctorParams) -> s.DoctorResult:
-        """What works and what does not; with a peer also the way to it. Raises as `PEER` does elsewhere."""
-        timeout_s = check_timeout(params.timeout_s)
-        if params.peer is None:
-            return await self._doctor.run(None, (), timeout_s)
-        peer_id, addrs = await self._node.peering.read((params.peer,))
-        return await self._doctor.run(peer_id, addrs, timeout_s)
+async def doctor(node: Node, params: s.DoctorParams) -> s.DoctorResult:
+    """What works and what does not; with a peer also the way to it. Raises as `PEER` does elsewhere."""
+    timeout_s = check_timeout(params.timeout_s)
+    if params.peer is None:
+        return await Doctor(node).run(None, (), timeout_s)
+    peer_id, addrs = await node.peering.read((params.peer,))
+    return await Doctor(node).run(peer_id, addrs, timeout_s)
 
 
 class Doctor:
