@@ -20,8 +20,8 @@ RESERVE: Final = 96
 """For what is no tunnel and no peer's: commands' connections, listening sockets, the address book, the log,
 name look-ups, the event loop."""
 
-TURNED_AWAY_PART: Final = 32
-"""One in so many of the rest may be a connection that is turned away, for each of two kinds of address."""
+TURNED_AWAY_PART: Final = 16
+"""One in so many of the rest may be a connection that is turned away."""
 
 LEGS_PART: Final = 32
 """One in so many of the rest, and its other end, may be a leg of a circuit that this node relays."""
@@ -37,7 +37,7 @@ def allot(settings: Settings, descriptors: int) -> Settings:
     pending = min(settings.max_pending_inbound, max(4, free // 16))
     turned_away = min(settings.max_turned_away, max(1, free // TURNED_AWAY_PART))
     legs = min(settings.relay_legs, free // LEGS_PART)
-    streams = min(settings.max_streams, free - connections - pending - 2 * turned_away - 2 * legs)
+    streams = min(settings.max_streams, free - connections - pending - turned_away - 2 * legs)
     cut = replace(
         settings,
         max_connections=connections,

@@ -320,7 +320,9 @@ class Bootstrap:
         """Connect; the DHT takes notice by itself of who serves it."""
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
-                conn = await self._swarm.connect(peer_id, addrs, route=False)
+                # What `connect` is given it takes for the owner's word, and its peer for one of his.
+                self._swarm.peerstore.add_addrs(peer_id, addrs, DIAL_TIMEOUT_S, Provenance.HEARSAY)
+                conn = await self._swarm.connect(peer_id, route=False)
                 await asyncio.wait([conn.identified])
                 served = self._swarm.peerstore.protocols(peer_id)
                 dht = next((dht for dht, _ in self._upkeep if dht.protocol in served), None)

@@ -287,8 +287,8 @@ class Settings:
     max_turned_away: int = _key(
         "limits.turned_away",
         512,
-        "Connections, at each listening address, that came too fast and stay unread for a second before they "
-        "are closed.",
+        "Connections, at all listening addresses, that came too fast and stay unread for a second before "
+        "they are closed.",
         _at_least(1),
     )
     high_water: int = _key(

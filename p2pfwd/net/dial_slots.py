@@ -3,8 +3,8 @@
 Rules: a dial counts for each network that it may hang in: those of all its addresses, the relays that these
 lead through, and the names, which count as one network, for where they lead is not known before they are
 asked. Any of them may be the one that does not answer, and the dial lasts until the last has failed; would
-one alone count, whoever makes up addresses would put another before it. Who finds no room waits. A slot goes
-to whose networks have used up least of their shares, of equals to who came first.
+one alone count, whoever makes up addresses would put another before it. Who finds no room waits, but not for
+ever. A slot goes to whose networks have used up least of their shares, of equals to who came first.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Final
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, is_relayed, split_circuit
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.errors import DialTimeout
 from p2pfwd.net.resolver import has_name
 from p2pfwd.policy.networks import Network, networks
 from p2pfwd.policy.shares import Held, Most, Party
@@ -23,6 +24,10 @@ from p2pfwd.policy.shares import Held, Most, Party
 DIALS: Final = Most(all=64, peer=1, network=8)
 """Dials of strangers, each with a few addresses, made on others' word. Whose addresses are alive is dialed in
 a fraction of a second; in a dead network each takes as long as a dial may."""
+
+WAIT_S: Final = 30.0
+"""How long one waits at most: as long as a dial may last. Most who asked have given up before, and where more
+is asked for than dead networks let end, the queue would grow without end."""
 
 NAMES: Final = Network("names", 0)
 """All of them."""
@@ -54,13 +59,18 @@ class DialSlots:
 
     @asynccontextmanager
     async def one(self, party: Party) -> AsyncIterator[None]:
-        """Wait for a slot, and have it."""
+        """Wait for a slot, and have it. Raises DialTimeout after `WAIT_S`."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting[turn] = party
         if self._held.full(party) is None:  # then it is nobody's who waits already
             self._begin(turn)
         try:
-            await turn
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    await turn
+            except TimeoutError:
+                text = f"cannot reach {party.peer}: for {WAIT_S:g} s too many others were being dialed"
+                raise DialTimeout(text) from None
             yield
         finally:
             if self._waiting.pop(turn, None) is None:  # it was begun

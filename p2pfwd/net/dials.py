@@ -191,7 +191,9 @@ class Dials:
     async def _connect(self, peer_id: PeerId, given: Sequence[Multiaddr], force: bool, only: bool) -> Link:
         if (task := self._dialing.get(peer_id)) is not None:
             if force or self.is_own(peer_id):
+                await asyncio.sleep(0)  # one that was made in this turn of the loop does not wait yet
                 self._slots.let_pass(peer_id)
+                await asyncio.sleep(0)  # only what has begun takes more addresses
             known = given if only else [*given, *self._peerstore.dialable(peer_id)]
             joined = self.dialer.join(peer_id, known)
             try:
@@ -252,7 +254,8 @@ class Dials:
     def arrived(self, conn: Link) -> None:
         """A connection has come up in another way, by the peer or another dial."""
         self.dialer.arrived(conn)
-        self._slots.let_pass(conn.remote_peer)
+        if self._connections.usable(conn.remote_peer) is not None:  # or it is dialed all the same
+            self._slots.let_pass(conn.remote_peer)
 
     async def _route(self, peer_id: PeerId, router: Router, failure: P2PForwardError) -> None:
         """One look-up per peer at a time, shared."""

@@ -153,6 +153,8 @@ class Lanes:
         self.toll = Pace(NODE_TOLL, clock())
         self.crowds: Counter[str] = Counter()
         """How many connections each crowd has."""
+        self.in_slice = False
+        """Whether a connection has its slice: its lane measures it, with all that it brings for circuits."""
         self._loop = loop
         self._moves = moves
         self._crowd_lanes: dict[str, Lane] = {}

@@ -38,7 +38,7 @@ class SwarmSettings:
     """Handshakes under way that strangers began."""
     max_pending_inbound_per_ip: int = 8
     max_turned_away: int = 512
-    """Connections that came too fast, at each listening address, that stay unread until they are closed."""
+    """Connections that came too fast, at all listening addresses, that stay unread until they are closed."""
     max_connections_per_peer: int = 8
     max_streams_per_connection: int = 4096
     """Inbound, on one connection; more are reset. What they buffer is bounded by the session."""

@@ -125,6 +125,7 @@ async def test_the_address_book_lets_a_node_in_where_no_bootstrap_peer_does(
         node.discovery.start()
         await joined(node)
         await until(lambda: node.knows(old) and node.knows(away), 20)
+        assert not node.host.swarm.peerstore.is_chosen(old.host.peer_id), "only its owner may"
 
 
 @on_loop
@@ -189,6 +190,8 @@ async def test_near_peers_let_a_node_in_and_those_that_cannot_are_let_go() -> No
         await until(lambda: node.knows(neighbour), 10)
         await until(lambda: not node.host.swarm.conns(deaf.host.peer_id), 10)
         assert node.meter.dials == 2
+        store = node.host.swarm.peerstore
+        assert not any(store.is_chosen(peer_id) for peer_id in near), "nor a neighbour"
 
 
 @on_loop

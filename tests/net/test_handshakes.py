@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from p2pfwd.core.keys import PrivateKey
-from p2pfwd.core.multiaddrs import AddressClass, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, tcp_endpoint
 from p2pfwd.errors import DialFailed
 from p2pfwd.net import upgrader as upgrader_module
 from p2pfwd.net.conduit.tcp import SPARE_READ_BYTES
@@ -314,10 +314,27 @@ async def test_who_is_turned_away_is_closed_before_anything_is_made(monkeypatch:
         monkeypatch.setattr(porch, "STAY_S", 1000.0)
         reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
         await until(lambda: len(away) == 2)
-        (listening,) = victim._transports[0]._listening
-        assert len(listening._porch) == 1, "it stays, and is not read"
+        assert len(victim._transports[0]._porch) == 1, "it stays, and is not read"
     assert await reader.read() == b"", "closed with what listens"
     writer.close()
+
+
+@on_loop
+async def test_all_listening_addresses_together_keep_no_more_than_may_be_turned_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each had as many places as descriptors were set aside for; there may be a dozen addresses."""
+    monkeypatch.setattr(porch, "STAY_S", 1000.0)
+    async with swarm(max_turned_away=2) as victim:
+        for _ in range(2):
+            await victim.listen(Multiaddr.parse("/ip4/127.0.0.1/tcp/0"))
+        monkeypatch.setattr(victim.handshakes, "turns_away", lambda _host: True)
+        socks = [await dial_tcp(addr) for addr in victim.listen_addrs() for _ in range(2)]
+        ended = [asyncio.ensure_future(read_to_end(sock)) for sock in socks]
+        await until(lambda: sum(task.done() for task in ended) == len(socks) - 2)
+    await asyncio.gather(*ended)
+    for sock in socks:
+        sock.close()
 
 
 @on_loop

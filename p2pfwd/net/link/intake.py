@@ -91,7 +91,6 @@ class Intake:
         "_crowd_room",
         "_hard",
         "_held",
-        "_in_lane",
         "_in_slice",
         "_lanes",
         "_loop",
@@ -130,7 +129,6 @@ class Intake:
         self._reader = reader
         self._turn_work = TURN_WORK
         self._held: memoryview | None = None
-        self._in_lane = False  # whose time is taken by the lane itself
         self._in_slice = False
         self._slow = False
         self._crowd_room: int | None = None
@@ -205,7 +203,7 @@ class Intake:
 
     def _spent_s(self) -> float:
         """Since its read began, where it has turns in a lane: what came may cost more than its frames say."""
-        if self._in_lane or not self._channel.timed:
+        if self._lanes.in_slice or not self._channel.timed:
             return 0.0
         return max(0.0, self._lanes.clock() - self._channel.read_at)
 
@@ -228,7 +226,7 @@ class Intake:
         if toll:
             toll += READ_TOLL
         if self._slow:
-            spent_s = max(spent_s, 0.0 if self._in_lane else toll * 1e-6)
+            spent_s = max(spent_s, 0.0 if self._lanes.in_slice else toll * 1e-6)
             self._lanes.slow.charge(spent_s + opens * OPEN_AFTERWORK * 1e-6)
         in_debt = self._purse.pay(now, toll, opens)
         node_in_debt = self._lanes.toll.owe(now, toll) < 0
@@ -293,11 +291,11 @@ class Intake:
         if self.state is not Taking.QUEUED:
             return
         self.state = Taking.READING
-        self._in_lane = True
+        self._lanes.in_slice = True
         try:
             self._go_on()
         finally:
-            self._in_lane = False
+            self._lanes.in_slice = False
 
     def _go_on(self) -> None:
         held, self._held = self._held, None

@@ -21,7 +21,7 @@ between two programs of one machine, and a tenth of that from elsewhere."""
 
 
 class Porch:
-    """Of one listening socket."""
+    """Of all listening sockets together: who stays holds a descriptor, of which the process has so many."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         """`most` stay; the next is closed at once."""

@@ -65,6 +65,7 @@ class TcpTransport:
         self._io = io
         self._settings = settings
         self._spawn = spawn
+        self._porch = Porch(io.loop, settings.max_turned_away)
         self._listening: list[TcpListening] = []
         self._expected: list[tuple[frozenset[TcpEndpoint], Meeting]] = []
 
@@ -152,8 +153,7 @@ class TcpTransport:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
         sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
-
-        porch = Porch(self._io.loop, self._settings.max_turned_away)
+        porch = self._porch
 
         def accepted(sock: socket.socket, peer: Sockaddr) -> None:
             if gate.turns_away(peer[0]):
@@ -288,7 +288,7 @@ class TcpListening:
         self._on_close: Callable[[TcpListening], None] | None = on_close
 
     def close(self) -> None:
-        """Take nothing more. Idempotent."""
+        """Take nothing more; who was turned away anywhere goes, too. Idempotent."""
         self._acceptor.close()
         self._porch.close()
         if self._on_close is not None:

@@ -12,7 +12,7 @@ from p2pfwd.daemon.settings import Settings
 def test_all_limits_together_leave_the_reserve(descriptors: int) -> None:
     cut = allot(Settings(), descriptors)
     used = cut.max_connections + cut.max_pending_inbound + cut.max_streams
-    used += 2 * cut.max_turned_away + 2 * cut.relay_legs  # turned away at an address of either family
+    used += cut.max_turned_away + 2 * cut.relay_legs
     assert used <= max(16, descriptors - RESERVE)
     assert min(cut.max_connections, cut.max_pending_inbound, cut.max_streams) >= 4
     assert cut.low_water <= cut.high_water <= cut.max_connections

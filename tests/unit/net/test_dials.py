@@ -1,8 +1,9 @@
-"""Pins how many strangers are dialed at once, in all and in one network, who is next, and who never waits."""
+"""Pins how many strangers are dialed at once, in all and in one network, who is next, how long who waits."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +11,9 @@ import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import DialFailed
+from p2pfwd.errors import DialFailed, DialTimeout
 from p2pfwd.net.connections import Connections
-from p2pfwd.net.dial_slots import DIALS, NAMES, dialed
+from p2pfwd.net.dial_slots import DIALS, NAMES, WAIT_S, dialed
 from p2pfwd.net.dialer import Dialer
 from p2pfwd.net.dials import Dials
 from p2pfwd.net.link.contract import Link
@@ -21,6 +22,7 @@ from p2pfwd.policy.networks import networks_of_host
 from p2pfwd.policy.provenance import Provenance
 from tests.support.loops import on_loop, turns
 from tests.support.peers import peer
+from tests.support.virtual_time import in_virtual_time
 
 HERE = "/ip4/12.0.0.1/tcp/1"
 NETWORK = DIALS.network
@@ -34,7 +36,8 @@ class FakeDialer:
     def __init__(self) -> None:
         self.begun: list[int] = []
         self.ends: dict[PeerId, asyncio.Event] = {}
-        self.arrived = self.join = lambda *_args: False
+        self.arrived = lambda *_args: False
+        self.join: Callable[[PeerId, Any], bool] = lambda *_args: False
 
     async def dial(self, peer_id: PeerId, *_args: object, **_options: object) -> Any:
         self.begun.append(int.from_bytes(peer_id.to_bytes()[-4:], "big"))
@@ -207,6 +210,65 @@ async def test_who_waits_to_be_dialed_is_dialed_at_once_where_the_owner_asks_for
 
 
 @on_loop
+async def test_the_owner_waits_for_no_dial_that_was_made_in_the_same_moment() -> None:
+    """Such a dial does not wait yet as the owner's command joins it."""
+    node = Node()
+    for number in range(1, NETWORK + 2):
+        node.want(number, HERE)
+    node.want(NETWORK + 1, force=True)
+    assert await node.begun() == list(range(1, NETWORK + 2))
+    await node.close()
+
+
+@on_loop
+async def test_a_dial_that_has_waited_takes_the_addresses_that_the_owners_command_has() -> None:
+    """Or it would try the dead one alone, for as long as a dial may last, before the next one."""
+    node = Node()
+    for number in range(1, 20):
+        node.want(number, HERE)
+    await node.begun()
+    joined: list[PeerId] = []
+
+    def join(peer_id: PeerId, _addrs: object) -> bool:
+        joined.extend([peer_id] * (peer_id in node.dialer.ends))
+        return peer_id in node.dialer.ends
+
+    node.dialer.join = join
+    node.want(15, "/ip4/99.9.9.9/tcp/1", force=True)
+    assert await node.begun() == [15] and joined == [peer(15)]
+    await node.close()
+
+
+@in_virtual_time
+async def test_nobody_waits_longer_than_a_dial_may_last() -> None:
+    """Who asked has given up by then: the dials of a dead network would queue without end."""
+    node = Node()
+    for number in range(1, 100):
+        node.want(number, HERE)
+    assert await node.begun() == list(range(1, NETWORK + 1))
+    waiting = node.tasks[NETWORK:]
+    await asyncio.sleep(WAIT_S / 2)
+    node.want(100, HERE)
+    await asyncio.sleep(WAIT_S * 0.6)
+    assert all(isinstance(task.exception(), DialTimeout) for task in waiting)
+    assert len(node.dials._slots._waiting) == 1
+    await node.fail(1)
+    assert await node.begun() == [100], "and whose time is not over yet is next"
+    await node.close()
+
+
+@on_loop
+async def test_who_comes_and_goes_at_once_gets_no_dial_beyond_its_share() -> None:
+    node = Node()
+    for number in range(1, 20):
+        node.want(number, HERE)
+    await node.begun()
+    node.dials.arrived(cast("Link", FakeLink(15)))  # not usable: it has said that it ends
+    assert await node.begun() == []
+    await node.close()
+
+
+@on_loop
 async def test_who_comes_by_itself_is_waited_for_no_more() -> None:
     node = Node()
     for number in range(1, 20):
@@ -240,4 +302,5 @@ def test_security_md_says_the_same() -> None:
     one = DIALS.network
     networks = f"{one} a /32 or /64, {2 * one} a /24 or /56, {4 * one} a /48, of all its addresses"
     others = f"{one} through a relay; {one} by names"
-    assert f"| {DIALS.peer} | {networks}; {others} | {DIALS.all} |" in SECURITY.read_text("utf-8")
+    beyond = f"wait, for {WAIT_S:g} s at most"
+    assert f"| {DIALS.peer} | {networks}; {others} | {DIALS.all} | {beyond};" in SECURITY.read_text("utf-8")

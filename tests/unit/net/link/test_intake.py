@@ -197,6 +197,34 @@ async def test_in_a_lane_a_read_counts_for_the_time_that_it_took() -> None:
 
 
 @in_virtual_time
+async def test_a_circuit_that_comes_within_a_lanes_slice_is_not_counted_twice() -> None:
+    """The connection to the relay has its turn, which is measured, and in it is what a circuit brings."""
+    relay, circuit, took_s = Rig(), Rig(), 0.0
+    circuit.it._lanes = relay.lanes
+    relay.lanes.clock = lambda: relay.loop.time() + took_s
+    while circuit.it.state is Taking.READING:
+        circuit.read(400)
+    await turns(3)
+    assert circuit.channel.timed and circuit.it.state is Taking.READING
+    charged: list[float] = []
+    relay.lanes.slow.charge = charged.append  # type: ignore[method-assign]
+
+    def plaintext_received(view: memoryview) -> None:
+        nonlocal took_s
+        relay.session.work_left = TURN_WORK
+        circuit.channel.read_at, took_s = relay.lanes.clock(), took_s + 0.0005
+        circuit.read(75)
+
+    relay.it.hold(memoryview(b"a frame"))
+    relay.turn_ended()
+    relay.plaintext_received = plaintext_received  # type: ignore[method-assign]
+    assert relay.it.state is Taking.QUEUED and relay.lanes.slow.is_empty
+    await turns(3)
+    assert relay.it.state is Taking.READING and circuit.pings >= 75 and sum(charged) == 0
+    circuit.it.end()
+
+
+@in_virtual_time
 async def test_the_nodes_debt_slows_those_who_pay_more_than_a_trickle_and_nobody_else() -> None:
     rig = Rig()
     rig.lanes.toll.owe(asyncio.get_running_loop().time(), 1e6)
