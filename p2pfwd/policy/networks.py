@@ -6,14 +6,17 @@ An IPv4 address counts by itself and by its /24; an IPv6 address by its /64 (one
 
 from __future__ import annotations
 
-import ipaddress
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, NamedTuple
 
 from p2pfwd.core.multiaddrs import Multiaddr, tcp_endpoint
 
-IP4_PREFIXES: Final = (32, 24)
-IP6_PREFIXES: Final = (64, 56, 48)
+IP4_PREFIXES: Final[tuple[int, ...]] = (32, 24)
+IP6_PREFIXES: Final[tuple[int, ...]] = (64, 56, 48)
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""What an IPv4 address begins with where it is written as one of IPv6."""
 
 MAX_HOSTS: Final = 2048
 """Hosts whose networks are remembered: to work them out costs as much as to refuse a connection."""
@@ -38,13 +41,24 @@ def networks(addr: Multiaddr) -> tuple[Network, ...]:
 
 @lru_cache(maxsize=MAX_HOSTS)
 def networks_of_host(host: str) -> tuple[Network, ...]:
-    """The same of a literal host, as a socket tells it."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    prefixes = IP4_PREFIXES if address.version == 4 else IP6_PREFIXES
-    made = (ipaddress.ip_network((address, bits), strict=False) for bits in prefixes)
-    return tuple(Network(str(network), width) for width, network in enumerate(made))
+    """The same of a literal host, as a socket tells it. Raises OSError for what is none.
+
+    By the system's two functions: with `ipaddress` it took twenty times as long, and with a flood of ever new
+    IPv6 addresses a sixth of this node's time.
+    """
+    family, prefixes = AF_INET, IP4_PREFIXES
+    if ":" not in host:
+        packed = inet_pton(AF_INET, host)
+    else:
+        packed = inet_pton(AF_INET6, host.partition("%")[0])
+        if packed.startswith(_MAPPED):
+            packed = packed[len(_MAPPED) :]
+        else:
+            family, prefixes = AF_INET6, IP6_PREFIXES
+    return tuple(
+        Network(f"{inet_ntop(family, packed[: bits // 8].ljust(len(packed), bytes(1)))}/{bits}", width)
+        for width, bits in enumerate(prefixes)
+    )
 
 
 def household(addr: Multiaddr) -> str:
