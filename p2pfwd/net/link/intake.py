@@ -226,8 +226,9 @@ class Intake:
         if toll:
             toll += READ_TOLL
         if self._slow:
-            spent_s = max(spent_s, 0.0 if self._lanes.in_slice else toll * 1e-6)
-            self._lanes.slow.charge(spent_s + opens * OPEN_AFTERWORK * 1e-6)
+            # The toll in its own slice as well, whose time the lane takes: ended streams make work after it.
+            toll_s = toll * 1e-6 if self._in_slice or not self._lanes.in_slice else 0.0
+            self._lanes.slow.charge(max(spent_s, toll_s) + opens * OPEN_AFTERWORK * 1e-6)
         in_debt = self._purse.pay(now, toll, opens)
         node_in_debt = self._lanes.toll.owe(now, toll) < 0
         is_modest = self._modest.owe(now, toll) >= 0

@@ -35,6 +35,7 @@ from p2pfwd.net.link.intake import (
 )
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import Session
+from p2pfwd.wire.yamux.work import FRAME_TOLL
 from tests.support.loops import turns
 from tests.support.virtual_time import in_virtual_time
 
@@ -193,6 +194,24 @@ async def test_in_a_lane_a_read_counts_for_the_time_that_it_took() -> None:
             rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
             rig.read(75)
     assert SLOW_SHARE / 0.0005 / 2 < reads < 1.2 * SLOW_SHARE / 0.0005, "a second, in which others were busy"
+    rig.it.end()
+
+
+@in_virtual_time
+async def test_in_its_own_slice_the_toll_counts_besides_the_time() -> None:
+    """The lane measures a slice, and not what ended streams make work after it."""
+    rig = Rig()
+    while rig.it.state is Taking.READING:
+        rig.read(400)
+    await turns(3)
+    assert rig.it.state is Taking.READING and rig.channel.timed
+    charged: list[float] = []
+    rig.lanes.slow.charge = charged.append  # type: ignore[method-assign]
+    rig.read(150)
+    outside, taken = sum(charged), rig.pings
+    assert rig.it.held_bytes
+    await turns(3)
+    assert sum(charged) - outside >= (rig.pings - taken) * FRAME_TOLL * 1e-6 > 0
     rig.it.end()
 
 
