@@ -66,7 +66,7 @@ class Handshakes:
 
     def __init__(self, settings: SwarmSettings, refusals: Refusals, clock: Callable[[], float]) -> None:
         self.own_hosts: Callable[[], frozenset[str]] = frozenset
-        """Hosts at which own peers are known."""
+        """Literal hosts at which own peers are known."""
         self.is_own: Callable[[PeerId], bool] = lambda _peer: False
         """Whether this is one."""
         self._settings = settings
@@ -78,6 +78,7 @@ class Handshakes:
         self._all = Pace(IN_ALL, clock())
         self._shut: dict[Network, float] = {}
         self._hosts: frozenset[str] = frozenset()
+        self._hosts_networks: frozenset[Network] = frozenset()
         self._hosts_at = float("-inf")
 
     def __len__(self) -> int:
@@ -123,6 +124,15 @@ class Handshakes:
             return False
         self._refusals.note("handshake-haste", network.text, "refused: it comes too fast")
         return True
+
+    def shut_out(self) -> frozenset[str]:
+        """The networks (`Network.text`) of which nobody is let in now; none with a peer of the owner's."""
+        now = self._clock()
+        return frozenset(
+            network.text
+            for network, until in self._shut.items()
+            if until > now and network not in self._hosts_networks
+        )
 
     def forget_full(self) -> None:
         """Let go of what is counted of networks that have all of their rate again."""
@@ -182,5 +192,6 @@ class Handshakes:
     def _is_own(self, addr: Multiaddr, now: float) -> bool:
         if now - self._hosts_at > OWN_HOSTS_S:
             self._hosts, self._hosts_at = self.own_hosts(), now
+            self._hosts_networks = frozenset(one for host in self._hosts for one in networks_of_host(host))
         endpoint = tcp_endpoint(addr)
         return endpoint is not None and endpoint.host in self._hosts

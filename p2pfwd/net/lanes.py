@@ -24,8 +24,8 @@ SLOW_SHARE: Final = 0.12
 """The same, of those in debt: with the lane before, others keep well above half in the worst case, and above
 85 % of their speed under any flood of empty frames."""
 
-CROWD_SHARE: Final = 0.3
-"""The same, of the bulk of one crowd: see `Lanes.crowd`."""
+CROWD_SHARE: Final = 0.2
+"""The same, of what one crowd sends: see `Lanes.crowd`."""
 
 FEW: Final = 8
 """Connections of strangers of one crowd (a /24, a /56) that each have their own turn."""
@@ -100,14 +100,23 @@ class Lane:
         """Whether nobody waits."""
         return not self._queue
 
+    @property
+    def is_short(self) -> bool:
+        """Whether it has used up its share, as the last charge found."""
+        return self._credit_s <= 0
+
     def charge(self, seconds: float) -> None:
         """Work of the lane that was done outside of its slices."""
+        self._earn(self._clock())
         self._credit_s = max(self._credit_s - seconds, -10 * CREDIT_S)
+
+    def _earn(self, now: float) -> None:
+        self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * self._share)
+        self._at = now
 
     def _run(self) -> None:
         now = self._clock()
-        self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * self._share)
-        self._at = now
+        self._earn(now)
         may_go = self._credit_s > 0 or self._moves() == self._seen
         try:
             if may_go:
@@ -189,7 +198,7 @@ class Lanes:
         return max(LEAST_ROOM, 1 << (CROWD_ROOM // self.crowds[crowd]).bit_length() - 1)
 
     def crowd(self, name: str) -> Lane | None:
-        """Where the bulk of a crowd's connections waits; None where they are few.
+        """Where a crowd's connections wait with bulk, and beyond its share with all; None where they are few.
 
         Each connection reads once a turn, so a hundred from one neighbourhood would have a hundred turns
         for everybody else's one. Together they have one.

@@ -200,7 +200,7 @@ class Swarm:
     def _own_hosts(self) -> frozenset[str]:
         own = (peer for peer in self.peerstore.peers() if self.peerstore.has_reserve(peer))
         endpoints = (tcp_endpoint(addr) for peer in own for addr in self.peerstore.addrs(peer))
-        return frozenset(endpoint.host for endpoint in endpoints if endpoint is not None)
+        return frozenset(it.host for it in endpoints if it is not None and it.family in ("ip4", "ip6"))
 
     def admit(
         self,
@@ -217,6 +217,10 @@ class Swarm:
     def turns_away(self, host: str) -> bool:
         """See `transport.contract.Gate`."""
         return self.blocklist.turns_away(host) or self.handshakes.turns_away(host)
+
+    def shut_out(self) -> frozenset[str]:
+        """See `transport.contract.Gate`."""
+        return self.handshakes.shut_out()
 
     def arrived(self, conn: Link) -> None:
         """See `transport.contract.Gate`."""

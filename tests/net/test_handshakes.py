@@ -18,6 +18,7 @@ from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.transport import porch
 from p2pfwd.policy import dial_plan
+from p2pfwd.system import syn_filter
 from p2pfwd.wire.multistream import HEADER, encode_token
 from p2pfwd.wire.noise.handshake import NoiseHandshake
 from p2pfwd.wire.noise.xx import ENTROPY_BYTES
@@ -317,6 +318,31 @@ async def test_who_is_turned_away_is_closed_before_anything_is_made(monkeypatch:
         assert len(victim._transports[0]._porch) == 1, "it stays, and is not read"
     assert await reader.read() == b"", "closed with what listens"
     writer.close()
+
+
+@pytest.mark.skipif(not syn_filter.IS_HERE, reason="socket filters of this kind are Linux's")
+@on_loop
+async def test_who_is_shut_out_is_not_even_accepted_until_the_moment_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Five thousand connections a second, accepted to be closed, were a fifth of what the node did."""
+    async with swarm() as victim:
+        away: list[str] = []
+        out = frozenset({"127.9.8.0/24"})
+        monkeypatch.setattr(victim.handshakes, "turns_away", lambda host: away.append(host) or True)
+        monkeypatch.setattr(victim.handshakes, "shut_out", lambda: out)
+        (addr,) = victim.listen_addrs()
+        first = await dial_tcp(addr, source="127.9.8.1")
+        await until(lambda: len(away) == 1)
+        kept_out = asyncio.ensure_future(dial_tcp(addr, source="127.9.8.2"))
+        neighbour = await dial_tcp(addr, source="127.9.9.1")
+        await until(lambda: len(away) == 2)
+        assert away == ["127.9.8.1", "127.9.9.1"] and not kept_out.done()
+        out = frozenset()
+        second = await kept_out
+        await until(lambda: len(away) == 3)
+        for sock in (first, neighbour, second):
+            sock.close()
 
 
 @on_loop

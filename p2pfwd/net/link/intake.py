@@ -1,7 +1,7 @@
 """How much of what a peer sends is taken when: the budgets of work and toll of one connection.
 
     READING ──work of the turn used up──▶ QUEUED (fair lane) ──its slice──▶ READING
-    READING ──a bulk read, and its crowd has many connections──▶ QUEUED (the crowd's lane) ──▶ READING
+    READING ──bulk, or beyond a crowd's share, and its crowd is many──▶ QUEUED (the crowd's lane) ──▶ READING
     READING ──in debt or opens too fast, alone or with its crowd──▶ QUEUED (slow lane) ──its slice──▶ READING
     READING ──deep in debt──▶ UNREAD, until the debt is paid ──▶ QUEUED; for too long: the connection ends
     READING ──it makes us answer and reads nothing──▶ UNREAD, until it does, or `CHOKED_S` have passed
@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import Final, Protocol
 
 from p2pfwd.net.channel import Channel
-from p2pfwd.net.lanes import BULK_BYTES, LEAST_ROOM, MODEST_TOLL, UP_S, Lane, Lanes, Purse
+from p2pfwd.net.lanes import BULK_BYTES, FEW, LEAST_ROOM, MODEST_TOLL, UP_S, Lane, Lanes, Purse
 from p2pfwd.policy.networks import crowd
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.wire.yamux.session import Session
@@ -38,9 +38,6 @@ DROP_AFTER_S: Final = 15.0
 
 BREAK_S: Final = 5.0
 """So long below it is a break."""
-
-BULK_READ_S: Final = 0.0005
-"""What a read of 256 KiB costs, about: it is done in the loop's turn after the slice that allowed it."""
 
 OFFENCE_TOLL: Final = 2000
 """Of each stream or question that is refused as it comes too fast, where the peer does not stop: fifty a
@@ -180,8 +177,7 @@ class Intake:
         elif self._held is not None:
             self._lanes.fair.charge(spent_s)
             self._queue(self._lanes.fair)
-        elif bulk and (lane := self._crowd_lane()) is not None:
-            lane.charge(BULK_READ_S)
+        elif (lane := self._crowd_lane()) is not None and self._exceeds(lane, bulk, spent_s):
             self._queue(lane)
         elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
             self._choked = self._waits_choked = True
@@ -190,13 +186,21 @@ class Intake:
             self._turn_work = session.work_left = TURN_WORK
             self._spare(False)
 
+    def _exceeds(self, lane: Lane, bulk: bool, spent_s: float) -> bool:
+        """Charge a crowd's read; whether the next one must wait for its turn."""
+        lane.charge(spent_s)
+        return bulk or lane.is_short
+
     def _crowd_lane(self) -> Lane | None:
-        """Where it waits with its bulk, and how much of that may wait; None where it need not."""
+        """Where its crowd's reads have turns, and how much of its bulk may wait; None where it need not."""
         lanes = self._lanes
+        if self._crowd_room is None and lanes.crowds[self.crowd] <= FEW:
+            return None  # at once: it is asked in every turn
         lane = lanes.crowd(self.crowd)
         if lane is not None and self._reader.is_own:  # asked last, for it costs more
             lane = None
         self._crowd_room = None if lane is None else lanes.room(self.crowd)
+        self._time(lane is not None or self._turn_work != TURN_WORK)
         if not self._slow:
             self._squeeze(self._crowd_room)
         return lane
@@ -209,9 +213,12 @@ class Intake:
 
     def _spare(self, spare: bool) -> None:
         self._channel.conduit.spare(spare)
-        if spare and not self._channel.timed:
+        self._time(spare or self._crowd_room is not None)
+
+    def _time(self, timed: bool) -> None:
+        if timed and not self._channel.timed:
             self._channel.read_at = float("inf")  # when the read began that goes on now nobody knows
-        self._channel.timed = spare
+        self._channel.timed = timed
 
     def _squeeze(self, room: int | None) -> None:
         if room != self._room:

@@ -31,6 +31,9 @@ class Gate(Protocol):
     def turns_away(self, host: str) -> bool:
         """Whether a connection from this literal host is to be closed unread; asked before `admit`."""
 
+    def shut_out(self) -> frozenset[str]:
+        """The networks (as `192.0.2.0/24`) of which all are turned away just now."""
+
     def arrived(self, conn: Link) -> None:
         """A connection has come up."""
 

@@ -30,6 +30,7 @@ from p2pfwd.net.link.contract import Link
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.net.transport.contract import Gate, Meeting
 from p2pfwd.net.transport.porch import Porch
+from p2pfwd.net.transport.shutters import Shutters
 from p2pfwd.net.upgrader import Upgrader, describe
 from p2pfwd.policy.undialable import why_undialable
 from p2pfwd.system import sockaddrs, tcp_socket
@@ -66,6 +67,7 @@ class TcpTransport:
         self._settings = settings
         self._spawn = spawn
         self._porch = Porch(io.loop, settings.max_turned_away)
+        self._shutters = Shutters(io.loop)
         self._listening: list[TcpListening] = []
         self._expected: list[tuple[frozenset[TcpEndpoint], Meeting]] = []
 
@@ -152,17 +154,23 @@ class TcpTransport:
     def _listen(self, addr: Multiaddr, gate: Gate, on_close: Callable[[TcpListening], None]) -> TcpListening:
         endpoint = tcp_endpoint(addr)
         assert endpoint is not None
-        sock = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
-        porch = self._porch
+        listener = tcp_socket.listen(endpoint.host, endpoint.port, str(addr))
 
         def accepted(sock: socket.socket, peer: Sockaddr) -> None:
             if gate.turns_away(peer[0]):
-                porch.keep(sock)
+                self._porch.keep(sock)
+                self._shutters.look(gate.shut_out)
             else:
                 self._accepted(sock, gate)
 
-        tcp_socket.share_port(sock)
-        return TcpListening(Acceptor(sock, self._io.loop, accepted), porch, on_close)
+        def closed(listening: TcpListening) -> None:
+            self._porch.close()
+            self._shutters.remove(listener)
+            on_close(listening)
+
+        tcp_socket.share_port(listener)
+        self._shutters.add(listener)
+        return TcpListening(Acceptor(listener, self._io.loop, accepted), closed)
 
     def side_door(self, addr: Multiaddr, gate: Gate) -> TcpSideDoor:
         """See `HasSideDoors`."""
@@ -278,19 +286,15 @@ class TcpTransport:
 class TcpListening:
     """One listening socket. `on_close` is told of its end, once."""
 
-    def __init__(
-        self, acceptor: Acceptor, porch: Porch, on_close: Callable[[TcpListening], None]
-    ) -> None:
+    def __init__(self, acceptor: Acceptor, on_close: Callable[[TcpListening], None]) -> None:
         self.addr: Multiaddr = sockaddrs.multiaddr_of(acceptor.sock.getsockname())
         """As it is bound."""
         self._acceptor = acceptor
-        self._porch = porch
         self._on_close: Callable[[TcpListening], None] | None = on_close
 
     def close(self) -> None:
         """Take nothing more; who was turned away anywhere goes, too. Idempotent."""
         self._acceptor.close()
-        self._porch.close()
         if self._on_close is not None:
             on_close, self._on_close = self._on_close, None
             on_close(self)

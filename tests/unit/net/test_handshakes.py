@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -142,6 +144,22 @@ def test_a_network_that_came_too_fast_is_turned_away_for_a_moment(monkeypatch: p
     with pytest.raises(ResourceLimitExceeded):
         rig.at("1.0.0.8")
     assert rig.it.turns_away("1.0.0.4") and not rig.it.turns_away("1.0.0.9"), "the owner's peer is heard"
+    assert not rig.it.shut_out(), "he must not be kept out with his neighbours"
+
+
+def test_the_networks_that_are_shut_out_are_told_for_that_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PER_NETWORK", Rate(1.0, 2.0))
+    rig = Rig()
+    for n in range(3):
+        assert not rig.it.shut_out()
+        with contextlib.suppress(ResourceLimitExceeded):
+            rig.at(f"1.0.0.{n}")
+    for n in range(3):
+        with contextlib.suppress(ResourceLimitExceeded):
+            rig.at(f"2001:4860:0:{n}::1")
+    assert rig.it.shut_out() == {"1.0.0.0/24", "2001:4860::/56"}
+    rig.now += module.PAUSE_S
+    assert not rig.it.shut_out()
 
 
 def test_a_rush_of_all_strangers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.net.lanes import (
     BULK_BYTES,
     CROWD_ROOM,
+    CROWD_SHARE,
     FEW,
     LEAST_ROOM,
     MODEST_TOLL,
@@ -432,12 +433,12 @@ async def test_the_bulk_of_a_crowd_takes_turns() -> None:
     rig.lanes.crowds["8.8.8.0/24"] = FEW
     bulk()
     assert rig.it.state is Taking.READING, "a few have their own turns"
+    assert rig.channel.room is None and not rig.channel.timed
     rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
-    rig.it.settle(rig.loop.time())
-    assert rig.it.state is Taking.READING, "so has who sends little"
-    assert rig.channel.room is None
     rig.it.start()
     assert rig.channel.room is not None, "from the first byte on, who comes into a crowd"
+    rig.it.settle(rig.loop.time())
+    assert rig.it.state is Taking.READING, "so has who sends little"
     bulk()
     assert rig.it.state is Taking.QUEUED
     assert rig.channel.room is not None and rig.channel.room * (FEW + 1) <= CROWD_ROOM, "little waits unread"
@@ -446,7 +447,28 @@ async def test_the_bulk_of_a_crowd_takes_turns() -> None:
     rig.is_own = True
     bulk()
     assert rig.it.state is Taking.READING, "and the owner's peers"
-    assert rig.channel.room is None
+    assert rig.channel.room is None and not rig.channel.timed
+
+
+@in_virtual_time
+async def test_the_small_reads_of_a_crowd_count_and_wait_once_its_share_is_used_up() -> None:
+    """Reads of 32,000 bytes are no bulk: 128 lines that sent them had a third of a processor."""
+    rig, took_s, reads = Rig(), 0.0, 0
+    rig.lanes.clock = lambda: rig.loop.time() + took_s
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    rig.it.start()
+    began_at = rig.lanes.clock()
+    for _ in range(2000):
+        rig.moves += 1
+        await asyncio.sleep(NAP_S / 2)
+        while rig.it.state is Taking.READING and reads < 5000:
+            reads += 1
+            rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
+            rig.it.turn_bytes = BULK_BYTES
+            rig.it.settle(rig.lanes.clock())
+    whole_s = rig.lanes.clock() - began_at
+    assert 0.7 * CROWD_SHARE < reads * 0.0005 / whole_s < 1.1 * CROWD_SHARE, "while others are busy"
+    rig.it.end()
 
 
 @in_virtual_time
