@@ -35,7 +35,7 @@ _RETURN: Final = 0x06
 
 _ALL: Final = 0xFFFFFFFF
 _IN_NETWORK_HEADER: Final = 0xFFF00000
-_SOURCE: Final = {socket.AF_INET: 12, socket.AF_INET6: 8}
+_SOURCE: Final[dict[int, int]] = {socket.AF_INET: 12, socket.AF_INET6: 8}
 """Where the source address begins in that header."""
 
 _FLAGS: Final = 13
