@@ -21,7 +21,7 @@ from typing import Final, Literal
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.daemon.bootstrap_report import BootstrapReport
-from p2pfwd.daemon.networks import NetworkProfile
+from p2pfwd.daemon.networks import NetworkProfile, is_shipped
 from p2pfwd.errors import DialTimeout, P2PForwardError, PeerNotFound, TimedOut
 from p2pfwd.host.host import Host
 from p2pfwd.net.dialer import NAME, NETWORK, OUT_OF_BOUNDS
@@ -112,6 +112,8 @@ class Bootstrap:
         self._configured: list[_Configured] = []
         self._looking_up: list[asyncio.Task[None]] = []
         self._peers: dict[PeerId, list[Multiaddr]] = {}
+        self._named: set[PeerId] = set()
+        """Those whom the owner named himself, by their IDs."""
         self._kept = False
         self._known: dict[PeerId, _Known] = {}
         self._alone_since: float | None = None
@@ -138,6 +140,7 @@ class Bootstrap:
         self._keep(False)
         self._configured.clear()
         self._peers.clear()
+        self._named.clear()
         self._configure(addresses)
         self._keep(self._is_thin())
         self.look()
@@ -152,6 +155,8 @@ class Bootstrap:
                 self._looking_up.append(self._swarm.spawn(self._look_up(address, name), "bootstrap name"))
             elif peer_id != self._host.peer_id:
                 by_id.setdefault(peer_id, []).append(address.without_peer_id())
+                if not is_shipped(address):
+                    self._named.add(peer_id)
         for peer_id, addrs in by_id.items():
             self._configured.append(_Configured(all(map(has_name, addrs)), {peer_id}))
             self._peers[peer_id] = addrs
@@ -165,10 +170,11 @@ class Bootstrap:
     def _keep(self, wanted: bool) -> None:
         self._kept = wanted
         for peer_id, addrs in self._peers.items():
+            why = Priority.BOOTSTRAP if peer_id in self._named else Priority.LISTED
             if wanted:
-                self._host.keeper.keep(peer_id, addrs, Priority.BOOTSTRAP)
+                self._host.keeper.keep(peer_id, addrs, why)
             else:
-                self._host.keeper.release(peer_id, Priority.BOOTSTRAP)
+                self._host.keeper.release(peer_id, why)
 
     async def _look_up(self, address: Multiaddr, name: _Configured) -> None:
         """Keep the peers that a `/dnsaddr/host` lists, once it can be resolved."""

@@ -110,6 +110,11 @@ def bootstrap_peers(settings: Settings) -> tuple[Multiaddr, ...]:
     return tuple(found)
 
 
+def is_shipped(address: Multiaddr) -> bool:
+    """Whether a bootstrap peer's address came with the program: its owner may not even know of it."""
+    return str(address) in PUBLIC_BOOTSTRAP
+
+
 def _dhts(settings: Settings) -> tuple[DhtProfile, ...]:
     prefix = settings.dht_prefix
     if prefix == AUTO:

@@ -62,6 +62,11 @@ _LEAST: Final = {
 """The standing of a peer that has such an address."""
 
 
+LISTED: Final = "listed"
+"""The pin of a peer that a list of others' names, one that came with the program for instance."""
+
+_LISTED: Final = frozenset({LISTED})
+
 _NONE: Final[frozenset[str]] = frozenset()
 """One for all: each empty frozenset is an object of 216 bytes."""
 
@@ -214,10 +219,13 @@ class Peerstore:
         """Whether the peer is one of the owner's, by his own doing: what rights and trust go by.
 
         That is: it is named, kept, forwarded to or let in by a relay token; or since it was last disowned a
-        command gave an address of it, or a connection went to it through a forward.
+        command gave an address of it, or a connection went to it through a forward. Who is kept because a list
+        of others' names it is not.
         """
         entry = self._peers.get(peer_id)
-        return entry is not None and (bool(entry.pinned) or entry.standing is Standing.OWN)
+        if entry is None:
+            return False
+        return entry.standing is Standing.OWN or bool(entry.pinned and entry.pinned.keys() != _LISTED)
 
     def disown(self, peer_id: PeerId) -> bool:
         """Take back that it was given in a command, or forwarded to; whether it was. What pins it stays."""

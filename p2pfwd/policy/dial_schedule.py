@@ -56,6 +56,9 @@ class Priority(IntEnum):
     FORWARD = 2
     """A saved forward leads to it."""
     BOOTSTRAP = 3
+    """Its owner lets this node into a network by it."""
+    LISTED = 4
+    """The same, of a list that others made: it came with the program, or DNS told it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,4 +350,4 @@ class DialSchedule:
 
 
 def _rank(kept: _Kept) -> float:
-    return kept.due_at + PATIENCE_S * (kept.priority is Priority.BOOTSTRAP)
+    return kept.due_at + PATIENCE_S * (kept.priority >= Priority.BOOTSTRAP)

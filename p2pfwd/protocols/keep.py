@@ -22,6 +22,7 @@ from p2pfwd.net.dialer import attempts_of
 from p2pfwd.net.link.contract import Link
 from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.upgrader import describe
+from p2pfwd.peers.store import LISTED
 from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, KeptStatus, Known, Priority
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.system.network_watch import NetworkWatch
@@ -41,6 +42,7 @@ TAGS: Final = {
     Priority.RELAY: "relay kept",
     Priority.FORWARD: "saved forward",
     Priority.BOOTSTRAP: "bootstrap",
+    Priority.LISTED: LISTED,
 }
 """Names of the protections and pins."""
 
@@ -179,7 +181,7 @@ class PeerKeeper:
 
     def _log_failure(self, peer_id: PeerId, reason: str) -> None:
         """Once, until the peer was there again; the status has the latest."""
-        wanted = self._reasons.get(peer_id, set()) - {Priority.BOOTSTRAP}
+        wanted = self._reasons.get(peer_id, set()) - {Priority.BOOTSTRAP, Priority.LISTED}
         first = bool(wanted) and peer_id not in self._missed
         log.log(logging.WARNING if first else logging.DEBUG, "a kept peer is not connected: %s", reason)
         if first:

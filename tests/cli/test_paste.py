@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,14 +40,16 @@ def emptied(pair: Pair) -> Iterator[None]:
 
 @contextmanager
 def pasteable_server() -> Iterator[TcpServer]:
-    """An echo server whose suggested local port is free."""
+    """An echo server whose suggested local port is free, and one that no system gives to who asks for any."""
     while True:
-        with TcpServer(echo) as server, socket.socket() as probe:
-            port = suggested_port("/x/any", server.address)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                continue
-            yield server
-            return
+        with suppress(OSError):  # one of the two is taken
+            port = random.randrange(12_000, 20_000)
+            suggested = suggested_port("/x/any", f"/ip4/127.0.0.1/tcp/{port}")
+            socket.create_server(("127.0.0.1", suggested)).close()
+            server = TcpServer(echo, port)
+            break
+    with server:
+        yield server
 
 
 def pasted(line: str, home: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.daemon import networks
 from p2pfwd.daemon.discovery import Discovery
 from p2pfwd.daemon.networks import DhtProfile, NetworkProfile
 from p2pfwd.host.host import Host, HostSettings
@@ -104,6 +105,27 @@ async def test_who_served_the_dht_is_remembered_and_who_asks_only_is_not() -> No
         await until(lambda: client.knows(server), 10)
         assert client.host.swarm.peerstore.dhts(server.host.peer_id) == {WAN}
         assert server.host.swarm.peerstore.dht_servers() == []
+
+
+@pytest.mark.parametrize("whose", ["the owner's", "the program's"])
+@on_loop
+async def test_who_lets_a_node_in_is_one_of_the_owners_peers_on_his_own_word_alone(
+    whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stands in a shipped list had a place at every relay, and dials without bound."""
+    async with world() as it:
+        hub = await it.node()
+        given = [addr.with_peer_id(hub.host.peer_id) for addr in hub.addrs]
+        if whose == "the program's":
+            monkeypatch.setattr(networks, "PUBLIC_BOOTSTRAP", tuple(map(str, given)))
+        node = await it.node(*given)
+        await joined(node)
+        await until(lambda: node.knows(hub))
+        store = node.host.swarm.peerstore
+        assert store.is_chosen(hub.host.peer_id) is (whose == "the owner's")
+        assert store.is_trusted(hub.host.peer_id, hub.addrs[0])
+        node.discovery.bootstrap.change([])
+        assert not store.is_chosen(hub.host.peer_id) and not store.pinned(hub.host.peer_id)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ _KEPT: Final[dict[Priority, Literal["static", "relay", "forward", "bootstrap"]]]
     Priority.RELAY: "relay",
     Priority.FORWARD: "forward",
     Priority.BOOTSTRAP: "bootstrap",
+    Priority.LISTED: "bootstrap",
 }
 
 

@@ -10,6 +10,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.peers.claims import MAX_CLAIMED, REPEATED_S, STALE_S, KnownAddress
 from p2pfwd.peers.store import (
     GRACE_S,
+    LISTED,
     MAX_ADDRESS_BYTES,
     MAX_DHTS_PER_PEER,
     MAX_SERVED,
@@ -267,10 +268,13 @@ def test_ones_own_are_pinned_given_and_forwarded_to_and_not_whoever_came_or_was_
     it.store.connected(came, None)
     it.store.connected(dialed, addr(1))
     it.store.add_addrs(heard_of, [addr(1)], 10.0, HEARSAY)
+    listed = peer(16)
     it.store.pin(named, [], "named")
+    for who in (named, listed):
+        it.store.pin(who, [], LISTED)
     it.store.add_addrs(given, [addr(1)], 10.0, GIVEN)
     it.store.note_forwarded(forwarded)
-    everybody = (came, dialed, heard_of, named, given, forwarded, peer(99))
+    everybody = (came, dialed, heard_of, named, given, forwarded, listed, peer(99))
     assert [who for who in everybody if it.store.is_chosen(who)] == [named, given, forwarded]
     assert [who for who in everybody if it.store.has_reserve(who)] == [named, given, forwarded]
     it.store.unpin(named, "named")
