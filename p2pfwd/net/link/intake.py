@@ -88,7 +88,6 @@ class Intake:
         "_crowd_room",
         "_hard",
         "_held",
-        "_in_slice",
         "_lanes",
         "_loop",
         "_modest",
@@ -97,6 +96,7 @@ class Intake:
         "_room",
         "_session",
         "_slow",
+        "_takes_held",
         "_timer",
         "_turn_work",
         "_unread_at",
@@ -126,7 +126,7 @@ class Intake:
         self._reader = reader
         self._turn_work = TURN_WORK
         self._held: memoryview | None = None
-        self._in_slice = False
+        self._takes_held = False
         self._slow = False
         self._crowd_room: int | None = None
         self._room: int | None = None  # what the conduit was told
@@ -182,7 +182,7 @@ class Intake:
         elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
             self._choked = self._waits_choked = True
             self._leave_unread(CHOKED_S)
-        elif self._turn_work != TURN_WORK and not self._in_slice:  # a whole read was taken within a slice
+        elif self._turn_work != TURN_WORK and not self._takes_held:  # a whole read was taken within a slice
             self._turn_work = session.work_left = TURN_WORK
             self._spare(False)
 
@@ -234,7 +234,7 @@ class Intake:
             toll += READ_TOLL
         if self._slow:
             # The toll in its own slice as well, whose time the lane takes: ended streams make work after it.
-            toll_s = toll * 1e-6 if self._in_slice or not self._lanes.in_slice else 0.0
+            toll_s = toll * 1e-6 if self._takes_held or not self._lanes.in_slice else 0.0
             self._lanes.slow.charge(max(spent_s, toll_s) + opens * OPEN_AFTERWORK * 1e-6)
         in_debt = self._purse.pay(now, toll, opens)
         node_in_debt = self._lanes.toll.owe(now, toll) < 0
@@ -318,12 +318,12 @@ class Intake:
             self._channel.resume()
 
     def _take(self, held: memoryview) -> None:
-        self._in_slice = True
+        self._takes_held = True
         if held:  # the turn may have ended with the read: an empty message of the peer's costs toll
             self._reader.plaintext_received(held)
         if self.state is Taking.READING:
             self._reader.turn_ended()
-        self._in_slice = False
+        self._takes_held = False
 
     def end(self) -> None:
         """The connection is over."""
