@@ -219,8 +219,8 @@ class Peerstore:
         """Whether the peer is one of the owner's, by his own doing: what rights and trust go by.
 
         That is: it is named, kept, forwarded to or let in by a relay token; or since it was last disowned a
-        command gave an address of it, or a connection went to it through a forward. Who is kept because a list
-        of others' names it is not.
+        command gave an address of it, or a connection went to it through a forward. Who is kept as a list of
+        others' names it is not.
         """
         entry = self._peers.get(peer_id)
         if entry is None:

@@ -168,6 +168,8 @@ class Intake:
         wait_s, spent_s = 0.0, self._spent_s()
         if session.toll or session.opens or self._slow:
             wait_s = self._pay(now, spent_s)
+        if (crowd_lane := self._crowd_lane()) is not None:
+            crowd_lane.charge(spent_s)  # in whichever lane it waits: a crowd has no second share by its debts
         if self.state is not Taking.READING:
             return
         if wait_s > 0:
@@ -177,19 +179,14 @@ class Intake:
         elif self._held is not None:
             self._lanes.fair.charge(spent_s)
             self._queue(self._lanes.fair)
-        elif (lane := self._crowd_lane()) is not None and self._exceeds(lane, bulk, spent_s):
-            self._queue(lane)
+        elif crowd_lane is not None and (bulk or crowd_lane.is_short):
+            self._queue(crowd_lane)
         elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
             self._choked = self._waits_choked = True
             self._leave_unread(CHOKED_S)
         elif self._turn_work != TURN_WORK and not self._takes_held:  # a whole read was taken within a slice
             self._turn_work = session.work_left = TURN_WORK
             self._spare(False)
-
-    def _exceeds(self, lane: Lane, bulk: bool, spent_s: float) -> bool:
-        """Charge a crowd's read; whether the next one must wait for its turn."""
-        lane.charge(spent_s)
-        return bulk or lane.is_short
 
     def _crowd_lane(self) -> Lane | None:
         """Where its crowd's reads have turns, and how much of its bulk may wait; None where it need not."""

@@ -37,7 +37,7 @@ from p2pfwd.net.link.intake import (
 from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.work import FRAME_TOLL
-from tests.support.loops import turns
+from tests.support.loops import turns, until
 from tests.support.virtual_time import in_virtual_time
 
 
@@ -468,6 +468,28 @@ async def test_the_small_reads_of_a_crowd_count_and_wait_once_its_share_is_used_
             rig.it.settle(rig.lanes.clock())
     whole_s = rig.lanes.clock() - began_at
     assert 0.7 * CROWD_SHARE < reads * 0.0005 / whole_s < 1.1 * CROWD_SHARE, "while others are busy"
+    rig.it.end()
+
+
+@in_virtual_time
+async def test_a_crowd_has_no_second_share_in_the_slow_lane() -> None:
+    rig, took_s = Rig(), 0.0
+    rig.lanes.clock = lambda: rig.loop.time() + took_s
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    rig.it.start()
+    while rig.lanes.slow.is_empty:
+        rig.channel.read_at = rig.lanes.clock()
+        rig.read(400)
+        await turns(2)
+    lane = rig.lanes.crowd("8.8.8.0/24")
+    assert lane is not None
+    await until(lambda: rig.it.state is Taking.READING)
+    assert rig.channel.timed
+    charged: list[float] = []
+    lane.charge = charged.append  # type: ignore[method-assign]
+    rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
+    rig.read(75)
+    assert sum(charged) == pytest.approx(0.0005) and not rig.lanes.slow.is_empty
     rig.it.end()
 
 
