@@ -24,7 +24,7 @@ SLOW_SHARE: Final = 0.12
 """The same, of those in debt: with the lane before, others keep well above half in the worst case, and above
 85 % of their speed under any flood of empty frames."""
 
-CROWD_SHARE: Final = 0.2
+CROWD_SHARE: Final = 0.15
 """The same, of what one crowd sends: see `Lanes.crowd`."""
 
 FEW: Final = 8

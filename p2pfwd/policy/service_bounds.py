@@ -75,7 +75,7 @@ PING: Final = Bounds(
     most=Most(all=128, peer=2, network=32),
     # Some open a stream for each ping; a person pings once a second, a program as fast as the line is.
     opens=Rates(peer=Rate(5, 50), network=Rate(20, 200), all=Rate(100, 1000)),
-    requests=Rates(peer=Rate(100, 500), network=Rate(200, 1000), all=Rate(1000, 4000)),
+    requests=Rates(peer=Rate(100, 500), network=Rate(100, 500), all=Rate(500, 2000)),
     message_bytes=32,
 )
 

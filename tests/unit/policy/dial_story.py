@@ -8,7 +8,7 @@ from p2pfwd.policy.dial_schedule import Dial, DialLimits, DialSchedule, Known, P
 from tests.support.peers import peer
 
 REFUSED = "cannot reach it: connection refused"
-STATIC, RELAY, FORWARD, BOOTSTRAP = Priority
+STATIC, RELAY, FORWARD, BOOTSTRAP, LISTED = Priority
 
 
 def addr(number: int) -> Multiaddr:

@@ -15,6 +15,7 @@ from tests.unit.policy.dial_story import (
     BOOTSTRAP,
     CAROL,
     FORWARD,
+    LISTED,
     REFUSED,
     RELAY,
     STATIC,
@@ -133,9 +134,10 @@ def test_an_address_of_two_peers_is_dialed_for_one_at_a_time_and_then_the_other(
     assert story.dialed(60.0) == [ALICE]
 
 
-def test_static_peers_go_first_and_bootstrap_peers_not_never() -> None:
+@pytest.mark.parametrize("priority", [BOOTSTRAP, LISTED])
+def test_static_peers_go_first_and_bootstrap_peers_not_never(priority: Priority) -> None:
     story = Story(DialLimits(max_in_flight=1, redial_s=0.0))
-    story.keep(BOB, 2, priority=BOOTSTRAP)
+    story.keep(BOB, 2, priority=priority)
     story.keep(ALICE, 1)
     story.keep(CAROL, 3)
     order = []
