@@ -24,6 +24,9 @@ SLOW_SHARE: Final = 0.12
 """The same, of those in debt: with the lane before, others keep well above half in the worst case, and above
 85 % of their speed under any flood of empty frames."""
 
+RUSH_SHARE: Final = 0.06
+"""The same while more than `FEW` of them wait: each sends the more, the sooner it is answered."""
+
 CROWD_SHARE: Final = 0.15
 """The same, of what one crowd sends: see `Lanes.crowd`."""
 
@@ -76,10 +79,15 @@ class Lane:
         share: float,
         moves: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
+        rush_share: float | None = None,
     ) -> None:
-        """`moves` counts what others do: while it stands still nobody is kept waiting."""
+        """`moves` counts what others do: while it stands still nobody is kept waiting.
+
+        `rush_share`: the share while more than `FEW` wait; None: the same.
+        """
         self._loop = loop
         self._share = share
+        self._rush_share = share if rush_share is None else rush_share
         self._moves = moves
         self._clock = clock
         self._queue: deque[Callable[[], None]] = deque()
@@ -111,7 +119,8 @@ class Lane:
         self._credit_s = max(self._credit_s - seconds, -10 * CREDIT_S)
 
     def _earn(self, now: float) -> None:
-        self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * self._share)
+        share = self._share if len(self._queue) <= FEW else self._rush_share
+        self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * share)
         self._at = now
 
     def _run(self) -> None:
@@ -158,7 +167,7 @@ class Lanes:
     ) -> None:
         self.clock = clock
         self.fair = Lane(loop, FAIR_SHARE, moves, clock)
-        self.slow = Lane(loop, SLOW_SHARE, moves, clock)
+        self.slow = Lane(loop, SLOW_SHARE, moves, clock, RUSH_SHARE)
         self.toll = Pace(NODE_TOLL, clock())
         self.crowds: Counter[str] = Counter()
         """How many connections each crowd has."""

@@ -71,6 +71,18 @@ def test_while_others_are_busy_it_has_its_share_whatever_their_number() -> None:
     assert 0.08 * rig.now < spent < 0.12 * rig.now
 
 
+def test_a_rush_has_less_than_a_few() -> None:
+    shares = []
+    for members in (FEW, FEW + 2):  # one is at work while the others wait
+        rig = Rig(0.1)
+        rig.lane._rush_share = 0.02
+        for name in range(members):
+            rig.flood(str(name), 0.001)
+        rig.busy(20_000, 0.0001)
+        shares.append(0.001 * len(rig.done) / rig.now)
+    assert 0.08 < shares[0] < 0.12 and 0.016 < shares[1] < 0.024
+
+
 def test_others_are_busy_until_a_whole_nap_has_passed_without_them() -> None:
     rig = Rig(0.1)
     rig.lane.charge(1000.0)
