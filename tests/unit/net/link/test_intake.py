@@ -238,7 +238,7 @@ async def test_a_circuit_that_comes_within_a_lanes_slice_is_not_counted_twice() 
     relay.it.hold(memoryview(b"a frame"))
     relay.turn_ended()
     relay.plaintext_received = plaintext_received  # type: ignore[method-assign]
-    assert relay.it.state is Taking.QUEUED and relay.lanes.slow.is_empty
+    assert relay.it.state is Taking.QUEUED and not relay.lanes.slow._queue
     await turns(3)
     assert relay.it.state is Taking.READING and circuit.pings >= 75 and sum(charged) == 0
     circuit.it.end()
@@ -477,7 +477,7 @@ async def test_a_crowd_has_no_second_share_in_the_slow_lane() -> None:
     rig.lanes.clock = lambda: rig.loop.time() + took_s
     rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
     rig.it.start()
-    while rig.lanes.slow.is_empty:
+    while not rig.lanes.slow._queue:
         rig.channel.read_at = rig.lanes.clock()
         rig.read(400)
         await turns(2)
@@ -489,7 +489,7 @@ async def test_a_crowd_has_no_second_share_in_the_slow_lane() -> None:
     lane.charge = charged.append  # type: ignore[method-assign]
     rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
     rig.read(75)
-    assert sum(charged) == pytest.approx(0.0005) and not rig.lanes.slow.is_empty
+    assert sum(charged) == pytest.approx(0.0005) and rig.lanes.slow._queue
     rig.it.end()
 
 
