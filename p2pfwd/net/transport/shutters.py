@@ -32,8 +32,10 @@ class Shutters:
         self._can = syn_filter.IS_HERE
 
     def add(self, sock: socket.socket) -> None:
-        """One more; it takes everybody until networks change."""
+        """One more; it takes whom the others take."""
         self._socks.append(sock)
+        if self._out:
+            self._keep_out(self._out)
 
     def remove(self, sock: socket.socket) -> None:
         """It is closed, or will be now. Idempotent."""
@@ -64,6 +66,6 @@ class Shutters:
                 syn_filter.keep_out(sock, networks)
         except OSError as exc:  # forbidden, or no memory: it is done without, then
             log.debug("no filter for listening sockets: %s", exc)
-            self._can = False
+            self._can, self._out = False, frozenset()
             for sock in self._socks:
                 syn_filter.take_all(sock)
