@@ -46,6 +46,11 @@ class Shutters:
             self._timer = None
             self._out = frozenset()
 
+    def let_in(self, sock: socket.socket) -> None:
+        """One that was accepted: it has the filter of the one that listens, and is to have none."""
+        if self._can:
+            syn_filter.take_all(sock)
+
     def look(self, shut_out: Callable[[], frozenset[str]]) -> None:
         """Somebody was turned away: `shut_out` says who is, now and later, until it names nobody."""
         if self._timer is None and self._can:
