@@ -104,11 +104,6 @@ class Lane:
             self._loop.call_soon(self._run)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nobody waits."""
-        return not self._queue
-
-    @property
     def is_short(self) -> bool:
         """Whether it has used up its share, as the last charge found."""
         return self._credit_s <= 0
@@ -188,6 +183,7 @@ class Lanes:
         if self.crowds[crowd] <= 0:
             del self.crowds[crowd]
             self._purses.pop(crowd, None)
+            self._crowd_lanes.pop(crowd, None)  # no sooner: a lane where nobody waits may be in debt
 
     def purse(self, crowd: str, now: float) -> Purse | None:
         """What the connections of a crowd have together; None where they are few.
@@ -216,7 +212,5 @@ class Lanes:
             return None
         lane = self._crowd_lanes.get(name)
         if lane is None:
-            for idle in [key for key, one in self._crowd_lanes.items() if one.is_empty]:
-                del self._crowd_lanes[idle]
             lane = self._crowd_lanes[name] = Lane(self._loop, CROWD_SHARE, self._moves, self.clock)
         return lane

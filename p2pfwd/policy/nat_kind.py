@@ -53,7 +53,7 @@ class Sight(NamedTuple):
     local: Endpoint
     seen: Endpoint
     is_own: bool
-    """Whether the observer is a relay, a bootstrap peer or a peer of the owner's."""
+    """Whether the observer is one of the owner's peers."""
 
 
 def nat_kind(sights: Iterable[Sight]) -> NatKind:

@@ -2,8 +2,9 @@
 
 Each segment that comes to what listens meets its filter first. This one drops the first segment of a
 connection (a SYN) from some networks. The sender's system repeats it after a second, so a flood waits where
-it is, and nothing has to be accepted and closed. Connections that are there lose nothing: they inherit the
-filter, but no segment of theirs is a SYN.
+it is, and nothing has to be accepted and closed. Connections that are there lose nothing, for no segment of
+theirs is a SYN. But they inherit the filter, which may name their own network by then; and a peer that comes
+back from a crash with the same ports is answered by its old connection: see `take_all`.
 
 Source: linux/filter.h, Documentation/networking/filter.rst, socket(7).
 """
@@ -98,6 +99,6 @@ def keep_out(sock: socket.socket, networks: Iterable[str]) -> None:
 
 
 def take_all(sock: socket.socket) -> None:
-    """Take connections from everywhere. Idempotent."""
+    """Take connections from everywhere; of one that was accepted, have no filter. Idempotent."""
     with contextlib.suppress(OSError):  # there is no filter, or no such socket any more
         sock.setsockopt(socket.SOL_SOCKET, _DETACH, 0)

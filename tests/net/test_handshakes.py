@@ -13,6 +13,7 @@ from p2pfwd.core.keys import PrivateKey
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, tcp_endpoint
 from p2pfwd.errors import DialFailed
 from p2pfwd.net import upgrader as upgrader_module
+from p2pfwd.net.conduit import tcp
 from p2pfwd.net.conduit.tcp import SPARE_READ_BYTES
 from p2pfwd.net.services import Service
 from p2pfwd.net.swarm import Swarm
@@ -342,6 +343,25 @@ async def test_who_is_shut_out_is_not_even_accepted_until_the_moment_is_over(
         second = await kept_out
         await until(lambda: len(away) == 3)
         for sock in (first, neighbour, second):
+            sock.close()
+
+
+@pytest.mark.skipif(not syn_filter.IS_HERE, reason="socket filters of this kind are Linux's")
+@on_loop
+async def test_who_is_let_in_meanwhile_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may name the peer's own network by then, and would drop the SYN of its return after a crash."""
+    so_get_filter, accepted, tune = 26, [], tcp.tune
+    monkeypatch.setattr(tcp, "tune", lambda sock: (accepted.append(sock), tune(sock)))
+    async with swarm() as victim:
+        monkeypatch.setattr(victim.handshakes, "turns_away", lambda host: host == "127.9.8.1")
+        monkeypatch.setattr(victim.handshakes, "shut_out", lambda: frozenset({"127.9.8.0/24"}))
+        (addr,) = victim.listen_addrs()
+        first = await dial_tcp(addr, source="127.9.8.1")
+        await until(lambda: victim._transports[0]._shutters._out)
+        neighbour = await dial_tcp(addr, source="127.9.9.1")
+        await until(lambda: accepted)
+        assert accepted[0].getsockopt(socket.SOL_SOCKET, so_get_filter, 1024) == b""
+        for sock in (first, neighbour):
             sock.close()
 
 

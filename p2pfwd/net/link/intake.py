@@ -179,14 +179,15 @@ class Intake:
         elif self._held is not None:
             self._lanes.fair.charge(spent_s)
             self._queue(self._lanes.fair)
-        elif crowd_lane is not None and (bulk or crowd_lane.is_short):
-            self._queue(crowd_lane)
         elif len(session.control) > CHOKED_BYTES and self._channel.congested and not self._choked:
             self._choked = self._waits_choked = True
             self._leave_unread(CHOKED_S)
-        elif self._turn_work != TURN_WORK and not self._takes_held:  # a whole read was taken within a slice
-            self._turn_work = session.work_left = TURN_WORK
-            self._spare(False)
+        else:
+            if self._turn_work != TURN_WORK and not self._takes_held:  # a whole read was taken within a slice
+                self._turn_work = session.work_left = TURN_WORK
+                self._spare(False)
+            if crowd_lane is not None and (bulk or crowd_lane.is_short):
+                self._queue(crowd_lane)
 
     def _crowd_lane(self) -> Lane | None:
         """Where its crowd's reads have turns, and how much of its bulk may wait; None where it need not."""

@@ -32,8 +32,10 @@ class Shutters:
         self._can = syn_filter.IS_HERE
 
     def add(self, sock: socket.socket) -> None:
-        """One more; it takes everybody until networks change."""
+        """One more; it takes whom the others take."""
         self._socks.append(sock)
+        if self._out:
+            self._keep_out(self._out)
 
     def remove(self, sock: socket.socket) -> None:
         """It is closed, or will be now. Idempotent."""
@@ -43,6 +45,11 @@ class Shutters:
             self._timer.cancel()
             self._timer = None
             self._out = frozenset()
+
+    def let_in(self, sock: socket.socket) -> None:
+        """One that was accepted: it has the filter of the one that listens, and is to have none."""
+        if self._can:
+            syn_filter.take_all(sock)
 
     def look(self, shut_out: Callable[[], frozenset[str]]) -> None:
         """Somebody was turned away: `shut_out` says who is, now and later, until it names nobody."""
@@ -64,6 +71,6 @@ class Shutters:
                 syn_filter.keep_out(sock, networks)
         except OSError as exc:  # forbidden, or no memory: it is done without, then
             log.debug("no filter for listening sockets: %s", exc)
-            self._can = False
+            self._can, self._out = False, frozenset()
             for sock in self._socks:
                 syn_filter.take_all(sock)

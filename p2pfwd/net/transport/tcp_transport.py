@@ -161,6 +161,7 @@ class TcpTransport:
                 self._porch.keep(sock)
                 self._shutters.look(gate.shut_out)
             else:
+                self._shutters.let_in(sock)
                 self._accepted(sock, gate)
 
         def closed(listening: TcpListening) -> None:

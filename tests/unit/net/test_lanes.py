@@ -122,4 +122,20 @@ async def test_a_crowd_has_one_lane_while_it_is_one_and_nothing_is_kept_of_it() 
             lanes.left(str(name))
     for _ in range(FEW + 1):
         lanes.left("a")
-    assert not lanes.crowds and not lanes._purses and len(lanes._crowd_lanes) == 1
+    assert not lanes.crowds and not lanes._purses and not lanes._crowd_lanes
+
+
+@on_loop
+async def test_a_crowd_that_has_used_up_its_share_has_no_new_one_because_another_comes() -> None:
+    """Where nobody waited, two networks of strangers made each other's debts forgotten."""
+    lanes = Lanes(asyncio.get_running_loop(), lambda: 0, lambda: 100.0)
+    for name in (FEW + 1) * "ab":
+        lanes.joined(name)
+    for name in "abab":
+        lane = lanes.crowd(name)
+        assert lane is not None
+        lane.charge(CREDIT_S)
+    lane = lanes.crowd("a")
+    assert lane is not None
+    lane.charge(0.0)
+    assert lane.is_short

@@ -81,6 +81,18 @@ async def test_all_sockets_are_shut_while_somebody_is_and_open_then(filters: Fil
 
 
 @in_virtual_time
+async def test_a_socket_that_comes_later_is_shut_as_the_others_are(filters: Filters) -> None:
+    """By an open one a flood had its network named at every look, so that nothing changed."""
+    shutters = made("v4")
+    shutters.look(lambda: A)
+    await asyncio.sleep(LOOK_S / 2)
+    shutters.add(cast("Any", "later"))
+    assert ("later", A) in filters.told
+    for sock in ("v4", "later"):
+        shutters.remove(cast("Any", sock))
+
+
+@in_virtual_time
 async def test_where_the_system_refuses_it_is_done_without(filters: Filters) -> None:
     shutters, asked = made("v4", "v6"), 0
 
@@ -93,6 +105,9 @@ async def test_where_the_system_refuses_it_is_done_without(filters: Filters) -> 
     filters.fails = True
     await asyncio.sleep(1.5 * LOOK_S)
     assert filters.opened == ["v4", "v6"], "what was said before does not stay for ever"
+    told = len(filters.told)
     shutters.look(shut_out)
+    filters.fails = False
+    shutters.add(cast("Any", "later"))
     await asyncio.sleep(10 * LOOK_S)
-    assert asked == 2
+    assert asked == 2 and len(filters.told) == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -98,13 +99,56 @@ def test_connections_that_are_there_go_on(listener: socket.socket) -> None:
 )
 def test_networks_of_ipv6(listener6: socket.socket, network: str, out: bool) -> None:
     syn_filter.keep_out(listener6, [network])
-    with begin(listener6, "::1") as sock:
-        if not out:
-            assert is_up(sock, PATIENCE_S)
-            return
-        syn_filter.take_all(listener6)
-        with begin(listener6, "::1") as later:
-            assert is_up(later, PATIENCE_S) and not is_up(sock)
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as unshut,
+        begin(listener6, "::1") as sock,
+        begin(unshut, "::1") as later,
+    ):
+        assert is_up(later, PATIENCE_S)
+        assert not is_up(sock) if out else is_up(sock, PATIENCE_S)
+
+
+def takes(code: bytes, flags: int, source: str) -> bool:
+    """What the system would do with a segment from `source` to 2001:db8:1:2345::1, by hand."""
+    packed = [socket.inet_pton(socket.AF_INET6, host) for host in (source, "2001:db8:1:2345::1")]
+    header, segment = bytes(8) + b"".join(packed), bytes(13) + bytes([flags])
+    loaded, at = 0, 0
+    while True:
+        operation, equal, unequal, value = struct.unpack_from("=HBBI", code, 8 * at)
+        at += 1
+        match operation:
+            case 0x30:
+                loaded = segment[value]
+            case 0x20:
+                (loaded,) = struct.unpack_from("!I", header, value - 0xFFF00000)
+            case 0x54:
+                loaded &= value
+            case 0x15:
+                at += equal if loaded == value else unequal
+            case _:
+                assert operation == 0x06
+                return bool(value)
+
+
+@pytest.mark.parametrize(
+    ("network", "source", "out"),
+    [
+        ("2001:db8:1:2300::/56", "2001:db8:1:23ff::1", True),
+        ("2001:db8:1:2300::/56", "2001:db8:1:2400::1", False),
+        ("2001:db8:1::/48", "2001:db8:1:ffff::1", True),
+        ("2001:db8:1::/48", "2001:db8:2::1", False),
+        ("2001:db8:1:2345::/64", "2001:db8:1:2345:ffff::1", True),
+        ("2001:db8:1:2345::/64", "2001:db8:1:2346::1", False),
+        ("2001:db8:1:2345::/64", "2001:db9:1:2345::1", False),
+    ],
+)
+def test_the_source_counts_and_of_it_the_networks_bits_and_of_what_comes_the_syn(
+    network: str, source: str, out: bool
+) -> None:
+    """On loopback source and destination are the same."""
+    code = syn_filter.program(socket.AF_INET6, ["2001:db8:ffff::/48", network, "2001:db8:1:2347::/64"])
+    assert takes(code, 0x02, source) is not out
+    assert all(takes(code, flags, source) for flags in (0x12, 0x10, 0x11, 0x04))
 
 
 def test_as_many_networks_as_there_are_at_most_fit_and_the_others_are_left_out(

@@ -238,7 +238,7 @@ async def test_a_circuit_that_comes_within_a_lanes_slice_is_not_counted_twice() 
     relay.it.hold(memoryview(b"a frame"))
     relay.turn_ended()
     relay.plaintext_received = plaintext_received  # type: ignore[method-assign]
-    assert relay.it.state is Taking.QUEUED and relay.lanes.slow.is_empty
+    assert relay.it.state is Taking.QUEUED and not relay.lanes.slow._queue
     await turns(3)
     assert relay.it.state is Taking.READING and circuit.pings >= 75 and sum(charged) == 0
     circuit.it.end()
@@ -472,12 +472,43 @@ async def test_the_small_reads_of_a_crowd_count_and_wait_once_its_share_is_used_
 
 
 @in_virtual_time
+async def test_whoever_waits_with_its_crowd_is_read_as_ever_when_its_turn_comes() -> None:
+    """Once in the fair lane it had a slice's work and reads of 32 KiB as long as its crowd had too much."""
+    rig = Rig()
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    lane = rig.lanes.crowd("8.8.8.0/24")
+    assert lane is not None
+    rig.read(2000)
+    assert rig.channel.spared
+    await until(lambda: rig.pings == 2000 and rig.it.state is Taking.READING)
+    lane.charge(1.0)
+    rig.read(10)
+    assert rig.it.state is Taking.QUEUED and rig.channel.timed
+    assert rig.session.work_left == TURN_WORK and not rig.channel.spared
+    rig.it.end()
+
+
+@in_virtual_time
+async def test_who_reads_no_answers_is_not_read_from_though_its_crowd_has_used_up_its_share() -> None:
+    rig = Rig()
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    lane = rig.lanes.crowd("8.8.8.0/24")
+    assert lane is not None
+    lane.charge(1.0)
+    rig.channel.congested = True
+    rig.session.control += bytes(module.CHOKED_BYTES + 1)
+    rig.it.settle(rig.loop.time())
+    assert rig.it.state is Taking.UNREAD, "a turn of its crowd's would bring more to answer"
+    rig.it.end()
+
+
+@in_virtual_time
 async def test_a_crowd_has_no_second_share_in_the_slow_lane() -> None:
     rig, took_s = Rig(), 0.0
     rig.lanes.clock = lambda: rig.loop.time() + took_s
     rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
     rig.it.start()
-    while rig.lanes.slow.is_empty:
+    while not rig.lanes.slow._queue:
         rig.channel.read_at = rig.lanes.clock()
         rig.read(400)
         await turns(2)
@@ -489,7 +520,7 @@ async def test_a_crowd_has_no_second_share_in_the_slow_lane() -> None:
     lane.charge = charged.append  # type: ignore[method-assign]
     rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
     rig.read(75)
-    assert sum(charged) == pytest.approx(0.0005) and not rig.lanes.slow.is_empty
+    assert sum(charged) == pytest.approx(0.0005) and rig.lanes.slow._queue
     rig.it.end()
 
 
