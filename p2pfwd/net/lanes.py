@@ -91,6 +91,7 @@ class Lane:
         self._moves = moves
         self._clock = clock
         self._queue: deque[Callable[[], None]] = deque()
+        self._own = 0
         self._due = False
         self._seen = 0
         self._at = 0.0
@@ -102,6 +103,10 @@ class Lane:
         if not self._due:
             self._due = True
             self._loop.call_soon(self._run)
+
+    def moved(self) -> None:
+        """One of its members did what `moves` counts: that makes none of them wait."""
+        self._own += 1
 
     @property
     def is_short(self) -> bool:
@@ -121,13 +126,13 @@ class Lane:
     def _run(self) -> None:
         now = self._clock()
         self._earn(now)
-        may_go = self._credit_s > 0 or self._moves() == self._seen
+        may_go = self._credit_s > 0 or self._moves() - self._own == self._seen
         try:
             if may_go:
                 self._queue.popleft()()
         finally:  # a defect in one's slice must not hold up those behind it
             self.charge(self._clock() - now)
-            self._seen = self._moves()
+            self._seen = self._moves() - self._own
             if not self._queue:
                 self._due = False
             elif may_go:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -374,6 +375,25 @@ async def test_a_pause_keeps_a_wide_message_that_has_come_in_part_and_small_read
         rig.conduit.resume()
         rig.bring(wire[size:])
         assert rig.told.got == [wire] and max(rig.rooms[1:]) <= 32 * 1024
+
+
+@on_loop
+async def test_whom_it_tells_of_what_it_moves_besides_the_loop() -> None:
+    with reading() as rig:
+        told, wire = [0], message(FRAME_BYTES, 1)
+
+        def moved() -> None:
+            told[0] += 1
+
+        counts = []
+        for tell, spare in itertools.product((None, moved), (False, True)):
+            rig.conduit.tell(tell)
+            rig.conduit.spare(spare)
+            rig.conduit.tell(tell)
+            before = rig.io.busy_poll.moves, told[0]
+            rig.bring(wire[:100])
+            counts.append((rig.io.busy_poll.moves - before[0], told[0] - before[1]))
+        assert counts == [(1, 0), (0, 0), (1, 1), (0, 0)]
 
 
 class Left(Told):

@@ -128,6 +128,9 @@ class Wire:
     def spare(self, spare: bool) -> None:
         pass
 
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        pass
+
     def squeeze(self, room: int | None) -> None:
         pass
 

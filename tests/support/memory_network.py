@@ -132,6 +132,9 @@ class MemoryConduit:
     def spare(self, spare: bool) -> None:
         """See Conduit; nothing is read here."""
 
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        """See Conduit; nobody is told of anything here."""
+
     @property
     def is_near(self) -> bool:
         return False

@@ -7,6 +7,7 @@ by a task: negotiate in coroutines, then move bytes in callbacks. Views are vali
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -92,6 +93,9 @@ class Conduit(Protocol):
 
     def spare(self, spare: bool) -> None:
         """Read in small pieces while it is so: the receiver has no time for large ones."""
+
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        """Call this at each receive and send as well that the loop is told of; None: no more."""
 
     @property
     def is_near(self) -> bool:

@@ -9,6 +9,7 @@ at once; all other strangers look like noise to the negotiation above.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.errors import NegotiationFailed
@@ -84,6 +85,10 @@ class PnetConduit:
     def spare(self, spare: bool) -> None:
         """As below."""
         self._below.spare(spare)
+
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        """As below."""
+        self._below.tell(moved)
 
     @property
     def is_near(self) -> bool:

@@ -18,6 +18,7 @@ import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr, TcpEndpoint
@@ -114,6 +115,7 @@ class TcpConduit:
         "_sock",
         "_tail",
         "_told",
+        "_told_always",
         "_unsent",
         "congested",
         "heard",
@@ -140,7 +142,8 @@ class TcpConduit:
         self._loop = io.loop
         self._poller = io.poller
         self._pool = io.pool
-        self._told = io.busy_poll.moved
+        self._told_always: Callable[[int], None] = io.busy_poll.moved
+        self._told: Callable[[int], None] = self._told_always
         self._moved: Callable[[int], None] = self._told
         self._read_bytes = READ_BYTES
         self._paused = False
@@ -218,6 +221,13 @@ class TcpConduit:
         self._moved = self._told
         if spare:
             self._moved = _untold
+
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        """See Conduit.tell."""
+        always, spared = self._told_always, self._moved is _untold
+        self._told = always if moved is None else partial(_both, moved, always)
+        if not spared:
+            self._moved = self._told
 
     @property
     def is_near(self) -> bool:
@@ -458,6 +468,11 @@ class TcpConduit:
         if self._receiver is not None:
             receiver, self._receiver = self._receiver, None
             receiver.conduit_lost(exc)
+
+
+def _both(moved: Callable[[], None], always: Callable[[int], None], nbytes: int) -> None:
+    moved()
+    always(nbytes)
 
 
 def _untold(_nbytes: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
+from math import inf
 from typing import Final, Protocol
 
 from p2pfwd.net.channel import Channel
@@ -165,11 +166,14 @@ class Intake:
         session = self._session
         session.work_left = self._turn_work
         bulk, self.turn_bytes = self.turn_bytes > BULK_BYTES, 0
-        wait_s, spent_s = 0.0, self._spent_s()
+        read_at = self._read_at()
+        wait_s, spent_s = 0.0, 0.0 if read_at == inf else max(0.0, self._lanes.clock() - read_at)
         if session.toll or session.opens or self._slow:
             wait_s = self._pay(now, spent_s)
         if (crowd_lane := self._crowd_lane()) is not None:
-            crowd_lane.charge(spent_s)  # in whichever lane it waits: a crowd has no second share by its debts
+            # In whichever lane it waits: a crowd has no second share by its debts. Without what has been sent
+            # since `now`: it may be bulk, which is somebody's and no flood.
+            crowd_lane.charge(max(0.0, now - read_at))
         if self.state is not Taking.READING:
             return
         if wait_s > 0:
@@ -197,17 +201,20 @@ class Intake:
         lane = lanes.crowd(self.crowd)
         if lane is not None and self._reader.is_own:  # asked last, for it costs more
             lane = None
+        if (lane is None) is not (self._crowd_room is None):
+            self._channel.conduit.tell(None if lane is None else lane.moved)
         self._crowd_room = None if lane is None else lanes.room(self.crowd)
         self._time(lane is not None or self._turn_work != TURN_WORK)
         if not self._slow:
             self._squeeze(self._crowd_room)
         return lane
 
-    def _spent_s(self) -> float:
-        """Since its read began, where it has turns in a lane: what came may cost more than its frames say."""
-        if self._lanes.in_slice or not self._channel.timed:
-            return 0.0
-        return max(0.0, self._lanes.clock() - self._channel.read_at)
+    def _read_at(self) -> float:
+        """When its read began, where it has turns in a lane: what came may cost more than its frames say.
+
+        Else infinity, and in a slice, whose time the lane takes.
+        """
+        return inf if self._lanes.in_slice or not self._channel.timed else self._channel.read_at
 
     def _spare(self, spare: bool) -> None:
         self._channel.conduit.spare(spare)
@@ -215,7 +222,7 @@ class Intake:
 
     def _time(self, timed: bool) -> None:
         if timed and not self._channel.timed:
-            self._channel.read_at = float("inf")  # when the read began that goes on now nobody knows
+            self._channel.read_at = inf  # when the read began that goes on now nobody knows
         self._channel.timed = timed
 
     def _squeeze(self, room: int | None) -> None:

@@ -209,6 +209,9 @@ class CircuitConduit:
         if self._leg is not None:
             self._leg.conduit.spare(spare)
 
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        """See Conduit: the relay's connection receives and sends; no two circuits are neighbours."""
+
     @property
     def is_near(self) -> bool:
         """See Conduit: its windows see to that."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -213,6 +214,9 @@ class Leg:
 
     def retry_within(self, seconds: float | None) -> None:
         self.retries.append(seconds)
+
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        pass
 
     def spare(self, spare: bool) -> None:
         self.log.append(f"spare {spare}")

@@ -71,6 +71,16 @@ def test_while_others_are_busy_it_has_its_share_whatever_their_number() -> None:
     assert 0.08 * rig.now < spent < 0.12 * rig.now
 
 
+def test_what_its_own_members_move_makes_nobody_wait() -> None:
+    rig = Rig(0.1)
+    rig.flood("a")
+    for _ in range(100):
+        rig.moves += 1
+        rig.lane.moved()
+        rig.turn(0.0001)
+    assert len(rig.done) == 100
+
+
 def test_a_rush_has_less_than_a_few() -> None:
     shares = []
     for members in (FEW, FEW + 2):  # one is at work while the others wait

@@ -73,6 +73,9 @@ class FakeConduit:
     def spare(self, spare: bool) -> None:
         pass
 
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        pass
+
     def squeeze(self, room: int | None) -> None:
         pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -51,6 +52,7 @@ class FakeChannel:
         self.paused = self.spared = self.congested = self.timed = False
         self.read_at = 0.0
         self.room: int | None = None
+        self.moved: Callable[[], None] | None = None
         self.resumes = 0
         self.failed: Exception | None = None
 
@@ -69,6 +71,9 @@ class FakeChannel:
 
     def squeeze(self, room: int | None) -> None:
         self.room = room
+
+    def tell(self, moved: Callable[[], None] | None) -> None:
+        self.moved = moved
 
     @property
     def squeezed(self) -> bool:
@@ -103,7 +108,7 @@ class Rig:
             self.it.hold(view[self.session.taken :])
 
     def turn_ended(self) -> None:
-        self.it.settle(self.loop.time())
+        self.it.settle(self.lanes.clock())
 
     def read(self, pings: int) -> None:
         """A read that brings so many pings, the cheapest of frames."""
@@ -499,6 +504,39 @@ async def test_who_reads_no_answers_is_not_read_from_though_its_crowd_has_used_u
     rig.session.control += bytes(module.CHOKED_BYTES + 1)
     rig.it.settle(rig.loop.time())
     assert rig.it.state is Taking.UNREAD, "a turn of its crowd's would bring more to answer"
+    rig.it.end()
+
+
+@in_virtual_time
+async def test_a_crowd_alone_goes_as_fast_as_it_can_and_what_is_sent_to_it_costs_it_nothing() -> None:
+    """Its own reads were somebody's business, for which it waited: a nap for each read beyond its share."""
+    rig, took_s, reads = Rig(), 0.0, 0
+    rig.lanes.clock = lambda: rig.loop.time() + took_s
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    rig.it.start()
+    assert rig.channel.moved is not None
+    began_at = rig.loop.time()
+    while reads < 1000:
+        if rig.it.state is Taking.READING:
+            reads += 1
+            rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
+            rig.moves += 1
+            rig.channel.moved()
+            rig.it.settle(rig.lanes.clock())
+        await turns(1)
+    assert rig.loop.time() == began_at, "nobody slept"
+    while rig.it.state is not Taking.READING:
+        await turns(1)
+    lane = rig.lanes.crowd("8.8.8.0/24")
+    assert lane is not None
+    charged: list[float] = []
+    lane.charge = charged.append  # type: ignore[method-assign]
+    rig.channel.read_at, now, took_s = rig.lanes.clock(), rig.lanes.clock() + 0.0001, took_s + 0.5
+    rig.it.settle(now)
+    assert sum(charged) == pytest.approx(0.0001), "half a second of sending"
+    rig.is_own = True
+    rig.it.settle(now)
+    assert rig.channel.moved is None
     rig.it.end()
 
 
