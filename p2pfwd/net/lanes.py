@@ -24,7 +24,7 @@ SLOW_SHARE: Final = 0.12
 """The same, of those in debt: with the lane before, others keep well above half in the worst case, and above
 85 % of their speed under any flood of empty frames."""
 
-RUSH_SHARE: Final = 0.06
+RUSH_SHARE: Final = 0.04
 """The same while more than `FEW` of them wait: each sends the more, the sooner it is answered."""
 
 CROWD_SHARE: Final = 0.15
@@ -92,6 +92,8 @@ class Lane:
         self._clock = clock
         self._queue: deque[Callable[[], None]] = deque()
         self._own = 0
+        self._others = 0
+        self._others_at = float("-inf")
         self._due = False
         self._seen = 0
         self._at = 0.0
@@ -110,8 +112,8 @@ class Lane:
 
     @property
     def is_short(self) -> bool:
-        """Whether it has used up its share, as the last charge found."""
-        return self._credit_s <= 0
+        """Whether it has used up its share, and others are busy, as the last charge found."""
+        return self._credit_s <= 0 and self._at - self._others_at < NAP_S
 
     def charge(self, seconds: float) -> None:
         """Work of the lane that was done outside of its slices."""
@@ -122,6 +124,8 @@ class Lane:
         share = self._share if len(self._queue) <= FEW else self._rush_share
         self._credit_s = min(CREDIT_S, self._credit_s + (now - self._at) * share)
         self._at = now
+        if (others := self._moves() - self._own) != self._others:
+            self._others, self._others_at = others, now
 
     def _run(self) -> None:
         now = self._clock()

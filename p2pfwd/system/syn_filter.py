@@ -22,7 +22,7 @@ from typing import Final
 IS_HERE: Final = sys.platform.startswith("linux")
 
 MOST: Final = 16
-"""Networks in one filter, the widest: to set one takes half a millisecond then."""
+"""Networks in one filter, the widest: to set one takes a tenth of a millisecond then."""
 
 _ATTACH: Final = 26
 _DETACH: Final = 27

@@ -17,6 +17,7 @@ from enum import Enum, auto
 from math import inf
 from typing import Final, Protocol
 
+from p2pfwd.core.multiaddrs import is_relayed
 from p2pfwd.net.channel import Channel
 from p2pfwd.net.lanes import BULK_BYTES, FEW, LEAST_ROOM, MODEST_TOLL, UP_S, Lane, Lanes, Purse
 from p2pfwd.policy.networks import crowd
@@ -97,6 +98,7 @@ class Intake:
         "_room",
         "_session",
         "_slow",
+        "_small_waits",
         "_takes_held",
         "_timer",
         "_turn_work",
@@ -129,6 +131,9 @@ class Intake:
         self._held: memoryview | None = None
         self._takes_held = False
         self._slow = False
+        self._small_waits = not is_relayed(channel.conduit.remote_addr)
+        """Whether its crowd's small reads may have to wait: not over a circuit. The relay's connection reads
+        there, and what that moves would be somebody else's."""
         self._crowd_room: int | None = None
         self._room: int | None = None  # what the conduit was told
         self._choked = False
@@ -165,6 +170,7 @@ class Intake:
         """At the end of each turn: what was spent is paid, and when the next one comes is decided."""
         session = self._session
         session.work_left = self._turn_work
+        came = self.turn_bytes or session.toll or session.opens
         bulk, self.turn_bytes = self.turn_bytes > BULK_BYTES, 0
         read_at = self._read_at()
         wait_s, spent_s = 0.0, 0.0 if read_at == inf else max(0.0, self._lanes.clock() - read_at)
@@ -176,6 +182,8 @@ class Intake:
             crowd_lane.charge(max(0.0, now - read_at))
         if self.state is not Taking.READING:
             return
+        if self._lanes.in_slice and not came:
+            return  # what was left before is no whole message: in this slice the rest of it is to be read
         if wait_s > 0:
             self._leave_unread(wait_s)
         elif self._slow:
@@ -190,7 +198,7 @@ class Intake:
             if self._turn_work != TURN_WORK and not self._takes_held:  # a whole read was taken within a slice
                 self._turn_work = session.work_left = TURN_WORK
                 self._spare(False)
-            if crowd_lane is not None and (bulk or crowd_lane.is_short):
+            if crowd_lane is not None and (bulk or (self._small_waits and crowd_lane.is_short)):
                 self._queue(crowd_lane)
 
     def _crowd_lane(self) -> Lane | None:

@@ -18,7 +18,7 @@ from p2pfwd.system import syn_filter
 log = logging.getLogger("p2pfwd.net")
 
 LOOK_S: Final = 0.1
-"""Between two looks at who is turned away; each may change the filters, which takes up to a millisecond."""
+"""Between two looks at who is turned away; each may set the filters anew."""
 
 
 class Shutters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -138,7 +139,8 @@ async def test_a_crowd_has_one_lane_while_it_is_one_and_nothing_is_kept_of_it() 
 @on_loop
 async def test_a_crowd_that_has_used_up_its_share_has_no_new_one_because_another_comes() -> None:
     """Where nobody waited, two networks of strangers made each other's debts forgotten."""
-    lanes = Lanes(asyncio.get_running_loop(), lambda: 0, lambda: 100.0)
+    moves = itertools.count()
+    lanes = Lanes(asyncio.get_running_loop(), lambda: next(moves), lambda: 100.0)  # others are busy
     for name in (FEW + 1) * "ab":
         lanes.joined(name)
     for name in "abab":

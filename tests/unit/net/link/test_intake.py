@@ -39,6 +39,7 @@ from p2pfwd.wire.yamux import frame as f
 from p2pfwd.wire.yamux.session import Session
 from p2pfwd.wire.yamux.work import FRAME_TOLL
 from tests.support.loops import turns, until
+from tests.support.peers import peer
 from tests.support.virtual_time import in_virtual_time
 
 
@@ -468,6 +469,7 @@ async def test_the_small_reads_of_a_crowd_count_and_wait_once_its_share_is_used_
         await asyncio.sleep(NAP_S / 2)
         while rig.it.state is Taking.READING and reads < 5000:
             reads += 1
+            rig.moves += 1
             rig.channel.read_at, took_s = rig.lanes.clock(), took_s + 0.0005
             rig.it.turn_bytes = BULK_BYTES
             rig.it.settle(rig.lanes.clock())
@@ -487,6 +489,7 @@ async def test_whoever_waits_with_its_crowd_is_read_as_ever_when_its_turn_comes(
     assert rig.channel.spared
     await until(lambda: rig.pings == 2000 and rig.it.state is Taking.READING)
     lane.charge(1.0)
+    rig.moves += 1
     rig.read(10)
     assert rig.it.state is Taking.QUEUED and rig.channel.timed
     assert rig.session.work_left == TURN_WORK and not rig.channel.spared
@@ -500,6 +503,7 @@ async def test_who_reads_no_answers_is_not_read_from_though_its_crowd_has_used_u
     lane = rig.lanes.crowd("8.8.8.0/24")
     assert lane is not None
     lane.charge(1.0)
+    rig.moves += 1
     rig.channel.congested = True
     rig.session.control += bytes(module.CHOKED_BYTES + 1)
     rig.it.settle(rig.loop.time())
@@ -523,10 +527,8 @@ async def test_a_crowd_alone_goes_as_fast_as_it_can_and_what_is_sent_to_it_costs
             rig.moves += 1
             rig.channel.moved()
             rig.it.settle(rig.lanes.clock())
-        await turns(1)
-    assert rig.loop.time() == began_at, "nobody slept"
-    while rig.it.state is not Taking.READING:
-        await turns(1)
+        assert rig.it.state is Taking.READING, "nor is there a turn to wait for"
+    assert rig.loop.time() == began_at
     lane = rig.lanes.crowd("8.8.8.0/24")
     assert lane is not None
     charged: list[float] = []
@@ -537,6 +539,59 @@ async def test_a_crowd_alone_goes_as_fast_as_it_can_and_what_is_sent_to_it_costs
     rig.is_own = True
     rig.it.settle(now)
     assert rig.channel.moved is None
+    rig.it.end()
+
+
+@pytest.mark.parametrize("over_a_relay", [False, True])
+@in_virtual_time
+async def test_small_reads_over_a_relay_wait_for_no_crowd(
+    over_a_relay: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All who come over one hub are one crowd, and the hub's connection has moved what each of them reads."""
+    if over_a_relay:
+        addr = Multiaddr.parse(f"/ip4/8.8.8.8/tcp/1/p2p/{peer(1)}/p2p-circuit")
+        monkeypatch.setattr(FakeChannel, "remote_addr", addr)
+    rig = Rig()
+    rig.lanes.crowds[rig.it.crowd] = FEW + 1
+    rig.it.start()
+    lane = rig.lanes.crowd(rig.it.crowd)
+    assert lane is not None
+    lane.charge(1000.0)
+    rig.moves += 1
+    rig.turn_ended()
+    assert rig.it.state is (Taking.READING if over_a_relay else Taking.QUEUED)
+    rig.it.turn_bytes = BULK_BYTES + 1
+    await until(lambda: rig.it.state is Taking.READING)
+    rig.turn_ended()
+    assert rig.it.state is Taking.QUEUED, "bulk has turns"
+    rig.it.end()
+
+
+@pytest.mark.parametrize("lane", ["crowd", "slow"])
+@in_virtual_time
+async def test_who_has_a_part_of_a_message_left_reads_on_in_its_slice(lane: str) -> None:
+    """It was given the part again, which ended a turn that brought nothing, and waited for the next slice."""
+    rig = Rig()
+    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1 if lane == "crowd" else 1
+    rig.it.start()
+
+    def resume() -> None:
+        rig.channel.paused = False
+        rig.channel.resumes += 1
+        rig.turn_ended()
+
+    rig.channel.resume = resume  # type: ignore[method-assign]
+    if lane == "slow":
+        while rig.it.state is Taking.READING:
+            rig.read(400)
+    else:
+        rig.it.turn_bytes = BULK_BYTES + 1
+        rig.turn_ended()
+    assert rig.it.state is Taking.QUEUED
+    owner = rig.lanes.crowd("8.8.8.0/24") or rig.lanes.slow
+    owner.charge(1000.0)
+    await until(lambda: rig.channel.resumes)
+    assert rig.it.state is Taking.READING and not rig.channel.paused
     rig.it.end()
 
 
