@@ -118,6 +118,7 @@ class Lane:
     def charge(self, seconds: float) -> None:
         """Work of the lane that was done outside of its slices."""
         self._earn(self._clock())
+        self._others_at = min(self._at, self._others_at + seconds)  # nobody else could move meanwhile
         self._credit_s = max(self._credit_s - seconds, -10 * CREDIT_S)
 
     def _earn(self, now: float) -> None:

@@ -82,6 +82,19 @@ def test_what_its_own_members_move_makes_nobody_wait() -> None:
     assert len(rig.done) == 100
 
 
+def test_what_its_members_do_themselves_is_no_nap_of_the_others() -> None:
+    """A hundred who read in one turn of the loop: all but the first two found that nobody else was busy."""
+    rig = Rig(0.1)
+    rig.moves += 1
+    for _ in range(100):
+        rig.now += NAP_S / 2
+        rig.lane.charge(NAP_S / 2)
+        assert rig.lane.is_short
+    rig.now += 1.01 * NAP_S
+    rig.lane.charge(0.0)
+    assert not rig.lane.is_short
+
+
 def test_a_rush_has_less_than_a_few() -> None:
     shares = []
     for members in (FEW, FEW + 2):  # one is at work while the others wait
