@@ -84,8 +84,9 @@ class CircuitConduit:
         self._paused = False
         self._resumed = False
         self._spare = False
+        self._moved: Callable[[], None] | None = None
         self._room: int | None = None
-        """As `spare` and `squeeze` have said it: a leg that comes later is told."""
+        """As `spare`, `tell` and `squeeze` have said it: a leg that comes later is told."""
         self._unsent = bytearray()
         self._finishing = False
         self._at_eof = False
@@ -210,7 +211,10 @@ class CircuitConduit:
             self._leg.conduit.spare(spare)
 
     def tell(self, moved: Callable[[], None] | None) -> None:
-        """See Conduit: the relay's connection receives and sends; no two circuits are neighbours."""
+        """See Conduit: what the relay's connection moves is not this one's; what a leg does is."""
+        self._moved = moved
+        if self._leg is not None:
+            self._leg.conduit.tell(moved)
 
     @property
     def is_near(self) -> bool:
@@ -346,6 +350,7 @@ class CircuitConduit:
             return
         self._leg, self._on_leg_lost = Leg(self, conduit), on_lost
         conduit.spare(self._spare)
+        conduit.tell(self._moved)
         self._leg.squeeze(self._room)
         conduit.start(self._leg, leftover)
         if self._finishing:  # an abort would end the circuit before what was sent has passed

@@ -180,6 +180,7 @@ class Leg:
     kept_bytes = 0
     is_near = False
     receiver: Any
+    moved: Callable[[], None] | None = None
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -216,7 +217,7 @@ class Leg:
         self.retries.append(seconds)
 
     def tell(self, moved: Callable[[], None] | None) -> None:
-        pass
+        self.moved = moved
 
     def spare(self, spare: bool) -> None:
         self.log.append(f"spare {spare}")
@@ -284,6 +285,23 @@ def test_a_leg_is_read_as_its_peer_deserves_and_as_far_as_it_is(
     assert leg.log == ["spare True", "room 1000"]
     conduit.squeeze(None)
     assert leg.log[2:] == [f"room {NEAR_BYTES if near else None}"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_crowd_is_told_of_what_a_leg_moves(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To its own crowd a leg was somebody else, for whom all of them waited."""
+    leg, told = Leg(), list[bool]()
+    conduit = busy(monkeypatch, Stream(), Receiver(100))
+    if before:
+        conduit.tell(lambda: told.append(True))
+    conduit.take_leg(cast("Any", leg), b"", pytest.fail)
+    if not before:
+        conduit.tell(lambda: told.append(True))
+    assert leg.moved is not None
+    leg.moved()
+    assert told == [True]
+    conduit.tell(None)
+    assert leg.moved is None
 
 
 def test_the_line_of_a_leg_is_looked_at_whenever_the_whole_is(monkeypatch: pytest.MonkeyPatch) -> None:
