@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from OpenSSL import SSL
 
 from p2pfwd.core.keys import KeyType, PrivateKey
@@ -17,7 +19,13 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import HandshakeFailed, LocalProtocolError, PeerIdMismatch, RemoteProtocolError
 from p2pfwd.wire.tls import ENTROPY_BYTES
 from p2pfwd.wire.tls.certificate import VALID_UNTIL, make_certificate
-from p2pfwd.wire.tls.engine import MAX_HANDSHAKE_BYTES, MAX_RECORD_BYTES, TlsHandshake
+from p2pfwd.wire.tls.engine import (
+    MAX_BARREN_BYTES,
+    MAX_HANDSHAKE_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_RECORD_PLAINTEXT,
+    TlsHandshake,
+)
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 CLOCKS = [datetime(1970, 1, 1, tzinfo=UTC), NOW, datetime(2037, 12, 31, tzinfo=UTC)]
@@ -317,3 +325,58 @@ def test_misuse_is_local_blame(pair: tuple[TlsHandshake, TlsHandshake]) -> None:
     for call in calls:
         with pytest.raises(LocalProtocolError):
             call()
+
+
+class KeyUpdates:
+    """The records of a client that does nothing but change its key: RFC 8446, sections 4.6.3 and 7.2."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def _expanded(self, label: str, length: int) -> bytes:
+        name = b"tls13 " + label.encode()
+        info = length.to_bytes(2, "big") + bytes([len(name)]) + name + bytes(1)
+        return HKDFExpand(SHA384(), length, info).derive(self._secret)
+
+    def record(self) -> bytes:
+        """The next one; it asks for one of the server's."""
+        key, nonce = self._expanded("key", 32), self._expanded("iv", 12)
+        message = bytes((24, 0, 0, 1, 1, 22))
+        header = bytes((23, 3, 3, 0, len(message) + 16))
+        self._secret = self._expanded("traffic upd", 48)
+        return header + AESGCM(key).encrypt(nonce, message, header)
+
+
+def test_key_updates_without_end_are_cut_at_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read full of them took a tenth of a second, and no lane counts what brings no plaintext."""
+    lines: list[bytes] = []
+    context = TlsHandshake._context
+
+    def logged(engine: TlsHandshake, *args: Any) -> Any:
+        made = context(engine, *args)
+        made.set_keylog_callback(lambda _connection, line: lines.append(line))
+        return made
+
+    monkeypatch.setattr(TlsHandshake, "_context", logged)
+    client, server = side(True), side(False)
+    shake(client, server)
+    assert client.cipher == "aes-256-gcm"
+    (secret,) = {line.split()[2] for line in lines if line.startswith(b"CLIENT_TRAFFIC_SECRET_0")}
+    updates = KeyUpdates(bytes.fromhex(secret.decode()))
+    some = b"".join(updates.record() for _ in range(1000))
+    assert server.read(some) == [] and client.read(server.write(b"answered")) == [b"answered"]
+    more = b"".join(updates.record() for _ in range(4 * MAX_BARREN_BYTES // 27))
+    with pytest.raises(RemoteProtocolError, match="bring nothing"):
+        server.read(more)
+    assert len(server.last_words()) < 2 * MAX_BARREN_BYTES, "nor is the rest of the read opened"
+
+
+def test_data_in_small_records_and_in_parts_of_records_is_not_barren(
+    pair: tuple[TlsHandshake, TlsHandshake],
+) -> None:
+    client, server = pair
+    for size in (1, 100, MAX_RECORD_PLAINTEXT):
+        sealed = b"".join(client.write(bytes(size)) for _ in range(3 * MAX_BARREN_BYTES // (size + 22)))
+        for start in range(0, len(sealed), 5000):
+            server.read(sealed[start : start + 5000])
+    assert server._barren_bytes < MAX_RECORD_BYTES
