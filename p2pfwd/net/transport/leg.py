@@ -77,8 +77,8 @@ class Leg:
         return 0 if self._receiver is None else self._receiver.missing
 
     def squeeze(self, room: int | None) -> None:
-        """See Conduit.squeeze; None: as short as the way is."""
-        self.conduit.squeeze(self._room if room is None else room)
+        """See Conduit.squeeze; no more than for a way as short as this."""
+        self.conduit.squeeze(min((it for it in (room, self._room) if it is not None), default=None))
 
     def read(self, receiver: Receiver, leftover: bytes) -> None:
         """Give it `leftover`, what has come and what comes from now on."""
