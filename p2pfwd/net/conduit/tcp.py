@@ -224,9 +224,8 @@ class TcpConduit:
 
     def tell(self, moved: Callable[[], None] | None) -> None:
         """See Conduit.tell."""
-        always, spared = self._told_always, self._moved is _untold
-        self._told = always if moved is None else partial(_both, moved, always)
-        if not spared:
+        self._told = self._told_always if moved is None else partial(_both, moved, self._told_always)
+        if self._moved is not _untold:
             self._moved = self._told
 
     @property
