@@ -128,6 +128,22 @@ async def test_who_lets_a_node_in_is_one_of_the_owners_peers_on_his_own_word_alo
         assert not store.is_chosen(hub.host.peer_id) and not store.pinned(hub.host.peer_id)
 
 
+@on_loop
+async def test_whom_a_name_lists_is_kept_and_not_the_owners_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers for the name says who that is."""
+    async with world() as it:
+        node, listed = await it.node(Multiaddr.parse("/dnsaddr/boot.example"), begin=False), peer(7)
+
+        async def resolve(_name: Multiaddr) -> list[Multiaddr]:
+            return [address("99.7.7.7", 7)]
+
+        monkeypatch.setattr(node.host.swarm.resolver, "resolve", resolve)
+        node.discovery.start()
+        await until(lambda: node.host.keeper.status(listed) is not None)
+        assert not node.host.swarm.peerstore.is_chosen(listed)
+        assert node.host.swarm.peerstore.pinned(listed)
+
+
 @pytest.mark.parametrize(
     "bootstrap",
     [(), (address("99.7.7.7", 9),), (Multiaddr.parse("/dnsaddr/gone.example"),)],

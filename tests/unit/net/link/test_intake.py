@@ -23,6 +23,7 @@ from p2pfwd.net.lanes import (
     SLOW_SHARE,
     SOFT_TOLL,
     UP_S,
+    Lane,
     Lanes,
 )
 from p2pfwd.net.link import intake as module
@@ -110,6 +111,13 @@ class Rig:
 
     def turn_ended(self) -> None:
         self.it.settle(self.lanes.clock())
+
+    def crowded(self) -> Lane:
+        """From now on it has many neighbours; their lane."""
+        self.lanes.crowds[self.it.crowd] = FEW + 1
+        lane = self.lanes.crowd(self.it.crowd)
+        assert lane is not None
+        return lane
 
     def read(self, pings: int) -> None:
         """A read that brings so many pings, the cheapest of frames."""
@@ -461,7 +469,7 @@ async def test_the_small_reads_of_a_crowd_count_and_wait_once_its_share_is_used_
     """Reads of 32,000 bytes are no bulk: 128 lines that sent them had a third of a processor."""
     rig, took_s, reads = Rig(), 0.0, 0
     rig.lanes.clock = lambda: rig.loop.time() + took_s
-    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    rig.crowded()
     rig.it.start()
     began_at = rig.lanes.clock()
     for _ in range(2000):
@@ -482,9 +490,7 @@ async def test_the_small_reads_of_a_crowd_count_and_wait_once_its_share_is_used_
 async def test_whoever_waits_with_its_crowd_is_read_as_ever_when_its_turn_comes() -> None:
     """Once in the fair lane it had a slice's work and reads of 32 KiB as long as its crowd had too much."""
     rig = Rig()
-    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
-    lane = rig.lanes.crowd("8.8.8.0/24")
-    assert lane is not None
+    lane = rig.crowded()
     rig.read(2000)
     assert rig.channel.spared
     await until(lambda: rig.pings == 2000 and rig.it.state is Taking.READING)
@@ -499,9 +505,7 @@ async def test_whoever_waits_with_its_crowd_is_read_as_ever_when_its_turn_comes(
 @in_virtual_time
 async def test_who_reads_no_answers_is_not_read_from_though_its_crowd_has_used_up_its_share() -> None:
     rig = Rig()
-    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
-    lane = rig.lanes.crowd("8.8.8.0/24")
-    assert lane is not None
+    lane = rig.crowded()
     lane.charge(1.0)
     rig.moves += 1
     rig.channel.congested = True
@@ -516,7 +520,7 @@ async def test_a_crowd_alone_goes_as_fast_as_it_can_and_what_is_sent_to_it_costs
     """Its own reads were somebody's business, for which it waited: a nap for each read beyond its share."""
     rig, took_s, reads = Rig(), 0.0, 0
     rig.lanes.clock = lambda: rig.loop.time() + took_s
-    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    lane = rig.crowded()
     rig.it.start()
     assert rig.channel.moved is not None
     began_at = rig.loop.time()
@@ -529,8 +533,6 @@ async def test_a_crowd_alone_goes_as_fast_as_it_can_and_what_is_sent_to_it_costs
             rig.it.settle(rig.lanes.clock())
         assert rig.it.state is Taking.READING, "nor is there a turn to wait for"
     assert rig.loop.time() == began_at
-    lane = rig.lanes.crowd("8.8.8.0/24")
-    assert lane is not None
     charged: list[float] = []
     lane.charge = charged.append  # type: ignore[method-assign]
     rig.channel.read_at, now, took_s = rig.lanes.clock(), rig.lanes.clock() + 0.0001, took_s + 0.5
@@ -552,10 +554,8 @@ async def test_small_reads_over_a_relay_wait_for_no_crowd(
         addr = Multiaddr.parse(f"/ip4/8.8.8.8/tcp/1/p2p/{peer(1)}/p2p-circuit")
         monkeypatch.setattr(FakeChannel, "remote_addr", addr)
     rig = Rig()
-    rig.lanes.crowds[rig.it.crowd] = FEW + 1
+    lane = rig.crowded()
     rig.it.start()
-    lane = rig.lanes.crowd(rig.it.crowd)
-    assert lane is not None
     lane.charge(1000.0)
     rig.moves += 1
     rig.turn_ended()
@@ -572,7 +572,7 @@ async def test_small_reads_over_a_relay_wait_for_no_crowd(
 async def test_who_has_a_part_of_a_message_left_reads_on_in_its_slice(lane: str) -> None:
     """It was given the part again, which ended a turn that brought nothing, and waited for the next slice."""
     rig = Rig()
-    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1 if lane == "crowd" else 1
+    owner = rig.crowded() if lane == "crowd" else rig.lanes.slow
     rig.it.start()
 
     def resume() -> None:
@@ -588,7 +588,6 @@ async def test_who_has_a_part_of_a_message_left_reads_on_in_its_slice(lane: str)
         rig.it.turn_bytes = BULK_BYTES + 1
         rig.turn_ended()
     assert rig.it.state is Taking.QUEUED
-    owner = rig.lanes.crowd("8.8.8.0/24") or rig.lanes.slow
     owner.charge(1000.0)
     await until(lambda: rig.channel.resumes)
     assert rig.it.state is Taking.READING and not rig.channel.paused
@@ -599,14 +598,12 @@ async def test_who_has_a_part_of_a_message_left_reads_on_in_its_slice(lane: str)
 async def test_a_crowd_has_no_second_share_in_the_slow_lane() -> None:
     rig, took_s = Rig(), 0.0
     rig.lanes.clock = lambda: rig.loop.time() + took_s
-    rig.lanes.crowds["8.8.8.0/24"] = FEW + 1
+    lane = rig.crowded()
     rig.it.start()
     while not rig.lanes.slow._queue:
         rig.channel.read_at = rig.lanes.clock()
         rig.read(400)
         await turns(2)
-    lane = rig.lanes.crowd("8.8.8.0/24")
-    assert lane is not None
     await until(lambda: rig.it.state is Taking.READING)
     assert rig.channel.timed
     charged: list[float] = []
