@@ -20,7 +20,10 @@ refuse: 0.9 MB.
 
 `inspect` with `ast` and `dis` (0.9 MB), `locale` (0.4 MB) and `tokenize` are imported by asyncio,
 dataclasses, subprocess and `linecache` for what is hardly ever done. They come when it is done, so nobody has
-to know that they were not there.
+to know that they were not there. `dataclass` would load the first for each class without a docstring.
+
+With the first TLS connection pyOpenSSL imports `typing_extensions` for a decorator that says what is out of
+date: 0.3 MB, and `inspect`.
 
 There is no public way to any of it: libraries import what they may need as they are imported, `dataclass`
 shares no code between classes, and `cryptography` asks its backend in any case. So a private name is only
@@ -116,20 +119,26 @@ class _Backend:
 
 
 def put_off_imports() -> None:
-    """Have `inspect`, `locale` and `tokenize` loaded when something of them is used, not with their import.
+    """Have some modules loaded when something of them is used, not with their import.
 
-    Comes before whatever imports `dataclasses`, and is of use where every dataclass has a docstring: else
-    `dataclass` makes one, by `inspect.signature`.
+    Comes before whatever imports `dataclasses`.
     """
     _put_off("inspect", _OF_INSPECT)
     _put_off("locale", {})
     _put_off("tokenize", {})
+    _put_off("typing_extensions", {"deprecated": _silently})
+
+
+def _silently(*_args: object, **_kwargs: object) -> Callable[[Any], Any]:
+    """As `typing_extensions.deprecated`, without its warning."""
+    return lambda decorated: decorated
 
 
 def share_dataclass_code() -> bool:
     """Have all dataclasses shown, and the frozen ones guarded, by the same three functions.
 
-    `dataclass` compiles them anew for each class. False, and nothing done, where it is not the one known.
+    `dataclass` compiles them anew for each class. And the docstring it makes where there is none gives no
+    signature any more: that would load `inspect`. False, and nothing done, where it is not the one known.
     """
     import dataclasses
 
@@ -147,8 +156,21 @@ def share_dataclass_code() -> bool:
         raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
 
     dataclasses._repr_fn = lambda fields, globals: show  # type: ignore[attr-defined]
+    dataclasses.inspect = _OfDataclasses("inspect")  # type: ignore[attr-defined]
     dataclasses._frozen_get_del_attr = lambda cls, fields, globals: (__setattr__, __delattr__)  # type: ignore[attr-defined]
     return True
+
+
+class _OfDataclasses(ModuleType):
+    """`inspect` as `dataclasses` has it."""
+
+    @staticmethod
+    def signature(_cls: type) -> str:
+        """What its docstring says of a class that has none."""
+        return "(...)"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("inspect"), name)
 
 
 _MAKERS = {"_repr_fn": ("fields", "globals"), "_frozen_get_del_attr": ("cls", "fields", "globals")}

@@ -157,10 +157,13 @@ class Intake:
             self._lanes.slow.charge(UP_S)
 
     def hold(self, rest: memoryview) -> None:
-        """The turn's work is used up: keep `rest`, take no more."""
+        """The turn's work is used up: keep `rest`, take no more.
+
+        It is copied each time: a view of it would hold all that it is a part of, and count for less.
+        """
         if self.state is Taking.ENDED:
             return
-        self._held = rest if isinstance(rest.obj, bytes) else memoryview(bytes(rest))
+        self._held = memoryview(bytes(rest))
         self._session.ledger.used += len(rest)
         self._turn_work = SLICE_WORK
         self._channel.pause()

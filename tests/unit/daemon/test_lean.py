@@ -125,6 +125,22 @@ def test_the_daemons_modules_load_nothing_that_is_put_off_nor_does_a_task_that_i
     assert (done.stdout, done.stderr) == ("True\n[]\n[]\n", "")
 
 
+def test_the_first_tls_connection_loads_none_of_it_either() -> None:
+    script = (
+        "import sys\n"
+        "from p2pfwd.daemon import lean\n"
+        "lean.put_off_imports(); lean.share_dataclass_code(); lean.leave_out_openssl()\n"
+        "from p2pfwd.wire.tls import engine\n"
+        "engine.load()\n"
+        "put_off = ['inspect', 'locale', 'tokenize', 'typing_extensions']\n"
+        "print([name for name in put_off if '__getattr__' not in vars(sys.modules[name])])\n"
+        "from OpenSSL import SSL\n"
+        "print(SSL.Connection.__name__, 'ast' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\nConnection False\n", "")
+
+
 SHARED = """
 from p2pfwd.daemon.lean import put_off_imports, share_dataclass_code
 put_off_imports()
@@ -146,6 +162,10 @@ for change in (lambda: setattr(one, "a", 2), lambda: delattr(one, "a"), lambda: 
     except FrozenInstanceError as exc:
         print(exc)
 print(one, Two(3), replace(one, a=2), one == One(1), hash(one) == hash(One(1)))
+@dataclass
+class Three:
+    d: int
+print(Three.__doc__, Three(4))
 print(One.__repr__ is Two.__repr__ and One.__setattr__ is Two.__setattr__, shares)
 """
 
@@ -155,7 +175,8 @@ def test_dataclasses_that_share_their_code_are_shown_and_guarded_as_others() -> 
     shares = sys.version_info < (3, 13)
     assert (done.stdout, done.stderr) == (
         "cannot assign to field 'a'\ncannot delete field 'a'\ncannot assign to field 'z'\n"
-        f"One(a=1) Two(c=3) One(a=2) True True\n{shares} {shares}\n",
+        f"One(a=1) Two(c=3) One(a=2) True True\nThree{'(...)' if shares else '(d: int)'} Three(d=4)\n"
+        f"{shares} {shares}\n",
         "",
     )
 
@@ -174,6 +195,10 @@ KEY = """
 from p2pfwd.core.keys import PrivateKey
 key = PrivateKey.generate()
 assert key.public_key.verify(b"said", key.sign(b"said"))
+"""
+TLS = """
+from p2pfwd.wire.tls import engine
+engine.load()
 """
 
 WITHOUT = [
@@ -206,6 +231,7 @@ READS_MORE = [
     ("leave_out_python_protobuf", MESSAGE, lean._PYTHON_PROTOBUF, "GeneratedProtocolMessageType"),
     ("leave_out_python_protobuf", MESSAGE, lean._WELL_KNOWN_TYPES, "Timestamp"),
     ("put_off_cryptographys_backend", KEY, lean._BACKEND, "Backend"),
+    ("put_off_imports", TLS, "typing_extensions", "evaluate_forward_ref"),
 ]
 
 

@@ -136,6 +136,7 @@ async def test_a_read_of_more_than_a_turns_work_is_taken_in_slices() -> None:
     assert rig.it.held_bytes == rig.session.ledger.used == 1500 * f.HEADER_BYTES
     await turns(3)
     assert TURN_WORK // 2 < rig.pings <= TURN_WORK // 2 + 3 * SLICE_WORK
+    assert rig.it._held is not None and memoryview(rig.it._held.obj).nbytes == rig.it.held_bytes
     await turns(40)
     assert rig.pings == 2000 and rig.it.state is Taking.READING and not rig.channel.paused
     assert rig.it.held_bytes == rig.session.ledger.used == 0
