@@ -198,8 +198,8 @@ class Swarm:
         return self.own_addresses.all()
 
     def _own_hosts(self) -> frozenset[str]:
-        own = (peer for peer in self.peerstore.peers() if self.peerstore.has_reserve(peer))
-        endpoints = (tcp_endpoint(addr) for peer in own for addr in self.peerstore.addrs(peer))
+        store = self.peerstore
+        endpoints = (tcp_endpoint(addr) for peer in store.peers() for addr in store.reserved_addrs(peer))
         return frozenset(it.host for it in endpoints if it is not None and it.family in ("ip4", "ip6"))
 
     def admit(
