@@ -76,7 +76,7 @@ class ListenAdmission:
 
     def _is_refused(self, party: Party, whose: Whose | None) -> bool:
         """Whether a share that is used up, if one is, binds this peer."""
-        return binds(whose, party.peer, self._whole.services.is_own)
+        return binds(whose, party.peer, self._whole.services.rank_of)
 
     def _beyond(self, party: Party) -> str | None:
         """Which of the owner's limits is reached, in words."""

@@ -49,6 +49,12 @@ mark the kernel cuts the buffers of every socket of the machine."""
 LET_IN: Final = 4
 """Tunnels connected between two looks, of a network with more than `FEW` that stand still: 150 MB/s."""
 
+UNIX_STANDING: Final = 256
+"""So many tunnels to Unix sockets may stand still for `UNIX_PATIENCE_S`, 50 MB: what waits lies in the send
+buffer of the service (208 KiB unless the system was told otherwise), which nobody else can make smaller."""
+
+UNIX_PATIENCE_S: Final = 2.0
+
 COUNTED_S: Final = 0.02
 """How long the count of those that stand still is used: of a thousand it costs a millisecond."""
 
@@ -91,6 +97,8 @@ class LocalSockets:
         self._memory = memory
         self._moved: dict[int, tuple[int, float]] = {}
         """By tunnel: how many bytes it had moved when it was last seen to move, and when that was."""
+        self._unix: set[int] = set()
+        """Tunnels to Unix sockets, some of them over by now."""
         self._penalties: dict[str, float] = {}
         self._waiting: dict[int, tuple[Tunnel, Callable[[], None]]] = {}
         """By tunnel, the first to come first: who waits for its turn to be connected; what to call then."""
@@ -147,10 +155,10 @@ class LocalSockets:
             return False
         if in_all <= FEW and of_peer <= MANY:  # the rest is slow, and for few
             return True
-        if sock.family == socket.AF_UNIX:
-            return True
         with suppress(OSError):  # it has failed already: its splice will find out
-            if of_peer > MANY or in_all > MANY_IN_ALL:
+            if sock.family == socket.AF_UNIX:
+                self._unix.add(tunnel.id)
+            elif of_peer > MANY or in_all > MANY_IN_ALL:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
         if in_all > FEW and self._timer is None:
@@ -174,21 +182,30 @@ class LocalSockets:
         tunnels = [tunnel for tunnel in self._entries() if tunnel.splice is not None]
         if len(tunnels) <= FEW and not self._waiting:
             self._moved.clear()
+            self._unix.clear()
             return
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         memory = self._memory()
-        if memory is None or memory.used <= memory.pressure * PATIENCE[-1][0]:
+        is_short = memory is not None and memory.used > memory.pressure * PATIENCE[-1][0]
+        self._unix.intersection_update(tunnel.id for tunnel in tunnels)
+        if not is_short and len(self._unix) <= UNIX_STANDING:
             self._moved.clear()
             return
-        part, patience_s = next(step for step in PATIENCE if memory.used > memory.pressure * step[0])
-        stalled = self._stalled(tunnels, patience_s)
-        self._reset(stalled, int(memory.used - memory.pressure * part) // STALLED_BYTES + 1)
+        still = self._standing_still(tunnels)
+        unix = [one for one, for_s in still if one.id in self._unix and for_s >= UNIX_PATIENCE_S]
+        if len(unix) > UNIX_STANDING:
+            self._reset(unix, len(unix) - UNIX_STANDING, "unix-memory", "too many to Unix sockets do")
+        elif memory is not None and is_short:
+            part, patience_s = next(step for step in PATIENCE if memory.used > memory.pressure * step[0])
+            stalled = [one for one, for_s in still if for_s >= patience_s]
+            count = int(memory.used - memory.pressure * part) // STALLED_BYTES + 1
+            self._reset(stalled, count, "tcp-memory", "this machine is short of TCP memory")
 
-    def _stalled(self, tunnels: list[Tunnel], patience_s: float) -> list[Tunnel]:
-        """Strangers' tunnels that have stood still for so long."""
+    def _standing_still(self, tunnels: list[Tunnel]) -> list[tuple[Tunnel, float]]:
+        """Strangers' tunnels that stand still, and for how long they have."""
         now, before, self._moved = self._loop.time(), self._moved, {}
-        stalled = []
+        still = []
         for tunnel in tunnels:
             splice = tunnel.splice
             assert splice is not None
@@ -197,20 +214,19 @@ class LocalSockets:
             if moved - was >= MOVES_BYTES or not splice.is_stalled:
                 was, since = moved, now
             self._moved[tunnel.id] = was, since
-            patient = now - since < patience_s or not splice.is_stalled
-            if not patient and not self._is_own(tunnel.stream.remote_peer):
-                stalled.append(tunnel)
-        return stalled
+            if splice.is_stalled and not self._is_own(tunnel.stream.remote_peer):
+                still.append((tunnel, now - since))
+        return still
 
-    def _reset(self, stalled: list[Tunnel], count: int) -> None:
+    def _reset(self, stalled: list[Tunnel], count: int, cause: str, why: str) -> None:
         """Reset `count` of them, of the networks that have most."""
         networks = {tunnel.id: tunnel.stream.conn.crowd for tunnel in stalled}
         crowds = Counter(networks.values())
         stalled.sort(key=lambda tunnel: -crowds[networks[tunnel.id]])
         until = self._loop.time() + PENALTY_S
         for tunnel in stalled[:count]:
-            why = "its tunnels that stand still are reset: this machine is short of TCP memory"
-            self._refusals.note("tcp-memory", tunnel.stream.remote_peer, why)
+            what = f"its tunnels that stand still are reset: {why}"
+            self._refusals.note(cause, tunnel.stream.remote_peer, what)
             if len(self._penalties) < MAX_PENALTIES:
                 self._penalties[networks[tunnel.id]] = until
             assert tunnel.splice is not None

@@ -16,6 +16,7 @@ from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy import trimming
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import Network
+from p2pfwd.policy.shares import Rank, RankOf, a_stranger
 from p2pfwd.policy.trimming import Standing, Use
 
 if TYPE_CHECKING:
@@ -53,15 +54,15 @@ each: who is there is no stranger, and everybody is in the same /24."""
 
 
 class ConnMgr:
-    """Holds protections, and says who goes. `is_own`: see `Limits`."""
+    """Holds protections, and says who goes. `rank_of` is set by the swarm."""
 
     def __init__(self, settings: SwarmSettings) -> None:
-        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
+        self.rank_of: RankOf = a_stranger
         self.released: Callable[[PeerId], None] = lambda _peer: None
         """Told when a peer's last tunnel, or another protection, has ended."""
         self._settings = settings
         self._protected: dict[PeerId, set[str]] = {}
-        self._rankings: dict[tuple[str, bool], _Ranking] = {}
+        self._rankings: dict[tuple[str, Rank], _Ranking] = {}
 
     # --- protection -------------------------------------------------------------------------------
 
@@ -94,7 +95,7 @@ class ConnMgr:
     def is_urgent(self, peer_id: PeerId) -> bool:
         """Whether the loss of the peer must be noticed soon: a person's programs would wait for it."""
         tags = self._protected.get(peer_id, ())
-        return any(not tag.startswith(FOUND_BY) for tag in tags) or self.is_own(peer_id)
+        return any(not tag.startswith(FOUND_BY) for tag in tags) or self.rank_of(peer_id) is Rank.OWN
 
     def has_use_beside(self, conn: Link, tag: str) -> bool:
         """Whether a connection is of any use but the one that this tag tells of."""
@@ -105,7 +106,7 @@ class ConnMgr:
     def _standing(self, conn: Link) -> Standing:
         use = _use(conn, self._protected.get(conn.remote_peer, ()))
         is_outbound = conn.direction == "outbound"
-        return Standing(use, self.is_own(conn.remote_peer), conn.useful_at, conn.crowd, is_outbound)
+        return Standing(use, self.rank_of(conn.remote_peer), conn.useful_at, conn.crowd, is_outbound)
 
     def to_let_go(self, conns: Sequence[Link], now: float) -> list[Link]:
         """The connections that nobody needs, the longest idle first."""
@@ -127,17 +128,18 @@ class ConnMgr:
     ) -> tuple[str, Link | None] | None:
         """What is full, and who gives way to `newcomer`, if anybody; None where there is room."""
         most = self._settings.max_connections
-        is_own = self.is_own(newcomer.remote_peer)
-        if not is_own and newcomer.direction == "inbound":
+        rank = self.rank_of(newcomer.remote_peer)
+        if rank is not Rank.OWN and newcomer.direction == "inbound":
             for network in newcomer.networks:
                 inside = [c for c in conns if c.direction == "inbound" and network in c.networks]
                 if len(inside) >= self.share(newcomer.remote_addr, network):
-                    victim = self._victim(network.text, inside, is_own, now)
+                    victim = self._victim(network.text, inside, rank, now)
                     return f"{network.text} has {len(inside)} connections", victim
-            most -= most // RESERVE
+            if rank is Rank.STRANGER:
+                most -= most // RESERVE
         if len(conns) < most:
             return None
-        return f"there are {len(conns)} connections", self._victim("", conns, is_own, now)
+        return f"there are {len(conns)} connections", self._victim("", conns, rank, now)
 
     def share(self, addr: Multiaddr, network: Network) -> int:
         """How many inbound connections the network of an address may have."""
@@ -147,14 +149,14 @@ class ConnMgr:
             return max(one, settings.max_connections // INNER_SHARE)
         return one * WIDER[network.width]
 
-    def _victim(self, where: str, conns: Sequence[Link], newcomer_is_own: bool, now: float) -> Link | None:
+    def _victim(self, where: str, conns: Sequence[Link], newcomer: Rank, now: float) -> Link | None:
         """The first to go of `conns`, all those of `where`, a network or the table ("")."""
-        key = where, newcomer_is_own
+        key = where, newcomer
         ranking = self._rankings.get(key)
         if ranking is not None and now < ranking.until and (victim := self._next(ranking)) is not None:
             return victim
         standings = [self._standing(conn) for conn in conns]
-        order = trimming.to_replace(standings, newcomer_is_own)
+        order = trimming.to_replace(standings, newcomer)
         self._rankings = {at: one for at, one in self._rankings.items() if now < one.until}
         ranking = _Ranking(now + RANKING_S, deque((conns[place], standings[place]) for place in order))
         self._rankings[key] = ranking
@@ -164,7 +166,7 @@ class ConnMgr:
         while ranking.order:
             conn, then = ranking.order.popleft()
             now = self._standing(conn)
-            if not conn.closed.done() and (now.use, now.is_own) <= (then.use, then.is_own):
+            if not conn.closed.done() and (now.use, now.rank) <= (then.use, then.rank):
                 return conn
         return None
 

@@ -49,7 +49,7 @@ class Holder(Protocol):
 
 
 class Limits:
-    """Of one node. `holders` and `is_own` are set by the swarm, whose business they are."""
+    """Of one node. `holders` and `is_own` (the owner's peers) are set by the swarm, who knows."""
 
     def __init__(
         self,

@@ -24,7 +24,7 @@ from p2pfwd.net.tasks import Tasks, log
 from p2pfwd.net.visits import Room, Turns, Visit, said
 from p2pfwd.policy.pace import Pace
 from p2pfwd.policy.service_bounds import HASTE, UNBOUNDED, Bounds
-from p2pfwd.policy.shares import Party
+from p2pfwd.policy.shares import Party, Rank, RankOf, a_stranger
 
 Work = Coroutine[Any, Any, None] | None
 Handler = Callable[[DuplexStream], Work]
@@ -66,8 +66,8 @@ class Services:
         on_offence: OnOffence = lambda _conn, _cause, _pays: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.is_own: Callable[[PeerId], bool] = lambda _peer: False
-        """For whom limits keep a reserve; set by the swarm."""
+        self.rank_of: RankOf = a_stranger
+        """Set by the swarm."""
         self.refusals = refusals if refusals is not None else Refusals()
         self._tasks = tasks
         self._on_offence = on_offence
@@ -91,10 +91,10 @@ class Services:
         label = service.bounds.label
         if label not in self._rooms:
             refuse = partial(self.refused, pays=service.bounds.pays)
-            self._rooms[label] = Room(service.bounds, self._turns, refuse, self._clock, self._has_reserve)
+            self._rooms[label] = Room(service.bounds, self._turns, refuse, self._clock, self._rank)
 
-    def _has_reserve(self, peer: PeerId) -> bool:
-        return self.is_own(peer)
+    def _rank(self, peer: PeerId) -> Rank:
+        return self.rank_of(peer)
 
     def reserve(self, name: str) -> None:
         """Keep a name for one of the node's own protocols, also while it is not served."""
@@ -182,7 +182,7 @@ class Services:
         if patience is None:
             patience = self._haste[conn] = Pace(HASTE, now)
         if not patience.take(now):
-            self._on_offence(conn, cause, pays and not self.is_own(stream.remote_peer))
+            self._on_offence(conn, cause, pays and self.rank_of(stream.remote_peer) is not Rank.OWN)
 
 
 async def _conversation(talk: Talk, visit: Visit) -> None:

@@ -50,6 +50,7 @@ from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import networks_of_host
 from p2pfwd.policy.paths import Way
+from p2pfwd.policy.shares import Rank
 from p2pfwd.policy.visible import place
 from p2pfwd.policy.waking import RUN_MESSAGES, Waking
 from p2pfwd.system.interfaces import Interfaces
@@ -152,10 +153,12 @@ class Swarm:
     def _join_limits(self) -> None:
         """Tell the limits whose the peers are, who holds what, and who comes and goes."""
         limits, connections = self.limits, self.connections
-        limits.is_own = self.connmgr.is_own = self.services.is_own = self.peerstore.has_reserve
+        limits.is_own = self.peerstore.is_chosen
+        self.connmgr.rank_of = self.services.rank_of = self.peerstore.rank
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
-        self.handshakes.own_hosts, self.handshakes.is_own = self._own_hosts, self.peerstore.has_reserve
+        self.handshakes.own_hosts = self._own_hosts
+        self.handshakes.is_own = lambda peer: self.peerstore.rank(peer) is not Rank.STRANGER
         connections.on_connected(lambda conn: limits.lanes.joined(conn.crowd))
         connections.on_disconnected(lambda conn: limits.lanes.left(conn.crowd))
         connections.on_disconnected(lambda _conn: self.memory.stir())

@@ -14,11 +14,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import RemoteProtocolError, ResourceLimitExceeded, TimedOut
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.policy.service_bounds import NO_BOUND, REQUESTS_PER_TURN, SLOWED_S, Bounds
-from p2pfwd.policy.shares import Held, Paced, Party, binds, giving_way
+from p2pfwd.policy.shares import Held, Paced, Party, Rank, RankOf, binds, giving_way
 
 T = TypeVar("T")
 
@@ -87,14 +86,14 @@ class Room:
         turns: Turns,
         refuse: Refuse,
         clock: Callable[[], float],
-        is_own: Callable[[PeerId], bool],
+        rank_of: RankOf,
     ) -> None:
         self.bounds = bounds
         self.held = Held(bounds.most)
         self.turns = turns
         self.refuse = refuse
         self.clock = clock
-        self._is_own = is_own
+        self._rank_of = rank_of
         self._visits: dict[Visit, None] = {}
         """Those that may have to give way."""
         self._opens = None if bounds.opens is None else Paced(bounds.opens)
@@ -105,7 +104,7 @@ class Room:
         label = self.bounds.label
         if self._opens is not None:
             whose = self._opens.empty(party, self.clock())
-            if binds(whose, party.peer, self._is_own):
+            if binds(whose, party.peer, self._rank_of):
                 self.refuse(stream, f"{label}-opens", hasty=whose == "peer")
                 return None
         if not self._has_place(party):
@@ -125,10 +124,11 @@ class Room:
     def _has_place(self, party: Party) -> bool:
         """Whether there is one for this peer, if need be because others give way."""
         while (whose := self.held.full(party)) is not None:
-            if not binds(whose, party.peer, self._is_own):
+            if not binds(whose, party.peer, self._rank_of):
                 return True
             order = giving_way(self._visits, party, whose, self.bounds.most, _waits_since)
-            victim = next((visit for visit in order if not self._is_own(visit.party.peer)), None)
+            strangers = (it for it in order if self._rank_of(it.party.peer) is Rank.STRANGER)
+            victim = next(strangers, None)
             if victim is None:
                 return False
             self.refuse(victim.stream, f"{self.bounds.label}-streams", hasty=False)
@@ -145,7 +145,7 @@ class Room:
     async def admit_request(self, visit: Visit) -> None:
         """Wait until a request may be answered. Raises ResourceLimitExceeded where that is too long."""
         if self._requests is not None:
-            alone = self._is_own(visit.party.peer)
+            alone = self._rank_of(visit.party.peer) is Rank.OWN
             wait_s, whose = self._requests.waits_s(visit.party, self.clock(), SLOWED_S, alone=alone)
             if wait_s or whose is not None:
                 self.refuse(visit.stream, f"{self.bounds.label}-requests", hasty=whose == "peer")

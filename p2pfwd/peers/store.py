@@ -26,6 +26,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.peers.claims import MAX_CLAIMED, STALE_S, Claims, KnownAddress
 from p2pfwd.policy.dial_plan import Candidate
 from p2pfwd.policy.provenance import Provenance, Standing, to_forget
+from p2pfwd.policy.shares import Rank
 
 MAX_PEERS: Final = 4096
 MAX_ADDRESSES_IN_ALL: Final = 32_768
@@ -49,7 +50,7 @@ MAX_SERVED: Final = 64
 """Peers remembered as served. Those that came first stay: strangers cannot push them out by being served."""
 
 SERVED_PROOF_S: Final = 3600.0
-"""Since a peer was served first until limits keep a reserve for it: floods are over by then, or noticed."""
+"""Since a peer was served first until it has `Rank.SERVED`: floods are over by then, or noticed."""
 
 
 _LEAST: Final = {
@@ -205,15 +206,13 @@ class Peerstore:
             entry.agent = agent
             self._changed(peer_id)
 
-    def has_reserve(self, peer_id: PeerId) -> bool:
-        """Whether limits keep a reserve for the peer when the node is full, and nothing else.
-
-        That is: chosen by the owner, or served for longer than a flood lasts, as a stranger may be.
-        """
+    def rank(self, peer_id: PeerId) -> Rank:
+        """Whose it is for limits. `SERVED`: served first longer ago than a flood lasts."""
         if self.is_chosen(peer_id):
-            return True
+            return Rank.OWN
         first, _ = self._served.get(peer_id, (inf, 0.0))
-        return peer_id in self._peers and self.clock() - first >= SERVED_PROOF_S
+        is_served = peer_id in self._peers and self.clock() - first >= SERVED_PROOF_S
+        return Rank.SERVED if is_served else Rank.STRANGER
 
     def is_chosen(self, peer_id: PeerId) -> bool:
         """Whether the peer is one of the owner's, by his own doing: what rights and trust go by.
@@ -469,9 +468,10 @@ class Peerstore:
 
     def reserved_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """Where a peer with a reserve is. What a stranger that was served tells of itself is not heard."""
-        if self.is_chosen(peer_id):
+        rank = self.rank(peer_id)
+        if rank is Rank.OWN:
             return self.addrs(peer_id)
-        known = self.known(peer_id) if self.has_reserve(peer_id) else []
+        known = self.known(peer_id) if rank is Rank.SERVED else []
         return [each.addr for each in known if each.provenance <= Provenance.PROVED]
 
     def tellable(self, peer_id: PeerId) -> list[Multiaddr]:

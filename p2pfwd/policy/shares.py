@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Final, Literal, Protocol, TypeVar
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -60,9 +61,33 @@ Account = tuple[Count, ...]
 """A peer's count, then those of its networks, the narrowest first."""
 
 
-def binds(whose: Whose | None, peer: PeerId, is_own: Callable[[PeerId], bool]) -> bool:
-    """Whether a share that is used up, if one is, binds this peer: of the owner's each has its own alone."""
-    return whose is not None and (whose == "peer" or not is_own(peer))
+class Rank(IntEnum):
+    """Whose a peer is, for a node that is full; the least gives way first."""
+
+    STRANGER = 0
+    SERVED = 1
+    """A stranger that was served long ago: other networks' floods do not keep it out."""
+    OWN = 2
+    """One of the owner's."""
+
+
+RankOf = Callable[[PeerId], Rank]
+
+
+def a_stranger(_peer: PeerId) -> Rank:
+    """The rank of everybody, where nobody knows better."""
+    return Rank.STRANGER
+
+
+def binds(whose: Whose | None, peer: PeerId, rank_of: RankOf) -> bool:
+    """Whether a share that is used up, if one is, binds this peer.
+
+    Of the owner's each has its own alone. Who was served has its network's too: to be served costs nothing.
+    """
+    if whose is None or whose == "peer":
+        return whose is not None
+    rank = rank_of(peer)
+    return rank is Rank.STRANGER or (whose == "network" and rank is Rank.SERVED)
 
 
 class Party:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from p2pfwd.policy.shares import Rank
+
 FEW: Final = 8
 """Connections of one crowd (a /24, a /56) that are nothing unusual. Beyond, it goes before others."""
 
@@ -34,8 +36,7 @@ class Standing:
     """One connection. Times are monotonic seconds."""
 
     use: Use
-    is_own: bool
-    """A peer of the owner's: named, kept, forwarded to, served before."""
+    rank: Rank
     useful_at: float
     """When it was last of use, or came up."""
     crowd: str
@@ -57,7 +58,7 @@ def to_trim(standings: Sequence[Standing], now: float, high: int, low: int, grac
         for place, standing in enumerate(standings)
         if standing.use is Use.NONE and now - standing.useful_at > grace_s
     ]
-    return sorted(idle, key=lambda place: _rank(standings[place], crowds))[: len(standings) - low]
+    return sorted(idle, key=lambda place: _order(standings[place], crowds))[: len(standings) - low]
 
 
 def to_let_go(standings: Sequence[Standing], now: float, idle_s: float) -> list[int]:
@@ -71,38 +72,41 @@ def to_let_go(standings: Sequence[Standing], now: float, idle_s: float) -> list[
         for place, standing in enumerate(standings)
         if standing.is_outbound
         and standing.use is Use.NONE
-        and not standing.is_own
+        and standing.rank is not Rank.OWN
         and now - standing.useful_at > idle_s
     ]
     return sorted(idle, key=lambda place: standings[place].useful_at)
 
 
-def to_replace(standings: Sequence[Standing], newcomer_is_own: bool) -> list[int]:
+def to_replace(standings: Sequence[Standing], newcomer: Rank) -> list[int]:
     """Who gives way to newcomers where all places are taken, one after the other; nobody: the newcomer does.
 
-    A stranger never replaces an own peer. Whoever has tunnels gives way only where its crowd has more than
-    `FEW`: thousands of identities with a silent tunnel each are one neighbourhood, honest users are not.
+    An own peer gives way to another alone, if it is of no use. Others that have tunnels, or were served, give
+    way to a stranger only where their crowd has more than `FEW`: thousands of identities with a silent tunnel
+    each are one neighbourhood, honest users are not. To an own peer they do in any case.
     """
     crowds = Counter(standing.crowd for standing in standings)
     left = Counter(crowds)
 
     def may_go(standing: Standing) -> bool:
         """Judged by how many of its crowd are left."""
-        if standing.is_own:
-            return newcomer_is_own and standing.use is Use.NONE
-        if standing.use is Use.TUNNELS:
-            return newcomer_is_own or left[standing.crowd] > FEW
-        return standing.use is not Use.KEPT
+        is_idle = standing.use is Use.NONE
+        if standing.use is Use.KEPT or standing.rank is Rank.OWN:
+            return is_idle and newcomer is Rank.OWN
+        if standing.use is not Use.TUNNELS and standing.rank is Rank.STRANGER:
+            return True
+        is_above = newcomer > standing.rank or (is_idle and newcomer is standing.rank)
+        return is_above or left[standing.crowd] > FEW
 
     candidates = [place for place, standing in enumerate(standings) if may_go(standing)]
     order = []
-    for place in sorted(candidates, key=lambda it: (standings[it].use, *_rank(standings[it], crowds))):
+    for place in sorted(candidates, key=lambda it: (standings[it].use, *_order(standings[it], crowds))):
         if may_go(standings[place]):
             order.append(place)
             left[standings[place].crowd] -= 1
     return order
 
 
-def _rank(standing: Standing, crowds: Counter[str]) -> tuple[bool, int, float]:
+def _order(standing: Standing, crowds: Counter[str]) -> tuple[Rank, int, float]:
     """Who goes first has the least."""
-    return standing.is_own, -max(FEW, crowds[standing.crowd]), standing.useful_at
+    return standing.rank, -max(FEW, crowds[standing.crowd]), standing.useful_at

@@ -591,7 +591,7 @@ async def test_a_stranger_s_dials_are_bounded_and_counted() -> None:
         store.note_served(it.a.peer_id)
         hour_later = store.clock() + SERVED_PROOF_S
         store.clock = lambda: hour_later
-        assert store.has_reserve(it.a.peer_id), "who has used a listen for long is bounded all the same"
+        assert store.rank(it.a.peer_id), "who has used a listen for long is bounded all the same"
         asked = [punch.may_dial(it.a.peer_id, addrs) for _ in range(10)]
         assert asked == [True] * 6 + [False] * 4
         assert it.b.swarm.refusals.counts["dcutr-dials"] == 8

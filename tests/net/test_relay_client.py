@@ -23,7 +23,7 @@ from p2pfwd.net.link.stream import Stream
 from p2pfwd.net.services import Service
 from p2pfwd.policy import service_bounds
 from p2pfwd.policy.pace import Rate
-from p2pfwd.policy.shares import Most, Rates
+from p2pfwd.policy.shares import Most, Rates, a_stranger
 from p2pfwd.protocols.relay_client import RelayClient
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire.circuit import (
@@ -579,7 +579,7 @@ async def test_a_live_circuit_gives_way_to_no_other(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(brought, "STOP", bounds)
     async with rig() as it, host() as another:
         await until(it.client.places)
-        it.target.swarm.services.is_own = lambda _peer: False
+        it.target.swarm.services.rank_of = a_stranger
         conn = await it.connect()
         with pytest.raises(DialFailed):
             await another.swarm.connect(it.target.peer_id, [it.circuit], only=True)

@@ -78,7 +78,7 @@ async def test_who_has_used_a_listen_for_an_hour_is_a_stranger_to_the_relay_all_
         home.peerstore.clock = lambda: now[0]
         home.peerstore.note_served(client.peer_id)
         now[0] += SERVED_PROOF_S
-        assert home.peerstore.has_reserve(client.peer_id)
+        assert home.peerstore.rank(client.peer_id)
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
         service.serve("anyone")
         assert (await reserve(link)).limit == LIMIT

@@ -65,7 +65,7 @@ class World:
         better = {each.addr for each in candidates if each.provenance < Provenance.HEARSAY}
         due = {dial.addr: dial.delay_s for dial in plan(candidates) if dial.addr in better}
         trusted = {addr for addr in ADDRS if self.store.is_trusted(peer, addr)}
-        standing = self.store.standing(peer), self.store.has_reserve(peer)
+        standing = self.store.standing(peer), self.store.rank(peer)
         return {each for each in candidates if each.addr in better}, due, trusted, standing
 
 

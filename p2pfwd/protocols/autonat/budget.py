@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.policy.service_bounds import AUTONAT_DIALS
-from p2pfwd.policy.shares import Paced, Party, binds
+from p2pfwd.policy.shares import Paced, Party, RankOf, binds
 
 
 class Budget:
     """Of one node."""
 
-    def __init__(self, refusals: Refusals, is_own: Callable[[PeerId], bool]) -> None:
-        """`is_own`: who is bound by its own share alone."""
+    def __init__(self, refusals: Refusals, rank_of: RankOf) -> None:
         self._dials = Paced(AUTONAT_DIALS)
         self._refusals = refusals
-        self._is_own = is_own
+        self._rank_of = rank_of
 
     def take(self, party: Party) -> bool:
         """Whether a request of this peer's may be answered with a dial; who asks too often is counted."""
-        if not binds(self._dials.empty(party, time.monotonic()), party.peer, self._is_own):
+        if not binds(self._dials.empty(party, time.monotonic()), party.peer, self._rank_of):
             return True
         self._refusals.note("autonat-dials", party.peer, "autonat: it asks for too many dials back")
         return False

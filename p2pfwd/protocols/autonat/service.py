@@ -95,7 +95,7 @@ class AutoNat:
         self._serving = False
         self._first = FirstClient(swarm, self._settings, rng or random.Random(), self._weigh)
         self._second = SecondClient(swarm)
-        budget = Budget(swarm.refusals, swarm.peerstore.has_reserve)
+        budget = Budget(swarm.refusals, swarm.peerstore.rank)
         for name in (autonat.PROTOCOL, autonat2.REQUEST, autonat2.BACK):
             swarm.services.reserve(name)
         self._servers = {

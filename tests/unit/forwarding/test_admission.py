@@ -13,7 +13,7 @@ from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.forwarding.admission import Admission, ListenAdmission
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
-from p2pfwd.policy.shares import Party
+from p2pfwd.policy.shares import Party, Rank
 from tests.unit.policy.test_shares import party as new_party
 
 party = cache(new_party)
@@ -24,11 +24,11 @@ class Node:
     def __init__(self, **limits: int) -> None:
         self.now = 0.0
         self.refused: list[tuple[str, bool]] = []
-        self.own: set[PeerId] = set()
+        self.ranks: dict[PeerId, Rank] = {}
         services: Any = SimpleNamespace(
             party=lambda conn: conn,
             refused=lambda stream, cause, *, hasty: self.refused.append((cause, hasty)),
-            is_own=lambda peer: peer in self.own,
+            rank_of=lambda peer: self.ranks.get(peer, Rank.STRANGER),
         )
         self.whole = Admission(services, ForwardingLimits(**limits), lambda: self.now)  # type: ignore[arg-type]
 
@@ -110,11 +110,26 @@ def test_tunnels_that_are_used_have_no_rate() -> None:
         listen.leave(party(1), used=True)
 
 
+def test_who_was_served_before_comes_in_past_other_networks_and_not_past_its_own() -> None:
+    """To be served takes a tunnel and an hour: that must not make a network's share larger."""
+    node = Node(max_streams_per_listener=64)
+    listen = node.listen()
+    served = [new_party(n, f"/ip4/192.0.2.1/tcp/{n}") for n in range(1, 9)]
+    node.ranks = {one.peer: Rank.SERVED for one in served}
+    assert sum(let_in(listen, one, 64) for one in served) == 40, "five eighths are a network's"
+    assert sum(let_in(listen, party(n), 12) for n in (20, 21)) == 24, "the rest is strangers'"
+    with pytest.raises(ResourceLimitExceeded):
+        listen.enter(stream(party(22)))
+    elsewhere = new_party(100, "/ip4/198.51.100.1/tcp/1")
+    node.ranks[elsewhere.peer] = Rank.SERVED
+    assert let_in(listen, elsewhere, 1) and not let_in(listen, served[0], 1)
+
+
 def test_the_owners_peers_are_bound_by_their_own_share_whatever_strangers_hold() -> None:
     # Strangers from three hundred networks, fifteen tunnels each, held all of a listen.
     node = Node(max_streams_per_listener=64, max_pending_targets=32)
     listen, own = node.listen(), new_party(200, "/ip4/192.0.2.1/tcp/1")
-    node.own.add(own.peer)
+    node.ranks[own.peer] = Rank.OWN
     assert sum(let_in(listen, party(number), 4) for number in range(16)) == 64
     assert let_in(listen, own, 40) == 32, "half of a listen is a peer's"
     for number in range(16):

@@ -23,6 +23,8 @@ from p2pfwd.forwarding.local_sockets import (
     PENALTY_S,
     SMALL_BYTES,
     STALLED_BYTES,
+    UNIX_PATIENCE_S,
+    UNIX_STANDING,
     LocalSockets,
 )
 from p2pfwd.net.refusals import Refusals
@@ -86,8 +88,8 @@ class Rig:
         self.looks += 1
         return TcpMemory(self.used, PRESSURE)
 
-    def take(self, entry: FakeEntry) -> bool:
-        with socket.socket() as sock:
+    def take(self, entry: FakeEntry, family: socket.AddressFamily = socket.AF_INET) -> bool:
+        with socket.socket(family) as sock:
             return self.it.take(sock, cast("Any", entry), 1, len(self.entries))
 
     async def look(self, times: int) -> list[int]:
@@ -109,6 +111,23 @@ async def test_what_stands_still_is_reset_while_memory_is_short() -> None:
     assert await rig.look(PATIENT - 6) == [], "not at once"
     assert await rig.look(4) == [0, 1, 2, 3, 4, 5]
     assert rig.refusals.counts["tcp-memory"] >= 6
+    rig.it.close()
+
+
+@in_virtual_time
+async def test_to_unix_sockets_so_many_stand_still_and_no_more() -> None:
+    """Their services' buffers are no TCP memory, and none that this end can bound."""
+    crowd = [FakeEntry(n) for n in range(UNIX_STANDING + 2)]
+    own = [FakeEntry(1000 + n, peer="own", host="9.9.9.9") for n in range(50)]
+    moving = [FakeEntry(2000 + n, step=MOVES_BYTES, host="9.9.9.9") for n in range(50)]
+    rig = Rig([*crowd, *own, *moving, FakeEntry(3000, host="9.9.9.9")], 0)
+    for entry in rig.entries:
+        assert rig.take(entry, socket.AF_UNIX)
+    assert await rig.look(int(UNIX_PATIENCE_S / LOOK_EVERY_S) - 2) == [], "not at once"
+    assert await rig.look(6) == [0, 1, 2], "of the network that has most, down to what may be"
+    assert rig.refusals.counts["unix-memory"] >= 3
+    rig.entries = rig.entries[3:]
+    assert await rig.look(50) == []
     rig.it.close()
 
 

@@ -15,6 +15,7 @@ from p2pfwd.net.link.conn import Conn
 from p2pfwd.net.settings import SwarmSettings
 from p2pfwd.policy import trimming
 from p2pfwd.policy.networks import crowd, networks
+from p2pfwd.policy.shares import Rank
 from tests.support.peers import peer
 
 NOW = 1000.0
@@ -101,7 +102,7 @@ def test_the_longest_idle_go_first_and_the_useful_stay() -> None:
     it.protect(peer(5), TUNNEL_TAG)
     everybody = [asked, protected, young, old, stranger_keeps_it_busy, older]
     assert it.to_trim(everybody, NOW) == [older, stranger_keeps_it_busy, old]
-    it.is_own = lambda one: one == peer(2)
+    it.rank_of = lambda one: Rank.OWN if one == peer(2) else Rank.STRANGER
     assert it.to_trim(everybody, NOW) == [stranger_keeps_it_busy, old, older]
     assert it.to_trim(everybody[:4], NOW) == [], "no more than the high-water mark"
 
@@ -131,8 +132,10 @@ def test_every_network_has_its_share(hosts: list[str], newcomer: str, room: bool
         assert full[1] is there[0], "the newcomer takes the place of one of its neighbours"
     dialed = conn(99, newcomer, direction="outbound")
     assert it.to_replace(there, dialed, NOW) is None, "what this node dials is free"
-    it.is_own = lambda one: one == peer(99)
+    it.rank_of = lambda one: Rank.OWN if one == peer(99) else Rank.STRANGER
     assert it.to_replace(there, conn(99, newcomer), NOW) is None, "so are own peers"
+    it.rank_of = lambda one: Rank.SERVED if one == peer(99) else Rank.STRANGER
+    assert it.to_replace(there, conn(99, newcomer), NOW) == full, "served before or not"
 
 
 def test_a_part_of_the_table_is_kept_for_own_peers() -> None:
@@ -140,8 +143,10 @@ def test_a_part_of_the_table_is_kept_for_own_peers() -> None:
     there = [conn(n, f"8.8.{n}.1", useful_at=n) for n in range(14)]
     assert it.to_replace(there[:13], conn(99, "9.9.9.9"), NOW) is None
     assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) == ("there are 14 connections", there[0])
-    it.is_own = lambda one: one == peer(99)
+    it.rank_of = lambda one: Rank.OWN if one == peer(99) else Rank.STRANGER
     assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) is None
+    it.rank_of = lambda one: Rank.SERVED if one == peer(99) else Rank.STRANGER
+    assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) is None, "and for who was served before"
     full = [*there, conn(14, "8.8.14.1"), conn(15, "8.8.15.1")]
     assert it.to_replace(full, conn(99, "9.9.9.9"), NOW) == ("there are 16 connections", there[0])
 

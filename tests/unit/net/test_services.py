@@ -17,7 +17,7 @@ from p2pfwd.net.tasks import Tasks
 from p2pfwd.net.visits import Turns, Visit
 from p2pfwd.policy.pace import Rate
 from p2pfwd.policy.service_bounds import HASTE, REQUESTS_PER_TURN, SLOWED_S, Bounds
-from p2pfwd.policy.shares import Most, Rates
+from p2pfwd.policy.shares import Most, Rank, Rates
 from tests.support.virtual_time import in_virtual_time
 
 WIDE = Most(all=1000, peer=1000, network=1000)
@@ -188,7 +188,7 @@ async def test_who_opens_too_fast_is_refused_and_who_does_not_stop_is_an_offende
 async def test_an_own_peer_pays_for_no_haste_nor_a_relay_for_others_nor_who_tries_a_dead_tunnel() -> None:
     house = House()
     own, relay, tunnels = Conn(1), Conn(2), Conn(3)
-    house.services.is_own = lambda one: one == own.remote_peer
+    house.services.rank_of = lambda one: Rank.OWN if one == own.remote_peer else Rank.STRANGER
     house.serve(handler=Stream.over, bounds=bounds(opens=rates(0.001, 1)))
     house.serve(
         name="/test/2", handler=Stream.over, bounds=bounds(label="else", opens=rates(0.001, 1), pays=False)
@@ -454,7 +454,7 @@ async def test_who_is_served_gives_way_to_nobody_nor_who_fills_its_own_share() -
 async def test_the_owners_peers_are_bound_by_their_own_share_alone_and_never_give_way() -> None:
     house = House()
     own = Conn(1, "/ip4/192.0.2.1/tcp/1")
-    house.services.is_own = lambda peer: peer == own.remote_peer
+    house.services.rank_of = lambda one: Rank.OWN if one == own.remote_peer else Rank.STRANGER
     wide, one = Rate(1e6, 1e6), Rate(0.001, 3)
     house.serve(
         talk=_asked,

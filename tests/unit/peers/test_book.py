@@ -194,7 +194,7 @@ def test_standing_is_kept_and_what_is_held_comes_back_with_its_grace(home: Path)
     clocks.mono += 60.0
 
     def second(store: Peerstore) -> None:
-        assert store.has_reserve(ALICE) and not store.has_reserve(BOB)
+        assert store.rank(ALICE) and not store.rank(BOB)
         assert store.known(ALICE) == [
             KnownAddress(addr(1), Provenance.PROVED, pytest.approx(60.0), pytest.approx(GRACE_S - 60)),
             KnownAddress(addr(2), Provenance.ITSELF, pytest.approx(60.0), pytest.approx(GRACE_S - 60)),

@@ -276,9 +276,9 @@ def test_ones_own_are_pinned_given_and_forwarded_to_and_not_whoever_came_or_was_
     it.store.note_forwarded(forwarded)
     everybody = (came, dialed, heard_of, named, given, forwarded, listed, peer(99))
     assert [who for who in everybody if it.store.is_chosen(who)] == [named, given, forwarded]
-    assert [who for who in everybody if it.store.has_reserve(who)] == [named, given, forwarded]
+    assert [who for who in everybody if it.store.rank(who)] == [named, given, forwarded]
     it.store.unpin(named, "named")
-    assert not it.store.is_chosen(named) and not it.store.has_reserve(named)
+    assert not it.store.is_chosen(named) and not it.store.rank(named)
 
 
 def test_who_is_disowned_is_known_as_well_as_others_would_be_and_what_pins_it_stays() -> None:
@@ -310,16 +310,16 @@ def test_who_was_served_has_a_reserve_an_hour_later_and_a_flood_of_others_takes_
     it = Watched()
     for number in range(MAX_SERVED):
         it.store.note_served(peer(number))
-    assert not it.store.has_reserve(peer(0))
+    assert not it.store.rank(peer(0))
     it.clock.now += SERVED_PROOF_S
-    assert it.store.has_reserve(peer(0)) and not it.store.is_chosen(peer(0))
+    assert it.store.rank(peer(0)) and not it.store.is_chosen(peer(0))
     it.store.note_served(peer(0))
     it.store.note_served(peer(1000))
     it.clock.now += STALE_S + 1
-    assert it.store.has_reserve(peer(0)) and not it.store.has_reserve(peer(1000))
+    assert it.store.rank(peer(0)) and not it.store.rank(peer(1000))
     it.store.note_served(peer(1000))
     it.clock.now += SERVED_PROOF_S
-    assert it.store.has_reserve(peer(1000)), "whoever was not seen for days has made room"
+    assert it.store.rank(peer(1000)), "whoever was not seen for days has made room"
 
 
 def test_with_a_reserve_ones_own_are_wherever_they_say_and_who_was_served_where_it_was_found() -> None:
@@ -341,7 +341,7 @@ def test_who_was_served_in_an_earlier_life_has_a_reserve_at_once() -> None:
     known = [KnownAddress(addr(1), ITSELF, 10.0, 10.0)]
     it.store.restore(ALICE, known, None, Standing.SERVED)
     it.store.restore(BOB, known, None, Standing.MET)
-    assert it.store.has_reserve(ALICE) and not it.store.has_reserve(BOB)
+    assert it.store.rank(ALICE) and not it.store.rank(BOB)
 
 
 def test_who_served_a_dht_is_remembered_until_it_serves_it_no_more() -> None:

@@ -6,7 +6,7 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.refusals import Refusals
 from p2pfwd.policy.service_bounds import AUTONAT_DIALS
-from p2pfwd.policy.shares import Party
+from p2pfwd.policy.shares import Party, Rank
 from p2pfwd.protocols.autonat.budget import Budget
 
 
@@ -17,7 +17,7 @@ def party(number: int) -> Party:
 
 def test_strangers_from_everywhere_leave_the_owners_peers_their_own_share() -> None:
     own, refusals = party(200), Refusals()
-    budget = Budget(refusals, lambda peer: peer == own.peer)
+    budget = Budget(refusals, lambda peer: Rank.OWN if peer == own.peer else Rank.STRANGER)
     asked = [budget.take(party(number)) for number in range(100)]
     assert sum(asked) == AUTONAT_DIALS.all.burst  # type: ignore[union-attr]
     assert [budget.take(own) for _ in range(6)] == [True] * 5 + [False]
