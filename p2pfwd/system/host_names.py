@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -17,6 +18,8 @@ from itertools import takewhile
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final, NamedTuple
+
+from p2pfwd.system.descriptors import reason
 
 MAX_LOOKUPS: Final = 16
 """Look-ups at one time: more than a start with all its bootstrap peers needs, and 16 idle stacks at worst."""
@@ -148,25 +151,50 @@ SYSTEM_NAMES: Final = HostNames()
 
 def no_name_server(host: str, resolv_conf: Path = RESOLV_CONF) -> str:
     """The clause for a name that nobody can be asked for."""
+    what = "names no name server by its IP address" if _named(resolv_conf) else "names no name server"
+    try:
+        resolv_conf.open("rb").close()
+    except FileNotFoundError:
+        pass  # as good as an empty one
+    except OSError as exc:
+        what = f"cannot be read: {reason(exc.errno)}"
     return (
-        f"{host} cannot be looked up, {resolv_conf} names no name server "
+        f"{host} cannot be looked up, {resolv_conf} {what} "
         "(add one there or in swarm.dns_servers, or give an IP address)"
     )
 
 
 def name_servers(resolv_conf: Path = RESOLV_CONF) -> list[str]:
-    """The name servers of a resolv.conf; none where there is no such file."""
-    lines = (line.split() for line in _lines(resolv_conf))
-    return [words[1] for words in lines if len(words) > 1 and words[0] == "nameserver"]
+    """The name servers of a resolv.conf; none where there is no such file.
+
+    Without those that are no IP addresses: the system leaves them out, too.
+    """
+    return list(filter(_is_address, _named(resolv_conf)))
+
+
+def _named(resolv_conf: Path) -> list[str]:
+    words = (line.split() for line in lines(resolv_conf))
+    return [rest[0] for first, *rest in filter(None, words) if first == "nameserver" and rest]
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def in_hosts_file(host: str, family: int = socket.AF_UNSPEC, path: Path = HOSTS_FILE) -> list[HostAddress]:
-    """The addresses of `host` in the hosts file, without asking anybody (hosts(5))."""
+    """The addresses of `host` in the hosts file, without asking anybody (hosts(5)).
+
+    A line without an address is left out.
+    """
     wanted = host.lower().rstrip(".")
     found: list[HostAddress] = []
-    for line in _lines(path):
+    for line in lines(path):
         address, *names = line.partition("#")[0].split() or [""]
-        if wanted in (name.lower() for name in names):
+        if wanted in (name.lower() for name in names) and _is_address(address):
             kind = socket.AF_INET6 if ":" in address else socket.AF_INET
             if family in (socket.AF_UNSPEC, kind):
                 found.append(HostAddress(kind, address))
@@ -175,7 +203,7 @@ def in_hosts_file(host: str, family: int = socket.AF_UNSPEC, path: Path = HOSTS_
 
 def asks_local_names_locally(path: Path = NSSWITCH_CONF) -> bool:
     """Whether NSS asks the local network, by mDNS, for names below `.local`, before any name server."""
-    for line in _lines(path):
+    for line in lines(path):
         database, _, modules = line.partition("#")[0].partition(":")
         if database.strip() == "hosts":
             before = takewhile(lambda module: module != "dns", modules.split())
@@ -183,7 +211,8 @@ def asks_local_names_locally(path: Path = NSSWITCH_CONF) -> bool:
     return False
 
 
-def _lines(path: Path) -> list[str]:
+def lines(path: Path) -> list[str]:
+    """Of a text file of the system's; bytes that are no text are replaced. None where it cannot be read."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(MAX_FILE_BYTES).splitlines()

@@ -19,6 +19,7 @@ from p2pfwd.system.host_names import (
     asks_local_names_locally,
     in_hosts_file,
     name_servers,
+    no_name_server,
 )
 from tests.support.loops import until
 
@@ -129,6 +130,16 @@ def test_without_a_name_server_the_clause_says_so_and_names_the_cure(
         asyncio.run(HostNames(failing(error), conf).find("nas"))
 
 
+def test_why_there_is_no_name_server_is_told(tmp_path: Path) -> None:
+    """One that is named by a name, and a file that cannot be read."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver router.lan\n")
+    assert f"nas cannot be looked up, {conf} names no name server by its IP address (" in no_name_server(
+        "nas", conf
+    )
+    assert f"{tmp_path} cannot be read: Is a directory (add one" in no_name_server("nas", tmp_path)
+
+
 def test_the_system_is_asked() -> None:
     found = asyncio.run(HostNames().find("127.0.0.1"))
     assert found == [HostAddress(socket.AF_INET, "127.0.0.1")]
@@ -169,6 +180,16 @@ def test_name_servers_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 192.0.2.1\noptions edns0\nnameserver fe80::1%eth0\nnameserver\n")
     assert name_servers(path) == ["192.0.2.1", "fe80::1%eth0"]
+
+
+def test_lines_of_the_systems_files_without_an_address_are_left_out_as_the_system_does(
+    tmp_path: Path,
+) -> None:
+    conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
+    conf.write_bytes(b"# \xff\nnameserver router.lan\nnameserver https://192.0.2.1/\nnameserver 192.0.2.2\n")
+    assert name_servers(conf) == ["192.0.2.2"]
+    hosts.write_text("router nas\n192.0.2.7 nas\n")
+    assert in_hosts_file("nas", path=hosts) == [HostAddress(socket.AF_INET, "192.0.2.7")]
 
 
 def test_a_thread_that_cannot_start_fails_its_name_now_and_not_later(monkeypatch: pytest.MonkeyPatch) -> None:
