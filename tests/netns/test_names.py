@@ -188,6 +188,24 @@ def test_a_name_server_that_does_not_answer_is_what_the_message_is_about(
         assert re.search("DNS: no (name server answers|answer) for home.example", said.stderr), said.stderr
 
 
+def test_a_look_up_by_a_silent_server_is_begun_anew_when_resolv_conf_names_another(
+    home: Path, wire: TwoMachines
+) -> None:
+    """The system's resolver would wait for the silent one for forty seconds."""
+    silent = "options timeout:20\nnameserver 127.0.0.1\n"
+    with (
+        wire.left.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as deaf,
+        name_server(wire.left, "127.0.0.2", home_example=[wire.right.address]),
+        scene(home, wire, resolv_conf=silent) as it,
+    ):
+        deaf.bind(("127.0.0.1", 53))
+        assert "DNS: no answer for home.example" in it.near.cli("ping", it.peer("home.example")).stderr
+        it.files.resolv_conf("nameserver 127.0.0.2\n")
+        assert f"/ip4/{wire.right.address}/tcp/4011" in it.near.ok(
+            "ping", "-n", "1", it.peer("home.example")
+        )
+
+
 def test_a_target_with_a_dead_first_address_costs_little_and_once(home: Path, wire: TwoMachines) -> None:
     """The hosts file has a silent address before the good one."""
     dead, good = "10.77.0.99", wire.right.address

@@ -99,6 +99,50 @@ def test_no_more_threads_than_the_bound_and_the_next_one_waits_for_room(hanging:
     asyncio.run(story())
 
 
+def test_who_asks_after_resolv_conf_has_changed_shares_no_look_up_from_before(tmp_path: Path) -> None:
+    """And who waits for that one is told that it was not answered."""
+    conf, read, free = tmp_path / "resolv.conf", list[str](), threading.Event()
+
+    def lookup(host: str, family: int) -> list[HostAddress]:
+        read.append(conf.read_text())
+        if "silent" in read[-1]:
+            assert free.wait(20)
+        return [GOOD]
+
+    async def story() -> None:
+        names = HostNames(lookup, conf)
+        conf.write_text("nameserver 192.0.2.1 # silent\n")
+        before = asyncio.create_task(names.find("nas", timeout_s=0.05))
+        await until(lambda: read)
+        conf.write_text("nameserver 192.0.2.2\n")
+        assert await names.find("nas") == [GOOD]
+        with pytest.raises(NameFailed, match=r"^no answer for nas within"):
+            await before
+
+    try:
+        asyncio.run(story())
+    finally:
+        free.set()
+
+
+def test_a_resolv_conf_that_changes_again_and_again_makes_a_bounded_number_of_threads(
+    hanging: Hanging, tmp_path: Path
+) -> None:
+    conf = tmp_path / "resolv.conf"
+
+    async def story() -> None:
+        names = HostNames(hanging, conf)
+        for size in range(2 * MAX_LOOKUPS):
+            conf.write_text("#" * size)
+            with pytest.raises(NameFailed, match="no answer for hangs"):
+                await names.find("hangs", timeout_s=0.001)
+        await until(lambda: len(hanging.begun) > MAX_LOOKUPS)
+        assert await names.find("good") == [GOOD], "a name that does not hang finds room"
+        assert hanging.begun == ["hangs"] * (MAX_LOOKUPS + 1) + ["good"]
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("error", "family", "said"),
     [
