@@ -406,7 +406,7 @@ class Swarm:
         conn = self._usable(peer_id, way)
         if conn is None:
             conn = await self._connect(peer_id, addrs, end, way)
-        if conn.liveness.is_stale and not await conn.liveness.prove():
+        if conn.liveness.is_stale and not await conn.liveness.prove(self._left_s(end)):
             conn = await self._connect(peer_id, addrs, end, way)
         deadline = end if end is not None else self._loop.time() + self.settings.stream_timeout_s
         if not conn.identified.done():  # once per connection; tells agent and protocols
