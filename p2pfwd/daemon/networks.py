@@ -1,8 +1,9 @@
 """Networks by profile: whom a node of the public network, of the local one, or of a private one meets.
 
-`profile` is a table in code, and pure. Rules: only `public` knows peers that are not its owner's; nothing
-of `lan` leaves the local network (SwarmSettings.local_only); `private` does not start without its key, so
-that a node never turns public by a missing file. LIBP2P_FORCE_PNET=1, go-libp2p's switch, refuses the rest.
+`profile` is a table in code, and pure. Rules: only `public` knows peers that are not its owner's; in `lan`
+nothing leaves the local network but for what its owner types (SwarmSettings.local_only); `private` does not
+start without its key, so that a node never turns public by a missing file. LIBP2P_FORCE_PNET=1, go-libp2p's
+switch, refuses the rest.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class NetworkProfile:
     mdns: bool
     """Whether to be found on, and to look at, the local segment unless a setting says otherwise."""
     local_only: bool
-    """Nothing is sent beyond the local network."""
+    """No peer beyond the local network is met, and none's name looked up there."""
     swarm_key: SwarmKey | None = None
 
     @property

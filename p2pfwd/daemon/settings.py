@@ -147,7 +147,7 @@ class Settings:
     network: Literal["public", "lan", "private"] = _key(
         "network",
         "public",
-        "Whom this node meets: public (the IPFS network), lan (its local network, which nothing leaves), "
+        "Whom this node meets: public (the IPFS network), lan (its local network alone), "
         "private (those who have the same swarm key).",
         _one_of("public", "lan", "private"),
     )

@@ -152,7 +152,7 @@ class Target:
         try:
             async with asyncio.timeout(timeout_s):
                 if sock is None:
-                    return await self._race(await self._resolved(timeout_s), failures)
+                    return await self._race(await self._resolved(timeout_s, failures), failures)
                 try:
                     places = self._places()
                 except P2PForwardError:  # its interface has gone since
@@ -203,13 +203,22 @@ class Target:
     def _places_of(self, hosts: Sequence[str]) -> tuple[_Place, ...]:
         return tuple(_Place(*numeric_sockaddr(host, self._port), host) for host in hosts)
 
-    async def _resolved(self, timeout_s: float) -> Sequence[_Place]:
+    async def _resolved(
+        self, timeout_s: float, failures: list[tuple[str, OSError]]
+    ) -> Sequence[_Place]:
+        """Of the name. `failures` gets those of its addresses whose interface is not there, or not told."""
         assert self.name is not None
         try:
             found = await SYSTEM_NAMES.find(self.name[0], self._family, min(timeout_s, LOOKUP_S))
-            return self._ordered(self._places_of([one.host for one in found]))
         except NameFailed as exc:
             raise TargetRefused(f"the name of the target {self.address} cannot be resolved: {exc}") from exc
+        places: list[_Place] = []
+        for one in found:
+            try:
+                places += self._places_of([one.host])
+            except OSError as exc:
+                failures.append((one.host, exc))
+        return self._ordered(tuple(places))
 
     def _ordered(self, places: tuple[_Place, ...]) -> Sequence[_Place]:
         if len(places) < 2 or time.monotonic() >= self._first_until:

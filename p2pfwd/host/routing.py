@@ -33,7 +33,7 @@ MOST_NEAR_S: Final = 20.0
 """How long a look-up listens on the local network where answers go on coming, and none is right."""
 
 ANSWER_WAIT_S: Final = ANSWER_INTERVAL_S + 1.0
-"""How long a look-up listens on the local network: who answered it just before waits a second."""
+"""How long a look-up listens on the local network: a peer that has just answered is silent for a second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -372,14 +372,13 @@ class Swarm:
     async def connect_by(self, peer_id: PeerId, way: Way, timeout_s: float) -> Link:
         """A connection that a tunnel may go over. Raises as `connect`, NoDirectPath."""
         found = self.connections.fitting(peer_id, way)
-        return found or await self._connect(peer_id, (), self._loop.time() + timeout_s, way)
+        return found or await self._connect(peer_id, self._loop.time() + timeout_s, way)
 
     async def open_stream(
         self,
         peer_id: PeerId,
         protocols: Sequence[str],
         *,
-        addrs: Iterable[Multiaddr] = (),
         timeout_s: float | None = None,
         confirm: bool = False,
         way: Way | None = None,
@@ -393,24 +392,23 @@ class Swarm:
         """
         end = None if timeout_s is None else self._loop.time() + timeout_s
         try:
-            return await self._open(peer_id, protocols, addrs, end, confirm, way)
+            return await self._open(peer_id, protocols, end, confirm, way)
         except ConnectionLost:  # nothing but the proposal was sent: it may be made anew
-            return await self._open(peer_id, protocols, addrs, end, confirm, way)
+            return await self._open(peer_id, protocols, end, confirm, way)
 
     async def _open(
         self,
         peer_id: PeerId,
         protocols: Sequence[str],
-        addrs: Iterable[Multiaddr],
         end: float | None,
         confirm: bool,
         way: Way | None,
     ) -> DuplexStream:
         conn = self._usable(peer_id, way)
         if conn is None:
-            conn = await self._connect(peer_id, addrs, end, way)
-        if conn.liveness.is_stale and not await conn.liveness.prove():
-            conn = await self._connect(peer_id, addrs, end, way)
+            conn = await self._connect(peer_id, end, way)
+        if conn.liveness.is_stale and not await conn.liveness.prove(self._left_s(end)):
+            conn = await self._connect(peer_id, end, way)
         deadline = end if end is not None else self._loop.time() + self.settings.stream_timeout_s
         if not conn.identified.done():  # once per connection; tells agent and protocols
             wait_s = max(0.0, min(IDENTIFY_WAIT_S, deadline - self._loop.time()))
@@ -422,11 +420,9 @@ class Swarm:
     def _usable(self, peer_id: PeerId, way: Way | None) -> Link | None:
         return self.connections.usable(peer_id) if way is None else self.connections.fitting(peer_id, way)
 
-    async def _connect(
-        self, peer_id: PeerId, addrs: Iterable[Multiaddr], end: float | None, way: Way | None
-    ) -> Link:
+    async def _connect(self, peer_id: PeerId, end: float | None, way: Way | None) -> Link:
         """A connection, one that `way` allows."""
-        conn = await self.connect(peer_id, addrs, timeout_s=self._left_s(end))
+        conn = await self.connect(peer_id, timeout_s=self._left_s(end))
         if way is None or way.fits(is_relayed=conn.is_relayed, is_limited=conn.limit is not None):
             return conn
         if way.wish == "relay" and not conn.is_relayed:

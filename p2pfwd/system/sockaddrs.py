@@ -40,10 +40,7 @@ def has_interface(zone: str) -> bool:
 
 
 def lacks_zone(host: str) -> str | None:
-    """What to say of a numeric host that is link-local and tells no interface; else None.
-
-    The kernel would only say "Invalid argument".
-    """
+    """What to say of a numeric host that is link-local and tells no interface; else None."""
     if ":" not in host or "%" in host or not ipaddress.IPv6Address(host).is_link_local:
         return None
     return f"{host} needs the interface it is behind, as {host}%eth0"
@@ -52,7 +49,7 @@ def lacks_zone(host: str) -> str | None:
 def sockaddr_of(endpoint: TcpEndpoint) -> tuple[int, Sockaddr]:
     """Family and socket address of a literal ip4 or ip6 endpoint.
 
-    Raises OSError (ENODEV) where its interface is not.
+    Raises OSError (ENODEV) where its interface is not, or not told: the kernel would say "Invalid argument".
     """
     return numeric_sockaddr(endpoint.host, endpoint.port)
 
@@ -61,6 +58,8 @@ def numeric_sockaddr(host: str, port: int) -> tuple[int, Sockaddr]:
     """Family and socket address of a numeric host, with `%zone` or without. Raises as `sockaddr_of`."""
     if ":" not in host:
         return int(socket.AF_INET), (host, port)
+    if (lacking := lacks_zone(host)) is not None:
+        raise OSError(errno.ENODEV, lacking)
     address, _, zone = host.partition("%")
     number = interface_number(zone) if zone else 0
     if number is None:

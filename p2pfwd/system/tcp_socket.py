@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 
 from p2pfwd.system.acceptor import BACKLOG, bind_failure
-from p2pfwd.system.sockaddrs import lacks_zone, numeric_sockaddr
+from p2pfwd.system.sockaddrs import numeric_sockaddr
 
 
 def listen(
@@ -27,8 +27,6 @@ def listen(
     say `where`.
     """
     try:
-        if (lacking := lacks_zone(host)) is not None:
-            raise OSError(errno.ENODEV, lacking)
         family, sockaddr = numeric_sockaddr(host, port)
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as exc:

@@ -100,7 +100,8 @@ async def stream_pair(**settings: Any) -> AsyncIterator[tuple[DuplexStream, Dupl
     """Both ends of one stream between two swarms: the opener's and the other."""
     async with swarm(**settings) as near, swarm(**settings) as far:
         taken = Taken(far)
-        stream = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, [TAKE])
         yield stream, await taken.get()
 
 

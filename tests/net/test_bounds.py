@@ -48,7 +48,8 @@ async def test_others_have_their_turn_while_one_read_of_a_flood_is_taken(flood: 
     assert callable(flood)
     async with swarm() as victim, swarm() as honest:
         victim.services.serve(Service(name=ECHO, handler=echo))
-        stream = await honest.open_stream(victim.peer_id, [ECHO], addrs=victim.listen_addrs())
+        await honest.connect(victim.peer_id, victim.listen_addrs())
+        stream = await honest.open_stream(victim.peer_id, [ECHO])
         await stream.write(b"ready")
         await stream.read()
         async with await RawPeer.dial(victim.listen_addrs()[0]) as peer:
@@ -75,7 +76,8 @@ async def test_however_small_the_turns_every_byte_arrives_in_order(
     sent = hashlib.sha256()
     async with swarm(security=(security,)) as near, swarm() as far:
         far.services.serve(Service(name=ECHO, handler=echo))
-        stream = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, [ECHO])
 
         async def write() -> None:
             for n in range(300):
@@ -97,7 +99,8 @@ async def test_bytes_that_wait_have_one_budget_and_the_heaviest_gives_way() -> N
     async with swarm() as victim, swarm() as honest:
         victim.limits.ledger.total = 4 * MB
         taken = Taken(victim)
-        kept = await honest.open_stream(victim.peer_id, [TAKE], addrs=victim.listen_addrs())
+        await honest.connect(victim.peer_id, victim.listen_addrs())
+        kept = await honest.open_stream(victim.peer_id, [TAKE])
         await kept.write(bytes(100_000))
         held = await taken.get()
         hello = HEADER + encode_token(TAKE)
@@ -125,10 +128,8 @@ async def test_a_stream_that_gave_way_is_reset_on_both_sides() -> None:
     async with swarm() as victim, swarm() as greedy:
         victim.limits.ledger.total = 300_000
         taken = Taken(victim)
-        streams = [
-            await greedy.open_stream(victim.peer_id, [TAKE], addrs=victim.listen_addrs(), confirm=True)
-            for _ in range(2)
-        ]
+        await greedy.connect(victim.peer_id, victim.listen_addrs())
+        streams = [await greedy.open_stream(victim.peer_id, [TAKE], confirm=True) for _ in range(2)]
         for stream in streams:
             for _ in range(4):  # a wide message that has come in part would hold more than all of this
                 await stream.write(bytes(50_000))
@@ -178,7 +179,8 @@ async def test_a_peer_that_reads_nothing_makes_us_hold_little() -> None:
 async def test_a_wide_message_that_never_ends_holds_one_buffer_and_what_is_none_ends_it() -> None:
     async with swarm(aes=True) as victim, swarm() as honest:
         victim.services.serve(Service(name=ECHO, handler=echo))
-        stream = await honest.open_stream(victim.peer_id, [ECHO], addrs=victim.listen_addrs())
+        await honest.connect(victim.peer_id, victim.listen_addrs())
+        stream = await honest.open_stream(victim.peer_id, [ECHO])
         peers = [await RawPeer.dial(victim.listen_addrs()[0], aes=True, wide=True) for _ in range(2)]
         conns = [await conn_with(victim, peer) for peer in peers]
         for peer in peers:

@@ -32,7 +32,8 @@ WIDE = MAX_WIDE_MESSAGE - TAG
 async def through(near: Swarm, far: Swarm) -> None:
     """A word there and back."""
     far.services.serve(Service(name=ECHO, handler=echo))
-    stream = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
+    await near.connect(far.peer_id, far.listen_addrs())
+    stream = await near.open_stream(far.peer_id, [ECHO])
     await stream.write(b"hello")
     stream.close_write()
     assert await read_all(stream) == b"hello"

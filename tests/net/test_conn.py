@@ -40,7 +40,8 @@ async def test_every_way_up_ends_in_a_connection_that_carries_streams(
         swarm(early_muxer=early[1]) as far,
     ):
         far.services.serve(Service(name=ECHO, handler=echo))
-        stream = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, [ECHO])
         await stream.write(b"hello")
         stream.close_write()
         assert await read_all(stream) == b"hello"
@@ -285,7 +286,8 @@ async def test_an_unread_stream_costs_its_window_and_others_keep_their_speed() -
     async with swarm() as near, swarm() as far:
         far.services.serve(Service(name=ECHO, handler=echo))
         taken = Taken(far)
-        stalled = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stalled = await near.open_stream(far.peer_id, [TAKE])
         unread = await taken.get()
         stuck = asyncio.ensure_future(stalled.write(BULK))
         lively = await near.open_stream(far.peer_id, [ECHO])

@@ -368,6 +368,25 @@ def test_when_all_addresses_fail_each_says_why(run: Run, monkeypatch: pytest.Mon
         )
 
 
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("fe80::1", "fe80::1 needs the interface it is behind, as fe80::1%eth0"),
+        ("fe80::1%wlan9", "this machine has no network interface wlan9"),
+    ],
+)
+def test_a_name_with_an_address_that_lacks_its_interface_says_so_and_goes_on_to_the_next(
+    run: Run, monkeypatch: pytest.MonkeyPatch, host: str, said: str
+) -> None:
+    named(monkeypatch, host)
+    error = failure(run, "/dns/app.lan/tcp/1")
+    assert type(error) is TargetRefused
+    assert error.message == f"the target /dns/app.lan/tcp/1 cannot be reached: {said}"
+    named(monkeypatch, host, "127.0.0.1")
+    with TcpServer(echo) as server:
+        assert run(connected(f"/dns/app.lan/tcp/{server.port}")) == b"hello"
+
+
 def test_at_the_deadline_each_address_says_what_it_did(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     named(monkeypatch, "127.0.0.2", "127.0.0.1")
     with FullBacklog() as silent:

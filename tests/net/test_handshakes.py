@@ -50,7 +50,8 @@ async def read_to_end(sock: socket.socket) -> bytes:
 async def serves(victim: Swarm) -> None:
     """An honest peer gets through."""
     async with swarm() as honest:
-        stream = await honest.open_stream(victim.peer_id, [ECHO], addrs=victim.listen_addrs())
+        await honest.connect(victim.peer_id, victim.listen_addrs())
+        stream = await honest.open_stream(victim.peer_id, [ECHO])
         await stream.write(b"ok")
         stream.close_write()
         assert await read_all(stream) == b"ok"

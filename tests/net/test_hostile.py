@@ -59,7 +59,8 @@ async def alive(peer: RawPeer, value: int = 77) -> None:
 async def serves_others(victim: Swarm) -> None:
     """An honest peer is served while, or after, another misbehaved."""
     async with swarm() as honest:
-        stream = await honest.open_stream(victim.peer_id, [ECHO], addrs=victim.listen_addrs())
+        await honest.connect(victim.peer_id, victim.listen_addrs())
+        stream = await honest.open_stream(victim.peer_id, [ECHO])
         await stream.write(b"still here?")
         stream.close_write()
         assert await read_all(stream) == b"still here?"

@@ -15,11 +15,13 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, PeerNotFound
 from p2pfwd.host.host import Host
+from p2pfwd.net.exchange import exchange
 from p2pfwd.net.name_servers import NameServers
 from p2pfwd.net.services import Service
 from p2pfwd.peers.store import GRACE_S
 from p2pfwd.protocols.kad import service
 from p2pfwd.protocols.kad.requests import ask
+from p2pfwd.wire.kad.codec import encode_request
 from p2pfwd.wire.kad.messages import (
     AddProvider,
     FindNode,
@@ -164,10 +166,10 @@ async def test_a_server_keeps_the_providers_that_others_announce() -> None:
         key = b"\x12\x20" + hashlib.sha256(b"a service").digest()
         provider = KadPeer(nodes[1].peer_id, tuple(nodes[1].host.swarm.listen_addrs()))
         conn = await nodes[1].host.swarm.connect(nodes[0].peer_id)
-        assert await ask(conn, PROTOCOL, AddProvider(key, (provider,)), 3) is None
+        async with exchange(conn, PROTOCOL, 3) as stream:
+            await stream.write_delimited(encode_request(AddProvider(key, (provider,))))
         asking = await nodes[2].host.swarm.connect(nodes[0].peer_id)
         found = await ask(asking, PROTOCOL, GetProviders(key), 3)
-        assert found is not None
         assert [one.peer_id for one in found.provider_peers] == [nodes[1].peer_id]
         assert set(found.provider_peers[0].addrs) == set(provider.addrs)
 
@@ -177,10 +179,8 @@ async def test_ping_public_keys_and_several_requests_on_one_stream_are_answered(
     async with network(2) as nodes:
         conn = await nodes[1].host.swarm.connect(nodes[0].peer_id)
         pong = await ask(conn, PROTOCOL, Ping(), 3)
-        assert pong is not None
         assert pong.type is MessageType.PING
         record = await ask(conn, PROTOCOL, GetValue(b"/pk/" + nodes[1].peer_id.to_bytes()), 3)
-        assert record is not None
         assert record.record is not None
         assert record.record.value == nodes[1].host.swarm.identity.public_key.to_protobuf()
 

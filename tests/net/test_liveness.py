@@ -180,7 +180,8 @@ async def test_small_writes_pass_a_bulk_transfer(no_keepalive: None) -> None:
     async with swarm() as near, swarm() as far:
         taken = Taken(far)
         far.services.serve(Service(name=ECHO, handler=echo))
-        bulk = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        bulk = await near.open_stream(far.peer_id, [TAKE])
         keys = await near.open_stream(far.peer_id, [ECHO])
         copying = asyncio.get_running_loop().create_task(bulk.write(BULK * 4))
         receiving = asyncio.get_running_loop().create_task(read_all(await taken.get()))

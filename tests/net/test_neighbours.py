@@ -32,7 +32,8 @@ async def _take(stream: DuplexStream) -> None:
 
 
 async def _upload(near: Swarm, far: Swarm) -> bytes:
-    stream = await near.open_stream(far.peer_id, [UP], addrs=far.listen_addrs())
+    await near.connect(far.peer_id, far.listen_addrs())
+    stream = await near.open_stream(far.peer_id, [UP])
     await stream.write(UPLOAD)
     stream.close_write()
     return await stream.read()

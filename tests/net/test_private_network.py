@@ -133,7 +133,8 @@ async def test_a_listener_serves_its_network_while_strangers_knock() -> None:
     async with swarm(psk=PSK) as listener, swarm(psk=PSK) as friend, swarm() as stranger:
         listener.services.serve(Service(name=ECHO, handler=echo))
         knocking = [failed(stranger, listener.peer_id, listener.listen_addrs()) for _ in range(3)]
-        stream = await friend.open_stream(listener.peer_id, [ECHO], addrs=listener.listen_addrs())
+        await friend.connect(listener.peer_id, listener.listen_addrs())
+        stream = await friend.open_stream(listener.peer_id, [ECHO])
         await asyncio.gather(*knocking)
         await stream.write(b"hello")
         stream.close_write()

@@ -503,7 +503,8 @@ async def test_what_is_over_is_freed_without_the_garbage_collector(how: str, *, 
         gc.disable()
         try:
             assert not ended_ones()
-            peer = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+            await near.connect(far.peer_id, far.listen_addrs())
+            peer = await near.open_stream(far.peer_id, [TAKE])
             pacing = Pacing(asyncio.get_running_loop())
             pacing.set_rates(1 << 20 if paced else 0, 0)
             await come_and_go(how, await taken.get(), peer, pacing if paced else None)

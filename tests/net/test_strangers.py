@@ -75,7 +75,8 @@ async def reading(peer: RawPeer) -> AsyncIterator[list[int]]:
 async def serves_others(node: Host) -> None:
     async with host() as honest:
         addrs = node.swarm.listen_addrs()
-        stream = await honest.swarm.open_stream(node.peer_id, [ECHO], addrs=addrs)
+        await honest.swarm.connect(node.peer_id, addrs)
+        stream = await honest.swarm.open_stream(node.peer_id, [ECHO])
         await stream.write(b"still here?")
         stream.close_write()
         assert await read_all(stream) == b"still here?"
@@ -296,10 +297,9 @@ async def test_tunnels_opened_and_reset_have_a_rate_and_tunnels_that_are_used_ha
         await until(lambda: not service.streams())
         await until(lambda: bool(resets))  # they may still be on their way
         async with host() as honest:
+            await honest.swarm.connect(node.peer_id, node.swarm.listen_addrs())
             for _ in range(120):
-                stream = await honest.swarm.open_stream(
-                    node.peer_id, ["/x/web"], addrs=node.swarm.listen_addrs()
-                )
+                stream = await honest.swarm.open_stream(node.peer_id, ["/x/web"])
                 await stream.write(b"x")
                 assert await stream.read() == b"x"
                 stream.close_write()

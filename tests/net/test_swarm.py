@@ -159,7 +159,8 @@ async def test_callbacks_tell_of_both_ends_of_a_connections_life() -> None:
 async def test_handlers_come_and_go_and_live_streams_stay() -> None:
     async with swarm() as near, swarm() as far:
         far.services.serve(Service(name=ECHO, handler=echo))
-        stream = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, [ECHO])
         far.services.withdraw(ECHO)
         far.services.withdraw(ECHO)
         with pytest.raises(ProtocolNotSupported):
@@ -175,7 +176,8 @@ async def test_a_prefix_serves_what_it_accepts_and_is_listed_bare() -> None:
             Service(name="/x/", is_prefix=True, accepts=lambda _, name: name != "/x/closed", handler=echo)
         )
         assert far.services.names() == ["/x/"]
-        stream = await near.open_stream(far.peer_id, ["/x/open"], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, ["/x/open"])
         assert stream.protocol == "/x/open"
         for refused in ("/x/closed", "/y/open", "/x"):
             with pytest.raises(ProtocolNotSupported):
@@ -186,7 +188,8 @@ async def test_a_prefix_serves_what_it_accepts_and_is_listed_bare() -> None:
 async def test_a_second_stream_of_a_served_protocol_does_not_wait() -> None:
     async with swarm() as near, swarm() as far:
         far.services.serve(Service(name=ECHO, handler=echo))
-        first = await near.open_stream(far.peer_id, [ECHO], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        first = await near.open_stream(far.peer_id, [ECHO])
         second = await near.open_stream(far.peer_id, [ECHO])
         assert (first.protocol, second.protocol) == (ECHO, None)
         third = await near.open_stream(far.peer_id, [ECHO], confirm=True)
@@ -209,7 +212,8 @@ async def test_a_handlers_defect_is_logged_and_resets_its_stream_only(
     async with swarm() as near, swarm() as far:
         far.services.serve(Service(name="/broken", handler=broken))
         far.services.serve(Service(name=ECHO, handler=echo))
-        stream = await near.open_stream(far.peer_id, ["/broken"], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, ["/broken"])
         with pytest.raises(Exception, match="reset"):
             await stream.read()
         other = await near.open_stream(far.peer_id, [ECHO])
@@ -309,7 +313,8 @@ async def test_the_end_closes_everything_and_says_so() -> None:
                 ended.append(stream)
 
         far.services.serve(Service(name=TAKE, handler=hold))
-        stream = await near.open_stream(far.peer_id, [TAKE], addrs=far.listen_addrs())
+        await near.connect(far.peer_id, far.listen_addrs())
+        stream = await near.open_stream(far.peer_id, [TAKE])
         addr = far.listen_addrs()[0]
         await serving.wait()
         await asyncio.gather(far.close(), far.close())

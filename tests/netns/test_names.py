@@ -20,6 +20,7 @@ from tests.netns.own_files import OwnFiles
 from tests.netns.two_machines import Machine, TwoMachines, Unavailable
 from tests.support import sockets
 from tests.support.daemon import Daemon
+from tests.support.fake_daemon import until
 from tests.support.fake_dns import FakeDns
 from tests.support.sockets import TcpServer
 
@@ -120,6 +121,22 @@ def test_without_name_servers_a_literal_address_works_and_a_name_says_dns(
         assert it.near.stderr.count("/dnsaddr/nobody.example cannot be used yet: DNS: ") == 1
 
 
+def test_a_resolv_conf_that_cannot_be_read_is_told_and_the_bootstrap_name_is_found_once_it_can(
+    home: Path, wire: TwoMachines
+) -> None:
+    """A name server by its name and a search domain that is none: once they ended the look-up for good."""
+    with (
+        name_server(wire.left, "127.0.0.2") as dns,
+        scene(home, wire, resolv_conf="nameserver router.lan\nsearch a..b\n") as it,
+    ):
+        assert f"/ip4/{wire.right.address}/tcp/4011" in it.near.ok("ping", "-n", "1", it.literal)
+        told = "_dnsaddr.nobody.example cannot be looked up, /etc/resolv.conf names no name server by its IP"
+        assert told in it.near.cli("doctor").stdout
+        it.files.resolv_conf("search a..b\nnameserver 127.0.0.2\n")
+        assert until(lambda: ("_dnsaddr.nobody.example.", "TXT") in dns.asked, 70)
+        assert "Traceback" not in it.near.stderr
+
+
 def test_the_hosts_file_and_the_search_domains_are_those_of_every_program(
     home: Path, wire: TwoMachines
 ) -> None:
@@ -169,6 +186,24 @@ def test_a_name_server_that_does_not_answer_is_what_the_message_is_about(
         assert "the peer did not answer" not in said.stderr
         said = it.near.cli("ping", "-n", "1", it.peer("home.example"))
         assert re.search("DNS: no (name server answers|answer) for home.example", said.stderr), said.stderr
+
+
+def test_a_look_up_by_a_silent_server_is_begun_anew_when_resolv_conf_names_another(
+    home: Path, wire: TwoMachines
+) -> None:
+    """The system's resolver would wait for the silent one for forty seconds."""
+    silent = "options timeout:20\nnameserver 127.0.0.1\n"
+    with (
+        wire.left.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as deaf,
+        name_server(wire.left, "127.0.0.2", home_example=[wire.right.address]),
+        scene(home, wire, resolv_conf=silent) as it,
+    ):
+        deaf.bind(("127.0.0.1", 53))
+        assert "DNS: no answer for home.example" in it.near.cli("ping", it.peer("home.example")).stderr
+        it.files.resolv_conf("nameserver 127.0.0.2\n")
+        assert f"/ip4/{wire.right.address}/tcp/4011" in it.near.ok(
+            "ping", "-n", "1", it.peer("home.example")
+        )
 
 
 def test_a_target_with_a_dead_first_address_costs_little_and_once(home: Path, wire: TwoMachines) -> None:

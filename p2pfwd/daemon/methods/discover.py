@@ -36,7 +36,7 @@ JOIN_S: Final = ASK_REST_S + 0.5
 """How long a network that has just come up is waited for: each question looks at the interfaces first."""
 
 AT_A_TIME: Final = 8
-"""Of them at the same time."""
+"""Peers that are connected to at the same time."""
 
 
 class Near:

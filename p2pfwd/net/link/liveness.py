@@ -168,15 +168,23 @@ class Liveness:
         """Whether it was, and has not answered yet: again would only give it more time."""
         return self._challenged
 
-    async def prove(self) -> bool:
-        """Whether the peer answers a ping in little time."""
+    async def prove(self, within_s: float | None = None) -> bool:
+        """Whether the peer answers a ping in little time; None: as long as that is.
+
+        Raises TimedOut where `within_s` was too short to tell.
+        """
         if self._waiting_since is None:
             self._waiting_since = self._monotonic()
+        limit_s = max(doubt.CHALLENGED_S, 3 * (self._session.rtt_s or 0.0))
+        wait_s = limit_s if within_s is None else min(limit_s, within_s)
         try:
-            await self.measure_rtt(max(doubt.CHALLENGED_S, 3 * (self._session.rtt_s or 0.0)))
+            await self.measure_rtt(wait_s)
         except P2PForwardError:
-            if not self._ended:
-                self._stand(Standing.DOUBTFUL)
+            if self._ended:
+                return False
+            if wait_s < limit_s:
+                raise
+            self._stand(Standing.DOUBTFUL)
             return False
         return True
 

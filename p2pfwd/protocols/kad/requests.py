@@ -18,21 +18,19 @@ from p2pfwd.wire.kad.codec import (
     encode_request,
     encode_response,
 )
-from p2pfwd.wire.kad.messages import AddProvider, Request, Response
+from p2pfwd.wire.kad.messages import Request, Response
 
 
 async def ask(
     conn: Link, protocol: str, request: Request, timeout_s: float, *, known: bool = False
-) -> Response | None:
-    """Send one request and read its response; None for the one request that has none.
+) -> Response:
+    """Send one request, of those that have a response, and read that.
 
     `known`: the peer lists the protocol. Raises TimeoutError, ProtocolNotSupported, RemoteProtocolError,
     StreamReset, ConnectionLost.
     """
     async with exchange(conn, protocol, timeout_s, known=known) as stream:
         await stream.write_delimited(encode_request(request))
-        if isinstance(request, AddProvider):
-            return None
         return decode_response(await stream.read_delimited(MAX_RESPONSE_BYTES), request)
 
 

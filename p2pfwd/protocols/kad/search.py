@@ -32,7 +32,7 @@ MAX_DIALED: Final = 16
 Try = Callable[[Sequence[Multiaddr]], Awaitable[bool]]
 """Dial these addresses of the peer sought; whether it was reached."""
 
-Answer = tuple[Link, Response | None]
+Answer = tuple[Link, Response]
 
 
 class Search:

@@ -249,7 +249,6 @@ class Dht:
             self.failed(peer)
             return
         conn, response = task.result()
-        assert response is not None
         self._answered(conn)
         via, local = self._swarm.place_of(conn), self._swarm.peer_id
         closer = passing_peers(response.closer_peers, self.scope, via, local=local)

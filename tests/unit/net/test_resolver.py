@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -292,6 +294,64 @@ def test_resolv_conf_is_read_anew_when_it_changes(tmp_path: Path) -> None:
     conf.unlink()
     with pytest.raises(PeerNotFound, match="names no name server"):
         asyncio.run(Resolver(resolv_conf=conf).resolve(Multiaddr.parse("/dnsaddr/nas.example")))
+
+
+# A name server by its name, a search domain that is none, bytes that are no text.
+BAD_LINES = [b"nameserver router.lan\n", b"search a..b\n", b"domain a..b\n", b"# \xe4\xff\n"]
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_line_of_resolv_conf_that_cannot_be_read_is_left_out(tmp_path: Path, line: bytes) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_bytes(line + b"nameserver 192.0.2.1\noptions timeout:1\n")
+    resolver = name_servers_module.NameServers(resolv_conf=conf)._resolver()
+    assert resolver.nameservers == ["192.0.2.1"] and resolver.timeout == 1
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+@pytest.mark.parametrize("text", ["/dnsaddr/nas.example", "/dns/nas.example/tcp/1"])
+def test_a_resolv_conf_that_cannot_be_read_fails_names_with_one_sentence_and_no_literal_address(
+    tmp_path: Path, line: bytes, text: str
+) -> None:
+    conf = tmp_path / "resolv.conf"
+    conf.write_bytes(line)
+
+    async def resolve(text: str) -> list[Multiaddr]:
+        return await Resolver(resolv_conf=conf).resolve(Multiaddr.parse(text), trusted=False)
+
+    said = rf"^DNS: .*nas\.example cannot be looked up, {conf} names no name server (by .* )?\(add one there"
+    with pytest.raises(PeerNotFound, match=said):
+        asyncio.run(resolve(text))
+    assert list(map(str, asyncio.run(resolve("/ip4/192.0.2.1/tcp/1")))) == ["/ip4/192.0.2.1/tcp/1"]
+
+
+def test_a_host_name_that_dns_does_not_allow_fails_names_with_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dnspython asks for this machine's own name, and takes it for one of DNS."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver 192.0.2.1\n")
+    monkeypatch.setattr(socket, "gethostname", lambda: "my..box")
+    with pytest.raises(PeerNotFound, match=r"^DNS: _dnsaddr\.nas\.example cannot be looked up: "):
+        asyncio.run(Resolver(resolv_conf=conf).resolve(Multiaddr.parse("/dnsaddr/nas.example")))
+
+
+def test_without_a_descriptor_to_read_dnspython_with_a_name_fails_and_is_found_later(
+    dns: FakeDns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoDescriptor:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "dns":
+                raise OSError(errno.EMFILE, "Too many open files", name)
+
+    with monkeypatch.context() as patched:
+        for name in [name for name in sys.modules if name.split(".")[0] == "dns"]:
+            patched.delitem(sys.modules, name)
+        patched.setattr(sys, "meta_path", [NoDescriptor, *sys.meta_path])
+        with pytest.raises(PeerNotFound, match=r"^DNS: four\.example cannot be looked up: this process"):
+            resolve(dns, "/dns4/four.example/tcp/1")
+    assert resolve(dns, "/dns4/four.example/tcp/1") == ["/ip4/192.0.2.1/tcp/1"]
 
 
 # --- the local network ----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from p2pfwd.system.host_names import (
     asks_local_names_locally,
     in_hosts_file,
     name_servers,
+    no_name_server,
 )
 from tests.support.loops import until
 
@@ -98,6 +99,50 @@ def test_no_more_threads_than_the_bound_and_the_next_one_waits_for_room(hanging:
     asyncio.run(story())
 
 
+def test_who_asks_after_resolv_conf_has_changed_shares_no_look_up_from_before(tmp_path: Path) -> None:
+    """And who waits for that one is told that it was not answered."""
+    conf, read, free = tmp_path / "resolv.conf", list[str](), threading.Event()
+
+    def lookup(host: str, family: int) -> list[HostAddress]:
+        read.append(conf.read_text())
+        if "silent" in read[-1]:
+            assert free.wait(20)
+        return [GOOD]
+
+    async def story() -> None:
+        names = HostNames(lookup, conf)
+        conf.write_text("nameserver 192.0.2.1 # silent\n")
+        before = asyncio.create_task(names.find("nas", timeout_s=0.05))
+        await until(lambda: read)
+        conf.write_text("nameserver 192.0.2.2\n")
+        assert await names.find("nas") == [GOOD]
+        with pytest.raises(NameFailed, match=r"^no answer for nas within"):
+            await before
+
+    try:
+        asyncio.run(story())
+    finally:
+        free.set()
+
+
+def test_a_resolv_conf_that_changes_again_and_again_makes_a_bounded_number_of_threads(
+    hanging: Hanging, tmp_path: Path
+) -> None:
+    conf = tmp_path / "resolv.conf"
+
+    async def story() -> None:
+        names = HostNames(hanging, conf)
+        for size in range(2 * MAX_LOOKUPS):
+            conf.write_text("#" * size)
+            with pytest.raises(NameFailed, match="no answer for hangs"):
+                await names.find("hangs", timeout_s=0.001)
+        await until(lambda: len(hanging.begun) > MAX_LOOKUPS)
+        assert await names.find("good") == [GOOD], "a name that does not hang finds room"
+        assert hanging.begun == ["hangs"] * (MAX_LOOKUPS + 1) + ["good"]
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(
     ("error", "family", "said"),
     [
@@ -127,6 +172,16 @@ def test_without_a_name_server_the_clause_says_so_and_names_the_cure(
     error = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
     with pytest.raises(NameFailed, match=r"names no name server \(add one there or .* give an IP address\)"):
         asyncio.run(HostNames(failing(error), conf).find("nas"))
+
+
+def test_why_there_is_no_name_server_is_told(tmp_path: Path) -> None:
+    """One that is named by a name, and a file that cannot be read."""
+    conf = tmp_path / "resolv.conf"
+    conf.write_text("nameserver router.lan\n")
+    assert f"nas cannot be looked up, {conf} names no name server by its IP address (" in no_name_server(
+        "nas", conf
+    )
+    assert f"{tmp_path} cannot be read: Is a directory (add one" in no_name_server("nas", tmp_path)
 
 
 def test_the_system_is_asked() -> None:
@@ -169,6 +224,16 @@ def test_name_servers_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 192.0.2.1\noptions edns0\nnameserver fe80::1%eth0\nnameserver\n")
     assert name_servers(path) == ["192.0.2.1", "fe80::1%eth0"]
+
+
+def test_lines_of_the_systems_files_without_an_address_are_left_out_as_the_system_does(
+    tmp_path: Path,
+) -> None:
+    conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
+    conf.write_bytes(b"# \xff\nnameserver router.lan\nnameserver https://192.0.2.1/\nnameserver 192.0.2.2\n")
+    assert name_servers(conf) == ["192.0.2.2"]
+    hosts.write_text("router nas\n192.0.2.7 nas\n")
+    assert in_hosts_file("nas", path=hosts) == [HostAddress(socket.AF_INET, "192.0.2.7")]
 
 
 def test_a_thread_that_cannot_start_fails_its_name_now_and_not_later(monkeypatch: pytest.MonkeyPatch) -> None:

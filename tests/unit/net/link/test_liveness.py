@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import pytest
+
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.errors import ConnectionLost
+from p2pfwd.errors import ConnectionLost, TimedOut
 from p2pfwd.net.link.liveness import Liveness
 from p2pfwd.policy import doubt
 from p2pfwd.wire.yamux.session import Session
@@ -305,3 +307,14 @@ async def test_prove_says_whether_the_peer_answers_in_little_time() -> None:
     assert not await line.liveness.prove() and line.doubts == [True]
     line.liveness.end(ConnectionLost("over"))
     assert not await asyncio.wait_for(line.liveness.prove(), 5)
+
+
+@in_virtual_time
+async def test_who_cannot_wait_for_the_proof_is_told_in_time_and_nothing_is_held_against_the_peer() -> None:
+    line = Line()
+    line.cut()
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(TimedOut):
+        await line.liveness.prove(within_s=0.2)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(0.2)
+    assert line.doubts == []
