@@ -51,6 +51,7 @@ class InviteMethods:
             command=f"p2pfwd join {token}",
             addresses=views.full_addresses(list(token.addrs), token.peer),
             notices=(*self._inviting.notices(invite, token), *notices.of_relays(self._node.relays)),
+            taken_ports=self._node.host.taken_ports,
         )
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.InviteLsResult:
