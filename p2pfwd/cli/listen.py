@@ -224,7 +224,7 @@ def _print(results: Sequence[ListenResult], allowed: Sequence[str]) -> None:
     if results[0].taken_ports and results[0].addresses:
         until = "the line above holds" if len(commands) == 1 else "the lines above hold"
         warn(*passing_addresses(results[0].taken_ports, f"{until} as long", "listen"))
-    for notice in results[0].notices:
+    for notice in {it.message: it for result in results for it in result.notices}.values():
         warn(notice.message, notice.hint)
     for result in results:
         if result.listener.access is not None:

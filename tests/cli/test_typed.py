@@ -188,6 +188,19 @@ def test_every_address_of_this_machine_is_warned_of_where_it_is_typed(pair: Pair
     assert other.cli("forward", "--no-check", "/x/web", "127.0.0.1:0", one.address).stderr == ""
 
 
+def test_a_target_that_stands_for_every_address_is_told_what_it_is_taken_for(pair: Pair) -> None:
+    one, _ = pair
+    with TcpServer(echo) as server:
+        said = one.cli("listen", "/x/near", str(server.port), "/x/any", f"0.0.0.0:{server.port}")
+        assert (said.returncode, said.stderr) == (
+            0,
+            "Warning: 0.0.0.0 is where to listen for all addresses; connecting to it reaches this machine\n"
+            f"hint: write 127.0.0.1:{server.port} for a service of this machine\n",
+        )
+        told = one.json("listen", "/x/six", f"[::]:{server.port}")["Notices"]
+    assert [(it["Code"], it["Hint"].split()[1]) for it in told] == [("any-address", f"[::1]:{server.port}")]
+
+
 # --- several in one command -----------------------------------------------------------------------
 
 
