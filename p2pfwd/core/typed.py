@@ -20,6 +20,8 @@ from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 
 _WRITE: Final = "write HOST:PORT, as 127.0.0.1:22, or a multiaddr, as /ip4/127.0.0.1/tcp/22"
 _WRITE_PEER: Final = "end it with the other side's peer ID, as /ip4/192.0.2.1/tcp/4002/p2p/12D3KooW…"
+_PRINTED: Final = "`p2pfwd id` on the other machine prints its ID"
+_ID_BEGINNINGS: Final = ("12D3KooW", "16Uiu2HA", "Qm")
 _TWO: Final = "these are two: give each as an argument of its own"
 
 _PORTS: Final = {
@@ -246,10 +248,9 @@ def parse_peer(text: str) -> tuple[PeerId | None, Multiaddr | None]:
             hint = "that is a protocol name, and a peer is asked: its ID, or an address that ends in /p2p/ID"
             raise InvalidMultiaddr(exc.message, hint=hint) from exc
         raise
+    check_peer_ids(addr, text)
     peer_id = addr.peer_id()
     if peer_id is not None:
-        if not peer_id.is_possible():
-            raise _invalid(text, _mistyped(peer_id), _WRITE_PEER)
         return peer_id, addr.without_peer_id() or None
     items = addr.components()
     if len(items) == 1 and items[0][0] == "dnsaddr":
@@ -273,9 +274,21 @@ def _bare_peer(text: str) -> PeerId:
     if not peer_id.is_possible():
         raise InvalidPeerId(
             f"{quoted(text)} is no peer ID: {_mistyped(peer_id)}",
-            hint="`p2pfwd id` on the other machine prints its ID",
+            hint=_PRINTED,
         )
     return peer_id
+
+
+def check_peer_ids(addr: Multiaddr, text: str) -> None:
+    """Raise InvalidMultiaddr where no key can have an ID in it, a relay's before /p2p-circuit too."""
+    for peer_id in addr.peer_ids():
+        if not peer_id.is_possible():
+            raise _invalid(text, _mistyped(peer_id), _PRINTED)
+
+
+def is_meant_as_peer_id(text: str) -> bool:
+    """Whether a text without a slash is an ID, or begins as one and is mistyped."""
+    return text.startswith(_ID_BEGINNINGS) or _is_peer(text)
 
 
 def _mistyped(peer_id: PeerId) -> str:

@@ -18,6 +18,8 @@ from tests.support.in_process import Pair, two_daemons
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly, refusing_port
 
 NOBODY = "12D3KooWGjMCzjmzGgxx2Lu4HUpfSxRHUAAN4hN9ckgjFnKoTtB7"
+SLIP = str(PeerId.from_bytes(PeerId.parse(NOBODY).to_bytes()[:-1] + b"\x02"))
+"""A whole ID that no key has."""
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +94,30 @@ def test_an_address_that_cannot_be_dialed_beside_one_that_works_is_said_and_does
 # --- peers that are none --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peer", ["12D3KooWnope", NOBODY[:-1], f"/ip4/127.0.0.1/tcp/1/p2p/{NOBODY[:-1]}"])
-def test_a_truncated_id_is_refused_as_mistyped_wherever_a_peer_is_asked(pair: Pair, peer: str) -> None:
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "12D3KooWnope",
+        NOBODY[:-1],
+        SLIP,
+        f"/ip4/127.0.0.1/tcp/1/p2p/{NOBODY[:-1]}",
+        f"/ip4/127.0.0.1/tcp/1/p2p/{SLIP}/p2p-circuit/p2p/{NOBODY}",
+    ],
+)
+def test_an_id_that_nobody_has_is_refused_as_mistyped_wherever_a_peer_is_asked(pair: Pair, peer: str) -> None:
     _, other = pair
+    before = other.json("access", "ls"), other.json("block", "ls")
     for words in (
+        ("allow", "/x/a", peer),
+        ("deny", "/x/a", peer),
+        ("block", peer),
+        ("unblock", peer),
+        ("listen", "/x/a", "9", "--allow", peer),
+        ("listen", "/x/a", "9", "--tell-denied", peer),
+        ("close", "-t", peer),
+        ("events", "--peer", peer),
+        ("doctor", peer),
+        ("peer", "rm", peer),
         ("forward", "/x/a", "0", peer),
         ("ping", peer),
         ("swarm", "connect", peer),
@@ -107,6 +129,7 @@ def test_a_truncated_id_is_refused_as_mistyped_wherever_a_peer_is_asked(pair: Pa
         result = other.cli(*words)
         assert result.returncode == 2 and "mistyped" in result.stderr, (words, result)
     assert other.ok("ls") == "" and other.ok("peer", "ls") == ""
+    assert (other.json("access", "ls"), other.json("block", "ls")) == before
 
 
 @pytest.mark.parametrize(

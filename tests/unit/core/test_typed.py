@@ -258,7 +258,16 @@ def test_a_truncated_id_is_mistyped(text: str, form: str) -> None:
         parse_peer(form.format(text))
 
 
-@pytest.mark.parametrize("form", ["{}", "/p2p/{}", "/ip4/1.2.3.4/tcp/1/p2p/{}"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        "/p2p/{}",
+        "/ip4/1.2.3.4/tcp/1/p2p/{}",
+        f"/ip4/1.2.3.4/tcp/1/p2p/{{}}/p2p-circuit/p2p/{ID}",
+        "/ip4/1.2.3.4/tcp/1/p2p/{}/p2p-circuit",
+    ],
+)
 def test_an_id_that_no_key_can_have_is_mistyped(form: str) -> None:
     slip = str(PeerId.from_bytes(PeerId.parse(ID).to_bytes()[:-1] + b"\x01"))
     assert not PeerId.parse(slip).is_possible(), "the vector: half of all slips are found"
