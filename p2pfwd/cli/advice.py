@@ -175,3 +175,17 @@ def next_step(protocol: str, listen_address: str) -> str:
     if "://" in _SERVICES[service]:
         where = where.replace("%", "%25")  # a zone in a URL (RFC 6874)
     return _SERVICES[service].format(host=host, port=port, name=name, endpoint=where)
+
+
+def passing_addresses(taken: Sequence[int], what: str, command: str) -> tuple[str, str]:
+    """The warning, and its hint, that `taken` ports of the settings were replaced until the restart.
+
+    `what` that means for what was printed by `command`.
+    """
+    ports = ", ".join(map(str, taken))
+    port, is_taken = ("port", "is") if len(taken) == 1 else ("ports", "are")
+    return (
+        f"{port} {ports} of this node's settings {is_taken} taken by another program, and it listens on "
+        f"another one until the daemon restarts: {what}",
+        f"free the port, or set swarm.listen to a free one, then p2pfwd shutdown and {command} again",
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.advice import passing_addresses
 from p2pfwd.cli.env import answer
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.network import (
@@ -120,6 +121,7 @@ def start(
                 "Serves": state.serves,
                 "Wrote": changes,
                 "OtherHubs": others,
+                "TakenPorts": addrs.taken_ports,
             }
         )
     else:
@@ -131,8 +133,7 @@ def start(
         talk(_secret(None if made is None else made.name))
     if state.reason is not None:
         warn(f"it is no relay yet: {state.reason}", "p2pfwd shutdown, then p2pfwd hub again")
-    if where is None and not _is_public(best):
-        _warn_of_the_address(best, addrs)
+    _warn_of_the_address(best, addrs, is_given=where is not None)
 
 
 def _prepare(
@@ -233,9 +234,14 @@ def _best(addrs: AddrsResult) -> Multiaddr:
     raise InvalidConfig("this node has no address at which others could reach it", hint="see swarm.listen")
 
 
-def _warn_of_the_address(best: Multiaddr, addrs: AddrsResult) -> None:
+def _warn_of_the_address(best: Multiaddr, addrs: AddrsResult, *, is_given: bool) -> None:
     from p2pfwd.core.multiaddrs import Multiaddr
 
+    if addrs.taken_ports:
+        until = f"{best} has to lead to that one" if is_given else "the line above holds as long"
+        warn(*passing_addresses(addrs.taken_ports, until, "hub"))
+    if is_given or _is_public(best):
+        return
     hint = "p2pfwd hub --address /ip4/<public address>/tcp/<port>, with that port forwarded to this machine"
     for text in addrs.observed:
         seen = Multiaddr.parse(text)

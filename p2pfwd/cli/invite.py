@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pfwd.cli.advice import passing_addresses
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.limits import parse_time
 from p2pfwd.cli.options import AsJson, Headers, NoStart, help_without_command, new_acting_group
@@ -89,6 +90,8 @@ def new(
     talk(f"  {result.command}")
     talk(_what_it_does(result.invite))
     talk(f"To take it back: p2pfwd invite revoke {result.invite.id}")
+    if result.taken_ports and result.addresses:
+        warn(*passing_addresses(result.taken_ports, "the addresses in the word above hold as long", "invite"))
     for notice in result.notices:
         warn(notice.message, notice.hint)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2pfwd.cli.access import warn_of_config
-from p2pfwd.cli.advice import close_listen_command, forward_command, forward_commands
+from p2pfwd.cli.advice import close_listen_command, forward_command, forward_commands, passing_addresses
 from p2pfwd.cli.exits import warn
 from p2pfwd.cli.foreground import hold, terminable, undone_if_interrupted, watch
 from p2pfwd.cli.limits import (
@@ -222,8 +222,9 @@ def _print(results: Sequence[ListenResult], allowed: Sequence[str]) -> None:
     stop = "; ".join(close_listen_command(listener.protocol) for listener in listeners)
     write(f"To stop sharing: {stop}")
     if results[0].taken_ports and results[0].addresses:
-        _warn_of_passing_addresses(results[0].taken_ports, len(commands))
-    for notice in results[0].notices:
+        until = "the line above holds" if len(commands) == 1 else "the lines above hold"
+        warn(*passing_addresses(results[0].taken_ports, f"{until} as long", "listen"))
+    for notice in {it.message: it for result in results for it in result.notices}.values():
         warn(notice.message, notice.hint)
     for result in results:
         if result.listener.access is not None:
@@ -273,14 +274,3 @@ def _where(result: ListenResult) -> str:
         return f"{short_address(target)}, which does not answer now"
     at = f" at {short_address(found)}" if found not in (None, target) else ""
     return f"{short_address(target)}, which answers{at}"
-
-
-def _warn_of_passing_addresses(taken: Sequence[int], lines: int) -> None:
-    ports = ", ".join(map(str, taken))
-    port, is_taken = ("port", "is") if len(taken) == 1 else ("ports", "are")
-    line = "line above holds" if lines == 1 else "lines above hold"
-    warn(
-        f"{port} {ports} of this node's settings {is_taken} taken by another program, and it listens on "
-        f"another one until the daemon restarts: the {line} as long",
-        "free the port, or set swarm.listen to a free one, then p2pfwd shutdown and listen again",
-    )

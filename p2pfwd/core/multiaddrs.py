@@ -104,6 +104,10 @@ class Multiaddr:
         parts = self._parts()
         return PeerId.from_bytes(parts[-1][1]) if parts and parts[-1][0] is _P2P else None
 
+    def peer_ids(self) -> tuple[PeerId, ...]:
+        """Every peer ID in it, those of relays too."""
+        return tuple(PeerId.from_bytes(value) for component, value in self._parts() if component is _P2P)
+
     def without_peer_id(self) -> Multiaddr:
         """The address without its trailing `/p2p/ID`; itself if there is none."""
         parts = self._parts()

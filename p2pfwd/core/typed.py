@@ -1,13 +1,15 @@
 """What people type or paste where an address or a peer is asked, into values; or what they should write.
 
 Rule: what can be meant in one way only is understood (`8080`, `http://127.0.0.1:8080/`, `unix:/run/app.sock`,
-`/run/app.sock`); for the rest the hint has the words to write. Blanks around it do not count.
+`/run/app.sock`, socat's `tcp:127.0.0.1:80`); for the rest the hint has the words to write. Blanks around it
+do not count.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 from typing import Final
 
 from p2pfwd.core import multiaddr_components as components
@@ -18,6 +20,8 @@ from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId
 
 _WRITE: Final = "write HOST:PORT, as 127.0.0.1:22, or a multiaddr, as /ip4/127.0.0.1/tcp/22"
 _WRITE_PEER: Final = "end it with the other side's peer ID, as /ip4/192.0.2.1/tcp/4002/p2p/12D3KooW…"
+_PRINTED: Final = "`p2pfwd id` on the other machine prints its ID"
+_ID_BEGINNINGS: Final = ("12D3KooW", "16Uiu2HA", "Qm")
 _TWO: Final = "these are two: give each as an argument of its own"
 
 _PORTS: Final = {
@@ -41,8 +45,14 @@ _PORTS: Final = {
 _NOT_TCP: Final = ("udp", "quic", "dns", "coap", "http+unix", "npipe", "file")
 
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
-_SSH_FORWARD: Final = re.compile(r"(?:(?:\[[^\]]*\]|[^:\[\]/]*):)?(\d+):(\[[^\]]+\]|[^:\[\]/]+):(\d+)")
+_SSH_TARGET: Final = r"((?:\[[^\]]+\]|[^:\[\]/]+):\d+|/.+)"
+_SSH_FORWARD: Final = re.compile(rf"(?:(?:\[[^\]]*\]|[^:\[\]/]*):)?(\d+):{_SSH_TARGET}")
+_SSH_SOCKET: Final = re.compile(rf"(/[^:]+):{_SSH_TARGET}")
 _PORT_PAIR: Final = re.compile(r"(\d+):(\d+)")
+_SOCAT_TCP: Final = re.compile(r"tcp[46]?(?:-connect)?:(.+:\d+)", re.IGNORECASE)
+_SOCAT_LISTEN: Final = re.compile(r"tcp[46]?-listen:(\d+)(?:,.*)?", re.IGNORECASE)
+_SOCAT_UDP: Final = re.compile(r"udp[46]?(?:-[a-z]+)?:.*:\d+", re.IGNORECASE)
+_UNIX: Final = re.compile(r"unix(?:-connect|-listen)?:(?://)?(.*)", re.IGNORECASE | re.DOTALL)
 _SOCKET_NAME: Final = re.compile(r"/(?:[^/]+\.(?:sock|socket)|\.s\.[^/]+)$")
 
 
@@ -51,7 +61,7 @@ _SOCKET_NAME: Final = re.compile(r"/(?:[^/]+\.(?:sock|socket)|\.s\.[^/]+)$")
 
 def parse_endpoint(text: str) -> Multiaddr:
     """A multiaddr, or one of the short forms `HOST:PORT`, `[IPv6]:PORT`, `:PORT`, `PORT`, a URL without a
-    path, `unix:PATH`, or the path of a socket.
+    path, `unix:PATH`, `tcp:HOST:PORT`, or the path of a socket.
 
     InvalidMultiaddr otherwise. Without a host, and for `localhost`, the host is 127.0.0.1; another name
     becomes `/dns/name`.
@@ -65,12 +75,19 @@ def parse_target(text: str) -> tuple[Multiaddr, bool]:
     text = text.strip()
     if text.startswith("/"):
         return _visible(text, _multiaddr(text)), False
-    if text.lower().startswith("unix:"):
-        return _visible(text, _unix(text)), False
+    if (found := _UNIX.fullmatch(text)) is not None:
+        return _visible(text, _unix(text, found[1])), False
     if (url := _URL.fullmatch(text)) is not None:
         return _host_port(_from_url(text, *url.groups()), text)
+    if (found := _SOCAT_TCP.fullmatch(text)) is not None:
+        text = found[1]
+    if (found := _SOCAT_LISTEN.fullmatch(text)) is not None:
+        every = f"0.0.0.0:{found[1]} for every address of this machine"
+        raise _invalid(text, "it is a word of socat", f"write {found[1]} for 127.0.0.1, or {every}")
+    if _SOCAT_UDP.fullmatch(text) is not None:
+        raise _invalid(text, "udp is not TCP, which is all that is carried", _WRITE)
     if (found := _SSH_FORWARD.fullmatch(text)) is not None:
-        raise _ssh_habit(text, found[1], f"{found[2]}:{found[3]}")
+        raise _ssh_habit(text, found[1], found[2])
     if (found := _PORT_PAIR.fullmatch(text)) is not None:
         raise _ssh_habit(text, found[1], found[2])
     if _is_peer(text):
@@ -99,6 +116,8 @@ def _multiaddr(text: str) -> Multiaddr:
             hint = _TWO
         elif first in components.BY_NAME or not first:
             raise
+        elif (found := _SSH_SOCKET.fullmatch(text)) is not None:
+            raise _ssh_habit(text, found[1], found[2]) from exc
         elif _SOCKET_NAME.search(text):
             return Multiaddr.parse(f"/unix{text}")
         else:
@@ -106,9 +125,7 @@ def _multiaddr(text: str) -> Multiaddr:
         raise InvalidMultiaddr(exc.message, hint=hint) from exc
 
 
-def _unix(text: str) -> Multiaddr:
-    path = text[len("unix:") :]
-    path = path.removeprefix("//") if path.startswith("//") else path
+def _unix(text: str, path: str) -> Multiaddr:
     if not path.startswith("/"):
         raise _invalid(text, "a socket's path begins with a slash", f"write /unix/run/app.sock for {text}")
     return Multiaddr.parse(f"/unix{path}")
@@ -131,12 +148,14 @@ def _from_url(text: str, scheme: str, authority: str, rest: str) -> str:
     return bare
 
 
-def _ssh_habit(text: str, port: str, target: str) -> InvalidMultiaddr:
+def _ssh_habit(text: str, listen: str, target: str) -> InvalidMultiaddr:
+    """`listen` and `target`: a port or HOST:PORT, or the path of a socket."""
+    listen, target = (shlex.quote(f"/unix{it}") if it.startswith("/") else it for it in (listen, target))
     return _invalid(
         text,
         "it is two addresses, as ssh -L takes them, and here each is told to its own machine",
         f"where the service is: p2pfwd listen /x/NAME {target}; "
-        f"on the other machine: p2pfwd forward /x/NAME {port} PEER",
+        f"on the other machine: p2pfwd forward /x/NAME {listen} PEER",
     )
 
 
@@ -229,10 +248,9 @@ def parse_peer(text: str) -> tuple[PeerId | None, Multiaddr | None]:
             hint = "that is a protocol name, and a peer is asked: its ID, or an address that ends in /p2p/ID"
             raise InvalidMultiaddr(exc.message, hint=hint) from exc
         raise
+    check_peer_ids(addr, text)
     peer_id = addr.peer_id()
     if peer_id is not None:
-        if not peer_id.is_possible():
-            raise _invalid(text, _mistyped(peer_id), _WRITE_PEER)
         return peer_id, addr.without_peer_id() or None
     items = addr.components()
     if len(items) == 1 and items[0][0] == "dnsaddr":
@@ -256,9 +274,21 @@ def _bare_peer(text: str) -> PeerId:
     if not peer_id.is_possible():
         raise InvalidPeerId(
             f"{quoted(text)} is no peer ID: {_mistyped(peer_id)}",
-            hint="`p2pfwd id` on the other machine prints its ID",
+            hint=_PRINTED,
         )
     return peer_id
+
+
+def check_peer_ids(addr: Multiaddr, text: str) -> None:
+    """Raise InvalidMultiaddr where no key can have an ID in it, a relay's before /p2p-circuit too."""
+    for peer_id in addr.peer_ids():
+        if not peer_id.is_possible():
+            raise _invalid(text, _mistyped(peer_id), _PRINTED)
+
+
+def is_meant_as_peer_id(text: str) -> bool:
+    """Whether a text without a slash is an ID, or begins as one and is mistyped."""
+    return text.startswith(_ID_BEGINNINGS) or _is_peer(text)
 
 
 def _mistyped(peer_id: PeerId) -> str:

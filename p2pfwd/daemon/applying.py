@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from p2pfwd.core.terms import ListenTerms
+from p2pfwd.daemon import notices
 from p2pfwd.daemon.declared import Declared, read_all, without_ended
 from p2pfwd.daemon.plan import Plan, State, plan, skipped, told
 from p2pfwd.daemon.tables import parse
@@ -29,11 +30,11 @@ from p2pfwd.rpc.setup_values import ApplyResult, ExportResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from p2pfwd.core.peer_id import PeerId
     from p2pfwd.daemon.access import AccessControl
     from p2pfwd.daemon.peering import Peering
     from p2pfwd.daemon.tunnels import Tunnels
     from p2pfwd.forwarding.service import Forwarding
+    from p2pfwd.net.swarm import Swarm
     from p2pfwd.peers.named import NamedPeer
     from p2pfwd.policy.access import Rule
     from p2pfwd.state.tunnel_file import Key
@@ -50,7 +51,7 @@ class Applying:
         access: AccessControl,
         peering: Peering,
         forwarding: Forwarding,
-        own_id: PeerId,
+        swarm: Swarm,
     ) -> None:
         self.declared = Declared()
         """What config.toml declares, as it was read last."""
@@ -62,7 +63,7 @@ class Applying:
         self._access = access
         self._peering = peering
         self._forwarding = forwarding
-        self._own_id = own_id
+        self._swarm = swarm
 
     def export(self) -> ExportResult:
         """Everything that is there tomorrow."""
@@ -89,14 +90,14 @@ class Applying:
                 self._refuse_held(found, wanted)
                 if not dry_run:
                     await to_its_end(asyncio.create_task(self._carry_out(found)))
-            notes, changes = (*found.notes, *over), found.changes()
+            notes, changes = (*found.notes, *over, *self.of_addresses(found)), found.changes()
             if not dry_run:
                 notes += self.not_well((*found.tunnels.changed, *found.tunnels.added))
                 self.on_changed(f"{name} was applied", told(changes))
             return ApplyResult(changes, found.unchanged, notes, dry_run, skipped(wanted))
 
     def _read(self, text: str, name: str) -> Declared:
-        return read_all(parse(text, name), self._peering.names, self._own_id)
+        return read_all(parse(text, name), self._peering.names, self._swarm.peer_id)
 
     def check_names(self, wanted: Declared) -> None:
         """Raises InvalidConfig for a listen whose name this node serves itself."""
@@ -117,6 +118,15 @@ class Applying:
             for it in wanted
             if it.state not in (READY, UNKNOWN)
         )
+
+    def of_addresses(self, found: Plan) -> list[str]:
+        """What is told of the addresses of new tunnels where they are typed."""
+        wanted = [found.after.tunnels[key] for key in (*found.tunnels.changed, *found.tunnels.added)]
+        return [
+            f"{' '.join(it.key)}: {notice.message}; {notice.hint}"
+            for it in wanted
+            for notice in notices.of_tunnel(it.direction, it.address, self._swarm.own_addresses)
+        ]
 
     def _state(self) -> State:
         table = self._access.table

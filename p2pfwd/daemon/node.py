@@ -113,7 +113,7 @@ class Running:
         bootstrap.book_loaded, bootstrap.near = self.peering.book_loaded, self.near.peers
         self.near.on_found(self._found_near)
         self.mapping = _port_mapping(host) if mapping_enabled(settings, network) else None
-        self.applying = Applying(self.tunnels, self.access, self.peering, self.forwarding, host.peer_id)
+        self.applying = Applying(self.tunnels, self.access, self.peering, self.forwarding, host.swarm)
         self.reloading = Reloading(
             paths.config_file,
             self.applying,

@@ -133,6 +133,7 @@ class Reloading:
         keys = _changed(self._settings, found.settings)
         notes += await to_its_end(asyncio.create_task(self._put_in_force(declared, found.settings)))
         settings, restart = self._set(keys, found.settings)
+        notes += self._applying.of_addresses(changes)
         notes += self._applying.not_well(list(declared.tunnels))
         for note in notes:
             log.warning("%s", note)

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 READY = "Daemon is ready"
 
-WRITTEN_AT = 1_767_225_600
-"""2026-01-01 in Unix time: no clock that is earlier can be right."""
-
 
 def main(paths: Paths, overrides: Mapping[str, Any] | None = None) -> int:
     """Run the daemon in this process until it is stopped; the exit status.
@@ -180,14 +177,24 @@ def _tell_watchdog(
 
 
 def warn_of_the_clock(now: float) -> None:
-    """Log what does not work while the clock, which says `now`, is not set yet."""
-    if now < WRITTEN_AT:
-        import logging
+    """Log what does not work, or is lost, while the clock, which says `now`, is far behind or ahead."""
+    import logging
 
-        logging.getLogger("p2pfwd.daemon").warning(
+    from p2pfwd.system.clock_sync import EARLIEST, LATE
+
+    log = logging.getLogger("p2pfwd.daemon")
+    day = time.strftime("%Y-%m-%d", time.gmtime(now))
+    if now < EARLIEST:
+        log.warning(
             "the clock of this machine says %s, which cannot be: until it is set, peers that speak TLS alone "
             "are refused, and the ages in the address book are wrong",
-            time.strftime("%Y-%m-%d", time.gmtime(now)),
+            day,
+        )
+    elif now >= LATE:
+        log.warning(
+            "the clock of this machine says %s, which can hardly be: what --expires has ended by it is gone, "
+            "and does not come back when it is set",
+            day,
         )
 
 

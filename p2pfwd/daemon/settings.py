@@ -89,7 +89,7 @@ def _relays(value: tuple[str, ...]) -> str | None:
             read_token(token) if mark else None
         except UsageError:
             return f"without a token or with a whole one, and what follows {text}# is none"
-        if re.fullmatch(r"[\w.-]+", text):  # a name, or a bare ID: who has it may change
+        if re.fullmatch(r"[A-Za-z][\w.-]{0,31}", text):  # a name, shorter than any ID: who has it may change
             continue
         try:
             peer_id, address = parse_peer(text)

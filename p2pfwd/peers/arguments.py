@@ -8,7 +8,7 @@ from typing import Protocol
 from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.core.quoting import quoted
-from p2pfwd.core.typed import parse_endpoint, parse_peer
+from p2pfwd.core.typed import check_peer_ids, is_meant_as_peer_id, parse_endpoint, parse_peer
 from p2pfwd.errors import InvalidMultiaddr, InvalidPeerId, PeerNotFound, UsageError
 from p2pfwd.peers.named import NamedPeer, is_name
 
@@ -114,13 +114,12 @@ async def _peer_behind(address: Multiaddr, resolve: Resolve) -> PeerId:
 def read_filter(text: str, names: Names) -> Multiaddr:
     """An address given to select listeners: a multiaddr, a shorthand, a peer ID in any text form, a name.
 
-    Raises InvalidMultiaddr.
+    Raises InvalidMultiaddr, InvalidPeerId.
     """
     if (named := names.find(text)) is not None:
         return Multiaddr.parse(f"/p2p/{named.peer_id}")
-    if not text.startswith("/") and ":" not in text:
-        try:
-            return Multiaddr.parse(f"/p2p/{PeerId.parse(text)}")
-        except InvalidPeerId:
-            pass  # then it is an address, or an error that speaks of addresses
-    return parse_endpoint(text)
+    if ":" not in text and is_meant_as_peer_id(text):
+        return Multiaddr.parse(f"/p2p/{parse_peer(text)[0]}")
+    address = parse_endpoint(text)
+    check_peer_ids(address, text)
+    return address

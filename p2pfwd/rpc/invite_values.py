@@ -43,6 +43,7 @@ class InviteNewResult(Message):
     command: str  # for the other machine
     addresses: tuple[str, ...]  # that are in it, each ending in /p2p/<self>
     notices: tuple[Notice, ...] = ()
+    taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 
 @message

@@ -40,11 +40,12 @@ class Paths(NamedTuple):
     def resolve(cls, home: str | None, env: Mapping[str, str]) -> Paths:
         """The paths for `home` (`--home`), else `P2PFWD_HOME` of `env`, else the user's XDG directories.
 
-        An empty string counts as absent. Raises UsageError for a home that is not UTF-8 text.
+        An empty string counts as absent. Raises UsageError for a home that is not UTF-8 text, or begins with
+        a ~ that stands for no directory.
         """
         chosen = home or env.get(HOME_VARIABLE)
         if chosen:
-            return cls._under(Path(os.path.abspath(os.path.expanduser(_utf8(chosen)))))
+            return cls._under(Path(os.path.abspath(_expanded(_utf8(chosen)))))
         return cls._xdg(env)
 
     @classmethod
@@ -172,6 +173,21 @@ def _is_own_directory(path: str) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid()
+
+
+def _expanded(path: str) -> str:
+    """With the directory that a ~ stands for; none is made that has it for its name. Raises UsageError."""
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        user = found.partition("/")[0][1:]
+        without = f"the system knows no user {user}"
+        if not user:
+            without = f"HOME is not set, and the system knows no user with the uid {os.geteuid()}"
+        raise UsageError(
+            f"home directory {found}: {without}",
+            hint=f"set {HOME_VARIABLE} (or --home) to a path that begins with /",
+        )
+    return found
 
 
 def _utf8(path: str) -> str:

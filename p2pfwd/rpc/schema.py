@@ -204,6 +204,7 @@ class AddrsResult(Message):
     listen: tuple[str, ...]  # told to others: bound addresses (unspecified ones expanded), and proved ones
     observed: tuple[str, ...]  # as peers see this node
     own: tuple[OwnAddress, ...] = ()  # each with what it rests on
+    taken_ports: tuple[int, ...] = ()  # configured; the addresses have another, until the daemon restarts
 
 
 @message

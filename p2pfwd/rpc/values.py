@@ -267,7 +267,7 @@ class Check(Message):
 class Notice(Message):
     """What a person should know of a request that was carried out all the same."""
 
-    code: str  # "exposed" | "undialable"
+    code: str  # p2pfwd-rpc(7) has them
     message: str
     hint: str | None
 

@@ -22,9 +22,8 @@ import pytest
 from p2pfwd import errors
 from p2pfwd.cli.tree import root_command
 from p2pfwd.core.terms import ForwardTerms, ListenTerms
-from p2pfwd.daemon import inviting, networks
+from p2pfwd.daemon import inviting, networks, notices
 from p2pfwd.daemon.config import Config
-from p2pfwd.daemon.methods import notices
 from p2pfwd.daemon.settings import Settings
 from p2pfwd.history import file as history_file
 from p2pfwd.history.kinds import KINDS, TOPICS
@@ -456,6 +455,6 @@ def test_every_key_of_a_declared_tunnel_is_in_the_page(table: str, terms: type[A
 
 def test_every_notice_of_the_daemon_is_in_the_page() -> None:
     lines = " ".join(sections("p2pfwd-rpc.7", "Ss")["Notice"])
-    codes = ["exposed", "undialable", notices.NO_PLACE]
+    codes = ["exposed", "undialable", notices.NO_PLACE, notices.ANY_ADDRESS]
     codes += [inviting.NOT_LISTENING, inviting.OPEN, inviting.NAMES_OPEN, inviting.UNREACHABLE]
     assert [code for code in codes if code not in lines] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from p2pfwd.cli.advice import suggested_port
-from tests.support.daemon import PROGRAM, environment
+from tests.support.daemon import PROGRAM, Daemon, environment
 from tests.support.in_process import Pair, two_daemons
 from tests.support.sockets import TcpServer, connect, echo, read_exactly
 
@@ -143,3 +144,26 @@ def test_listen_names_loopback_only_when_there_is_nothing_else(pair: Pair) -> No
     with pasteable_server() as server:
         line = line_after(one.ok("listen", "/x/a", server.address), "On the other machine")
     assert line.split()[4:] == [one.address]
+
+
+PASSING = "Warning: port {} of this node's settings is taken by another program, and it listens on another"
+
+
+def test_a_word_or_line_with_a_port_of_chance_says_how_long_it_holds(home: Path) -> None:
+    """What `invite` and `hub` print is kept for days: it must not lead nowhere after a restart unsaid."""
+    (home / "config.toml").write_text('dht.mode = "server"\nbootstrap.peers = []\nrelay.serve = "peers"\n')
+    public = {"P2PFWD_NETWORK": ""}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with Daemon(home, swarm=(f"/ip4/127.0.0.1/tcp/{port}",), env=public) as daemon:
+            for words in (("invite", "/x/a", "--expires", "2d"), ("hub",)):
+                said = daemon.cli(*words, env=public)
+                assert said.returncode == 0 and PASSING.format(port) in said.stderr, said.stderr
+                assert f"then p2pfwd shutdown and {words[0]} again" in said.stderr
+                told = daemon.cli(*words, "--json", env=public)
+                assert json.loads(told.stdout)["TakenPorts"] == [port]
+            given = daemon.cli("hub", "--address", f"/ip4/203.0.113.5/tcp/{port}", env=public).stderr
+            assert f": /ip4/203.0.113.5/tcp/{port} has to lead to that one\n" in given
+    with Daemon(home, swarm=(f"/ip4/127.0.0.1/tcp/{port}",), env=public) as daemon:
+        for words in (("invite", "/x/a"), ("hub",)):
+            assert "taken by another program" not in daemon.cli(*words, env=public).stderr

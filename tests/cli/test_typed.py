@@ -18,6 +18,8 @@ from tests.support.in_process import Pair, two_daemons
 from tests.support.sockets import TcpServer, connect, echo, free_port, read_exactly, refusing_port
 
 NOBODY = "12D3KooWGjMCzjmzGgxx2Lu4HUpfSxRHUAAN4hN9ckgjFnKoTtB7"
+SLIP = str(PeerId.from_bytes(PeerId.parse(NOBODY).to_bytes()[:-1] + b"\x02"))
+"""A whole ID that no key has."""
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +94,30 @@ def test_an_address_that_cannot_be_dialed_beside_one_that_works_is_said_and_does
 # --- peers that are none --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("peer", ["12D3KooWnope", NOBODY[:-1], f"/ip4/127.0.0.1/tcp/1/p2p/{NOBODY[:-1]}"])
-def test_a_truncated_id_is_refused_as_mistyped_wherever_a_peer_is_asked(pair: Pair, peer: str) -> None:
+@pytest.mark.parametrize(
+    "peer",
+    [
+        "12D3KooWnope",
+        NOBODY[:-1],
+        SLIP,
+        f"/ip4/127.0.0.1/tcp/1/p2p/{NOBODY[:-1]}",
+        f"/ip4/127.0.0.1/tcp/1/p2p/{SLIP}/p2p-circuit/p2p/{NOBODY}",
+    ],
+)
+def test_an_id_that_nobody_has_is_refused_as_mistyped_wherever_a_peer_is_asked(pair: Pair, peer: str) -> None:
     _, other = pair
+    before = other.json("access", "ls"), other.json("block", "ls")
     for words in (
+        ("allow", "/x/a", peer),
+        ("deny", "/x/a", peer),
+        ("block", peer),
+        ("unblock", peer),
+        ("listen", "/x/a", "9", "--allow", peer),
+        ("listen", "/x/a", "9", "--tell-denied", peer),
+        ("close", "-t", peer),
+        ("events", "--peer", peer),
+        ("doctor", peer),
+        ("peer", "rm", peer),
         ("forward", "/x/a", "0", peer),
         ("ping", peer),
         ("swarm", "connect", peer),
@@ -107,6 +129,7 @@ def test_a_truncated_id_is_refused_as_mistyped_wherever_a_peer_is_asked(pair: Pa
         result = other.cli(*words)
         assert result.returncode == 2 and "mistyped" in result.stderr, (words, result)
     assert other.ok("ls") == "" and other.ok("peer", "ls") == ""
+    assert (other.json("access", "ls"), other.json("block", "ls")) == before
 
 
 @pytest.mark.parametrize(
@@ -186,6 +209,19 @@ def test_every_address_of_this_machine_is_warned_of_where_it_is_typed(pair: Pair
         )
         assert "hint: to keep it to this machine, listen on " in result.stderr
     assert other.cli("forward", "--no-check", "/x/web", "127.0.0.1:0", one.address).stderr == ""
+
+
+def test_a_target_that_stands_for_every_address_is_told_what_it_is_taken_for(pair: Pair) -> None:
+    one, _ = pair
+    with TcpServer(echo) as server:
+        said = one.cli("listen", "/x/near", str(server.port), "/x/any", f"0.0.0.0:{server.port}")
+        assert (said.returncode, said.stderr) == (
+            0,
+            "Warning: 0.0.0.0 is where to listen for all addresses; connecting to it reaches this machine\n"
+            f"hint: write 127.0.0.1:{server.port} for a service of this machine\n",
+        )
+        told = one.json("listen", "/x/six", f"[::]:{server.port}")["Notices"]
+    assert [(it["Code"], it["Hint"].split()[1]) for it in told] == [("any-address", f"[::1]:{server.port}")]
 
 
 # --- several in one command -----------------------------------------------------------------------

@@ -20,7 +20,8 @@ from p2pfwd.rpc.paths import Paths
 from p2pfwd.rpc.reach import reach
 from p2pfwd.state.home_lock import HomeLock, holder
 from tests.cli.conftest import Run
-from tests.support.daemon import CLI_S, PROGRAM, Completed
+from tests.support.daemon import CLI_S, PROGRAM, Completed, environment
+from tests.support.fake_daemon import until
 
 LOOPBACK = {"P2PFWD_SWARM_LISTEN": "/ip4/127.0.0.1/tcp/0", "P2PFWD_NETWORK": "lan"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users: root alone can")
@@ -203,6 +204,53 @@ def test_no_key_is_imported_beside_a_daemon_that_is_starting(home: Path, run: Ru
     assert (refused.status, refused.out) == (1, "")
     assert refused.err.startswith(f"Error: a daemon is running here (process {os.getpid()})")
     assert run("key", "import", str(home / "given")).status == 0
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="it tells who waits for a lock")
+@pytest.mark.parametrize("comes_up", [True, False])
+def test_an_import_waits_for_a_daemon_that_is_in_its_first_steps(home: Path, comes_up: bool) -> None:
+    """It has no socket to be asked at, and may have read the old key: what becomes of it is waited for."""
+    from p2pfwd.state import identity_file
+
+    key = home / "identity.key"
+    before = identity_file.encode(identity_file.load_or_create(key)[0])
+    given = identity_file.encode(identity_file.load_or_create(home / "other" / "k")[0])
+    (home / "given").write_text(given)
+
+    def now() -> str:
+        return identity_file.encode(identity_file.load(key))
+
+    paths = Paths.resolve(str(home), {})
+    starting = HomeLock.take(paths.lock_file, paths.start_lock_file, paths.socket)
+    with subprocess.Popen(
+        [PROGRAM, "key", "import", "--force", str(home / "given")],
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as importing:
+        try:
+            assert until(lambda: importing.poll() is not None or waits_for_a_lock(importing.pid), 20)
+            assert importing.poll() is None and now() == before
+            if comes_up:
+                starting.ready()
+            else:
+                starting.close()
+            out, err = importing.communicate(timeout=CLI_S)
+        finally:
+            starting.close()
+    if comes_up:
+        assert (importing.returncode, out) == (1, "") and "a daemon is running here" in err
+        assert now() == before
+    else:
+        assert (importing.returncode, err) == (0, "")
+        assert now() == given
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether the system has this process wait for a file's lock."""
+    lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    return any(words[1] == "->" and words[5] == str(pid) for words in map(str.split, lines))
 
 
 # --- other users ----------------------------------------------------------------------------------

@@ -264,6 +264,28 @@ def test_a_forward_whose_port_is_taken_stands_and_says_so(home: Path) -> None:
     run(home, script)
 
 
+def test_addresses_for_any_are_told_where_they_are_typed(home: Path) -> None:
+    near = SSH + f'[[forward]]\nprotocol = "/x/near"\nlisten = "{free_port()}"\npeer = "{LAPTOP}"\n'
+    any_ = '[[listen]]\nprotocol = "/x/b"\ntarget = "[::]:9"\n'
+    any_ += f'[[forward]]\nprotocol = "/x/a"\nlisten = "0.0.0.0:{{}}"\npeer = "{LAPTOP}"\n'
+
+    def told(notes: tuple[str, ...], port: int, name: str = "/x/b") -> None:
+        listen, forward = sorted(notes, reverse=True)
+        assert listen.startswith(f"listen {name}: :: is where to listen for all addresses; connecting to it")
+        assert listen.endswith("; write [::1]:9 for a service of this machine")
+        assert forward.startswith(f"forward /ip4/0.0.0.0/tcp/{port}: other machines can connect, too: ")
+        assert forward.endswith(f"; to keep it to this machine, listen on 127.0.0.1:{port}")
+
+    async def script(node: Home) -> None:
+        one, other = free_port(), free_port()
+        told((await node.apply(near + any_.format(one), dry_run=True)).notes, one)
+        told((await node.apply(near + any_.format(one))).notes, one)
+        assert (await node.apply(near + any_.format(one))).notes == (), "it is typed once"
+        told((await node.reload(any_.replace("/x/b", "/x/c").format(other))).notes, other, "/x/c")
+
+    run(home, script)
+
+
 # --- streams ---------------------------------------------------------------------------------------
 
 

@@ -40,9 +40,6 @@ NAME_S: Final = 5.0
 DIRECT_S: Final = 12.0
 """For a direct connection where one over a relay is there: three tries."""
 
-EARLIEST: Final = 1_764_000_000.0
-"""A clock behind this is wrong: this program is younger (`_SINCE`)."""
-
 Check = tuple[FindingState, str, str | None]
 
 
@@ -334,8 +331,6 @@ class Doctor:
         return found
 
 
-_SINCE: Final = "November 2025"
-
 _VERDICTS: Final = {
     Outlook.DIRECTLY: "a {} gets a tunnel: directly",
     Outlook.RELAYED: "a {} gets a tunnel: over a relay, and directly where both routers let them",
@@ -373,13 +368,16 @@ def _finding(check: str, found: Check) -> Finding:
 
 def clock(now: float, is_kept: bool | None) -> Check:
     """What can be said of it without asking anybody; `is_kept`: see `clock_sync`."""
-    if now < EARLIEST:
+    if now < clock_sync.EARLIEST:
         when = time.strftime("%Y-%m-%d", time.gmtime(now))
         return "bad", f"this machine believes that it is {when}", "set its clock: certificates end by it"
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
     if is_kept:
         return "good", f"{when}, kept right by a time service", None
+    if now >= clock_sync.LATE:
+        hint = "compare it with another clock: where it is wrong, what has --expires ends too early, for good"
+        return "note", f"this machine believes that it is {when}", hint
     if is_kept is None:
-        return "good", f"{when}; checked was only that it is {_SINCE} or later", None
+        return "good", f"{when}; checked was only that it is neither before 2026 nor after 2035", None
     hint = "compare it with another clock; timedatectl set-ntp true keeps it right"
     return "note", f"{when}; no time service keeps it right", hint

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from p2pfwd.core.invite_token import InviteToken
 from p2pfwd.core.typed import parse_endpoint
-from p2pfwd.daemon.methods import notices, views
+from p2pfwd.daemon import notices
+from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.process import Node
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler
@@ -51,6 +52,7 @@ class InviteMethods:
             command=f"p2pfwd join {token}",
             addresses=views.full_addresses(list(token.addrs), token.peer),
             notices=(*self._inviting.notices(invite, token), *notices.of_relays(self._node.relays)),
+            taken_ports=self._node.host.taken_ports,
         )
 
     async def ls(self, context: CallContext, params: s.Empty) -> s.InviteLsResult:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
-from p2pfwd.daemon.methods import notices
+from p2pfwd.daemon import notices
 from p2pfwd.policy.dial_schedule import KeptStatus, Priority
 from p2pfwd.rpc import schema as s
 from p2pfwd.rpc.server import CallContext, Handler

@@ -69,6 +69,7 @@ class SwarmMethods:
             listen=tuple(map(str, swarm.listen_addrs())),
             observed=tuple(map(str, swarm.own_addresses.observed())),
             own=tuple(views.own_address(each) for each in swarm.own_addresses.statuses()),
+            taken_ports=self._node.host.taken_ports,
         )
 
     async def id(self, context: CallContext, params: s.Empty) -> s.IdResult:

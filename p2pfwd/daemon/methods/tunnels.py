@@ -16,8 +16,9 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.terms import LIMITS, ForwardTerms, Lifetime, ListenTerms, why_no_terms
 from p2pfwd.core.typed import parse_endpoint, parse_target
 from p2pfwd.core.word_order import check_forward, check_listen
+from p2pfwd.daemon import notices
 from p2pfwd.daemon.expiry import end_after
-from p2pfwd.daemon.methods import notices, views
+from p2pfwd.daemon.methods import views
 from p2pfwd.daemon.methods.process import Node
 from p2pfwd.errors import P2PForwardError, UsageError
 from p2pfwd.forwarding.bind import numeric
@@ -106,7 +107,7 @@ class TunnelMethods:
             addresses=views.full_addresses(addrs, node.host.peer_id),
             taken_ports=node.host.taken_ports,
             stood=stood,
-            notices=tuple(notices.of_relays(node.relays)),
+            notices=(*notices.of_target(target), *notices.of_relays(node.relays)),
         )
 
     async def forward(self, context: CallContext, params: s.ForwardParams) -> s.ForwardResult:

@@ -145,6 +145,13 @@ def test_bad_peer_arguments_name_the_fault_and_the_cure(
         ("unix:/run/app.sock", "/unix/run/app.sock"),
         ("unix:///run/app", "/unix/run/app"),
         ("UNIX:/run/My App.sock", "/unix/run/My App.sock"),
+        ("unix-connect:/run/app.sock", "/unix/run/app.sock"),
+        ("UNIX-LISTEN:/run/app", "/unix/run/app"),
+        ("tcp:127.0.0.1:80", "/ip4/127.0.0.1/tcp/80"),
+        ("tcp:localhost:80", "/ip4/127.0.0.1/tcp/80"),
+        ("TCP4:nas.lan:80", "/dns/nas.lan/tcp/80"),
+        ("TCP6-CONNECT:[::1]:80", "/ip6/::1/tcp/80"),
+        ("tcp:80", "/dns/tcp/tcp/80"),
         ("/run/app.sock", "/unix/run/app.sock"),
         ("/run/user/1000/app.socket", "/unix/run/user/1000/app.socket"),
         ("/var/run/postgresql/.s.PGSQL.5432", "/unix/var/run/postgresql/.s.PGSQL.5432"),
@@ -171,6 +178,18 @@ def test_what_can_be_meant_in_one_way_only_is_understood(text: str, expected: st
         ("2222:localhost:22", "as ssh -L takes them", "p2pfwd forward /x/NAME 2222 PEER"),
         ("127.0.0.1:2222:[::1]:22", "as ssh -L takes them", "p2pfwd listen /x/NAME [::1]:22; "),
         ("8080:80", "as ssh -L takes them", "p2pfwd listen /x/NAME 80; "),
+        ("2222:/run/app.sock", "as ssh -L takes them", "p2pfwd listen /x/NAME /unix/run/app.sock; "),
+        ("2222:/run/app.sock", "as ssh -L takes them", "p2pfwd forward /x/NAME 2222 PEER"),
+        ("localhost:2222:/run/my app", "as ssh -L takes them", "p2pfwd listen /x/NAME '/unix/run/my app'; "),
+        ("/tmp/a.sock:localhost:22", "as ssh -L takes them", "p2pfwd listen /x/NAME localhost:22; "),
+        ("/tmp/a.sock:localhost:22", "as ssh -L takes them", "forward /x/NAME /unix/tmp/a.sock PEER"),
+        ("/tmp/a:[::1]:22", "as ssh -L takes them", "p2pfwd listen /x/NAME [::1]:22; "),
+        ("/tmp/a.sock:/run/b.sock", "as ssh -L takes them", "p2pfwd listen /x/NAME /unix/run/b.sock; "),
+        ("tcp:2222:localhost:22", "as ssh -L takes them", "p2pfwd listen /x/NAME localhost:22; "),
+        ("tcp:::1:80", "needs brackets", "write HOST:PORT"),
+        ("TCP-LISTEN:2222,fork", "a word of socat", "write 2222 for 127.0.0.1, or 0.0.0.0:2222 for every"),
+        ("udp:127.0.0.1:53", "udp is not TCP", "write HOST:PORT"),
+        ("udp6-connect:[::1]:53", "udp is not TCP", "write HOST:PORT"),
         ("unix:app.sock", "begins with a slash", "/unix/run/app.sock"),
         ("/run/app", "unknown protocol run", "for a Unix socket write /unix/run/app"),
         ("/ipv4/127.0.0.1/tcp/80", "unknown protocol ipv4", "for a Unix socket write"),
@@ -239,7 +258,16 @@ def test_a_truncated_id_is_mistyped(text: str, form: str) -> None:
         parse_peer(form.format(text))
 
 
-@pytest.mark.parametrize("form", ["{}", "/p2p/{}", "/ip4/1.2.3.4/tcp/1/p2p/{}"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}",
+        "/p2p/{}",
+        "/ip4/1.2.3.4/tcp/1/p2p/{}",
+        f"/ip4/1.2.3.4/tcp/1/p2p/{{}}/p2p-circuit/p2p/{ID}",
+        "/ip4/1.2.3.4/tcp/1/p2p/{}/p2p-circuit",
+    ],
+)
 def test_an_id_that_no_key_can_have_is_mistyped(form: str) -> None:
     slip = str(PeerId.from_bytes(PeerId.parse(ID).to_bytes()[:-1] + b"\x01"))
     assert not PeerId.parse(slip).is_possible(), "the vector: half of all slips are found"

@@ -19,6 +19,8 @@ from p2pfwd.policy import relay_bounds
 from p2pfwd.wire.tls import TLS
 
 PEER = "12D3KooWGRUVh3xoVy6F6FQyRVFiDYpYPSrDzb2YwEGeYL8bBBZQ"
+SLIP = "12D3KooWGRUVh3xoVy6F6FQyRVFiDYpYPSrDzb2YwEGeYL8bBBZC"
+"""A whole ID that no key has."""
 
 
 def load(
@@ -185,6 +187,16 @@ def test_a_relay_that_cannot_be_dialed_is_refused_and_told_why(
     assert "aaa" not in caught.value.message
     for text in (f"/ip4/192.0.2.1/tcp/4011/p2p/{PEER}", f"/dns/x.example/tcp/1/p2p/{PEER}", PEER, "nas"):
         assert load(tmp_path, f'reach.relays = ["{text}"]\n').settings.relays == (text,)
+
+
+@pytest.mark.parametrize("key", ["reach.relays", "bootstrap.peers"])
+@pytest.mark.parametrize("form", ["{}", "/ip4/192.0.2.1/tcp/4011/p2p/{}"])
+@pytest.mark.parametrize("peer", ["12D3KooWnope", PEER[:-1], SLIP])
+def test_a_mistyped_peer_id_in_a_list_of_peers_is_refused(
+    tmp_path: Path, key: str, form: str, peer: str
+) -> None:
+    with pytest.raises(InvalidConfig, match="mistyped"):
+        load(tmp_path, f'{key} = ["{form.format(peer)}"]\n')
 
 
 @pytest.mark.parametrize("key", sorted(config._TABLE))

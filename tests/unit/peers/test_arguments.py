@@ -16,6 +16,9 @@ from p2pfwd.peers.named import NamedPeer, NamedPeers
 
 ONE = "12D3KooWR4KPFhaHT7S5cNqip4Tc5SX8sBge946crSC2bqCucLPg"
 TWO = "12D3KooWS8JciKc2RoVbTPHeDG2puS8DXRrK2gLAja91JmN3s51E"
+SLIP = str(PeerId.from_bytes(PeerId.parse(ONE).to_bytes()[:-1] + b"\x01"))
+"""A whole ID that no key has."""
+
 ADDRESS = "/ip4/192.0.2.1/tcp/4011"
 
 NAS = "/dns4/nas.lan/tcp/4002"
@@ -117,6 +120,13 @@ def test_what_is_no_peer_is_refused(texts: tuple[str, ...], error: type[Exceptio
 )
 def test_filters_take_addresses_shorthand_and_peers(text: str, meant: str) -> None:
     assert read_filter(text, NAMES) == Multiaddr.parse(meant)
+
+
+@pytest.mark.parametrize("slip", ["12D3KooWnope", ONE[:-1], SLIP, "16Uiu2HAnope", "Qmnope"])
+@pytest.mark.parametrize("form", ["{}", "/p2p/{}", f"{ADDRESS}/p2p/{{}}"])
+def test_a_filter_by_an_id_that_nobody_can_have_is_mistyped(slip: str, form: str) -> None:
+    with pytest.raises((InvalidMultiaddr, InvalidPeerId), match="mistyped"):
+        read_filter(form.format(slip), NAMES)
 
 
 @pytest.mark.parametrize("text", ["", "zebra", "70000", "/zebra"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
+from typing import NoReturn
 
 import platformdirs
 import pytest
@@ -85,6 +87,29 @@ def test_a_user_without_a_home_is_told_what_to_set(said: str | None, monkeypatch
     with pytest.raises(UsageError, match="HOME is not set, and the system knows no user") as caught:
         Paths.resolve(None, {})
     assert "P2PFWD_HOME" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("home", "said"),
+    [
+        ("~", "home directory ~: HOME is not set, and the system knows no user with the uid "),
+        ("~/x", "home directory ~/x: HOME is not set, and the system knows no user with the uid "),
+        ("~nobody.here/x", "home directory ~nobody.here/x: the system knows no user nobody.here"),
+    ],
+)
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_tilde_that_stands_for_nothing_is_no_directorys_name(
+    home: str, said: str, typed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_uid: int) -> NoReturn:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(UsageError) as caught:
+        Paths.resolve(home if typed else None, {"P2PFWD_HOME": home})
+    assert caught.value.message.startswith(said)
+    assert caught.value.hint == "set P2PFWD_HOME (or --home) to a path that begins with /"
 
 
 def test_a_home_that_is_not_absolute_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from p2pfwd.daemon.methods.doctor import clock
-from p2pfwd.system.clock_sync import is_kept
+from p2pfwd.system.clock_sync import EARLIEST, LATE, is_kept
 
 NOW = 1_800_000_000.0
 
@@ -24,7 +24,12 @@ def test_this_machine_is_asked_and_nothing_fails() -> None:
     [
         (NOW, True, "good", "kept right by a time service"),
         (NOW, False, "note", "no time service keeps it right"),
-        (NOW, None, "good", "checked was only that it is November 2025 or later"),
+        (NOW, None, "good", "checked was only that it is neither before 2026 nor after 2035"),
+        (LATE - 1, None, "good", "2035-12-31"),
+        (LATE, None, "note", "believes that it is 2036-01-01"),
+        (LATE, False, "note", "believes that it is 2036-01-01"),
+        (LATE, True, "good", "kept right by a time service"),
+        (EARLIEST - 1, None, "bad", "believes that it is 2025-12-31"),
         (0.0, True, "bad", "believes that it is 1970-01-01"),
     ],
 )

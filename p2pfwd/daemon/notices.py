@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, address_class, tcp_endpoint
+from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, TcpEndpoint, address_class, tcp_endpoint
 from p2pfwd.net.own_addresses import OwnAddresses, best_first
 from p2pfwd.policy.undialable import UNDIALABLE
 from p2pfwd.rpc.schema import Notice
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from p2pfwd.daemon.relays import Relays
 
 EXPOSED = "exposed"
+ANY_ADDRESS = "any-address"
 NO_PLACE = "no-place"
 MAX_LISTED = 6
 """Addresses of this machine in one sentence: containers give a machine dozens."""
@@ -28,8 +29,25 @@ def of_listening(address: Multiaddr, own: OwnAddresses) -> list[Notice]:
     if address_class(address) is AddressClass.UNSPECIFIED:
         where = f"any address of this machine ({_listed(own.expanded(address))})"
     message = f"other machines can connect, too: whoever reaches {where} can use it"
-    loopback = f"[::1]:{endpoint.port}" if endpoint.family == "ip6" else f"127.0.0.1:{endpoint.port}"
-    return [Notice(EXPOSED, message, f"to keep it to this machine, listen on {loopback}")]
+    return [Notice(EXPOSED, message, f"to keep it to this machine, listen on {_loopback(endpoint)}")]
+
+
+def of_target(address: Multiaddr) -> list[Notice]:
+    """That one connects to no such address, where a target is the one that stands for all of a machine."""
+    endpoint = tcp_endpoint(address)
+    if endpoint is None or address_class(address) is not AddressClass.UNSPECIFIED:
+        return []
+    message = f"{endpoint.host} is where to listen for all addresses; connecting to it reaches this machine"
+    return [Notice(ANY_ADDRESS, message, f"write {_loopback(endpoint)} for a service of this machine")]
+
+
+def of_tunnel(direction: str, address: Multiaddr, own: OwnAddresses) -> list[Notice]:
+    """What there is to say of the local address of a forward, or the target of a listen."""
+    return of_target(address) if direction == "listen" else of_listening(address, own)
+
+
+def _loopback(endpoint: TcpEndpoint) -> str:
+    return f"[::1]:{endpoint.port}" if endpoint.family == "ip6" else f"127.0.0.1:{endpoint.port}"
 
 
 def _listed(addrs: Iterable[Multiaddr]) -> str:
