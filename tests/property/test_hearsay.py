@@ -32,7 +32,7 @@ founded = st.one_of(
     st.tuples(st.just("disconnected"), who),
     st.tuples(st.just("pin"), who, st.lists(where, max_size=2)),
     st.tuples(st.just("unpin"), who),
-    st.tuples(st.just("drop"), who, where),
+    st.tuples(st.just("refute"), who, where),
     waits,
 )
 lies = st.tuples(st.just("add"), who, addrs, st.sampled_from([1.0, 1e9]), st.just(Provenance.HEARSAY))
@@ -68,7 +68,7 @@ class World:
             "disconnected": store.disconnected,
             "pin": lambda peer, given: store.pin(peer, given, "t"),
             "unpin": lambda peer: store.unpin(peer, "t"),
-            "drop": store.drop_addr,
+            "refute": store.refute_addr,
             "wait": self.wait,
         }
         calls[what](*about)  # type: ignore[operator]
