@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -17,6 +19,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import DialFailed, P2PForwardError, PeerNotFound
 from p2pfwd.net.dialer import Attempt, attempts_of, cure, failed_dial, told
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.dial_plan import MAX_DIALS
 from p2pfwd.policy.undialable import UNDIALABLE
 from p2pfwd.protocols.kad.search import Try
 from p2pfwd.protocols.kad.service import Dht
@@ -27,7 +30,8 @@ START_WAIT_S: Final = 5.0
 """After the start look-ups wait this long for a source's first peer to ask."""
 
 MAX_TRIED: Final = 256
-"""Addresses that one look-up dials: sources name what others tell them, and liars never end."""
+"""Addresses that one look-up dials: sources name what others tell them, and liars never end. Each source has
+an equal part, so that those who are asked in the one cannot use up the other's."""
 
 MOST_NEAR_S: Final = 20.0
 """How long a look-up listens on the local network where answers go on coming, and none is right."""
@@ -233,6 +237,8 @@ class _Race:
         self._why_nobody = why_nobody
         self._began = time.monotonic()
         self._tried: set[Multiaddr] = set()
+        self._tried_of: Counter[Source] = Counter()
+        self._most_of_each = MAX_TRIED
         self._attempts: list[Attempt] = attempts_of(failure)
 
     def _say(self, state: str, text: str) -> None:
@@ -243,6 +249,7 @@ class _Race:
 
         A source that starts slowly has `patience_s` to become ready.
         """
+        self._most_of_each = MAX_TRIED // len(sources)
         *names, last = dict.fromkeys(source.name for source in sources)  # two DHTs may have one name
         self._say("searching", f"asking {', '.join(names)} and {last}" if names else f"asking {last}")
         racing: dict[asyncio.Future[Finding], Source] = {
@@ -276,7 +283,7 @@ class _Race:
                 await source.wait_ready()
         except TimeoutError:
             return Finding(False, 0)
-        return await source.find(self._peer_id, self._attempt)
+        return await source.find(self._peer_id, partial(self._attempt, source))
 
     def _give_up(self, asked: int, causes: list[str]) -> P2PForwardError:
         elapsed_s = time.monotonic() - self._began
@@ -304,22 +311,23 @@ class _Race:
         self._say("failed", error.message)
         return error
 
-    async def _attempt(self, addrs: Sequence[Multiaddr]) -> bool:
-        """Dial addresses that somebody told, those not tried before."""
-        if any(conn.is_usable for conn in self._swarm.conns(self._peer_id)):
-            return True
-        known = {attempt.addr for attempt in self._attempts}
-        fresh = [addr for addr in addrs if addr not in self._tried and str(addr) not in known]
-        fresh = fresh[: MAX_TRIED - len(self._tried)]
-        self._tried.update(fresh)
-        if not fresh:
-            return False
-        self._say("searching", f"trying {', '.join(map(str, fresh))}")
-        try:
-            await self._swarm.connect(self._peer_id, fresh, only=True, force=True)
-        except P2PForwardError as exc:
-            self._attempts += attempts_of(exc) or [Attempt(str(fresh[0]), exc.message, exc.code)]
-            return False
+    async def _attempt(self, source: Source, addrs: Sequence[Multiaddr]) -> bool:
+        """Dial addresses that somebody told, those not tried before: as many at once as a dial plan takes."""
+        while not any(conn.is_usable for conn in self._swarm.conns(self._peer_id)):
+            known = {attempt.addr for attempt in self._attempts}
+            fresh = [addr for addr in addrs if addr not in self._tried and str(addr) not in known]
+            fresh = fresh[: min(MAX_DIALS, self._most_of_each - self._tried_of[source])]
+            if not fresh:
+                return False
+            self._tried.update(fresh)
+            self._tried_of[source] += len(fresh)
+            self._say("searching", f"trying {', '.join(map(str, fresh))}")
+            try:
+                await self._swarm.connect(self._peer_id, fresh, only=True, force=True)
+            except P2PForwardError as exc:
+                self._attempts += attempts_of(exc) or [Attempt(str(fresh[0]), exc.message, exc.code)]
+            else:
+                return True
         return True
 
 

@@ -283,7 +283,7 @@ class Dialer:
             log.error("a defect while dialing %s", addr, exc_info=exc)
             code, reason = DEFECT, f"a defect here ({type(exc).__name__})"
         if isinstance(exc, PeerIdMismatch):
-            self._peerstore.drop_addr(peer_id, addr)
+            self._peerstore.refute_addr(peer_id, addr)
         log.debug("%s is not reached at %s: %s", peer_id, addr, reason)
         hint = exc.hint if isinstance(exc, P2PForwardError) and is_relayed(addr) else None
         failure, key = Attempt(str(addr), reason, code, hint), (peer_id, addr)

@@ -10,7 +10,9 @@
 
 Bound, proved and relayed addresses are told to others; observed and mapped ones are what AutoNAT makes
 candidates of. An observed address counts only of a connection that uses our listening port, and where one of
-the owner's peers sees it or two networks do.
+the owner's peers sees it or two networks do. Few are made use of: what the owner's peers see goes first. Then
+each network (/24, /48) has one voice, in equal parts for all the addresses it tells: who tells many, or has
+many connections, puts nobody else's in the shade.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
 from typing import Final, Literal
@@ -28,7 +30,7 @@ from p2pfwd.core.peer_id import PeerId
 from p2pfwd.net.link.contract import Carrier
 from p2pfwd.policy import nat_kind
 from p2pfwd.policy.nat_kind import Endpoint, NatKind, Sight
-from p2pfwd.policy.networks import household
+from p2pfwd.policy.networks import household, site
 from p2pfwd.policy.pace import Pace, Rate
 from p2pfwd.policy.proofs import Proofs
 from p2pfwd.system.interfaces import Interfaces
@@ -92,6 +94,8 @@ class _Observation:
     local: Multiaddr
     network: str
     """Of the observer: whose word counts once."""
+    site: str
+    """The widest network of the observer, which has one voice."""
     seen: TcpEndpoint | None
     is_public: bool
     """Of our listening port, over the internet."""
@@ -288,8 +292,8 @@ class OwnAddresses:
             and address_class(addr) is AddressClass.PUBLIC
             and address_class(conn.remote_addr) is AddressClass.PUBLIC
         )
-        by, network = conn.remote_peer, household(conn.remote_addr)
-        return _Observation(by, addr, conn.local_addr, network, seen, is_public, sight)
+        by, network, widest = conn.remote_peer, household(conn.remote_addr), site(conn.remote_addr)
+        return _Observation(by, addr, conn.local_addr, network, widest, seen, is_public, sight)
 
     def forget_connection(self, conn: Carrier) -> None:
         """The connection is over."""
@@ -301,15 +305,25 @@ class OwnAddresses:
         return any(one is not None and one.is_public for one in changed) and self._weigh()
 
     def observed(self) -> list[Multiaddr]:
-        """As connected peers see this node; where most see it, first."""
-        return [addr for addr, _ in Counter(one.addr for one in self._observed.values()).most_common()]
+        """As connected peers see this node; what is best founded first."""
+        return self._ranked(self._observed.values())
 
     def seen(self) -> list[Multiaddr]:
-        """Where others see our listening ports, though it be one alone; where most see them, first."""
-        return [addr for addr, _ in Counter(one.addr for one in self._public()).most_common()]
+        """Where others see our listening ports, though it be one alone; what is best founded first."""
+        return self._ranked(self._public())
+
+    def _ranked(self, observations: Collection[_Observation]) -> list[Multiaddr]:
+        """Where these see us: what the owner's peers do first, then by the voices of networks."""
+        own = {one.addr for one in observations if self.is_own(one.by)}
+        told = dict.fromkeys((one.addr, one.site) for one in observations)
+        tells = Counter(network for _, network in told)
+        voices: dict[Multiaddr, float] = {}
+        for addr, network in told:
+            voices[addr] = voices.get(addr, 0.0) + 1 / tells[network]
+        return sorted(voices, key=lambda addr: (addr not in own, -voices[addr]))
 
     def counting(self) -> tuple[Multiaddr, ...]:
-        """The public ones of these that count; where most see it, first."""
+        """The public ones of these that count; what is best founded first."""
         return self._counting
 
     def sights(self) -> list[Sight]:
@@ -335,7 +349,8 @@ class OwnAddresses:
                 own.add((one.local, one.addr))
         taken: Counter[Multiaddr] = Counter()
         counting: dict[Multiaddr, None] = {}
-        for key, networks in sorted(observers.items(), key=lambda item: -len(item[1])):
+        rank = {addr: place for place, addr in enumerate(self.seen())}
+        for key, networks in sorted(observers.items(), key=lambda item: rank[item[0][1]]):
             local, addr = key
             if (key in own or len(networks) >= OBSERVERS) and taken[local] < MOST_SEEN:
                 taken[local] += 1

@@ -4,6 +4,7 @@ Rules:
 - A claim has a time to live. After it the address is stale, and some days later it is forgotten.
 - What the peer said in a connection that stands, and where we found it, is held: it does not age.
 - Each provenance has a bound of its own: hearsay takes the place of nothing but older hearsay.
+- Where somebody else was found, `refute` says what is left.
 Times are one clock's seconds.
 """
 
@@ -15,7 +16,7 @@ from math import inf
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
-from p2pfwd.policy.dial_plan import Candidate
+from p2pfwd.policy.dial_plan import Candidate, is_local
 from p2pfwd.policy.provenance import Provenance
 
 MAX_CLAIMED: Final = {
@@ -93,9 +94,25 @@ class Claims:
         if len(equals) >= MAX_CLAIMED[provenance]:
             del self._claims[min(equals, key=lambda addr: self._claims[addr][provenance].expires_at)]
 
-    def drop(self, addr: Multiaddr) -> bool:
-        """Forget an address altogether; whether it was known."""
-        return self._claims.pop(addr, None) is not None
+    def refute(self, addr: Multiaddr, now: float) -> bool:
+        """Somebody else was found at the address; whether that changes what is known.
+
+        What was told goes. What the owner gave stays: it is his to take back. What was proved at a public
+        address goes, for there is one such place. At a private address it stays, and is stale: many networks
+        have that address, and where it was proved the peer may be there still.
+        """
+        claims = self._claims.pop(addr, {})
+        lasting = {Provenance.GIVEN, Provenance.PROVED} if is_local(addr) else {Provenance.GIVEN}
+        left = {provenance: claim for provenance, claim in claims.items() if provenance in lasting}
+        if left:
+            self._claims[addr] = left
+        proved = left.get(Provenance.PROVED)
+        if proved is None or proved.expires_at <= now:
+            return len(left) < len(claims)
+        if proved.expires_at == inf:
+            proved.seen_at = now
+        proved.expires_at = now
+        return True
 
     def withdraw(self, provenance: Provenance) -> None:
         """Forget what was claimed with this provenance, and each address that nothing else speaks for."""

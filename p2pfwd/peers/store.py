@@ -405,11 +405,11 @@ class Peerstore:
         self._fit(peer_id)
         self._changed(peer_id)
 
-    def drop_addr(self, peer_id: PeerId, addr: Multiaddr) -> None:
-        """Forget an address at which somebody else was found."""
-        entry = self._peers.get(peer_id)
-        if entry is not None and entry.claims.drop(addr.without_peer_id()):
-            self._addresses -= 1
+    def refute_addr(self, peer_id: PeerId, addr: Multiaddr) -> None:
+        """Somebody else was found at an address: see `Claims.refute`."""
+        entry, bare = self._peers.get(peer_id), addr.without_peer_id()
+        if entry is not None and entry.claims.refute(bare, self.clock()):
+            self._addresses -= bare not in entry.claims
             self._changed(peer_id)
 
     def pin(self, peer_id: PeerId, addrs: Iterable[Multiaddr], tag: str) -> None:

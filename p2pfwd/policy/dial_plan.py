@@ -7,7 +7,10 @@ Rules:
 - A rank begins one step after the rank before it began, however many addresses that one has: a flood of lies
   delays nothing that is better founded, and many old addresses do not delay news. A rank that has expired
   altogether delays nobody.
-- What is cut is what nobody vouched for: never an address that was given or proved.
+- Direct addresses and circuits have bounds of their own: who is behind a NAT is reached by circuits alone, so
+  no number of direct addresses may cut them. Both go by these ranks.
+- The first circuit waits for one moment where there is any direct address, whoever told that one.
+- What is cut is what nobody vouched for: never an address or a circuit that was given or proved.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ RELAY_AFTER_S: Final = 0.25
 and one that does not must not be waited for. What leads through a relay is made direct later."""
 
 MAX_DIALS: Final = 32
-"""Addresses tried for one peer; beyond, those neither given nor proved only cost time."""
+"""Direct addresses tried for one peer; beyond, those neither given nor proved only cost time."""
+
+MAX_CIRCUITS: Final = 16
+"""Circuits tried beside them, likewise: the places of a peer at a few relays of several addresses each."""
 
 _ORDER: Final = {
     AddressClass.LOOPBACK: 0,
@@ -95,10 +101,9 @@ def plan(candidates: Iterable[Candidate], own: Sequence[Multiaddr] = ()) -> list
         if addr not in best or _rank(candidate) < _rank(best[addr]):
             best[addr] = Candidate(addr, candidate.provenance, candidate.is_stale)
     ranked = sorted(best.values(), key=_rank)
-    direct = list(_spread([one for one in ranked if not is_relayed(one.addr)]))
-    relayed = [one for one in ranked if is_relayed(one.addr)][: max(0, MAX_DIALS - len(direct))]
-    begin_s = RELAY_AFTER_S if direct else 0.0
-    circuits = [PlannedDial(one.addr, begin_s + i * FAR_STEP_S) for i, one in enumerate(relayed)]
+    direct = list(_spread([one for one in ranked if not is_relayed(one.addr)], MAX_DIALS, 0.0))
+    relayed = [one for one in ranked if is_relayed(one.addr)]
+    circuits = _spread(relayed, MAX_CIRCUITS, RELAY_AFTER_S if direct else 0.0)
     return sorted([*direct, *circuits], key=lambda dial: dial.delay_s)
 
 
@@ -109,9 +114,8 @@ def _rank(candidate: Candidate) -> tuple[int, bool, int, int]:
     return candidate.provenance, candidate.is_stale, nearness, six_first
 
 
-def _spread(ranked: Sequence[Candidate]) -> Iterator[PlannedDial]:
-    """When each is due; of those neither given nor proved the last ones are left out."""
-    room, begins_s = MAX_DIALS, 0.0
+def _spread(ranked: Sequence[Candidate], room: int, begins_s: float) -> Iterator[PlannedDial]:
+    """When each is due; beyond `room` of them those neither given nor proved are left out."""
     for provenance, members in groupby(ranked, key=lambda candidate: candidate.provenance):
         rank = list(members)
         if provenance > Provenance.PROVED:
@@ -126,4 +130,4 @@ def _spread(ranked: Sequence[Candidate]) -> Iterator[PlannedDial]:
 
 
 def _step_s(addr: Multiaddr) -> float:
-    return NEAR_STEP_S if is_local(addr) else FAR_STEP_S
+    return NEAR_STEP_S if is_local(addr) and not is_relayed(addr) else FAR_STEP_S

@@ -70,6 +70,12 @@ def household(addr: Multiaddr) -> str:
     return found[0 if len(found) == len(IP4_PREFIXES) else 1].text if found else str(addr)
 
 
+def site(addr: Multiaddr) -> str:
+    """The widest network that may be one owner's: the /24, the /48. What is no IP address is itself."""
+    found = networks(addr)
+    return found[-1].text if found else str(addr)
+
+
 def crowd(addr: Multiaddr) -> str:
     """The network that counts as one owner's where many come at once: the /24, the /56.
 

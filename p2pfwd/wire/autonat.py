@@ -129,8 +129,9 @@ def candidates(
 ) -> tuple[Multiaddr, ...]:
     """Where this node may be reachable: public and mapped addresses, and our ports at the IPs others see.
 
-    A router that forwards a port mostly forwards it under its own number. What was proved before goes last:
-    a place that nobody sees us at any more must not keep the new one out.
+    `observed` begins with what is best founded: a request takes no more than MAX_ADDRESSES. A router that
+    forwards a port mostly forwards it under its own number. What was proved before goes last: a place that
+    nobody sees us at any more must not keep the new one out.
     """
     found: dict[Multiaddr, None] = {}
     for addr in (*bound, *mapped):

@@ -11,6 +11,7 @@ Times are seconds of any one clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 from p2pfwd.core.multiaddrs import Multiaddr
@@ -112,17 +113,14 @@ class NearPeers:
         return any(told.expires_at > now for told in self._peers.get(peer_id, {}).values())
 
     def peers(self, now: float, only: PeerId | None = None) -> dict[PeerId, tuple[Multiaddr, ...]]:
-        """Those not expired, with their addresses; all of them, or `only` this one."""
+        """Those not expired, with their addresses; all of them, or `only` this one.
+
+        What each sender tells first of a peer goes before the second of any: one dial does not take them all.
+        """
         wanted = self._peers if only is None else [only]
-        return {
-            peer_id: tuple(
-                dict.fromkeys(
-                    addr
-                    for told in self._peers[peer_id].values()
-                    for addr, until in told.addrs.items()
-                    if until > now
-                )
-            )
-            for peer_id in wanted
-            if self._is_there(peer_id, now)
-        }
+        return {peer_id: self._addrs(peer_id, now) for peer_id in wanted if self._is_there(peer_id, now)}
+
+    def _addrs(self, peer_id: PeerId, now: float) -> tuple[Multiaddr, ...]:
+        told = self._peers[peer_id].values()
+        fresh = [[addr for addr, until in one.addrs.items() if until > now] for one in told]
+        return tuple(dict.fromkeys(addr for turn in zip_longest(*fresh) for addr in turn if addr is not None))

@@ -131,10 +131,14 @@ async def test_the_same_peer_at_several_addresses_ends_up_with_one_connection() 
 async def test_somebody_else_at_an_address_takes_it_out_of_the_book() -> None:
     async with swarm() as near, swarm() as somebody, swarm() as far:
         wrong = somebody.listen_addrs()[0]
+        near.peerstore.add_addrs(far.peer_id, [wrong], 60.0, Provenance.ITSELF)
         with pytest.raises(PeerIdMismatch, match=str(somebody.peer_id)) as failure:
-            await near.connect(far.peer_id, [wrong])
+            await near.connect(far.peer_id)
         assert failure.value.exit_status is ExitStatus.REFUSED and "anew" in str(failure.value.hint)
         assert near.peerstore.dialable(far.peer_id) == []
+        with pytest.raises(PeerIdMismatch):
+            await near.connect(far.peer_id, [wrong], force=True)
+        assert near.peerstore.dialable(far.peer_id) == [wrong], "unless the owner gave it"
         conn = await near.connect(somebody.peer_id, [wrong])
         assert conn.remote_peer == somebody.peer_id, "the address is not held back for the one who is there"
 

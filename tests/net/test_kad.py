@@ -205,7 +205,7 @@ async def test_a_dead_entry_is_dropped_by_revalidation() -> None:
 
 async def _finds_in_spite_of(nodes: list[Node], seeker: Node, sought: Node) -> None:
     await seeker.host.swarm.disconnect(sought.peer_id)
-    seeker.host.swarm.peerstore.drop_addr(sought.peer_id, sought.host.swarm.listen_addrs()[0])
+    seeker.host.swarm.peerstore.refute_addr(sought.peer_id, sought.host.swarm.listen_addrs()[0])
     result = await seeker.dht.find_peer(sought.peer_id)
     assert result.ending is Ending.FOUND
     assert set(sought.host.swarm.listen_addrs()) <= set(result.found)

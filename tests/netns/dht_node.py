@@ -85,8 +85,8 @@ class DhtNode:
         """As if nothing had ever been heard of the peer."""
         swarm = self._host.swarm
         await swarm.disconnect(peer_id)
-        for known in swarm.peerstore.known(peer_id):
-            swarm.peerstore.drop_addr(peer_id, known.addr)
+        if (entry := swarm.peerstore._peers.get(peer_id)) is not None:
+            swarm.peerstore._forget(peer_id, entry)
         if peer_id in self._dht.table:
             self._dht.table.remove(peer_id)
 

@@ -18,6 +18,10 @@ MAX_CLOSER_PEERS: Final = 2 * K
 """Peers taken of one answer (go's bound)."""
 
 
+FIRST: Final = 4
+"""Addresses of one answer, but of the first that has any, that count while others are still to be asked."""
+
+
 class Goal(Enum):
     """What a lookup is for."""
 
@@ -45,6 +49,16 @@ class Ending(Enum):
     CAPPED = "capped"
     """`max_queries` were sent."""
     TIMED_OUT = "timed out"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How an address of the peer sought was told."""
+
+    place: int
+    """In the answer that has it nearest to its beginning."""
+    hops: int
+    """Answers that led to it, that one included."""
 
 
 @dataclass(frozen=True, slots=True)

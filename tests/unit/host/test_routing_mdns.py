@@ -23,6 +23,7 @@ from p2pfwd.host.routing import (
     Try,
 )
 from p2pfwd.net.swarm import Swarm
+from p2pfwd.policy.dial_plan import MAX_DIALS
 from tests.support.virtual_time import in_virtual_time
 from tests.unit.protocols.mdns_ether import Ether, Node
 
@@ -217,26 +218,64 @@ async def test_who_gives_up_while_nobody_is_ready_leaves_nothing_behind() -> Non
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@in_virtual_time
-async def test_a_look_up_dials_so_many_addresses_and_no_more() -> None:
-    dialed: list[Multiaddr] = []
+TRUE = Multiaddr.parse("/ip4/192.0.2.2/tcp/1")
 
-    class Unreachable(RoutedSwarm):
-        def conns(self, _peer: PeerId) -> tuple[()]:
-            return ()
 
-        async def connect(self, _peer: PeerId, addrs: Sequence[Multiaddr], **_how: bool) -> None:
-            dialed.extend(addrs)
+class Dialing(RoutedSwarm):
+    """The peer sought is at TRUE; elsewhere all refuse."""
+
+    def __init__(self) -> None:
+        self.dials: list[list[Multiaddr]] = []
+
+    def conns(self, _peer: PeerId) -> tuple[()]:
+        return ()
+
+    async def connect(self, _peer: PeerId, addrs: Sequence[Multiaddr], **_how: bool) -> None:
+        self.dials.append(list(addrs))
+        if TRUE not in addrs:
             raise DialFailed("refused")
 
-    class Liar(FakeSource):
-        async def find(self, peer_id: PeerId, attempt: Try) -> Finding:
-            for port in range(1, 2 * MAX_TRIED):
-                await attempt([Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{port}")])
-            return Finding(False, 1)
+    @property
+    def dialed(self) -> list[Multiaddr]:
+        return [addr for addrs in self.dials for addr in addrs]
 
-    made = Routing(cast("Swarm", Unreachable()))
-    made.add(Liar("the DHT", 0.0, finds=False))
+
+class Telling(FakeSource):
+    """Tells these addresses, `at_once` of them in each answer."""
+
+    def __init__(self, name: str, addrs: Sequence[Multiaddr], at_once: int, after_s: float = 0.0) -> None:
+        super().__init__(name, 0.0, finds=False)
+        self._addrs, self._at_once, self._after_s = addrs, at_once, after_s
+
+    async def find(self, peer_id: PeerId, attempt: Try) -> Finding:
+        await asyncio.sleep(self._after_s)
+        for first in range(0, len(self._addrs), self._at_once):
+            if await attempt(self._addrs[first : first + self._at_once]):
+                return Finding(True, 1)
+        return Finding(False, 1)
+
+
+LIES = [Multiaddr.parse(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 2 * MAX_TRIED)]
+
+
+@pytest.mark.parametrize("at_once", [1, 100])
+@in_virtual_time
+async def test_a_look_up_dials_so_many_addresses_and_no_more(at_once: int) -> None:
+    swarm = Dialing()
+    made = Routing(cast("Swarm", swarm))
+    made.add(Telling("the DHT", LIES, at_once))
     with pytest.raises(DialFailed):
         await made.route(PEER, FAILURE)
-    assert len(dialed) == MAX_TRIED
+    assert swarm.dialed == LIES[:MAX_TRIED], "each once, and none is left out in between"
+    assert max(map(len, swarm.dials)) <= MAX_DIALS, "what a dial would cut was not tried"
+
+
+@in_virtual_time
+async def test_what_one_source_tells_uses_up_no_others_part() -> None:
+    """A neighbour, or liars of one DHT, had all 256 addresses, and who was right elsewhere was not dialed."""
+    swarm = Dialing()
+    made = Routing(cast("Swarm", swarm))
+    made.add(Telling("the local network", LIES, 16))
+    made.add(Telling("the DHT", [LIES[-1], TRUE], 1, after_s=1.0))
+    await made.route(PEER, FAILURE)
+    assert swarm.dialed == [*LIES[: MAX_TRIED // 2], LIES[-1], TRUE]

@@ -9,10 +9,11 @@ import pytest
 
 from p2pfwd.core.multiaddrs import AddressClass, Multiaddr, TcpEndpoint, address_class, tcp_endpoint
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.net.own_addresses import MAX_CONTACTED, SIGHTS, Change, OwnAddresses
+from p2pfwd.net.own_addresses import MAX_CONTACTED, MOST_SEEN, SIGHTS, Change, OwnAddresses
 from p2pfwd.policy.nat_kind import NatKind
 from p2pfwd.policy.proofs import PROOF_S
 from p2pfwd.system.interfaces import Interface, Interfaces, Listing
+from p2pfwd.wire import autonat
 from tests.support.virtual_time import in_virtual_time
 
 ONE, TWO = (PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes([n]) * 32) for n in (1, 2))
@@ -171,10 +172,10 @@ async def test_a_proof_grows_old_is_refuted_or_taken_back_and_each_is_told() -> 
 
 
 @in_virtual_time
-async def test_observed_addresses_end_with_their_connections_and_the_most_seen_goes_first() -> None:
+async def test_observed_addresses_end_with_their_connections_and_what_most_networks_see_goes_first() -> None:
     us = Us("192.168.1.7")
     us.own.bind(at("0.0.0.0"))
-    one, two, three = by(ONE, "9.9.9.1"), by(TWO, "9.9.9.2"), by(TWO, "9.9.9.2", 5)
+    one, two, three = by(ONE, "9.9.9.1"), by(TWO, "9.9.8.2"), by(TWO, "9.9.7.2", 5)
     us.own.note_observed(one, at("8.8.4.4", 1))
     us.own.note_observed(two, at("8.8.8.8", 2))
     us.own.note_observed(three, at("8.8.8.8", 2))
@@ -246,6 +247,45 @@ async def test_which_observed_addresses_count() -> None:
     assert not counts(one, by(TWO, "192.168.1.9")), "from within"
     us.own.is_own = ONE.__eq__
     assert counts(one) and not counts(other)
+
+
+def lies(us: Us, count: int, *hosts: str) -> list[Multiaddr]:
+    """So many addresses of ours, each told from all these hosts."""
+    made = [at(f"8.9.{n}.1") for n in range(count)]
+    for n, lie in enumerate(made):
+        for host in hosts:
+            us.own.note_observed(by(ONE, host, 1000 + n), lie)
+    return made
+
+
+@in_virtual_time
+async def test_a_network_has_one_voice_however_much_it_tells_over_however_many_connections() -> None:
+    """Sixteen lies told twice, from one address, pushed what one honest server sees out of what is tested."""
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    told = [*lies(us, 16, "9.9.9.1"), *lies(us, 16, "9.9.9.2")]
+    us.own.note_observed(by(TWO, "9.9.8.1"), at("8.8.4.4"))
+    assert us.own.observed()[0] == us.own.seen()[0] == at("8.8.4.4")
+    assert set(us.own.observed()) == {*told, at("8.8.4.4")}
+    assert at("8.8.4.4") in autonat.candidates(us.own.bound(), us.own.observed())
+    us.own.is_own = TWO.__eq__
+    us.own.note_observed(by(ONE, "9.9.7.1"), at("8.8.8.8"))
+    us.own.note_observed(by(ONE, "9.9.6.1"), at("8.8.8.8"))
+    assert us.own.observed()[:2] == [at("8.8.4.4"), at("8.8.8.8")], "the owner's peers first"
+
+
+@in_virtual_time
+async def test_the_lies_of_one_network_take_no_place_among_those_that_count() -> None:
+    us = Us("192.168.1.7")
+    us.own.bind(at("0.0.0.0"))
+    lies(us, MOST_SEEN, "9.9.9.1", "9.9.9.2", "9.9.9.3")
+    assert len(us.own.counting()) == MOST_SEEN
+    for host in ("9.9.8.1", "9.9.7.1"):
+        us.own.note_observed(by(TWO, host), at("8.8.4.4"))
+    assert us.own.counting()[0] == at("8.8.4.4")
+    us.own.is_own = TWO.__eq__
+    us.own.note_observed(by(TWO, "9.9.9.4"), at("8.8.8.8"))
+    assert set(us.own.counting()[:2]) == {at("8.8.4.4"), at("8.8.8.8")}
 
 
 @in_virtual_time

@@ -23,6 +23,8 @@ from tests.unit.peers.store_rig import ALICE, BOB, Watched, addr
 
 GIVEN, PROVED, ITSELF, HEARSAY = Provenance.GIVEN, Provenance.PROVED, Provenance.ITSELF, Provenance.HEARSAY
 BETTER = [GIVEN, PROVED, ITSELF]
+HOME = Multiaddr.parse("/ip4/192.168.1.10/tcp/4011")
+"""An address that another machine has in another network."""
 
 
 def everywhere(_: Multiaddr) -> bool:
@@ -56,6 +58,41 @@ def test_the_best_founded_come_first_and_stale_hearsay_only_where_nothing_else_i
     it.store.add_addrs(ALICE, [addr(4)], 10.0, GIVEN)
     it.store.pin(ALICE, [addr(5)], "t")
     assert it.store.addrs(ALICE) == it.store.dialable(ALICE) == [addr(5), addr(4), addr(3), addr(2)]
+
+
+@pytest.mark.parametrize("where", [addr(1), HOME])
+@pytest.mark.parametrize("provenance", Provenance)
+def test_somebody_else_at_an_address_takes_out_what_was_told_and_not_what_was_given(
+    provenance: Provenance, where: Multiaddr
+) -> None:
+    it = Watched()
+    it.store.add_addrs(ALICE, [where], 100.0, provenance)
+    it.store.add_addrs(ALICE, [where], 100.0, HEARSAY)
+    it.store.refute_addr(ALICE, where.with_peer_id(ALICE))
+    stays = provenance is GIVEN or (provenance is PROVED and where == HOME)
+    assert it.store.dialable(ALICE) == ([where] if stays else [])
+    assert it.store._addresses == stays
+    if stays:
+        assert it.store.candidates(ALICE, [where]) == [Candidate(where, provenance, provenance is PROVED)]
+
+
+def test_a_place_at_home_is_known_after_a_stay_where_another_machine_has_its_address() -> None:
+    """It goes after what is fresh, nobody is told of it, and it has its days as each stale address."""
+    it = Watched()
+    it.store.connected(ALICE, HOME)
+    it.clock.now += 2 * STALE_S
+    it.store.refute_addr(ALICE, HOME)
+    it.store.disconnected(ALICE)
+    assert it.store.addrs(ALICE) == it.store.tellable(ALICE) == []
+    assert it.store.known(ALICE) == [KnownAddress(HOME, PROVED, 0.0, 0.0)]
+    later = Watched()
+    later.store.restore(ALICE, it.store.best_claims(ALICE), None)
+    later.clock.now += 1
+    assert later.store.candidates(ALICE, later.store.dialable(ALICE)) == [Candidate(HOME, PROVED, True)]
+    later.store.connected(ALICE, HOME)
+    assert later.store.candidates(ALICE, [HOME]) == [Candidate(HOME, PROVED)], "at home again"
+    it.clock.now += STALE_S + 1
+    assert it.store.dialable(ALICE) == []
 
 
 def test_what_the_owner_alone_has_said_is_told_to_nobody() -> None:
@@ -225,7 +262,7 @@ def test_observers_are_told_of_news_and_not_of_repetitions() -> None:
     assert it.changes() == [ALICE]
 
 
-def test_observers_are_told_of_agents_pins_standing_and_drops() -> None:
+def test_observers_are_told_of_agents_pins_standing_and_refutations() -> None:
     it = Watched()
     it.store.identified(ALICE, "p2pfwd/1", ["/x/a"])
     it.store.identified(ALICE, "p2pfwd/1", ["/x/b"])
@@ -234,11 +271,15 @@ def test_observers_are_told_of_agents_pins_standing_and_drops() -> None:
     it.store.unpin(BOB, "t")
     it.store.unpin(BOB, "t")
     assert it.changes() == [BOB, BOB]
-    it.store.drop_addr(ALICE, addr(1))
+    it.store.refute_addr(ALICE, addr(1))
     assert it.changes() == []
     it.store.add_addrs(ALICE, [addr(1)], 10.0, PROVED)
-    it.store.drop_addr(ALICE, addr(1))
+    it.store.refute_addr(ALICE, addr(1))
     assert it.changes() == [ALICE, ALICE]
+    it.store.add_addrs(ALICE, [HOME], 10.0, PROVED)
+    it.store.refute_addr(ALICE, HOME)
+    it.store.refute_addr(ALICE, HOME)
+    assert it.changes() == [ALICE, ALICE], "that it is stale is told once"
     it.store.note_forwarded(ALICE)
     it.store.note_forwarded(ALICE)
     assert it.changes() == [ALICE]

@@ -116,7 +116,7 @@ def test_addresses_of_all_peers_together_are_bounded() -> None:
     held = sum(len(it.store.known(who)) for who in it.store.peers())
     assert held <= 1000 and len(it.store.known(BOB)) == MAX_CLAIMED[Provenance.GIVEN]
     assert len(it.store.known(peer(299))) == MAX_CLAIMED[Provenance.HEARSAY], "the newcomer is taken"
-    it.store.drop_addr(BOB, many[0])
+    it.store.refute_addr(peer(299), many[0])
     it.clock.now += 1e7
     for who in it.store.peers():
         assert it.store.known(who) == []

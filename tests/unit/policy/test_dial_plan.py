@@ -8,8 +8,10 @@ from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.policy.dial_plan import (
     FAR_STEP_S,
+    MAX_CIRCUITS,
     MAX_DIALS,
     NEAR_STEP_S,
+    RELAY_AFTER_S,
     Candidate,
     PlannedDial,
     plan,
@@ -28,6 +30,8 @@ NEAR, FAR = NEAR_STEP_S, FAR_STEP_S
 
 
 GIVEN, PROVED, ITSELF, HEARSAY = Provenance.GIVEN, Provenance.PROVED, Provenance.ITSELF, Provenance.HEARSAY
+BARE = f"/p2p/{PEER}/p2p-circuit"
+"""At a relay that is dialed wherever it is known to be."""
 
 
 def addrs(*texts: str) -> list[Multiaddr]:
@@ -40,6 +44,11 @@ def heard(*texts: str, provenance: Provenance = HEARSAY, is_stale: bool = False)
 
 def lies(count: int, prefix: str = "/ip6/2a00::") -> list[Candidate]:
     return heard(*(f"{prefix}{n}/tcp/1" for n in range(1, count + 1)))
+
+
+def circuits(count: int, first: int = 1) -> list[str]:
+    """As many places of a peer at relays."""
+    return [f"/ip4/1.2.9.{n}/tcp/1/p2p/{PEER}/p2p-circuit" for n in range(first, first + count)]
 
 
 def delays(candidates: list[Candidate]) -> dict[str, float]:
@@ -152,3 +161,40 @@ def test_an_address_is_due_sooner_only_than_itself() -> None:
     (one, other) = (PlannedDial(addr, 1.0) for addr in addrs(GLOBAL, PRIVATE))
     assert PlannedDial(one.addr, 0.5).is_before(one) and not one.is_before(one)
     assert not PlannedDial(one.addr, 0.5).is_before(other)
+
+
+# --- circuits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provenance", [GIVEN, PROVED, ITSELF, HEARSAY])
+@pytest.mark.parametrize("founded", [PROVED, ITSELF])
+def test_no_number_of_direct_addresses_cuts_a_circuit(provenance: Provenance, founded: Provenance) -> None:
+    """Who is behind a NAT is reached by nothing else."""
+    direct = heard(*OLD, provenance=founded) + lies(250)
+    for circuit in (BARE, *circuits(1)):
+        assert delays([*direct, *heard(circuit, provenance=provenance)])[circuit] == RELAY_AFTER_S
+    places = heard(*circuits(MAX_CIRCUITS), provenance=provenance)
+    assert {one.addr for one in places} <= {dial.addr for dial in plan([*direct, *places])}
+
+
+@pytest.mark.parametrize("provenance", [GIVEN, PROVED])
+def test_no_told_circuit_cuts_or_delays_one_that_was_given_or_proved(provenance: Provenance) -> None:
+    true = heard(*circuits(3 * MAX_CIRCUITS, 100), provenance=provenance)
+    planned = plan([*heard(*circuits(99)), *true])
+    assert [dial.addr for dial in planned] == [one.addr for one in true]
+    assert [dial.delay_s for dial in planned] == pytest.approx([n * FAR for n in range(len(true))])
+
+
+def test_told_circuits_are_cut_and_cut_no_direct_address() -> None:
+    direct, places = lies(MAX_DIALS), heard(*circuits(250), provenance=ITSELF)
+    planned = plan([*direct, *places])
+    assert len(planned) == MAX_DIALS + MAX_CIRCUITS
+    assert {one.addr for one in direct} < {dial.addr for dial in planned}
+    assert len(plan(places)) == MAX_CIRCUITS
+
+
+def test_many_old_circuits_do_not_delay_news() -> None:
+    """Someone who has moved between a dozen relays is found at the one where he is now."""
+    old, (new,) = heard(*circuits(12), provenance=PROVED, is_stale=True), circuits(1, 100)
+    assert delays([*old, *heard(new)])[new] == 0.0
+    assert delays([*heard(*circuits(12), provenance=PROVED), *heard(new)])[new] == FAR

@@ -54,6 +54,18 @@ def test_who_leaves_is_forgotten_where_it_said_so_and_nobody_says_it_for_another
     assert not near.hear(at(2, leaving=True), FOUR, 1.0)
 
 
+def test_who_tells_many_addresses_of_a_peer_hides_nobody_elses() -> None:
+    """The first dial takes a part of them: one of each sender in turn."""
+    near = NearPeers()
+    for liar in range(MAX_SENDERS_PER_PEER - 1):
+        near.hear(at(1, *range(100 * liar + 100, 100 * liar + 116)), f"10.0.0.{liar + 60}", 0.0)
+    near.hear(at(1, 1, 2), FOUR, 0.0)
+    told = near.peers(1.0)[peer(1)]
+    assert len(told) == 16 * (MAX_SENDERS_PER_PEER - 1) + 2
+    assert told.index(addr(1)) == MAX_SENDERS_PER_PEER - 1
+    assert told.index(addr(2)) == 2 * MAX_SENDERS_PER_PEER - 1
+
+
 def test_a_crowd_pushes_out_neither_who_is_known_nor_who_comes_later() -> None:
     """F11: 256 invented peers, and one that came later was not found by its ID."""
     near = NearPeers()

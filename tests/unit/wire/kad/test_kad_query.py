@@ -11,6 +11,7 @@ from p2pfwd.wire.kad.keys import key_of, key_of_peer
 from p2pfwd.wire.kad.messages import KadPeer
 from p2pfwd.wire.kad.query import Lookup
 from p2pfwd.wire.kad.query_values import (
+    FIRST,
     MAX_CLOSER_PEERS,
     MAX_HEARD,
     Ending,
@@ -193,6 +194,36 @@ def test_answers_that_come_while_the_found_is_dialled_are_not_lost() -> None:
     query.reject_found([ADDR], 2.0)
     assert query.done
     assert query.result(2.0).found == (OTHER_ADDR,)
+
+
+def test_of_each_answer_the_first_few_are_found_at_once_and_the_rest_when_nobody_else_is_asked() -> None:
+    """But of the first answer all: mostly it is true, and nobody is to wait for others then."""
+    lies = [tuple(Multiaddr.parse(f"/ip4/11.1.{n}.{k}/tcp/1") for k in range(16)) for n in range(3)]
+    query = lookup([1, 2, 3], Goal.PEER)
+    query.next_requests(0.0)
+    query.on_response(NEAR[1], [KadPeer(TARGET, lies[0])], 1.0)
+    query.on_response(NEAR[2], [KadPeer(TARGET, lies[1])], 1.0)
+    assert query.result(1.0).found == (*lies[0], *lies[1])
+    assert set(query.found) == {*lies[0], *lies[1][:FIRST]}
+    query.reject_found(list(query.found), 2.0)
+    assert query.next_requests(2.0) == ids(3)
+    query.on_response(NEAR[3], [KadPeer(TARGET, (lies[1][15], ADDR))], 3.0)
+    places = {addr: told.place for addr, told in query.found.items()}
+    assert places == {lies[1][15]: 0, ADDR: 1}, "no liar can put an address off that another tells first"
+    query.reject_found(list(query.found), 4.0)
+    assert query.result(4.0).ending is Ending.FOUND
+    assert set(query.found) == set(lies[1][FIRST:15])
+    query.reject_found(list(query.found), 5.0)
+    assert query.result(5.0).ending is Ending.CONVERGED
+
+
+def test_what_cannot_be_dialed_takes_no_place_of_what_can() -> None:
+    far = [Multiaddr.parse(f"/ip4/11.1.1.{k}/udp/1/quic-v1") for k in range(1, 16)]
+    query = lookup([1, 2], Goal.PEER)
+    query.next_requests(0.0)
+    query.on_response(NEAR[1], [KadPeer(TARGET, (OTHER_ADDR,))], 1.0)
+    query.on_response(NEAR[2], [KadPeer(TARGET, (*far, ADDR))], 1.0)
+    assert query.found[ADDR].place == 0 and len(query.found) == 1 + FIRST
 
 
 def test_a_lookup_of_a_peer_needs_a_peer_id() -> None:
