@@ -20,9 +20,9 @@ from itertools import takewhile
 from math import inf
 from typing import Final, Literal, NamedTuple
 
-from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.core.multiaddrs import Multiaddr, is_relayed
 from p2pfwd.core.peer_id import PeerId
-from p2pfwd.policy.dial_plan import MAX_DIALS
+from p2pfwd.policy.dial_plan import MAX_CIRCUITS, MAX_DIALS
 
 
 class Known(NamedTuple):
@@ -193,16 +193,16 @@ class DialSchedule:
         for peer_id, kept in sorted(due, key=lambda item: _rank(item[1])):
             if len(dials) >= free:
                 break
-            addrs = [
-                known.addr
+            addrs = _fitting(
+                known
                 for known in self._addresses(peer_id)
                 if (known.is_founded or known.addr not in claimed) and self._free_at(peer_id, known) <= now
-            ][:MAX_DIALS]
+            )
             resolve = lookups > 0 and kept.resolve_due_at <= now and self._wants_lookup(peer_id, kept)
             if addrs or resolve:
                 claimed.update(addrs)
                 lookups -= resolve
-                dials.append(Dial(peer_id, tuple(addrs), resolve))
+                dials.append(Dial(peer_id, addrs, resolve))
         return dials
 
     def next_wakeup(self, now: float) -> float | None:
@@ -257,7 +257,7 @@ class DialSchedule:
             kept.resolve_due_at = now + kept.resolve_pause_s
             kept.resolve_pause_s = min(kept.resolve_pause_s * 2, self.limits.resolve_most_s)
         news = (Known(addr, 0.0) for addr in dict.fromkeys(found))
-        fresh = tuple(known.addr for known in news if self._free_at(peer_id, known) <= now)[:MAX_DIALS]
+        fresh = _fitting(known for known in news if self._free_at(peer_id, known) <= now)
         self._remember(peer_id, fresh, now)
         return fresh
 
@@ -347,6 +347,18 @@ class DialSchedule:
             for whoever in (peer_id, None):
                 self._dialed.pop((whoever, addr), None)  # to the end: the order is that of the times
                 self._dialed[whoever, addr] = now
+
+
+def _fitting(addresses: Iterable[Known]) -> tuple[Multiaddr, ...]:
+    """As many as a dial plan takes, direct addresses and circuits each, but all that was given or proved."""
+    room = {False: MAX_DIALS, True: MAX_CIRCUITS}
+    found: list[Multiaddr] = []
+    for known in addresses:
+        kind = is_relayed(known.addr)
+        if known.is_founded or room[kind] > 0:
+            found.append(known.addr)
+            room[kind] -= 1
+    return tuple(found)
 
 
 def _rank(kept: _Kept) -> float:

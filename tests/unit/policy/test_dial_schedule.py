@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
+from p2pfwd.policy.dial_plan import MAX_DIALS
 from p2pfwd.policy.dial_schedule import PATIENCE_S, Dial, DialLimits, Priority
 from tests.support.peers import peer
 from tests.unit.policy.dial_story import (
@@ -48,6 +50,22 @@ def test_a_kept_peer_is_dialed_at_once_at_all_its_addresses() -> None:
     assert story.wakeup(0.0) == 0.0
     assert story.dial(0.0) == [Dial(ALICE, (addr(1), addr(2)))]
     assert story.dial(0.0) == [] and story.wakeup(0.0) is None
+
+
+@pytest.mark.parametrize("is_founded", [True, False])
+def test_a_circuit_is_tried_each_time_however_many_direct_addresses_there_are(is_founded: bool) -> None:
+    """With longer back-offs the same 32 direct addresses were dialed each time, and the circuit never."""
+    circuit = Multiaddr.parse(f"/ip4/192.0.2.9/tcp/1/p2p/{BOB}/p2p-circuit")
+    story = Story()
+    story.keep(ALICE, *range(1, 100))
+    story.known[ALICE][circuit] = 0.0
+    if is_founded:
+        story.founded |= {(ALICE, where) for where in story.known[ALICE]}
+    for now in (0.0, 1000.0, 2000.0):
+        (dial,) = story.dial(now)
+        assert circuit in dial.addrs
+        assert len(dial.addrs) == (100 if is_founded else MAX_DIALS + 1), "what was given is never cut"
+        story.fail(ALICE, now)
 
 
 def test_one_address_is_tried_every_30_s_until_the_back_off_is_longer() -> None:

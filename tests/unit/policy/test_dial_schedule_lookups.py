@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from p2pfwd.core.multiaddrs import Multiaddr
+from p2pfwd.policy.dial_plan import MAX_DIALS
 from p2pfwd.policy.dial_schedule import Dial, DialLimits
 from tests.support.peers import peer
-from tests.unit.policy.dial_story import ALICE, Story, addr
+from tests.unit.policy.dial_story import ALICE, BOB, Story, addr
 
 
 def test_stale_addresses_are_looked_up_after_they_failed_again() -> None:
@@ -82,6 +84,16 @@ def test_look_ups_of_one_peer_are_ever_more_seldom() -> None:
             story.schedule.resolved(who, [], now)
             story.fail(who, now)
     assert pauses == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_of_what_a_look_up_found_no_number_of_direct_addresses_cuts_the_circuits() -> None:
+    circuit = Multiaddr.parse(f"/ip4/192.0.2.9/tcp/1/p2p/{BOB}/p2p-circuit")
+    story = Story()
+    story.schedule.resolvable = True
+    story.keep(ALICE)
+    story.dial(0.0)
+    found = story.schedule.resolved(ALICE, [*map(addr, range(1, 100)), circuit], 1.0)
+    assert found == (*map(addr, range(1, MAX_DIALS + 1)), circuit)
 
 
 def test_what_a_look_up_found_is_not_dialed_twice_either() -> None:
