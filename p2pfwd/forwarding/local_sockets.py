@@ -78,6 +78,8 @@ class Tunnel(Protocol):
     stream: DuplexStream
     splice: Splice | None
 
+_STOOD: Final = "its tunnels that stand still are reset"
+
 
 class LocalSockets:
     """Of one forwarding service. `entries` gives the live tunnels, `is_own` spares the owner's peers."""
@@ -195,12 +197,14 @@ class LocalSockets:
         still = self._standing_still(tunnels)
         unix = [one for one, for_s in still if one.id in self._unix and for_s >= UNIX_PATIENCE_S]
         if len(unix) > UNIX_STANDING:
-            self._reset(unix, len(unix) - UNIX_STANDING, "unix-memory", "too many to Unix sockets do")
+            for peer in self._reset(unix, len(unix) - UNIX_STANDING):
+                self._refusals.note("unix-memory", peer, f"{_STOOD}: too many to Unix sockets do")
         elif memory is not None and is_short:
             part, patience_s = next(step for step in PATIENCE if memory.used > memory.pressure * step[0])
             stalled = [one for one, for_s in still if for_s >= patience_s]
             count = int(memory.used - memory.pressure * part) // STALLED_BYTES + 1
-            self._reset(stalled, count, "tcp-memory", "this machine is short of TCP memory")
+            for peer in self._reset(stalled, count):
+                self._refusals.note("tcp-memory", peer, f"{_STOOD}: this machine is short of TCP memory")
 
     def _standing_still(self, tunnels: list[Tunnel]) -> list[tuple[Tunnel, float]]:
         """Strangers' tunnels that stand still, and for how long they have."""
@@ -218,19 +222,18 @@ class LocalSockets:
                 still.append((tunnel, now - since))
         return still
 
-    def _reset(self, stalled: list[Tunnel], count: int, cause: str, why: str) -> None:
-        """Reset `count` of them, of the networks that have most."""
+    def _reset(self, stalled: list[Tunnel], count: int) -> list[PeerId]:
+        """Reset `count` of them, of the networks that have most; whose they were."""
         networks = {tunnel.id: tunnel.stream.conn.crowd for tunnel in stalled}
         crowds = Counter(networks.values())
         stalled.sort(key=lambda tunnel: -crowds[networks[tunnel.id]])
         until = self._loop.time() + PENALTY_S
         for tunnel in stalled[:count]:
-            what = f"its tunnels that stand still are reset: {why}"
-            self._refusals.note(cause, tunnel.stream.remote_peer, what)
             if len(self._penalties) < MAX_PENALTIES:
                 self._penalties[networks[tunnel.id]] = until
             assert tunnel.splice is not None
             tunnel.splice.reset()
+        return [tunnel.stream.remote_peer for tunnel in stalled[:count]]
 
     def close(self) -> None:
         """Look no more. Idempotent."""
