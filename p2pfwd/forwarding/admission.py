@@ -3,8 +3,8 @@
 Rules: one peer has at most half of a listen's streams and of the dials under way, its network five eighths,
 and the last eighth is kept for others; one listen has at most half of all dials. A tunnel that ends without
 the peer's having used it costs its peer a token; tunnels that are used have no rate. The owner's peers are
-bound by their own share alone. The owner's own limits of a listen (`--max-streams`, `--max-streams-per-peer`)
-come first, to the letter.
+bound by their own share alone, who was served before by its own and its networks'. The owner's own limits of
+a listen (`--max-streams`, `--max-streams-per-peer`) come first, to the letter.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ListenAdmission:
 
     def _is_refused(self, party: Party, whose: Whose | None) -> bool:
         """Whether a share that is used up, if one is, binds this peer."""
-        return binds(whose, party.peer, self._whole.services.rank_of)
+        return binds(whose, party, self._whole.services.rank_of)
 
     def _beyond(self, party: Party) -> str | None:
         """Which of the owner's limits is reached, in words."""

@@ -159,7 +159,8 @@ class LocalSockets:
             return True
         with suppress(OSError):  # it has failed already: its splice will find out
             if sock.family == socket.AF_UNIX:
-                self._unix.add(tunnel.id)
+                if in_all > FEW:  # else nobody looks
+                    self._unix.add(tunnel.id)
             elif of_peer > MANY or in_all > MANY_IN_ALL:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
@@ -197,14 +198,21 @@ class LocalSockets:
         still = self._standing_still(tunnels)
         unix = [one for one, for_s in still if one.id in self._unix and for_s >= UNIX_PATIENCE_S]
         if len(unix) > UNIX_STANDING:
-            for peer in self._reset(unix, len(unix) - UNIX_STANDING):
-                self._refusals.note("unix-memory", peer, f"{_STOOD}: too many to Unix sockets do")
-        elif memory is not None and is_short:
+            for tunnel in _of_the_heaviest(unix, len(unix) - UNIX_STANDING):
+                _reset(tunnel)
+                what = f"{_STOOD}: too many to Unix sockets do"
+                self._refusals.note("unix-memory", tunnel.stream.remote_peer, what)
+        if memory is not None and is_short:
             part, patience_s = next(step for step in PATIENCE if memory.used > memory.pressure * step[0])
-            stalled = [one for one, for_s in still if for_s >= patience_s]
+            tcp = [one for one, for_s in still if one.id not in self._unix and for_s >= patience_s]
+            until = self._loop.time() + PENALTY_S
             count = int(memory.used - memory.pressure * part) // STALLED_BYTES + 1
-            for peer in self._reset(stalled, count):
-                self._refusals.note("tcp-memory", peer, f"{_STOOD}: this machine is short of TCP memory")
+            for tunnel in _of_the_heaviest(tcp, count):
+                _reset(tunnel)
+                what = f"{_STOOD}: this machine is short of TCP memory"
+                self._refusals.note("tcp-memory", tunnel.stream.remote_peer, what)
+                if len(self._penalties) < MAX_PENALTIES:
+                    self._penalties[tunnel.stream.conn.crowd] = until
 
     def _standing_still(self, tunnels: list[Tunnel]) -> list[tuple[Tunnel, float]]:
         """Strangers' tunnels that stand still, and for how long they have."""
@@ -222,22 +230,20 @@ class LocalSockets:
                 still.append((tunnel, now - since))
         return still
 
-    def _reset(self, stalled: list[Tunnel], count: int) -> list[PeerId]:
-        """Reset `count` of them, of the networks that have most; whose they were."""
-        networks = {tunnel.id: tunnel.stream.conn.crowd for tunnel in stalled}
-        crowds = Counter(networks.values())
-        stalled.sort(key=lambda tunnel: -crowds[networks[tunnel.id]])
-        until = self._loop.time() + PENALTY_S
-        for tunnel in stalled[:count]:
-            if len(self._penalties) < MAX_PENALTIES:
-                self._penalties[networks[tunnel.id]] = until
-            assert tunnel.splice is not None
-            tunnel.splice.reset()
-        return [tunnel.stream.remote_peer for tunnel in stalled[:count]]
-
     def close(self) -> None:
         """Look no more. Idempotent."""
         self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _reset(tunnel: Tunnel) -> None:
+    assert tunnel.splice is not None
+    tunnel.splice.reset()
+
+
+def _of_the_heaviest(tunnels: list[Tunnel], count: int) -> list[Tunnel]:
+    """`count` of them, of the networks that have most."""
+    crowds = Counter(tunnel.stream.conn.crowd for tunnel in tunnels)
+    return sorted(tunnels, key=lambda tunnel: -crowds[tunnel.stream.conn.crowd])[:count]

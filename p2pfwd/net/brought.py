@@ -42,8 +42,8 @@ class Brought:
 
     def _may_come(self, peer: PeerId, relay: PeerId) -> bool:
         """Whether circuits of this peer, as the relay says, do not come too fast; it is counted."""
-        whose = self._paced.empty(Party(peer, (Network(str(relay), 0),)), time.monotonic())
-        if not binds(whose, peer, self._swarm.peerstore.rank):
+        party = Party(peer, (Network(str(relay), 0),))
+        if not binds(self._paced.empty(party, time.monotonic()), party, self._swarm.peerstore.rank):
             return True
         self._swarm.refusals.note(f"{STOP.label}-opens", peer, said(f"{STOP.label}-opens"))
         return False

@@ -135,8 +135,7 @@ class ConnMgr:
                 if len(inside) >= self.share(newcomer.remote_addr, network):
                     victim = self._victim(network.text, inside, rank, now)
                     return f"{network.text} has {len(inside)} connections", victim
-            if rank is Rank.STRANGER:
-                most -= most // RESERVE
+            most -= most // RESERVE
         if len(conns) < most:
             return None
         return f"there are {len(conns)} connections", self._victim("", conns, rank, now)
@@ -166,7 +165,7 @@ class ConnMgr:
         while ranking.order:
             conn, then = ranking.order.popleft()
             now = self._standing(conn)
-            if not conn.closed.done() and (now.use, now.rank) <= (then.use, then.rank):
+            if not conn.closed.done() and now.use <= then.use and now.rank <= then.rank:
                 return conn
         return None
 

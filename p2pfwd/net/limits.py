@@ -3,8 +3,8 @@
 Rules: the numbers are node-wide, declared here or beside what they measure (`wire.yamux.window`: memory and
 streams; `wire.yamux.work`, `net.lanes`, `net.link.intake`: work); a limit is asked before the byte, the slot
 or the descriptor is taken. What is full gives way, and never to nobody: the network (policy.networks) that
-holds most loses first, in it the connection that holds most, in that its heaviest stream. Peers of this
-node's own (named, kept, forwarded to, served before) are spared while a stranger is left.
+holds most loses first, in it the connection that holds most, in that its heaviest stream. The owner's peers
+are spared while another is left.
 """
 
 from __future__ import annotations

@@ -50,7 +50,6 @@ from p2pfwd.policy.blocks import Blocks
 from p2pfwd.policy.dial_plan import is_local
 from p2pfwd.policy.networks import networks_of_host
 from p2pfwd.policy.paths import Way
-from p2pfwd.policy.shares import Rank
 from p2pfwd.policy.visible import place
 from p2pfwd.policy.waking import RUN_MESSAGES, Waking
 from p2pfwd.system.interfaces import Interfaces
@@ -157,8 +156,7 @@ class Swarm:
         self.connmgr.rank_of = self.services.rank_of = self.peerstore.rank
         limits.holders = lambda: [conn.holdings for conn in connections.all()]
         limits.stirred = self.memory.stir
-        self.handshakes.own_hosts = self._own_hosts
-        self.handshakes.is_own = lambda peer: self.peerstore.rank(peer) is not Rank.STRANGER
+        self.handshakes.own_hosts, self.handshakes.is_own = self._own_hosts, self.peerstore.is_chosen
         connections.on_connected(lambda conn: limits.lanes.joined(conn.crowd))
         connections.on_disconnected(lambda conn: limits.lanes.left(conn.crowd))
         connections.on_disconnected(lambda _conn: self.memory.stir())
@@ -201,8 +199,8 @@ class Swarm:
         return self.own_addresses.all()
 
     def _own_hosts(self) -> frozenset[str]:
-        store = self.peerstore
-        endpoints = (tcp_endpoint(addr) for peer in store.peers() for addr in store.reserved_addrs(peer))
+        own = filter(self.peerstore.is_chosen, self.peerstore.peers())
+        endpoints = (tcp_endpoint(addr) for peer in own for addr in self.peerstore.addrs(peer))
         return frozenset(it.host for it in endpoints if it is not None and it.family in ("ip4", "ip6"))
 
     def admit(

@@ -4,7 +4,8 @@ Rules: a request above the rate waits, its stream unread; one that would wait to
 After each request the event loop gets its turn, and no more than a few are answered between two turns,
 first come, first served over all connections. Where all places are taken, whose peer has kept this node
 waiting longest gives way to a newcomer: of the network that is full, or of the one that has most. The owner's
-peers are bound by their own share alone, and never give way.
+peers are bound by their own share alone, and who was served before by its own and its networks'; neither
+gives way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Protocol, TypeVar
 from p2pfwd.errors import RemoteProtocolError, ResourceLimitExceeded, TimedOut
 from p2pfwd.net.link.contract import DuplexStream
 from p2pfwd.policy.service_bounds import NO_BOUND, REQUESTS_PER_TURN, SLOWED_S, Bounds
-from p2pfwd.policy.shares import Held, Paced, Party, Rank, RankOf, binds, giving_way
+from p2pfwd.policy.shares import Held, Paced, Party, Rank, RankOf, binds, giving_way, rank_in
 
 T = TypeVar("T")
 
@@ -104,7 +105,7 @@ class Room:
         label = self.bounds.label
         if self._opens is not None:
             whose = self._opens.empty(party, self.clock())
-            if binds(whose, party.peer, self._rank_of):
+            if binds(whose, party, self._rank_of):
                 self.refuse(stream, f"{label}-opens", hasty=whose == "peer")
                 return None
         if not self._has_place(party):
@@ -124,10 +125,10 @@ class Room:
     def _has_place(self, party: Party) -> bool:
         """Whether there is one for this peer, if need be because others give way."""
         while (whose := self.held.full(party)) is not None:
-            if not binds(whose, party.peer, self._rank_of):
+            if not binds(whose, party, self._rank_of):
                 return True
             order = giving_way(self._visits, party, whose, self.bounds.most, _waits_since)
-            strangers = (it for it in order if self._rank_of(it.party.peer) is Rank.STRANGER)
+            strangers = (it for it in order if rank_in(it.party, self._rank_of) is Rank.STRANGER)
             victim = next(strangers, None)
             if victim is None:
                 return False
@@ -145,8 +146,8 @@ class Room:
     async def admit_request(self, visit: Visit) -> None:
         """Wait until a request may be answered. Raises ResourceLimitExceeded where that is too long."""
         if self._requests is not None:
-            alone = self._rank_of(visit.party.peer) is Rank.OWN
-            wait_s, whose = self._requests.waits_s(visit.party, self.clock(), SLOWED_S, alone=alone)
+            rank = rank_in(visit.party, self._rank_of)
+            wait_s, whose = self._requests.waits_s(visit.party, self.clock(), SLOWED_S, rank)
             if wait_s or whose is not None:
                 self.refuse(visit.stream, f"{self.bounds.label}-requests", hasty=whose == "peer")
             if whose is not None:

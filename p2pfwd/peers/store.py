@@ -466,14 +466,6 @@ class Peerstore:
         fresh = entry.claims.fresh(self.clock())
         return list(dict.fromkeys([*self.pinned(peer_id), *fresh])) if entry.pinned else fresh
 
-    def reserved_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
-        """Where a peer with a reserve is. What a stranger that was served tells of itself is not heard."""
-        rank = self.rank(peer_id)
-        if rank is Rank.OWN:
-            return self.addrs(peer_id)
-        known = self.known(peer_id) if rank is Rank.SERVED else []
-        return [each.addr for each in known if each.provenance <= Provenance.PROVED]
-
     def tellable(self, peer_id: PeerId) -> list[Multiaddr]:
         """What others may be told of the peer: nothing that the owner alone has said."""
         entry = self._peers.get(peer_id)

@@ -79,17 +79,6 @@ def a_stranger(_peer: PeerId) -> Rank:
     return Rank.STRANGER
 
 
-def binds(whose: Whose | None, peer: PeerId, rank_of: RankOf) -> bool:
-    """Whether a share that is used up, if one is, binds this peer.
-
-    Of the owner's each has its own alone. Who was served has its network's too: to be served costs nothing.
-    """
-    if whose is None or whose == "peer":
-        return whose is not None
-    rank = rank_of(peer)
-    return rank is Rank.STRANGER or (whose == "network" and rank is Rank.SERVED)
-
-
 class Party:
     """Who is at the other end of a connection, for shares. Keep it as long as the connection."""
 
@@ -109,6 +98,26 @@ class Party:
         """A peer that is seen at `addr`. Programs of this machine count by peer only."""
         near = address_class(addr) is AddressClass.LOOPBACK
         return cls(peer, () if near else networks(addr))
+
+
+def rank_in(party: Party, rank_of: RankOf) -> Rank:
+    """Its rank where shares are counted: to be served costs little, so what bounds that is its networks.
+
+    Who comes over a relay has none, and is a stranger there.
+    """
+    rank = rank_of(party.peer)
+    return Rank.STRANGER if rank is Rank.SERVED and not party.networks else rank
+
+
+def binds(whose: Whose | None, party: Party, rank_of: RankOf) -> bool:
+    """Whether a share that is used up, if one is, binds this party.
+
+    Of the owner's peers each has its own alone. Who was served has its networks' too.
+    """
+    if whose is None or whose == "peer":
+        return whose is not None
+    rank = rank_in(party, rank_of)
+    return rank is Rank.STRANGER or (whose == "network" and rank is Rank.SERVED)
 
 
 class Held:
@@ -266,20 +275,20 @@ class Paced:
         return None if all_ is None or all_.has(now) else "all"
 
     def waits_s(
-        self, party: Party, now: float, most_s: float, *, alone: bool = False
+        self, party: Party, now: float, most_s: float, rank: Rank = Rank.STRANGER
     ) -> tuple[float, Whose | None]:
         """Take one in advance: (seconds until it may be done, None), or (0, whose) beyond `most_s`.
 
-        A peer that has to wait for its own share takes from the wider ones no earlier than that; with `alone`
-        it takes from its own only.
+        A peer that has to wait for its own share takes from the wider ones no earlier than that. It takes
+        from those alone that bind its `rank`.
         """
         later_s = 0.0
-        for whose, paces, key in self._of(party)[: 1 if alone else None]:
+        for whose, paces, key in self._of(party)[: 1 if rank is Rank.OWN else None]:
             wait_s = paces.reserve(key, now, most_s, later_s)
             if wait_s is None:
                 return 0.0, whose
             later_s += wait_s
-        all_ = None if alone else self._in_all(now)
+        all_ = self._in_all(now) if rank is Rank.STRANGER else None
         if all_ is not None:
             wait_s = all_.reserve(now, most_s, later_s)
             if wait_s is None:

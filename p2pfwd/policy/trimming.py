@@ -100,7 +100,12 @@ def to_replace(standings: Sequence[Standing], newcomer: Rank) -> list[int]:
 
     candidates = [place for place, standing in enumerate(standings) if may_go(standing)]
     order = []
-    for place in sorted(candidates, key=lambda it: (standings[it].use, *_order(standings[it], crowds))):
+
+    def first(place: int) -> tuple[bool, Use, Rank, int, float]:
+        standing = standings[place]
+        return standing.rank is Rank.OWN, standing.use, *_order(standing, crowds)
+
+    for place in sorted(candidates, key=first):
         if may_go(standings[place]):
             order.append(place)
             left[standings[place].crowd] -= 1

@@ -19,7 +19,7 @@ class Budget:
 
     def take(self, party: Party) -> bool:
         """Whether a request of this peer's may be answered with a dial; who asks too often is counted."""
-        if not binds(self._dials.empty(party, time.monotonic()), party.peer, self._rank_of):
+        if not binds(self._dials.empty(party, time.monotonic()), party, self._rank_of):
             return True
         self._refusals.note("autonat-dials", party.peer, "autonat: it asks for too many dials back")
         return False

@@ -24,7 +24,6 @@ from p2pfwd.net.swarm import Swarm
 from p2pfwd.net.visits import Visit
 from p2pfwd.policy.provenance import Provenance
 from p2pfwd.policy.service_bounds import DHT
-from p2pfwd.policy.shares import Rank
 from p2pfwd.protocols.kad.requests import answer, ask
 from p2pfwd.protocols.kad.search import Answer, Search, Try
 from p2pfwd.wire.kad.address_filter import Scope, is_at_home, passing_peers
@@ -149,7 +148,7 @@ class Dht:
             return
         self._checking.add(peer)
         try:
-            at_once = conn.direction == "outbound" or self._swarm.peerstore.rank(peer) is not Rank.STRANGER
+            at_once = conn.direction == "outbound" or self._swarm.peerstore.is_chosen(peer)
             async with nullcontext() if at_once else self._checks:
                 if self.table.wants(peer, conn.remote_addr):
                     await self._check(conn)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from p2pfwd.core.multiaddrs import Multiaddr
 from p2pfwd.core.peer_id import PeerId
 from p2pfwd.errors import ResourceLimitExceeded
 from p2pfwd.forwarding.admission import Admission, ListenAdmission
 from p2pfwd.forwarding.values import ForwardingLimits
 from p2pfwd.policy.service_bounds import UNUSED_TUNNELS
 from p2pfwd.policy.shares import Party, Rank
+from tests.support.peers import peer
 from tests.unit.policy.test_shares import party as new_party
 
 party = cache(new_party)
@@ -123,6 +125,20 @@ def test_who_was_served_before_comes_in_past_other_networks_and_not_past_its_own
     elsewhere = new_party(100, "/ip4/198.51.100.1/tcp/1")
     node.ranks[elsewhere.peer] = Rank.SERVED
     assert let_in(listen, elsewhere, 1) and not let_in(listen, served[0], 1)
+
+
+def test_over_a_relay_who_was_served_before_is_bound_as_strangers_are() -> None:
+    """It has no network there that could bind it."""
+    node = Node(max_streams_per_listener=64)
+    listen = node.listen()
+    over = Multiaddr.parse(f"/ip4/9.9.9.9/tcp/1/p2p/{peer(900)}/p2p-circuit")
+    served = [Party.at(peer(n), over) for n in range(8)]
+    node.ranks = {one.peer: Rank.SERVED for one in served}
+    let = 0
+    with pytest.raises(ResourceLimitExceeded):
+        for one in served:
+            let += let_in(listen, one, 12)
+    assert let <= 64
 
 
 def test_the_owners_peers_are_bound_by_their_own_share_whatever_strangers_hold() -> None:

@@ -132,6 +132,30 @@ async def test_to_unix_sockets_so_many_stand_still_and_no_more() -> None:
 
 
 @in_virtual_time
+async def test_unix_tunnels_neither_shield_tcp_ones_nor_cost_their_network_its_tunnels() -> None:
+    unix = [FakeEntry(n) for n in range(UNIX_STANDING + 2)]
+    tcp = [FakeEntry(n, host="9.9.9.9") for n in range(1000, 1000 + FEW)]
+    rig = Rig([*unix, *tcp], VERY_SHORT)
+    for entry in unix:
+        assert rig.take(entry, socket.AF_UNIX)
+    assert await rig.look(int(UNIX_PATIENCE_S / LOOK_EVERY_S) + 3) == [0, 1, 1000]
+    assert rig.take(FakeEntry(2000, host="8.8.8.99")), "of the network that has most to Unix sockets"
+    assert not rig.take(FakeEntry(2001, host="9.9.9.9")), "whose tunnels took the TCP memory"
+    rig.it.close()
+
+
+def test_who_has_few_tunnels_in_all_is_not_remembered_for_ever() -> None:
+    async def main() -> None:
+        rig = Rig([], 0)
+        with socket.socket(socket.AF_UNIX) as sock:
+            for n in range(1000):
+                assert rig.it.take(sock, cast("Any", FakeEntry(n)), MANY + 1, FEW)
+        assert not rig.it._unix, "no look would forget it"
+
+    asyncio.run(main())
+
+
+@in_virtual_time
 async def test_the_fuller_it_is_the_shorter_the_patience() -> None:
     rig = Rig([FakeEntry(n) for n in range(FEW + 10)], VERY_SHORT)
     assert await rig.look(HASTY) == [0]

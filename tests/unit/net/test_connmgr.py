@@ -145,10 +145,23 @@ def test_a_part_of_the_table_is_kept_for_own_peers() -> None:
     assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) == ("there are 14 connections", there[0])
     it.rank_of = lambda one: Rank.OWN if one == peer(99) else Rank.STRANGER
     assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) is None
-    it.rank_of = lambda one: Rank.SERVED if one == peer(99) else Rank.STRANGER
-    assert it.to_replace(there, conn(99, "9.9.9.9"), NOW) is None, "and for who was served before"
     full = [*there, conn(14, "8.8.14.1"), conn(15, "8.8.15.1")]
     assert it.to_replace(full, conn(99, "9.9.9.9"), NOW) == ("there are 16 connections", there[0])
+    it.rank_of = lambda one: Rank.SERVED if one == peer(99) else Rank.STRANGER
+    victim = it.to_replace(there, conn(99, "9.9.9.9"), NOW)
+    assert victim == ("there are 14 connections", there[0]), "who was served before takes a stranger's place"
+
+
+def test_who_has_become_an_own_peer_since_the_table_was_judged_stays() -> None:
+    it = manager(max_connections=2)
+    ranks: dict[PeerId, Rank] = {}
+    it.rank_of = lambda one: ranks.get(one, Rank.STRANGER)
+    asked, idle = conn(1, "8.8.1.1", streams={1: FakeStream("outbound")}), conn(2, "8.8.2.1")
+    assert it.to_replace([asked, idle], conn(98, "9.9.9.9"), NOW) == ("there are 2 connections", idle)
+    asked.streams.clear()
+    ranks[peer(1)] = Rank.OWN
+    full = it.to_replace([asked, conn(98, "9.9.9.9")], conn(99, "9.9.8.9"), NOW + 0.1)
+    assert full is not None and full[1] is not asked
 
 
 def test_a_flood_of_newcomers_does_not_judge_the_table_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -496,3 +496,24 @@ async def test_a_stream_that_its_peer_does_not_end_gives_way_and_one_that_goes_o
     await asyncio.sleep(1)
     assert lingers.was_reset and not newcomer.was_reset and not circuit.was_reset
     assert house.open(Conn(4), b"no").was_reset, "both go on"
+
+
+@in_virtual_time
+async def test_who_was_served_before_is_asked_for_its_networks_share_and_over_a_relay_for_all() -> None:
+    house = House()
+    near = Conn(1, "/ip4/192.0.2.1/tcp/1")
+    over = Conn(2, f"/ip4/9.9.9.9/tcp/1/p2p/{Conn(90).remote_peer}/p2p-circuit")
+    served = (near.remote_peer, over.remote_peer)
+    house.services.rank_of = lambda one: Rank.SERVED if one in served else Rank.STRANGER
+    wide, few = Rate(1e6, 1e6), Rate(0.001, 3)
+    requests = Rates(peer=wide, network=wide, all=few)
+    most = Most(all=4, peer=2, network=4)
+    house.serve(talk=_asked, bounds=bounds(message_bytes=4, requests=requests, most=most))
+    others = [house.open(Conn(n), b"abcd" * 3, ends=False) for n in (3, 4)]
+    await asyncio.sleep(10)
+    assert any(other.was_reset for other in others), "all share is used up"
+    assert not house.open(near, b"abcd" * 3, ends=False).was_reset
+    relayed = house.open(over, b"abcd" * 3, ends=False)
+    await asyncio.sleep(10)
+    assert relayed.was_reset
+    await house.tasks.close()

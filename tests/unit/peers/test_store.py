@@ -363,20 +363,6 @@ def test_who_was_served_has_a_reserve_an_hour_later_and_a_flood_of_others_takes_
     assert it.store.rank(peer(1000)), "whoever was not seen for days has made room"
 
 
-def test_with_a_reserve_ones_own_are_wherever_they_say_and_who_was_served_where_it_was_found() -> None:
-    it = Watched()
-    own, served = peer(10), peer(11)
-    it.store.note_forwarded(own)
-    for who in (own, served):
-        it.store.note_served(who)
-        it.store.add_addrs(who, [addr(1)], 1e9, ITSELF)
-        it.store.connected(who, addr(2))
-    assert [it.store.reserved_addrs(who) for who in (own, served)] == [[addr(2), addr(1)], []]
-    it.clock.now += SERVED_PROOF_S
-    assert [it.store.reserved_addrs(who) for who in (own, served)] == [[addr(2), addr(1)], [addr(2)]]
-    assert it.store.reserved_addrs(peer(99)) == []
-
-
 def test_who_was_served_in_an_earlier_life_has_a_reserve_at_once() -> None:
     it = Watched()
     known = [KnownAddress(addr(1), ITSELF, 10.0, 10.0)]

@@ -69,6 +69,7 @@ def test_a_crowd_is_trimmed_before_those_who_are_idle_for_longer() -> None:
         ("a stranger's tunnels for one served", [standing(1, use=TUNNELS)], SERVED, 0),
         ("the tunnels of one served for an own peer", [standing(1, rank=SERVED, use=TUNNELS)], OWN, 0),
         ("strangers before them", [standing(1, rank=SERVED, use=TUNNELS), standing(5, use=TUNNELS)], OWN, 1),
+        ("and before an idle own one", [standing(1, rank=OWN), standing(5, use=TUNNELS)], OWN, 1),
         ("nobody who is kept", [standing(1, use=KEPT)], OWN, None),
         ("nobody where nobody is", [], STRANGER, None),
     ],
