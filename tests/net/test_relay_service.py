@@ -21,8 +21,9 @@ from p2pfwd.net.transport.relay_transport import connect, through
 from p2pfwd.peers.store import SERVED_PROOF_S
 from p2pfwd.policy import relay_bounds
 from p2pfwd.policy.networks import networks
+from p2pfwd.policy.provenance import Provenance
 from p2pfwd.policy.relay_bounds import LIMIT
-from p2pfwd.policy.shares import Party
+from p2pfwd.policy.shares import Party, Rank
 from p2pfwd.protocols import relay_service
 from p2pfwd.protocols.relay_service import RelayService
 from p2pfwd.wire import circuit as wire
@@ -78,7 +79,13 @@ async def test_who_has_used_a_listen_for_an_hour_is_a_stranger_to_the_relay_all_
         home.peerstore.clock = lambda: now[0]
         home.peerstore.note_served(client.peer_id)
         now[0] += SERVED_PROOF_S
-        assert home.peerstore.rank(client.peer_id)
+        (conn,) = home.conns(client.peer_id)
+        ranks = home.peerstore.rank(client.peer_id), home.connmgr.rank_of(client.peer_id)
+        assert ranks == (Rank.SERVED, Rank.SERVED) and home.services.rank_of(client.peer_id) is Rank.SERVED
+        owners = [home.limits.is_own, home.handshakes.is_own, home.dials.is_own, home.connmgr.is_urgent]
+        assert not any(is_own(client.peer_id) for is_own in owners), "slowed, dropped and shed as any other"
+        home.peerstore.add_addrs(client.peer_id, [conn.remote_addr], 1e6, Provenance.ITSELF)
+        assert not home.handshakes.own_hosts(), "nor does it hold the door open for its network"
         assert (await reserve(link)).status is Status.PERMISSION_DENIED
         service.serve("anyone")
         assert (await reserve(link)).limit == LIMIT
