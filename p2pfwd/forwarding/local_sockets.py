@@ -54,6 +54,9 @@ UNIX_STANDING: Final = 256
 buffer of the service (208 KiB unless the system was told otherwise), which nobody else can make smaller."""
 
 UNIX_PATIENCE_S: Final = 2.0
+"""As at the TCP memory's second step."""
+
+_STOOD: Final = "its tunnels that stand still are reset"
 
 COUNTED_S: Final = 0.02
 """How long the count of those that stand still is used: of a thousand it costs a millisecond."""
@@ -77,8 +80,6 @@ class Tunnel(Protocol):
     id: int
     stream: DuplexStream
     splice: Splice | None
-
-_STOOD: Final = "its tunnels that stand still are reset"
 
 
 class LocalSockets:
@@ -157,15 +158,16 @@ class LocalSockets:
             return False
         if in_all <= FEW and of_peer <= MANY:  # the rest is slow, and for few
             return True
-        with suppress(OSError):  # it has failed already: its splice will find out
-            if sock.family == socket.AF_UNIX:
-                if in_all > FEW:  # else nobody looks
-                    self._unix.add(tunnel.id)
-            elif of_peer > MANY or in_all > MANY_IN_ALL:
+        is_unix = sock.family == socket.AF_UNIX
+        if not is_unix and (of_peer > MANY or in_all > MANY_IN_ALL):
+            with suppress(OSError):  # it has failed already: its splice will find out
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BYTES)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BYTES)
-        if in_all > FEW and self._timer is None:
-            self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
+        if in_all > FEW:  # else nobody looks
+            if is_unix:
+                self._unix.add(tunnel.id)
+            if self._timer is None:
+                self._timer = self._loop.call_later(LOOK_EVERY_S, self._look)
         return True
 
     def _is_out(self, tunnel: Tunnel) -> bool:

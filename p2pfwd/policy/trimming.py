@@ -98,13 +98,12 @@ def to_replace(standings: Sequence[Standing], newcomer: Rank) -> list[int]:
         is_above = newcomer > standing.rank or (is_idle and newcomer is standing.rank)
         return is_above or left[standing.crowd] > FEW
 
-    candidates = [place for place, standing in enumerate(standings) if may_go(standing)]
-    order = []
-
     def first(place: int) -> tuple[bool, Use, Rank, int, float]:
         standing = standings[place]
         return standing.rank is Rank.OWN, standing.use, *_order(standing, crowds)
 
+    candidates = [place for place, standing in enumerate(standings) if may_go(standing)]
+    order = []
     for place in sorted(candidates, key=first):
         if may_go(standings[place]):
             order.append(place)
